@@ -1,0 +1,1 @@
+"""Load on a running gateway, measured at the wire: nothing here imports the gateway."""
