@@ -1,0 +1,123 @@
+"""Error codes, close codes, and what a client does on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Why a command was refused; the `code` of an `error`."""
+
+    BAD_REQUEST = "bad_request"
+    UNAUTHORIZED = "unauthorized"
+    PERMISSION_DENIED = "permission_denied"
+    UNKNOWN_CHANNEL = "unknown_channel"
+    ALREADY_SUBSCRIBED = "already_subscribed"
+    NOT_SUBSCRIBED = "not_subscribed"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    RATE_LIMITED = "rate_limited"
+    TOO_LARGE = "too_large"
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 (a code, not a secret)
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class CloseCode(IntEnum):
+    """Why a connection ended; the status code of a Close frame (RFC 6455 section 7.4)."""
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    INVALID_DATA = 1007
+    TOO_BIG = 1009
+    DRAIN = 4000
+    CONNECT_TIMEOUT = 4001
+    PROTOCOL_VIOLATION = 4002
+    UNAUTHORIZED = 4003
+    TOKEN_EXPIRED = 4004
+    DISCONNECTED = 4005
+    SLOW_CONSUMER = 4006
+    HEARTBEAT_TIMEOUT = 4007
+    RATE_LIMITED = 4008
+    CONNECTION_LIMIT = 4010
+    INTERNAL = 4011
+    REPLACED = 4012
+    FENCED = 4013
+
+
+class Reaction(StrEnum):
+    """What a client does after a connection ended."""
+
+    STOP = "stop"
+    STOP_UNTIL_NEW_TOKEN = "stop_until_new_token"  # noqa: S105 (a rule, not a secret)
+    REFRESH_TOKEN = "refresh_token"  # noqa: S105 (a rule, not a secret)
+    RECONNECT = "reconnect"
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """One row of the table of close codes."""
+
+    reason: str
+    reaction: Reaction
+    backoff: str = "jitter"
+    """`told`: after the delay of the last `reconnect`; `jitter`: full jitter, 0.5 s doubling to 30 s; `long`: from 30 s."""
+
+
+_RECONNECT = Reaction.RECONNECT
+
+CLOSES: dict[int, Close] = {
+    CloseCode.DRAIN: Close("drain", _RECONNECT, "told"),
+    CloseCode.CONNECT_TIMEOUT: Close("connect_timeout", _RECONNECT),
+    CloseCode.PROTOCOL_VIOLATION: Close("protocol_violation", Reaction.STOP),
+    CloseCode.UNAUTHORIZED: Close("unauthorized", Reaction.STOP_UNTIL_NEW_TOKEN),
+    CloseCode.TOKEN_EXPIRED: Close("token_expired", Reaction.REFRESH_TOKEN),
+    CloseCode.DISCONNECTED: Close("disconnected", Reaction.STOP),
+    CloseCode.SLOW_CONSUMER: Close("slow_consumer", _RECONNECT),
+    CloseCode.HEARTBEAT_TIMEOUT: Close("heartbeat_timeout", _RECONNECT),
+    CloseCode.RATE_LIMITED: Close("rate_limited", _RECONNECT, "long"),
+    CloseCode.CONNECTION_LIMIT: Close("connection_limit", _RECONNECT, "long"),
+    CloseCode.INTERNAL: Close("internal", _RECONNECT),
+    CloseCode.REPLACED: Close("replaced", Reaction.STOP),
+    CloseCode.FENCED: Close("fenced", _RECONNECT),
+    CloseCode.TOO_BIG: Close("message too big", Reaction.STOP),
+    CloseCode.PROTOCOL_ERROR: Close("protocol error", Reaction.STOP),
+    CloseCode.INVALID_DATA: Close("invalid data", Reaction.STOP),
+}
+"""What a client does on each close code; any other code means reconnect with backoff (PROTOCOL section 2)."""
+
+CLOSE_ON_ERROR: dict[ErrorCode, CloseCode] = {
+    ErrorCode.UNAUTHORIZED: CloseCode.UNAUTHORIZED,
+    ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
+    ErrorCode.LIMIT_EXCEEDED: CloseCode.CONNECTION_LIMIT,
+    ErrorCode.PERMISSION_DENIED: CloseCode.UNAUTHORIZED,
+    ErrorCode.UNAVAILABLE: CloseCode.INTERNAL,
+    ErrorCode.INTERNAL: CloseCode.INTERNAL,
+}
+"""How a connection ends whose `connect` was refused with each error; errors not named here leave it open to try again."""
+
+
+class ProtocolError(Exception):
+    """A command that was not carried out: what its `error` says."""
+
+    def __init__(self, code: ErrorCode, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+
+class ClientFault(ProtocolError):
+    """The client asked for what it may not have, or asked wrongly; the same again gets the same answer."""
+
+
+class BadRequest(ClientFault):
+    """A frame that is no command, or a command with a wrong field; `id` is that of the command where it was legible."""
+
+    def __init__(self, message: str, *, id: int | None = None) -> None:
+        super().__init__(ErrorCode.BAD_REQUEST, message)
+        self.id = id
+
+
+class ServerFault(ProtocolError):
+    """The gateway could not do it now; the same again may succeed after `retry_after_ms`."""
