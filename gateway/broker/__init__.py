@@ -1,0 +1,1 @@
+"""Between nodes: what stores, orders and carries messages."""

@@ -1,0 +1,221 @@
+"""What any broker must do: keep the order of each channel, keep its history, and reach every node with a subscriber.
+
+Every method is `async` for brokers that talk to others; those that need not wait do not, and may be run without a task
+(`gateway.eager`). So no method relies on the current task: no `asyncio.timeout` in the caller's frame.
+
+A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from protocol.messages import Gap, Join, Leave, Member, Message, Sender
+from protocol.payload import Payload
+from protocol.position import MessageId
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much of a channel is kept: at most `size` messages, each for `ttl` seconds."""
+
+    size: int
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What somebody wants published. Without `retention` it is delivered to who is there, and gets no id."""
+
+    channel: str
+    data: Payload
+    retention: Retention | None = None
+    key: str | None = None
+    """The same key in the same channel within five minutes publishes once."""
+    sender: Sender | None = None
+    tags: Mapping[str, str] | None = None
+    exclude: frozenset[str] = frozenset()
+    """Connections that are not to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The message is stored and handed to every node with a subscriber; `replayed` if an earlier publish did it."""
+
+    id: MessageId | None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a channel's history, without a hole, in the order asked for."""
+
+    messages: Sequence[Message]
+    position: MessageId
+    """The newest message of the channel, whether or not it is in `messages`."""
+    recovered: bool
+    """Whether `messages` begins right after the position asked for; without one asked for, True."""
+
+
+# ---------------------------------------------------------------- what arrives on a node
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message for the subscribers of its channel, those in `exclude` apart."""
+
+    message: Message
+    exclude: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the server's API wants done with a user's connections."""
+
+    user: str
+    action: Literal["disconnect", "subscribe", "unsubscribe"]
+    channel: str = ""
+    code: int = 0
+    reason: str = ""
+    spare: frozenset[str] = frozenset()
+    """Connections that are left alone."""
+
+
+Envelope = Delivery | Join | Leave | Gap | Instruction
+"""What crosses the broker. Those of one channel arrive in one order on every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is in a channel."""
+
+    members: Sequence[Member]
+
+    @property
+    def connections(self) -> int:
+        """How many connections are there."""
+        return len(self.members)
+
+    @property
+    def users(self) -> int:
+        """How many users those connections belong to."""
+        return len({member.user for member in self.members})
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRecord:
+    """One live connection of a user."""
+
+    connection: str
+    node: str
+    channels: Sequence[str]
+    since: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRecord:
+    """One channel that somebody follows."""
+
+    channel: str
+    subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """One node of the cluster."""
+
+    node: str
+    connections: int
+    channels: int
+    subscriptions: int
+    uptime: float
+    """Seconds."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Node(Protocol):
+    """What a broker finds on the node that it serves."""
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Take what arrived; never raises, never waits."""
+
+    def connections(self, user: str) -> Sequence[ConnectionRecord]:
+        """Return the connections of *user* here."""
+
+    def following(self, prefix: str = "") -> Mapping[str, int]:
+        """Return the channels followed here whose names start with *prefix*, each with its number of subscribers."""
+
+    def record(self) -> NodeRecord:
+        """Return what this node says of itself."""
+
+
+class Streams(Protocol):
+    """Messages: order, history, routing."""
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """Store *publication* and hand it to every node with a subscriber; True to its key, at most once."""
+
+    async def subscribe(self, channel: str) -> MessageId:
+        """Route *channel* to this node; return its position: whatever is published later reaches `Node.deliver`."""
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop routing *channel* to this node."""
+
+    async def read(
+        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Slice:
+        """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*), at most *limit*.
+
+        Where that has a hole, or *since* is not of this history: no messages, and `recovered` is False.
+        """
+
+    async def clear(self, channel: str) -> None:
+        """Forget the history of *channel*; its numbering goes on."""
+
+
+class Rosters(Protocol):
+    """Presence."""
+
+    async def join(self, channel: str, member: Member) -> None:
+        """Add *member*; where it is new, `Join` reaches every node with a subscriber."""
+
+    async def leave(self, channel: str, connection: str) -> None:
+        """Remove the member; where it was there, `Leave` reaches every node with a subscriber, once."""
+
+    async def presence(self, channel: str) -> Presence:
+        """Return who is in *channel*, those who came first first."""
+
+
+class Directory(Protocol):
+    """What the cluster knows of its nodes, users and channels."""
+
+    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
+        """Return the connections of *user* on every node."""
+
+    async def instruct(self, instruction: Instruction) -> None:
+        """Hand *instruction* to every node where that user is connected."""
+
+    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+        """Return followed channels whose names start with *prefix*, by name, behind *after*."""
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """Return the live nodes."""
+
+
+class Broker(Streams, Rosters, Directory, Protocol):
+    """All of it, for one node."""
+
+    async def start(self, node: Node) -> None:
+        """Begin to serve *node*."""
+
+    async def close(self) -> None:
+        """Stop; nothing is delivered afterwards."""
+
+    def ready(self) -> bool:
+        """Return whether publishes are taken now."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes for operators and tests."""

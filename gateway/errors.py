@@ -1,0 +1,20 @@
+"""What may go wrong inside a gateway, beside what a client did wrong (`protocol.errors`)."""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """The root of what this package raises on purpose."""
+
+
+class BrokerUnavailable(GatewayError):
+    """The broker cannot take it now; nothing was promised, and the same again may succeed."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        """Tell to try again after *retry_after* seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BrokerFull(GatewayError):
+    """The broker has no memory left for what it was to keep."""

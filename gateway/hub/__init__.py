@@ -1,0 +1,1 @@
+"""Who here listens to what."""

@@ -1,0 +1,1 @@
+"""One socket: bytes in, frames out, and a bound on what waits between."""
