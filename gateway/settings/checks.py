@@ -1,0 +1,195 @@
+"""What single keys cannot tell: which of them fit together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from gateway.settings.faults import Fault, dotted, shown
+from gateway.settings.model import NAMESPACE, Auth, Settings
+
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def check(settings: Settings) -> Iterator[Fault]:
+    """Yield every fault between keys that are each right alone."""
+    for each in CHECKS:
+        yield from each(settings)
+
+
+def _namespaces(settings: Settings) -> Iterator[Fault]:
+    for name in settings.channels.named():
+        if not NAMESPACE.fullmatch(name):
+            yield Fault(
+                dotted(["channels", name]),
+                "",
+                "not a namespace's name",
+                "use up to 64 of A-Z a-z 0-9 _ . ~ -, no colon",
+            )
+
+
+def _loopback(settings: Settings) -> Iterator[Fault]:
+    if not settings.dev:
+        return
+    for key, host in (
+        ("listen.public.host", settings.listen.public.host),
+        ("listen.internal.host", settings.listen.internal.host),
+    ):
+        if not is_loopback(host):
+            yield Fault(
+                key, shown(key, host), "--dev lets everybody in", "bind 127.0.0.1, or leave out --dev"
+            )
+
+
+def _ports(settings: Settings) -> Iterator[Fault]:
+    public, internal = settings.listen.public, settings.listen.internal
+    same = public.host == internal.host or {public.host, internal.host} & {"0.0.0.0", "::"}  # noqa: S104 (compared)
+    if public.port == internal.port != 0 and same:
+        yield Fault(
+            "listen.internal.port",
+            str(internal.port),
+            "the public listener has it too",
+            "choose another port",
+        )
+
+
+def _keys(settings: Settings) -> Iterator[Fault]:
+    auth, sources = settings.auth, settings.auth.key_sources()
+    if not sources and not auth.anonymous:
+        yield Fault(
+            "auth.secret",
+            "",
+            "missing: no token could be verified",
+            "set auth.secret (FANWAY_AUTH__SECRET), auth.public_key, auth.public_key_file or auth.jwks_url;"
+            " or auth.anonymous = true; or try it with --dev",
+        )
+    for source in sources[1:]:
+        yield Fault(f"auth.{source}", "", f"auth.{sources[0]} is set as well", "keep one of them")
+    if len(sources) == 1:
+        yield from _algorithm(auth, sources[0])
+
+
+def _algorithm(auth: Auth, source: str) -> Iterator[Fault]:
+    symmetric = auth.algorithm.startswith("HS")
+    if auth.algorithm == "auto" or symmetric == (source == "secret"):
+        return
+    fitting = "HS256, HS384 or HS512" if source == "secret" else "RS256, ES256 or EdDSA"
+    yield Fault(
+        "auth.algorithm",
+        shown("", auth.algorithm),
+        f"does not fit auth.{source}",
+        f"choose {fitting}, or auto",
+    )
+
+
+def _jwks(settings: Settings) -> Iterator[Fault]:
+    url = settings.auth.jwks_url
+    parts = urlsplit(url)
+    if url and not (parts.scheme in {"http", "https"} and parts.hostname):
+        yield Fault("auth.jwks_url", shown("auth.jwks_url", url), "not a URL", "write https://host/path")
+
+
+def _push_keys(settings: Settings) -> Iterator[Fault]:
+    if not settings.push.keys:
+        yield Fault(
+            "push.keys",
+            "",
+            "missing: no backend could push",
+            'set push.keys = ["…"] (FANWAY_PUSH__KEYS), or try it with --dev',
+        )
+
+
+def _broker(settings: Settings) -> Iterator[Fault]:
+    broker, addresses = settings.broker, settings.broker.addresses()
+    where = "broker.urls" if broker.urls else "broker.url"
+    if broker.kind == "redis" and not addresses:
+        yield Fault(
+            "broker.url",
+            "",
+            "missing: kind is redis",
+            'set broker.url = "redis://host:6379", or use --redis URL',
+        )
+    if broker.kind == "memory" and addresses:
+        yield Fault(
+            where,
+            "",
+            "broker.kind is memory, which has no URL",
+            'set broker.kind = "redis", or remove the URL',
+        )
+    if broker.urls and broker.url.get_secret_value():
+        yield Fault("broker.urls", "", "broker.url is set as well", "keep one of them")
+    for address in addresses:
+        if urlsplit(address).scheme not in _SCHEMES:
+            yield Fault(
+                where,
+                shown(where, address),
+                "not a Redis URL",
+                'write "redis://host:6379", rediss:// or unix://',
+            )
+
+
+def _workers(settings: Settings) -> Iterator[Fault]:
+    workers = settings.node.workers
+    if workers > 1 and settings.broker.kind != "redis":
+        yield Fault(
+            "node.workers",
+            str(workers),
+            "several workers need a broker between them",
+            'set broker.kind = "redis", or 1 worker',
+        )
+
+
+def _outbox(settings: Settings) -> Iterator[Fault]:
+    outbox, message = settings.outbox, settings.limits.message_size
+    if outbox.size < 2 * message:
+        yield Fault(
+            "outbox.size", str(outbox.size), "holds fewer than two messages", f"give at least {2 * message}"
+        )
+    if outbox.low_water >= outbox.high_water:
+        yield Fault(
+            "outbox.low_water",
+            str(outbox.low_water),
+            "not below outbox.high_water",
+            f"give less than {outbox.high_water}",
+        )
+    if outbox.high_water > outbox.size:
+        yield Fault(
+            "outbox.high_water",
+            str(outbox.high_water),
+            "more than outbox.size",
+            f"give at most {outbox.size}",
+        )
+
+
+def _drain(settings: Settings) -> Iterator[Fault]:
+    drain = settings.drain
+    if drain.window > drain.timeout:
+        yield Fault(
+            "drain.window",
+            f"{drain.window:g}",
+            "longer than drain.timeout",
+            f"give at most {drain.timeout:g}",
+        )
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
+    _namespaces,
+    _loopback,
+    _ports,
+    _keys,
+    _jwks,
+    _push_keys,
+    _broker,
+    _workers,
+    _outbox,
+    _drain,
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches *host*; a name other than `localhost` may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,158 @@
+"""What is wrong with a configuration, key by key, in words that say what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.settings import units
+from gateway.settings.model import NAMESPACE, Settings
+
+SECRET = ("auth.secret", "auth.public_key", "push.keys")
+"""Keys whose value is not repeated: a private key is easily pasted where the public one belongs."""
+
+_SHOWN = 80
+
+_WORDS = (
+    ("literal_error", "not one of the choices", "choose {expected}"),
+    ("greater_than_equal", "too small", "give at least {ge}"),
+    ("greater_than", "too small", "give more than {gt}"),
+    ("less_than_equal", "too large", "give at most {le}"),
+    ("int_", "not a whole number", "write a whole number"),
+    ("float_", "not a number", "write a number"),
+    ("finite_number", "not a number", "write a number"),
+    ("bool_", "neither true nor false", "write true or false"),
+    ("string_type", "not text", "write it between quotes"),
+    ("string_too_short", "empty", "write at least one character"),
+    ("string_too_long", "too long", "write at most {max_length} characters"),
+    ("too_short", "empty", "write at least one character"),
+    ("tuple_type", "not a list", 'write ["a", "b"]'),
+)
+"""How pydantic's errors begin (its documentation, "Validation Errors"), and what we say instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: `str()` of it is the line that a person reads."""
+
+    key: str
+    value: str
+    """As the person wrote it; masked where it is a secret, empty where there is nothing to show."""
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Return `key = value: problem; remedy` without the parts that are empty."""
+        shown = f"{self.key} = {self.value}" if self.value else self.key
+        return f"{shown}: {self.problem}; {self.remedy}" if self.remedy else f"{shown}: {self.problem}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; `faults` has all that is wrong with it."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+def shown(key: str, value: object) -> str:
+    """Return *value* as a fault may show it: one line, short, and masked where *key* holds a secret."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping | list | tuple | BaseModel) or value is None:
+        return ""
+    if key in SECRET or isinstance(value, SecretStr):
+        return "***"
+    if key.startswith(("broker.url", "auth.jwks_url")):
+        value = units.redacted(str(value))
+    text = repr(value) if not isinstance(value, str) else '"' + value.encode("unicode_escape").decode() + '"'
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + '…"'
+
+
+def explain(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], Fault]]:
+    """Yield each fault of *error* with the path to the value that it is about."""
+    for details in error.errors(include_url=False):
+        yield details["loc"], _explained(details)
+
+
+def _explained(details: ErrorDetails) -> Fault:
+    path = details["loc"]
+    key, kind, value = dotted(path), details["type"], details["input"]
+    if kind == "extra_forbidden":
+        return unknown(path)
+    if kind in {"model_type", "model_attributes_type"}:
+        return _misplaced(path)
+    problem, remedy = _worded(kind, details.get("ctx", {}), details["msg"])
+    return Fault(key, shown(key, value), problem, remedy)
+
+
+def _worded(kind: str, ctx: Mapping[str, Any], message: str) -> tuple[str, str]:
+    """Return problem and remedy for a kind of pydantic's errors."""
+    if kind == "unfit":
+        return ctx["problem"], ctx["remedy"]
+    for start, problem, remedy in _WORDS:
+        if kind.startswith(start):
+            return problem, remedy.format_map(ctx).replace("'", '"')
+    return message[:1].lower() + message[1:], ""
+
+
+def _misplaced(path: tuple[str | int, ...]) -> Fault:
+    """Return the fault of a plain value where a table belongs."""
+    key = dotted(path)
+    if len(path) == 2 and path[0] == "channels" and path[1] != "default":
+        return unknown(path)
+    return Fault(key, "", "not a table", f"write [{key}], and its keys below it")
+
+
+def unknown(path: tuple[str | int, ...]) -> Fault:
+    """Return the fault of a key that does not exist, not its value: a secret's key may be misspelt."""
+    near = nearest(path)
+    return Fault(
+        dotted(path), "", "unknown key", f"did you mean {near}?" if near else "gateway.toml lists every key"
+    )
+
+
+def nearest(path: tuple[str | int, ...]) -> str | None:
+    """Return the known key that *path* most resembles: among its siblings first, then anywhere."""
+    *parents, last = map(str, path)
+    known = list(keys())
+    home = dotted(["channels", "default"] if parents[:1] == ["channels"] and len(parents) == 2 else parents)
+    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == home]
+    beside += [part for key in known if (part := _next(key, home))]
+    if match := difflib.get_close_matches(last, beside, n=1):
+        return dotted([*parents, match[0]])
+    if home == "channels" and f"channels.default.{last}" in known:
+        return f"channels.default.{last}"
+    match = difflib.get_close_matches(dotted(path), known, n=1, cutoff=0.75)
+    same = [key for key in known if key.rpartition(".")[2] == last]
+    return match[0] if match else same[0] if len(same) == 1 else None
+
+
+def _next(key: str, home: str) -> str:
+    """Return the part of *key* that follows *home*; empty where it does not lie within."""
+    within = key if not home else key.removeprefix(home + ".")
+    return within.partition(".")[0] if not home or within != key else ""
+
+
+def keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Yield every key that a file may have, dotted; for namespaces, those of `channels.default`."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys(kind, f"{prefix}{name}.")
+        elif prefix:
+            yield prefix + name
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Return *path* as a key is written in TOML; the index of a list's item is left out."""
+    parts = [part for part in path if isinstance(part, str)]
+    return ".".join(
+        part if NAMESPACE.fullmatch(part) and "." not in part else json.dumps(part) for part in parts
+    )

@@ -1,0 +1,273 @@
+"""The settings, section by section: every key of gateway.toml, its type, bounds and default."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.settings import units
+from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
+
+if TYPE_CHECKING:
+    from gateway.access.permissions import ChannelRules
+
+NAMESPACE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
+"""The grammar of a namespace's name: that of a channel's, without `:`, which ends it, and `@`, a user's."""
+
+Algorithm = Literal["auto", "HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+
+
+class Section(BaseModel):
+    """One table of the file; a key that it does not name is a fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _node_name(value: str) -> str:
+    if value and not NAMESPACE.fullmatch(value):
+        raise units.unfit("not a node's name", "use up to 64 of A-Z a-z 0-9 _ . ~ -")
+    return value
+
+
+class Node(Section):
+    """This process among its peers."""
+
+    name: Annotated[str, AfterValidator(_node_name)] = ""
+    workers: Positive = 1
+
+
+class PublicListener(Section):
+    """Where clients connect."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8000
+    allowed_origins: units.Origins = ()
+    trusted_proxies: units.Networks = ()
+    listeners: Annotated[Positive, Field(le=64)] = 8
+    backlog: Positive = 4096
+    header_timeout: Period = 5.0
+    send_buffer: Size = 256 * 1024
+    user_timeout: Period = 20.0
+
+
+class InternalListener(Section):
+    """Where backends push, and operators look."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8001
+    listeners: Annotated[Positive, Field(le=64)] = 1
+    backlog: Positive = 1024
+    body_size: Size = 4 * 1024 * 1024
+
+
+class Listen(Section):
+    """Both listeners; one process has both."""
+
+    public: PublicListener = PublicListener()
+    internal: InternalListener = InternalListener()
+
+
+class Auth(Section):
+    """Whose tokens are believed."""
+
+    secret: SecretStr = SecretStr("")
+    algorithm: Algorithm = "auto"
+    public_key: str = ""
+    public_key_file: str = ""
+    jwks_url: str = ""
+    audience: str = ""
+    issuer: str = ""
+    anonymous: bool = False
+    leeway: Seconds = 5.0
+    max_ttl: Period = 86_400.0
+
+    def key_sources(self) -> list[str]:
+        """Return the names of the keys that say how tokens are verified; one of them is right."""
+        given = {
+            "secret": self.secret.get_secret_value(),
+            "public_key": self.public_key,
+            "public_key_file": self.public_key_file,
+            "jwks_url": self.jwks_url,
+        }
+        return [name for name, value in given.items() if value]
+
+
+class Push(Section):
+    """Who may call the internal API."""
+
+    keys: units.Secrets = ()
+    idempotency_ttl: Period = 300.0
+
+
+class Broker(Section):
+    """What carries messages between nodes."""
+
+    kind: Literal["memory", "redis"] = "memory"
+    url: units.Address = units.Address("")
+    urls: units.Addresses = ()
+    cluster: bool = False
+    memory: Size = 256 * 1024 * 1024
+    meta_ttl: Period = 3_600.0
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return the URLs of the broker's servers, from `urls` or `url`."""
+        every = self.urls or (self.url,)
+        return tuple(text for address in every if (text := address.get_secret_value()))
+
+
+class Namespace(Section):
+    """The rules of the channels of one namespace."""
+
+    subscribe: Literal["anyone", "authenticated", "token", "nobody"] = "authenticated"
+    publish: Literal["nobody", "subscribers", "authenticated", "anyone"] = "nobody"
+    history: Count = 0
+    history_ttl: Period = 300.0
+    presence: bool = False
+    join_leave: bool = False
+    on_slow: Literal["catch_up", "conflate", "drop_oldest", "disconnect"] = "catch_up"
+
+    def over(self, base: Namespace) -> Namespace:
+        """Return *base* with the keys that were set here."""
+        return base.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
+
+
+class Channels(Section):
+    """The rules of channels: `default`, and a table for each namespace, which starts from it."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Namespace]
+
+    strict: bool = False
+    default: Namespace = Namespace()
+
+    def named(self) -> dict[str, Namespace]:
+        """Return what was written for each namespace other than `default`."""
+        return dict(self.__pydantic_extra__)
+
+
+class Heartbeat(Section):
+    """How a silent peer is found out."""
+
+    interval: Period = 25.0
+    grace: Period = 10.0
+
+
+class Outbox(Section):
+    """What may wait for one connection."""
+
+    size: Size = 1024 * 1024
+    high_water: Size = 64 * 1024
+    low_water: Size = 16 * 1024
+    stall_timeout: Period = 20.0
+    catch_up_batch: Positive = 128
+
+
+class Costs(Section):
+    """What each command takes from a connection's rate."""
+
+    connect: Count = 1
+    subscribe: Count = 2
+    unsubscribe: Count = 1
+    publish: Count = 1
+    presence: Count = 4
+    history: Count = 4
+    refresh: Count = 4
+    ping: Count = 1
+
+
+class Limits(Section):
+    """The bounds that protect the gateway and its clients from any one of them."""
+
+    message_size: Size = 64 * 1024
+    depth: Annotated[Positive, Field(le=128)] = 64
+    channels_per_connection: Positive = 128
+    commands_per_second: Rate = 50.0
+    command_burst: Positive = 200
+    costs: Costs = Costs()
+    strikes: Positive = 20
+    connections: Count = 0
+    connections_per_user: Count = 100
+    connections_per_address: Count = 10_000
+    connects_per_second: Rate = 10_000.0
+    connect_timeout: Period = 5.0
+    history_reply: Positive = 1_000
+    rewind: Count = 100
+
+
+class Drain(Section):
+    """How a node leaves."""
+
+    timeout: Seconds = 30.0
+    window: Seconds = 10.0
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+OPEN = Namespace(
+    subscribe="anyone", publish="anyone", history=100, history_ttl=300.0, presence=True, join_leave=True
+)
+"""What `--dev` gives to channels whose namespace the file leaves out (PROTOCOL section 7)."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, as `load` makes it: the constructor reads its arguments alone."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, enable_decoding=False
+    )
+
+    node: Node = Node()
+    listen: Listen = Listen()
+    auth: Auth = Auth()
+    push: Push = Push()
+    broker: Broker = Broker()
+    channels: Channels = Channels()
+    heartbeat: Heartbeat = Heartbeat()
+    outbox: Outbox = Outbox()
+    limits: Limits = Limits()
+    drain: Drain = Drain()
+    log: Log = Log()
+
+    dev: bool = False
+    """Set by `--dev` only."""
+    opened: bool = False
+    """In dev mode, whether the default namespace has the rules of `OPEN`: the file has no table for it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (pydantic-settings' own signature)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the arguments alone: `load` merges the other sources, and knows whence each value came."""
+        return (init_settings,)
+
+    def node_name(self) -> str:
+        """Return `node.name`, or one made from the machine's host name."""
+        host = re.sub(r"[^A-Za-z0-9_.~-]", "-", socket.gethostname())[:64]
+        return self.node.name or host or "node"
+
+    def namespaces(self) -> dict[str, ChannelRules]:
+        """Return the rules of every configured namespace, `default` among them.
+
+        Each starts from what is configured for `default`. The rules of `--dev` are those of `default` alone:
+        a namespace that stands in the file keeps its own (PROTOCOL section 7).
+        """
+        from gateway.access.permissions import ChannelRules
+
+        base = self.channels.default
+        rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
+        rules["default"] = base.over(OPEN) if self.opened else base
+        return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}

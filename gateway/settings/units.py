@@ -1,0 +1,142 @@
+"""How a setting is written: durations, sizes, lists, addresses; each refusal says what would do."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+_DAY = 86_400.0
+_SECONDS = {"d": _DAY, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|d|h|m|s)", re.ASCII)
+_DURATION = re.compile(rf"(?:{_AMOUNT.pattern}\s*)+", re.ASCII)
+_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.*_-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.ASCII)
+
+LONGEST = 3_650 * _DAY
+"""Seconds in the longest duration, ten years: far beyond use, and far below what a timer takes."""
+
+
+def unfit(problem: str, remedy: str) -> PydanticCustomError:
+    """Return the error by which a validator refuses a value: what is wrong, and what to write instead."""
+    return PydanticCustomError("unfit", "{problem}", {"problem": problem, "remedy": remedy})
+
+
+def seconds(value: object) -> float:
+    """Return the seconds in *value*: a number of them, or text such as `250ms`, `10s`, `1h30m`."""
+    wrong = unfit("not a duration", 'write "250ms", "10s", "5m", "1h30m" or a number of seconds')
+    number = _number(value)
+    if number is None:
+        text = str(value).strip().lower() if isinstance(value, str) else ""
+        if not _DURATION.fullmatch(text):
+            raise wrong
+        number = sum(float(amount) * _SECONDS[unit] for amount, unit in _AMOUNT.findall(text))
+    if not 0 <= number <= LONGEST:
+        raise unfit("not between zero and ten years", wrong.context["remedy"] if wrong.context else "")
+    return number
+
+
+def size(value: object) -> int:
+    """Return the bytes in *value*: a number of them, or text such as `64KiB`, `1MiB`."""
+    wrong = unfit("not a size", 'write "16KiB", "1MiB", "1GiB" or a number of bytes')
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in _BYTES:
+        raise wrong
+    number = float(match[1]) * _BYTES[match[2].lower()]
+    if number != int(number):
+        raise wrong
+    return int(number)
+
+
+def items(value: object) -> object:
+    """Return the list that *value* spells: a list as it is; text as JSON, or split at its commas."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text.startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise unfit("not a JSON list", 'write ["a", "b"], or a,b') from None
+
+
+def network(value: str) -> str:
+    """Return the network that *value* names, as `address/prefix`."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise unfit(
+            "not a network", 'write it as "10.0.0.0/8" or "192.0.2.7", with no bits set after the prefix'
+        ) from None
+
+
+def origin(value: str) -> str:
+    """Return the origin that *value* names, in lower case as a browser sends it (RFC 6454 section 6.2)."""
+    text = value.lower()
+    if text != "*" and not _ORIGIN.fullmatch(text):
+        raise unfit(
+            "not an origin",
+            'write "https://app.example.com", with a port where it has one and without a path',
+        )
+    return text
+
+
+def whole(value: object) -> object:
+    """Refuse `true` and `false` where a number is expected; Python would count them as 1 and 0."""
+    if isinstance(value, bool):
+        raise unfit("not a whole number", "write a whole number")
+    return value
+
+
+def _number(value: object) -> float | None:
+    """Return *value* as a finite float where it is a number or its text, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+class Address(SecretStr):
+    """A URL that may hold a password: shown with that left out; `get_secret_value()` is the whole."""
+
+    def _display(self) -> str:
+        """Return the URL without what stands before its host or after its path."""
+        return redacted(self._secret_value)
+
+
+def redacted(url: str) -> str:
+    """Return *url* without its user, password and query."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return "***" if url else ""
+    host = rest.partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{host}"
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+"""A duration, zero included."""
+Period = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+"""A duration longer than nothing."""
+Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+Rate = Annotated[float, BeforeValidator(whole), Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, BeforeValidator(whole), Field(ge=0, le=65_535)]
+Host = Annotated[str, Field(min_length=1, max_length=255)]
+Listed = BeforeValidator(items)
+Secrets = Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], Listed]
+Addresses = Annotated[tuple[Address, ...], Listed]
+Networks = Annotated[tuple[Annotated[str, BeforeValidator(network)], ...], Listed]
+Origins = Annotated[tuple[Annotated[str, BeforeValidator(origin)], ...], Listed]
