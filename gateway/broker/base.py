@@ -158,8 +158,11 @@ class Streams(Protocol):
     async def publish(self, publication: Publication) -> Receipt:
         """Store *publication* and hand it to every node with a subscriber; True to its key, at most once."""
 
-    async def subscribe(self, channel: str) -> MessageId:
-        """Route *channel* to this node; return its position: whatever is published later reaches `Node.deliver`."""
+    async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
+        """Route *channel* to this node: whatever is published from now on reaches `Node.deliver`.
+
+        Return its position at this moment; None where it keeps no history.
+        """
 
     async def unsubscribe(self, channel: str) -> None:
         """Stop routing *channel* to this node."""
