@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from gateway.settings.faults import ConfigError, Fault
 from gateway.settings.load import FILE, load
-from gateway.settings.model import OPEN, Algorithm, Namespace, Settings
+from gateway.settings.model import OPEN, Namespace, Settings
 
-__all__ = ["FILE", "OPEN", "Algorithm", "ConfigError", "Fault", "Namespace", "Settings", "load"]
+__all__ = ["FILE", "OPEN", "ConfigError", "Fault", "Namespace", "Settings", "load"]

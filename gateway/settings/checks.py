@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from gateway.settings.faults import Fault, dotted, shown
-from gateway.settings.model import NAMESPACE, Auth, Settings
+from gateway.settings.model import NAMESPACE, Settings
 
 _SCHEMES = ("redis", "rediss", "unix")
 
@@ -67,20 +67,11 @@ def _keys(settings: Settings) -> Iterator[Fault]:
     for source in sources[1:]:
         yield Fault(f"auth.{source}", "", f"auth.{sources[0]} is set as well", "keep one of them")
     if len(sources) == 1:
-        yield from _algorithm(auth, sources[0])
-
-
-def _algorithm(auth: Auth, source: str) -> Iterator[Fault]:
-    symmetric = auth.algorithm.startswith("HS")
-    if auth.algorithm == "auto" or symmetric == (source == "secret"):
-        return
-    fitting = "HS256, HS384 or HS512" if source == "secret" else "RS256, ES256 or EdDSA"
-    yield Fault(
-        "auth.algorithm",
-        shown("", auth.algorithm),
-        f"does not fit auth.{source}",
-        f"choose {fitting}, or auto",
-    )
+        try:
+            auth.static_keys()
+        except ValueError as error:
+            key = f"auth.{sources[0]}"
+            yield Fault(key, "", str(error).removeprefix(key).lstrip(": "), "")
 
 
 def _jwks(settings: Settings) -> Iterator[Fault]:
@@ -162,6 +153,18 @@ def _outbox(settings: Settings) -> Iterator[Fault]:
         )
 
 
+def _costs(settings: Settings) -> Iterator[Fault]:
+    burst, costs = settings.limits.command_burst, settings.limits.costs.model_dump()
+    for command, cost in costs.items():
+        if cost > burst:
+            yield Fault(
+                f"limits.costs.{command}",
+                str(cost),
+                "more than limits.command_burst, so that nobody could ever pay",
+                f"give at most {burst}",
+            )
+
+
 def _drain(settings: Settings) -> Iterator[Fault]:
     drain = settings.drain
     if drain.window > drain.timeout:
@@ -183,6 +186,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _broker,
     _workers,
     _outbox,
+    _costs,
     _drain,
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.errors import GatewayError
 from gateway.settings import units
 from gateway.settings.model import NAMESPACE, Settings
 
@@ -53,7 +54,7 @@ class Fault:
         return f"{shown}: {self.problem}; {self.remedy}" if self.remedy else f"{shown}: {self.problem}"
 
 
-class ConfigError(Exception):
+class ConfigError(GatewayError):
     """A configuration that cannot be used; `faults` has all that is wrong with it."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -129,9 +130,9 @@ def nearest(path: tuple[str | int, ...]) -> str | None:
         return dotted([*parents, match[0]])
     if home == "channels" and f"channels.default.{last}" in known:
         return f"channels.default.{last}"
-    match = difflib.get_close_matches(dotted(path), known, n=1, cutoff=0.75)
     same = [key for key in known if key.rpartition(".")[2] == last]
-    return match[0] if match else same[0] if len(same) == 1 else None
+    within = [key for key in same if key.startswith(f"{path[0]}.")]
+    return within[0] if within else same[0] if len(same) == 1 else None
 
 
 def _next(key: str, home: str) -> str:

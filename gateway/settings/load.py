@@ -25,12 +25,18 @@ _OWN = {"dev", "opened"}
 """Fields of the settings that are no sections, and so in no file."""
 
 
-def load(config: Path | None, *, dev: bool = False, flags: Mapping[str, object] | None = None) -> Settings:
+def load(
+    config: Path | None,
+    *,
+    dev: bool = False,
+    flags: Mapping[str, object] | None = None,
+    complete: bool = True,
+) -> Settings:
     """Return the settings, or raise ConfigError with every fault.
 
-    *config* None means no file. *flags* maps dotted keys to values; None stands for a flag that was not given.
+    *config* None means no file. *flags* maps dotted keys to values; None stands for a flag not given.
     With *dev*, what `--dev` opens is open, and where no key for tokens is configured a random secret is made,
-    so that they end with the process.
+    so that they end with the process. Without *complete*, what only a gateway needs may be missing.
     """
     file = _file(config) if config is not None else {}
     environment, faults = _environment()
@@ -47,8 +53,9 @@ def load(config: Path | None, *, dev: bool = False, flags: Mapping[str, object] 
     if dev:
         settings = _developed(settings)
     faults += shape
-    faulty = {fault.key for fault in faults}
-    faults += [fault for fault in check(settings) if fault.key not in faulty]
+    if complete:
+        faulty = tuple(f"{fault.key}." for fault in faults)
+        faults += [fault for fault in check(settings) if not f"{fault.key}.".startswith(faulty)]
     if faults:
         raise ConfigError(_sourced(fault, environment) for fault in faults)
     return settings

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.access import keys
+from gateway.access.permissions import DEFAULT, Audience, ChannelRules, OnSlow, PublishAudience
 from gateway.settings import units
 from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
 
-if TYPE_CHECKING:
-    from gateway.access.permissions import ChannelRules
-
 NAMESPACE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 """The grammar of a namespace's name: that of a channel's, without `:`, which ends it, and `@`, a user's."""
-
-Algorithm = Literal["auto", "HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 
 
 class Section(BaseModel):
@@ -75,7 +73,7 @@ class Auth(Section):
     """Whose tokens are believed."""
 
     secret: SecretStr = SecretStr("")
-    algorithm: Algorithm = "auto"
+    algorithm: Literal["auto", "HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"] = "auto"
     public_key: str = ""
     public_key_file: str = ""
     jwks_url: str = ""
@@ -83,7 +81,7 @@ class Auth(Section):
     issuer: str = ""
     anonymous: bool = False
     leeway: Seconds = 5.0
-    max_ttl: Period = 86_400.0
+    max_ttl: Annotated[Period, Field(le=86_400)] = 86_400.0
 
     def key_sources(self) -> list[str]:
         """Return the names of the keys that say how tokens are verified; one of them is right."""
@@ -94,6 +92,21 @@ class Auth(Section):
             "jwks_url": self.jwks_url,
         }
         return [name for name, value in given.items() if value]
+
+    def static_keys(self) -> tuple[keys.Key, ...]:
+        """Return the keys that stand here or in the file named here; none where all come from `jwks_url`.
+
+        `ValueError` for one that is too weak, illegible, or not for `algorithm`. With "auto", a secret serves
+        HS256, HS384 and HS512, and a public key the algorithm of its type.
+        """
+        algorithm = None if self.algorithm == "auto" else self.algorithm
+        if secret := self.secret.get_secret_value():
+            return keys.secret_keys(secret, algorithm=algorithm)
+        if self.public_key:
+            return (keys.public_key(self.public_key, algorithm=algorithm),)
+        if self.public_key_file:
+            return (keys.public_key_file(Path(self.public_key_file), algorithm=algorithm),)
+        return ()
 
 
 class Push(Section):
@@ -122,13 +135,13 @@ class Broker(Section):
 class Namespace(Section):
     """The rules of the channels of one namespace."""
 
-    subscribe: Literal["anyone", "authenticated", "token", "nobody"] = "authenticated"
-    publish: Literal["nobody", "subscribers", "authenticated", "anyone"] = "nobody"
+    subscribe: Audience = "authenticated"
+    publish: PublishAudience = "nobody"
     history: Count = 0
     history_ttl: Period = 300.0
     presence: bool = False
     join_leave: bool = False
-    on_slow: Literal["catch_up", "conflate", "drop_oldest", "disconnect"] = "catch_up"
+    on_slow: OnSlow = "catch_up"
 
     def over(self, base: Namespace) -> Namespace:
         """Return *base* with the keys that were set here."""
@@ -265,9 +278,7 @@ class Settings(BaseSettings):
         Each starts from what is configured for `default`. The rules of `--dev` are those of `default` alone:
         a namespace that stands in the file keeps its own (PROTOCOL section 7).
         """
-        from gateway.access.permissions import ChannelRules
-
         base = self.channels.default
         rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
-        rules["default"] = base.over(OPEN) if self.opened else base
+        rules[DEFAULT] = base.over(OPEN) if self.opened else base
         return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}

@@ -8,8 +8,10 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
+
+from gateway.access import origins
 
 _DAY = 86_400.0
 _SECONDS = {"d": _DAY, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -17,7 +19,6 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|d|h|m|s)", re.ASCII)
 _DURATION = re.compile(rf"(?:{_AMOUNT.pattern}\s*)+", re.ASCII)
 _BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.*_-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.ASCII)
 
 LONGEST = 3_650 * _DAY
 """Seconds in the longest duration, ten years: far beyond use, and far below what a timer takes."""
@@ -69,25 +70,21 @@ def items(value: object) -> object:
         raise unfit("not a JSON list", 'write ["a", "b"], or a,b') from None
 
 
-def network(value: str) -> str:
-    """Return the network that *value* names, as `address/prefix`."""
+def network(value: object) -> object:
+    """Return the network that *value* names; an address alone is one, too."""
     try:
-        return str(ipaddress.ip_network(value))
+        return ipaddress.ip_network(value) if isinstance(value, str) else value
     except ValueError:
         raise unfit(
-            "not a network", 'write it as "10.0.0.0/8" or "192.0.2.7", with no bits set after the prefix'
+            "not a network", 'write "10.0.0.0/8", with no bits after the prefix, or "192.0.2.7"'
         ) from None
 
 
 def origin(value: str) -> str:
-    """Return the origin that *value* names, in lower case as a browser sends it (RFC 6454 section 6.2)."""
-    text = value.lower()
-    if text != "*" and not _ORIGIN.fullmatch(text):
-        raise unfit(
-            "not an origin",
-            'write "https://app.example.com", with a port where it has one and without a path',
-        )
-    return text
+    """Return *value* where a page may have that origin (RFC 6454 section 6.2), or it is `*`."""
+    if origins.fault(value) or "*" in value[1:]:
+        raise unfit("not an origin", 'write "https://app.example.com", without a path, or "*" alone for any')
+    return value
 
 
 def whole(value: object) -> object:
@@ -138,5 +135,5 @@ Host = Annotated[str, Field(min_length=1, max_length=255)]
 Listed = BeforeValidator(items)
 Secrets = Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], Listed]
 Addresses = Annotated[tuple[Address, ...], Listed]
-Networks = Annotated[tuple[Annotated[str, BeforeValidator(network)], ...], Listed]
-Origins = Annotated[tuple[Annotated[str, BeforeValidator(origin)], ...], Listed]
+Networks = Annotated[tuple[Annotated[origins.Network, BeforeValidator(network)], ...], Listed]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(origin)], ...], Listed]
