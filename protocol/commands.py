@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from protocol import fields
@@ -25,11 +26,12 @@ from protocol.position import MessageId
 
 
 class Field(NamedTuple):
-    """One field of a command: its name on the wire and in Python, and its check."""
+    """One field of a command: its name on the wire and in Python, its check, and what its absence means."""
 
     name: str
     check: fields.Check
     required: bool = False
+    default: Any = None
 
 
 _ID = Field("id", fields.command_id, required=True)
@@ -42,7 +44,7 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
             _ID,
             Field("token", fields.token),
             Field("client", fields.client_info),
-            Field("subs", fields.resumes),
+            Field("subs", fields.resumes, default=MappingProxyType({})),
         ),
     ),
     "subscribe": (
@@ -54,7 +56,7 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
             Field("since", fields.since),
             Field("rewind", fields.count),
             Field("join_leave", fields.flag),
-            Field("members", fields.flag),
+            Field("members", fields.flag, default=False),
         ),
     ),
     "unsubscribe": (Unsubscribe, (_ID, _CHANNEL)),
@@ -67,7 +69,7 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
             Field("key", fields.key),
         ),
     ),
-    "presence": (Presence, (_ID, _CHANNEL, Field("members", fields.flag))),
+    "presence": (Presence, (_ID, _CHANNEL, Field("members", fields.flag, default=False))),
     "history": (
         History,
         (
@@ -75,14 +77,17 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
             _CHANNEL,
             Field("limit", fields.count),
             Field("since", fields.since),
-            Field("reverse", fields.flag),
+            Field("reverse", fields.flag, default=False),
         ),
     ),
     "refresh": (Refresh, (_ID, Field("token", fields.token, required=True))),
     "ping": (Ping, (_ID,)),
     "pong": (Pong, ()),
 }
-"""Every type a client may send. Unknown fields are ignored; null stands for an absent field."""
+"""Every type a client may send, its fields in the order of its class.
+
+Unknown fields are ignored; null stands for an absent field, except in `data`.
+"""
 
 
 def command_of(received: Mapping[str, Any]) -> ClientMessage:
@@ -97,27 +102,35 @@ def command_of(received: Mapping[str, Any]) -> ClientMessage:
         if row is None:
             raise fields.expected(f"one of {', '.join(COMMANDS)}", kind)
         made, wanted = row
-        values: dict[str, Any] = {}
-        for name, check, required in wanted:
+        values: list[Any] = []
+        for name, check, required, default in wanted:
             value = received.get(name)
-            if value is not None:
-                values[name] = check(value)
+            if value is not None or (name == "data" and name in received):
+                values.append(check(value))
             elif required:
-                raise BadRequest("is missing")
+                raise BadRequest("is missing")  # noqa: TRY301 (the handler below adds the field's name)
+            else:
+                values.append(default)
     except BadRequest as fault:
-        where = f"{kind}.{name}" if row else name
-        raise BadRequest(f"{where}: {fault.message}", id=_legible_id(received)) from None
-    command: ClientMessage = made(**values)
+        raise fault_in(received, name, fault) from None
+    command: ClientMessage = made(*values)
     return command
+
+
+def fault_in(received: Mapping[str, Any], name: str, fault: BadRequest) -> BadRequest:
+    """Return *fault* as that of the field *name* of *received*, with the command's id where it is legible."""
+    kind = received.get("type")
+    where = f"{kind}.{name[:48]}" if type(kind) is str and kind in COMMANDS else name[:48]
+    return BadRequest(f"{where}: {fault.message}", id=_legible_id(received))
 
 
 def map_of(command: ClientMessage) -> dict[str, Any]:
     """Return the map that spells *command*; fields at their default are left out."""
     _, wanted = COMMANDS[command.type]
     spelled: dict[str, Any] = {"type": command.type}
-    for name, _, _ in wanted:
+    for name, _, _, default in wanted:
         value = getattr(command, name)
-        if value is not None and value is not False and value != {}:
+        if value != default:
             spelled[name] = _plain(value)
     return spelled
 

@@ -61,7 +61,8 @@ class Close:
     reason: str
     reaction: Reaction
     backoff: str = "jitter"
-    """`told`: after the delay of the last `reconnect`; `jitter`: full jitter, 0.5 s doubling to 30 s; `long`: from 30 s."""
+    """`told`: after the delay of the last `reconnect`; `jitter`: full jitter, 0.5 s doubling to 30 s;
+    `long`: the same from 30 s."""
 
 
 _RECONNECT = Reaction.RECONNECT
@@ -94,7 +95,7 @@ CLOSE_ON_ERROR: dict[ErrorCode, CloseCode] = {
     ErrorCode.UNAVAILABLE: CloseCode.INTERNAL,
     ErrorCode.INTERNAL: CloseCode.INTERNAL,
 }
-"""How a connection ends whose `connect` was refused with each error; errors not named here leave it open to try again."""
+"""How a connection ends whose `connect` was refused with each error; others leave it open to try again."""
 
 
 class ProtocolError(Exception):
@@ -107,17 +108,17 @@ class ProtocolError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
-class ClientFault(ProtocolError):
+class ClientFault(ProtocolError):  # noqa: N818 (whose fault it is, is the point)
     """The client asked for what it may not have, or asked wrongly; the same again gets the same answer."""
 
 
 class BadRequest(ClientFault):
-    """A frame that is no command, or a command with a wrong field; `id` is that of the command where it was legible."""
+    """A frame that is no command, or a command with a wrong field; `id` is the command's where legible."""
 
     def __init__(self, message: str, *, id: int | None = None) -> None:
         super().__init__(ErrorCode.BAD_REQUEST, message)
         self.id = id
 
 
-class ServerFault(ProtocolError):
+class ServerFault(ProtocolError):  # noqa: N818
     """The gateway could not do it now; the same again may succeed after `retry_after_ms`."""

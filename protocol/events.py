@@ -1,7 +1,7 @@
 """Replies and pushes to maps and back: the wire's names, in the wire's order.
 
-A value that is already encoded stands in a map as what it is: a `Payload`, or an `Encoded` message in `messages`; the codecs splice
-it. Absent is what is None.
+A value that is already encoded stands in a map as what it is: a `Payload`, or an `Encoded` message in
+`messages`; the codecs splice it. Absent is what is None.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from protocol.messages import (
     Subscribed,
     Unsubscribed,
 )
-from protocol.payload import Payload, payload_of
 
 
 class Encoded(Protocol):
@@ -42,146 +41,24 @@ class Encoded(Protocol):
         """Return the encoded map, without a frame around it."""
 
 
-def _member(member: Member) -> dict[str, Any]:
-    spelled = {"connection": member.connection, "user": member.user}
-    return spelled if member.info is None else {**spelled, "info": member.info}
-
-
-def _sender(sender: Sender) -> dict[str, Any]:
-    return {"connection": sender.connection, "user": sender.user}
-
-
-def _messages(messages: Any) -> list[Any]:
-    return [map_of(item) if isinstance(item, Message) else item for item in messages]
-
-
-def _members(members: Any) -> list[dict[str, Any]]:
-    return [_member(member) for member in members]
-
-
-def _sub(reply: Any) -> dict[str, Any]:
-    return map_of(reply)
-
-
-def _subs(subs: Any) -> dict[str, Any]:
-    return {name: _sub(reply) for name, reply in subs.items()}
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
 class Wire(NamedTuple):
-    """One field of what a server says: its name in Python and on the wire, and how it is spelled and read."""
+    """One field of what a server says: its name in Python and on the wire, and how it is read and spelled."""
 
     attribute: str
     name: str
-    spell: Callable[[Any], Any] = _same
-    read: Callable[[Any], Any] = _same
-
-
-def _read_member(value: Any) -> Member:
-    return Member(value["connection"], value["user"], value.get("info"))
-
-
-def _read_sender(value: Any) -> Sender:
-    return Sender(value["connection"], value["user"])
-
-
-def _read_data(value: Any) -> Payload:
-    return value if isinstance(value, Payload) else payload_of(value)
-
-
-_ID = Wire("id", "id")
-_CHANNEL = Wire("channel", "channel")
-_POSITION = Wire("position", "position", str, fields.since)
-_MEMBER = Wire("member", "member", _member, _read_member)
-_MESSAGES = Wire(
-    "messages",
-    "messages",
-    _messages,
-    lambda items: tuple(event_of(item) for item in items),
-)
-_MEMBERS = Wire(
-    "members",
-    "members",
-    _members,
-    lambda items: tuple(_read_member(item) for item in items),
-)
-
-_MESSAGE = (
-    _CHANNEL,
-    Wire("message", "message", str, fields.since),
-    Wire("data", "data", _same, _read_data),
-    Wire("sender", "from", _sender, _read_sender),
-    Wire("tags", "tags", dict),
-    Wire("time", "time"),
-)
-
-EVENTS: dict[Any, tuple[Wire, ...]] = {
-    Connected: (
-        _ID,
-        Wire("connection", "connection"),
-        Wire("user", "user"),
-        Wire("node", "node"),
-        Wire("heartbeat", "heartbeat"),
-        Wire("expires_in", "expires_in"),
-        Wire("limits", "limits", dict),
-        Wire(
-            "subs",
-            "subs",
-            _subs,
-            lambda subs: {name: event_of(reply) for name, reply in subs.items()},
-        ),
-    ),
-    Subscribed: (
-        _ID,
-        _CHANNEL,
-        _POSITION,
-        Wire("recovered", "recovered"),
-        _MESSAGES,
-        _MEMBERS,
-    ),
-    Unsubscribed: (_ID, _CHANNEL, Wire("code", "code"), Wire("reason", "reason")),
-    Published: (_ID, _CHANNEL, Wire("message", "message", str, fields.since)),
-    PresenceState: (
-        _ID,
-        _CHANNEL,
-        Wire("connections", "connections"),
-        Wire("users", "users"),
-        _MEMBERS,
-    ),
-    HistoryPage: (_ID, _CHANNEL, _POSITION, _MESSAGES),
-    Refreshed: (_ID, Wire("expires_in", "expires_in")),
-    PongReply: (_ID,),
-    Error: (
-        _ID,
-        Wire("code", "code", str, ErrorCode),
-        Wire("message", "message"),
-        Wire("retry_after_ms", "retry_after_ms"),
-    ),
-    Message: _MESSAGE,
-    Join: (_CHANNEL, _MEMBER),
-    Leave: (_CHANNEL, _MEMBER),
-    Gap: (_CHANNEL, Wire("reason", "reason"), _POSITION),
-    ServerPing: (),
-    Expiring: (Wire("seconds", "in"),),
-    Reconnect: (Wire("after_ms", "after_ms"), Wire("reason", "reason")),
-}
-"""Everything a server says, field by field, in the order in which it is written."""
-
-_BY_NAME: dict[str, Any] = {
-    kind.type: kind for kind in EVENTS if kind is not PongReply and kind is not ServerPing
-}
+    read: fields.Check
+    required: bool = False
+    spell: Callable[[Any], Any] | None = None
+    """None where a value is spelled as it is."""
 
 
 def map_of(event: ServerMessage) -> dict[str, Any]:
     """Return the map that spells *event*; absent fields are left out."""
     spelled: dict[str, Any] = {"type": event.type}
-    for attribute, name, spell, _ in EVENTS[type(event)]:
+    for attribute, name, _, _, spell in EVENTS[type(event)]:
         value = getattr(event, attribute)
         if value is not None:
-            spelled[name] = spell(value)
+            spelled[name] = value if spell is None else spell(value)
     return spelled
 
 
@@ -190,15 +67,144 @@ def event_of(received: Mapping[str, Any]) -> ServerMessage:
 
     For clients, load tests and the test vectors: a gateway never reads these.
     """
-    kind = received.get("type")
-    made = {"pong": PongReply, "ping": ServerPing}.get(str(kind)) or _BY_NAME.get(str(kind))
-    if made is None:
-        raise fields.expected("a reply or a push", kind)
-    try:
-        values = {
-            wire.attribute: wire.read(received[wire.name]) for wire in EVENTS[made] if wire.name in received
-        }
-        event: ServerMessage = made(**values)
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadRequest(f"{kind}: {error}") from None
+    event: ServerMessage = _read(received, _BY_NAME)
     return event
+
+
+def _read(received: Mapping[str, Any], among: Mapping[str, Any]) -> Any:
+    kind = received.get("type")
+    made = among.get(kind) if type(kind) is str else None
+    name = "type"
+    try:
+        if made is None:
+            raise fields.expected(f"one of {', '.join(among)}", kind)
+        values: dict[str, Any] = {}
+        for attribute, name, read, required, _ in EVENTS[made]:
+            value = received.get(name)
+            if value is not None or (name == "data" and name in received):
+                values[attribute] = read(value)
+            elif required:
+                raise BadRequest("is missing")  # noqa: TRY301 (the handler below adds the field's name)
+        return made(**values)
+    except BadRequest as fault:
+        raise BadRequest(f"{kind}.{name}: {fault.message}" if made else f"{name}: {fault.message}") from None
+
+
+def _spell_member(member: Member) -> dict[str, Any]:
+    spelled = {"connection": member.connection, "user": member.user}
+    return spelled if member.info is None else {**spelled, "info": member.info}
+
+
+def _read_member(value: Any) -> Member:
+    connection, user = _read_who(value)
+    return Member(connection, user, value.get("info"))
+
+
+def _spell_members(members: Any) -> list[dict[str, Any]]:
+    return [_spell_member(member) for member in members]
+
+
+def _spell_sender(sender: Sender) -> dict[str, Any]:
+    return {"connection": sender.connection, "user": sender.user}
+
+
+def _read_sender(value: Any) -> Sender:
+    return Sender(*_read_who(value))
+
+
+def _read_who(value: Any) -> list[str]:
+    given = fields.mapping(value)
+    return [fields.part(name, fields.string, given.get(name)) for name in ("connection", "user")]
+
+
+def _spell_messages(messages: Any) -> list[Any]:
+    return [map_of(item) if isinstance(item, Message) else item for item in messages]
+
+
+def _read_message(value: Any) -> Any:
+    return _read(fields.mapping(value), {Message.type: Message})
+
+
+def _spell_subs(subs: Any) -> dict[str, Any]:
+    return {name: map_of(reply) for name, reply in subs.items()}
+
+
+def _read_subs(value: Any) -> dict[str, Any]:
+    replies = {Subscribed.type: Subscribed, Error.type: Error}
+    given = fields.mapping(value).items()
+    return {
+        name: fields.part(name, lambda reply: _read(fields.mapping(reply), replies), reply)
+        for name, reply in given
+    }
+
+
+_ID = Wire("id", "id", fields.command_id, required=True)
+_MAYBE_ID = Wire("id", "id", fields.command_id)
+_CHANNEL = Wire("channel", "channel", fields.string, required=True)
+_POSITION = Wire("position", "position", fields.since, spell=str)
+_MESSAGE_ID = Wire("message", "message", fields.since, spell=str)
+_MEMBER = Wire("member", "member", _read_member, required=True, spell=_spell_member)
+_MEMBERS = Wire("members", "members", fields.array_of(_read_member), spell=_spell_members)
+_MESSAGES = Wire("messages", "messages", fields.array_of(_read_message), spell=_spell_messages)
+_REASON = Wire("reason", "reason", fields.string, required=True)
+
+EVENTS: dict[Any, tuple[Wire, ...]] = {
+    Connected: (
+        _ID,
+        Wire("connection", "connection", fields.string, required=True),
+        Wire("user", "user", fields.string, required=True),
+        Wire("node", "node", fields.string, required=True),
+        Wire("heartbeat", "heartbeat", fields.number, required=True),
+        Wire("expires_in", "expires_in", fields.number),
+        Wire("limits", "limits", fields.mapping, spell=dict),
+        Wire("subs", "subs", _read_subs, spell=_spell_subs),
+    ),
+    Subscribed: (
+        _MAYBE_ID,
+        _CHANNEL,
+        _POSITION,
+        Wire("recovered", "recovered", fields.flag),
+        _MESSAGES,
+        _MEMBERS,
+    ),
+    Unsubscribed: (
+        _MAYBE_ID,
+        _CHANNEL,
+        Wire("code", "code", fields.string),
+        Wire("reason", "reason", fields.string),
+    ),
+    Published: (_ID, _CHANNEL, _MESSAGE_ID),
+    PresenceState: (
+        _ID,
+        _CHANNEL,
+        Wire("connections", "connections", fields.count, required=True),
+        Wire("users", "users", fields.count, required=True),
+        _MEMBERS,
+    ),
+    HistoryPage: (_ID, _CHANNEL, _POSITION, _MESSAGES),
+    Refreshed: (_ID, Wire("expires_in", "expires_in", fields.number, required=True)),
+    PongReply: (_ID,),
+    Error: (
+        _MAYBE_ID,
+        Wire("code", "code", fields.one_of(ErrorCode), required=True, spell=str),
+        Wire("message", "message", fields.string, required=True),
+        Wire("retry_after_ms", "retry_after_ms", fields.count),
+    ),
+    Message: (
+        _CHANNEL,
+        _MESSAGE_ID,
+        Wire("data", "data", fields.payload, required=True),
+        Wire("sender", "from", _read_sender, spell=_spell_sender),
+        Wire("tags", "tags", fields.tags, spell=dict),
+        Wire("time", "time", fields.count),
+    ),
+    Join: (_CHANNEL, _MEMBER),
+    Leave: (_CHANNEL, _MEMBER),
+    Gap: (_CHANNEL, _REASON, _POSITION),
+    ServerPing: (),
+    Expiring: (Wire("seconds", "in", fields.number, required=True),),
+    Reconnect: (Wire("after_ms", "after_ms", fields.count, required=True), _REASON),
+}
+"""Everything a server says, field by field, in the order in which it is written."""
+
+_BY_NAME: dict[str, Any] = {kind.type: kind for kind in EVENTS}

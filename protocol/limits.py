@@ -9,7 +9,10 @@ COMMAND_ID = 2**53 - 1
 """The largest command id: what a JavaScript number holds exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
 DEPTH = 64
-"""Levels of arrays and maps in one message; orjson encodes 254, a phone's parser often fewer."""
+"""Levels of arrays and maps in a message from a client; orjson encodes 254, a phone's parser often fewer."""
+
+EVENT_DEPTH = DEPTH + 4
+"""Levels in what a server says: `data` is one level down in a `publish`, and up to five in a `connected`."""
 
 MESSAGE_SIZE = 64 * 1024
 """Bytes in one message from a client, before the link closes with 1009."""
@@ -18,7 +21,7 @@ IDEMPOTENCY_KEY = 128
 """Characters in the `key` of a publish."""
 
 TOKEN_SIZE = 8 * 1024
-"""Bytes in a token; longer ones are refused before any cryptography."""
+"""Characters in a token; longer ones are refused before any cryptography."""
 
 TAGS = 32
 """Entries in the `tags` of a message; keys and values have at most `TAG_SIZE` characters."""

@@ -236,7 +236,7 @@ class HistoryPage:
     type: ClassVar[str] = "history"
     id: int
     channel: str
-    position: MessageId | None
+    position: MessageId | None = None
     messages: Sequence[Any] = ()
 
 
@@ -282,8 +282,10 @@ class Gap:
     type: ClassVar[str] = "gap"
     channel: str
     reason: str
-    """`overflow` (this client was too slow), `trimmed` (history no longer reaches back), `reset` (the store lost writes)."""
+    """`overflow` (this client was too slow), `trimmed` (history no longer reaches back), `reset` (the store
+    lost writes)."""
     position: MessageId | None = None
+    """The last message that is missing."""
 
 
 @dataclass(frozen=True, slots=True)

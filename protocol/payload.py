@@ -1,11 +1,13 @@
-"""What a message carries: checked once, kept as canonical JSON bytes, turned into MessagePack only where someone wants it."""
+"""What a message carries: checked once, kept as canonical JSON, made MessagePack where someone wants it."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import msgpack
 import orjson
@@ -14,7 +16,10 @@ from protocol import limits
 from protocol.errors import BadRequest
 
 _EXPONENT = re.compile(rb"e\+?\d")
-"""How orjson writes any float that an integer beyond 64 bits became; rare enough in text to pay for the exact check."""
+"""How orjson writes any float that an integer beyond 64 bits became; rare enough for the exact check."""
+
+_PLAIN = frozenset({type(None), bool, int, float, str, list, dict})
+_FOREIGN = {bytes: "binary data", msgpack.ExtType: "an extension type", msgpack.Timestamp: "a timestamp"}
 
 
 class Payload:
@@ -31,7 +36,7 @@ class Payload:
     def msgpack(self) -> bytes:
         """The same value as MessagePack, encoded at the first use."""
         if self._msgpack is None:
-            packed: bytes = msgpack.packb(self.value)
+            packed: bytes = _packer.pack(self.value)
             self._msgpack = packed
         return self._msgpack
 
@@ -54,62 +59,102 @@ class Payload:
 
 
 def payload_of(value: Any, *, source: bytes | None = None) -> Payload:
-    """Return *value* as a payload.
+    """Return *value*, as `decode_json` or `decode_msgpack` gave it, as a payload.
 
-    *source* is the JSON text that *value* was decoded from, where it was: integers beyond 64 bits, which orjson turns into
-    floats without a word, are then found and refused. `BadRequest` for what JSON cannot carry: bytes, extension types,
-    keys that are no strings, lone surrogates, or nesting deeper than orjson encodes.
+    *source* is the JSON text that *value* stands in, where it came from one: integers beyond 64 bits, which
+    orjson turns into floats without a word, are then found and refused. `BadRequest` for what JSON cannot
+    carry: bytes, extension types, keys that are no strings, lone surrogates, or what orjson finds too deep.
     """
     try:
         encoded = orjson.dumps(value)
     except (TypeError, ValueError) as error:
-        raise BadRequest(f"data: {_plain(error)}; data must be what JSON can carry") from None
-    if source is not None and _EXPONENT.search(encoded):
-        check_integers(source)
+        raise BadRequest(f"{_first_line(error)}; data must be what JSON can carry") from None
+    if source is not None:
+        check_integers(encoded, source)
     return Payload(encoded)
 
 
-def check_integers(source: bytes) -> None:
-    """Raise `BadRequest` where the JSON text *source* holds an integer that 64 bits cannot carry."""
-    json.loads(source, parse_int=_exact_int)
+def check_integers(encoded: bytes, source: bytes) -> None:
+    """Raise `BadRequest` where *encoded* holds what is an integer beyond 64 bits in its JSON *source*."""
+
+    def check(text: str) -> None:
+        if _beyond_64_bits(text) and orjson.dumps(float(text)) in encoded:
+            shown = text if len(text) <= 24 else f"{text[:24]}…"
+            raise BadRequest(f"{shown} does not fit 64 bits; send it as a string")
+
+    if _EXPONENT.search(encoded):
+        json.loads(source, parse_int=check)
 
 
 def check_value(value: Any, depth: int = limits.DEPTH) -> None:
-    """Raise `BadRequest` where *value*, decoded from MessagePack, holds what JSON cannot carry or nests deeper than *depth*."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise BadRequest(f"{value} is no number that JSON can carry")
-    elif isinstance(value, dict | list):
-        if depth == 0:
-            raise BadRequest(f"nested deeper than {limits.DEPTH} levels")
-        for key in value if isinstance(value, dict) else ():
-            if not isinstance(key, str):
-                raise BadRequest(f"a map key is a {type(key).__name__}; keys must be strings")
-        for item in value.values() if isinstance(value, dict) else value:
-            check_value(item, depth - 1)
-    elif value is not None and not isinstance(value, str | int):
-        raise BadRequest(f"a {type(value).__name__} is nothing that JSON can carry; send text, e.g. base64")
+    """Raise `BadRequest` where *value*, from MessagePack, is more than JSON carries or deeper than *depth*.
+
+    What orjson writes needs no look at every item, unless it has brackets enough to be deep, or a null, which
+    is also how orjson writes NaN and infinity: 0.6 µs instead of 3.5 for a small publish.
+    """
+    try:
+        encoded = orjson.dumps(value)
+    except (TypeError, ValueError):
+        encoded = b"null"
+    if b"null" in encoded or brackets(encoded) > depth:
+        _check_levels(value, depth)
 
 
 def check_depth(value: Any, depth: int = limits.DEPTH) -> None:
     """Raise `BadRequest` where *value* nests deeper than *depth* levels."""
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise BadRequest(f"nested deeper than {limits.DEPTH} levels")
-        for item in value.values() if isinstance(value, dict) else value:
-            check_depth(item, depth - 1)
+    for _ in _levels(value, depth):
+        pass
 
 
-def _exact_int(text: str) -> int:
-    if len(text) > 20 or not limits.INT_MIN <= int(text) <= limits.INT_MAX:
-        _refuse_int(text)
-    return int(text)
+def brackets(encoded: bytes) -> int:
+    """Return how deep the JSON text *encoded* nests at most: one look in C that spares most a walk."""
+    return encoded.count(b"[") + encoded.count(b"{")
 
 
-def _refuse_int(text: str) -> NoReturn:
-    shown = text if len(text) <= 24 else f"{text[:24]}…"
-    raise BadRequest(f"{shown} does not fit 64 bits; send it as a string")
+def _check_levels(value: Any, depth: int) -> None:
+    for level, maps in _levels(value, depth):
+        kinds = set(map(type, level))
+        for kind in kinds - _PLAIN:
+            name = _FOREIGN.get(kind, kind.__name__)
+            raise BadRequest(f"{name} is nothing that JSON carries; send text, e.g. base64")
+        if float in kinds:
+            _check_floats(level)
+        _check_keys(chain.from_iterable(maps))
 
 
-def _plain(error: Exception) -> str:
+def _levels(value: Any, depth: int) -> Iterator[tuple[list[Any], list[dict[Any, Any]]]]:
+    """Yield what stands at each level of *value*, and the maps among it; `BadRequest` below *depth* levels.
+
+    By level, because chains and sets run in C: 64 KiB of small arrays took 25 ms item by item, and takes 3.
+    """
+    level = [value]
+    for _ in range(depth + 1):
+        maps = [item for item in level if type(item) is dict]
+        yield level, maps
+        arrays = [item for item in level if type(item) is list]
+        if not maps and not arrays:
+            return
+        level = list(chain(chain.from_iterable(arrays), chain.from_iterable(map(dict.values, maps))))
+    raise BadRequest(f"nested deeper than {depth} levels")
+
+
+def _check_floats(level: Iterable[Any]) -> None:
+    for item in level:
+        if type(item) is float and not math.isfinite(item):
+            raise BadRequest(f"{item} is no number that JSON carries")
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for kind in set(map(type, keys)) - {str}:
+        raise BadRequest(f"a map key is a {kind.__name__}; keys must be strings")
+
+
+def _beyond_64_bits(text: str) -> bool:
+    return len(text) > 20 or not limits.INT_MIN <= int(text) <= limits.INT_MAX
+
+
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
+
+
+_packer = msgpack.Packer(autoreset=True)

@@ -1,7 +1,8 @@
 """Message ids: an offset that counts and a uid that cannot be mistaken, `"<offset>-<uid>"`.
 
-The offset alone is not enough: after a failover that lost writes, a store numbers new messages with offsets it had given
-out before, and a client that resumes by number silently misses them. The uid is random and unique at its offset.
+The offset alone is not enough: after a failover that lost writes, a store numbers new messages with offsets
+it had given out before, and a client that resumes by number silently misses them. The uid is random, unique
+at its offset.
 """
 
 from __future__ import annotations
