@@ -1,0 +1,188 @@
+"""Tokens in, identities out: JSON Web Tokens (RFC 7519), signed, verified as RFC 8725 advises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+from joserfc import jws
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
+
+from gateway.access.claims import (
+    DAY,
+    ChannelToken,
+    ClaimRules,
+    Claims,
+    Identity,
+    channel_token_of,
+    identity_of,
+)
+from gateway.access.keys import ALGORITHMS, Key, KeySource, KeysUnavailable, TokenError
+from protocol import limits
+
+__all__ = ["ChannelToken", "Identity", "KeysUnavailable", "TokenError", "Verifier", "mint"]
+
+
+class _Registry(jws.JWSRegistry):
+    """Our algorithms and no others. The sizes only have to admit what a whole token's bound does."""
+
+    max_header_length = limits.TOKEN_SIZE
+    max_payload_length = limits.TOKEN_SIZE
+    max_signature_length = limits.TOKEN_SIZE
+
+    def get_alg(self, name: str) -> Any:
+        """Return the algorithm *name*, without the warning that EdDSA has another name in RFC 9864."""
+        if name not in ALGORITHMS:
+            raise UnsupportedAlgorithmError(f"{name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
+        return self.algorithms[name]
+
+
+# Header parameters that we do not know must be ignored unless `crit` names them (RFC 7515 section 4).
+_REGISTRY: Final = _Registry(strict_check_header=False)
+
+
+class Verifier:
+    """Turns tokens into identities. Signature first, then the claims; errors never show the token."""
+
+    __slots__ = ("_clock", "_keys", "_rules")
+
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        audience: str | None,
+        issuer: str | None,
+        clock: Callable[[], float],
+        leeway: float = 5.0,
+        max_ttl: float = DAY,
+    ) -> None:
+        """Verify with *keys*, and hold the claims against the rest, in seconds; *clock* gives Unix seconds.
+
+        *leeway* allows for an issuer's clock that is ahead of ours; a token's end is never stretched by it.
+        """
+        self._keys = keys
+        self._clock = clock
+        self._rules = ClaimRules(audience=audience, issuer=issuer, leeway=leeway, max_ttl=max_ttl)
+
+    def __repr__(self) -> str:
+        return f"<Verifier {self._keys!r} audience={self._rules.audience!r} issuer={self._rules.issuer!r}>"
+
+    async def identity(self, token: str) -> Identity:
+        """Return who the bearer of a connection token is; `TokenError`, `KeysUnavailable` if nobody can say.
+
+        Suspends only where a key has to be fetched first.
+        """
+        claims = await self._claims(token)
+        return identity_of(claims, now=self._clock(), rules=self._rules)
+
+    async def channel_token(self, token: str) -> ChannelToken:
+        """Return what a channel token opens, to whom; errors and suspension as `identity`."""
+        claims = await self._claims(token)
+        return channel_token_of(claims, now=self._clock(), rules=self._rules)
+
+    async def _claims(self, token: str) -> Claims:
+        signed = _parsed(token)
+        alg, kid = _chosen(signed)
+        key = self._keys.find(kid, alg) or await self._keys.resolve(kid, alg)
+        if not _genuine(signed, key, alg):
+            raise TokenError("the token's signature does not hold: sign it with the configured key")
+        return _payload(signed)
+
+
+def mint(
+    key: Key,
+    *,
+    user: str,
+    ttl: float,
+    now: float,
+    channel: str | None = None,
+    channels: Sequence[str] = (),
+    info: Any | None = None,
+    audience: str | None = None,
+    issuer: str | None = None,
+    token_id: str | None = None,
+) -> str:
+    """Return a token for *user* that ends *ttl* seconds after *now* (Unix); with *channel*, a channel token.
+
+    `ValueError` for whatever a verifier would refuse, and where *key* cannot sign.
+    """
+    if not key.jwk.is_private:
+        raise ValueError(f"a public {key.alg} key cannot sign: mint tokens where the private key is")
+    claims = {
+        "sub": user,
+        "iat": math.floor(now),
+        "exp": _numeric_date(now + ttl),
+        "channel": channel,
+        "channels": list(channels) or None,
+        "info": info,
+        "aud": audience,
+        "iss": issuer,
+        "jti": token_id,
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    check = identity_of if channel is None else channel_token_of
+    try:
+        check(claims, now=now, rules=ClaimRules(audience=audience, issuer=issuer))
+    except TokenError as error:
+        raise ValueError(error.message) from None
+    header = {"alg": key.alg, "typ": "JWT"} | ({} if key.kid is None else {"kid": key.kid})
+    token = jws.serialize_compact(header, orjson.dumps(claims), key.jwk, registry=_REGISTRY)
+    if len(token) > limits.TOKEN_SIZE:
+        raise ValueError(f"the token would have {len(token)} bytes, at most {limits.TOKEN_SIZE} are accepted")
+    return token
+
+
+def _parsed(token: str) -> jws.CompactSignature:
+    if len(token) > limits.TOKEN_SIZE:
+        raise TokenError(f"the token has {len(token)} characters, expected at most {limits.TOKEN_SIZE}")
+    if not token.isascii():
+        raise _malformed()
+    try:
+        return jws.extract_compact(token.encode(), registry=_REGISTRY)
+    except (JoseError, TypeError, ValueError, RecursionError):
+        raise _malformed() from None
+
+
+def _malformed() -> TokenError:
+    return TokenError("this is no token: expected a signed JWT in its compact form, header.payload.signature")
+
+
+def _chosen(signed: jws.CompactSignature) -> tuple[str, str | None]:
+    """Return the `alg` and `kid` of the header; `TokenError` where it wants what we do not offer."""
+    header: object = signed.headers()
+    if not isinstance(header, dict):
+        raise _malformed()
+    if "crit" in header or "b64" in header:
+        # We understand no extension, so that any critical one must be refused (RFC 7515 section 4.1.11).
+        raise TokenError("the token's header has crit or b64, expected neither: no extensions are understood")
+    alg, kid = header.get("alg"), header.get("kid")
+    if not isinstance(alg, str) or alg not in ALGORITHMS:
+        raise TokenError(
+            f"the token's alg is {str(alg)[:16]!r}, expected one of {', '.join(sorted(ALGORITHMS))}"
+        )
+    if kid is not None and not isinstance(kid, str):
+        raise TokenError("the token's kid is not a string")
+    return alg, kid
+
+
+def _genuine(signed: jws.CompactSignature, key: Key, alg: str) -> bool:
+    try:
+        return key.alg == alg and jws.validate_compact(signed, key.jwk, registry=_REGISTRY)
+    except (JoseError, ValueError):
+        return False
+
+
+def _payload(signed: jws.CompactSignature) -> Claims:
+    try:
+        claims = orjson.loads(signed.payload)
+    except orjson.JSONDecodeError:
+        claims = None
+    if not isinstance(claims, dict):
+        raise TokenError("the token's payload is no JSON object, expected one with sub and exp")
+    return claims
+
+
+def _numeric_date(seconds: float) -> float:
+    return int(seconds) if seconds == int(seconds) else round(seconds, 3)
