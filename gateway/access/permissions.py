@@ -1,0 +1,166 @@
+"""The rules of channels, and who may subscribe, publish and read under them. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.access.claims import ChannelToken
+from protocol.channels import namespace_of, personal_user
+from protocol.errors import ClientFault, ErrorCode
+
+Audience = Literal["anyone", "authenticated", "token", "nobody"]
+PublishAudience = Literal["nobody", "subscribers", "authenticated", "anyone"]
+OnSlow = Literal["catch_up", "conflate", "drop_oldest", "disconnect"]
+
+DEFAULT = "default"
+"""The namespace of channels that belong to no other one (PROTOCOL section 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRules:
+    """What a namespace allows and keeps; `history_ttl` in seconds."""
+
+    namespace: str
+    subscribe: Audience = "authenticated"
+    publish: PublishAudience = "nobody"
+    history: int = 0
+    history_ttl: float = 300.0
+    presence: bool = False
+    join_leave: bool = False
+    on_slow: OnSlow = "catch_up"
+
+    @property
+    def effective_on_slow(self) -> OnSlow:
+        """What really happens to a slow subscriber: without history there is nothing to catch up from."""
+        return "drop_oldest" if self.on_slow == "catch_up" and not self.history else self.on_slow
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why something was refused: the `code` and `message` of an `error`."""
+
+    code: ErrorCode
+    message: str
+
+
+class UnknownChannel(ClientFault):
+    """The channel's namespace is not configured, and `strict = true` forbids to fall back on the default."""
+
+    def __init__(self, channel: str, namespace: str) -> None:
+        super().__init__(
+            ErrorCode.UNKNOWN_CHANNEL,
+            f"channel {channel!r} is of no configured namespace: use another, or add [channels.{namespace}]",
+        )
+
+
+class Namespaces:
+    """The rules of every channel, by the part of its name before the first colon."""
+
+    __slots__ = ("_default", "_rules", "_strict")
+
+    def __init__(self, rules: Mapping[str, ChannelRules], *, strict: bool = False) -> None:
+        """Take the *rules* of each namespace; `ValueError` where those of `default` are missing."""
+        if DEFAULT not in rules:
+            raise ValueError(f"no rules for the namespace {DEFAULT!r}: every other one falls back on them")
+        self._rules = dict(rules)
+        self._default = self._rules[DEFAULT]
+        self._strict = strict
+
+    def __repr__(self) -> str:
+        return f"<Namespaces {', '.join(sorted(self._rules))}{' strict' if self._strict else ''}>"
+
+    def rules(self, channel: str) -> ChannelRules:
+        """Return the rules of *channel*; `UnknownChannel` for an unconfigured namespace where that is strict.
+
+        A personal channel has the default's, whatever colons its user's name contains.
+        """
+        namespace = namespace_of(channel)
+        if namespace is None:
+            return self._default
+        found = self._rules.get(namespace)
+        if found is not None:
+            return found
+        if self._strict:
+            raise UnknownChannel(channel, namespace)
+        return self._default
+
+
+def may_subscribe(
+    rules: ChannelRules,
+    *,
+    user: str,
+    channel: str,
+    channel_token: ChannelToken | None,
+    granted: Collection[str],
+) -> Denied | None:
+    """Return None where *user* may subscribe to *channel* of its own accord, else why not.
+
+    *user* is empty for an anonymous connection, *channel_token* is verified already, *granted* are the
+    `channels` of the connection's token. A token for another user or channel counts as none. What the server
+    subscribes to is not asked about here: `nobody` refuses everything else.
+    """
+    owner = personal_user(channel)
+    if owner is not None:
+        return None if owner == user else _not_the_owner(channel)
+    rule = rules.subscribe
+    if rule == "anyone" or (rule == "authenticated" and user):
+        return None
+    if rule != "nobody" and (channel in granted or _opens(channel_token, user, channel)):
+        return None
+    return _denied(rules, "subscribe", channel, _SUBSCRIBE_REMEDY[rule])
+
+
+def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Denied | None:
+    """Return None where *user* may publish under *rules*, else why not, naming *channel*."""
+    rule = rules.publish
+    if rule == "anyone" or (rule == "authenticated" and user) or (rule == "subscribers" and subscribed):
+        return None
+    return _denied(rules, "publish", channel, _PUBLISH_REMEDY[rule])
+
+
+def may_read(rules: ChannelRules, *, subscribed: bool, channel: str = "") -> Denied | None:
+    """Return None where history and presence may be read, which is for subscribers, else why not."""
+    if subscribed:
+        return None
+    return Denied(
+        ErrorCode.NOT_SUBSCRIBED,
+        f"{_name(rules, channel)}: only its subscribers read history and presence; subscribe first",
+    )
+
+
+_SUBSCRIBE_REMEDY: dict[Audience, str] = {
+    "nobody": "only the server subscribes clients here",
+    "token": "send a channel token for this user and channel in `subscribe`",
+    "authenticated": "connect with a token",
+}
+_PUBLISH_REMEDY: dict[PublishAudience, str] = {
+    "nobody": "publish through the push API",
+    "subscribers": "subscribe first",
+    "authenticated": "connect with a token",
+}
+
+
+def _opens(token: ChannelToken | None, user: str, channel: str) -> bool:
+    return token is not None and token.channel == channel and token.user == user
+
+
+def _not_the_owner(channel: str) -> Denied:
+    return Denied(
+        ErrorCode.PERMISSION_DENIED,
+        f"channel {channel!r} is personal: only its own user follows it, from connect on",
+    )
+
+
+def _denied(rules: ChannelRules, key: Literal["subscribe", "publish"], channel: str, remedy: str) -> Denied:
+    rule = getattr(rules, key)
+    return Denied(ErrorCode.PERMISSION_DENIED, f'{_name(rules, channel)} has {key} = "{rule}": {remedy}')
+
+
+def _name(rules: ChannelRules, channel: str) -> str:
+    return (
+        f"channel {channel!r} of namespace {rules.namespace!r}"
+        if channel
+        else f"namespace {rules.namespace!r}"
+    )

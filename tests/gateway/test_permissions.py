@@ -1,0 +1,178 @@
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+
+from gateway.access.claims import ChannelToken
+from gateway.access.permissions import (
+    Audience,
+    ChannelRules,
+    Denied,
+    Namespaces,
+    OnSlow,
+    PublishAudience,
+    UnknownChannel,
+    may_publish,
+    may_read,
+    may_subscribe,
+)
+from protocol.errors import ErrorCode
+
+DEFAULT = ChannelRules("default")
+CHAT = ChannelRules("chat", history=10)
+NAMESPACES = {"default": DEFAULT, "chat": CHAT}
+
+TOKEN = ChannelToken("ann", "chat:1", expires_at=None)
+
+
+@pytest.mark.parametrize(
+    ("channel", "rules"),
+    [
+        ("chat:1", CHAT),
+        ("chat:1:2", CHAT),
+        ("chat:", CHAT),
+        ("chat", DEFAULT),
+        ("chatter:1", DEFAULT),
+        ("Chat:1", DEFAULT),
+        (":1", DEFAULT),
+        ("news", DEFAULT),
+        ("default:1", DEFAULT),
+        ("@chat:1", DEFAULT),
+        ("@ann", DEFAULT),
+    ],
+)
+def test_a_channel_has_the_rules_of_what_stands_before_its_first_colon(
+    channel: str, rules: ChannelRules
+) -> None:
+    assert Namespaces(NAMESPACES).rules(channel) is rules
+
+
+@pytest.mark.parametrize("channel", ["chat:1", "news", "default:1", "@ann", "@tenant:ann"])
+def test_strict_namespaces_know_what_is_configured_or_has_no_namespace(channel: str) -> None:
+    namespaces = Namespaces(NAMESPACES, strict=True)
+    assert namespaces.rules(channel) is Namespaces(NAMESPACES).rules(channel)
+
+
+@pytest.mark.parametrize("channel", ["game:1", ":1", "Chat:1"])
+def test_strict_namespaces_refuse_an_unknown_one(channel: str) -> None:
+    with pytest.raises(UnknownChannel) as refused:
+        Namespaces(NAMESPACES, strict=True).rules(channel)
+    assert refused.value.code == "unknown_channel"
+    assert repr(channel) in refused.value.message
+
+
+def test_namespaces_need_a_default() -> None:
+    with pytest.raises(ValueError, match="'default'"):
+        Namespaces({"chat": CHAT})
+
+
+@pytest.mark.parametrize(
+    ("on_slow", "history", "effective"),
+    [
+        ("catch_up", 0, "drop_oldest"),
+        ("catch_up", 1, "catch_up"),
+        ("conflate", 0, "conflate"),
+        ("drop_oldest", 5, "drop_oldest"),
+        ("disconnect", 0, "disconnect"),
+    ],
+)
+def test_nothing_catches_up_without_history(on_slow: OnSlow, history: int, effective: OnSlow) -> None:
+    assert ChannelRules("x", on_slow=on_slow, history=history).effective_on_slow == effective
+
+
+NOBODY: Collection[str] = frozenset()
+GRANTED: Collection[str] = frozenset({"chat:1"})
+
+
+@pytest.mark.parametrize(
+    ("rule", "user", "token", "granted", "may"),
+    [
+        ("anyone", "", None, NOBODY, True),
+        ("anyone", "ann", None, NOBODY, True),
+        ("anyone", "ann", replace(TOKEN, user="bob"), NOBODY, True),
+        ("authenticated", "", None, NOBODY, False),
+        ("authenticated", "ann", None, NOBODY, True),
+        ("authenticated", "", TOKEN, NOBODY, False),
+        ("token", "", None, NOBODY, False),
+        ("token", "", TOKEN, NOBODY, False),
+        ("token", "ann", None, NOBODY, False),
+        ("token", "ann", TOKEN, NOBODY, True),
+        ("token", "ann", None, GRANTED, True),
+        ("token", "ann", None, frozenset({"chat:2", "chat"}), False),
+        ("token", "bob", TOKEN, NOBODY, False),
+        ("token", "ann", replace(TOKEN, channel="chat:2"), NOBODY, False),
+        ("nobody", "ann", None, NOBODY, False),
+        ("nobody", "ann", TOKEN, NOBODY, False),
+        ("nobody", "ann", None, GRANTED, False),
+    ],
+)
+def test_who_may_subscribe(
+    rule: Audience, user: str, token: ChannelToken | None, granted: Collection[str], may: bool
+) -> None:
+    denied = may_subscribe(
+        replace(CHAT, subscribe=rule), user=user, channel="chat:1", channel_token=token, granted=granted
+    )
+    assert (denied is None) is may
+    if denied is not None:
+        assert denied.code is ErrorCode.PERMISSION_DENIED
+        assert "'chat:1'" in denied.message
+        assert f'subscribe = "{rule}"' in denied.message
+
+
+@pytest.mark.parametrize("rule", ["anyone", "authenticated", "token", "nobody"])
+@pytest.mark.parametrize(
+    ("user", "channel", "may"),
+    [
+        ("ann", "@ann", True),
+        ("bob", "@ann", False),
+        ("", "@ann", False),
+        ("an", "@ann", False),
+        ("Ann", "@ann", False),
+        ("@ann", "@ann", False),
+        ("t:ann", "@t:ann", True),
+        ("ann", "@t:ann", False),
+    ],
+)
+def test_a_personal_channel_is_its_users_whatever_the_rules_and_tokens(
+    rule: Audience, user: str, channel: str, may: bool
+) -> None:
+    denied = may_subscribe(
+        replace(DEFAULT, subscribe=rule),
+        user=user,
+        channel=channel,
+        channel_token=ChannelToken(user, channel, expires_at=None),
+        granted={channel},
+    )
+    assert (denied is None) is may
+
+
+@pytest.mark.parametrize(
+    ("rule", "user", "subscribed", "may"),
+    [
+        ("nobody", "ann", True, False),
+        ("subscribers", "ann", True, True),
+        ("subscribers", "", True, True),
+        ("subscribers", "ann", False, False),
+        ("authenticated", "ann", False, True),
+        ("authenticated", "", True, False),
+        ("anyone", "", False, True),
+    ],
+)
+def test_who_may_publish(rule: PublishAudience, user: str, subscribed: bool, may: bool) -> None:
+    rules = replace(CHAT, publish=rule)
+    denied = may_publish(rules, user=user, subscribed=subscribed, channel="chat:1")
+    assert (denied is None) is may
+    if denied is not None:
+        assert denied.code is ErrorCode.PERMISSION_DENIED
+        assert f"'chat:1' of namespace 'chat' has publish = \"{rule}\"" in denied.message
+        unnamed = may_publish(rules, user=user, subscribed=subscribed)
+        assert unnamed is not None
+        assert unnamed.message.startswith("namespace 'chat' has publish")
+
+
+def test_only_subscribers_read() -> None:
+    assert may_read(CHAT, subscribed=True) is None
+    denied = may_read(CHAT, subscribed=False, channel="chat:1")
+    assert isinstance(denied, Denied)
+    assert denied.code is ErrorCode.NOT_SUBSCRIBED
+    assert "subscribe first" in denied.message
