@@ -94,6 +94,13 @@ def whole(value: object) -> object:
     return value
 
 
+def rate(value: object) -> object:
+    """Refuse `true` and `false`, as `whole` does."""
+    if isinstance(value, bool):
+        raise unfit("not a number", "write a number")
+    return value
+
+
 def _number(value: object) -> float | None:
     """Return *value* as a finite float where it is a number or its text, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -109,17 +116,18 @@ class Address(SecretStr):
     """A URL that may hold a password: shown with that left out; `get_secret_value()` is the whole."""
 
     def _display(self) -> str:
-        """Return the URL without what stands before its host or after its path."""
+        """Return what may be shown of the URL: pydantic's hook for `str` and `repr`."""
         return redacted(self._secret_value)
 
 
 def redacted(url: str) -> str:
-    """Return *url* without its user, password and query."""
+    """Return the scheme and host of *url*; `***` where it cannot be told what else it holds."""
     scheme, mark, rest = url.partition("://")
-    if not mark:
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # An @ further on may end a password in which / ? # were not escaped.
+    if not mark or "@" in rest[len(authority) :]:
         return "***" if url else ""
-    host = rest.partition("?")[0].rpartition("@")[2]
-    return f"{scheme}://{host}"
+    return f"{scheme}://{authority.rpartition('@')[2]}"
 
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
@@ -129,7 +137,7 @@ Period = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
 Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(whole), Field(ge=1)]
-Rate = Annotated[float, BeforeValidator(whole), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(rate), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(whole), Field(ge=0, le=65_535)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 Listed = BeforeValidator(items)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 
 from gateway.settings import ConfigError, Settings, load
 from gateway.settings.faults import keys
+from gateway.settings.units import Address, redacted
 
 SECRET = "a-secret-that-nobody-may-ever-read-in-a-log"
 OURS = Path(__file__).parents[2] / "gateway.toml"
@@ -118,6 +119,10 @@ ONE_FAULT = [
     ("[limits]\ndepth = 1000", "limits.depth = 1000: too large; give at most 128"),
     ("[limits]\ncommands_per_second = 0", "limits.commands_per_second = 0: too small; give more than 0"),
     ("[limits]\ncommands_per_second = inf", "limits.commands_per_second = inf: not a number; write a number"),
+    (
+        "[limits]\ncommands_per_second = true",
+        "limits.commands_per_second = true: not a number; write a number",
+    ),
     ('[limits]\ncommands_per_second = "x"', 'limits.commands_per_second = "x": not a number; write a number'),
     ("[listen.public]\nport = 65536", "listen.public.port = 65536: too large; give at most 65535"),
     ("[listen.public]\nhost = 7", "listen.public.host = 7: not text; write it between quotes"),
@@ -186,7 +191,7 @@ ONE_FAULT = [
     ),
     (
         f'[broker]\nkind = "redis"\nurl = "http://u:{SECRET}@h/?p={SECRET}"',
-        'broker.url = "http://h/": not a Redis URL; write "redis://host:6379", rediss:// or unix://',
+        'broker.url = "http://h": not a Redis URL; write "redis://host:6379", rediss:// or unix://',
     ),
     (
         f'[broker]\nkind = "redis"\nurls = ["{SECRET}"]',
@@ -561,9 +566,28 @@ def test_no_secret_in_a_repr(file: Path) -> None:
         SECRET
         not in repr(settings) + str(settings) + repr(settings.model_dump()) + settings.model_dump_json()
     )
-    assert "redis://redis.example.com/0" in repr(settings.broker)
+    assert "redis://redis.example.com" in repr(settings.broker)
     assert settings.broker.addresses() == (f"redis://me:{SECRET}@redis.example.com/0",)
     assert settings.auth.secret == SecretStr(SECRET)
+
+
+URLS = [
+    ("redis://h", "redis://h"),
+    (f"redis://u:{SECRET}@h:1/0", "redis://h:1"),
+    (f"redis://:{SECRET}@{SECRET}@h", "redis://h"),
+    (f"redis://:p/{SECRET}@h", "***"),
+    (f"redis://:p?{SECRET}@h", "***"),
+    (f"redis://h/0?password={SECRET}", "redis://h"),
+    (f"unix:///run/redis?password={SECRET}", "unix://"),
+    (SECRET, "***"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), URLS)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+    assert repr(Address(url)) == f"Address('{shown}')"
 
 
 def test_a_node_has_a_name() -> None:
