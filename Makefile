@@ -46,7 +46,7 @@ fix: setup ## apply what ruff can fix, and the format
 	$(BIN)/ruff format
 
 bench: setup ## compare with nchan, side by side on this machine
-	@.ci/need nchan
+	@.ci/need cc nchan
 	$(BIN)/python bench/compare.py
 
 loadtest: setup ## minutes of load from locust, checked against the objectives
