@@ -1,0 +1,104 @@
+"""The bodies of requests; unknown fields are ignored, null stands for an absent one, except in `data`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from protocol import limits
+from protocol.errors import CloseCode
+
+ADDRESSEES = 1_000
+"""Channels, users or commands in one request (PROTOCOL section 5)."""
+USER_SIZE = 128
+"""Characters in a user's name, as in a token's `sub`."""
+REASON_SIZE = 123
+"""Bytes in the reason of a Close frame: 125 in a control frame less the code (RFC 6455 section 5.5)."""
+NAME_SIZE = 128
+"""Characters in the id of a connection."""
+
+ChannelName = Annotated[
+    str,
+    Field(pattern=rf"^[A-Za-z0-9_.:@~-]{{1,{limits.CHANNEL_NAME}}}$", examples=["chat:42"]),
+]
+Key = Annotated[str, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY, examples=["order-1871-paid"])]
+Tag = Annotated[str, Field(max_length=limits.TAG_SIZE)]
+Connections = Annotated[list[Annotated[str, Field(max_length=NAME_SIZE)]], Field(max_length=ADDRESSEES)]
+
+
+class Body(BaseModel):
+    """A map that types are taken from as they are: no number is read out of a string."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Content(Body):
+    """What is to be published, wherever it goes."""
+
+    data: Annotated[Any, Field(description="Any JSON value.", examples=[{"text": "hello"}])]
+    key: Annotated[
+        Key | None,
+        Field(
+            description="Idempotency: the same key in the same channel publishes once within five minutes."
+        ),
+    ] = None
+    tags: Annotated[
+        Annotated[dict[Tag, Tag], Field(max_length=limits.TAGS)] | None,
+        Field(description="Strings that travel with the message."),
+    ] = None
+    exclude: Annotated[Connections | None, Field(description="Connections that are not to get it.")] = None
+    history: Annotated[bool | None, Field(description="false: deliver it, but do not keep it.")] = None
+
+
+class Publish(Content):
+    """One message for one channel."""
+
+    channel: ChannelName
+
+
+class Broadcast(Content):
+    """One message for each of many channels."""
+
+    channels: Annotated[list[str], Field(max_length=ADDRESSEES, examples=[["chat:42", "chat:43"]])]
+
+
+class Notify(Content):
+    """One message for each of many users, on their personal channels."""
+
+    users: Annotated[list[str], Field(max_length=ADDRESSEES, examples=[["alice", "bob"]])]
+
+
+class Command(Body):
+    """One command of a batch."""
+
+    publish: Publish
+
+
+class Batch(Body):
+    """Commands that are carried out in order, each on its own."""
+
+    commands: Annotated[list[SkipValidation[Command]], Field(max_length=ADDRESSEES)]
+
+
+class Disconnect(Body):
+    """Why a user's connections are closed, and which of them are not."""
+
+    code: Annotated[int | None, Field(ge=4000, le=4999, description="The close code; 4005 if absent.")] = None
+    reason: Annotated[
+        str | None, Field(description=f"At most {REASON_SIZE} bytes of UTF-8.", examples=["signed out"])
+    ] = None
+    except_: Annotated[
+        Connections | None, Field(alias="except", description="Connections that are left alone.")
+    ] = None
+
+    @property
+    def close_code(self) -> int:
+        """The code to close with."""
+        return CloseCode.DISCONNECTED if self.code is None else self.code
+
+
+class ChannelChoice(Body):
+    """The channel that a user's connections are to follow, or no longer to follow."""
+
+    channel: ChannelName

@@ -1,0 +1,195 @@
+"""The bodies of answers, for the OpenAPI document; nothing is checked against them at run time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from protocol.errors import ErrorCode
+
+MessageId = Annotated[str, Field(description="Opaque: `<offset>-<uid>`.", examples=["7-5f2c9a01d3e4"])]
+
+
+class ErrorBody(BaseModel):
+    """Why it was not carried out."""
+
+    code: ErrorCode
+    message: str
+    retry_after_ms: Annotated[int | None, Field(description="With `rate_limited` and `unavailable`.")] = None
+
+
+class Failed(BaseModel):
+    """What every error answers, whatever its status."""
+
+    error: ErrorBody
+
+
+class Published(BaseModel):
+    """The message is in the channel's history, if it has one, and with every node that has a subscriber."""
+
+    channel: str
+    message: Annotated[MessageId | None, Field(description="Absent where it was not stored.")] = None
+    replayed: Annotated[bool, Field(description="An earlier request with the same `key` published it.")]
+
+
+class FailedChannel(Failed):
+    """A channel that did not get it."""
+
+    channel: str
+
+
+class Broadcasted(BaseModel):
+    """One result per channel, in the order of the request."""
+
+    results: list[Published | FailedChannel]
+
+
+class NotifiedUser(Published):
+    """The message is on its way to the user's connections."""
+
+    user: str
+
+
+class FailedUser(Failed):
+    """A user that did not get it."""
+
+    user: str
+
+
+class Notified(BaseModel):
+    """One result per user, in the order of the request."""
+
+    results: list[NotifiedUser | FailedUser]
+
+
+class BatchDone(BaseModel):
+    """One result per command, in order."""
+
+    results: list[Published | Failed]
+
+
+class ChannelEntry(BaseModel):
+    """A channel that somebody follows."""
+
+    channel: str
+    subscribers: int
+
+
+class ChannelList(BaseModel):
+    """A page of the channels that somebody follows, by name."""
+
+    channels: list[ChannelEntry]
+    cursor: Annotated[str | None, Field(description="For the next page; absent on the last one.")] = None
+
+
+class ChannelInfo(BaseModel):
+    """One channel: how many follow it, and what is kept of it."""
+
+    channel: str
+    subscribers: int
+    users: Annotated[int | None, Field(description="Who is present; absent where presence is off.")] = None
+    position: Annotated[
+        MessageId | None, Field(description="Of the newest message; absent without history.")
+    ] = None
+    history: Annotated[int, Field(description="Messages kept.")]
+
+
+class MemberEntry(BaseModel):
+    """One connection that is present."""
+
+    connection: str
+    user: str
+    info: Any = None
+
+
+class PresenceInfo(BaseModel):
+    """Who is in the channel, as the WebSocket command `presence` tells it."""
+
+    channel: str
+    connections: int
+    users: int
+    members: list[MemberEntry] | None = None
+
+
+class SenderEntry(BaseModel):
+    """The connection that published a message."""
+
+    connection: str
+    user: str
+
+
+class MessageEntry(BaseModel):
+    """A message exactly as subscribers are pushed it."""
+
+    type: Annotated[str, Field(examples=["message"])]
+    channel: str
+    message: MessageId
+    data: Any
+    from_: Annotated[SenderEntry | None, Field(alias="from")] = None
+    tags: dict[str, str] | None = None
+    time: Annotated[int | None, Field(description="Unix milliseconds.")] = None
+
+
+class HistoryInfo(BaseModel):
+    """Messages kept of the channel."""
+
+    channel: str
+    position: Annotated[
+        MessageId | None, Field(description="Of the newest message; absent without history.")
+    ] = None
+    recovered: Annotated[bool, Field(description="false: `since` is not of this history, or no longer kept.")]
+    messages: list[MessageEntry]
+
+
+class Cleared(BaseModel):
+    """The history is empty now; its numbering goes on."""
+
+    channel: str
+
+
+class ConnectionEntry(BaseModel):
+    """One live connection."""
+
+    connection: str
+    node: str
+    channels: list[str]
+    since: Annotated[float, Field(description="Unix seconds.")]
+
+
+class UserInfo(BaseModel):
+    """A user's live connections on every node."""
+
+    user: str
+    connections: list[ConnectionEntry]
+
+
+class Told(BaseModel):
+    """How many of the user's connections were told."""
+
+    connections: int
+
+
+class NodeEntry(BaseModel):
+    """One live node, with whatever figures it adds."""
+
+    node: str
+    connections: int
+    channels: int
+    subscriptions: int
+    uptime: Annotated[float, Field(description="Seconds.")]
+
+
+class NodeList(BaseModel):
+    """The live nodes."""
+
+    nodes: list[NodeEntry]
+
+
+class Totals(BaseModel):
+    """Sums over the live nodes."""
+
+    nodes: int
+    connections: int
+    channels: Annotated[int, Field(description="A channel counts once on each node where it is followed.")]
+    subscriptions: int

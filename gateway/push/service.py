@@ -1,0 +1,28 @@
+"""What the internal API stands on: the broker, the rules of channels, and its own bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.access.permissions import Namespaces
+from gateway.broker.base import Broker
+from gateway.eager import Tasks
+from gateway.push.keys import Keys
+from protocol import limits
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One node's internal API, before it has any route."""
+
+    broker: Broker
+    namespaces: Namespaces
+    keys: Keys
+    tasks: Tasks
+    """Owner of the publishes that wait for the broker; whoever made it closes it."""
+    body_size: int = 4 * 1024 * 1024
+    """Bytes in a request's body; 413 beyond."""
+    message_size: int = limits.MESSAGE_SIZE
+    """Bytes in the `data` of one message, as JSON; 413 beyond."""
+    history_limit: int = limits.HISTORY_LIMIT
+    """Messages in one answer."""
