@@ -76,7 +76,8 @@ def _resumed(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, 
             try:
                 awaited = coroutine.throw(error)
             except StopIteration as done:
-                result: T = done.value
-                return result
+                thrown: T = done.value
+                return thrown
         else:
-            return (yield from coroutine)  # type: ignore[misc]
+            result: T = yield from coroutine
+            return result

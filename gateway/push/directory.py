@@ -77,8 +77,10 @@ class Directory:
             raise _without(channel, rules.namespace, "history", "history = 100")
         most = self._history_limit if limit is None else min(limit, self._history_limit)
         found = await self._broker.read(channel, since=since, limit=most, reverse=reverse)
-        page = _as_reply(HistoryPage(0, channel, found.position, found.messages))
-        return {**page, "recovered": found.recovered}
+        if not found.recovered:
+            # An empty page would read as "nothing happened since".
+            raise Refused(422, ErrorCode.BAD_REQUEST, f"since: {since} is no longer in this history")
+        return _as_reply(HistoryPage(0, channel, found.position, found.messages))
 
     async def clear(self, channel: str) -> Answer:
         """Forget the history of *channel*."""

@@ -204,6 +204,7 @@ class Limits(Section):
     strikes: Positive = 20
     connections: Count = 0
     connections_per_user: Count = 100
+    per_user_policy: Literal["refuse", "replace"] = "refuse"
     connections_per_address: Count = 10_000
     connects_per_second: Rate = 10_000.0
     connect_timeout: Period = 5.0

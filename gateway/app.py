@@ -1,0 +1,308 @@
+"""The one place that wires all together: settings in, a running gateway out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+
+import uvloop
+from starlette.routing import BaseRoute
+
+from gateway.access.admission import Admission, AdmissionLimits
+from gateway.access.admission import Refusal as Unadmitted
+from gateway.access.jwks import Jwks
+from gateway.access.keys import StaticKeys
+from gateway.access.origins import allowed, client_address
+from gateway.access.permissions import Namespaces
+from gateway.access.tokens import Verifier
+from gateway.broker.base import Broker
+from gateway.broker.memory import MemoryBroker
+from gateway.clock import monotonic, wall
+from gateway.eager import Tasks
+from gateway.errors import GatewayError
+from gateway.hub.drain import drain
+from gateway.hub.heartbeat import Heartbeat
+from gateway.hub.hub import Hub
+from gateway.hub.services import Services, SessionLimits
+from gateway.hub.session import Session
+from gateway.link import endpoint
+from gateway.link.endpoint import Arrival, Refusal
+from gateway.link.http import HttpOptions, PublicHttp
+from gateway.link.protocol import Link, LinkOptions
+from gateway.observe import health, logs, metrics
+from gateway.push import app as push
+from gateway.push import demo
+from gateway.push.keys import Keys
+from gateway.push.service import Service
+from gateway.server import Binding, Listener
+from gateway.settings import Settings
+from protocol.codec import Codec
+
+SWEEP = 5.0
+"""Seconds between two looks for expired history."""
+
+
+class Gateway:
+    """One node: both listeners and everything behind them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build every part; nothing runs yet. `GatewayError` where a listener's port cannot be had."""
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self._log = logs.logger()
+        self._draining = False
+        self._tasks = Tasks(self._failed)
+        self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
+        self._broker: MemoryBroker = MemoryBroker(
+            memory=settings.broker.memory,
+            key_ttl=settings.push.idempotency_ttl,
+            meta_ttl=settings.broker.meta_ttl,
+        )
+        self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
+        self._admission = Admission(_admission_limits(settings))
+        self._lag = health.LoopLag(loop, self._overloaded, clock=monotonic)
+        self._heartbeat = Heartbeat(
+            loop, interval=settings.heartbeat.interval, grace=settings.heartbeat.grace
+        )
+        self._namespaces = Namespaces(settings.namespaces(), strict=settings.channels.strict)
+        self._services = self._make_services()
+        self.internal = self._make_internal()
+        self.public = self._make_public()
+
+    # ------------------------------------------------------------ the life of a node
+
+    async def serve(self, stopped: asyncio.Event, started: Callable[[Gateway], None]) -> None:
+        """Run until *stopped*, then drain; call *started* once both listeners listen."""
+        async with self._running():
+            async with asyncio.TaskGroup() as listeners:
+                for listener in (self.internal, self.public):
+                    listeners.create_task(listener.run_until_stopped())
+                started(self)
+                await stopped.wait()
+                await self._drain()
+                self.public.stop()
+                self.internal.stop()
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        await self._broker.start(self.hub)
+        if self._jwks is not None:
+            self._jwks.start()
+        self._lag.start()
+        sweeping = self._tasks.adopt(self._sweep(self._broker))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            self._lag.close()
+            self._heartbeat.close()
+            await self._tasks.close()
+            if self._jwks is not None:
+                await self._jwks.close()
+            await self._broker.close()
+
+    async def _sweep(self, broker: MemoryBroker) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            broker.sweep()
+
+    async def _drain(self) -> None:
+        """Not ready, no new connections, everybody sent away, everything sent."""
+        self._draining = True
+        self._log.info("draining", sessions=len(self.hub.sessions))
+        self.public.stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(drain(self.hub, self.settings.drain.window), self.settings.drain.timeout)
+
+    # ------------------------------------------------------------ the parts
+
+    def _make_services(self) -> Services:
+        settings = self.settings
+        keys = self._jwks or (StaticKeys(found) if (found := settings.auth.static_keys()) else None)
+        verifier = None
+        if keys is not None:
+            verifier = Verifier(
+                keys,
+                audience=settings.auth.audience or None,
+                issuer=settings.auth.issuer or None,
+                clock=wall,
+                leeway=settings.auth.leeway,
+                max_ttl=settings.auth.max_ttl,
+            )
+        return Services(
+            hub=self.hub,
+            broker=self._broker,
+            namespaces=self._namespaces,
+            admission=self._admission,
+            heartbeat=self._heartbeat,
+            tasks=self._tasks,
+            verifier=verifier,
+            limits=_session_limits(settings),
+            anonymous=settings.auth.anonymous,
+            per_user_policy=settings.limits.per_user_policy,
+            on_error=self._failed,
+        )
+
+    def _make_public(self) -> Listener:
+        where, outbox = self.settings.listen.public, self.settings.outbox
+        options = HttpOptions(
+            header_timeout=where.header_timeout,
+            link=LinkOptions(
+                message_size=self.settings.limits.message_size,
+                high_water=outbox.high_water,
+                low_water=outbox.low_water,
+                stall_timeout=outbox.stall_timeout,
+            ),
+        )
+        binding = Binding(
+            host=where.host,
+            port=where.port,
+            listeners=where.listeners,
+            backlog=where.backlog,
+            send_buffer=where.send_buffer,
+            user_timeout=where.user_timeout,
+        )
+        app = endpoint.application(self._gate(), self._open, [health.healthz()])
+        return Listener(app, binding, http=partial(PublicHttp, tasks=self._tasks, options=options))
+
+    def _make_internal(self) -> Listener:
+        where = self.settings.listen.internal
+        service = Service(
+            broker=self._broker,
+            namespaces=self._namespaces,
+            keys=Keys([key.get_secret_value() for key in self.settings.push.keys]),
+            tasks=self._tasks,
+            body_size=where.body_size,
+            message_size=self.settings.limits.message_size,
+            history_limit=self.settings.limits.history_reply,
+        )
+        routes: list[BaseRoute] = [
+            *health.routes(self._problems),
+            metrics.route(
+                {
+                    "hub": self.hub.statistics,
+                    "outbox": self.hub.flusher.statistics,
+                    "broker": self._broker.statistics,
+                    "heartbeat": self._heartbeat.statistics,
+                    "admission": self._admission.statistics,
+                    "tasks": self._tasks.statistics,
+                    "loop": lambda: {"lag_p99_seconds": self._lag.p99},
+                }
+            ),
+        ]
+        page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
+        app = push.create(service, routes=routes, demo=page)
+        binding = Binding(where.host, where.port, listeners=where.listeners, backlog=where.backlog)
+        return Listener(app, binding, http="httptools", ws="none")
+
+    def _gate(self) -> endpoint.Gate:
+        where = self.settings.listen.public
+        origins, dev = frozenset(where.allowed_origins), self.settings.dev
+
+        def gate(arrival: Arrival) -> Refusal | Callable[[], None]:
+            if self._draining:
+                return Refusal(503, "unavailable", "this node drains: connect to another", 1.0)
+            if not allowed(arrival.origin, arrival.host, origins, loopback=dev):
+                return Refusal(
+                    403, "permission_denied", "this page's origin is not in listen.public.allowed_origins"
+                )
+            address = client_address(arrival.peer, arrival.forwarded_for, where.trusted_proxies)
+            ticket = self._admission.admit_upgrade(address)
+            if isinstance(ticket, Unadmitted):
+                return Refusal(ticket.status, ticket.code, ticket.message, float(ticket.retry_after_s))
+            return ticket.release
+
+        return gate
+
+    def _open(self, link: Link, codec: Codec, arrival: Arrival, release: Callable[[], None]) -> None:
+        link.attach(Session(link, codec, self._services, release=release, header_token=arrival.token))
+
+    # ------------------------------------------------------------ what they report
+
+    def _problems(self) -> Sequence[str]:
+        problems = {
+            "draining": self._draining,
+            "the broker takes no publishes": not self._broker.ready(),
+            "the event loop lags": self._admission.overloaded,
+        }
+        return [problem for problem, found in problems.items() if found]
+
+    def _overloaded(self, overloaded: bool) -> None:  # noqa: FBT001 (a callback's only argument)
+        self._admission.overloaded = overloaded
+        self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._lag.p99)
+
+    def _failed(self, error: BaseException) -> None:
+        self._log.error("unexpected", exc_info=error)
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway until SIGTERM or SIGINT; return the exit status."""
+    logs.configure(settings.log.level, settings.log.format)
+    try:
+        uvloop.run(_main(settings))
+    except GatewayError as error:
+        logs.logger().error("cannot start", reason=str(error))
+        return 1
+    return 0
+
+
+async def _main(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await Gateway(settings).serve(stopped, announce)
+
+
+def announce(gateway: Gateway) -> None:
+    """Print where the gateway listens, and in dev mode what to try."""
+    settings = gateway.settings
+    public = _url("ws", settings.listen.public.host, gateway.public.port) + endpoint.PATH
+    internal = _url("http", settings.listen.internal.host, gateway.internal.port)
+    print(f"clients   {public}", flush=True)
+    print(f"backends  {internal}/v1/publish   (docs: {internal}/docs)", flush=True)
+    if settings.dev:
+        print(f"demo page {internal}/", flush=True)
+        print(
+            "try       "
+            f"curl -s {internal}/v1/publish -H 'Authorization: Bearer dev' -H 'Content-Type: application/json' "
+            """-d '{"channel": "demo", "data": {"text": "hello"}}'""",
+            flush=True,
+        )
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _admission_limits(settings: Settings) -> AdmissionLimits:
+    limits = settings.limits
+    return AdmissionLimits(
+        upgrades_per_s=limits.connects_per_second,
+        connections=limits.connections,
+        per_address=limits.connections_per_address,
+        per_user=limits.connections_per_user,
+    )
+
+
+def _session_limits(settings: Settings) -> SessionLimits:
+    limits = settings.limits
+    return SessionLimits(
+        message_size=limits.message_size,
+        channels=limits.channels_per_connection,
+        commands_per_second=limits.commands_per_second,
+        command_burst=limits.command_burst,
+        costs=limits.costs.model_dump(),
+        strikes=limits.strikes,
+        connect_timeout=limits.connect_timeout,
+        history_reply=limits.history_reply,
+        rewind=limits.rewind,
+        outbox=settings.outbox.size,
+        catch_up_batch=settings.outbox.catch_up_batch,
+    )
+
+
+__all__ = ["Broker", "Gateway", "run"]

@@ -1,0 +1,247 @@
+"""One channel on this node: who follows it, where it stands, and what it said last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from gateway.access.permissions import ChannelRules
+from gateway.broker.base import Retention
+from gateway.link.frames import Chunk, Frames, frame
+from gateway.link.outbox import Outbox
+from protocol.codec import Codec
+from protocol.messages import Gap, Member, ServerMessage
+from protocol.position import MessageId
+
+if TYPE_CHECKING:
+    from gateway.hub.session import Session
+
+RECENT = 64
+"""Messages of a channel that stay with the hub: enough for who was away for moments, so that a storm of resumes asks no broker."""
+
+RECENT_BYTES = 256 * 1024
+
+
+class Subscription:
+    """One session's interest in one channel."""
+
+    __slots__ = (
+        "behind",
+        "channel",
+        "expiry",
+        "member",
+        "missed",
+        "outbox",
+        "server_side",
+        "session",
+        "watches",
+    )
+
+    def __init__(self, session: Session, channel: Channel, *, watches: bool, server_side: bool) -> None:
+        self.session = session
+        self.outbox: Outbox = session.outbox
+        self.channel = channel
+        self.watches = watches
+        """Whether it is told of joins and leaves."""
+        self.server_side = server_side
+        self.behind: MessageId | None = None
+        """What was delivered last, while the connection is too slow to follow live."""
+        self.missed = False
+        """Whether it missed, while behind, what no history will replay."""
+        self.member: Member | None = None
+        """What presence shows of it."""
+        self.expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def on_slow(self) -> str:
+        """What becomes of messages that the connection is too slow for."""
+        return self.channel.rules.effective_on_slow
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the connection."""
+        return self.session.codec
+
+    def gap(self, position: MessageId | None, reason: str = "overflow") -> bytes:
+        """Return the frame that tells of messages missing up to *position*."""
+        codec = self.codec
+        return frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
+
+    def __repr__(self) -> str:
+        state = "live" if self.behind is None else f"behind at {self.behind}"
+        return f"<Subscription {self.channel.name} {state}>"
+
+
+class Channel:
+    """A channel that somebody here follows, or is about to."""
+
+    __slots__ = (
+        "_before",
+        "_pending",
+        "_recent",
+        "_recent_bytes",
+        "audience",
+        "base",
+        "holds",
+        "name",
+        "routed",
+        "routing",
+        "rules",
+        "top",
+        "watchers",
+    )
+
+    def __init__(self, name: str, rules: ChannelRules) -> None:
+        self.name = name
+        self.rules = rules
+        self.audience: dict[Codec, dict[Subscription, None]] = {}
+        """Who follows it, by the codec they speak: each chunk is encoded once for each."""
+        self.watchers: dict[Subscription, None] = {}
+        self.holds = 0
+        """How many are about to follow it."""
+        self.routed = False
+        self.routing: asyncio.Future[None] | None = None
+        self.base: MessageId | None = None
+        """The position before the oldest of the recent messages; None where the channel keeps no history."""
+        self.top: MessageId | None = None
+        """The newest message that was delivered here."""
+        self._recent: deque[Frames] = deque()
+        self._recent_bytes = 0
+        self._pending: list[Frames] = []
+        self._before: MessageId | None = None
+
+    @property
+    def retention(self) -> Retention | None:
+        """How much the broker keeps of it."""
+        return Retention(self.rules.history, self.rules.history_ttl) if self.rules.history else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody follows it or is about to."""
+        return not self.holds and not any(self.audience.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self.audience.values()))
+
+    # ------------------------------------------------------------ who follows
+
+    def add(self, subscription: Subscription) -> None:
+        """Let *subscription* have whatever is delivered from now on."""
+        self.settle()
+        self.audience.setdefault(subscription.codec, {})[subscription] = None
+        if subscription.watches:
+            self.watchers[subscription] = None
+
+    def remove(self, subscription: Subscription) -> None:
+        """Let *subscription* have what was delivered until now, and nothing more."""
+        self.settle()
+        self.audience.get(subscription.codec, {}).pop(subscription, None)
+        self.watchers.pop(subscription, None)
+
+    # ------------------------------------------------------------ what it says
+
+    def begin(self, position: MessageId | None) -> None:
+        """Stand at *position*, which the broker gave when it began to route; what was delivered meanwhile is newer."""
+        if position is not None and self.top is None:
+            self.base = self.top = position
+
+    def append(self, frames: Frames) -> bool:
+        """Take a message that is to be delivered; return whether it is the first that waits since `settle`."""
+        identity = frames.message.message
+        if not self._pending:
+            self._before = self.top
+        if identity is not None:
+            self._remember(frames, identity)
+        self._pending.append(frames)
+        return len(self._pending) == 1
+
+    def settle(self) -> None:
+        """Offer what waits, joined, to everybody who follows now."""
+        if not self._pending:
+            return
+        messages, self._pending = self._pending, []
+        for codec, subscriptions in self.audience.items():
+            if not subscriptions:
+                continue
+            chunk = Chunk(codec, messages, self._before)
+            for subscription in subscriptions:
+                if subscription.behind is None:
+                    subscription.outbox.offer(subscription, chunk)
+                else:
+                    subscription.missed |= chunk.unnumbered
+
+    def offer_to(self, frames: Frames, exclude: frozenset[str]) -> None:
+        """Offer one message to everybody but the connections in *exclude*; they are to take it as delivered."""
+        self.settle()
+        identity = frames.message.message
+        before = self.top
+        if identity is not None:
+            self._remember(frames, identity)
+        for codec, subscriptions in self.audience.items():
+            chunk = Chunk(codec, [frames], before)
+            for subscription in subscriptions:
+                if subscription.session.connection in exclude:
+                    continue
+                if subscription.behind is None:
+                    subscription.outbox.offer(subscription, chunk)
+                else:
+                    subscription.missed |= chunk.unnumbered
+
+    def announce(self, push: ServerMessage, *, unless: str) -> None:
+        """Tell everybody who watches joins and leaves, except the connection *unless*."""
+        self.settle()
+        encoded: dict[Codec, bytes] = {}
+        for subscription in self.watchers:
+            if subscription.session.connection == unless:
+                continue
+            codec = subscription.codec
+            if codec not in encoded:
+                encoded[codec] = frame(codec.encode(push), binary=codec.binary)
+            subscription.outbox.push(encoded[codec])
+
+    def after(self, position: MessageId, limit: int | None = None) -> list[Frames] | None:
+        """Return the messages delivered after *position*, if the hub still has every one of them; None otherwise."""
+        if position == self.top:
+            return []
+        if self.base is None or position.offset < self.base.offset:
+            return None
+        skip = position.offset - self.base.offset
+        if skip > len(self._recent):
+            return None
+        known = self.base if skip == 0 else self._recent[skip - 1].message.message
+        if known != position:
+            return None
+        return list(islice(self._recent, skip, None if limit is None else skip + limit))
+
+    def last(self, count: int) -> list[Frames] | None:
+        """Return the newest *count* messages if the hub has as many; None otherwise."""
+        if count > len(self._recent):
+            return None
+        return list(islice(self._recent, len(self._recent) - count, None))
+
+    def reset(self, position: MessageId | None) -> None:
+        """Stand at *position*: what was said before is no longer part of this history."""
+        self.settle()
+        self._recent.clear()
+        self._recent_bytes = 0
+        self.base = self.top = position
+
+    def _remember(self, frames: Frames, identity: MessageId) -> None:
+        if self.top is None or not identity.follows(self.top):
+            # The broker began to number anew, after it had forgotten an idle channel.
+            self._recent.clear()
+            self._recent_bytes = 0
+            # A position that no client ever got: nobody resumes from what was before.
+            self.base = MessageId(identity.offset - 1, "")
+        self.top = identity
+        self._recent.append(frames)
+        self._recent_bytes += len(frames.message.data)
+        while len(self._recent) > RECENT or (self._recent_bytes > RECENT_BYTES and len(self._recent) > 1):
+            dropped = self._recent.popleft()
+            self._recent_bytes -= len(dropped.message.data)
+            self.base = dropped.message.message
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name} at {self.top} {len(self)} subscribers>"

@@ -1,0 +1,411 @@
+"""One client, from connect to close: takes commands from its link, in order, and owns what it follows."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.access.admission import UserTicket
+from gateway.access.claims import Identity
+from gateway.access.ratelimit import CommandLimiter, Strikes
+from gateway.broker.base import ConnectionRecord, Instruction
+from gateway.errors import BrokerFull, BrokerUnavailable
+from gateway.hub import commands, replay
+from gateway.hub.channel import Subscription
+from gateway.hub.services import Services
+from gateway.link.frames import frame
+from gateway.link.outbox import Follower, Outbox
+from gateway.link.outbox import Link as Writer
+from protocol.codec import Codec
+from protocol.conversation import State, Verdict, verdict
+from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
+from protocol.messages import (
+    ClientMessage,
+    Command,
+    Connect,
+    Error,
+    Expiring,
+    Pong,
+    ServerMessage,
+    ServerPing,
+    Unsubscribed,
+)
+from protocol.position import MessageId
+
+EXPIRY_NOTICE = 30.0
+"""Seconds before the end of a token at which its client is told; half of its life where that is shorter."""
+
+
+class Link(Writer, Protocol):
+    """The socket of a session."""
+
+    @property
+    def peer(self) -> str:
+        """The address of the client."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may still be written."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a Close frame and end."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+
+class Session:
+    """The logical life of one connection."""
+
+    __slots__ = (
+        "_backlog",
+        "_catching_up",
+        "_deadline",
+        "_expiry",
+        "_limiter",
+        "_release",
+        "_running",
+        "_strikes",
+        "_ticket",
+        "behind",
+        "codec",
+        "connection",
+        "expires_at",
+        "granted",
+        "header_token",
+        "info",
+        "link",
+        "outbox",
+        "pinged",
+        "seen",
+        "services",
+        "since",
+        "slot",
+        "state",
+        "subscriptions",
+        "user",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        codec: Codec,
+        services: Services,
+        *,
+        release: Callable[[], None],
+        header_token: str | None = None,
+    ) -> None:
+        """Begin on *link*, which is to be attached; *release* is called once when the session ends."""
+        limits = services.limits
+        self.link = link
+        self.codec = codec
+        self.services = services
+        self.connection = secrets.token_urlsafe(12)
+        self.user = ""
+        self.info: Any = None
+        self.granted: tuple[str, ...] = ()
+        """The channels that the token names."""
+        self.expires_at: float | None = None
+        self.header_token = header_token
+        self.since = services.wall()
+        self.state = State.OPENED
+        self.outbox = Outbox(link, services.hub.flusher, self, limits.outbox)
+        self.subscriptions: dict[str, Subscription] = {}
+        self.behind: dict[Subscription, None] = {}
+        self.seen = self.pinged = 0.0
+        self.slot = -1
+        self._release = release
+        self._ticket: UserTicket | None = None
+        self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
+        self._strikes: Strikes | None = None
+        self._running = False
+        self._backlog: deque[ClientMessage] | None = None
+        self._catching_up = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            limits.connect_timeout, self.end, CloseCode.CONNECT_TIMEOUT
+        )
+
+    # ------------------------------------------------------------ what the link calls
+
+    def received(self, payload: bytes, *, binary: bool) -> None:
+        """Take one message: a command, or what gets a `bad_request`."""
+        self.seen = self.services.clock()
+        try:
+            if binary is not self.codec.binary:
+                raise _wrong_kind(self.codec)
+            command = self.codec.decode(payload)
+        except BadRequest as fault:
+            if self._admitted("bad_request", fault.id):
+                self.refuse(fault, fault.id)
+            return
+        if self._running:
+            self._wait(command)
+        else:
+            self._take(command)
+
+    def drained(self) -> None:
+        """Go on sending."""
+        self.outbox.drained()
+
+    def lost(self, code: int) -> None:
+        """End: the socket is gone."""
+        del code
+        self._finish()
+
+    # ------------------------------------------------------------ what the outbox calls
+
+    def fell_behind(self, follower: Follower, position: MessageId) -> None:
+        """Remember where to go on with *follower* once there is room."""
+        if isinstance(follower, Subscription) and self.subscriptions.get(follower.channel.name) is follower:
+            follower.behind = position
+            self.behind[follower] = None
+
+    def too_slow(self) -> None:
+        """End: not even what must not be dropped fits any more."""
+        self.outbox.discard()
+        self.end(CloseCode.SLOW_CONSUMER)
+
+    def caught_breath(self) -> None:
+        """Replay what was dropped meanwhile."""
+        if self.behind and not self._catching_up:
+            self.services.tasks.start(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        self._catching_up = True
+        try:
+            await replay.catch_up(self)
+        finally:
+            self._catching_up = False
+
+    # ------------------------------------------------------------ what the heartbeat calls
+
+    def ping(self) -> None:
+        """Ask whether the client is there."""
+        self.send(ServerPing())
+
+    def silent(self) -> None:
+        """End: it is not."""
+        self.end(CloseCode.HEARTBEAT_TIMEOUT)
+
+    # ------------------------------------------------------------ what commands call
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is still there and was not told to go."""
+        return self.state is not State.CLOSING
+
+    def send(self, message: ServerMessage) -> None:
+        """Send a reply or a push at the end of the turn."""
+        self.outbox.push(frame(self.codec.encode(message), binary=self.codec.binary))
+
+    def refuse(self, error: ProtocolError, command: int | None) -> None:
+        """Answer with *error*."""
+        self.send(Error(error.code, error.message, error.retry_after_ms, command))
+
+    def welcome(self, identity: Identity | None, ticket: UserTicket) -> None:
+        """Begin the connected life of *identity* (None: anonymous)."""
+        self._ticket = ticket
+        self._cancel_deadline()
+        if identity is not None:
+            self.user, self.info, self.granted = identity.user, identity.info, identity.channels
+            self.expire_at(identity.expires_at)
+        self.services.hub.enter(self)
+        self.services.heartbeat.add(self)
+
+    def expire_at(self, moment: float | None) -> None:
+        """End with the token at *moment*, Unix seconds, unless it is refreshed; tell the client in time."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self.expires_at = moment
+        if moment is not None:
+            left = max(0.0, moment - self.services.wall())
+            self._later(max(left - EXPIRY_NOTICE, left / 2), self._expiring)
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Send what waits, then a Close frame with *code*, and leave everything."""
+        if self.state is State.CLOSING:
+            return
+        self.outbox.flush()
+        self.link.close(code, reason or _reason(code))
+        self._finish()
+
+    def instruct(self, instruction: Instruction) -> None:
+        """Do what the server's API wants."""
+        if instruction.action == "disconnect":
+            self.end(instruction.code or CloseCode.DISCONNECTED, instruction.reason)
+        elif instruction.action == "subscribe":
+            self.services.tasks.start(commands.server_subscribe(self, instruction.channel))
+        elif instruction.channel in self.subscriptions:
+            self.revoke(
+                instruction.channel, "unsubscribed", instruction.reason or "unsubscribed by the server"
+            )
+
+    def revoke(self, channel: str, code: str, reason: str) -> None:
+        """End the subscription to *channel* and say why."""
+        self.unfollow(channel)
+        self.send(Unsubscribed(channel, code, reason))
+
+    def unfollow(self, channel: str) -> None:
+        """End the subscription to *channel*, and the presence there."""
+        subscription = self.subscriptions.pop(channel)
+        subscription.channel.remove(subscription)
+        self.behind.pop(subscription, None)
+        if subscription.expiry is not None:
+            subscription.expiry.cancel()
+        self.services.hub.tidy(subscription.channel)
+        if subscription.member is not None:
+            self.services.tasks.start(commands.leave(self.services, channel, self.connection))
+
+    def record(self) -> ConnectionRecord:
+        """Return what operators see of it."""
+        return ConnectionRecord(
+            self.connection, self.services.hub.node, sorted(self.subscriptions), self.since
+        )
+
+    def statistics(self) -> dict[str, int]:
+        """Return sizes."""
+        return {
+            "subscriptions": len(self.subscriptions),
+            "behind": len(self.behind),
+            "waiting": self.outbox.size,
+            "backlog": len(self._backlog or ()),
+        }
+
+    # ------------------------------------------------------------ inside
+
+    def _take(self, command: ClientMessage) -> None:
+        ruling = verdict(self.state, command.type)
+        if ruling is Verdict.VIOLATION:
+            expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
+            self.end(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
+        elif (
+            ruling is Verdict.HANDLE
+            and not isinstance(command, Pong)
+            and self._admitted(command.type, command.id)
+        ):
+            outcome = self.services.tasks.start(self._carry_out(command))
+            if outcome is not None:
+                self._running = True
+                outcome.add_done_callback(self._carried_out)
+
+    def _wait(self, command: ClientMessage) -> None:
+        if self._backlog is None:
+            self._backlog = deque()
+        self._backlog.append(command)
+        if len(self._backlog) >= self.services.limits.backlog:
+            self.link.pause()
+
+    def _carried_out(self, _: object) -> None:
+        self._running = False
+        while self._backlog and not self._running:
+            self._take(self._backlog.popleft())
+        if not self._backlog and self.is_open:
+            self.link.resume()
+
+    async def _carry_out(self, command: Command) -> None:
+        try:
+            if isinstance(command, Connect):
+                self.state = State.CONNECTING
+            reply = await commands.HANDLERS[command.type](self, command)
+            if self.is_open:
+                if isinstance(command, Connect):
+                    self.state = State.CONNECTED
+                self.send(reply)
+        except Exception as error:  # noqa: BLE001 (a command must not end more than itself)
+            self._failed(command, self._told(error))
+
+    def _failed(self, command: Command, error: ProtocolError) -> None:
+        if not self.is_open:
+            return
+        self.refuse(error, command.id)
+        if isinstance(command, Connect):
+            if (code := CLOSE_ON_ERROR.get(error.code)) is not None:
+                self.end(code, error.message)
+            else:
+                self.state = State.OPENED
+
+    def _told(self, error: Exception) -> ProtocolError:
+        """Return what a client is told of *error*."""
+        if isinstance(error, ProtocolError):
+            return error
+        if isinstance(error, BrokerUnavailable):
+            wait = int(error.retry_after * 1000)
+            return ProtocolError(ErrorCode.UNAVAILABLE, "the broker cannot take it now", retry_after_ms=wait)
+        if isinstance(error, BrokerFull):
+            return ProtocolError(ErrorCode.UNAVAILABLE, "the broker is full", retry_after_ms=5_000)
+        self.services.on_error(error)
+        return ProtocolError(ErrorCode.INTERNAL, "something went wrong on our side")
+
+    def _admitted(self, kind: str, command: int | None) -> bool:
+        wait = self._limiter.admit(kind)
+        if not wait:
+            if self._strikes is not None:
+                self._strikes.admitted()
+            return True
+        if self._strikes is None:
+            self._strikes = Strikes(clock=self.services.clock, limit=self.services.limits.strikes)
+        if self._strikes.refused():
+            self.end(CloseCode.RATE_LIMITED)
+        elif self.is_open:
+            wait_ms = int(wait * 1000) + 1
+            self.refuse(
+                ProtocolError(ErrorCode.RATE_LIMITED, "too many commands", retry_after_ms=wait_ms), command
+            )
+        return False
+
+    def _expiring(self) -> None:
+        left = max(0.0, (self.expires_at or 0.0) - self.services.wall())
+        self.send(Expiring(round(left, 3)))
+        self._later(left, self._expired)
+
+    def _expired(self) -> None:
+        self.end(CloseCode.TOKEN_EXPIRED)
+
+    def _later(self, delay: float, callback: Callable[[], None]) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(delay, callback)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _finish(self) -> None:
+        """Leave everything, once."""
+        if self.state is State.CLOSING:
+            return
+        self.state = State.CLOSING
+        self._cancel_deadline()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self.services.heartbeat.remove(self)
+        for channel in list(self.subscriptions):
+            self.unfollow(channel)
+        self.services.hub.exit(self)
+        self.outbox.discard()
+        self._backlog = None
+        if self._ticket is not None:
+            self._ticket.release()
+        self._release()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session {self.connection} {self.state.name.lower()} {len(self.subscriptions)} subscriptions>"
+        )
+
+
+def _wrong_kind(codec: Codec) -> BadRequest:
+    kind = "binary" if codec.binary else "text"
+    return BadRequest(f"{codec.subprotocol} travels in {kind} frames")
+
+
+def _reason(code: int) -> str:
+    close = CLOSES.get(code)
+    return close.reason if close is not None else ""

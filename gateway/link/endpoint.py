@@ -1,0 +1,116 @@
+"""The Starlette side of the public listener: who may open a socket, in which subprotocol, and who takes it from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from gateway.link.handshake import EXTENSION
+from gateway.link.protocol import Link
+from protocol.codec import CODECS, JSON, Codec
+
+PATH = "/v1/ws"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a handshake is answered with an HTTP error."""
+
+    status: int
+    code: str
+    message: str
+    retry_after: float | None = None
+    """Seconds, in whole ones in the header."""
+
+    def response(self) -> Response:
+        """Return the HTTP response."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        headers = {}
+        if self.retry_after is not None:
+            error["retry_after_ms"] = int(self.retry_after * 1000)
+            headers["retry-after"] = str(max(1, round(self.retry_after)))
+        return Response(orjson.dumps({"error": error}), self.status, headers, "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What the head of an upgrade request says of who comes."""
+
+    peer: str
+    """The address of the socket's other end."""
+    forwarded_for: Sequence[str]
+    origin: str | None
+    host: str | None
+    token: str | None
+    """The bearer token of the Authorization header."""
+
+
+Gate = Callable[[Arrival], Refusal | Callable[[], None]]
+"""Admits an arrival: returns what releases its place, or why there is none."""
+
+Opener = Callable[[Link, Codec, Arrival, Callable[[], None]], None]
+"""Opens a session on a link and attaches it; it owes the call of the last argument when the link is gone."""
+
+
+def application(gate: Gate, opener: Opener, routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """Return the application of the public listener: `GET /v1/ws`, and *routes*."""
+
+    async def websocket(socket: WebSocket) -> None:
+        arrival = _arrival(socket)
+        codec = choose_codec(socket.scope["subprotocols"])
+        admitted = gate(arrival) if codec is not None else _no_subprotocol()
+        if codec is None or isinstance(admitted, Refusal):
+            await socket.send_denial_response(admitted.response())  # type: ignore[union-attr]
+            return
+        await socket.accept(codec.subprotocol if socket.scope["subprotocols"] else None)
+        link = socket.scope["extensions"][EXTENSION].link
+        if link is None:
+            admitted()
+            return
+        opener(link, codec, arrival, admitted)
+
+    return Starlette(routes=[WebSocketRoute(PATH, websocket), Route(PATH, _upgrade_required), *routes])
+
+
+def choose_codec(offered: Sequence[str]) -> Codec | None:
+    """Return the codec for the subprotocols *offered*: the client's first that we speak; JSON where none is offered."""
+    if not offered:
+        return JSON
+    return next((CODECS[name] for name in offered if name in CODECS), None)
+
+
+async def _upgrade_required(_: Request) -> Response:
+    return PlainTextResponse(
+        "This is a WebSocket endpoint.\n", 426, {"upgrade": "websocket", "connection": "upgrade"}
+    )
+
+
+def _no_subprotocol() -> Refusal:
+    return Refusal(400, "bad_request", f"offer one of the subprotocols {', '.join(CODECS)}")
+
+
+def _arrival(socket: WebSocket) -> Arrival:
+    first: dict[bytes, str] = {}
+    forwarded: list[str] = []
+    for name, value in socket.scope["headers"]:
+        key = name.lower()
+        if key == b"x-forwarded-for":
+            forwarded.append(value.decode("latin-1"))
+        elif key not in first:
+            first[key] = value.decode("latin-1")
+    scheme, _, credentials = first.get(b"authorization", "").partition(" ")
+    return Arrival(
+        peer=socket.scope["client"][0] if socket.scope["client"] else "",
+        forwarded_for=forwarded,
+        origin=first.get(b"origin"),
+        host=first.get(b"host"),
+        token=credentials.strip() or None if scheme.lower() == "bearer" else None,
+    )

@@ -1,0 +1,198 @@
+"""The opening handshake (RFC 6455 section 4.2) as one short ASGI conversation that ends in a `Link`.
+
+The application is asked with the usual ASGI messages and may accept or answer with any HTTP response
+(`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.link"].link` is the open link, and the
+application returns: nothing of ASGI, no task and no queue stays behind for the life of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+from gateway.eager import Tasks
+from gateway.link.protocol import Link, LinkOptions
+
+EXTENSION = "fanway.link"
+
+_quiet = logging.getLogger("gateway.link.websockets")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+_quiet.setLevel(logging.CRITICAL)
+
+
+class Handshake(asyncio.Protocol):
+    """One upgrade request, from its head to an open link or a refusal."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        tasks: Tasks,
+        options: LinkOptions,
+    ) -> None:
+        """Answer with the application of *config*; see `begin`."""
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._tasks = tasks
+        self._options = options
+        self._transport: asyncio.Transport
+        self._core = ServerProtocol(logger=_quiet)
+        self._response: Response
+        self._denial: tuple[int, list[tuple[str, str]], bytes] | None = None
+        self._early = b""
+        self._answered = False
+        self._lost = False
+        self.link: Link | None = None
+        """The open link, once the application has accepted."""
+
+    def begin(
+        self,
+        transport: asyncio.Transport,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        early: bytes = b"",
+    ) -> None:
+        """Answer the request for *path*; *early* is what the client sent behind its head."""
+        self._transport = transport
+        self._early = early
+        self._server_state.connections.add(cast("Any", self))
+        decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        self._response = self._core.accept(Request(path, Headers(decoded)))
+        if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._refuse(self._response)
+            return
+        raw_path, _, query = path.partition("?")
+        scope = {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if is_ssl(transport) else "ws",
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
+            "root_path": "",
+            "path": unquote(raw_path),
+            "raw_path": raw_path.encode("latin-1"),
+            "query_string": query.encode("latin-1"),
+            "headers": headers,
+            "subprotocols": _tokens(decoded, "sec-websocket-protocol"),
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+        }
+        self._tasks.start(self._ask(scope))
+
+    async def _ask(self, scope: dict[str, Any]) -> None:
+        try:
+            await self._config.loaded_app(
+                cast("Any", scope), cast("Any", self._receive), cast("Any", self._send)
+            )
+        except Exception:
+            logging.getLogger("gateway.link").exception("the handshake of a connection failed")
+        if not self._answered:
+            self._refuse(_plain_response(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._lost or self._answered:
+            return {"type": "websocket.disconnect", "code": 1006}
+        return {"type": "websocket.connect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if self._lost or self._answered:
+            return
+        if kind == "websocket.accept":
+            self._accept(message.get("subprotocol"), message.get("headers", ()))
+        elif kind == "websocket.close":
+            self._refuse(_plain_response(HTTPStatus.FORBIDDEN, b""))
+        elif kind == "websocket.http.response.start":
+            headers = [
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]
+            ]
+            self._denial = (message["status"], headers, b"")
+        elif kind == "websocket.http.response.body" and self._denial is not None:
+            status, headers, body = self._denial
+            body += message.get("body", b"")
+            self._denial = (status, headers, body)
+            if not message.get("more_body", False):
+                self._refuse(_plain_response(HTTPStatus(status), body, headers))
+        else:
+            raise RuntimeError(
+                f"an application may accept or answer a handshake, not send {kind!r}: use the link"
+            )
+
+    def _accept(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            self._response.headers[name.decode("latin-1")] = value.decode("latin-1")
+        if subprotocol:
+            self._response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        self._core.send_response(self._response)
+        self._answered = True
+        self._server_state.connections.discard(cast("Any", self))
+        client = get_remote_addr(self._transport)
+        self.link = Link(
+            self._transport,
+            loop=asyncio.get_running_loop(),
+            server_state=self._server_state,
+            options=self._options,
+            peer=client[0] if client else "",
+        )
+        self._transport.set_protocol(self.link)
+        self.link.connection_made(self._transport)
+        self._transport.write(b"".join(self._core.data_to_send()))
+        if self._early:
+            self.link.data_received(self._early)
+
+    def _refuse(self, response: Response) -> None:
+        """Answer with *response* and close."""
+        self._answered = True
+        if not self._transport.is_closing():
+            self._transport.write(response.serialize())
+            self._transport.close()
+
+    # ------------------------------------------------------------ for the transport and for uvicorn
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what comes before the answer; a client has no reason to send much."""
+        self._early += data
+        if len(self._early) > self._options.message_size:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody waits for the answer any more."""
+        self._lost = True
+        self._server_state.connections.discard(cast("Any", self))
+
+    def shutdown(self) -> None:
+        """Refuse because the server stops; never raises."""
+        if not self._answered:
+            self._refuse(_plain_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
+
+
+def _tokens(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
+    """Return the comma-separated items of every header *name*, in order."""
+    return [item.strip() for key, value in headers if key.lower() == name for item in value.split(",")]
+
+
+def _plain_response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    every = Headers(headers)
+    every.setdefault("Date", formatdate(usegmt=True))
+    every.setdefault("Content-Length", str(len(body)))
+    every.setdefault("Content-Type", "text/plain; charset=utf-8")
+    every["Connection"] = "close"
+    return Response(status.value, status.phrase, every, body)

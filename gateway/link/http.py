@@ -1,0 +1,120 @@
+"""HTTP/1.1 on the public listener: a head that must come in time and fit, and the way to the handshake."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.eager import Tasks
+from gateway.link.handshake import Handshake
+from gateway.link.protocol import LinkOptions
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """The bounds of HTTP on the public listener."""
+
+    header_timeout: float = 5.0
+    """Seconds until a request's head must be there; uvicorn itself waits for ever."""
+    header_size: int = 16 * 1024
+    """Bytes in a request's head: 431 beyond."""
+    link: LinkOptions = field(default_factory=LinkOptions)
+
+
+class PublicHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with deadlines and bounds, and with our handshake for upgrades."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        tasks: Tasks,
+        options: HttpOptions,
+    ) -> None:
+        """Bind *tasks* and *options* with `functools.partial` and name the result as uvicorn's `http`."""
+        super().__init__(config, server_state, app_state, _loop)
+        self._fanway_tasks = tasks
+        self._options = options
+        self._head_size = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and expect a request's head in time."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self._options.header_timeout, self._too_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the deadline with the connection."""
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse *data* while the head stays within its bounds."""
+        if self._deadline is not None:
+            self._head_size += len(data)
+            if self._head_size > self._options.header_size:
+                self._refuse(_TOO_LARGE)
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Expect the head of a further request on this connection in time, too."""
+        super().on_message_begin()
+        if self._deadline is None:
+            self._head_size = 0
+            self._deadline = self.loop.call_later(self._options.header_timeout, self._too_late)
+
+    def on_headers_complete(self) -> None:
+        """End the deadline: the head is here."""
+        self._head_complete()
+        super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to a handshake."""
+        self._head_complete()
+        self.connections.discard(self)
+        handshake = Handshake(
+            self.config,
+            self.server_state,
+            self.app_state,
+            tasks=self._fanway_tasks,
+            options=self._options.link,
+        )
+        transport = self.transport
+        transport.set_protocol(handshake)
+        path, headers = self.url.decode("latin-1"), self.headers
+        self._let_go()
+        handshake.begin(transport, path, headers)
+
+    def _let_go(self) -> None:
+        """Drop what only a request needs: the parser refers to this object, and both would live on until a collection."""
+        self.parser = cast("Any", None)
+        self.scope = cast("Any", None)
+        self.flow = cast("Any", None)
+
+    def _head_complete(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self._refuse(_TIMEOUT if self._head_size else b"")
+
+    def _refuse(self, response: bytes) -> None:
+        self._head_complete()
+        if not self.transport.is_closing():
+            if response:
+                self.transport.write(response)
+            self.transport.close()

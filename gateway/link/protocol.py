@@ -1,0 +1,476 @@
+"""The link: one WebSocket from the end of its handshake to the end of its socket.
+
+The common case, one whole unfragmented data frame in one read, goes straight to the receiver. Everything else RFC 6455 has
+(fragments, control frames, closing, errors) is left to the sans-I/O core of `websockets`, which exists only while it is needed:
+at a frame boundary, outside of a fragmented message, it holds nothing that a new one would not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol as Core
+from websockets.protocol import Side
+from websockets.protocol import State as CoreState
+from websockets.speedups import apply_mask
+
+from gateway.clock import Clock, monotonic
+from gateway.link.guard import Guard
+from protocol import limits
+from protocol.errors import CloseCode
+
+_TEXT, _BINARY = 0x81, 0x82
+_MASKED = 0x80
+_LONGEST_HEADER = 14
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """The bounds of every link of a listener."""
+
+    message_size: int = limits.MESSAGE_SIZE
+    """Bytes in one message from the peer; 1009 beyond."""
+    high_water: int = 64 * 1024
+    """Bytes in the transport's buffer from which on `writable` is False."""
+    low_water: int = 16 * 1024
+    stall_timeout: float = 20.0
+    """Seconds for which a full socket may take nothing before it is aborted."""
+    close_timeout: float = 5.0
+    """Seconds a peer has to answer our Close; then the socket is aborted."""
+    read_slice: int = 8 * 1024
+    """Bytes of one peer that are handled before the others get their turn."""
+    control_buffer: int = 1024 * 1024
+    """Bytes of unread answers to control frames after which a peer is aborted."""
+
+
+class Receiver(Protocol):
+    """Who a link hands its messages to."""
+
+    def received(self, payload: bytes, *, binary: bool) -> None:
+        """Take one whole message; text has been checked to be UTF-8."""
+
+    def drained(self) -> None:
+        """The socket takes more after `writable` was False."""
+
+    def lost(self, code: int) -> None:
+        """The peer closed with *code*, or the socket broke (1006): once, and nothing comes after it."""
+
+
+class Stage(enum.IntEnum):
+    """How far a link has come."""
+
+    OPEN = 1
+    CLOSING = 2
+    """We or the peer sent a Close; nothing is delivered any more."""
+    CLOSED = 3
+
+
+class Link(asyncio.Protocol):
+    """One connection: whole messages in, raw frames out, always a Close frame at the end."""
+
+    __slots__ = (
+        "_buffer",
+        "_clock",
+        "_core",
+        "_deadline",
+        "_fragments",
+        "_guard",
+        "_loop",
+        "_options",
+        "_paused",
+        "_receiver",
+        "_resuming",
+        "_server_state",
+        "_stage",
+        "_stall",
+        "_transport",
+        "peer",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        server_state: ServerState,
+        options: LinkOptions,
+        peer: str,
+        clock: Clock = monotonic,
+    ) -> None:
+        """Take over *transport* after the handshake; `attach` makes it begin."""
+        self._transport = transport
+        self._loop = loop
+        self._server_state = server_state
+        self._options = options
+        self._clock = clock
+        self._receiver: Receiver | None = None
+        self._core: Core | None = None
+        self._guard: Guard | None = None
+        self._buffer = b""
+        self._fragments: list[bytes] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._stage = Stage.OPEN
+        self._paused = False
+        self._resuming = False
+        self.writable = True
+        self.peer = peer
+        """The address of the client, behind trusted proxies its own."""
+
+    # ------------------------------------------------------------ for the session
+
+    def attach(self, receiver: Receiver) -> None:
+        """Hand every message to *receiver* from now on, those included that arrived since the handshake."""
+        self._receiver = receiver
+        if self._buffer:
+            self._continue_soon()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may still be written."""
+        return self._stage is Stage.OPEN
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, whole frames, at once; dropped when the link is no longer open."""
+        if self._stage is Stage.OPEN:
+            self._transport.write(data)
+
+    def buffered(self) -> int:
+        """Return the bytes that wait in the transport, beyond the kernel's buffer."""
+        return 0 if self._stage is Stage.CLOSED else self._transport.get_write_buffer_size()
+
+    def pause(self) -> None:
+        """Stop reading; the kernel's window then stops the peer."""
+        if not self._paused:
+            self._paused = True
+            self._set_reading()
+
+    def resume(self) -> None:
+        """Read again, what is already here first."""
+        if self._paused:
+            self._paused = False
+            if self._buffer:
+                self._continue_soon()
+            self._set_reading()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a Close frame behind what was written, wait for the peer's, then close the socket.
+
+        The receiver hears nothing more. A peer that does not answer within the close timeout is aborted.
+        """
+        if self._stage is not Stage.OPEN:
+            return
+        self._receiver = None
+        core = self._needed_core()
+        if core.state is CoreState.OPEN:
+            core.send_close(code, _close_reason(reason))
+        self._start_closing()
+
+    def abort(self) -> None:
+        """End the socket at once, without a Close frame: for peers that take nothing."""
+        if self._stage is not Stage.CLOSED:
+            self._transport.abort()
+
+    def shutdown(self) -> None:
+        """Close because the server stops; never raises (uvicorn calls it on every connection)."""
+        receiver = self._receiver
+        self.close(CloseCode.DRAIN, "drain")
+        if receiver is not None:
+            receiver.lost(CloseCode.DRAIN)
+
+    # ------------------------------------------------------------ for the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin on *transport*, set up for frames."""
+        self._transport = cast("asyncio.Transport", transport)
+        # uvloop's default low-water mark is 16 bytes: always name both.
+        self._transport.set_write_buffer_limits(self._options.high_water, self._options.low_water)
+        # uvicorn's type names its own protocol classes; all it calls is `shutdown`.
+        self._server_state.connections.add(cast("Any", self))
+
+    def data_received(self, data: bytes) -> None:
+        """Deliver *data* if it is one whole plain message, else take it apart."""
+        receiver = self._receiver
+        if receiver is None or self._buffer or self._core is not None or self._paused:
+            self._take_apart(data)
+            return
+        size = len(data)
+        first = data[0]
+        if size < 6 or (first != _TEXT and first != _BINARY):
+            self._take_apart(data)
+            return
+        length = data[1] - _MASKED
+        if length == size - 6 and length < 126:
+            payload = apply_mask(data[6:], data[2:6])
+        elif (
+            length == 126
+            and size >= 8
+            and 126 <= (data[2] << 8 | data[3]) == size - 8 <= self._options.message_size
+        ):
+            payload = apply_mask(data[8:], data[4:8])
+        else:
+            self._take_apart(data)
+            return
+        if first == _BINARY:
+            receiver.received(payload, binary=True)
+        elif payload.isascii() or _is_utf8(payload):
+            receiver.received(payload, binary=False)
+        else:
+            self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+
+    def pause_writing(self) -> None:
+        """Note that the socket is full, and watch whether it takes anything at all."""
+        self.writable = False
+        self._watch_stall(self.buffered(), self._clock())
+
+    def resume_writing(self) -> None:
+        """Note that the socket takes more."""
+        self.writable = True
+        self._cancel_stall()
+        if self._receiver is not None:
+            self._receiver.drained()
+
+    def _watch_stall(self, left: int, since: float) -> None:
+        """Abort if no byte of the *left* ones has gone since *since* for the stall timeout."""
+        timeout = self._options.stall_timeout
+        now = self._clock()
+        if self.buffered() < left:
+            left, since = self.buffered(), now
+        elif now - since >= timeout:
+            self.abort()
+            return
+        self._stall = self._loop.call_later(max(0.001, timeout / 4), self._watch_stall, left, since)
+
+    def eof_received(self) -> None:
+        """Let the transport close: half-open WebSockets have no use."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End everything; the receiver hears 1006 unless a Close came before."""
+        self._lose(1006)
+        self._stage = Stage.CLOSED
+        self._server_state.connections.discard(cast("Any", self))
+        self._cancel_deadline()
+        self._cancel_stall()
+        self._buffer = b""
+        self._core = self._fragments = self._guard = None
+
+    # ------------------------------------------------------------ everything but the common case
+
+    def _take_apart(self, data: bytes) -> None:
+        """Handle at most a slice of what is here, then let others have their turn."""
+        if self._stage is Stage.CLOSED:
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._receiver is None and self._stage is Stage.OPEN:
+            self._set_reading()  # not attached yet: what comes before that is bounded by one read
+            return
+        if not self._resuming:
+            self._handle_slice()
+
+    def _handle_slice(self) -> None:
+        buffer, self._buffer = self._buffer, b""
+        start = 0
+        while start < len(buffer) and not self._paused:
+            size = self._whole_frame(buffer, start)
+            if size == 0:
+                break
+            self._handle_frame(buffer[start : start + size])
+            start += size
+            if self._stage is Stage.CLOSED or self._transport.is_closing():
+                return
+            if start >= self._options.read_slice and start < len(buffer):
+                self._buffer = buffer[start:]
+                self._continue_soon()
+                return
+        self._buffer = buffer[start:]
+        self._set_reading()
+
+    def _continue_soon(self) -> None:
+        if not self._resuming:
+            self._resuming = True
+            self._set_reading()
+            self._loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._resuming = False
+        if self._stage is not Stage.CLOSED:
+            self._handle_slice()
+
+    def _set_reading(self) -> None:
+        """Read from the socket unless somebody paused it or there is still work here."""
+        if self._stage is Stage.CLOSED or self._transport.is_closing():
+            return
+        waiting = self._receiver is None and self._stage is Stage.OPEN and bool(self._buffer)
+        wanted = not (self._paused or self._resuming or waiting)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # asyncio's own transport minds a second pause, uvloop's does not
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _whole_frame(self, buffer: bytes, start: int) -> int:
+        """Return how many bytes to hand to the core: one whole frame; 0 while it is not whole.
+
+        A frame beyond the limit goes there as far as it has come: its header is enough to fail.
+        """
+        size = _frame_size(buffer, start)
+        if size is None:
+            return 0
+        here = len(buffer) - start
+        if here < size and size - _LONGEST_HEADER <= self._options.message_size:
+            return 0
+        return min(size, here)
+
+    def _handle_frame(self, raw: bytes) -> None:
+        opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
+        if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
+            self._guard = self._guard or Guard(self._clock)
+            too_much = self._guard.control() if opcode >= Opcode.CLOSE else self._guard.fragment(last=final)
+            if too_much is not None:
+                self._fail(CloseCode.PROTOCOL_VIOLATION, too_much)
+                return
+        core = self._needed_core()
+        core.receive_data(raw)
+        events = core.events_received()
+        self._send_of_core(core)
+        for event in events:
+            if isinstance(event, Frame):
+                self._handle_event(event)
+        if self._core is core and core.parser_exc is not None:
+            self._lose(_code_sent(core))
+            self._finish()
+        elif core.state is CoreState.OPEN and self._fragments is None:
+            self._core = None
+
+    def _handle_event(self, event: Frame) -> None:
+        if event.opcode is Opcode.CLOSE:
+            self._handle_close()
+        elif self._stage is Stage.OPEN and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._handle_data(event)
+
+    def _handle_data(self, event: Frame) -> None:
+        if event.opcode is not Opcode.CONT:
+            self._fragments = [b"\x82" if event.opcode is Opcode.BINARY else b"\x81"]
+        fragments = self._fragments
+        if fragments is None:
+            return  # the core has already failed such a continuation
+        fragments.append(bytes(event.data))
+        if not event.fin:
+            return
+        self._fragments = None
+        binary, payload = fragments[0] == b"\x82", b"".join(fragments[1:])
+        if not binary and not _is_utf8(payload):
+            self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+        elif self._receiver is not None:
+            self._receiver.received(payload, binary=binary)
+
+    def _handle_close(self) -> None:
+        """Finish: the core has answered the peer's Close, or the peer has answered ours."""
+        core = self._needed_core()
+        self._lose(core.close_rcvd.code if core.close_rcvd is not None else 1005)
+        self._finish()
+
+    # ------------------------------------------------------------ the end
+
+    def _needed_core(self) -> Core:
+        if self._core is None:
+            self._core = Core(Side.SERVER, state=CoreState.OPEN, max_size=self._options.message_size)
+        return self._core
+
+    def _send_of_core(self, core: Core) -> None:
+        for data in core.data_to_send():
+            if data:
+                self._transport.write(data)
+        if self._transport.get_write_buffer_size() > self._options.high_water + self._options.control_buffer:
+            self._transport.abort()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close for what the peer did; it is told, and not listened to any more."""
+        core = self._needed_core()
+        core.fail(code, _close_reason(reason))
+        self._send_of_core(core)
+        self._lose(code)
+        self._finish()
+
+    def _start_closing(self) -> None:
+        core = self._needed_core()
+        self._stage = Stage.CLOSING
+        self._send_of_core(core)
+        self._fragments = None
+        if self._paused:
+            self.resume()
+        self._set_reading()
+        self._cancel_deadline()
+        self._deadline = self._loop.call_later(self._options.close_timeout, self.abort)
+
+    def _finish(self) -> None:
+        """Close the socket once what was written is out, and at the latest after the close timeout."""
+        if self._stage is Stage.CLOSED:
+            return
+        self._stage = Stage.CLOSING
+        self._buffer = b""
+        self._cancel_deadline()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._deadline = self._loop.call_later(self._options.close_timeout, self.abort)
+
+    def _lose(self, code: int) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._stage = max(self._stage, Stage.CLOSING)
+        if receiver is not None:
+            receiver.lost(code)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def __repr__(self) -> str:
+        return f"<Link {self.peer} {self._stage.name.lower()}>"
+
+
+def _frame_size(buffer: bytes, start: int) -> int | None:
+    """Return the bytes of the frame at *start* as its header announces them; None until the header is whole."""
+    here = len(buffer) - start
+    if here < 2:
+        return None
+    second = buffer[start + 1]
+    masked = 4 if second & _MASKED else 0
+    length = second & 0x7F
+    if length < 126:
+        return 2 + masked + length
+    extended = 2 if length == 126 else 8
+    if here < 2 + extended:
+        return None
+    return 2 + extended + masked + int.from_bytes(buffer[start + 2 : start + 2 + extended], "big")
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _close_reason(reason: str) -> str:
+    """Return *reason* cut to the 123 bytes that a Close frame has room for (RFC 6455 section 5.5)."""
+    return reason.encode()[:123].decode(errors="ignore")
+
+
+def _code_sent(core: Core) -> int:
+    return core.close_sent.code if core.close_sent is not None else 1006

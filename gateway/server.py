@@ -1,0 +1,116 @@
+"""Listeners: sockets bound as the kernel should treat them, and one uvicorn server on each listener's sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from gateway.errors import GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where a listener listens, and how."""
+
+    host: str
+    port: int
+    """0 for any free one."""
+    listeners: int = 1
+    """Sockets on the same port: an event loop accepts one connection a turn from each."""
+    backlog: int = 1024
+    send_buffer: int = 0
+    """SO_SNDBUF of accepted connections in bytes, so that a slow client shows early; 0 for the kernel's choice."""
+    user_timeout: float = 0.0
+    """Seconds for which sent data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0 for the kernel's choice."""
+
+
+def bind(binding: Binding) -> list[socket.socket]:
+    """Return listening sockets on one port; `GatewayError` where it is taken or not ours.
+
+    The first is bound alone to learn whether the port is free: with SO_REUSEPORT a second gateway would silently get half of
+    the clients.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            address = (*address[:1], probe.getsockname()[1], *address[2:])
+        return [_listen(family, address, binding) for _ in range(binding.listeners)]
+    except OSError as error:
+        raise GatewayError(
+            f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; choose another port or host"
+        ) from None
+
+
+def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
+    # The protocol by number: without it asyncio does not set TCP_NODELAY on what is accepted.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if binding.send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, binding.send_buffer)
+        if binding.user_timeout:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(binding.user_timeout * 1000))
+        listener.bind(address)
+        listener.listen(binding.backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server whose signals and whose end are somebody else's business."""
+
+    def __init__(self, app: Any, binding: Binding, *, http: Callable[..., Any] | str, **options: Any) -> None:
+        """Serve *app* on *binding* with the protocol class *http*."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=http,  # type: ignore[arg-type]
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                backlog=binding.backlog,
+                **options,
+            )
+        )
+        self.sockets = bind(binding)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        port: int = self.sockets[0].getsockname()[1]
+        return port
+
+    async def run_until_stopped(self) -> None:
+        """Serve until `stop`, then close every connection that is left."""
+        await self.serve(sockets=self.sockets)
+
+    def stop_accepting(self) -> None:
+        """Take no further connection; those that are open stay."""
+        for server in getattr(self, "servers", ()):
+            server.close()
+
+    def stop(self) -> None:
+        """End."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to the process."""
+        yield
