@@ -30,6 +30,8 @@ STATUS: dict[ErrorCode, int] = {
 
 RETRY_AFTER = 1.0
 """Seconds after which to try again, where nobody knows better."""
+FULL_RETRY_AFTER = 5.0
+"""Seconds after which a broker without memory may have dropped what is too old."""
 
 
 class Refused(ProtocolError):
@@ -129,7 +131,8 @@ def _unavailable(error: BrokerUnavailable) -> Failure:
 
 
 def _full(_: BrokerFull) -> Failure:
-    return Failure(507, ErrorCode.LIMIT_EXCEEDED, "the broker has no memory left to keep this message")
+    message = "the broker has no memory left to keep this message"
+    return Failure(507, ErrorCode.UNAVAILABLE, message, retry_after=FULL_RETRY_AFTER)
 
 
 def _invalid(error: ValidationError | RequestValidationError) -> Failure:

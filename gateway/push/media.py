@@ -26,6 +26,11 @@ class Media:
     text: bool = False
     """Whether a body is JSON text, in which integers beyond 64 bits have to be looked for (`payload_of`)."""
 
+    @property
+    def header(self) -> bytes:
+        """The value of a Content-Type header."""
+        return self.name.encode()
+
 
 def _payload(value: object) -> Payload:
     if isinstance(value, Payload):

@@ -39,7 +39,7 @@ def operation(
     responses: dict[int, dict[str, Any]] = {200: _answer(answer, "Done")}
     for status in statuses:
         responses[status] = _answer(Failed, MEANINGS[status])
-        if status in (429, 503):
+        if status in (429, 503, 507):
             responses[status]["headers"] = _LATER
     extra = None if body is None else {"requestBody": {"required": publishes, "content": _both(body)}}
     return {"summary": summary, "responses": responses, "openapi_extra": extra}

@@ -132,13 +132,10 @@ class MessageEntry(BaseModel):
 
 
 class HistoryInfo(BaseModel):
-    """Messages kept of the channel."""
+    """Messages kept of the channel, as the WebSocket command `history` tells them."""
 
     channel: str
-    position: Annotated[
-        MessageId | None, Field(description="Of the newest message; absent without history.")
-    ] = None
-    recovered: Annotated[bool, Field(description="false: `since` is not of this history, or no longer kept.")]
+    position: Annotated[MessageId, Field(description="Of the newest message, in `messages` or not.")]
     messages: list[MessageEntry]
 
 
