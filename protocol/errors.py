@@ -108,7 +108,7 @@ class ProtocolError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
-class ClientFault(ProtocolError):  # noqa: N818 (whose fault it is, is the point)
+class ClientFault(ProtocolError):
     """The client asked for what it may not have, or asked wrongly; the same again gets the same answer."""
 
 
@@ -120,5 +120,5 @@ class BadRequest(ClientFault):
         self.id = id
 
 
-class ServerFault(ProtocolError):  # noqa: N818
+class ServerFault(ProtocolError):
     """The gateway could not do it now; the same again may succeed after `retry_after_ms`."""

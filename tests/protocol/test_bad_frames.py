@@ -1,0 +1,202 @@
+"""A frame that is no command is answered with `bad_request`, whatever it is; nothing else is ever raised."""
+
+from __future__ import annotations
+
+import tracemalloc
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import limits
+from protocol.codec import CODECS, MSGPACK, Codec, decode_json, decode_msgpack
+from protocol.errors import BadRequest, ErrorCode
+from protocol.messages import Connected, Message, Publish, Subscribed
+from protocol.payload import payload_of
+from tests.protocol.bad import BAD, BEYOND_JSON, BROKEN_JSON, BROKEN_MSGPACK, NO_MAP, Bad
+from tests.protocol.examples import COMMANDS, EVENTS
+from tests.protocol.strategies import bounded
+
+CHANGES = (0x01, 0x04, 0x20, 0x80, 0xFF)
+
+codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_a_bad_frame_is_refused(bad: Bad) -> None:
+    with pytest.raises(BadRequest) as caught:
+        bad.codec.decode(bad.frame)
+    assert bad.says in caught.value.message
+    assert caught.value.id == bad.id
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "bad", [*BROKEN_JSON, *BROKEN_MSGPACK, *NO_MAP, *BEYOND_JSON], ids=lambda bad: bad.name
+)
+def test_a_client_refuses_it_as_well(bad: Bad) -> None:
+    with pytest.raises(BadRequest):
+        bad.codec.decode_event(bad.frame)
+
+
+def test_names_are_unique() -> None:
+    assert len({bad.name for bad in BAD}) == len(BAD)
+
+
+def frames(codec: Codec) -> list[bytes]:
+    return [codec.encode_command(command) for command in COMMANDS.values()]
+
+
+def event_frames(codec: Codec) -> list[bytes]:
+    return [codec.encode(event) for event in EVENTS.values()]
+
+
+@codecs
+def test_every_beginning_of_a_command_is_refused(codec: Codec) -> None:
+    for frame in frames(codec):
+        for end in range(len(frame)):
+            with pytest.raises(BadRequest):
+                codec.decode(frame[:end])
+
+
+@codecs
+def test_every_beginning_of_an_event_is_refused(codec: Codec) -> None:
+    for frame in event_frames(codec):
+        for end in range(len(frame)):
+            with pytest.raises(BadRequest):
+                codec.decode_event(frame[:end])
+
+
+@codecs
+def test_anything_behind_a_command_is_refused(codec: Codec) -> None:
+    for frame in frames(codec):
+        for more in (frame, b"\x00", b"\xc0", b"}", b"1"):
+            with pytest.raises(BadRequest):
+                codec.decode(frame + more)
+
+
+def accepted(codec: Codec, frame: bytes) -> bool:
+    """Whether *frame* is a command; what is one can be spelled by both codecs and means the same."""
+    try:
+        command = codec.decode(frame)
+    except BadRequest:
+        return False
+    for either in CODECS.values():
+        assert either.decode(either.encode_command(command)) == command
+    return True
+
+
+@codecs
+def test_a_command_with_any_byte_changed_is_a_command_or_refused(codec: Codec) -> None:
+    outcomes = set()
+    for frame, change in product(frames(codec), CHANGES):
+        for index, byte in enumerate(frame):
+            mutated = frame[:index] + bytes([byte ^ change]) + frame[index + 1 :]
+            outcomes.add(accepted(codec, mutated))
+    assert outcomes == {True, False}
+
+
+@codecs
+def test_an_event_with_any_byte_changed_is_an_event_or_refused(codec: Codec) -> None:
+    outcomes = set()
+    for frame, change in product(event_frames(codec), CHANGES):
+        for index, byte in enumerate(frame):
+            mutated = frame[:index] + bytes([byte ^ change]) + frame[index + 1 :]
+            try:
+                event = codec.decode_event(mutated)
+                outcomes.add(True)
+            except BadRequest:
+                outcomes.add(False)
+                continue
+            assert codec.decode_event(codec.encode(event)) == event
+    assert outcomes == {True, False}
+
+
+@codecs
+@bounded
+@given(st.data())
+def test_a_command_cut_and_glued_at_random_is_a_command_or_refused(codec: Codec, data: st.DataObject) -> None:
+    one = data.draw(st.sampled_from(frames(codec)))
+    other = data.draw(st.sampled_from(frames(codec)))
+    cut = data.draw(st.integers(0, len(one)))
+    resumed = data.draw(st.integers(0, len(other)))
+    accepted(codec, one[:cut] + data.draw(st.binary(max_size=6)) + other[resumed:])
+
+
+@codecs
+@bounded
+@given(st.binary(max_size=64))
+def test_noise_is_refused(codec: Codec, noise: bytes) -> None:
+    assert not accepted(codec, noise)
+
+
+@codecs
+@pytest.mark.parametrize(("levels", "fits"), [(63, True), (64, False)])
+def test_what_a_client_may_send_it_can_also_read(codec: Codec, levels: int, fits: bool) -> None:
+    deep: list[Any] = []
+    for _ in range(levels - 1):
+        deep = [deep]
+    message = Message("c", payload_of(deep))
+    sent = codec.encode_command(Publish(1, "c", message.data))
+    replayed = Connected(1, "c-1", "anna", "node-a", 25.0, subs={"c": Subscribed("c", messages=(message,))})
+    read = codec.encode(replayed)
+    if fits:
+        assert codec.decode(sent) == Publish(1, "c", message.data)
+        assert codec.decode_event(read) == replayed
+    else:
+        with pytest.raises(BadRequest, match="nested deeper than 63 levels"):
+            codec.decode(sent)
+        with pytest.raises(BadRequest, match="nested deeper than 68 levels"):
+            codec.decode_event(read)
+
+
+LEVELS = [(1, True), (63, True), (64, True), (65, False), (1000, False), (2000, False), (30_000, False)]
+
+
+@pytest.mark.parametrize(("levels", "fits"), LEVELS)
+@pytest.mark.parametrize("kind", ["arrays", "maps"])
+def test_nesting_is_counted_alike(levels: int, fits: bool, kind: str) -> None:
+    text = b"[" * levels + b"]" * levels if kind == "arrays" else b'{"":' * levels + b"0" + b"}" * levels
+    packed = b"\x91" * (levels - 1) + b"\x90" if kind == "arrays" else b"\x81\xa0" * levels + b"\x00"
+    for decode, frame in ((decode_json, text), (decode_msgpack, packed)):
+        if fits:
+            assert decode(frame) is not None
+        else:
+            with pytest.raises(BadRequest, match=r"nested deeper than 64 levels|no JSON|no MessagePack"):
+                decode(frame)
+
+
+def test_many_small_arrays_are_not_deep() -> None:
+    assert len(decode_json(b"[" + b"[]," * 100 + b"0]")) == 101
+    assert len(decode_msgpack(b"\xdc\x00\x65" + b"\x90" * 101)) == 101
+
+
+BOMBS = {
+    "nested arrays of 60,000 items": b"\xdc\xea\x60" * 1000 + b"\xc0" * 62_000,
+    "nested long arrays": b"\xdd\x00\x00\xea\x60" * 1000 + b"\xc0" * 60_000,
+    "as deep as allowed": b"\xdc\xea\x60" * 60 + b"\xc0" * 64_000,
+    "nested maps of 60,000 entries": b"\xde\xea\x60\xa0" * 1000 + b"\xc0" * 61_000,
+    "arrays in a publish": MSGPACK.encode_command(COMMANDS["publish"])
+    + b"\xdc\xea\x60" * 900
+    + b"\xc0" * 62_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_a_frame_only_announces_takes_no_memory(bomb: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest):
+            MSGPACK.decode(BOMBS[bomb])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * limits.MESSAGE_SIZE
+
+
+def test_long_arrays_that_hold_what_they_announce_are_read() -> None:
+    assert decode_msgpack(b"\xdc\xea\x60" + b"\x07" * 60_000) == [7] * 60_000
+    assert decode_msgpack(b"\xdd\x00\x01\x11\x70" + b"\x07" * 70_000) == [7] * 70_000
