@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from aiolimiter import AsyncLimiter
 
-ROUNDING = 1e-9
-"""What a sum of floats may be off by: who waits exactly as long as it was told is admitted."""
+ROUNDING = 1e-6
+"""What floats may be off by, in units: who waits exactly as long as it was told is admitted."""
 
 
 class TokenBucket(AsyncLimiter):

@@ -137,8 +137,6 @@ def mint(
 def _parsed(token: str) -> jws.CompactSignature:
     if len(token) > limits.TOKEN_SIZE:
         raise TokenError(f"the token has {len(token)} characters, expected at most {limits.TOKEN_SIZE}")
-    if not token.isascii():
-        raise _malformed()
     try:
         return jws.extract_compact(token.encode(), registry=_REGISTRY)
     except (JoseError, TypeError, ValueError, RecursionError):
@@ -185,4 +183,4 @@ def _payload(signed: jws.CompactSignature) -> Claims:
 
 
 def _numeric_date(seconds: float) -> float:
-    return int(seconds) if seconds == int(seconds) else round(seconds, 3)
+    return int(seconds) if float(seconds).is_integer() else round(seconds, 3)

@@ -34,6 +34,7 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.requests = 0
+        self.drop_seconds = 0.0
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -44,6 +45,16 @@ class Server:
             f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{header}\r\n\r\n".encode() + body
         )
 
+    async def write(self, writer: asyncio.StreamWriter) -> None:
+        if not self.drop_seconds:
+            writer.write(self.response)
+            return await writer.drain()
+        for byte in self.response:
+            writer.write(bytes([byte]))
+            # A drop at a time is what is tested: no event stands for it.
+            await asyncio.sleep(self.drop_seconds)
+        return None
+
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -51,8 +62,7 @@ class Server:
                 self.requests += 1
                 self.asked.set()
                 await self.may_answer.wait()
-                writer.write(self.response)
-                await writer.drain()
+                await self.write(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -259,6 +269,7 @@ async def test_a_failed_fetch_keeps_the_old_keys(server: Server, failure: str) -
         server.serve(**FAILURES[failure])
         error = await refusal(jwks.resolve("two", "ES256"))
         assert isinstance(error, KeysUnavailable)
+        assert server.requests == 2
         assert (await jwks.resolve("one", "ES256")).kid == "one"
         clock.advance(86_400.0)
         assert (await jwks.resolve("one", "ES256")).kid == "one"
@@ -304,6 +315,20 @@ async def test_a_server_that_does_not_answer_is_given_up(server: Server) -> None
         server.may_answer.set()
 
 
+async def test_a_server_that_answers_drop_by_drop_is_given_up(server: Server) -> None:
+    server.drop_seconds = 0.005
+    async with started(server, timeout=0.1) as jwks:
+        assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
+        assert jwks.statistics()["failures"] == 1
+
+
+async def test_a_proxy_is_not_asked_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with started(server) as jwks:
+        assert (await jwks.resolve("one", "ES256")).kid == "one"
+
+
 async def test_a_server_that_is_not_there_is_no_disaster(server: Server) -> None:
     async with started(server) as jwks:
         assert await jwks.fetched()
@@ -328,6 +353,14 @@ async def test_closing_releases_those_who_wait(server: Server) -> None:
     assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
     assert not await jwks.fetched()
     await jwks.close()
+
+
+async def test_closing_keeps_the_keys_but_learns_no_more(server: Server) -> None:
+    async with started(server) as jwks:
+        assert await jwks.fetched()
+    assert (await jwks.resolve("one", "ES256")).kid == "one"
+    assert isinstance(await refusal(jwks.resolve("two", "ES256")), KeysUnavailable)
+    assert server.requests == 1
 
 
 async def test_before_the_start_nothing_is_known(server: Server) -> None:

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.access.ratelimit import CommandLimiter, Strikes, TokenBucket
 from gateway.clock import FakeClock
@@ -46,6 +48,25 @@ def test_who_waits_as_long_as_told_is_admitted_and_no_sooner() -> None:
             assert limiter.admit("history") > 0.0
             clock.advance(wait * 0.01)
             assert limiter.admit("history") == 0.0
+
+    on_loop(scenario)
+
+
+@given(
+    rate=st.floats(0.01, 100.0),
+    burst=st.floats(1.0, 500.0),
+    uptime=st.floats(0.0, 1e7),
+    used=st.floats(0.01, 1.0),
+)
+def test_what_floats_lose_makes_nobody_wait_twice(
+    rate: float, burst: float, uptime: float, used: float
+) -> None:
+    def scenario(clock: FakeClock) -> None:
+        clock.now = uptime
+        bucket = TokenBucket(rate_per_s=rate, burst=burst)
+        assert bucket.take(burst * used) == 0.0
+        clock.advance(bucket.take(burst))
+        assert bucket.take(burst) == 0.0
 
     on_loop(scenario)
 

@@ -88,7 +88,8 @@ def test_header_parameters_that_nobody_needs_are_ignored() -> None:
 @pytest.mark.parametrize("signature", ["", "c2ln"])
 def test_an_unsigned_token_is_refused(alg: str, signature: str) -> None:
     unsigned = f"{encoded({'alg': alg})}.{encoded(claims())}.{signature}"
-    assert "alg" in refused(verifier(HS256, public_key(PUBLIC["RS256"])).identity(unsigned)).message
+    message = refused(verifier(HS256, public_key(PUBLIC["RS256"])).identity(unsigned)).message
+    assert "expected one of ES256, EdDSA, HS256" in message
 
 
 @pytest.mark.parametrize("alg", PAIRS)
@@ -246,6 +247,25 @@ def test_a_payload_is_an_object_of_claims(payload: Any) -> None:
     refused(verifier().identity(forged({"alg": "HS256"}, payload)))
 
 
+class Careless:
+    """Keys that hand out one whatever is asked for."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def find(self, kid: str | None, alg: str) -> Key | None:
+        return self.key
+
+    async def resolve(self, kid: str | None, alg: str) -> Key:
+        return self.key
+
+
+@pytest.mark.parametrize("key", [HS384, HS512, public_key(PUBLIC["RS256"])], ids=["HS384", "HS512", "RS256"])
+def test_a_key_of_another_algorithm_verifies_nothing(key: Key) -> None:
+    careless = Verifier(Careless(key), audience=None, issuer=None, clock=FakeClock(NOW))
+    assert "signature" in refused(careless.identity(token())).message
+
+
 class Untouchable:
     """Keys that fail the test that asks for one."""
 
@@ -303,6 +323,8 @@ def test_a_token_with_one_other_character_is_refused(place: int, character: str)
         {"ttl": 0},
         {"ttl": -1},
         {"ttl": 86_406},
+        {"ttl": float("inf")},
+        {"ttl": float("nan")},
         {"channel": "a b"},
         {"channels": ["@bob"]},
         {"info": "x" * 5_000},
