@@ -176,7 +176,7 @@ class Jwks:
             self._failures += 1
             self._failures_in_a_row += 1
             self._fault = str(error) or type(error).__name__
-            _log.warning("jwks fetch failed", extra={"url": str(self._url), "fault": self._fault})
+            _log.warning("keys of %s not fetched: %s", self._url, self._fault)
         else:
             self._failures_in_a_row = 0
             self._fault = ""

@@ -278,13 +278,16 @@ async def test_a_failed_fetch_keeps_the_old_keys(server: Server, failure: str) -
         assert counts["age"] == 86_400.0
 
 
-async def test_without_any_keys_clients_are_asked_to_come_again(server: Server) -> None:
+async def test_without_any_keys_clients_are_asked_to_come_again(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     server.serve(b"", status="503 Service Unavailable")
     async with started(server, clock=FakeClock()) as jwks:
         error = await refusal(jwks.resolve("one", "ES256"))
         assert isinstance(error, KeysUnavailable)
         assert (error.code, error.retry_after_ms) == ("unavailable", 1_000)
         assert "503" in repr(jwks)
+        assert f"keys of {server.url} not fetched: status 503" in caplog.text
 
 
 async def test_a_failed_fetch_is_tried_again_until_it_succeeds(server: Server) -> None:
