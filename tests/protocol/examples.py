@@ -42,7 +42,7 @@ from protocol.payload import payload_of
 from protocol.position import MessageId
 
 ROOM = "chat:room-42"
-TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hIn0.c2lnbmF0dXJl"
+TOKEN = "header.claims.signature"
 START = MessageId(0, "Zk3vQ1")
 OLD = MessageId(1041, "h7TqLw")
 NEW = MessageId(1042, "p0Xr_2")

@@ -223,7 +223,7 @@ def test_a_command_without_defaults_is_spelled_without_them() -> None:
 SECRET = "SECRET" + examples.TOKEN
 
 SPILLED: dict[str, dict[str, Any]] = {
-    "too long": {"type": "refresh", "id": 1, "token": SECRET * 200},
+    "too long": {"type": "refresh", "id": 1, "token": SECRET * 400},
     "in an array": {"type": "refresh", "id": 1, "token": [SECRET]},
     "in a map": {"type": "subscribe", "id": 1, "channel": "c", "token": {"token": SECRET}},
     "instead of options": {"type": "connect", "id": 1, "subs": {"c": SECRET}},

@@ -1,0 +1,162 @@
+"""The test vectors of docs/vectors: `python -m tests.protocol.vectors` writes them anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from protocol import events, limits
+from protocol.codec import JSON, MSGPACK
+from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode
+from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
+from protocol.payload import payload_of
+from tests.protocol import examples
+from tests.protocol.bad import BAD, Bad
+
+FOLDER = Path(__file__).parents[2] / "docs" / "vectors"
+
+Case = dict[str, Any]
+
+OTHER_JSON: dict[str, tuple[str, ClientMessage]] = {
+    "space between everything": (' { "type" : "ping" ,\r\n\t"id" : 7 } ', Ping(7)),
+    "the type last": ('{"id":7,"type":"ping"}', Ping(7)),
+    "escaped letters": ('{"\\u0074ype":"pin\\u0067","id":7}', Ping(7)),
+    "unknown fields": ('{"type":"ping","id":7,"x":null,"trace":{"a":[1e300]}}', Ping(7)),
+    "null for an absent field": (
+        '{"type":"subscribe","id":7,"channel":"c","token":null,"since":null,"rewind":null,"members":null}',
+        Subscribe(7, "c"),
+    ),
+    "a key twice: the last counts": ('{"type":"ping","id":6,"id":7}', Ping(7)),
+    "an escaped surrogate pair": (
+        '{"type":"publish","id":7,"channel":"c","data":"\\ud83d\\ude00"}',
+        Publish(7, "c", payload_of("\U0001f600")),
+    ),
+    "data of 63 levels": (
+        f'{{"type":"publish","id":7,"channel":"c","data":{"[" * 63}{"]" * 63}}}',
+        Publish(7, "c", payload_of(orjson.loads("[" * 63 + "]" * 63))),
+    ),
+}
+
+OTHER_MSGPACK: dict[str, tuple[bytes, ClientMessage]] = {
+    "a map with a header of 16 bits": (b"\xde\x00\x02\xa4type\xa4ping\xa2id\x07", Ping(7)),
+    "strings with headers of 8, 16 and 32 bits": (
+        b"\x82\xd9\x04type\xda\x00\x04ping\xdb\x00\x00\x00\x02id\x07",
+        Ping(7),
+    ),
+    "an id of 64 bits with a sign": (b"\x82\xa4type\xa4ping\xa2id\xd3" + (7).to_bytes(8, "big"), Ping(7)),
+    "an id of 64 bits without a sign": (b"\x82\xa4type\xa4ping\xa2id\xcf" + (7).to_bytes(8, "big"), Ping(7)),
+    "nil for an absent field": (
+        b"\x84\xa4type\xa9subscribe\xa2id\x07\xa7channel\xa1c\xa5token\xc0",
+        Subscribe(7, "c"),
+    ),
+    "a float of 32 bits": (
+        b"\x84\xa4type\xa7publish\xa2id\x07\xa7channel\xa1c\xa4data\xca\x3f\xc0\x00\x00",
+        Publish(7, "c", payload_of(1.5)),
+    ),
+}
+
+
+def command_cases() -> list[Case]:
+    """Return every example of a command as both codecs spell it, and others that a gateway takes."""
+    same = [
+        _both(name, JSON.encode_command(command), MSGPACK.encode_command(command))
+        for name, command in examples.COMMANDS.items()
+    ]
+    other_json = [
+        {"name": name, "map": _map(command), "json": text} for name, (text, command) in OTHER_JSON.items()
+    ]
+    other_msgpack = [
+        {"name": name, "map": _map(command), "msgpack": frame.hex()}
+        for name, (frame, command) in OTHER_MSGPACK.items()
+    ]
+    return same + other_json + other_msgpack
+
+
+def event_cases() -> list[Case]:
+    """Return every example of a reply and a push as both codecs spell it."""
+    return [_both(name, JSON.encode(event), MSGPACK.encode(event)) for name, event in examples.EVENTS.items()]
+
+
+def bad_cases() -> list[Case]:
+    """Return every bad frame and what becomes of it."""
+    return [_bad(bad) for bad in BAD]
+
+
+def close_cases() -> list[Case]:
+    """Return what a client does on every close code."""
+    return [
+        {"code": int(code), "name": row.reason, "client": row.reaction.value, "backoff": row.backoff}
+        for code, row in sorted(CLOSES.items())
+    ]
+
+
+def error_cases() -> list[Case]:
+    """Return how a connection ends whose connect was refused with each error."""
+    return [{"code": str(code), "close": int(close)} for code, close in CLOSE_ON_ERROR.items()]
+
+
+def files() -> dict[str, str]:
+    """Return the text of every file, by its name."""
+    return {
+        "commands.json": _text({"subprotocols": _SUBPROTOCOLS, "commands": command_cases()}),
+        "events.json": _text({"subprotocols": _SUBPROTOCOLS, "events": event_cases()}),
+        "bad.json": _text({"frames": bad_cases()}),
+        "closes.json": _text({"closes": close_cases(), "connect_refused": error_cases()}),
+    }
+
+
+_SUBPROTOCOLS = {"json": JSON.subprotocol, "msgpack": MSGPACK.subprotocol}
+
+
+def _map(command: ClientMessage) -> Any:
+    return orjson.loads(JSON.encode_command(command))
+
+
+def _both(name: str, text: bytes, packed: bytes) -> Case:
+    spelled = orjson.loads(text)
+    case = {"name": name, "map": spelled, "json": text.decode(), "msgpack": packed.hex()}
+    return {**case, "needs": "64-bit integers"} if _needs_64_bits(spelled) else case
+
+
+def _needs_64_bits(value: Any) -> bool:
+    if isinstance(value, Mapping | list):
+        return any(map(_needs_64_bits, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, int) and abs(value) > limits.COMMAND_ID
+
+
+def _bad(bad: Bad) -> Case:
+    case: Case = {"name": bad.name, "subprotocol": bad.codec.subprotocol}
+    if bad.codec.binary:
+        return {**case, "hex": bad.frame.hex(), "error": _error(bad)}
+    try:
+        return {**case, "text": bad.frame.decode(), "error": _error(bad)}
+    except UnicodeDecodeError:
+        return {**case, "hex": bad.frame.hex(), "close": int(CloseCode.INVALID_DATA)}
+
+
+def _error(bad: Bad) -> Case:
+    try:
+        bad.codec.decode(bad.frame)
+    except BadRequest as fault:
+        # What the message says is for people, and much of it comes from the parsers.
+        answer = events.map_of(Error(fault.code, fault.message, id=fault.id))
+        return {name: answer[name] for name in answer if name != "message"}
+    raise AssertionError(f"{bad.name} is no bad frame")
+
+
+def _text(content: Case) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def write() -> None:
+    """Write every file."""
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="ascii")
+
+
+if __name__ == "__main__":
+    write()
