@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from urllib.parse import unquote_to_bytes
 
 from gateway.push.failures import Refused
@@ -62,7 +62,7 @@ def name_before(cursor: str | None) -> str:
     if not cursor:
         return ""
     try:
-        return urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        return b64decode(cursor + "=" * (-len(cursor) % 4), altchars="-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise _unfit("cursor", "a cursor as an answer gave it out", cursor) from None
 
