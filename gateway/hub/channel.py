@@ -157,8 +157,11 @@ class Channel:
         self._pending.append(frames)
         return len(self._pending) == 1
 
-    def settle(self) -> None:
-        """Offer what waits, joined, to everybody who follows now."""
+    def settle(self, *, alone: bool = False) -> None:
+        """Offer what waits, joined, to everybody who follows now.
+
+        *alone* says that the turn ends and no other channel has anything: then each connection is written to at once.
+        """
         if not self._pending:
             return
         messages, self._pending = self._pending, []
@@ -166,11 +169,14 @@ class Channel:
             if not subscriptions:
                 continue
             chunk = Chunk(codec, messages, self._before)
-            for subscription in subscriptions:
-                if subscription.behind is None:
-                    subscription.outbox.offer(subscription, chunk)
-                else:
+            # A copy: who is too slow leaves the audience while it is walked.
+            for subscription in list(subscriptions):
+                if subscription.behind is not None:
                     subscription.missed |= chunk.unnumbered
+                elif alone:
+                    subscription.outbox.offer_now(subscription, chunk)
+                else:
+                    subscription.outbox.offer(subscription, chunk)
 
     def offer_to(self, frames: Frames, exclude: frozenset[str]) -> None:
         """Offer one message to everybody but the connections in *exclude*; they are to take it as delivered."""
@@ -181,7 +187,7 @@ class Channel:
             self._remember(frames, identity)
         for codec, subscriptions in self.audience.items():
             chunk = Chunk(codec, [frames], before)
-            for subscription in subscriptions:
+            for subscription in list(subscriptions):
                 if subscription.session.connection in exclude:
                     continue
                 if subscription.behind is None:
@@ -193,7 +199,7 @@ class Channel:
         """Tell everybody who watches joins and leaves, except the connection *unless*."""
         self.settle()
         encoded: dict[Codec, bytes] = {}
-        for subscription in self.watchers:
+        for subscription in list(self.watchers):
             if subscription.session.connection == unless:
                 continue
             codec = subscription.codec

@@ -125,8 +125,9 @@ class Hub:
     def settle(self) -> None:
         """Offer to every subscriber what was delivered since the last call."""
         waiting, self._waiting = self._waiting, []
+        alone = len(waiting) == 1
         for channel in waiting:
-            channel.settle()
+            channel.settle(alone=alone)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
@@ -159,8 +160,8 @@ class Hub:
 
     def _break(self, channel: Channel, gap: Gap) -> None:
         channel.reset(gap.position)
-        for subscriptions in channel.audience.values():
-            for subscription in subscriptions:
+        for subscriptions in list(channel.audience.values()):
+            for subscription in list(subscriptions):
                 subscription.behind = None
                 subscription.outbox.push(subscription.gap(gap.position, gap.reason))
 
