@@ -1,8 +1,9 @@
 """The link: one WebSocket from the end of its handshake to the end of its socket.
 
-The common case, one whole unfragmented data frame in one read, goes straight to the receiver. Everything else RFC 6455 has
-(fragments, control frames, closing, errors) is left to the sans-I/O core of `websockets`, which exists only while it is needed:
-at a frame boundary, outside of a fragmented message, it holds nothing that a new one would not.
+The common case, one whole unfragmented data frame in one read, goes straight to the receiver. Everything else
+RFC 6455 has (fragments, control frames, closing, errors) is left to the sans-I/O core of `websockets`, which exists
+only while it is needed: at a frame boundary, outside of a fragmented message, it holds nothing that a new one
+would not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from protocol import limits
 from protocol.errors import CloseCode
 
 _TEXT, _BINARY = 0x81, 0x82
+_DATA = (_TEXT, _BINARY)
 _MASKED = 0x80
 _LONGEST_HEADER = 14
 
@@ -44,7 +46,7 @@ class LinkOptions:
     stall_timeout: float = 20.0
     """Seconds for which a full socket may take nothing before it is aborted."""
     close_timeout: float = 5.0
-    """Seconds a peer has to answer our Close, or to close after it was told what it did wrong; then it is aborted."""
+    """Seconds a peer has to answer our Close, or to close once it was told what it did; then it is aborted."""
     read_slice: int = 8 * 1024
     """Bytes of one peer that are handled before the others get their turn."""
     control_buffer: int = 1024 * 1024
@@ -141,6 +143,11 @@ class Link(asyncio.Protocol):
             self._continue_soon()
 
     @property
+    def is_attached(self) -> bool:
+        """Whether somebody receives its messages, or did until it ended."""
+        return self._receiver is not None or self._stage is not Stage.OPEN
+
+    @property
     def is_open(self) -> bool:
         """Whether frames may still be written."""
         return self._stage is Stage.OPEN
@@ -204,24 +211,30 @@ class Link(asyncio.Protocol):
         if receiver is None or self._buffer or self._core is not None or self._paused:
             self._take_apart(data)
             return
-        size = len(data)
-        first = data[0]
-        if size < 6 or (first != _TEXT and first != _BINARY):
+        if not self._is_plain(data):
             self._take_apart(data)
             return
-        length = data[1] - _MASKED
-        if length == size - 6 and length < 126:
-            payload = apply_mask(data[6:], data[2:6])
-        elif (
+        self._deliver_plain(receiver, data)
+
+    def _is_plain(self, raw: bytes) -> bool:
+        """Return whether *raw* is one whole, masked, unfragmented data frame of a size that is allowed."""
+        size = len(raw)
+        first = raw[0]
+        if size < 6 or first not in _DATA:
+            return False
+        length = raw[1] - _MASKED
+        if length < 126:
+            return length == size - 6
+        return (
             length == 126
             and size >= 8
-            and 126 <= (data[2] << 8 | data[3]) == size - 8 <= self._options.message_size
-        ):
-            payload = apply_mask(data[8:], data[4:8])
-        else:
-            self._take_apart(data)
-            return
-        if first == _BINARY:
+            and 126 <= (raw[2] << 8 | raw[3]) == size - 8 <= self._options.message_size
+        )
+
+    def _deliver_plain(self, receiver: Receiver, raw: bytes) -> None:
+        mask = 2 if raw[1] - _MASKED < 126 else 4
+        payload = apply_mask(raw[mask + 4 :], raw[mask : mask + 4])
+        if raw[0] == _BINARY:
             receiver.received(payload, binary=True)
         elif payload.isascii() or _is_utf8(payload):
             receiver.received(payload, binary=False)
@@ -329,6 +342,9 @@ class Link(asyncio.Protocol):
         return min(size, here)
 
     def _handle_frame(self, raw: bytes) -> None:
+        if self._core is None and self._receiver is not None and self._is_plain(raw):
+            self._deliver_plain(self._receiver, raw)
+            return
         opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
         if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
             self._guard = self._guard or Guard(self._clock)
@@ -337,7 +353,8 @@ class Link(asyncio.Protocol):
                 self._fail(CloseCode.PROTOCOL_VIOLATION, too_much)
                 return
         if opcode == Opcode.CLOSE and self._fragments is not None:
-            self._core = self._fragments = None  # a peer may close within a message; the core would call it a fault
+            # A peer may close within a message (Autobahn 7.1.5); the core would call it a fault.
+            self._core = self._fragments = None
         core = self._needed_core()
         core.receive_data(raw)
         events = core.events_received()
@@ -469,7 +486,7 @@ def _drop(_: bytes) -> None:
 
 
 def _frame_size(buffer: bytes, start: int) -> int | None:
-    """Return the bytes of the frame at *start* as its header announces them; None until the header is whole."""
+    """Return the bytes of the frame at *start* as its header announces them; None while that is not whole."""
     here = len(buffer) - start
     if here < 2:
         return None
