@@ -1,0 +1,126 @@
+"""What docs/protocol.md says is so: its examples are messages, its tables are those of the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from protocol import limits
+from protocol.codec import CODECS, JSON
+from protocol.commands import COMMANDS
+from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, Reaction
+from protocol.events import EVENTS
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```json\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+def as_command(text: str) -> Any:
+    return orjson.loads(JSON.encode_command(JSON.decode(text.encode())))
+
+
+def as_event(text: str) -> Any:
+    return orjson.loads(JSON.encode(JSON.decode_event(text.encode())))
+
+
+def readings(text: str) -> list[str]:
+    """As what *text* can be read without anything being added or lost."""
+    found = []
+    for name, read in (("command", as_command), ("event", as_event)):
+        try:
+            found += [name] if read(text) == json.loads(text) else []
+        except BadRequest:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    "block", BLOCKS, ids=[f"{index} {json.loads(block)['type']}" for index, block in enumerate(BLOCKS)]
+)
+def test_an_example_is_a_command_a_reply_or_a_push(block: str) -> None:
+    assert readings(block), block
+
+
+def test_every_type_has_an_example() -> None:
+    shown = {(reading, json.loads(block)["type"]) for block in BLOCKS for reading in readings(block)}
+    assert shown >= {("command", kind) for kind in COMMANDS} | {("event", kind.type) for kind in EVENTS}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table below *heading*, its head left out."""
+    below = DOCUMENT.split(f"\n## {heading}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert table is not None
+    lines = table[0].splitlines()[2:]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+REACTIONS = {
+    Reaction.STOP: "stop;",
+    Reaction.STOP_UNTIL_NEW_TOKEN: "stop until there is another token",
+    Reaction.REFRESH_TOKEN: "fetch a token, reconnect, resume",
+}
+BACKOFFS = {
+    "told": "after the delay",
+    "jitter": "with backoff, resume",
+    "long": "with a long backoff, resume",
+}
+
+
+def test_the_close_codes_are_those_of_the_code() -> None:
+    told = {int(code): (name, what) for code, name, what in rows("Close codes")}
+    assert set(told) == set(CLOSES)
+    for code, close in CLOSES.items():
+        name, what = told[code]
+        assert name == close.reason
+        if close.reaction is Reaction.RECONNECT:
+            assert what.startswith(f"reconnect {BACKOFFS[close.backoff]}")
+        else:
+            assert what.startswith(REACTIONS[close.reaction])
+
+
+def test_the_errors_are_those_of_the_code() -> None:
+    told = {code: close for code, _, _, close in rows("Errors")}
+    assert list(told) == list(ErrorCode)
+    assert {code: int(close) for code, close in told.items() if close} == CLOSE_ON_ERROR
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    told = {what: default for what, default, _, _ in rows("Limits")}
+    assert told["one message from a client"] == f"{limits.MESSAGE_SIZE // 1024} KiB"
+    assert told["levels of arrays and maps in it"] == str(limits.DEPTH)
+    assert told["channels in subs of connect"] == f"{limits.SUBSCRIPTIONS_AT_CONNECT:,}"
+    assert told["messages in a history reply"] == f"{limits.HISTORY_LIMIT:,}"
+    assert told["a token"] == f"{limits.TOKEN_SIZE:,} characters"
+    assert told["a publish's key"] == f"{limits.IDEMPOTENCY_KEY} characters"
+    assert told["a channel's name"].startswith(f"{limits.CHANNEL_NAME} of")
+    assert told["WebSocket frames of one message"] == str(limits.FRAGMENTS)
+    assert told["WebSocket control frames a second"] == (
+        f"{limits.PINGS_PER_SECOND:.0f}, {limits.PING_BURST:.0f} at once"
+    )
+    words = " ".join(DOCUMENT.split())
+    assert f"What a server says may nest {limits.EVENT_DEPTH}," in words
+    assert f"due within {limits.CONNECT_TIMEOUT:.0f} s, else {CloseCode.CONNECT_TIMEOUT}" in words
+
+
+def test_the_subprotocols_are_named() -> None:
+    assert [row[0] for row in rows("Connecting")] == list(CODECS)
+    assert [row[1] for row in rows("Connecting")] == [
+        "binary" if codec.binary else "text" for codec in CODECS.values()
+    ]
+
+
+def test_every_link_inside_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", DOCUMENT, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", DOCUMENT)) <= anchors
+
+
+def test_violations_are_named_by_their_code() -> None:
+    words = " ".join(DOCUMENT.split())
+    assert f"at once, with {CloseCode.PROTOCOL_VIOLATION}: a command before `connect`" in words
