@@ -1,4 +1,4 @@
-"""Listeners: sockets bound as the kernel should treat them, and one uvicorn server on each listener's sockets."""
+"""Listeners: sockets bound as the kernel should treat them, and one uvicorn server for each listener."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Binding:
     """Sockets on the same port: an event loop accepts one connection a turn from each."""
     backlog: int = 1024
     send_buffer: int = 0
-    """SO_SNDBUF of accepted connections in bytes, so that a slow client shows early; 0 for the kernel's choice."""
+    """Bytes, SO_SNDBUF of accepted connections: a slow client shows early; 0 for the kernel's choice."""
     user_timeout: float = 0.0
-    """Seconds for which sent data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0 for the kernel's choice."""
+    """Seconds sent data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0 for the kernel's choice."""
 
 
 def bind(binding: Binding) -> list[socket.socket]:
     """Return listening sockets on one port; `GatewayError` where it is taken or not ours.
 
-    The first is bound alone to learn whether the port is free: with SO_REUSEPORT a second gateway would silently get half of
-    the clients.
+    The first is bound alone to learn whether the port is free: with SO_REUSEPORT a second gateway would
+    silently get half of the clients.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -46,7 +46,8 @@ def bind(binding: Binding) -> list[socket.socket]:
         return [_listen(family, address, binding) for _ in range(binding.listeners)]
     except OSError as error:
         raise GatewayError(
-            f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; choose another port or host"
+            f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; "
+            "choose another port or host"
         ) from None
 
 
@@ -63,7 +64,7 @@ def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(binding.user_timeout * 1000))
         listener.bind(address)
         listener.listen(binding.backlog)
-        listener.setblocking(False)
+        listener.settimeout(0)
     except OSError:
         listener.close()
         raise

@@ -1,4 +1,4 @@
-"""The last words to a peer, which arrive: a socket that is closed over unread input is reset, and they are lost."""
+"""The last words to a peer, which arrive: a socket closed over unread input is reset, and they are lost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from uvicorn.server import ServerState
 
 
 def part(transport: asyncio.Transport, server_state: ServerState, *, timeout: float) -> None:
-    """Close *transport* once everything was written and the peer has closed, at the latest after *timeout* seconds.
+    """Close *transport* once all was written and the peer has closed, at the latest after *timeout* seconds.
 
-    We say that nothing more comes, then read and discard until the peer says so, too: the order of RFC 6455 section 7.1.1. Its
-    protocol is another one from now on.
+    We say that nothing more comes, then read and discard until the peer says so, too: the order of RFC 6455
+    section 7.1.1. Its protocol is another one from now on.
     """
     if transport.is_closing():
         return

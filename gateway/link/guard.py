@@ -1,4 +1,4 @@
-"""What one peer may make us do: fragments a message, control frames a second; decided here, carried out by the link."""
+"""What one peer may make us do: fragments a message, control frames a second. The link acts on it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The opening handshake (RFC 6455 section 4.2) as one short ASGI conversation that ends in a `Link`.
 
 The application is asked with the usual ASGI messages and may accept or answer with any HTTP response
-(`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.link"].link` is the open link, and the
-application returns: nothing of ASGI, no task and no queue stays behind for the life of the connection.
+(`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.link"].link` is the open link,
+and the application returns: nothing of ASGI, no task and no queue stays for the life of the connection.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from gateway.eager import Tasks
+from gateway.link.farewell import part
 from gateway.link.protocol import Link, LinkOptions
+from protocol.errors import CLOSES, CloseCode
 
 EXTENSION = "fanway.link"
+VERSION = "13"
+"""The only version of the protocol there is (RFC 6455 section 4.1)."""
 
 _quiet = logging.getLogger("gateway.link.websockets")
 _quiet.addHandler(logging.NullHandler())
@@ -67,6 +71,8 @@ class Handshake(asyncio.Protocol):
         path: str,
         headers: Sequence[tuple[bytes, bytes]],
         *,
+        method: str = "GET",
+        http_version: str = "1.1",
         early: bytes = b"",
     ) -> None:
         """Answer the request for *path*; *early* is what the client sent behind its head."""
@@ -74,7 +80,8 @@ class Handshake(asyncio.Protocol):
         self._early = early
         self._server_state.connections.add(cast("Any", self))
         decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        self._response = self._core.accept(Request(path, Headers(decoded)))
+        every = Headers(decoded)
+        self._response = _objection(method, http_version, every) or self._core.accept(Request(path, every))
         if self._response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._refuse(self._response)
             return
@@ -106,6 +113,8 @@ class Handshake(asyncio.Protocol):
             logging.getLogger("gateway.link").exception("the handshake of a connection failed")
         if not self._answered:
             self._refuse(_plain_response(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
+        elif self.link is not None and not self.link.is_attached:
+            self.link.close(CloseCode.INTERNAL, CLOSES[CloseCode.INTERNAL].reason)
 
     async def _receive(self) -> dict[str, Any]:
         if self._lost or self._answered:
@@ -163,7 +172,8 @@ class Handshake(asyncio.Protocol):
         self._answered = True
         if not self._transport.is_closing():
             self._transport.write(response.serialize())
-            self._transport.close()
+            self._server_state.connections.discard(cast("Any", self))
+            part(self._transport, self._server_state, timeout=self._options.close_timeout)
 
     # ------------------------------------------------------------ for the transport and for uvicorn
 
@@ -184,9 +194,28 @@ class Handshake(asyncio.Protocol):
             self._refuse(_plain_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
 
 
+def _objection(method: str, http_version: str, headers: Headers) -> Response | None:
+    """Return the refusal of what is no opening handshake (RFC 6455 section 4.2.1); the core checks more."""
+    if method != "GET":
+        return _plain_response(HTTPStatus.METHOD_NOT_ALLOWED, b"Use GET.\n", [("Allow", "GET")])
+    if http_version != "1.1":
+        return _plain_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, b"Use HTTP/1.1.\n")
+    if len(headers.get_all("Host")) != 1:
+        return _plain_response(HTTPStatus.BAD_REQUEST, b"Send one Host header.\n")
+    sizes = headers.get_all("Content-Length")
+    if "Transfer-Encoding" in headers or any(set(size) != {"0"} for size in sizes):
+        # Whoever forwards it would take for a body what we take for frames.
+        return _plain_response(HTTPStatus.BAD_REQUEST, b"An upgrade request has no body.\n")
+    if headers.get_all("Sec-WebSocket-Version") != [VERSION]:
+        expected = [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")]
+        return _plain_response(HTTPStatus.UPGRADE_REQUIRED, b"Use version 13 of the protocol.\n", expected)
+    return None
+
+
 def _tokens(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
-    """Return the comma-separated items of every header *name*, in order."""
-    return [item.strip() for key, value in headers if key.lower() == name for item in value.split(",")]
+    """Return the comma-separated items of every header *name*, in order, without empty ones."""
+    every = (item.strip() for key, value in headers if key.lower() == name for item in value.split(","))
+    return [item for item in every if item]
 
 
 def _plain_response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:

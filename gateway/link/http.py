@@ -6,14 +6,17 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.eager import Tasks
+from gateway.link.farewell import part
 from gateway.link.handshake import Handshake
 from gateway.link.protocol import LinkOptions
 
+_MALFORMED = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -47,6 +50,7 @@ class PublicHttp(HttpToolsProtocol):
         self._fanway_tasks = tasks
         self._options = options
         self._head_size = 0
+        self._asked = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -60,28 +64,42 @@ class PublicHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse *data* while the head stays within its bounds."""
-        if self._deadline is not None:
-            self._head_size += len(data)
-            if self._head_size > self._options.header_size:
+        """Parse *data* while the head stays within its bounds; what comes behind it is for the link."""
+        if self._asked:
+            return
+        head = data[: self._options.header_size - self._head_size]
+        self._head_size += len(head)
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if not self._asked:
+                self._refuse(_MALFORMED)
+        else:
+            if len(head) < len(data) and not self._asked:
                 self._refuse(_TOO_LARGE)
-                return
-        super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Expect the head of a further request on this connection in time, too."""
+        """Begin the only request of this connection.
+
+        There is nothing here to ask twice, and who may ask once cannot hide a request in another's body.
+        """
+        if self._asked:
+            raise _OneRequestError
         super().on_message_begin()
-        if self._deadline is None:
-            self._head_size = 0
-            self._deadline = self.loop.call_later(self._options.header_timeout, self._too_late)
 
     def on_headers_complete(self) -> None:
         """End the deadline: the head is here."""
         self._head_complete()
         super().on_headers_complete()
+        if not (self.parser.should_upgrade() and self._should_upgrade()):
+            self._asked = True
+            self.cycle.keep_alive = False
 
-    def handle_websocket_upgrade(self) -> None:
-        """Hand the connection to a handshake."""
+    def _upgrade(self, early: bytes) -> None:
+        """Hand the connection to a handshake, and *early*, which the client sent with its request."""
         self._head_complete()
         self.connections.discard(self)
         handshake = Handshake(
@@ -93,12 +111,13 @@ class PublicHttp(HttpToolsProtocol):
         )
         transport = self.transport
         transport.set_protocol(handshake)
-        path, headers = self.url.decode("latin-1"), self.headers
+        path, headers, method = self.url.decode("latin-1"), self.headers, self.scope["method"]
+        version = self.scope["http_version"]
         self._let_go()
-        handshake.begin(transport, path, headers)
+        handshake.begin(transport, path, headers, method=method, http_version=version, early=early)
 
     def _let_go(self) -> None:
-        """Drop what only a request needs: the parser refers to this object, and both would live on until a collection."""
+        """Drop what only a request needs: the parser refers to us, and both would wait for the collector."""
         self.parser = cast("Any", None)
         self.scope = cast("Any", None)
         self.flow = cast("Any", None)
@@ -117,4 +136,10 @@ class PublicHttp(HttpToolsProtocol):
         if not self.transport.is_closing():
             if response:
                 self.transport.write(response)
-            self.transport.close()
+            self.connections.discard(self)
+            self.parser = cast("Any", None)
+            part(self.transport, self.server_state, timeout=self._options.link.close_timeout)
+
+
+class _OneRequestError(Exception):
+    """Ends the parsing: what follows the first request of a connection is not read."""

@@ -1,9 +1,9 @@
 """The link: one WebSocket from the end of its handshake to the end of its socket.
 
 The common case, one whole unfragmented data frame in one read, goes straight to the receiver. Everything else
-RFC 6455 has (fragments, control frames, closing, errors) is left to the sans-I/O core of `websockets`, which exists
-only while it is needed: at a frame boundary, outside of a fragmented message, it holds nothing that a new one
-would not.
+RFC 6455 has (fragments, control frames, closing, errors) is left to the sans-I/O core of `websockets`, which
+exists only while it is needed: at a frame boundary, outside of a fragmented message, it holds nothing that a
+new one would not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LinkOptions:
     stall_timeout: float = 20.0
     """Seconds for which a full socket may take nothing before it is aborted."""
     close_timeout: float = 5.0
-    """Seconds a peer has to answer our Close, or to close once it was told what it did; then it is aborted."""
+    """Seconds a peer has to answer our Close, or to close when told what it did; then it is aborted."""
     read_slice: int = 8 * 1024
     """Bytes of one peer that are handled before the others get their turn."""
     control_buffer: int = 1024 * 1024
