@@ -33,14 +33,14 @@ _NO_HEADERS: Mapping[str, str] = {}
 class Hot:
     """What the connections of one listener share."""
 
-    __slots__ = ("heads", "largest", "published", "publisher", "tasks")
+    __slots__ = ("body_size", "heads", "published", "publisher", "tasks")
 
     def __init__(self, service: Service) -> None:
         """Publish as the routes of *service* do."""
         self.heads = Heads(service.keys)
         self.publisher = Publisher(service)
         self.tasks = service.tasks
-        self.largest = min(LARGEST, service.body_size)
+        self.body_size = service.body_size
         self.published = 0
 
     async def attempt(self, publication: Publication) -> Answer | Failure:
@@ -105,6 +105,8 @@ class HotHttp(HttpToolsProtocol):
         if found is None:
             return False
         head, begin, end = found
+        if end - begin > self._hot.body_size:
+            return False
         if len(data) != end:
             return self._gather(data, end)
         body = data[begin:]
@@ -134,7 +136,7 @@ class HotHttp(HttpToolsProtocol):
 
     def _gather(self, data: bytes, end: int) -> bool:
         """Keep the beginning of a request until its end comes: many clients send head and body separately."""
-        if len(data) > end or end > self._hot.largest:
+        if len(data) > end or end > LARGEST:
             return False
         self._pieces += data
         self._whole = end

@@ -41,7 +41,7 @@ def operation(
         responses[status] = _answer(Failed, MEANINGS[status])
         if status in (429, 503, 507):
             responses[status]["headers"] = _LATER
-    extra = None if body is None else {"requestBody": {"required": publishes, "content": _both(body)}}
+    extra = None if body is None else {"requestBody": _body(body)}
     return {"summary": summary, "responses": responses, "openapi_extra": extra}
 
 
@@ -54,6 +54,11 @@ def with_bodies(document: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(model: type[BaseModel], description: str) -> dict[str, Any]:
     return {"model": model, "description": description, "content": _both(model)}
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    required = any(field.is_required() for field in model.model_fields.values())
+    return {"required": required, "content": _both(model)}
 
 
 def _both(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the tests of the push API share: a node, a broker that waits, a client, a listener on a free port."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.access.permissions import ChannelRules, Namespaces
@@ -44,9 +46,11 @@ class ListNode:
         self.envelopes: list[Envelope] = []
         self.users: dict[str, list[ConnectionRecord]] = {}
         self.channels: dict[str, int] = {}
+        self.delivered = asyncio.Semaphore(0)
 
     def deliver(self, envelope: Envelope) -> None:
         self.envelopes.append(envelope)
+        self.delivered.release()
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return self.users.get(user, [])
@@ -78,16 +82,17 @@ class BrokenNode(ListNode):
 
 
 class WaitingBroker(MemoryBroker):
-    """A broker that takes its time, as one behind a network does."""
+    """A broker that takes its time, as one behind a network does: at least until a test opens its gate."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, memory: int = 10_000_000) -> None:
+        super().__init__(memory=memory)
         self.gate = asyncio.Event()
         self.arrived = asyncio.Semaphore(0)
 
     async def publish(self, publication: Publication) -> Receipt:
         self.arrived.release()
         await self.gate.wait()
+        await asyncio.sleep(0)
         return await super().publish(publication)
 
 
@@ -149,13 +154,13 @@ async def served(stand: Stand, *, hot: bool = True, **options: Any) -> AsyncIter
     http: Callable[..., Any] = HttpToolsProtocol if shared is None else partial(HotHttp, hot=shared)
     app = create(stand.service)
     listener = Listener(app, Binding("127.0.0.1", 0), http=http, ws="none", **options)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(listener.run_until_stopped())
-        try:
-            yield Served(listener, shared)
-        finally:
-            listener.stop()
-    await stand.service.tasks.close()
+    serving = asyncio.create_task(listener.run_until_stopped())
+    try:
+        yield Served(listener, shared)
+    finally:
+        listener.stop()
+        await serving
+        await stand.service.tasks.close()
 
 
 @dataclass(frozen=True)
@@ -216,3 +221,39 @@ def request(
     if length:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def body(**fields: Any) -> bytes:
+    return orjson.dumps({"channel": "chat", "data": {"text": "hi"}, **fields})
+
+
+def feed(server: Served, *pieces: bytes) -> None:
+    """Let the server read exactly these pieces; the network would cut and join them as it likes."""
+    protocol = server.protocol()
+    for piece in pieces:
+        protocol.data_received(piece)
+
+
+def published(server: Served) -> int:
+    assert server.hot is not None
+    return server.hot.published
+
+
+async def one_more(wire: Wire) -> int:
+    """The offset of a further message, published alone."""
+    return offset(await wire.ask(request(body(data="more"))))
+
+
+def offset(answer: Answered) -> int:
+    told = orjson.loads(answer.body)
+    return int(told["message"].partition("-")[0])
+
+
+VOLATILE = {"date"}
+"""Headers that differ between two runs."""
+
+
+def comparable(answer: Answered) -> tuple[int, Mapping[str, str], bytes]:
+    """The answer without what differs between two histories."""
+    headers = {name: value for name, value in answer.headers.items() if name not in VOLATILE}
+    return answer.status, headers, re.sub(rb"(\d+)-[0-9a-f]{12}", rb"\1-uid", answer.body)

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import resources
+from pathlib import PurePath
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+TYPES: Final = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+"""What of this folder is served, by suffix."""
+
+HEADERS: Final = {
+    # Whoever upgrades the gateway sees the new page at once.
+    "cache-control": "no-cache",
+    # connect-src has to name other ports of this host, which 'self' leaves out.
+    "content-security-policy": (
+        "default-src 'self'; connect-src ws: http: 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+}
 
 
 def routes(public_port: Callable[[], int]) -> list[BaseRoute]:
-    """Return the page at `/`, its files under `/demo/`, and where the public listener listens."""
+    """Return the page at `/`, its files under `/demo/`, and at `/demo/where` the port of the public listener.
+
+    Every file has a route of its own, made once: no path that anyone sends is ever looked up on the disk.
+    """
 
     async def where(_: Request) -> Response:
-        return JSONResponse({"port": public_port()})
+        return JSONResponse({"port": public_port()}, headers=HEADERS)
 
+    files = {entry.name: entry for entry in resources.files(__name__).iterdir()}
+    served = {name: _serving(name, file.read_bytes()) for name, file in files.items() if _type(name)}
     return [
-        Route("/", _file("index.html")),
+        Route("/", served["index.html"]),
         Route("/demo/where", where),
-        Route("/demo/demo.js", _file("demo.js")),
-        Route("/demo/demo.css", _file("demo.css")),
+        *(Route(f"/demo/{name}", answer) for name, answer in sorted(served.items())),
     ]
 
 
-def _file(name: str) -> Callable[[Request], object]:
-    content = resources.files(__name__).joinpath(name).read_bytes()
-
+def _serving(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
     async def answer(_: Request) -> Response:
-        return Response(content, media_type=TYPES[name.rpartition(".")[2]])
+        return Response(content, media_type=_type(name), headers=HEADERS)
 
     return answer
+
+
+def _type(name: str) -> str | None:
+    return TYPES.get(PurePath(name).suffix)
