@@ -36,6 +36,7 @@ from gateway.link.protocol import Link, LinkOptions
 from gateway.observe import health, logs, metrics
 from gateway.push import app as push
 from gateway.push import demo
+from gateway.push.hot import Hot, HotHttp
 from gateway.push.keys import Keys
 from gateway.push.service import Service
 from gateway.server import Binding, Listener
@@ -180,6 +181,7 @@ class Gateway:
             message_size=self.settings.limits.message_size,
             history_limit=self.settings.limits.history_reply,
         )
+        hot = Hot(service)
         routes: list[BaseRoute] = [
             *health.routes(self._problems),
             metrics.route(
@@ -189,6 +191,7 @@ class Gateway:
                     "broker": self._broker.statistics,
                     "heartbeat": self._heartbeat.statistics,
                     "admission": self._admission.statistics,
+                    "push": hot.statistics,
                     "tasks": self._tasks.statistics,
                     "loop": lambda: {"lag_p99_seconds": self._lag.p99},
                 }
@@ -197,7 +200,7 @@ class Gateway:
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
         app = push.create(service, routes=routes, demo=page)
         binding = Binding(where.host, where.port, listeners=where.listeners, backlog=where.backlog)
-        return Listener(app, binding, http="httptools", ws="none")
+        return Listener(app, binding, http=partial(HotHttp, hot=hot), ws="none")
 
     def _gate(self) -> endpoint.Gate:
         where = self.settings.listen.public
@@ -210,7 +213,9 @@ class Gateway:
                 return Refusal(
                     403, "permission_denied", "this page's origin is not in listen.public.allowed_origins"
                 )
-            address = client_address(arrival.peer, arrival.forwarded_for, where.trusted_proxies)
+            address = arrival.peer
+            if where.trusted_proxies:
+                address = client_address(address, arrival.forwarded_for, where.trusted_proxies)
             ticket = self._admission.admit_upgrade(address)
             if isinstance(ticket, Unadmitted):
                 return Refusal(ticket.status, ticket.code, ticket.message, float(ticket.retry_after_s))

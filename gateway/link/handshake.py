@@ -16,7 +16,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -28,6 +28,8 @@ from gateway.link.protocol import Link, LinkOptions
 from protocol.errors import CLOSES, CloseCode
 
 EXTENSION = "fanway.link"
+
+Address = tuple[str, int | None]
 VERSION = "13"
 """The only version of the protocol there is (RFC 6455 section 4.1)."""
 
@@ -57,6 +59,7 @@ class Handshake(asyncio.Protocol):
         self._options = options
         self._transport: asyncio.Transport
         self._core = ServerProtocol(logger=_quiet)
+        self._peer = ""
         self._response: Response
         self._denial: tuple[int, list[tuple[str, str]], bytes] | None = None
         self._early = b""
@@ -71,12 +74,15 @@ class Handshake(asyncio.Protocol):
         path: str,
         headers: Sequence[tuple[bytes, bytes]],
         *,
+        server: Address | None = None,
+        client: Address | None = None,
         method: str = "GET",
         http_version: str = "1.1",
         early: bytes = b"",
     ) -> None:
         """Answer the request for *path*; *early* is what the client sent behind its head."""
         self._transport = transport
+        self._peer = client[0] if client else ""
         self._early = early
         self._server_state.connections.add(cast("Any", self))
         decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
@@ -91,8 +97,8 @@ class Handshake(asyncio.Protocol):
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(transport) else "ws",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            "server": server,
+            "client": client,
             "root_path": "",
             "path": unquote(raw_path),
             "raw_path": raw_path.encode("latin-1"),
@@ -153,13 +159,12 @@ class Handshake(asyncio.Protocol):
         self._core.send_response(self._response)
         self._answered = True
         self._server_state.connections.discard(cast("Any", self))
-        client = get_remote_addr(self._transport)
         self.link = Link(
             self._transport,
             loop=asyncio.get_running_loop(),
             server_state=self._server_state,
             options=self._options,
-            peer=client[0] if client else "",
+            peer=self._peer,
         )
         self._transport.set_protocol(self.link)
         self.link.connection_made(self._transport)

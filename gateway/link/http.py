@@ -114,7 +114,16 @@ class PublicHttp(HttpToolsProtocol):
         path, headers, method = self.url.decode("latin-1"), self.headers, self.scope["method"]
         version = self.scope["http_version"]
         self._let_go()
-        handshake.begin(transport, path, headers, method=method, http_version=version, early=early)
+        handshake.begin(
+            transport,
+            path,
+            headers,
+            server=self.server,
+            client=self.client,
+            method=method,
+            http_version=version,
+            early=early,
+        )
 
     def _let_go(self) -> None:
         """Drop what only a request needs: the parser refers to us, and both would wait for the collector."""

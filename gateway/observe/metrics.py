@@ -27,6 +27,7 @@ COUNTERS = frozenset(
         "broker_published",
         "broker_replayed",
         "broker_refused",
+        "push_published",
         "heartbeat_pings",
         "heartbeat_dead",
         "outbox_flushes",
