@@ -30,13 +30,10 @@ from gateway.server import Binding, Listener
 
 KEY = "correct-horse"
 OLD_KEY = "battery-staple"
-RULES = Namespaces(
-    {
-        "default": ChannelRules("default", history=5, presence=True),
-        "plain": ChannelRules("plain"),
-    },
-    strict=True,
-)
+RULES = {
+    "default": ChannelRules("default", history=5, presence=True),
+    "plain": ChannelRules("plain"),
+}
 
 
 class ListNode:
@@ -115,14 +112,20 @@ class Stand:
 
 
 async def stand(
-    *, node: ListNode | None = None, broker: MemoryBroker | None = None, started: bool = True, **bounds: int
+    *,
+    node: ListNode | None = None,
+    broker: MemoryBroker | None = None,
+    started: bool = True,
+    strict: bool = True,
+    **bounds: int,
 ) -> Stand:
     """Return a service over *broker*, which is started unless *started* says otherwise."""
     node, broker = node or ListNode(), broker or MemoryBroker()
     if started:
         await broker.start(node)
     unheard: list[BaseException] = []
-    service = Service(broker, RULES, Keys([OLD_KEY, KEY]), Tasks(unheard.append), **bounds)
+    namespaces = Namespaces(RULES, strict=strict)
+    service = Service(broker, namespaces, Keys([OLD_KEY, KEY]), Tasks(unheard.append), **bounds)
     return Stand(node, broker, service, unheard)
 
 
