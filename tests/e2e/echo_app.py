@@ -1,0 +1,57 @@
+"""The smallest application on our links: what comes in goes out again, for suites that judge the wire."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from gateway.eager import Tasks
+from gateway.link.frames import frame
+from gateway.link.handshake import EXTENSION
+from gateway.link.http import HttpOptions, PublicHttp
+from gateway.link.protocol import Link
+from gateway.server import Binding, Listener
+from tests.e2e.gateway import listening
+
+
+class Echo:
+    """Sends back every message as it came: text as text, binary as binary."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def received(self, payload: bytes, *, binary: bool) -> None:
+        self._link.write(frame(payload, binary=binary))
+
+    def drained(self) -> None:
+        """Nothing waits here."""
+
+    def lost(self, code: int) -> None:
+        """Nothing is held here."""
+
+
+async def _echo(socket: WebSocket) -> None:
+    await socket.accept()
+    link = socket.scope["extensions"][EXTENSION].link
+    if link is not None:
+        link.attach(Echo(link))
+
+
+@asynccontextmanager
+async def echo(options: HttpOptions | None = None) -> AsyncIterator[int]:
+    """Serve an echo at `/` on the running loop; yields the port."""
+    tasks = Tasks(_fail)
+    app = Starlette(routes=[WebSocketRoute("/", _echo)])
+    http = partial(PublicHttp, tasks=tasks, options=options or HttpOptions())
+    listener = Listener(app, Binding("127.0.0.1", 0), http=http)
+    async with listening(listener):
+        yield listener.port
+    await tasks.close()
+
+
+def _fail(error: BaseException) -> None:
+    pytest.fail(f"unexpected: {error!r}")

@@ -1,0 +1,331 @@
+"""The opening handshake, and the little HTTP beside it, over real sockets."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.e2e.gateway import Served, become, running, served
+from tests.e2e.wire import BINARY, JSON, MSGPACK, TEXT, Client, Raw, frame, upgrade
+
+CONFIG = """
+[listen.public]
+allowed_origins = ["https://app.example.com"]
+[log]
+level = "debug"
+"""
+CONNECT = frame(TEXT, b'{"type":"connect","id":1}')
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+        yield gateway
+
+
+# ---------------------------------------------------------------- subprotocols
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (JSON, JSON),
+        (MSGPACK, MSGPACK),
+        (f"{JSON}, {MSGPACK}", JSON),
+        (f"{MSGPACK},{JSON}", MSGPACK),
+        (f"chat, {MSGPACK}, {JSON}", MSGPACK),
+        (f"fanway.v2.json, {JSON}", JSON),
+    ],
+)
+async def test_the_clients_first_subprotocol_that_we_speak_is_chosen(
+    gateway: Served, offered: str, chosen: str
+) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(subprotocol=offered))
+        response = await raw.response()
+        assert (response.status, response.headers["sec-websocket-protocol"]) == (101, chosen)
+        assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        await raw.send(frame(BINARY if chosen == MSGPACK else TEXT, b"?"))
+        assert (await raw.frame()).opcode == (BINARY if chosen == MSGPACK else TEXT)
+
+
+async def test_who_offers_no_subprotocol_speaks_json(gateway: Served) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(subprotocol=None))
+        response = await raw.response()
+        assert response.status == 101
+        assert "sec-websocket-protocol" not in response.headers
+        assert (await raw.call(type="connect", id=1))["type"] == "connected"
+
+
+async def test_who_offers_only_unknown_ones_is_told_the_two(gateway: Served) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(subprotocol="chat, superchat"))
+        response = await raw.response()
+        assert response.status == 400
+        error = orjson.loads(response.body)["error"]
+        assert error["code"] == "bad_request"
+        assert JSON in error["message"]
+        assert MSGPACK in error["message"]
+        assert await raw.ended() == b""
+
+
+async def test_extensions_are_not_negotiated(gateway: Served) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
+        assert "sec-websocket-extensions" not in (await raw.response()).headers
+
+
+# ---------------------------------------------------------------- what is no handshake
+
+
+REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
+    "another version": (upgrade(sec_websocket_version="8"), 426, {"sec-websocket-version": "13"}),
+    "no version": (upgrade(without="sec-websocket-version"), 426, {"sec-websocket-version": "13"}),
+    "no key": (upgrade(without="sec-websocket-key"), 400, {}),
+    "a key that is none": (upgrade(sec_websocket_key="c2hvcnQ="), 400, {}),
+    "an empty list of subprotocols": (upgrade(subprotocol=""), 400, {}),
+    "POST": (upgrade(method="POST"), 405, {"allow": "GET"}),
+    "PUT": (upgrade(method="PUT"), 405, {"allow": "GET"}),
+    "HTTP/1.0": (upgrade(version="1.0"), 505, {}),
+    "no host": (upgrade(without="host"), 400, {}),
+    "two hosts": (upgrade(x="1\r\nhost: other.test"), 400, {}),
+    "a body": (upgrade(content_length="4") + b"GET ", 400, {}),
+    "a body in chunks": (upgrade(transfer_encoding="chunked") + b"0\r\n\r\n", 400, {}),
+    "no upgrade": (upgrade(without="upgrade"), 426, {"upgrade": "websocket"}),
+    "no connection": (upgrade(without="connection"), 426, {"upgrade": "websocket"}),
+    "another upgrade": (upgrade(upgrade="h2c"), 426, {"upgrade": "websocket"}),
+    "a plain GET": (b"GET /v1/ws HTTP/1.1\r\nhost: a\r\n\r\n", 426, {"upgrade": "websocket"}),
+    "a plain POST": (b"POST /v1/ws HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n ", 405, {}),
+    "another path": (upgrade("/v2/ws"), 403, {}),
+    "a plain other path": (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", 404, {}),
+    "the push API": (b"POST /v1/publish HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", 404, {}),
+    "another origin": (upgrade(origin="https://evil.example.com"), 403, {}),
+    "an origin that only begins like ours": (upgrade(origin="https://app.example.com.evil.test"), 403, {}),
+    "our origin without TLS": (upgrade(origin="http://app.example.com"), 403, {}),
+    "no origin at all": (upgrade(origin="null"), 403, {}),
+    "a head that is too large": (upgrade(cookie="c" * 20_000), 431, {}),
+    "a head much too large": (upgrade(cookie="c" * 2_000_000), 431, {}),
+    "a head without an end": (b"GET /" + b"a" * 500_000, 431, {}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, {}),
+    "TLS": (bytes.fromhex("16030100c8010000c40303"), 400, {}),
+    "no HTTP": (b"\x00\x01\x02\x03\r\n\r\n", 400, {}),
+    "a path that is not ASCII": ("GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n".encode("latin-1"), 400, {}),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_what_is_refused(gateway: Served, what: str) -> None:
+    request, status, headers = REFUSED[what]
+    with await Raw.open(gateway.public) as raw:
+        await raw.send_as_taken(request)
+        response = await raw.response()
+        assert response.status == status, response
+        assert response.headers["connection"] in ("close", "upgrade")
+        assert response.headers.items() >= headers.items()
+        assert await raw.ended() == b"", "one answer, then the end"
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.com", "https://APP.example.com:443"])
+async def test_a_page_of_ours_may_connect(gateway: Served, origin: str) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(origin=origin))
+        assert (await raw.response()).status == 101
+
+
+SMUGGLED = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+SMUGGLING: dict[str, bytes] = {
+    "a request in a body": b"POST /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 34\r\n\r\n" + SMUGGLED,
+    "a request behind a body": b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n " + SMUGGLED,
+    "two lengths": b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 34\r\n\r\n",
+    "a length and chunks": b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n"
+    b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "chunks twice": b"GET /healthz HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n"
+    b"transfer-encoding: identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "a length with a sign": b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: +34\r\n\r\n" + SMUGGLED,
+    "a space before the colon": b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length : 34\r\n\r\n" + SMUGGLED,
+    "a folded header": b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: a\r\n content-length: 34\r\n\r\n" + SMUGGLED,
+    "line feeds alone": b"GET /healthz HTTP/1.1\nhost: a\n\n" + SMUGGLED,
+    "a NUL": b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n" + SMUGGLED,
+    "a refused upgrade": upgrade(sec_websocket_version="1337") + SMUGGLED,
+    "an upgrade elsewhere": upgrade("/healthz") + SMUGGLED,
+    "an upgrade to something else": upgrade("/healthz", upgrade="h2c") + SMUGGLED,
+    "two requests at once": SMUGGLED * 2,
+    "a thousand requests at once": SMUGGLED * 1_000,
+}
+
+
+@pytest.mark.parametrize("how", SMUGGLING)
+async def test_a_connection_gets_one_answer(gateway: Served, how: str) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send_as_taken(SMUGGLING[how])
+        said = await raw.ended()
+        assert said.count(b"HTTP/1.1 ") == 1, said
+        await raw.send_as_taken(SMUGGLED)
+
+
+# ---------------------------------------------------------------- how bytes arrive
+
+
+@pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
+async def test_a_head_may_come_in_single_bytes(gateway: Served, subprotocol: str) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send_in_bytes(upgrade(subprotocol=subprotocol))
+        assert (await raw.response()).status == 101
+
+
+@pytest.mark.parametrize("cut", [0, 1, 6, len(CONNECT) - 1, len(CONNECT)])
+async def test_frames_may_come_with_the_request(gateway: Served, cut: int) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade() + CONNECT[:cut])
+        assert (await raw.response()).status == 101
+        await raw.send(CONNECT[cut:])
+        assert (await raw.hear())["type"] == "connected"
+
+
+async def test_many_frames_and_large_ones_may_come_with_the_request(gateway: Served) -> None:
+    commands = [
+        {"type": "connect", "id": 1, "client": {"name": "x" * 100, "version": "1"}, "pad": "x" * 60_000}
+    ]
+    commands += [{"type": "ping", "id": number} for number in range(2, 20)]
+    frames = b"".join(frame(TEXT, orjson.dumps(command)) for command in commands)
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade() + frames)
+        assert (await raw.response()).status == 101
+        assert [(await raw.hear())["id"] for _ in commands] == list(range(1, 20))
+
+
+async def test_frames_that_come_with_a_refused_request_are_nothing(gateway: Served) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(upgrade(origin="https://evil.example.com") + CONNECT * 100)
+        assert (await raw.response()).status == 403
+        assert await raw.ended() == b""
+
+
+async def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path, listen__public__header_timeout=0.3) as gateway:
+        silent, half, slow = [await Raw.open(gateway.public) for _ in range(3)]
+        with silent, half, slow, await Raw.websocket(gateway.public) as open_one:
+            await half.send(upgrade()[:-2])
+
+            async def drip() -> None:
+                while True:
+                    if not await slow.send_as_taken(b"X-Slow: 1\r\n"):
+                        return
+                    await asyncio.sleep(0.02)
+
+            await slow.send(b"GET /v1/ws HTTP/1.1\r\n")
+            dripping = asyncio.ensure_future(drip())
+            assert await silent.ended() == b""
+            assert (await half.response()).status == 408
+            assert (await slow.response()).status == 408
+            slow.close()
+            dripping.cancel()
+            assert (await open_one.call(type="connect", id=1))["type"] == "connected"
+            await asyncio.gather(dripping, return_exceptions=True)
+
+
+# ---------------------------------------------------------------- who gets in
+
+
+async def test_no_log_carries_what_stands_in_a_query(gateway: Served) -> None:
+    secret = "eyJhbGciOiJIUzI1NiJ9.very-secret"
+    for request in (
+        upgrade(f"/v1/ws?token={secret}"),
+        upgrade(f"/v1/ws?token={secret}", sec_websocket_version="8"),
+        upgrade(f"/v1/ws?token={secret}", authorization=f"Bearer {secret}"),
+        upgrade(f"/v1/ws?token={secret}", origin=f"https://{secret}"),
+        f"GET /healthz?token={secret} HTTP/1.1\r\nhost: a\r\n\r\n".encode(),
+        f"GET /nowhere/{secret}?token={secret} HTTP/1.1\r\nhost: a\r\n\r\n".encode(),
+        f"GET /healthz?token={secret} HTTP/1.1\r\nhost : a\r\n\r\n".encode(),
+    ):
+        with await Raw.open(gateway.public) as raw:
+            await raw.send(request)
+            await raw.response()
+            await raw.send_as_taken(frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "token": secret})))
+    assert secret not in gateway.stderr
+    assert "token=" not in gateway.stderr
+
+
+async def test_a_token_may_come_in_the_head(tmp_path: Path) -> None:
+    config = "[push]\nkeys = ['k']"
+    async with running(tmp_path, config, dev=False) as gateway:
+        with await Raw.open(gateway.public) as raw:
+            await raw.send(upgrade(authorization="Bearer no.token.really") + CONNECT)
+            assert (await raw.response()).status == 101
+            assert (await raw.hear())["code"] == "unauthorized"
+            assert (await raw.closed()).code == 4003
+
+
+async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
+    async with running(tmp_path, limits__connections_per_address=2) as gateway:
+        with await Raw.websocket(gateway.public) as first, await Raw.websocket(gateway.public) as second:
+            with await Raw.open(gateway.public) as third:
+                await third.send(upgrade())
+                response = await third.response()
+                assert response.status == 429
+                assert 10 <= int(response.headers["retry-after"]) <= 30
+                error = orjson.loads(response.body)["error"]
+                assert (error["code"], error["retry_after_ms"]) == (
+                    "limit_exceeded",
+                    int(response.headers["retry-after"]) * 1000,
+                )
+            await first.send(b"\x88\x80abcd")  # a Close without a code
+            assert (await first.until_close())[1].code == 1005
+            await first.ended()
+            with await Raw.websocket(gateway.public) as again:
+                assert (await again.call(type="connect", id=1))["type"] == "connected"
+            assert (await second.call(type="connect", id=1))["type"] == "connected"
+
+
+async def test_a_node_has_so_many_connections(tmp_path: Path) -> None:
+    async with running(tmp_path, limits__connections=1) as gateway:
+        with await Raw.websocket(gateway.public), await Raw.open(gateway.public) as raw:
+            await raw.send(upgrade())
+            response = await raw.response()
+            assert response.status == 503
+            assert int(response.headers["retry-after"]) >= 1
+            assert orjson.loads(response.body)["error"]["code"] == "unavailable"
+            with await Raw.open(gateway.public) as probe:
+                await probe.send(SMUGGLED)
+                assert (await probe.response()).status == 200, "a full node is alive"
+
+
+async def test_a_node_that_drains_sends_newcomers_elsewhere(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway, asyncio.TaskGroup() as clients:
+        told = asyncio.Event()
+
+        async def stay() -> None:
+            async with Client.open(gateway.public) as client:
+                connected.release()
+                await client.push("reconnect")
+                told.set()
+                assert (await client.closed()).code == 4000
+
+        connected = asyncio.Semaphore(0)
+        for _ in range(60):  # so many leave in several groups: there is time between the first and the last
+            clients.create_task(stay())
+        for _ in range(60):
+            await connected.acquire()
+        with await Raw.open(gateway.public) as late:
+            await late.send(upgrade()[:-2])
+            await become(lambda: len(gateway.gateway.public.server_state.connections) == 61)
+            gateway.stopped.set()
+            await told.wait()
+            await late.send(b"\r\n")
+            response = await late.response()
+            assert (response.status, response.headers["retry-after"]) == (503, "1")
+            assert orjson.loads(response.body)["error"]["code"] == "unavailable"
+
+
+async def test_healthz(gateway: Served) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(SMUGGLED)
+        response = await raw.response()
+        assert (response.status, orjson.loads(response.body)) == (200, {"alive": True})
+        assert await raw.ended() == b""
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(SMUGGLED.replace(b"GET", b"HEAD"))
+        assert (await raw.ended()).startswith(b"HTTP/1.1 200 ")
