@@ -13,6 +13,9 @@ from protocol.errors import BadRequest
 from protocol.messages import ClientMessage, Publish, ServerMessage
 from protocol.payload import Payload, brackets, check_depth, check_integers, check_value
 
+_packer = msgpack.Packer(autoreset=True)
+_ARRAY_16, _ARRAY_32 = b"\xdc", b"\xdd"
+
 
 class Codec(Protocol):
     """One encoding of the messages; stateless, so one instance serves every connection."""
@@ -204,7 +207,3 @@ def _pack_parts(value: Any) -> bytes:
     for name, item in value.items():
         parts += (_packer.pack(name), _pack(item))
     return b"".join(parts)
-
-
-_packer = msgpack.Packer(autoreset=True)
-_ARRAY_16, _ARRAY_32 = b"\xdc", b"\xdd"

@@ -78,7 +78,8 @@ def check_integers(encoded: bytes, source: bytes) -> None:
     """Raise `BadRequest` where *encoded* holds what is an integer beyond 64 bits in its JSON *source*."""
 
     def check(text: str) -> None:
-        if _beyond_64_bits(text) and orjson.dumps(float(text)) in encoded:
+        # orjson has refused what is too long for int() to read.
+        if not limits.INT_MIN <= int(text) <= limits.INT_MAX and orjson.dumps(float(text)) in encoded:
             shown = text if len(text) <= 24 else f"{text[:24]}…"
             raise BadRequest(f"{shown} does not fit 64 bits; send it as a string")
 
@@ -147,10 +148,6 @@ def _check_floats(level: Iterable[Any]) -> None:
 def _check_keys(keys: Iterable[Any]) -> None:
     for kind in set(map(type, keys)) - {str}:
         raise BadRequest(f"a map key is a {kind.__name__}; keys must be strings")
-
-
-def _beyond_64_bits(text: str) -> bool:
-    return len(text) > 20 or not limits.INT_MIN <= int(text) <= limits.INT_MAX
 
 
 def _first_line(error: Exception) -> str:

@@ -191,6 +191,21 @@ def test_options_of_a_restored_channel_may_be_null(codec: Codec) -> None:
 
 
 @codecs
+def test_an_error_stays_short_whatever_the_client_sent(codec: Codec) -> None:
+    for long in ("x" * 60_000, "\x00" * 10_000):
+        for spelled in (
+            {"type": "subscribe", "id": 1, "channel": long},
+            {"type": long, "id": 1},
+            {"type": "ping", "id": long},
+            {"type": "connect", "id": 1, "client": {"name": long}},
+            {"type": "history", "id": 1, "channel": "c", "since": long},
+            {"type": "ping", "id": 1, long: orjson.loads("[" * 64 + "]" * 64)},
+            {long: orjson.loads("[" * 64 + "]" * 64)},
+        ):
+            refusal(codec, spelled)
+
+
+@codecs
 def test_a_pong_needs_no_id_and_heeds_none(codec: Codec) -> None:
     assert decode(codec, {"type": "pong", "id": "anything"}) == Pong()
 
