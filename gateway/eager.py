@@ -1,17 +1,16 @@
 """Coroutines that start at once: no task, no turn of the loop, where nothing has to be waited for.
 
-A task costs about 8 µs and the rest of the loop's turn; with the embedded broker no command waits for anything, so
-commands are coroutines for the sake of Redis and plain calls for the sake of speed. Python 3.12 has eager tasks; this is
-what 3.11 needs.
+A task costs about 8 µs and the rest of the loop's turn; with the embedded broker no command waits for
+anything, so commands are coroutines for the sake of Redis and plain calls for the sake of speed. Python 3.12
+has eager tasks; this is what 3.11 needs.
 
-The part that runs at once runs outside of any task: it may await futures, but `asyncio.timeout` and `asyncio.current_task`
-do not work there. Whoever needs them starts a task of its own.
+The part that runs at once runs outside of any task: it may await futures, but `asyncio.timeout` and
+`asyncio.current_task` do not work there. Whoever needs them starts a task of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -22,7 +21,7 @@ class Tasks:
     """Owner of the coroutines that had to wait: none outlives `close`, none fails unheard."""
 
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
-        """Report what a task raises to *on_error*, unless somebody awaits that task."""
+        """Report what a task raises to *on_error*, whether or not somebody awaits it as well."""
         self._running: set[asyncio.Task[Any]] = set()
         self._on_error = on_error
 
@@ -36,7 +35,7 @@ class Tasks:
         except StopIteration as done:
             result: T = done.value
             return result
-        return self.adopt(_rest(coroutine, awaited))
+        return self.adopt(_Rest(coroutine, awaited))
 
     def adopt(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run *coroutine* in a task that ends with this owner."""
@@ -46,11 +45,11 @@ class Tasks:
         return task
 
     async def close(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        """Cancel what still runs, and what that starts, and wait until all of it has ended."""
+        while running := list(self._running):
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     def statistics(self) -> dict[str, int]:
         """Return how many coroutines are waiting."""
@@ -61,23 +60,44 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error(error)
 
+    def __repr__(self) -> str:
+        return f"<Tasks {len(self._running)} running>"
 
-async def _rest(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
-    return await _resumed(coroutine, awaited)
 
+class _Rest(Coroutine[Any, Any, T]):
+    """A coroutine that has already run until it waited for *awaited*, as a task takes it over.
 
-@types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """Hand what *coroutine* waits for to the task that runs this, then let it go on as if the task had been its own."""
-    while True:
-        try:
-            yield awaited
-        except BaseException as error:  # noqa: BLE001 (a cancellation, too, belongs to the coroutine)
-            try:
-                awaited = coroutine.throw(error)
-            except StopIteration as done:
-                thrown: T = done.value
-                return thrown
-        else:
-            result: T = yield from coroutine
-            return result
+    A class, because a coroutine around it would not do: a task that is cancelled before its first step throws
+    into what has not begun, and the one inside would never hear of it.
+    """
+
+    __slots__ = ("_awaited", "_coroutine", "_handed_over")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], awaited: Any) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+        self._handed_over = False
+
+    def send(self, value: Any, /) -> Any:
+        if self._handed_over:
+            return self._coroutine.send(value)
+        return self._hand_over()
+
+    def throw(self, error: Any, /, *rest: Any) -> Any:
+        if not self._handed_over:
+            awaited = self._hand_over()
+            if isinstance(error, asyncio.CancelledError) and awaited is not None and awaited.cancel():
+                # As a task does that is cancelled while it waits: what it waits for is cancelled, and tells.
+                return awaited
+        return self._coroutine.throw(error, *rest)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        raise NotImplementedError("a task runs this; nobody awaits it")
+
+    def _hand_over(self) -> Any:
+        self._handed_over = True
+        awaited, self._awaited = self._awaited, None
+        return awaited

@@ -1,0 +1,74 @@
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.clock import FakeClock, monotonic, wall
+
+
+def test_the_machines_clocks_are_the_machines() -> None:
+    assert monotonic is time.monotonic
+    assert wall is time.time
+
+
+def test_a_fake_clock_stands_still() -> None:
+    clock = FakeClock(5.0)
+    assert clock() == clock.time() == clock() == 5.0
+
+
+def test_what_is_due_runs_at_its_own_time_and_in_order() -> None:
+    clock = FakeClock(0.0)
+    seen: list[tuple[str, float]] = []
+    for name, delay in (("late", 3.0), ("early", 1.0), ("early too", 1.0), ("never", 3.5)):
+        clock.call_later(delay, lambda name=name: seen.append((name, clock())))  # type: ignore[misc]
+    clock.advance(3.0)
+    assert seen == [("early", 1.0), ("early too", 1.0), ("late", 3.0)]
+    assert clock() == 3.0
+
+
+def test_soon_is_now_but_not_at_once() -> None:
+    clock = FakeClock()
+    seen: list[float] = []
+    clock.call_soon(lambda: seen.append(clock()))
+    assert seen == []
+    clock.run()
+    assert seen == [1_000.0]
+    clock.run()
+    assert seen == [1_000.0]
+
+
+def test_what_becomes_due_by_what_runs_runs_as_well() -> None:
+    clock = FakeClock(0.0)
+    seen: list[float] = []
+
+    def tick() -> None:
+        seen.append(clock())
+        clock.call_later(1.0, tick)
+
+    clock.call_soon(tick)
+    clock.advance(3.5)
+    assert seen == [0.0, 1.0, 2.0, 3.0]
+    assert clock() == 3.5
+
+
+def test_what_is_called_off_never_runs_even_at_the_last_moment() -> None:
+    clock = FakeClock(0.0)
+    seen: list[str] = []
+    second = clock.call_later(1.0, lambda: seen.append("second"))
+    clock.call_later(0.5, second.cancel)
+    first = clock.call_later(0.2, lambda: seen.append("first"))
+    clock.advance(2.0)
+    first.cancel()
+    assert seen == ["first"]
+
+
+@given(st.lists(st.floats(0.0, 100.0)), st.lists(st.floats(0.0, 40.0)))
+def test_time_runs_forward_whatever_the_steps(delays: list[float], steps: list[float]) -> None:
+    clock = FakeClock(0.0)
+    seen: list[float] = []
+    for delay in delays:
+        clock.call_later(delay, lambda: seen.append(clock()))
+    clock.run()
+    for step in steps:
+        clock.advance(step)
+    assert seen == sorted(delay for delay in delays if delay <= clock())
