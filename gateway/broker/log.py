@@ -41,7 +41,7 @@ class Log:
         if message.message is None or not message.message.follows(self.top):
             raise ValueError(f"{message.message} does not follow {self.top}")
         self._kept.append((now + retention.ttl, message))
-        self.size += len(message.data) + OVERHEAD
+        self.size += len(message.data.json) + OVERHEAD
         self.top = message.message
         self.used = now
         while len(self._kept) > retention.size:
@@ -83,7 +83,7 @@ class Log:
 
     def _drop(self) -> None:
         _, message = self._kept.popleft()
-        self.size -= len(message.data) + OVERHEAD
+        self.size -= len(message.data.json) + OVERHEAD
         if message.message is not None:
             self.base = message.message
 

@@ -210,7 +210,7 @@ class MemoryBroker:
 
     def _log(self, publication: Publication, now: float) -> Log:
         """Return where *publication* is kept, once there is room for it."""
-        needed = len(publication.data) + OVERHEAD
+        needed = len(publication.data.json) + OVERHEAD
         if self._used + needed > self._memory:
             self.sweep()
             if self._used + needed > self._memory:
@@ -220,10 +220,6 @@ class MemoryBroker:
         if log is None:
             self._used += OVERHEAD
             log = self._logs[publication.channel] = Log(self._beginning(publication.channel), now)
-            return log
-        before = log.size
-        log.expire(now)
-        self._used += log.size - before
         return log
 
     def _expire(self, log: Log) -> None:

@@ -74,6 +74,15 @@ class Subscription:
         return f"<Subscription {self.channel.name} {state}>"
 
 
+class Tally:
+    """How many times a message was offered to a subscriber, on all channels of a node."""
+
+    __slots__ = ("deliveries",)
+
+    def __init__(self) -> None:
+        self.deliveries = 0
+
+
 class Channel:
     """A channel that somebody here follows, or is about to."""
 
@@ -82,6 +91,7 @@ class Channel:
         "_pending",
         "_recent",
         "_recent_bytes",
+        "_tally",
         "audience",
         "base",
         "holds",
@@ -93,9 +103,10 @@ class Channel:
         "watchers",
     )
 
-    def __init__(self, name: str, rules: ChannelRules) -> None:
+    def __init__(self, name: str, rules: ChannelRules, tally: Tally | None = None) -> None:
         self.name = name
         self.rules = rules
+        self._tally = tally or Tally()
         self.audience: dict[Codec, dict[Subscription, None]] = {}
         """Who follows it, by the codec they speak: each chunk is encoded once for each."""
         self.watchers: dict[Subscription, None] = {}
@@ -169,6 +180,7 @@ class Channel:
             if not subscriptions:
                 continue
             chunk = Chunk(codec, messages, self._before)
+            self._tally.deliveries += len(messages) * len(subscriptions)
             # A copy: who is too slow leaves the audience while it is walked.
             for subscription in list(subscriptions):
                 if subscription.behind is not None:
@@ -187,6 +199,7 @@ class Channel:
             self._remember(frames, identity)
         for codec, subscriptions in self.audience.items():
             chunk = Chunk(codec, [frames], before)
+            self._tally.deliveries += len(subscriptions)
             for subscription in list(subscriptions):
                 if subscription.session.connection in exclude:
                     continue
@@ -243,10 +256,10 @@ class Channel:
             self.base = MessageId(identity.offset - 1, "")
         self.top = identity
         self._recent.append(frames)
-        self._recent_bytes += len(frames.message.data)
+        self._recent_bytes += len(frames.message.data.json)
         while len(self._recent) > RECENT or (self._recent_bytes > RECENT_BYTES and len(self._recent) > 1):
             dropped = self._recent.popleft()
-            self._recent_bytes -= len(dropped.message.data)
+            self._recent_bytes -= len(dropped.message.data.json)
             self.base = dropped.message.message
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Broker, ConnectionRecord, Delivery, Envelope, Instruction, NodeRecord
 from gateway.clock import Clock, Scheduler, monotonic
 from gateway.eager import Tasks
-from gateway.hub.channel import Channel
+from gateway.hub.channel import Channel, Tally
 from gateway.link.frames import Frames
 from gateway.link.outbox import Flusher
 from protocol.messages import Gap, Join, Leave
@@ -35,7 +35,8 @@ class Hub:
         self._waiting: list[Channel] = []
         self._clock = clock
         self._started = clock()
-        self._delivered = self._deliveries = 0
+        self._messages = 0
+        self._tally = Tally()
 
     # ------------------------------------------------------------ what a broker calls
 
@@ -99,7 +100,7 @@ class Hub:
         """
         channel = self.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = Channel(name, rules)
+            channel = self.channels[name] = Channel(name, rules, self._tally)
         channel.holds += 1
         if not channel.routed:
             try:
@@ -135,8 +136,8 @@ class Hub:
             "sessions": len(self.sessions),
             "users": len(self.users),
             "channels": len(self.channels),
-            "messages": self._delivered,
-            "deliveries": self._deliveries,
+            "messages": self._messages,
+            "deliveries": self._tally.deliveries,
         }
 
     # ------------------------------------------------------------ inside
@@ -145,8 +146,7 @@ class Hub:
         channel = self.channels.get(delivery.message.channel)
         if channel is None:
             return
-        self._delivered += 1
-        self._deliveries += len(channel)
+        self._messages += 1
         frames = Frames(delivery.message)
         if delivery.exclude:
             channel.offer_to(frames, delivery.exclude)
