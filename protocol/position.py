@@ -28,7 +28,7 @@ class MessageId:
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"{text[:64]!r} is no message id: expected '<offset>-<uid>' as a gateway gave it out"
+                f"{text!r:.64} is no message id: expected '<offset>-<uid>' as a gateway gave it out"
             )
         return cls(int(match[1]), match[2])
 
