@@ -10,7 +10,7 @@ import orjson
 
 from protocol import commands, events, limits
 from protocol.errors import BadRequest
-from protocol.messages import ClientMessage, Publish, ServerMessage
+from protocol.messages import ClientMessage, Message, Publish, ServerMessage
 from protocol.payload import Payload, brackets, check_depth, check_integers, check_value
 
 _packer = msgpack.Packer(autoreset=True)
@@ -59,6 +59,8 @@ class JsonCodec:
 
     def encode(self, message: ServerMessage) -> bytes:
         """Return *message* as JSON; what is already encoded is spliced in."""
+        if type(message) is Message and message.sender is None and message.tags is None:
+            return _json_message(message)
         return orjson.dumps(events.map_of(message), default=_json_splice)
 
     def decode_event(self, received: bytes) -> ServerMessage:
@@ -173,6 +175,17 @@ def _check_data(command: Publish, spelled: dict[str, Any], source: bytes) -> Non
         check_integers(command.data.json, source)
     except BadRequest as fault:
         raise commands.fault_in(spelled, "data", fault) from None
+
+
+def _json_message(message: Message) -> bytes:
+    """Return what a backend published, as `map_of` and orjson would spell it: 0.5 µs instead of 1.4."""
+    identity, time = message.message, message.time
+    return b'{"type":"message","channel":%b%b,"data":%b%b}' % (
+        orjson.dumps(message.channel),
+        b"" if identity is None else b',"message":"%d-%b"' % (identity.offset, identity.uid.encode()),
+        message.data.json,
+        b"" if time is None else b',"time":%d' % time,
+    )
 
 
 def _json_splice(value: Any) -> Any:
