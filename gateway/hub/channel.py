@@ -185,7 +185,7 @@ class Channel:
             for subscription in list(subscriptions):
                 if subscription.behind is not None:
                     subscription.missed |= chunk.unnumbered
-                elif alone:
+                elif alone or len(subscription.session.subscriptions) == 1:
                     subscription.outbox.offer_now(subscription, chunk)
                 else:
                     subscription.outbox.offer(subscription, chunk)
