@@ -1,0 +1,1 @@
+"""Locustfiles: each is a scenario, for `python -m loadtests` and for plain `locust -f`."""

@@ -1,0 +1,155 @@
+"""Chat: people who join a channel, talk, look around, move on, drop off the net and come back."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+from locust import task
+
+from loadtests import payload
+from loadtests.campaign import Campaign, Shape
+from loadtests.client import CommandRefused, Disconnected
+from loadtests.users import WireUser
+from loadtests.wire import offset
+
+TALK, CUT_OFF, LOOK, REREAD, MOVE, VANISH = 20, 1, 2, 1, 1, 2
+"""How often people do each."""
+
+SPEAKING = (TALK + CUT_OFF) / (TALK + CUT_OFF + LOOK + REREAD + MOVE + VANISH)
+ATTEMPTS = 3
+AWAY = 1.0
+"""Seconds that somebody stays away at most who has dropped off."""
+
+PATIENCE = 10.0
+"""Seconds that somebody waits at most to hear its own words before it leaves."""
+
+REREAD_MESSAGES = 20
+
+campaign = Campaign("chat")
+
+
+class Person(WireUser):
+    """In one channel at a time; with a token (`--secret`) it repeats what was not answered, with the same key."""
+
+    campaign = campaign
+
+    def on_start(self) -> None:
+        """Connect, and join a channel."""
+        super().on_start()
+        self.place = self.random.choice(self.options.channel_names())
+        self.enter()
+        self.act(self._join)
+
+    def wait_time(self) -> float:
+        """Return a pause such that all people together publish at the rate that was asked for."""
+        people = max(1, self.environment.runner.target_user_count if self.environment.runner else 1)
+        return self.random.expovariate(self.options.rate / people / SPEAKING)
+
+    @task(TALK)
+    def talk(self) -> None:
+        """Say something, and wait until it is published."""
+        self.act(lambda: self._say(cut_off=False))
+
+    @task(CUT_OFF)
+    def cut_off(self) -> None:
+        """Say something, and drop off before the answer comes."""
+        self.act(lambda: self._say(cut_off=True))
+
+    @task(LOOK)
+    def look(self) -> None:
+        """Ask who is here."""
+        self.act(self._look)
+
+    @task(REREAD)
+    def reread(self) -> None:
+        """Read what was said last."""
+        self.act(self._reread)
+
+    @task(MOVE)
+    def move(self) -> None:
+        """Leave, and join another channel."""
+        self.act(self._move)
+
+    @task(VANISH)
+    def drop_off(self) -> None:
+        """Lose the connection, come back after a while, and resume."""
+        self.act(self._drop_off)
+
+    def audit(self) -> None:
+        """Compare who is here by the server's word, by its pushes, and in truth."""
+        if self.place not in self.witness.channels:
+            return
+        roster = self.witness.rosters[self.place]
+        known, heard = roster.known, set(roster.connections)
+        listed = self._look()
+        here = self.campaign.present(self.place)
+        self._compare("absent", here - listed)
+        self._compare("ghosts", listed & self.campaign.departed)
+        if known:
+            self._compare("stale", heard ^ listed)
+        self.account.counts["presence.checked"] += 1
+
+    # ------------------------------------------------------------ inside
+
+    def _join(self) -> None:
+        self.ask("subscribe", channel=self.place, members=True, join_leave=True)
+
+    def _say(self, *, cut_off: bool) -> None:
+        number = self.account.ledger.attempt(self.place, self.name)
+        words = {
+            "channel": self.place,
+            "data": payload.write(self.name, number, size=self.options.size),
+            "key": f"{self.options.run}-{number}",
+        }
+        if cut_off and self.client is not None:
+            self.client.send("publish", **words)
+            self._drop_off()
+            if self.token is None:
+                return
+        for _ in range(ATTEMPTS):
+            try:
+                message = self.ask("publish", **words).get("message")
+                self.account.ledger.acknowledge(self.place, self.name, number, offset(message))
+                self.witness.published(self.place, message)
+                return
+            except CommandRefused as refused:
+                self.refused(refused)
+            except Disconnected:
+                self.come_back()
+            if self.token is None:
+                # An anonymous connection's keys end with it: said again, it would be said twice.
+                return
+
+    def _look(self) -> set[str]:
+        answer = self.ask("presence", channel=self.place, members=True)
+        return {member["connection"] for member in answer["members"]}
+
+    def _reread(self) -> None:
+        messages = self.ask("history", channel=self.place, limit=REREAD_MESSAGES, reverse=True)["messages"]
+        offsets = [offset(message.get("message")) or 0 for message in messages]
+        if offsets != list(range(offsets[0], offsets[0] - len(offsets), -1) if offsets else ()):
+            self.account.error("history", f"{self.name} read {offsets} in {self.place}")
+
+    def _move(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.witness.heard_itself(self.place) and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        self.ask("unsubscribe", channel=self.place)
+        self.place = self.random.choice(self.options.channel_names())
+        self._join()
+
+    def _drop_off(self) -> None:
+        self.vanish()
+        gevent.sleep(self.random.uniform(0, AWAY))
+        self.come_back()
+        if self.place in self.witness.channels:
+            self._look()
+
+    def _compare(self, kind: str, connections: set[str]) -> None:
+        for connection in sorted(connections):
+            self.account.fault(f"presence.{kind}", f"{connection} in {self.place}, as {self.name} sees it")
+
+
+class ChatShape(Shape):
+    """People as planned."""

@@ -1,0 +1,173 @@
+"""The verdict: what the books of all processes amount to, by channel and subscriber. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from loadtests.track import SAMPLES
+
+FAULTS = ("lost", "duplicated", "reordered", "misnumbered")
+"""What no server may do, however busy it is."""
+
+COLUMNS = ("subscribers", "published", "unknown", "delivered", *FAULTS, "late", "told")
+"""What is counted of each channel; `unknown`: sent, never answered; `told`: missed, and told so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What went wrong for one subscriber on one channel."""
+
+    kind: str
+    who: str
+    channel: str
+    count: int
+    which: tuple[str, ...]
+    """The first few messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was counted."""
+
+    channels: Mapping[str, Mapping[str, int]]
+    """The `COLUMNS` of each channel."""
+    findings: Sequence[Finding]
+    """Faults first, those that concern most messages first."""
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The sums of all channels."""
+        return {column: sum(row[column] for row in self.channels.values()) for column in COLUMNS}
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """The sums of what must not be, where it is not 0."""
+        totals = self.totals
+        return {fault: totals[fault] for fault in FAULTS if totals[fault]}
+
+
+class _Stream:
+    """What one publisher sent to one channel, read back from a statement."""
+
+    __slots__ = ("acknowledged", "offsets")
+
+    def __init__(self, acknowledged: bytes, offsets: bytes) -> None:
+        self.acknowledged = acknowledged
+        self.offsets = array("Q")
+        self.offsets.frombytes(offsets)
+
+    def knows(self, number: int) -> bool:
+        """Whether the server has said that it took message *number*."""
+        return 0 < number <= len(self.acknowledged) and bool(self.acknowledged[number - 1])
+
+    def offset(self, number: int) -> int:
+        """Return the offset of message *number*; 0 where it has none."""
+        return self.offsets[number - 1]
+
+
+class _Channel:
+    """What all publishers of all processes sent to one channel."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, _Stream] = {}
+
+    def counts(self) -> dict[str, int]:
+        published = sum(sum(stream.acknowledged) for stream in self.streams.values())
+        sent = sum(len(stream.acknowledged) for stream in self.streams.values())
+        return {"published": published, "unknown": sent - published}
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Messages by their offset."""
+        return {
+            offset: f"{by}#{number} at {offset}"
+            for by, stream in self.streams.items()
+            for number, offset in enumerate(stream.offsets, 1)
+            if offset
+        }
+
+    @cached_property
+    def top(self) -> int:
+        """The highest offset that the server has acknowledged."""
+        return max(
+            (
+                offset
+                for stream in self.streams.values()
+                for offset, taken in zip(stream.offsets, stream.acknowledged, strict=True)
+                if taken
+            ),
+            default=0,
+        )
+
+
+def judge(statements: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Return the verdict on the *statements* of all ledgers."""
+    published = _published(statements)
+    rows: dict[str, Counter[str]] = {name: Counter(channel.counts()) for name, channel in published.items()}
+    findings: list[Finding] = []
+    for statement in statements:
+        for channel, counts in statement["departed"].items():
+            rows.setdefault(channel, Counter()).update(counts)
+        for channel, count in statement["misnumbered"].items():
+            rows.setdefault(channel, Counter())["misnumbered"] += count
+            findings.append(Finding("misnumbered", "(publishers)", channel, count, ()))
+        for track in statement["tracks"]:
+            name = track["channel"]
+            lost = _lost(track, published[name], statement["streams"].get(name, {}))
+            counts = {column: track[column] for column in COLUMNS if column in track}
+            rows.setdefault(name, Counter()).update(counts, subscribers=1, lost=len(lost))
+            findings += _findings(track, lost)
+    return Verdict(
+        {channel: {column: row[column] for column in COLUMNS} for channel, row in sorted(rows.items())},
+        sorted(findings, key=lambda finding: (finding.kind not in FAULTS, -finding.count)),
+    )
+
+
+def _published(statements: Iterable[Mapping[str, Any]]) -> dict[str, _Channel]:
+    published: defaultdict[str, _Channel] = defaultdict(_Channel)
+    for statement in statements:
+        for channel, streams in statement["streams"].items():
+            for by, (acknowledged, offsets) in streams.items():
+                published[channel].streams[by] = _Stream(acknowledged, offsets)
+    return published
+
+
+def _lost(track: Mapping[str, Any], channel: _Channel, own: Container[str]) -> list[str]:
+    """Return which messages the subscriber should have got and never did, each once, however it was found.
+
+    *own*: the publishers in the subscriber's process.
+    """
+    offsets, unnumbered = set(track["missing"]), list[str]()
+    if track["last"] is not None and track["open"]:
+        offsets.update(range(track["last"] + 1, channel.top + 1))
+    for by, stream in channel.streams.items():
+        for number in _missing_numbers(track, by, len(stream.acknowledged), own=by in own):
+            if not stream.knows(number):
+                continue  # nobody was promised anything
+            if not (offset := stream.offset(number)):
+                unnumbered.append(f"{by}#{number}")
+            elif offset > (track["start"] or 0):
+                offsets.add(offset)
+    return [*(channel.names.get(offset, f"at {offset}") for offset in sorted(offsets)), *unnumbered]
+
+
+def _missing_numbers(track: Mapping[str, Any], by: str, sent: int, *, own: bool) -> Iterable[int]:
+    last, missing = track["numbers"].get(by, (None, ()))
+    yield from missing
+    if track["last"] is None and track["open"] and (own or last is not None):
+        # Without offsets, what was sent before the subscription is known only of the same process.
+        yield from range((track["floors"].get(by, 0) if last is None else last) + 1, sent + 1)
+
+
+def _findings(track: Mapping[str, Any], lost: Sequence[str]) -> Iterable[Finding]:
+    if lost:
+        yield Finding("lost", track["who"], track["channel"], len(lost), tuple(lost[:SAMPLES]))
+    for kind in (*FAULTS[1:], "late"):
+        if track[kind]:
+            which = tuple(message for known, message in track["samples"] if known == kind)
+            yield Finding(kind, track["who"], track["channel"], track[kind], which)

@@ -1,0 +1,44 @@
+"""The wire as a client sees it: its two codecs, its ids, what it does when it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One of the two ways in which messages become frames."""
+
+    name: str
+    subprotocol: str
+    binary: bool
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+JSON = Codec("json", "fanway.v1.json", binary=False, encode=orjson.dumps, decode=orjson.loads)
+MSGPACK = Codec("msgpack", "fanway.v1.msgpack", binary=True, encode=msgpack.packb, decode=msgpack.unpackb)
+CODECS = {"json": (JSON,), "msgpack": (MSGPACK,), "both": (JSON, MSGPACK)}
+"""What users speak, in turn."""
+
+ABNORMAL = 1006
+"""The code of a connection that ended without a Close frame (RFC 6455, section 7.4.1)."""
+
+GIVE_UP = frozenset({1009, 4002, 4003, 4005, 4012})
+"""Close codes after which a client stops; after any other it comes back and resumes (PROTOCOL)."""
+
+BACKOFF, BACKOFF_LIMIT = 0.5, 30.0
+"""Seconds that a client waits at most before it comes back: doubling, with full jitter (PROTOCOL)."""
+
+
+def offset(message_id: str | None) -> int | None:
+    """Return the number in a message id or a position; None for None.
+
+    Clients treat ids as opaque, and hand them back as they came; only who looks for holes looks into them.
+    """
+    return None if message_id is None else int(message_id.partition("-")[0])
