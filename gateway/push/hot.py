@@ -33,7 +33,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 class Hot:
     """What the connections of one listener share."""
 
-    __slots__ = ("body_size", "heads", "published", "publisher", "tasks")
+    __slots__ = ("_default", "_heads", "body_size", "heads", "published", "publisher", "tasks")
 
     def __init__(self, service: Service) -> None:
         """Publish as the routes of *service* do."""
@@ -42,6 +42,20 @@ class Hot:
         self.tasks = service.tasks
         self.body_size = service.body_size
         self.published = 0
+        self._default: list[tuple[bytes, bytes]] = []
+        self._heads: dict[str, bytes] = {}
+
+    def head(self, default: list[tuple[bytes, bytes]], media: Media) -> bytes:
+        """Return the beginning of every successful answer: made anew when uvicorn's *default* headers change."""
+        if default is not self._default:
+            self._default = default
+            self._heads.clear()
+        head = self._heads.get(media.name)
+        if head is None:
+            lines = [b"%b: %b\r\n" % header for header in default]
+            head = b"%b%bcontent-type: %b\r\n" % (STATUS_LINE[200], b"".join(lines), media.header)
+            self._heads[media.name] = head
+        return head
 
     async def attempt(self, publication: Publication) -> Answer | Failure:
         """Publish; return what to answer, whatever happens."""
@@ -169,7 +183,12 @@ class HotHttp(HttpToolsProtocol):
         else:
             self._hot.published += 1
         self.server_state.total_requests += 1
-        self.transport.write(self._response(status, headers, media, media.encode(answer)))
+        body = media.encode(answer)
+        if status == 200 and not self._stopping:
+            head = self._hot.head(self.server_state.default_headers, media)
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        else:
+            self.transport.write(self._response(status, headers, media, body))
         if self._stopping:
             self.transport.close()
         elif self.timeout_keep_alive_task is None:

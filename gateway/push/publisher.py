@@ -12,7 +12,7 @@ from gateway.push.failures import Refused, failure_of
 from gateway.push.names import channel_name, user_name
 from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
 from gateway.push.service import Service
-from protocol.channels import personal
+from protocol.channels import personal, valid
 from protocol.errors import ErrorCode
 from protocol.payload import Payload, payload_of
 
@@ -22,6 +22,8 @@ TURN = 64
 """Publishes that are started before others get their turn of the loop: each may be a fan-out of its own."""
 
 _NOBODY: frozenset[str] = frozenset()
+_PLAIN = frozenset({"channel", "data"})
+_NOTHING_ELSE = Content(data=None)
 
 
 class Publisher:
@@ -45,6 +47,11 @@ class Publisher:
 
         *source* is the JSON text that it was decoded from, where it was.
         """
+        if type(body) is dict and body.keys() == _PLAIN and type(body["channel"]) is str:
+            # Nothing left for the models to find but a wrong name; they cost 2 µs of a publish's 20.
+            channel = body["channel"]
+            if valid(channel):
+                return self._publication(channel, self._payload(body["data"], source), _NOTHING_ELSE)
         wanted = Publish.model_validate(body)
         return self._publication(wanted.channel, self._payload(wanted.data, source), wanted)
 

@@ -19,6 +19,7 @@ const rate = new Rate({ rate: $("rate"), total: $("total"), peak: $("peak"), pat
 const api = (path) => new URL(path, location.origin + location.pathname).href;
 
 let channel = "";
+let catchingUp = false; // whether what is replayed was missed, and is not from before this page
 let client;
 
 // ------------------------------------------------------------ the connection
@@ -26,10 +27,10 @@ let client;
 const STATES = {
     connected: () => "Connected",
     connecting: () => "Connecting …",
-    waiting: ({ wait }) => `Reconnecting in ${(wait / 1000).toFixed(1)} s`,
-    closed: ({ code, reason }) => (code === 1000 ? "Offline" : `Closed: ${reason || code}`),
+    waiting: ({ wait }) => `Retry in ${(wait / 1000).toFixed(1)} s`,
+    closed: ({ code }) => (code === 1000 ? "Offline" : "Closed"),
 };
-const REASONS = { 0: "the server is silent", 1006: "without a goodbye", 1000: "you went offline" };
+const ENDS = { 1000: "you went offline", 1006: "without a goodbye", 4000: "the server shuts down" };
 
 function showState({ detail }) {
     const { state, code, reason } = detail;
@@ -44,7 +45,8 @@ function showState({ detail }) {
         return;
     }
     if (code !== undefined && $("connection").textContent !== "–") {
-        feed.note("lost", `Connection ended (${reason || REASONS[code] || code})`);
+        const stopped = state === "closed" && code !== 1000 ? ": the server says not to come back" : "";
+        feed.note("lost", `Connection ended (${ENDS[code] ?? (reason || code)})${stopped}`);
     }
     $("connection").textContent = $("rtt").textContent = "–";
     people.doubt();
@@ -72,7 +74,7 @@ function follow() {
     if (channel) client.unsubscribe(channel);
     channel = next;
     feed.clear();
-    people.reset();
+    people.clear();
     $("channel").value = channel;
     $("another").href = `#${channel}`;
     document.title = `${channel} · Fanway`;
@@ -83,7 +85,8 @@ function follow() {
 function subscribed({ detail }) {
     if (detail.channel !== channel) return;
     people.reset(detail.members);
-    if (!detail.resumed) return feed.clear();
+    catchingUp = detail.resumed;
+    if (!catchingUp) return feed.clear();
     const count = detail.messages.length;
     if (detail.recovered) feed.note("recovered", `Recovered ${count} ${count === 1 ? "message" : "messages"}, nothing lost`);
     else feed.note("gap", "Messages may be missing here: the server's history does not reach back to the last one");
@@ -97,7 +100,7 @@ const GAPS = {
 
 const PUSHES = {
     message(message) {
-        if (!message.replayed) rate.count();
+        if (!message.replayed || catchingUp) rate.count();
         feed.message(message, people.self);
     },
     join: ({ member }) => people.join(member),
@@ -129,7 +132,7 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 function showCurl() {
     const headers = Object.entries(HEADERS).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`);
     const body = quoted(JSON.stringify({ channel, data: typed() }));
-    $("curl").textContent = [`curl -s ${api("v1/publish")}`, ...headers, `-d ${body}`].join(" \\\n  ");
+    $("curl").textContent = [`curl ${api("v1/publish")}`, ...headers, `-d ${body}`].join(" \\\n  ");
 }
 
 async function push(path, body, done) {

@@ -11,15 +11,20 @@ export class People {
     #frame = 0;
     self = null;
 
-    /** `view` has the elements `list`, `count`, `news` and `empty`. */
+    /** `view` has the elements `list`, `count` and `news`. */
     constructor(view) {
         this.#view = view;
     }
 
-    /** Begin anew with *members*; undefined where the channel does not say. */
+    /** Begin with another channel, of which nothing is known yet. */
+    clear() {
+        this.#view.news.replaceChildren();
+        this.reset([]);
+    }
+
+    /** Show *members*; undefined where the channel does not say. */
     reset(members) {
         this.#members = new Map((members ?? []).map((member) => [member.connection, member]));
-        this.#view.news.replaceChildren();
         this.#view.list.setAttribute("aria-busy", "false");
         this.#redraw();
     }

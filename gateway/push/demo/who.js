@@ -3,7 +3,7 @@
 /** Return the name of a sender or member ({connection, user}, or undefined for the push API) and a longer title. */
 export function nameOf(who, self) {
     if (!who) return ["push API", "published over HTTP"];
-    const name = who.user || who.connection.slice(0, 8);
+    const name = who.user || who.connection.slice(0, 6);
     return [who.connection === self ? `${name} (you)` : name, `connection ${who.connection}`];
 }
 
