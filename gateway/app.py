@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
@@ -78,15 +79,14 @@ class Gateway:
 
     async def serve(self, stopped: asyncio.Event, started: Callable[[Gateway], None]) -> None:
         """Run until *stopped*, then drain; call *started* once both listeners listen."""
-        async with self._running():
-            async with asyncio.TaskGroup() as listeners:
-                for listener in (self.internal, self.public):
-                    listeners.create_task(listener.run_until_stopped())
-                started(self)
-                await stopped.wait()
-                await self._drain()
-                self.public.stop()
-                self.internal.stop()
+        async with self._running(), asyncio.TaskGroup() as listeners:
+            for listener in (self.internal, self.public):
+                listeners.create_task(listener.run_until_stopped())
+            started(self)
+            await stopped.wait()
+            await self._drain()
+            self.public.stop()
+            self.internal.stop()
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -209,6 +209,8 @@ class Gateway:
         def gate(arrival: Arrival) -> Refusal | Callable[[], None]:
             if self._draining:
                 return Refusal(503, "unavailable", "this node drains: connect to another", 1.0)
+            if not self._broker.ready():
+                return Refusal(503, "unavailable", "this node has no broker yet", 1.0)
             if not allowed(arrival.origin, arrival.host, origins, loopback=dev):
                 return Refusal(
                     403, "permission_denied", "this page's origin is not in listen.public.allowed_origins"
@@ -265,7 +267,7 @@ async def _main(settings: Settings) -> None:
 
 
 def calm_collector() -> None:
-    """Let Python look for reference cycles seldom: a connection's life makes none, and each look walks every one of them.
+    """Let Python look for reference cycles seldom: a connection's life makes none, and each look walks them all.
 
     CPython's default of every 700 allocations took 13 % of the CPU of a connect storm (docs/performance.md).
     """
@@ -277,18 +279,21 @@ def calm_collector() -> None:
 def announce(gateway: Gateway) -> None:
     """Print where the gateway listens, and in dev mode what to try."""
     settings = gateway.settings
-    public = _url("ws", settings.listen.public.host, gateway.public.port) + endpoint.PATH
     internal = _url("http", settings.listen.internal.host, gateway.internal.port)
-    print(f"clients   {public}", flush=True)
-    print(f"backends  {internal}/v1/publish   (docs: {internal}/docs)", flush=True)
+    lines = [
+        f"clients   {_url('ws', settings.listen.public.host, gateway.public.port)}{endpoint.PATH}",
+        f"backends  {internal}/v1/publish   (docs: {internal}/docs)",
+    ]
     if settings.dev:
-        print(f"demo page {internal}/", flush=True)
-        print(
-            "try       "
-            f"curl -s {internal}/v1/publish -H 'Authorization: Bearer dev' -H 'Content-Type: application/json' "
-            """-d '{"channel": "demo", "data": {"text": "hello"}}'""",
-            flush=True,
-        )
+        lines += [f"demo page {internal}/", f"try       {_example(internal)}"]
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
+
+
+def _example(internal: str) -> str:
+    message = '{"channel": "demo", "data": {"text": "hello"}}'
+    headers = "-H 'Authorization: Bearer dev' -H 'Content-Type: application/json'"
+    return f"curl -s {internal}/v1/publish {headers} -d '{message}'"
 
 
 def _url(scheme: str, host: str, port: int) -> str:

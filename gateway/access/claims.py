@@ -12,7 +12,8 @@ import orjson
 
 from gateway.access.keys import TokenError
 from protocol.channels import personal_user, valid
-from protocol.errors import ErrorCode
+from protocol.errors import BadRequest, ErrorCode
+from protocol.payload import check_value
 
 Claims = Mapping[str, Any]
 
@@ -20,6 +21,8 @@ USER_SIZE = 128
 """Characters in a user's name."""
 INFO_SIZE = 4 * 1024
 """Bytes of `info` as JSON: every subscriber of a channel with presence gets it."""
+INFO_DEPTH = 32
+"""Levels of arrays and maps in `info`: it travels inside of other messages."""
 CHANNELS = 1_000
 """Entries in `channels`, as in the `subs` of a `connect`."""
 TOKEN_ID_SIZE = 256
@@ -158,7 +161,14 @@ def _channels(claims: Claims, user: str) -> tuple[str, ...]:
 
 def _info(claims: Claims) -> Any | None:
     info = claims.get("info")
-    if info is not None and len(orjson.dumps(info)) > INFO_SIZE:
+    if info is None:
+        return None
+    try:
+        check_value(info, INFO_DEPTH)
+        size = len(orjson.dumps(info))
+    except (BadRequest, TypeError, ValueError) as error:
+        raise _fault("info", info, f"what JSON can carry ({error})") from None
+    if size > INFO_SIZE:
         raise TokenError(
             f"claim info is too large, expected at most {INFO_SIZE} bytes of JSON: leave some of it out"
         )

@@ -196,7 +196,6 @@ class Limits(Section):
     """The bounds that protect the gateway and its clients from any one of them."""
 
     message_size: Size = 64 * 1024
-    depth: Annotated[Positive, Field(le=128)] = 64
     channels_per_connection: Positive = 128
     commands_per_second: Rate = 50.0
     command_burst: Positive = 200

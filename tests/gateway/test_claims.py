@@ -8,6 +8,13 @@ from tests.gateway.signing import NOW, at_once, refused, token, verifier
 NAMES = [f"{n:x}" for n in range(1_001)]
 
 
+def _nested(levels: int) -> object:
+    info: object = 1
+    for _ in range(levels):
+        info = [info]
+    return info
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -27,6 +34,7 @@ NAMES = [f"{n:x}" for n in range(1_001)]
         {"channels": NAMES[:1_000]},
         {"info": "x" * 4094},
         {"info": 0},
+        {"info": _nested(32)},
         {"jti": ""},
         {"aud": "other", "iss": "other"},
         {"unknown": {"claims": "are ignored"}},
@@ -45,7 +53,10 @@ def test_claims_within_their_bounds(changed: dict[str, Any]) -> None:
         ("iat", [NOW + 5.1, "now", False]),
         ("channels", ["news", {"news": 1}, [7], ["a b"], [""], ["news", None], ["@bob"], ["x" * 129]]),
         ("channels", [NAMES]),
-        ("info", ["x" * 4095, ["x" * 2_000] * 3]),
+        (
+            "info",
+            ["x" * 4095, ["x" * 2_000] * 3, _nested(33), _nested(300)],
+        ),
         ("jti", [7, "x" * 257]),
         ("channel", ["chat:1", "", 7, False]),
     ],

@@ -116,7 +116,7 @@ ONE_FAULT = [
         '[outbox]\nsize = "1 potato"',
         'outbox.size = "1 potato": not a size; write "16KiB", "1MiB", "1GiB" or a number of bytes',
     ),
-    ("[limits]\ndepth = 1000", "limits.depth = 1000: too large; give at most 128"),
+    ("[listen.public]\nlisteners = 1000", "listen.public.listeners = 1000: too large; give at most 64"),
     ("[limits]\ncommands_per_second = 0", "limits.commands_per_second = 0: too small; give more than 0"),
     ("[limits]\ncommands_per_second = inf", "limits.commands_per_second = inf: not a number; write a number"),
     (
