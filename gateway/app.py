@@ -35,6 +35,7 @@ from gateway.link.endpoint import Arrival, Refusal
 from gateway.link.http import HttpOptions, PublicHttp
 from gateway.link.protocol import Link, LinkOptions
 from gateway.observe import health, logs, metrics
+from gateway.observe.lag import LoopLag
 from gateway.push import app as push
 from gateway.push import demo
 from gateway.push.hot import Hot, HotHttp
@@ -66,7 +67,7 @@ class Gateway:
         )
         self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
         self._admission = Admission(_admission_limits(settings))
-        self._lag = health.LoopLag(loop, self._overloaded, clock=monotonic)
+        self._lag = LoopLag(loop, monotonic, self._overloaded)
         self._heartbeat = Heartbeat(
             loop, interval=settings.heartbeat.interval, grace=settings.heartbeat.grace
         )
@@ -193,7 +194,7 @@ class Gateway:
                     "admission": self._admission.statistics,
                     "push": hot.statistics,
                     "tasks": self._tasks.statistics,
-                    "loop": lambda: {"lag_p99_seconds": self._lag.p99},
+                    "loop": self._lag.statistics,
                 }
             ),
         ]
@@ -267,9 +268,9 @@ async def _main(settings: Settings) -> None:
 
 
 def calm_collector() -> None:
-    """Let Python look for reference cycles seldom: a connection's life makes none, and each look walks them all.
+    """Let Python look for reference cycles seldom: a connection makes none, and each look walks them all.
 
-    CPython's default of every 700 allocations took 13 % of the CPU of a connect storm (docs/performance.md).
+    CPython's default, every 700 allocations, took 13 % of a connect storm's CPU (docs/performance.md).
     """
     gc.collect()
     gc.freeze()

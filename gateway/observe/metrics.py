@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: the same numbers that tests read from `statistics()`, collected when asked for."""
+"""`/metrics` for Prometheus: the numbers that tests read from `statistics()`, collected when asked for."""
 
 from __future__ import annotations
 
