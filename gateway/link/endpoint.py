@@ -62,7 +62,7 @@ Opener = Callable[[Link, Codec, Arrival, Callable[[], None]], None]
 
 
 class Endpoint:
-    """`GET /v1/ws`, as plain ASGI: Starlette's `WebSocket` around it would cost a connect storm 20 µs a connection."""
+    """`GET /v1/ws`, as plain ASGI: Starlette's `WebSocket` around it would cost each connection 20 µs."""
 
     def __init__(self, gate: Gate, opener: Opener) -> None:
         """Admit by *gate*, and hand whom it admits to *opener*."""

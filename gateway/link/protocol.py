@@ -11,6 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -32,6 +35,7 @@ _TEXT, _BINARY = 0x81, 0x82
 _DATA = (_TEXT, _BINARY)
 _MASKED = 0x80
 _LONGEST_HEADER = 14
+_INT = struct.Struct("i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +248,7 @@ class Link(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Note that the socket is full, and watch whether it takes anything at all."""
         self.writable = False
-        self._watch_stall(self.buffered(), self._clock())
+        self._watch_stall(self._untaken(), self._clock())
 
     def resume_writing(self) -> None:
         """Note that the socket takes more."""
@@ -256,13 +260,21 @@ class Link(asyncio.Protocol):
     def _watch_stall(self, left: int, since: float) -> None:
         """Abort if no byte of the *left* ones has gone since *since* for the stall timeout."""
         timeout = self._options.stall_timeout
-        now = self._clock()
-        if self.buffered() < left:
-            left, since = self.buffered(), now
+        now, untaken = self._clock(), self._untaken()
+        if untaken < left:
+            left, since = untaken, now
         elif now - since >= timeout:
             self.abort()
             return
         self._stall = self._loop.call_later(max(0.001, timeout / 4), self._watch_stall, left, since)
+
+    def _untaken(self) -> int:
+        """Return the bytes that the peer has not acknowledged.
+
+        Those of the kernel count: it asks for more only when a third of its buffer is free, and a client on a
+        slow line may need longer for that than a dead one is given.
+        """
+        return self.buffered() + _unacknowledged(self._transport.get_extra_info("socket").fileno())
 
     def eof_received(self) -> None:
         """Let the transport close: half-open WebSockets have no use."""
@@ -499,6 +511,11 @@ def _frame_size(buffer: bytes, start: int) -> int | None:
     if here < 2 + extended:
         return None
     return 2 + extended + masked + int.from_bytes(buffer[start + 2 : start + 2 + extended], "big")
+
+
+def _unacknowledged(descriptor: int) -> int:
+    (size,) = _INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))
+    return int(size)
 
 
 def _is_utf8(payload: bytes) -> bool:
