@@ -45,6 +45,12 @@ class Frames:
         return f"<Frames {self.message.channel} {self.message.message} in {sorted(self._bodies)}>"
 
 
+def last_of(messages: Sequence[Frames], before: MessageId | None) -> MessageId | None:
+    """Return the position right behind *messages*, which follow the position *before*."""
+    numbers = (frames.message.message for frames in reversed(messages))
+    return next((number for number in numbers if number is not None), before)
+
+
 class Chunk:
     """What one channel has for one codec in one turn of the loop: a run of messages as joined frames."""
 
@@ -63,8 +69,7 @@ class Chunk:
     @property
     def last(self) -> MessageId | None:
         """The position right behind the run."""
-        numbers = (frames.message.message for frames in reversed(self.messages))
-        return next((number for number in numbers if number is not None), self.before)
+        return last_of(self.messages, self.before)
 
     @property
     def unnumbered(self) -> bool:

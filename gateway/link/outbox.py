@@ -1,16 +1,14 @@
-"""What waits for one connection: bounded in bytes, flushed once a turn of the loop, shed by policy when it is full."""
+"""What waits for one connection: bounded in bytes, flushed once a turn of the loop, shed when it is full."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from gateway.clock import Clock, Scheduler
 from gateway.link.frames import Chunk
-from protocol.codec import Codec
+from gateway.link.shed import POLICIES, Entry, Follower, shed
 from protocol.position import MessageId
 
 BATCH = 64 * 1024
@@ -30,21 +28,6 @@ class Link(Protocol):
         """Send *data*, which is whole frames."""
 
 
-class Follower(Protocol):
-    """A subscription, as far as an outbox knows it."""
-
-    @property
-    def on_slow(self) -> str:
-        """The policy of its namespace, one of `POLICIES`."""
-
-    @property
-    def codec(self) -> Codec:
-        """The codec of its connection."""
-
-    def gap(self, position: MessageId | None) -> bytes:
-        """Return the frame that tells of messages missing up to *position*."""
-
-
 class Owner(Protocol):
     """The session, as far as an outbox knows it."""
 
@@ -58,101 +41,16 @@ class Owner(Protocol):
         """Nothing waits any more, and the socket takes more."""
 
 
-class Entry(NamedTuple):
-    """One thing that waits."""
+class _Nowhere:
+    """The link of an outbox that is closed: it never takes anything."""
 
-    follower: Follower | None
-    """None for replies and other frames that are never dropped."""
-    data: bytes
-    chunk: Chunk | None
+    writable = False
 
-
-@dataclass(slots=True)
-class Shed:
-    """What is to be done about a full outbox."""
-
-    kept: list[Entry] = field(default_factory=list)
-    behind: dict[Follower, MessageId] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Messages dropped, by policy; those of `catch_up` come again."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that are left."""
-        return sum(len(entry.data) for entry in self.kept)
+    def write(self, data: bytes) -> None:
+        """Take nothing."""
 
 
-POLICIES = ("catch_up", "conflate", "drop_oldest", "disconnect")
-
-
-def shed(waiting: Sequence[Entry], room: int) -> Shed:
-    """Return how to bring *waiting* down to *room* bytes, the gentlest policy first.
-
-    `catch_up` drops everything of its channels, to be replayed; `conflate` keeps the newest message of each channel;
-    only then `drop_oldest` drops as many as needed. Whatever is lost for good leaves a gap where it stood. What is then still
-    too much is the caller's reason to disconnect.
-    """
-    result = Shed()
-    newest = {entry.follower: index for index, entry in enumerate(waiting) if entry.chunk is not None}
-    entries = Counter(entry.follower for entry in waiting)
-    missed: dict[Follower, Entry] = {}
-    for index, entry in enumerate(waiting):
-        follower, chunk = entry.follower, entry.chunk
-        if follower is None or follower.on_slow not in ("catch_up", "conflate"):
-            result.kept.append(entry)
-        elif follower.on_slow == "catch_up":
-            if chunk is not None:
-                _count(result, "catch_up", len(chunk.messages))
-                if chunk.before is not None:
-                    result.behind.setdefault(follower, chunk.before)
-            if chunk is None or chunk.unnumbered:
-                missed.setdefault(
-                    follower, entry if chunk is None else Entry(follower, follower.gap(chunk.before), None)
-                )
-        elif chunk is not None and newest[follower] == index:
-            if entries[follower] == 1 and len(chunk.messages) == 1:
-                result.kept.append(entry)
-                continue
-            result.kept += _newest(follower, chunk)
-            _count(result, "conflate", len(chunk.messages) - 1)
-        elif chunk is not None:
-            _count(result, "conflate", len(chunk.messages))
-    result.kept += missed.values()
-    excess = result.size - room
-    if excess > 0:
-        result.kept = _without_oldest(result, excess)
-    return result
-
-
-def _newest(follower: Follower, chunk: Chunk) -> tuple[Entry, Entry]:
-    before = chunk.before if len(chunk.messages) == 1 else chunk.messages[-2].message.message
-    single = Chunk(follower.codec, chunk.messages[-1:], before)
-    return Entry(follower, follower.gap(before), None), Entry(follower, single.data, single)
-
-
-def _without_oldest(result: Shed, excess: int) -> list[Entry]:
-    kept: list[Entry] = []
-    gaps: dict[Follower, int] = {}
-    for entry in result.kept:
-        follower, chunk = entry.follower, entry.chunk
-        if follower is None or follower.on_slow != "drop_oldest" or excess <= 0:
-            kept.append(entry)
-            continue
-        excess -= len(entry.data)
-        if chunk is None:
-            continue
-        _count(result, "drop_oldest", len(chunk.messages))
-        mark = Entry(follower, follower.gap(chunk.last), None)
-        if follower in gaps:
-            kept[gaps[follower]] = mark
-        else:
-            gaps[follower] = len(kept)
-            kept.append(mark)
-    return kept
-
-
-def _count(result: Shed, policy: str, messages: int) -> None:
-    result.dropped[policy] = result.dropped.get(policy, 0) + messages
+_NOWHERE = _Nowhere()
 
 
 class Outbox:
@@ -180,7 +78,7 @@ class Outbox:
         self._add(Entry(None, data, None))
 
     def offer(self, follower: Follower, chunk: Chunk) -> None:
-        """Send *chunk*, unless the connection is too slow: then what becomes of it is the policy of its channel."""
+        """Send *chunk*; what becomes of it where the connection is too slow is its channel's policy."""
         self._add(Entry(follower, chunk.data, chunk))
 
     def offer_now(self, follower: Follower, chunk: Chunk) -> None:
@@ -219,7 +117,12 @@ class Outbox:
             self._owner.caught_breath()
 
     def discard(self) -> None:
-        """Forget what waits: the connection is gone."""
+        """Forget what waits and take nothing more: the connection is gone.
+
+        Nothing may follow what was dropped: the client would resume behind it.
+        """
+        self._link = _NOWHERE
+        self._limit = -1
         self._waiting.clear()
         self._size = 0
 
@@ -233,7 +136,7 @@ class Outbox:
             self._flusher.mark(self)
 
     def _flush_in_batches(self) -> None:
-        """Write at most a batch at a time and stop when the socket is full, so that the bound covers what is not yet sent."""
+        """Write a batch at a time, and stop when the socket is full: what is left counts for the bound."""
         done = 0
         while done < len(self._waiting) and self._link.writable:
             batch: list[bytes] = []
@@ -247,6 +150,9 @@ class Outbox:
         del self._waiting[:done]
 
     def _make_room(self) -> None:
+        if self._limit < 0:
+            self.discard()
+            return
         if self._link.writable:
             # Not slow, only much in one turn of the loop.
             self._flush_in_batches()
@@ -268,9 +174,10 @@ class Outbox:
 class Flusher:
     """Flushes every outbox that has something, once a turn of the loop.
 
-    After a flush that took long, the next waits as long again (at most 4 ms): what is published meanwhile travels in the
-    same writes, and the loop has half of its time for reading. Under a flood of 1,000 subscribers this is the
-    difference between 8 and about 100 frames a write (docs/performance.md); at a moderate rate it never waits.
+    After a flush that took long, the next waits as long again (at most 4 ms): what is published meanwhile
+    travels in the same writes, and the loop has half of its time for reading. Under a flood of 1,000
+    subscribers this is the difference between 8 and about 100 frames a write (docs/performance.md); at a
+    moderate rate it never waits.
     """
 
     def __init__(
@@ -306,15 +213,26 @@ class Flusher:
     def run(self) -> None:
         """Flush now."""
         started = self._clock()
-        self._settle()
-        marked, self._marked = self._marked, []
-        self._requested = False
-        for outbox in marked:
-            outbox.flush()
+        try:
+            self._settle()
+        finally:
+            self._flush_marked()
         self._flushes += 1
         ended = self._clock()
         took = ended - started
         self._rest_until = ended + min(took, LONGEST_REST) if took > LONG_FLUSH else 0.0
+
+    def _flush_marked(self) -> None:
+        """Flush what is marked; where one fails, the others still get their turn."""
+        marked, self._marked = iter(self._marked), []
+        self._requested = False
+        try:
+            for outbox in marked:
+                outbox.flush()
+        finally:
+            if left := list(marked):
+                self._marked += left
+                self.request()
 
     def count(self, dropped: dict[str, int]) -> None:
         """Add to the numbers of messages dropped by each policy."""
