@@ -1,9 +1,11 @@
-"""What any broker must do: keep the order of each channel, keep its history, and reach every node with a subscriber.
+"""What any broker must do: keep each channel's order and its history, and reach every node that follows it.
 
-Every method is `async` for brokers that talk to others; those that need not wait do not, and may be run without a task
-(`gateway.eager`). So no method relies on the current task: no `asyncio.timeout` in the caller's frame.
+Every method is `async` for brokers that talk to others; those that need not wait do not, and may be run
+without a task (`gateway.eager`). So no method relies on the current task: no `asyncio.timeout` in the frame
+of the caller.
 
-A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for it.
+A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for
+it; nothing is half done then.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The message is stored and handed to every node with a subscriber; `replayed` if an earlier publish did it."""
+    """The message is stored and handed to every node with a subscriber.
+
+    `replayed` where an earlier publish with the same key did it.
+    """
 
     id: MessageId | None
     replayed: bool = False
@@ -83,7 +88,14 @@ class Instruction:
     """Connections that are left alone."""
 
 
-Envelope = Delivery | Join | Leave | Gap | Instruction
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The history of a channel was forgotten. Its numbering goes on: who follows it has missed nothing."""
+
+    channel: str
+
+
+Envelope = Delivery | Join | Leave | Gap | Cleared | Instruction
 """What crosses the broker. Those of one channel arrive in one order on every node."""
 
 
@@ -146,7 +158,7 @@ class Node(Protocol):
         """Return the connections of *user* here."""
 
     def following(self, prefix: str = "") -> Mapping[str, int]:
-        """Return the channels followed here whose names start with *prefix*, each with its number of subscribers."""
+        """Return the channels followed here that start with *prefix*, each with its number of subscribers."""
 
     def record(self) -> NodeRecord:
         """Return what this node says of itself."""
@@ -156,12 +168,16 @@ class Streams(Protocol):
     """Messages: order, history, routing."""
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Store *publication* and hand it to every node with a subscriber; True to its key, at most once."""
+        """Store *publication* and hand it to every node with a subscriber, in the order of the calls.
+
+        True to its key, at most once.
+        """
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        """Route *channel* to this node: whatever is published from now on reaches `Node.deliver`.
+        """Route *channel* to this node; return its position at that moment, None where it keeps no history.
 
-        Return its position at this moment; None where it keeps no history.
+        Whatever is published from then on, and nothing older, reaches `Node.deliver`: perhaps before this
+        returns.
         """
 
     async def unsubscribe(self, channel: str) -> None:
@@ -170,13 +186,17 @@ class Streams(Protocol):
     async def read(
         self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
     ) -> Slice:
-        """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*), at most *limit*.
+        """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*).
 
-        Where that has a hole, or *since* is not of this history: no messages, and `recovered` is False.
+        At most *limit* messages, those nearest to *since*. Where that has a hole, or *since* is not of this
+        history: no messages, and `recovered` is False.
         """
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*; its numbering goes on."""
+        """Forget the history of *channel*; `Cleared` reaches every node with a subscriber.
+
+        Its numbering goes on.
+        """
 
 
 class Rosters(Protocol):

@@ -6,7 +6,7 @@ import random
 from collections import deque
 from itertools import islice
 
-from gateway.broker.base import Retention, Slice
+from gateway.broker.base import Publication, Retention, Slice
 from protocol.messages import Message
 from protocol.position import MessageId
 
@@ -19,13 +19,19 @@ def new_uid() -> str:
 
     Not a secret: it guards against a second history, not against somebody who guesses.
     """
-    return f"{random.getrandbits(48):012x}"  # noqa: S311
+    return f"{random.getrandbits(48):012x}"
+
+
+def cost(message: Message | Publication) -> int:
+    """Return the bytes that keeping *message* takes."""
+    size = len(message.data.json) + OVERHEAD
+    return size if message.tags is None else size + sum(map(len, (*message.tags, *message.tags.values())))
 
 
 class Log:
     """Messages of one channel, oldest first; everything between `base` and `top` is there."""
 
-    __slots__ = ("_kept", "base", "size", "top", "used")
+    __slots__ = ("_kept", "base", "size", "top", "until")
 
     def __init__(self, beginning: MessageId, now: float) -> None:
         self._kept: deque[tuple[float, Message]] = deque()
@@ -33,17 +39,17 @@ class Log:
         """The id right before the oldest message kept, and that of the newest."""
         self.size = 0
         """Bytes taken."""
-        self.used = now
-        """When it was last written."""
+        self.until = now
+        """When the newest message is gone."""
 
     def append(self, message: Message, retention: Retention, now: float) -> None:
         """Keep *message*, whose id must follow `top`; drop what *retention* no longer covers."""
         if message.message is None or not message.message.follows(self.top):
             raise ValueError(f"{message.message} does not follow {self.top}")
-        self._kept.append((now + retention.ttl, message))
-        self.size += len(message.data.json) + OVERHEAD
+        self.until = now + retention.ttl
+        self._kept.append((self.until, message))
+        self.size += cost(message)
         self.top = message.message
-        self.used = now
         while len(self._kept) > retention.size:
             self._drop()
 
@@ -52,10 +58,16 @@ class Log:
         while self._kept and self._kept[0][0] <= now:
             self._drop()
 
-    def clear(self) -> None:
+    def clear(self, now: float) -> None:
         """Drop every message; the numbering goes on."""
+        self.until = min(self.until, now)
         while self._kept:
             self._drop()
+
+    def displaced(self, retention: Retention) -> int:
+        """Return the bytes that the next `append` frees."""
+        over = len(self._kept) + 1 - retention.size
+        return sum(cost(message) for _, message in islice(self._kept, max(0, over)))
 
     def read(self, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
         """Return a slice as `broker.base.Streams.read` promises it."""
@@ -76,14 +88,14 @@ class Log:
         return Slice(messages, self.top, recovered=True)
 
     def _knows(self, position: MessageId) -> bool:
-        if position == self.base or position == self.top:
+        if position in (self.base, self.top):
             return True
         index = position.offset - self.base.offset - 1
         return 0 <= index < len(self._kept) and self._kept[index][1].message == position
 
     def _drop(self) -> None:
         _, message = self._kept.popleft()
-        self.size -= len(message.data.json) + OVERHEAD
+        self.size -= cost(message)
         if message.message is not None:
             self.base = message.message
 

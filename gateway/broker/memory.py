@@ -6,9 +6,11 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
+from zlib import crc32
 
 from gateway.broker.base import (
     ChannelRecord,
+    Cleared,
     ConnectionRecord,
     Delivery,
     Instruction,
@@ -20,7 +22,7 @@ from gateway.broker.base import (
     Retention,
     Slice,
 )
-from gateway.broker.log import OVERHEAD, Log, new_uid
+from gateway.broker.log import OVERHEAD, Log, cost, new_uid
 from gateway.clock import Clock, monotonic, wall
 from gateway.errors import BrokerFull, BrokerUnavailable
 from gateway.presence.members import Members
@@ -30,12 +32,19 @@ from protocol.position import MessageId
 KEY_TTL = 300.0
 """Seconds for which an idempotency key is remembered (PROTOCOL section 5)."""
 
+SWEEP_REST = 1.0
+"""Seconds between two sweeps for room: a full broker must not look at every channel for every publish."""
+
+GENERATIONS = 4096
+"""Groups of channels whose beginnings change together when the log of one of them is forgotten."""
+
 
 class MemoryBroker:
     """A broker for one node; what it keeps ends with the process.
 
-    Histories and idempotency keys together take at most *memory* bytes: what is over is dropped by age, and when nothing is, a
-    publish that would be kept fails with `BrokerFull` instead of silently shortening somebody's history.
+    Histories and idempotency keys together take at most *memory* bytes. What is too old is dropped for what
+    comes; when nothing is, a publish of which something is to be kept fails with `BrokerFull` instead of
+    silently shortening somebody's history.
     """
 
     def __init__(
@@ -59,6 +68,8 @@ class MemoryBroker:
         self._receipts: dict[tuple[str, str], Receipt] = {}
         self._keys: deque[tuple[float, tuple[str, str]]] = deque()
         self._secret = os.urandom(16)
+        self._generations = [0] * GENERATIONS
+        self._swept = clock() - SWEEP_REST
         self._used = 0
         self._published = self._replayed = self._refused = 0
 
@@ -84,7 +95,10 @@ class MemoryBroker:
         if key is not None and (earlier := self._receipt(key, now)) is not None:
             self._replayed += 1
             return Receipt(earlier.id, replayed=True)
-        log = None if publication.retention is None else self._log(publication, now)
+        if self._used + self._needed(publication) > self._memory:
+            self._make_room(publication, now)
+        retention = publication.retention
+        log = None if retention is None else self._log(publication.channel, now)
         message = Message(
             publication.channel,
             publication.data,
@@ -93,9 +107,9 @@ class MemoryBroker:
             publication.tags,
             int(self._wall() * 1000),
         )
-        if log is not None and publication.retention is not None:
+        if log is not None and retention is not None:
             before = log.size
-            log.append(message, publication.retention, now)
+            log.append(message, retention, now)
             self._used += log.size - before
         receipt = Receipt(message.message)
         if key is not None:
@@ -119,22 +133,26 @@ class MemoryBroker:
         self._serving()
         log = self._logs.get(channel)
         if log is None:
-            return Slice((), self._position(channel), recovered=since is None)
-        self._expire(log)
+            position = self._beginning(channel)
+            return Slice((), position, recovered=since is None or since == position)
+        self._expire(log, self._clock())
         return log.read(since, limit, reverse=reverse)
 
     async def clear(self, channel: str) -> None:
         """Forget the history of *channel*."""
+        node = self._serving()
         if (log := self._logs.get(channel)) is not None:
             self._used -= log.size
-            log.clear()
+            log.clear(self._clock())
+        node.deliver(Cleared(channel))
 
     # ------------------------------------------------------------ presence
 
     async def join(self, channel: str, member: Member) -> None:
         """Add *member* and tell those who follow the channel."""
+        node = self._serving()
         if self._rosters.setdefault(channel, Members()).join(member):
-            self._serving().deliver(Join(channel, member))
+            node.deliver(Join(channel, member))
 
     async def leave(self, channel: str, connection: str) -> None:
         """Remove the member and tell those who follow the channel."""
@@ -183,15 +201,15 @@ class MemoryBroker:
 
     def sweep(self) -> None:
         """Drop what is too old: call it every few seconds, the cost is one look at each channel."""
-        now = self._clock()
+        now = self._swept = self._clock()
         self._forget_keys(now)
         for name, log in list(self._logs.items()):
-            self._expire(log)
-            if not log and log.used + self._meta_ttl <= now:
+            self._expire(log, now)
+            if not log and log.until + self._meta_ttl <= now:
                 self._used -= OVERHEAD
                 del self._logs[name]
                 # Whoever still holds the old beginning must not be told that nothing came after it.
-                self._secret = os.urandom(16)
+                self._generations[_group(name)] += 1
 
     # ------------------------------------------------------------ inside
 
@@ -205,26 +223,42 @@ class MemoryBroker:
         return self._beginning(channel) if log is None else log.top
 
     def _beginning(self, channel: str) -> MessageId:
-        """Return the position before the first message of *channel*: derived, so that asking costs no memory."""
-        return MessageId(0, blake2b(channel.encode(), key=self._secret, digest_size=6).hexdigest())
+        """Return the position before the first message of *channel*; derived: asking costs no memory."""
+        name = f"{self._generations[_group(channel)]} {channel}"
+        return MessageId(0, blake2b(name.encode(), key=self._secret, digest_size=6).hexdigest())
 
-    def _log(self, publication: Publication, now: float) -> Log:
-        """Return where *publication* is kept, once there is room for it."""
-        needed = len(publication.data.json) + OVERHEAD
-        if self._used + needed > self._memory:
+    def _needed(self, publication: Publication) -> int:
+        """Return the bytes that keeping *publication* and its key takes."""
+        needed = 0 if publication.key is None else OVERHEAD
+        if publication.retention is not None:
+            needed += cost(publication)
+            if publication.channel not in self._logs:
+                needed += OVERHEAD
+        return needed
+
+    def _make_room(self, publication: Publication, now: float) -> None:
+        """Drop what is too old; `BrokerFull` where that and what *publication* displaces is not enough."""
+        if now - self._swept >= SWEEP_REST:
             self.sweep()
-            if self._used + needed > self._memory:
-                self._refused += 1
-                raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
-        log = self._logs.get(publication.channel)
+        log, displaced = self._logs.get(publication.channel), 0
+        if log is not None and publication.retention is not None:
+            self._expire(log, now)
+            displaced = log.displaced(publication.retention)
+        needed = self._needed(publication) - displaced
+        if needed > 0 and self._used + needed > self._memory:
+            self._refused += 1
+            raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
+
+    def _log(self, channel: str, now: float) -> Log:
+        log = self._logs.get(channel)
         if log is None:
             self._used += OVERHEAD
-            log = self._logs[publication.channel] = Log(self._beginning(publication.channel), now)
+            log = self._logs[channel] = Log(self._beginning(channel), now)
         return log
 
-    def _expire(self, log: Log) -> None:
+    def _expire(self, log: Log, now: float) -> None:
         before = log.size
-        log.expire(self._clock())
+        log.expire(now)
         self._used += log.size - before
 
     def _receipt(self, key: tuple[str, str], now: float) -> Receipt | None:
@@ -239,8 +273,12 @@ class MemoryBroker:
     def _forget_keys(self, now: float) -> None:
         while self._keys and self._keys[0][0] <= now:
             _, key = self._keys.popleft()
-            self._receipts.pop(key, None)
+            del self._receipts[key]
             self._used -= OVERHEAD
 
     def __repr__(self) -> str:
         return f"<MemoryBroker {len(self._logs)} channels {self._used} bytes>"
+
+
+def _group(channel: str) -> int:
+    return crc32(channel.encode()) % GENERATIONS
