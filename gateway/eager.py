@@ -51,6 +51,10 @@ class Tasks:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
+    def report(self, error: BaseException) -> None:
+        """Let *error* be heard of where nobody is there to raise it to."""
+        self._on_error(error)
+
     def statistics(self) -> dict[str, int]:
         """Return how many coroutines are waiting."""
         return {"running": len(self._running)}

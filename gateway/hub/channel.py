@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
 from gateway.link.frames import Chunk, Frames, frame
 from gateway.link.outbox import Outbox
 from protocol.codec import Codec
-from protocol.messages import Gap, Member, ServerMessage
+from protocol.messages import Gap, Join, Leave, Member
 from protocol.position import MessageId
 
 if TYPE_CHECKING:
     from gateway.hub.session import Session
 
 RECENT = 64
-"""Messages of a channel that stay with the hub: enough for who was away for moments, so that a storm of resumes asks no broker."""
+"""Messages of a channel that stay with the hub: a storm of resumes after moments away asks no broker."""
 
 RECENT_BYTES = 256 * 1024
 
@@ -74,6 +74,14 @@ class Subscription:
         return f"<Subscription {self.channel.name} {state}>"
 
 
+class Arriving(Protocol):
+    """Who is about to follow a channel and wants to know its members."""
+
+    @property
+    def changes(self) -> list[Join | Leave]:
+        """What has changed since it asked for them."""
+
+
 class Tally:
     """How many times a message was offered to a subscriber, on all channels of a node."""
 
@@ -89,11 +97,14 @@ class Channel:
     __slots__ = (
         "_before",
         "_pending",
+        "_progress",
         "_recent",
         "_recent_bytes",
         "_tally",
+        "arriving",
         "audience",
         "base",
+        "breaks",
         "holds",
         "name",
         "routed",
@@ -112,16 +123,21 @@ class Channel:
         self.watchers: dict[Subscription, None] = {}
         self.holds = 0
         """How many are about to follow it."""
+        self.arriving: dict[Arriving, None] = {}
+        """Who of them wants to know the members."""
         self.routed = False
         self.routing: asyncio.Future[None] | None = None
         self.base: MessageId | None = None
         """The position before the oldest of the recent messages; None where the channel keeps no history."""
         self.top: MessageId | None = None
         """The newest message that was delivered here."""
+        self.breaks = 0
+        """How often the numbering did not go on from `top`."""
         self._recent: deque[Frames] = deque()
         self._recent_bytes = 0
         self._pending: list[Frames] = []
         self._before: MessageId | None = None
+        self._progress: asyncio.Future[None] | None = None
 
     @property
     def retention(self) -> Retention | None:
@@ -154,12 +170,12 @@ class Channel:
     # ------------------------------------------------------------ what it says
 
     def begin(self, position: MessageId | None) -> None:
-        """Stand at *position*, which the broker gave when it began to route; what was delivered meanwhile is newer."""
+        """Stand at *position*, which the broker gave when it began to route; what came meanwhile is newer."""
         if position is not None and self.top is None:
             self.base = self.top = position
 
     def append(self, frames: Frames) -> bool:
-        """Take a message that is to be delivered; return whether it is the first that waits since `settle`."""
+        """Take a message that is to be delivered; return whether it is the first one that waits."""
         identity = frames.message.message
         if not self._pending:
             self._before = self.top
@@ -171,10 +187,13 @@ class Channel:
     def settle(self, *, alone: bool = False) -> None:
         """Offer what waits, joined, to everybody who follows now.
 
-        *alone* says that the turn ends and no other channel has anything: then each connection is written to at once.
+        *alone* says that the turn ends and no other channel has anything: then each connection is written to
+        at once.
         """
         if not self._pending:
             return
+        if self._progress is not None:
+            self._advance()
         messages, self._pending = self._pending, []
         for codec, subscriptions in self.audience.items():
             if not subscriptions:
@@ -191,13 +210,17 @@ class Channel:
                     subscription.outbox.offer(subscription, chunk)
 
     def offer_to(self, frames: Frames, exclude: frozenset[str]) -> None:
-        """Offer one message to everybody but the connections in *exclude*; they are to take it as delivered."""
+        """Offer one message to everybody but the connections in *exclude*, which take it as delivered."""
         self.settle()
         identity = frames.message.message
         before = self.top
         if identity is not None:
             self._remember(frames, identity)
+        if self._progress is not None:
+            self._advance()
         for codec, subscriptions in self.audience.items():
+            if not subscriptions:
+                continue
             chunk = Chunk(codec, [frames], before)
             self._tally.deliveries += len(subscriptions)
             for subscription in list(subscriptions):
@@ -208,12 +231,16 @@ class Channel:
                 else:
                     subscription.missed |= chunk.unnumbered
 
-    def announce(self, push: ServerMessage, *, unless: str) -> None:
-        """Tell everybody who watches joins and leaves, except the connection *unless*."""
+    def announce(self, push: Join | Leave) -> None:
+        """Tell everybody who watches joins and leaves, except the member itself."""
+        for arriving in self.arriving:
+            arriving.changes.append(push)
+        if not self.watchers:
+            return
         self.settle()
         encoded: dict[Codec, bytes] = {}
         for subscription in list(self.watchers):
-            if subscription.session.connection == unless:
+            if subscription.session.connection == push.member.connection:
                 continue
             codec = subscription.codec
             if codec not in encoded:
@@ -221,7 +248,7 @@ class Channel:
             subscription.outbox.push(encoded[codec])
 
     def after(self, position: MessageId, limit: int | None = None) -> list[Frames] | None:
-        """Return the messages delivered after *position*, if the hub still has every one of them; None otherwise."""
+        """Return the messages delivered after *position*; None unless the hub still has every one of them."""
         if position == self.top:
             return []
         if self.base is None or position.offset < self.base.offset:
@@ -234,26 +261,53 @@ class Channel:
             return None
         return list(islice(self._recent, skip, None if limit is None else skip + limit))
 
-    def last(self, count: int) -> list[Frames] | None:
-        """Return the newest *count* messages if the hub has as many; None otherwise."""
-        if count > len(self._recent):
+    def last(self, count: int, *, no_older: float) -> list[Frames] | None:
+        """Return the newest *count* messages if the hub has them; None otherwise, or if one is too old.
+
+        *no_older* is in Unix seconds: what history no longer keeps is not shown to who comes now.
+        """
+        if not 0 < count <= len(self._recent):
             return None
-        return list(islice(self._recent, len(self._recent) - count, None))
+        newest = list(islice(self._recent, len(self._recent) - count, None))
+        return newest if (newest[0].message.time or 0) > no_older * 1000 else None
+
+    async def reached(self, offset: int) -> None:
+        """Wait until the message *offset* was delivered here, or will not be because the numbering broke."""
+        breaks = self.breaks
+        while self.breaks == breaks and self.top is not None and self.top.offset < offset:
+            if self._progress is None:
+                self._progress = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._progress)
 
     def reset(self, position: MessageId | None) -> None:
         """Stand at *position*: what was said before is no longer part of this history."""
         self.settle()
+        self.breaks += 1
+        self._forget(position)
+        if self._progress is not None:
+            self._advance()
+
+    def forget(self) -> None:
+        """Show nobody what was said until now; who follows has missed nothing."""
+        self.settle()
+        self._forget(self.top)
+
+    def _forget(self, position: MessageId | None) -> None:
         self._recent.clear()
         self._recent_bytes = 0
         self.base = self.top = position
 
+    def _advance(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.set_result(None)
+
     def _remember(self, frames: Frames, identity: MessageId) -> None:
         if self.top is None or not identity.follows(self.top):
             # The broker began to number anew, after it had forgotten an idle channel.
-            self._recent.clear()
-            self._recent_bytes = 0
+            self.breaks += 1
             # A position that no client ever got: nobody resumes from what was before.
-            self.base = MessageId(identity.offset - 1, "")
+            self._forget(MessageId(identity.offset - 1, ""))
         self.top = identity
         self._recent.append(frames)
         self._recent_bytes += len(frames.message.data.json)

@@ -1,33 +1,27 @@
 """What each command does: one handler a type, in one table.
 
-A handler returns the reply or raises `ProtocolError`; everything it does after its last `await` happens at once, so that a
-subscription goes live in the same instant for which its reply speaks.
+A handler returns the reply or raises `ProtocolError`. Those of one session run one after the other, and what
+one does after its last `await` happens at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from gateway.access.claims import ChannelToken, Identity
-from gateway.access.permissions import ChannelRules, Denied, may_publish, may_read, may_subscribe
+from gateway.access.claims import Identity
+from gateway.access.permissions import ChannelRules, Denied, may_publish, may_read
 from gateway.broker.base import Publication, Retention
-from gateway.errors import BrokerUnavailable
-from gateway.hub import replay
 from gateway.hub.channel import Subscription
-from gateway.hub.replay import Replay
 from gateway.hub.services import Services
+from gateway.hub.subscribing import restore, still_here, subscribe
 from gateway.link.frames import Frames
-from protocol import channels
-from protocol.errors import ClientFault, CloseCode, ErrorCode, ProtocolError
+from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
     Connect,
     Connected,
-    Error,
     History,
     HistoryPage,
-    Member,
     Ping,
     PongReply,
     Presence,
@@ -37,10 +31,7 @@ from protocol.messages import (
     Refresh,
     Refreshed,
     Reply,
-    Resume,
     Sender,
-    Subscribe,
-    Subscribed,
     Unsubscribe,
     Unsubscribed,
 )
@@ -57,7 +48,7 @@ async def connect(session: Session, command: Connect) -> Connected:
     services = session.services
     identity = await _identity(services, command.token or session.header_token)
     session.header_token = None
-    _still_here(session)
+    still_here(session)
     user = "" if identity is None else identity.user
     ticket = services.admission.admit_user(user)
     if isinstance(ticket, Denied) and services.per_user_policy == "replace":
@@ -66,7 +57,7 @@ async def connect(session: Session, command: Connect) -> Connected:
     if isinstance(ticket, Denied):
         raise ClientFault(ticket.code, ticket.message)
     session.welcome(identity, ticket)
-    subs = await _restore(session, command.subs)
+    subs = await restore(session, command.subs)
     return Connected(
         command.id,
         session.connection,
@@ -94,46 +85,11 @@ def _replace_oldest(services: Services, user: str) -> None:
         oldest.end(CloseCode.REPLACED)
 
 
-async def _restore(session: Session, asked: Any) -> dict[str, Subscribed | Error]:
-    """Subscribe to what the client asks for and to what the server adds; each succeeds or fails for itself.
-
-    All waiting comes first: then every channel goes live in the same instant, and no message overtakes the reply.
-    """
-    granted = frozenset(_server_side(session))
-    wanted: dict[str, Resume] = {**dict.fromkeys(_server_side(session), Resume()), **asked}
-    prepared: list[tuple[str, _Prepared | ProtocolError]] = []
-    places = session.services.limits.channels
-    for channel, resume in wanted.items():
-        try:
-            if not places:
-                raise _too_many(session.services)
-            ask = Subscribe(0, channel, resume.token, resume.since, resume.rewind)
-            prepared.append((channel, await _prepare(session, ask, granted=channel in granted)))
-            places -= 1
-        except ProtocolError as error:
-            prepared.append((channel, error))
-        except BrokerUnavailable as error:
-            prepared.append((channel, _unavailable(error)))
-    if not session.is_open:
-        for _, each in prepared:
-            if isinstance(each, _Prepared):
-                await _abandon(session, each)
-        _still_here(session)
-    return {
-        channel: _error(each) if isinstance(each, ProtocolError) else _commit(session, each)
-        for channel, each in prepared
-    }
-
-
-def _server_side(session: Session) -> list[str]:
-    personal = [channels.personal(session.user)] if session.user else []
-    return [*personal, *session.granted]
-
-
 async def refresh(session: Session, command: Refresh) -> Refreshed:
     """Live on with a newer token of the same user."""
     services = session.services
     identity = await _identity(services, command.token)
+    still_here(session)
     if identity is None or identity.user != session.user:
         raise ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
     session.info, session.granted = identity.info, identity.channels
@@ -146,103 +102,7 @@ async def ping(_: Session, command: Ping) -> PongReply:
     return PongReply(command.id)
 
 
-# ---------------------------------------------------------------- subscribe, unsubscribe
-
-
-class _Prepared:
-    """A subscription that may go live: allowed, held, its replay and the channel's members at hand."""
-
-    __slots__ = ("command", "expires_at", "member", "members", "replay", "server_side")
-
-    def __init__(self, command: Subscribe, ready: Replay, *, server_side: bool) -> None:
-        self.command = command
-        self.replay = ready
-        self.server_side = server_side
-        self.expires_at: float | None = None
-        self.member: Member | None = None
-        self.members: tuple[Member, ...] | None = None
-
-
-async def subscribe(session: Session, command: Subscribe) -> Subscribed:
-    """Follow a channel: now, since a position, or from the last messages on."""
-    prepared = await _prepare(session, command, granted=command.channel in session.granted)
-    if not session.is_open:
-        await _abandon(session, prepared)
-        _still_here(session)
-    return _commit(session, prepared)
-
-
-async def _prepare(session: Session, command: Subscribe, *, granted: bool) -> _Prepared:
-    """Check and fetch everything that a subscription needs; what is returned is owed a `_commit` or an `_abandon`."""
-    services, name = session.services, command.channel
-    rules = _rules(services, name)
-    _may_follow(session, name)
-    token = await _channel_token(services, command.token)
-    if not granted:
-        _unless(
-            may_subscribe(
-                rules, user=session.user, channel=name, channel_token=token, granted=session.granted
-            )
-        )
-    rewind = min(command.rewind or 0, services.limits.rewind)
-    ready = await replay.prepare(services.hub, name, rules, since=command.since, rewind=rewind)
-    prepared = _Prepared(command, ready, server_side=granted)
-    if token is not None and not granted and rules.subscribe == "token":
-        prepared.expires_at = token.expires_at
-    try:
-        if rules.presence and session.is_open:
-            prepared.member = Member(session.connection, session.user, session.info)
-            await services.broker.join(name, prepared.member)
-            if command.members:
-                prepared.members = tuple((await services.broker.presence(name)).members)
-    except BaseException:
-        await _abandon(session, prepared)
-        raise
-    return prepared
-
-
-def _commit(session: Session, prepared: _Prepared) -> Subscribed:
-    """Go live, and say from where; without waiting."""
-    command, channel = prepared.command, prepared.replay.channel
-    if channel.name in session.subscriptions:
-        # The server's API was faster while this one waited.
-        session.services.hub.release(channel)
-        raise _already(channel.name)
-    messages, recovered = prepared.replay.complete(session.services.limits.outbox // 2)
-    watches = channel.rules.join_leave if command.join_leave is None else command.join_leave
-    subscription = Subscription(
-        session, channel, watches=watches and channel.rules.presence, server_side=prepared.server_side
-    )
-    subscription.member = prepared.member
-    channel.add(subscription)
-    session.subscriptions[channel.name] = subscription
-    session.services.hub.release(channel)
-    if prepared.expires_at is not None:
-        left = max(0.0, prepared.expires_at - session.services.wall())
-        subscription.expiry = asyncio.get_running_loop().call_later(
-            left, session.revoke, channel.name, "token_expired", "the channel token has expired"
-        )
-    return Subscribed(channel.name, channel.top, recovered, messages, prepared.members, command.id or None)
-
-
-async def _abandon(session: Session, prepared: _Prepared) -> None:
-    """Undo what `_prepare` did."""
-    channel = prepared.replay.channel
-    session.services.hub.release(channel)
-    if prepared.member is not None:
-        await leave(session.services, channel.name, session.connection)
-
-
-async def server_subscribe(session: Session, channel: str) -> None:
-    """Let the server's API subscribe *session* to *channel*; nothing happens where it is already."""
-    try:
-        prepared = await _prepare(session, Subscribe(0, channel), granted=True)
-        if session.is_open:
-            session.send(_commit(session, prepared))
-        else:
-            await _abandon(session, prepared)
-    except (ProtocolError, BrokerUnavailable):
-        return
+# ---------------------------------------------------------------- unsubscribe, publish
 
 
 async def unsubscribe(session: Session, command: Unsubscribe) -> Unsubscribed:
@@ -250,17 +110,6 @@ async def unsubscribe(session: Session, command: Unsubscribe) -> Unsubscribed:
     _subscription(session, command.channel)
     session.unfollow(command.channel)
     return Unsubscribed(command.channel, id=command.id)
-
-
-async def leave(services: Services, channel: str, connection: str) -> None:
-    """Remove a member from *channel*; a broker that cannot be reached ends its membership by itself."""
-    try:
-        await services.broker.leave(channel, connection)
-    except BrokerUnavailable:
-        return
-
-
-# ---------------------------------------------------------------- publish, presence, history
 
 
 async def publish(session: Session, command: Publish) -> Published:
@@ -279,6 +128,9 @@ async def publish(session: Session, command: Publish) -> Published:
         )
     )
     return Published(command.id, name, receipt.id)
+
+
+# ---------------------------------------------------------------- presence, history
 
 
 async def presence(session: Session, command: Presence) -> PresenceState:
@@ -322,34 +174,11 @@ def _rules(services: Services, channel: str) -> ChannelRules:
     return services.namespaces.rules(channel)
 
 
-def _may_follow(session: Session, channel: str) -> None:
-    if channel in session.subscriptions:
-        raise _already(channel)
-    if len(session.subscriptions) >= session.services.limits.channels:
-        raise _too_many(session.services)
-
-
-def _already(channel: str) -> ClientFault:
-    return ClientFault(ErrorCode.ALREADY_SUBSCRIBED, f"this connection follows {channel!r} already")
-
-
-def _too_many(services: Services) -> ClientFault:
-    return ClientFault(
-        ErrorCode.LIMIT_EXCEEDED, f"a connection follows at most {services.limits.channels} channels"
-    )
-
-
 def _subscription(session: Session, channel: str) -> Subscription:
     subscription = session.subscriptions.get(channel)
     if subscription is None:
         raise ClientFault(ErrorCode.NOT_SUBSCRIBED, f"this connection does not follow {channel!r}")
     return subscription
-
-
-async def _channel_token(services: Services, token: str | None) -> ChannelToken | None:
-    if token is None or services.verifier is None:
-        return None
-    return await services.verifier.channel_token(token)
 
 
 def _unless(denied: Denied | None) -> None:
@@ -365,21 +194,6 @@ def _keeps_no(what: str, channel: str, rules: ChannelRules) -> ClientFault:
 
 def _seconds_left(services: Services, moment: float | None) -> float | None:
     return None if moment is None else round(max(0.0, moment - services.wall()), 3)
-
-
-def _unavailable(error: BrokerUnavailable) -> ProtocolError:
-    wait = int(error.retry_after * 1000)
-    return ProtocolError(ErrorCode.UNAVAILABLE, "the broker cannot take it now", retry_after_ms=wait)
-
-
-def _error(error: ProtocolError) -> Error:
-    return Error(error.code, error.message, error.retry_after_ms)
-
-
-def _still_here(session: Session) -> None:
-    """End the command without a reply where the client has gone meanwhile."""
-    if not session.is_open:
-        raise ClientFault(ErrorCode.UNAVAILABLE, "the connection has ended")
 
 
 Handler = Callable[[Any, Any], Awaitable[Reply]]

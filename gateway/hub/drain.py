@@ -11,7 +11,7 @@ from protocol.errors import CloseCode
 from protocol.messages import Reconnect
 
 MOST_A_SECOND = 200.0
-"""Sessions that are sent away in a second while the window is longer than that takes: few clients need not wait it out."""
+"""Sessions that are sent away in a second while the window is longer than that takes: few need not wait."""
 
 STEP = 0.05
 """Seconds between two groups."""
@@ -23,7 +23,10 @@ def groups(count: int, window: float) -> int:
 
 
 async def drain(hub: Hub, window: float) -> None:
-    """Send every session away with `reconnect` and 4000 over at most *window* seconds; live delivery goes on for the rest."""
+    """Send every session away with `reconnect` and 4000, spread over at most *window* seconds.
+
+    Those that are still here are served as before.
+    """
     sessions = list(hub.sessions.values())
     random.shuffle(sessions)
     steps = groups(len(sessions), window)
@@ -37,5 +40,5 @@ async def drain(hub: Hub, window: float) -> None:
 
 def send_away(session: Session) -> None:
     """Tell one session to reconnect within a second, at a moment of its own, and close it."""
-    session.send(Reconnect(random.randint(0, 1_000), "drain"))  # noqa: S311
+    session.send(Reconnect(random.randint(0, 1_000), "drain"))
     session.end(CloseCode.DRAIN)

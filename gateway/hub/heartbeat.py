@@ -37,7 +37,8 @@ class Beat(Enum):
 def due(now: float, seen: float, pinged: float, interval: float, grace: float) -> tuple[Beat, float]:
     """Return what is due at *now*, and when to look again.
 
-    Anything that was received counts as a sign of life. A dead peer is found out *interval* + *grace* after its last one.
+    Anything that was received counts as a sign of life. A dead peer is found out *interval* + *grace* after
+    its last one.
     """
     if pinged and seen < pinged:
         return (Beat.DEAD, now) if now >= pinged + grace else (Beat.WAIT, pinged + grace)
@@ -62,6 +63,7 @@ class Heartbeat:
             {} for _ in range(math.ceil(max(interval, grace) / self._tick) + 2)
         ]
         self._hand = 0
+        self._due = 0.0
         self._timer: Timer | None = None
         self._sessions = self._pings = self._dead = 0
 
@@ -71,7 +73,7 @@ class Heartbeat:
         self._sessions += 1
         self._place(session, session.seen + self.interval, session.seen)
         if self._timer is None:
-            self._timer = self._scheduler.call_later(self._tick, self._turn)
+            self._wind()
 
     def remove(self, session: Beating) -> None:
         """Watch *session* no longer; harmless when it is not watched."""
@@ -89,15 +91,24 @@ class Heartbeat:
         """Return how many sessions are watched, were asked, and did not answer."""
         return {"sessions": self._sessions, "pings": self._pings, "dead": self._dead}
 
+    def _wind(self) -> None:
+        self._due = self._scheduler.time() + self._tick
+        self._timer = self._scheduler.call_later(self._tick, self._turn)
+
     def _turn(self) -> None:
-        now = self._scheduler.time()
-        self._timer = self._scheduler.call_later(self._tick, self._turn) if self._sessions else None
+        """Look at those in the next slot; as of when this was due: while we stood still, nobody was heard."""
+        now = min(self._due, self._scheduler.time())
+        self._timer = None
+        if self._sessions:
+            self._wind()
         self._hand = (self._hand + 1) % len(self._slots)
-        sessions, self._slots[self._hand] = self._slots[self._hand], {}
-        for session in sessions:
+        slot = self._slots[self._hand]
+        while slot:
+            # One by one: the end of one session may be that of another in the same slot.
+            session, _ = slot.popitem()
+            session.slot = -1
             beat, again = due(now, session.seen, session.pinged, self.interval, self.grace)
             if beat is Beat.DEAD:
-                session.slot = -1
                 self._sessions -= 1
                 self._dead += 1
                 session.silent()

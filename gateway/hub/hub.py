@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.access.permissions import ChannelRules
-from gateway.broker.base import Broker, ConnectionRecord, Delivery, Envelope, Instruction, NodeRecord
-from gateway.clock import Clock, Scheduler, monotonic
+from gateway.broker.base import (
+    Broker,
+    Cleared,
+    ConnectionRecord,
+    Delivery,
+    Envelope,
+    Instruction,
+    NodeRecord,
+)
+from gateway.clock import Clock, Scheduler, monotonic, wall
 from gateway.eager import Tasks
+from gateway.errors import GatewayError
 from gateway.hub.channel import Channel, Tally
 from gateway.link.frames import Frames
 from gateway.link.outbox import Flusher
-from protocol.messages import Gap, Join, Leave
+from protocol.messages import Gap
 
 if TYPE_CHECKING:
     from gateway.hub.session import Session
@@ -23,17 +32,26 @@ class Hub:
     """Channels and their subscribers on one node; what a broker calls its `Node`."""
 
     def __init__(
-        self, node: str, broker: Broker, *, scheduler: Scheduler, tasks: Tasks, clock: Clock = monotonic
+        self,
+        node: str,
+        broker: Broker,
+        *,
+        scheduler: Scheduler,
+        tasks: Tasks,
+        clock: Clock = monotonic,
+        wall_clock: Clock = wall,
     ) -> None:
         self.node = node
         self.broker = broker
         self.tasks = tasks
-        self.flusher = Flusher(scheduler, self.settle)
+        self.flusher = Flusher(scheduler, self.settle, clock)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}
         self.users: dict[str, dict[str, Session]] = {}
         self._waiting: list[Channel] = []
+        self._unrouting: dict[str, asyncio.Task[None]] = {}
         self._clock = clock
+        self.wall = wall_clock
         self._started = clock()
         self._messages = 0
         self._tally = Tally()
@@ -50,8 +68,10 @@ class Hub:
             return
         elif isinstance(envelope, Gap):
             self._break(channel, envelope)
+        elif isinstance(envelope, Cleared):
+            channel.forget()
         else:
-            self._announce(channel, envelope)
+            channel.announce(envelope)
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* here."""
@@ -121,14 +141,17 @@ class Hub:
             del self.channels[channel.name]
             if channel.routed:
                 channel.routed = False
-                self.tasks.start(self._unroute(channel.name))
+                self._unroute(channel.name)
 
     def settle(self) -> None:
         """Offer to every subscriber what was delivered since the last call."""
         waiting, self._waiting = self._waiting, []
         alone = len(waiting) == 1
         for channel in waiting:
-            channel.settle(alone=alone)
+            try:
+                channel.settle(alone=alone)
+            except Exception as error:  # noqa: BLE001 (what one channel cannot say must not silence the others)
+                self.tasks.report(error)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
@@ -154,15 +177,11 @@ class Hub:
             self._waiting.append(channel)
             self.flusher.request()
 
-    def _announce(self, channel: Channel, push: Join | Leave) -> None:
-        if channel.watchers:
-            channel.announce(push, unless=push.member.connection)
-
     def _break(self, channel: Channel, gap: Gap) -> None:
         channel.reset(gap.position)
         for subscriptions in list(channel.audience.values()):
             for subscription in list(subscriptions):
-                subscription.behind = None
+                subscription.session.go_live(subscription)
                 subscription.outbox.push(subscription.gap(gap.position, gap.reason))
 
     def _instruct(self, instruction: Instruction) -> None:
@@ -171,25 +190,43 @@ class Hub:
                 session.instruct(instruction)
 
     async def _route(self, channel: Channel) -> None:
-        if channel.routing is not None:
-            await asyncio.shield(channel.routing)
-            return
-        channel.routing = asyncio.get_running_loop().create_future()
+        """Ask the broker to route *channel* here, or wait for who asks already; share its failure, too."""
+        while not channel.routed:
+            if channel.routing is None:
+                await self._ask(channel)
+            else:
+                # After one who was cancelled, another asks.
+                await asyncio.shield(channel.routing)
+
+    async def _ask(self, channel: Channel) -> None:
+        routing = channel.routing = asyncio.get_running_loop().create_future()
         try:
+            if (unrouting := self._unrouting.get(channel.name)) is not None:
+                # Else the broker might hear that nobody listens any more after it heard that somebody does.
+                await asyncio.wait([unrouting])
             channel.begin(await self.broker.subscribe(channel.name, channel.retention))
-        except BaseException as error:
-            channel.routing.set_exception(error)
-            channel.routing.exception()  # it may have nobody else to tell
-            raise
-        else:
             channel.routed = True
-            channel.routing.set_result(None)
+        except Exception as error:
+            routing.set_exception(error)
+            routing.exception()  # it may have nobody else to tell
+            raise
         finally:
             channel.routing = None
+            if not routing.done():
+                routing.set_result(None)
 
-    async def _unroute(self, name: str) -> None:
-        if name not in self.channels:
+    def _unroute(self, name: str) -> None:
+        outcome = self.tasks.start(self._give_up(name))
+        if outcome is not None:
+            self._unrouting[name] = outcome
+            outcome.add_done_callback(lambda _: self._unrouting.pop(name))
+
+    async def _give_up(self, name: str) -> None:
+        try:
             await self.broker.unsubscribe(name)
+        except GatewayError:
+            # What still arrives finds nobody here; the route ends with this node's lease at the latest.
+            return
 
     def __repr__(self) -> str:
         return f"<Hub {self.node} {len(self.sessions)} sessions {len(self.channels)} channels>"

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.access.permissions import ChannelRules
 from gateway.hub.channel import Channel, Subscription
 from gateway.hub.hub import Hub
-from gateway.link.frames import Chunk, Frames
+from gateway.link.frames import Chunk, Frames, last_of
+from gateway.link.outbox import BATCH
+from protocol.messages import Message
 from protocol.position import MessageId
 
 if TYPE_CHECKING:
     from gateway.hub.session import Session
+
+
+READS = 4
+"""How often a resume asks the broker while the channel runs ahead of the hub's recent messages."""
+
+ENVELOPE = 150
+"""Bytes that an encoded message takes beside its data, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +33,40 @@ class Replay:
     channel: Channel
     messages: Sequence[Frames] = ()
     position: MessageId | None = None
+    """None where nothing is replayed."""
     recovered: bool = False
     """Whether this is everything since the position asked for."""
 
-    def complete(self, size: int) -> tuple[list[Frames], bool]:
-        """Return everything up to now, and whether it is everything; without waiting, so that nothing comes between.
+    def complete(self, room: int) -> tuple[list[Frames], bool]:
+        """Return everything up to now, and whether it is everything since the position asked for.
 
-        What is larger than *size* bytes in all is not replayed: the client is told that it was not recovered.
+        Without waiting, so that nothing comes between. What takes more than *room* bytes is not replayed at
+        all where everything was asked for; else the newest is that fits.
         """
         newer = [] if self.position is None else self.channel.after(self.position)
         if newer is None:
             return [], False
         messages = [*self.messages, *newer]
-        if sum(len(frames.message.data) for frames in messages) > size:
-            return [], False
-        return messages, self.recovered
+        fit = _that_fit(reversed(messages), room)
+        if not self.recovered:
+            return messages[len(messages) - fit :], False
+        return (messages, True) if fit == len(messages) else ([], False)
+
+
+def weight(messages: Iterable[Frames]) -> int:
+    """Return about how many bytes *messages* take in a reply."""
+    return sum(len(frames.message.data.json) + ENVELOPE for frames in messages)
+
+
+def _that_fit(messages: Iterable[Frames], room: int) -> int:
+    """Return how many of *messages*, in their order, fit into *room* bytes."""
+    fit = 0
+    for frames in messages:
+        room -= weight((frames,))
+        if room < 0:
+            break
+        fit += 1
+    return fit
 
 
 async def prepare(
@@ -45,8 +74,6 @@ async def prepare(
 ) -> Replay:
     """Return what a new subscriber of *name* missed; the caller owes a `hub.release` of its channel."""
     channel = await hub.hold(name, rules)
-    if channel.top is None:
-        return Replay(channel)
     try:
         if since is not None:
             return await _since(hub, channel, since)
@@ -55,85 +82,105 @@ async def prepare(
     except BaseException:
         hub.release(channel)
         raise
-    return Replay(channel, (), channel.top)
+    return Replay(channel)
 
 
 async def _since(hub: Hub, channel: Channel, since: MessageId) -> Replay:
-    recent = channel.after(since)
-    if recent is not None:
-        return Replay(channel, recent, channel.top, recovered=True)
-    kept = await hub.broker.read(channel.name, since=since)
-    if not kept.recovered:
-        return Replay(channel, (), channel.top)
-    return _until_here(channel, [Frames(message) for message in kept.messages], kept.position, recovered=True)
+    """Return everything after *since*: what the hub has no longer, the broker has perhaps."""
+    messages: list[Frames] = []
+    position = since
+    for _ in range(READS):
+        recent = channel.after(position)
+        if recent is not None:
+            return Replay(channel, [*messages, *recent], channel.top, recovered=True)
+        if channel.top is None:
+            break
+        kept = await hub.broker.read(channel.name, since=position)
+        if not kept.recovered or channel.top is None:
+            break
+        if position.offset > channel.top.offset:
+            # The client heard more on another node than has arrived here: let it not hear that again.
+            await channel.reached(position.offset)
+            continue
+        messages += _until(channel.top, kept.messages)
+        position = last_of(messages, position) or position
+    return Replay(channel)
 
 
 async def _rewound(hub: Hub, channel: Channel, count: int) -> Replay:
-    recent = channel.last(count)
+    """Return the newest *count* messages that history keeps."""
+    if channel.top is None:
+        return Replay(channel)
+    rules = channel.rules
+    count = min(count, rules.history)
+    recent = channel.last(count, no_older=hub.wall() - rules.history_ttl)
     if recent is not None:
         return Replay(channel, recent, channel.top)
     kept = await hub.broker.read(channel.name, limit=count, reverse=True)
-    messages = [Frames(message) for message in reversed(kept.messages)]
-    return _until_here(channel, messages, kept.position, recovered=False)
+    messages = _until(channel.top, reversed(kept.messages))
+    return Replay(channel, messages, last_of(messages, channel.top))
 
 
-def _until_here(channel: Channel, messages: list[Frames], position: MessageId, *, recovered: bool) -> Replay:
-    """Return a replay that stops where the hub stands: what the broker has beyond it is still on its way here."""
-    top = channel.top
-    if top is not None and position.offset > top.offset:
-        messages = [frames for frames in messages if _offset(frames) <= top.offset]
-        position = top
-    return Replay(channel, messages, position, recovered)
-
-
-def _offset(frames: Frames) -> int:
-    return 0 if frames.message.message is None else frames.message.message.offset
+def _until(top: MessageId | None, messages: Iterable[Message]) -> list[Frames]:
+    """Return *messages* as far as *top*, where the hub stands: what is beyond it is still on its way here."""
+    offset = -1 if top is None else top.offset
+    return [
+        Frames(message)
+        for message in messages
+        if message.message is not None and message.message.offset <= offset
+    ]
 
 
 async def catch_up(session: Session) -> None:
-    """Replay to *session* what its slow channels missed, as much as its socket takes; live again where nothing is left."""
-    for subscription in list(session.behind):
-        while subscription in session.behind and _has_room(session):
-            await _next_batch(session, subscription)
+    """Replay to *session* what its slow channels missed, a batch of each in turn, while its socket takes it.
+
+    Each is live again where nothing is left. `BrokerUnavailable` where the broker cannot tell now.
+    """
+    while session.behind and _has_room(session):
+        subscription = next(iter(session.behind))
+        await _next_batch(session, subscription)
+        if subscription in session.behind:
+            del session.behind[subscription]
+            session.behind[subscription] = None  # to the end of the line
+            await asyncio.sleep(0)
 
 
 def _has_room(session: Session) -> bool:
-    return session.is_open and session.link.writable and not session.outbox.size
+    session.outbox.flush()
+    return session.is_open and session.link.writable
 
 
 async def _next_batch(session: Session, subscription: Subscription) -> None:
-    hub, channel = session.services.hub, subscription.channel
-    limit = session.services.limits.catch_up_batch
-    position = subscription.behind
+    hub, channel, position = session.services.hub, subscription.channel, subscription.behind
     if position is None:
-        session.behind.pop(subscription, None)
+        session.go_live(subscription)
         return
+    limit = session.services.limits.catch_up_batch
     messages = channel.after(position, limit)
     if messages is None:
         kept = await hub.broker.read(channel.name, since=position, limit=limit)
-        if subscription.behind != position:
+        if subscription not in session.behind or subscription.behind != position:
             return
         if not kept.recovered:
-            _go_live(
-                session, subscription, gap="reset" if kept.position.offset < position.offset else "trimmed"
-            )
+            reset = kept.position.offset <= position.offset
+            _go_live(session, subscription, gap="reset" if reset else "trimmed")
             return
-        messages = [Frames(message) for message in kept.messages]
+        messages = _until(channel.top, kept.messages)
     if messages:
-        chunk = Chunk(subscription.codec, messages, position)
+        fit = max(1, _that_fit(messages, BATCH))
+        chunk = Chunk(subscription.codec, messages[:fit], position)
         subscription.behind = chunk.last
         session.outbox.offer(subscription, chunk)
-        session.outbox.flush()
-    elif channel.top is None or channel.top.offset <= position.offset:
-        _go_live(session, subscription)
+    else:
+        lost = channel.top is not None and channel.top.offset > position.offset
+        _go_live(session, subscription, gap="reset" if lost else None)
 
 
 def _go_live(session: Session, subscription: Subscription, gap: str | None = None) -> None:
     """Let *subscription* have whatever comes from now on; tell of what is missing."""
     channel = subscription.channel
     channel.settle()
-    session.behind.pop(subscription, None)
-    subscription.behind = None
-    if gap is not None or subscription.missed:
-        subscription.missed = False
-        session.outbox.push(subscription.gap(channel.top, gap or "overflow"))
+    reason = gap or ("overflow" if subscription.missed else None)
+    session.go_live(subscription)
+    if reason is not None:
+        session.outbox.push(subscription.gap(channel.top, reason))

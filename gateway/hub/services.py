@@ -62,8 +62,8 @@ class Services:
     anonymous: bool = False
     """Whether a client may connect without a token."""
     per_user_policy: Literal["refuse", "replace"] = "refuse"
-    """What becomes of a user's connection above the cap: it is refused (4010), or the oldest one ends (4012)."""
+    """What becomes of a user's connection above the cap: refused (4010), or the oldest one ends (4012)."""
     clock: Clock = monotonic
     wall: Clock = wall
-    on_error: Callable[[BaseException], None] = lambda error: None
+    on_error: Callable[[BaseException], None] = lambda _: None
     """Hears of what should not have happened."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
 from gateway.access.ratelimit import CommandLimiter, Strikes
 from gateway.broker.base import ConnectionRecord, Instruction
-from gateway.errors import BrokerFull, BrokerUnavailable
-from gateway.hub import commands, replay
+from gateway.errors import BrokerUnavailable, GatewayError
+from gateway.hub import commands, replay, subscribing
 from gateway.hub.channel import Subscription
 from gateway.hub.services import Services
 from gateway.link.frames import frame
-from gateway.link.outbox import Follower, Outbox
 from gateway.link.outbox import Link as Writer
+from gateway.link.outbox import Outbox
+from gateway.link.shed import Follower
 from protocol.codec import Codec
 from protocol.conversation import State, Verdict, verdict
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
@@ -68,8 +69,10 @@ class Session:
         "_catching_up",
         "_deadline",
         "_expiry",
+        "_leaving",
         "_limiter",
         "_release",
+        "_retry",
         "_running",
         "_strikes",
         "_ticket",
@@ -125,8 +128,10 @@ class Session:
         self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
         self._strikes: Strikes | None = None
         self._running = False
-        self._backlog: deque[ClientMessage] | None = None
+        self._backlog: deque[ClientMessage | BadRequest | Instruction] | None = None
+        self._leaving: dict[str, asyncio.Task[None]] | None = None
         self._catching_up = False
+        self._retry: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.connect_timeout, self.end, CloseCode.CONNECT_TIMEOUT
@@ -140,11 +145,9 @@ class Session:
         try:
             if binary is not self.codec.binary:
                 raise _wrong_kind(self.codec)
-            command = self.codec.decode(payload)
+            command: ClientMessage | BadRequest = self.codec.decode(payload)
         except BadRequest as fault:
-            if self._admitted("bad_request", fault.id):
-                self.refuse(fault, fault.id)
-            return
+            command = fault
         if self._running:
             self._wait(command)
         else:
@@ -181,6 +184,11 @@ class Session:
         self._catching_up = True
         try:
             await replay.catch_up(self)
+        except BrokerUnavailable as error:
+            self._retry = asyncio.get_running_loop().call_later(error.retry_after, self.caught_breath)
+        except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
+            self.services.on_error(error)
+            self.end(CloseCode.INTERNAL)
         finally:
             self._catching_up = False
 
@@ -238,15 +246,13 @@ class Session:
         self._finish()
 
     def instruct(self, instruction: Instruction) -> None:
-        """Do what the server's API wants."""
+        """Do what the server's API wants; but for a disconnect, in its turn among the commands."""
         if instruction.action == "disconnect":
             self.end(instruction.code or CloseCode.DISCONNECTED, instruction.reason)
-        elif instruction.action == "subscribe":
-            self.services.tasks.start(commands.server_subscribe(self, instruction.channel))
-        elif instruction.channel in self.subscriptions:
-            self.revoke(
-                instruction.channel, "unsubscribed", instruction.reason or "unsubscribed by the server"
-            )
+        elif self._running:
+            self._wait(instruction)
+        else:
+            self._take(instruction)
 
     def revoke(self, channel: str, code: str, reason: str) -> None:
         """End the subscription to *channel* and say why."""
@@ -262,7 +268,25 @@ class Session:
             subscription.expiry.cancel()
         self.services.hub.tidy(subscription.channel)
         if subscription.member is not None:
-            self.services.tasks.start(commands.leave(self.services, channel, self.connection))
+            self._leave(channel)
+
+    def _leave(self, channel: str) -> None:
+        outcome = self.services.tasks.start(subscribing.leave(self.services, channel, self.connection))
+        if outcome is not None:
+            leaving = self._leaving = self._leaving or {}
+            leaving[channel] = outcome
+            outcome.add_done_callback(lambda _: leaving.pop(channel))
+
+    async def left(self, channel: str) -> None:
+        """Wait until an earlier presence in *channel* has ended, so that it cannot end a newer one."""
+        if self._leaving and (leaving := self._leaving.get(channel)) is not None:
+            await asyncio.wait([leaving])
+
+    def go_live(self, subscription: Subscription) -> None:
+        """Let *subscription* have what comes from now on; it is no longer behind."""
+        self.behind.pop(subscription, None)
+        subscription.behind = None
+        subscription.missed = False
 
     def record(self) -> ConnectionRecord:
         """Return what operators see of it."""
@@ -281,25 +305,44 @@ class Session:
 
     # ------------------------------------------------------------ inside
 
-    def _take(self, command: ClientMessage) -> None:
+    def _take(self, item: ClientMessage | BadRequest | Instruction) -> None:
+        if isinstance(item, Instruction):
+            self._obey(item)
+        elif isinstance(item, BadRequest):
+            if self.is_open and self._admitted("bad_request", item.id):
+                self.refuse(item, item.id)
+        else:
+            self._command(item)
+
+    def _command(self, command: ClientMessage) -> None:
         ruling = verdict(self.state, command.type)
         if ruling is Verdict.VIOLATION:
             expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
             self.end(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
-        elif (
-            ruling is Verdict.HANDLE
-            and not isinstance(command, Pong)
-            and self._admitted(command.type, command.id)
-        ):
-            outcome = self.services.tasks.start(self._carry_out(command))
-            if outcome is not None:
-                self._running = True
-                outcome.add_done_callback(self._carried_out)
+        elif ruling is Verdict.HANDLE:
+            if isinstance(command, Pong):
+                self._admitted(command.type, None)
+            elif self._admitted(command.type, command.id):
+                self._run(self._carry_out(command))
 
-    def _wait(self, command: ClientMessage) -> None:
+    def _obey(self, instruction: Instruction) -> None:
+        channel = instruction.channel
+        if instruction.action == "subscribe":
+            self._run(subscribing.server_subscribe(self, channel))
+        elif channel in self.subscriptions:
+            self.revoke(channel, "unsubscribed", instruction.reason or "unsubscribed by the server")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do *work*; where that has to wait, whatever comes meanwhile waits for it."""
+        outcome = self.services.tasks.start(work)
+        if outcome is not None:
+            self._running = True
+            outcome.add_done_callback(self._carried_out)
+
+    def _wait(self, item: ClientMessage | BadRequest | Instruction) -> None:
         if self._backlog is None:
             self._backlog = deque()
-        self._backlog.append(command)
+        self._backlog.append(item)
         if len(self._backlog) >= self.services.limits.backlog:
             self.link.pause()
 
@@ -336,11 +379,8 @@ class Session:
         """Return what a client is told of *error*."""
         if isinstance(error, ProtocolError):
             return error
-        if isinstance(error, BrokerUnavailable):
-            wait = int(error.retry_after * 1000)
-            return ProtocolError(ErrorCode.UNAVAILABLE, "the broker cannot take it now", retry_after_ms=wait)
-        if isinstance(error, BrokerFull):
-            return ProtocolError(ErrorCode.UNAVAILABLE, "the broker is full", retry_after_ms=5_000)
+        if isinstance(error, GatewayError):
+            return subscribing.unavailable(error)
         self.services.on_error(error)
         return ProtocolError(ErrorCode.INTERNAL, "something went wrong on our side")
 
@@ -383,8 +423,9 @@ class Session:
             return
         self.state = State.CLOSING
         self._cancel_deadline()
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._retry):
+            if timer is not None:
+                timer.cancel()
         self.services.heartbeat.remove(self)
         for channel in list(self.subscriptions):
             self.unfollow(channel)

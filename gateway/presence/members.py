@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from protocol.messages import Member
+from protocol.messages import Join, Leave, Member
 
 
 class Members:
@@ -33,6 +33,19 @@ class Members:
 
     def __repr__(self) -> str:
         return f"<Members {len(self)}>"
+
+
+def up_to_date(members: Iterable[Member], changes: Iterable[Join | Leave]) -> tuple[Member, ...]:
+    """Return who is there after *changes*, some of which *members* may have been through already."""
+    now = Members()
+    for member in members:
+        now.join(member)
+    for change in changes:
+        if isinstance(change, Join):
+            now.join(change.member)
+        else:
+            now.leave(change.member.connection)
+    return tuple(now)
 
 
 def difference(before: Sequence[Member], after: Sequence[Member]) -> tuple[list[Member], list[Member]]:
