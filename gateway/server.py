@@ -32,23 +32,28 @@ class Binding:
 def bind(binding: Binding) -> list[socket.socket]:
     """Return listening sockets on one port; `GatewayError` where it is taken or not ours.
 
-    The first is bound alone to learn whether the port is free: with SO_REUSEPORT a second gateway would
-    silently get half of the clients.
+    A port that was asked for is tried without SO_REUSEPORT first: with it, a second gateway would silently
+    get half of the clients.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            address = (*address[:1], probe.getsockname()[1], *address[2:])
-        return [_listen(family, address, binding) for _ in range(binding.listeners)]
+        if binding.port:
+            _probe(family, address)
+        first = _listen(family, address, binding)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; "
             "choose another port or host"
         ) from None
+    return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.listeners - 1))]
+
+
+def _probe(family: int, address: Any) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
