@@ -1,0 +1,292 @@
+"""What every broker must do. A broker's tests subclass these and say in fixtures how it is made."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from gateway.broker.base import (
+    Broker,
+    ChannelRecord,
+    ConnectionRecord,
+    Delivery,
+    Instruction,
+    NodeRecord,
+    Receipt,
+)
+from gateway.errors import BrokerUnavailable
+from protocol.messages import Join, Leave, Member, Message, Sender
+from protocol.payload import payload_of
+from protocol.position import MessageId
+from tests.broker.histories import Histories
+from tests.broker.node import KEPT, Later, RecordingNode, publication, publish, values
+
+ANN, BOB = Member("c1", "ann", {"name": "Ann"}), Member("c2", "bob")
+
+
+class Publishing:
+    """Order, ids, routes, keys."""
+
+    async def test_ids_count_from_one_in_each_channel(self, broker: Broker) -> None:
+        first = await publish(broker, "a", "x", "y", "z")
+        second = await publish(broker, "b", "x")
+        assert [id.offset for id in first] == [1, 2, 3]
+        assert [id.offset for id in second] == [1]
+
+    async def test_no_uid_is_given_twice(self, broker: Broker) -> None:
+        ids = [await publish(broker, channel, *range(50)) for channel in ("a", "b", "c")]
+        uids = {id.uid for each in ids for id in each}
+        assert len(uids) == 150
+        assert all(MessageId.parse(str(id)) == id for each in ids for id in each)
+
+    async def test_everything_arrives_as_it_was_published(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", KEPT)
+        sender, tags = Sender("c1", "ann"), {"k": "v"}
+        (id,) = await publish(
+            broker, "a", {"x": [1, None]}, sender=sender, tags=tags, exclude=frozenset({"c9"})
+        )
+        (envelope,) = await node.received(1)
+        assert isinstance(envelope, Delivery)
+        assert envelope.exclude == {"c9"}
+        message = envelope.message
+        assert message == Message("a", payload_of({"x": [1, None]}), id, sender, tags, message.time)
+        assert message.time is not None
+        kept = (await broker.read("a")).messages
+        assert list(kept) == [message]
+
+    async def test_the_order_of_calls_is_the_order_of_messages(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", KEPT)
+        receipts = await asyncio.gather(*(broker.publish(publication("a", n)) for n in range(100)))
+        assert [receipt.id and receipt.id.offset for receipt in receipts] == list(range(1, 101))
+        messages = await node.messages(100)
+        assert values(messages) == list(range(100))
+        assert [message.message for message in messages] == [receipt.id for receipt in receipts]
+
+    async def test_what_is_not_kept_has_no_id_and_takes_no_number(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", KEPT)
+        await publish(broker, "a", 1)
+        assert await broker.publish(publication("a", 2, retention=None)) == Receipt(None)
+        await publish(broker, "a", 3)
+        messages = await node.messages(3)
+        assert [message.message and message.message.offset for message in messages] == [1, None, 2]
+        assert values((await broker.read("a")).messages) == [1, 3]
+
+    async def test_a_subscription_begins_at_the_newest_position(self, broker: Broker) -> None:
+        assert await broker.subscribe("a", None) is None
+        empty = await broker.subscribe("a", KEPT)
+        assert empty is not None
+        assert empty.offset == 0
+        *_, last = await publish(broker, "a", 1, 2)
+        assert await broker.subscribe("a", KEPT) == last
+
+    async def test_who_unsubscribes_and_subscribes_again_hears_what_comes_then(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", KEPT)
+        await broker.unsubscribe("a")
+        await broker.unsubscribe("never")
+        position = await broker.subscribe("a", KEPT)
+        assert position is not None
+        (id,) = await publish(broker, "a", 1)
+        assert id.follows(position)
+        assert [message.message for message in await node.messages(1)] == [id]
+
+    # ------------------------------------------------------------ keys
+
+    async def test_a_key_publishes_once(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", KEPT)
+        first = await broker.publish(publication("a", 1, key="k"))
+        again = await broker.publish(publication("a", 2, key="k"))
+        assert (again.id, again.replayed, first.replayed) == (first.id, True, False)
+        await publish(broker, "a", 3)
+        assert values(await node.messages(2)) == [1, 3]
+        assert values((await broker.read("a")).messages) == [1, 3]
+
+    async def test_a_key_publishes_once_however_many_try_at_once(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", KEPT)
+        receipts = await asyncio.gather(*(broker.publish(publication("a", n, key="k")) for n in range(10)))
+        assert len({receipt.id for receipt in receipts}) == 1
+        assert sum(not receipt.replayed for receipt in receipts) == 1
+        await publish(broker, "a", "marker")
+        assert values(await node.messages(2))[1] == "marker"
+
+    async def test_a_key_counts_for_what_is_not_kept_as_well(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        for value in (1, 2):
+            receipt = await broker.publish(publication("a", value, key="k", retention=None))
+        assert receipt == Receipt(None, replayed=True)
+        await publish(broker, "a", "marker", retention=None)
+        assert values(await node.messages(2)) == [1, "marker"]
+
+    async def test_a_key_is_of_its_channel(self, broker: Broker) -> None:
+        for channel in ("a", "b"):
+            receipt = await broker.publish(publication(channel, 1, key="k"))
+            assert not receipt.replayed
+
+    async def test_a_key_is_forgotten_in_time(self, broker: Broker, later: Later, key_ttl: float) -> None:
+        await broker.publish(publication("a", 1, key="k"))
+        await later(key_ttl * 0.9)
+        assert (await broker.publish(publication("a", 2, key="k"))).replayed
+        await later(key_ttl * 0.2)
+        receipt = await broker.publish(publication("a", 3, key="k"))
+        assert not receipt.replayed
+        assert (await broker.publish(publication("a", 4, key="k"))).id == receipt.id
+
+
+class Rosters:
+    """Presence."""
+
+    async def test_who_joins_is_there_and_is_told_of_once(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", None)
+        for member in (ANN, BOB, ANN):
+            await broker.join("a", member)
+        present = await broker.presence("a")
+        assert list(present.members) == [ANN, BOB]
+        assert (present.connections, present.users) == (2, 2)
+        await broker.leave("a", "c1")
+        assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", ANN)]
+        assert list((await broker.presence("a")).members) == [BOB]
+
+    async def test_who_leaves_is_told_of_once(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", None)
+        await broker.join("a", ANN)
+        for connection in ("c1", "c1", "unknown"):
+            await broker.leave("a", connection)
+        await broker.leave("never", "c1")
+        await broker.join("a", BOB)
+        assert await node.received(3) == [Join("a", ANN), Leave("a", ANN), Join("a", BOB)]
+        await broker.leave("a", "c2")
+        assert list((await broker.presence("a")).members) == []
+
+    async def test_newer_info_replaces_the_older_in_silence(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        newer = Member("c1", "ann", {"name": "Annie"})
+        await broker.join("a", ANN)
+        await broker.join("a", BOB)
+        await broker.join("a", newer)
+        assert list((await broker.presence("a")).members) == [newer, BOB]
+        await broker.leave("a", "c1")
+        assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", newer)]
+
+    async def test_a_user_with_two_connections_is_one_user(self, broker: Broker) -> None:
+        await broker.join("a", ANN)
+        await broker.join("a", Member("c3", "ann"))
+        present = await broker.presence("a")
+        assert (present.connections, present.users) == (2, 1)
+
+    async def test_channels_are_apart(self, broker: Broker) -> None:
+        await broker.join("a", ANN)
+        assert (await broker.presence("b")).connections == 0
+        await broker.leave("b", "c1")
+        assert (await broker.presence("a")).connections == 1
+
+
+class Directory:
+    """What the cluster knows."""
+
+    async def test_connections_of_a_user(self, broker: Broker, node: RecordingNode) -> None:
+        record = ConnectionRecord("c1", "n1", ["a"], 12.5)
+        node.connected["ann"] = [record]
+        assert list(await broker.connections("ann")) == [record]
+        assert list(await broker.connections("bob")) == []
+
+    async def test_instructions_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
+        node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
+        instruction = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+        await broker.instruct(instruction)
+        assert await node.received(1) == [instruction]
+
+    async def test_followed_channels_come_in_pages(self, broker: Broker, node: RecordingNode) -> None:
+        node.followed.update({f"room:{n:02}": n for n in range(1, 8)}, zoo=3, room=1)
+        pages, after = [], ""
+        while page := await broker.following("room:", after=after, limit=3):
+            pages.append([record.channel for record in page])
+            after = page[-1].channel
+        assert pages == [
+            ["room:01", "room:02", "room:03"],
+            ["room:04", "room:05", "room:06"],
+            ["room:07"],
+        ]
+        first, *_, last = await broker.following("", after="", limit=100)
+        assert (first, last) == (ChannelRecord("room", 1), ChannelRecord("zoo", 3))
+
+    async def test_nodes(self, broker: Broker, node: RecordingNode) -> None:
+        (record,) = await broker.nodes()
+        assert isinstance(record, NodeRecord)
+        assert (record.node, record.connections, record.subscriptions) == (node.name, 3, 5)
+
+    async def test_numbers_for_operators(self, broker: Broker) -> None:
+        before = broker.statistics()
+        await publish(broker, "a", 1)
+        await broker.publish(publication("a", 1, key="k"))
+        await broker.publish(publication("a", 1, key="k"))
+        after = broker.statistics()
+        assert after["published"] - before["published"] == 2
+        assert after["replayed"] - before["replayed"] == 1
+        assert all(isinstance(figure, int) for figure in after.values())
+
+
+class Life:
+    """Start and end."""
+
+    async def test_a_broker_that_serves_no_node_takes_nothing(self, idle: Broker) -> None:
+        assert not idle.ready()
+        attempts: list[Awaitable[object]] = [
+            idle.publish(publication("a", 1)),
+            idle.publish(publication("a", 1, retention=None, key="k")),
+            idle.subscribe("a", KEPT),
+            idle.read("a"),
+            idle.clear("a"),
+            idle.join("a", ANN),
+            idle.connections("ann"),
+            idle.instruct(Instruction("ann", "disconnect")),
+            idle.following("", after="", limit=1),
+            idle.nodes(),
+        ]
+        for attempt in attempts:
+            with pytest.raises(BrokerUnavailable) as error:
+                await attempt
+            assert error.value.retry_after > 0
+
+    async def test_nothing_is_half_done_by_what_was_refused(self, idle: Broker, node: RecordingNode) -> None:
+        with pytest.raises(BrokerUnavailable):
+            await idle.publish(publication("a", 1, key="k"))
+        with pytest.raises(BrokerUnavailable):
+            await idle.join("a", ANN)
+        await idle.start(node)
+        try:
+            assert idle.ready()
+            assert (await idle.presence("a")).connections == 0
+            assert list((await idle.read("a")).messages) == []
+            assert not (await idle.publish(publication("a", 1, key="k"))).replayed
+        finally:
+            await idle.close()
+
+    async def test_nothing_is_delivered_after_the_end(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", KEPT)
+        await broker.join("a", ANN)
+        await node.received(1)
+        await broker.close()
+        assert not broker.ready()
+        await broker.leave("a", "c1")
+        with pytest.raises(BrokerUnavailable):
+            await publish(broker, "a", 1)
+        assert node.envelopes == []
+
+
+class BrokerContract(Publishing, Histories, Rosters, Directory, Life):
+    """All of it.
+
+    Fixtures: `node`; `broker`, which serves it; `other`, which serves another and shares nothing with it;
+    `idle`, which was not started; `later`; `key_ttl` and `meta_ttl` in seconds.
+    """

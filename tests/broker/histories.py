@@ -1,0 +1,142 @@
+"""What every broker must do: the part about histories and positions."""
+
+import pytest
+
+from gateway.broker.base import Broker, Cleared, Retention
+from protocol.position import MessageId
+from tests.broker.node import KEPT, Later, RecordingNode, publish, values
+
+
+class Histories:
+    """Positions are confirmed where nothing is missing, and nowhere else."""
+
+    async def test_history_keeps_the_newest(self, broker: Broker) -> None:
+        ids = await publish(broker, "a", *range(8))
+        page = await broker.read("a")
+        assert values(page.messages) == [3, 4, 5, 6, 7]
+        assert (page.position, page.recovered) == (ids[-1], True)
+
+    @pytest.mark.parametrize("limit", [None, 0, 1, 3, 5, 9])
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_every_part_of_a_history_can_be_read(
+        self, broker: Broker, limit: int | None, reverse: bool
+    ) -> None:
+        ids = await publish(broker, "a", *range(8))
+        for index, since in [(None, None), *enumerate(ids)]:
+            page = await broker.read("a", since=since, limit=limit, reverse=reverse)
+            if index is not None and index < 2:
+                assert (page.messages, page.recovered) == ((), False), "trimmed: there is a hole behind it"
+                continue
+            expected = list(range(3, 8))
+            if index is not None:
+                expected = [n for n in expected if (n < index if reverse else n > index)]
+            if reverse:
+                expected.reverse()
+            assert values(page.messages) == expected[:limit], index
+            assert page.recovered
+            assert page.position == ids[-1]
+
+    async def test_a_position_that_is_not_of_this_history_gets_nothing(self, broker: Broker) -> None:
+        ids = await publish(broker, "a", 1, 2, 3)
+        foreign = await publish(broker, "b", 1, 2, 3, 4, 5)
+        unknown = [
+            MessageId(2, "f" * 12),
+            MessageId(4, ids[-1].uid),
+            MessageId(999, "x"),
+            MessageId(0, "x"),
+            MessageId(2, ids[0].uid),
+            *foreign,
+        ]
+        for since in unknown:
+            for reverse in (False, True):
+                page = await broker.read("a", since=since, reverse=reverse)
+                assert (list(page.messages), page.position, page.recovered) == ([], ids[-1], False)
+
+    async def test_an_empty_history_has_a_position_to_resume_from(self, broker: Broker) -> None:
+        page = await broker.read("a")
+        beginning = page.position
+        assert (list(page.messages), beginning.offset, page.recovered) == ([], 0, True)
+        assert (await broker.read("a")).position == beginning
+        assert await broker.subscribe("a", KEPT) == beginning
+        nothing = await broker.read("a", since=beginning)
+        assert (list(nothing.messages), nothing.position, nothing.recovered) == ([], beginning, True)
+        ids = await publish(broker, "a", 1, 2)
+        everything = await broker.read("a", since=beginning)
+        assert (values(everything.messages), everything.position) == ([1, 2], ids[-1])
+        assert everything.recovered
+        await publish(broker, "a", 3, 4, 5)
+        assert (await broker.read("a", since=beginning)).recovered
+        await publish(broker, "a", 6)
+        assert not (await broker.read("a", since=beginning)).recovered
+
+    async def test_the_beginning_of_one_channel_is_none_of_another(self, broker: Broker) -> None:
+        beginning = (await broker.read("a")).position
+        assert not (await broker.read("b", since=beginning)).recovered
+        await publish(broker, "b", 1)
+        assert not (await broker.read("b", since=beginning)).recovered
+
+    async def test_a_cleared_history_is_gone_and_goes_on(self, broker: Broker, node: RecordingNode) -> None:
+        await broker.subscribe("a", KEPT)
+        ids = await publish(broker, "a", 1, 2, 3)
+        await broker.clear("a")
+        assert (await node.received(4))[3] == Cleared("a")
+        page = await broker.read("a")
+        assert (list(page.messages), page.position) == ([], ids[-1])
+        assert (await broker.read("a", since=ids[-1])).recovered, "nothing came after it"
+        assert not (await broker.read("a", since=ids[0])).recovered
+        (next_id,) = await publish(broker, "a", 4)
+        assert next_id.follows(ids[-1])
+        assert values((await broker.read("a", since=ids[-1])).messages) == [4]
+
+    async def test_clearing_what_is_empty_changes_nothing(self, broker: Broker) -> None:
+        beginning = (await broker.read("a")).position
+        await broker.clear("a")
+        assert (await broker.read("a", since=beginning)).recovered
+
+    async def test_another_broker_confirms_no_position_of_this_one(
+        self, broker: Broker, other: Broker
+    ) -> None:
+        beginning = (await broker.read("a")).position
+        ids = await publish(broker, "a", 1, 2)
+        for _ in range(3):
+            for since in (beginning, *ids):
+                assert not (await other.read("a", since=since)).recovered
+            await publish(other, "a", 1)
+
+    # ------------------------------------------------------------ time
+
+    async def test_history_keeps_nothing_beyond_its_time(self, broker: Broker, later: Later) -> None:
+        first = await publish(broker, "a", 1, 2)
+        await later(KEPT.ttl / 2)
+        second = await publish(broker, "a", 3)
+        await later(KEPT.ttl / 2)
+        page = await broker.read("a")
+        assert (values(page.messages), page.position) == ([3], second[-1])
+        assert not (await broker.read("a", since=first[0])).recovered
+        assert values((await broker.read("a", since=first[1])).messages) == [3]
+        await later(KEPT.ttl / 2)
+        page = await broker.read("a", since=second[-1])
+        assert (list(page.messages), page.position, page.recovered) == ([], second[-1], True)
+        (next_id,) = await publish(broker, "a", 4)
+        assert next_id.follows(second[-1])
+
+    async def test_a_history_that_was_forgotten_confirms_nothing_that_it_said(
+        self, broker: Broker, later: Later, meta_ttl: float
+    ) -> None:
+        beginning = (await broker.read("a")).position
+        ids = await publish(broker, "a", 1, 2)
+        await later(KEPT.ttl + meta_ttl)
+        for _ in range(4):
+            for since in (beginning, *ids):
+                page = await broker.read("a", since=since)
+                assert (list(page.messages), page.recovered) == ([], False)
+            await publish(broker, "a", 1)
+
+    async def test_a_position_outlives_the_last_message(
+        self, broker: Broker, later: Later, meta_ttl: float
+    ) -> None:
+        (last,) = await publish(broker, "a", 1, retention=Retention(5, 10 * meta_ttl))
+        await later(10 * meta_ttl)
+        assert (await broker.read("a", since=last)).recovered
+        await later(meta_ttl * 0.9)
+        assert (await broker.read("a", since=last)).recovered

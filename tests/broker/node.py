@@ -1,0 +1,80 @@
+"""A node that keeps what a broker delivers, and what is published to it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from gateway.broker.base import (
+    Broker,
+    ConnectionRecord,
+    Delivery,
+    Envelope,
+    NodeRecord,
+    Publication,
+    Retention,
+)
+from protocol.messages import Message
+from protocol.payload import payload_of
+from protocol.position import MessageId
+
+KEPT = Retention(size=5, ttl=300.0)
+
+Later = Callable[[float], Awaitable[None]]
+"""Lets so many seconds pass for the broker, which drops meanwhile what is too old."""
+
+SECONDS = 5.0
+"""For which a broker elsewhere may keep a delivery waiting; none of them takes it."""
+
+
+class RecordingNode:
+    """What a broker serves in these tests."""
+
+    def __init__(self, name: str = "n1") -> None:
+        self.name = name
+        self.envelopes: list[Envelope] = []
+        self.followed: dict[str, int] = {}
+        self.connected: dict[str, list[ConnectionRecord]] = {}
+        self._arrived = asyncio.Event()
+
+    def deliver(self, envelope: Envelope) -> None:
+        self.envelopes.append(envelope)
+        self._arrived.set()
+
+    def connections(self, user: str) -> Sequence[ConnectionRecord]:
+        return self.connected.get(user, [])
+
+    def following(self, prefix: str = "") -> Mapping[str, int]:
+        return {name: count for name, count in self.followed.items() if name.startswith(prefix)}
+
+    def record(self) -> NodeRecord:
+        return NodeRecord(self.name, connections=3, channels=2, subscriptions=5, uptime=1.5)
+
+    async def received(self, count: int) -> list[Envelope]:
+        """Wait for *count* envelopes, return them and forget them; one too many is one of the next."""
+        async with asyncio.timeout(SECONDS):
+            while len(self.envelopes) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+        received, self.envelopes = self.envelopes[:count], self.envelopes[count:]
+        return received
+
+    async def messages(self, count: int) -> list[Message]:
+        """Wait for *count* envelopes, which must all be messages."""
+        received = await self.received(count)
+        messages = [envelope.message for envelope in received if isinstance(envelope, Delivery)]
+        assert len(messages) == count, received
+        return messages
+
+
+def publication(channel: str, value: Any, **options: Any) -> Publication:
+    return Publication(channel, payload_of(value), **{"retention": KEPT, **options})
+
+
+async def publish(broker: Broker, channel: str, *values: Any, **options: Any) -> list[MessageId]:
+    """Publish *values* in a channel with history, one after the other; return their ids."""
+    receipts = [await broker.publish(publication(channel, value, **options)) for value in values]
+    return [receipt.id for receipt in receipts if receipt.id is not None]
+
+
+def values(messages: Any) -> list[Any]:
+    return [message.data.value for message in messages]
