@@ -48,7 +48,7 @@ class FakeTimer:
 
 
 class FakeClock:
-    """A clock and a scheduler that stand still until `advance`: for tests, ours and those of embedding projects."""
+    """A clock and a scheduler that stand still until `advance`: for tests, ours and those of others."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now

@@ -46,7 +46,7 @@ class Hot:
         self._heads: dict[str, bytes] = {}
 
     def head(self, default: list[tuple[bytes, bytes]], media: Media) -> bytes:
-        """Return the beginning of every successful answer: made anew when uvicorn's *default* headers change."""
+        """Return the beginning of every 200, made anew when uvicorn's *default* headers change."""
         if default is not self._default:
             self._default = default
             self._heads.clear()
