@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Generator
@@ -11,6 +12,11 @@ from typing import Any
 import uvicorn
 
 from gateway.errors import GatewayError
+
+GRACE = 5.0
+"""Seconds that connections have to go once a listener ends, where nobody says otherwise."""
+POLL = 0.05
+"""Seconds between two looks whether they are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +96,12 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_graceful_shutdown=5,
                 backlog=binding.backlog,
                 **options,
             )
         )
         self.sockets = bind(binding)
+        self._grace = GRACE
 
     @property
     def port(self) -> int:
@@ -112,9 +118,25 @@ class Listener(uvicorn.Server):
         for server in getattr(self, "servers", ()):
             server.close()
 
-    def stop(self) -> None:
-        """End."""
+    def stop(self, *, within: float = GRACE) -> None:
+        """End: who is connected is told to go, and aborted if still here after *within* seconds."""
+        self._grace = within
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close every connection, the unwilling ones by force: uvicorn would only stop waiting for those."""
+        self.stop_accepting()
+        connections = self.server_state.connections
+        for connection in list(connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace):
+                while connections:  # noqa: ASYNC110 (uvicorn's own protocols leave this set without telling)
+                    await asyncio.sleep(POLL)
+        for connection in list(connections):
+            abort = getattr(connection, "abort", None) or connection.transport.abort
+            abort()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

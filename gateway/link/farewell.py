@@ -29,10 +29,11 @@ def part(transport: asyncio.Transport, server_state: ServerState, *, timeout: fl
 class _Farewell(asyncio.Protocol):
     """Discards what still comes, until the peer closes or the time is up."""
 
-    __slots__ = ("_deadline", "_server_state")
+    __slots__ = ("_deadline", "_server_state", "abort")
 
     def __init__(self, transport: asyncio.Transport, server_state: ServerState, timeout: float) -> None:
-        self._deadline = asyncio.get_running_loop().call_later(timeout, transport.abort)
+        self.abort = transport.abort
+        self._deadline = asyncio.get_running_loop().call_later(timeout, self.abort)
         self._server_state = server_state
         # uvicorn's type names its own protocol classes; all it calls is `shutdown`.
         server_state.connections.add(cast("Any", self))

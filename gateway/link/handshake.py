@@ -215,6 +215,10 @@ class Handshake(asyncio.Protocol):
         if not self._answered:
             self._refuse(_plain_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
 
+    def abort(self) -> None:
+        """End the socket at once."""
+        self._transport.abort()
+
 
 def _objection(method: str, http_version: str, headers: Headers) -> Response | None:
     """Return the refusal of what is no opening handshake (RFC 6455 section 4.2.1); the core checks more."""

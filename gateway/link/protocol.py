@@ -228,7 +228,7 @@ class Link(asyncio.Protocol):
             return False
         length = raw[1] - _MASKED
         if length < 126:
-            return length == size - 6
+            return length == size - 6 <= self._options.message_size
         return (
             length == 126
             and size >= 8

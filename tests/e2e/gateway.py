@@ -60,15 +60,22 @@ class Served:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self) -> int:
-        """Return the exit status."""
-        return self.process.wait(PATIENCE)
+    async def gone(self) -> None:
+        """Wait until the process has ended."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = os.pidfd_open(self.process.pid)
+        loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def stop(self) -> None:
         """End it as a supervisor does; what it leaves must be in order."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
-        status = self.wait()
+        status = self.process.wait(PATIENCE)
         assert "Traceback" not in self.stderr, self.stderr
         assert status == 0, self.stderr
 

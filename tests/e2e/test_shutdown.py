@@ -1,0 +1,131 @@
+"""The end of a node, with every sort of client still on it."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.e2e.gateway import Served, publish, served
+from tests.e2e.wire import JSON, MSGPACK, TEXT, Client, Raw, close_frame, frame, upgrade
+
+# The first group of clients leaves at once, the last after a second; who does not answer has five more.
+DRAIN = 10.0
+CONFIG = f"""
+[listen.public]
+send_buffer = "8KiB"
+header_timeout = "30s"
+[drain]
+timeout = "{DRAIN:.0f}s"
+window = "1s"
+"""
+CLIENTS = 20
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path, CONFIG) as gateway:
+        yield gateway
+
+
+async def stay(port: int, stack: AsyncExitStack, *, subprotocol: str = JSON) -> Client:
+    return await stack.enter_async_context(Client.open(port, subprotocol=subprotocol, subs={"news": {}}))
+
+
+async def is_told(client: Client) -> None:
+    told = await client.push("reconnect")
+    assert (told["reason"], 0 <= told["after_ms"] <= 1_000) == ("drain", True)
+    assert await client.closed() == (4000, "drain")
+
+
+async def is_closed(raw: Raw) -> None:
+    assert (await raw.until_close())[1] == (4000, "drain")
+
+
+async def until_gone(gateway: Served) -> None:
+    """Wait for the process to end, which must be well, and as soon as is configured."""
+    async with asyncio.timeout(DRAIN):
+        await gateway.gone()
+    gateway.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_everybody_is_told_and_the_process_ends_well(gateway: Served, number: signal.Signals) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stay(gateway.public, stack, subprotocol=(JSON, MSGPACK)[each % 2])
+            for each in range(CLIENTS)
+        ]
+        gateway.signal(number)
+        async with asyncio.TaskGroup() as each:
+            for client in clients:
+                each.create_task(is_told(client))
+        await until_gone(gateway)
+
+
+async def test_a_second_signal_takes_nothing_from_anybody(gateway: Served) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
+        gateway.signal(signal.SIGTERM)
+        await clients[0].push("reconnect")
+        gateway.signal(signal.SIGTERM)
+        gateway.signal(signal.SIGINT)
+        assert await clients[0].closed() == (4000, "drain")
+        async with asyncio.TaskGroup() as each:
+            for client in clients[1:]:
+                each.create_task(is_told(client))
+        await until_gone(gateway)
+
+
+async def test_what_was_published_before_reaches_everybody_first(gateway: Served) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
+        for number in range(50):
+            await publish(gateway.internal, "news", number)
+        gateway.signal(signal.SIGTERM)
+        for client in clients:
+            assert [(await client.push("message"))["data"] for _ in range(50)] == list(range(50))
+            await is_told(client)
+        await until_gone(gateway)
+
+
+async def test_no_client_can_hold_up_the_end(gateway: Served) -> None:
+    """Who reads is told, whoever else is there; who does not is waited for, but not for ever."""
+    async with AsyncExitStack() as stack:
+        good = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
+        unconnected = stack.enter_context(await Raw.websocket(gateway.public))
+        in_a_message = stack.enter_context(await Raw.websocket(gateway.public))
+        await in_a_message.call(type="connect", id=1)
+        await in_a_message.send(frame(TEXT, b'{"type":', fin=False))
+        in_a_frame = stack.enter_context(await Raw.websocket(gateway.public))
+        await in_a_frame.call(type="connect", id=1)
+        await in_a_frame.send(frame(TEXT, b"x" * 200)[:100])
+        silent = stack.enter_context(await Raw.open(gateway.public))
+        half = stack.enter_context(await Raw.open(gateway.public))
+        await half.send(upgrade()[:-2])
+        not_reading, closing, vanished = [
+            stack.enter_context(await Raw.websocket(gateway.public, receive_buffer=8_192)) for _ in range(3)
+        ]
+        for raw in (not_reading, closing, vanished):
+            await raw.call(type="connect", id=1, subs={"bulk": {}})
+        for _ in range(30):  # more than their sockets hold
+            await publish(gateway.internal, "bulk", "x" * 20_000)
+        await closing.send(close_frame(1000))
+        vanished.close()
+        for client in good:
+            assert (await client.call("ping"))["type"] == "pong"
+
+        gateway.signal(signal.SIGTERM)
+        async with asyncio.TaskGroup() as each:
+            for client in good:
+                each.create_task(is_told(client))
+            for raw in (unconnected, in_a_message, in_a_frame):  # none of them answers
+                each.create_task(is_closed(raw))
+            for raw in (silent, half):
+                each.create_task(raw.ended())
+        await until_gone(gateway)
+        events = [orjson.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{")]
+        assert [event for event in events if event["level"] in ("error", "critical")] == []
