@@ -34,7 +34,7 @@ class Log:
     __slots__ = ("_kept", "base", "size", "top", "until")
 
     def __init__(self, beginning: MessageId, now: float) -> None:
-        self._kept: deque[tuple[float, Message]] = deque()
+        self._kept: deque[tuple[float, MessageId, Message]] = deque()
         self.base = self.top = beginning
         """The id right before the oldest message kept, and that of the newest."""
         self.size = 0
@@ -44,12 +44,13 @@ class Log:
 
     def append(self, message: Message, retention: Retention, now: float) -> None:
         """Keep *message*, whose id must follow `top`; drop what *retention* no longer covers."""
-        if message.message is None or not message.message.follows(self.top):
-            raise ValueError(f"{message.message} does not follow {self.top}")
+        identity = message.message
+        if identity is None or not identity.follows(self.top):
+            raise ValueError(f"{identity} does not follow {self.top}")
         self.until = now + retention.ttl
-        self._kept.append((self.until, message))
+        self._kept.append((self.until, identity, message))
         self.size += cost(message)
-        self.top = message.message
+        self.top = identity
         while len(self._kept) > retention.size:
             self._drop()
 
@@ -67,7 +68,7 @@ class Log:
     def displaced(self, retention: Retention) -> int:
         """Return the bytes that the next `append` frees."""
         over = len(self._kept) + 1 - retention.size
-        return sum(cost(message) for _, message in islice(self._kept, max(0, over)))
+        return sum(cost(message) for _, _, message in islice(self._kept, max(0, over)))
 
     def read(self, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
         """Return a slice as `broker.base.Streams.read` promises it."""
@@ -82,7 +83,7 @@ class Log:
             first = max(first, last - limit)
         elif limit is not None:
             last = min(last, first + limit)
-        messages = [message for _, message in islice(self._kept, first, last)]
+        messages = [message for _, _, message in islice(self._kept, first, last)]
         if reverse:
             messages.reverse()
         return Slice(messages, self.top, recovered=True)
@@ -91,13 +92,11 @@ class Log:
         if position in (self.base, self.top):
             return True
         index = position.offset - self.base.offset - 1
-        return 0 <= index < len(self._kept) and self._kept[index][1].message == position
+        return 0 <= index < len(self._kept) and self._kept[index][1] == position
 
     def _drop(self) -> None:
-        _, message = self._kept.popleft()
+        _, self.base, message = self._kept.popleft()
         self.size -= cost(message)
-        if message.message is not None:
-            self.base = message.message
 
     def __len__(self) -> int:
         return len(self._kept)
