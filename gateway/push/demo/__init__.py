@@ -43,6 +43,8 @@ def routes(public_port: Callable[[], int]) -> list[BaseRoute]:
     served = {name: _serving(name, file.read_bytes()) for name, file in files.items() if _type(name)}
     return [
         Route("/", served["index.html"]),
+        # What browsers ask for on their own where a page, such as /metrics, names no icon.
+        Route("/favicon.ico", served["icon.svg"]),
         Route("/demo/where", where),
         *(Route(f"/demo/{name}", answer) for name, answer in sorted(served.items())),
     ]

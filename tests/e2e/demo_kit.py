@@ -1,0 +1,111 @@
+"""What the tests of the demo page share: the page, another client, and what the page shows."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import httpx
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
+from websockets.typing import Subprotocol
+
+from tests.e2e.browser import Event, Page
+from tests.e2e.gateway import FANWAY, HEADERS, PATIENCE, Served
+
+CONNECTED = "document.body.dataset.state === 'connected' && document.querySelector('#connection').textContent"
+# Channels that no other test uses.
+names = (f"channel-{number}" for number in count(1))
+
+
+def show(tab: Page, gateway: Served, channel: str) -> None:
+    """Open the page and wait until it is there, alone in *channel*."""
+    tab.open(f"http://127.0.0.1:{gateway.internal}/#{channel}")
+    tab.wait(CONNECTED)
+    tab.wait("document.querySelector('#present').textContent === '1'")
+
+
+def push(gateway: Served, path: str, body: dict[str, Any]) -> Any:
+    """Return what the push API answers, which must not be an error."""
+    url = f"http://127.0.0.1:{gateway.internal}/v1/{path}"
+    return httpx.post(url, json=body, headers=HEADERS, trust_env=False).raise_for_status().json()
+
+
+def publish(gateway: Served, channel: str, *texts: str) -> None:
+    commands = [{"publish": {"channel": channel, "data": {"text": text}}} for text in texts]
+    push(gateway, "batch", {"commands": commands})
+
+
+@contextmanager
+def client(gateway: Served, channel: str) -> Iterator[Connection]:
+    """Another client in *channel*."""
+    with ExitStack() as stack:
+        socket = _connected(stack, f"ws://127.0.0.1:{gateway.public}/v1/ws")
+        for number, command in enumerate(({"type": "connect"}, {"type": "subscribe", "channel": channel})):
+            socket.send(json.dumps({"id": number + 1, **command}))
+        until(socket, type="subscribed")
+        yield socket
+
+
+def _connected(stack: ExitStack, address: str) -> Connection:
+    """Connect as the page does: again where a gateway on a busy machine says that it is overloaded."""
+    while True:
+        try:
+            json_only = [Subprotocol("fanway.v1.json")]
+            return stack.enter_context(connect(address, subprotocols=json_only, max_queue=None, proxy=None))
+        except InvalidStatus as refusal:
+            if refusal.response.status_code != 503:
+                raise
+            sleep(float(refusal.response.headers["retry-after"]))
+
+
+def until(socket: Connection, **fields: object) -> Event:
+    """The next message that has these fields."""
+    while not fields.items() <= (message := json.loads(socket.recv(timeout=PATIENCE))).items():
+        pass
+    return dict(message)
+
+
+def rows(page: Page) -> list[str]:
+    """What the messages say, in their order."""
+    texts: list[str] = page.evaluate("[...document.querySelectorAll('.data')].map((row) => row.textContent)")
+    return texts
+
+
+def says(text: str, selector: str = ".data") -> str:
+    """The condition that an element says exactly that."""
+    found = f"[...document.querySelectorAll('{selector}')]"
+    return f"{found}.some((element) => element.textContent === {json.dumps(text)})"
+
+
+def framed(kind: str) -> Callable[[Event], bool]:
+    """Whether an event is a frame with a message of that type."""
+    return lambda event: json.loads(event["response"]["payloadData"])["type"] == kind
+
+
+@contextmanager
+def serving(home: Path, predecessor: Served | None = None) -> Iterator[Served]:
+    """A gateway that may end in any way, where *predecessor* was or else on free ports."""
+    public, internal = (predecessor.public, predecessor.internal) if predecessor else (0, 0)
+    errors = home / "stderr.log"
+    with (
+        errors.open("w") as log,
+        subprocess.Popen(
+            [FANWAY, "serve", "--dev", f"--port={public}", f"--internal-port={internal}"],
+            cwd=home,
+            env={name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield Served(process, errors)
+        finally:
+            process.kill()
