@@ -199,6 +199,10 @@ class Raw:
             size = int.from_bytes(await self.take(2 if size == 126 else 8), "big")
         return Frame(bool(first & 0x80), first & 0x0F, await self.take(size))
 
+    async def frame_if_any(self) -> Frame | None:
+        """Return the gateway's next frame; None where the stream ended behind the one before."""
+        return await self.frame() if self._buffer or await self.more() else None
+
     async def until_close(self) -> tuple[list[Frame], Closed]:
         """Return the frames up to a Close, and what that said."""
         frames = []
