@@ -64,6 +64,12 @@ def test_what_it_missed_offline_is_recovered(page: Page, gateway: Served, channe
     page.wait(says("Recovered 60 messages, nothing lost", ".note"))
     assert rows(page) == ["before", *(f"missed {number}" for number in range(60))]
     page.wait("document.querySelector('#total').textContent === '61'")
+    page.click("#toggle")
+    page.wait("document.querySelector('#state').textContent === 'Offline'")
+    publish(gateway, channel, "missed again")
+    page.click("#toggle")
+    page.wait(says("Recovered 1 message, nothing lost", ".note"))
+    assert rows(page)[-2:] == ["missed 59", "missed again"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,38 @@ def test_reconnects_are_spread_over_a_time_that_doubles(browser: Browser, gatewa
             })()"""
         )
         assert all(0 <= wait <= most for wait, most in zip(waits, (500, 1000, 2000), strict=True)), waits
+
+
+def test_a_channel_left_before_it_was_entered_is_not_heard_of(
+    browser: Browser, gateway: Served, channel: str
+) -> None:
+    left, kept = f"{channel}-left", f"{channel}-kept"
+    publish(gateway, left, "not for us")
+    publish(gateway, kept, "for us")
+    with browser.page() as page:
+        page.open(f"http://127.0.0.1:{gateway.internal}/demo/where")
+        heard = page.evaluate(
+            f"""(async () => {{
+                const {{Client}} = await import("/demo/client.js");
+                const client = new Client("ws://127.0.0.1:{gateway.public}/v1/ws");
+                const [heard, connected] = [[], new Promise((done) => {{
+                    client.addEventListener("state", ({{detail}}) => detail.state === "connected" && done());
+                }})];
+                client.open();
+                await connected;
+                client.addEventListener("subscribed", ({{detail}}) => heard.push(detail.channel));
+                return new Promise((done) => {{
+                    client.addEventListener("message", ({{detail}}) => {{
+                        heard.push(detail.data.text);
+                        if (detail.channel === "{kept}") {{ client.close(); done(heard); }}
+                    }});
+                    client.subscribe("{left}", {{rewind: 1}});
+                    client.unsubscribe("{left}");
+                    client.subscribe("{kept}", {{rewind: 1}});
+                }});
+            }})()"""
+        )
+        assert heard == [kept, "for us"]
 
 
 def test_with_a_token_it_refreshes_resumes_its_personal_channel_and_stops_when_told(
