@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +21,24 @@ SCENARIOS = Path(__file__).with_name("scenarios")
 GRACE = 120
 """Seconds that a run may take beyond its duration: to start, to settle, to say goodbye."""
 
+INTERRUPTED = 128 + signal.SIGINT
+"""What shells expect of who was interrupted."""
+
 MEBIBYTE = 1024 * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, one scenario after the other; return 0 where all passed, 1 where one failed."""
+    """Run what is asked for, one scenario after the other; return 0 where all passed, 1 where one failed.
+
+    Interrupted, the scenario under way ends at once, with its report, and 130 is returned.
+    """
     parsed = _parser().parse_args(arguments)
     names = list(PROFILES[parsed.profile]) if parsed.scenario == "all" else [parsed.scenario]
-    results = {name: _run(name, parsed) for name in names}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = {name: _run(name, parsed) for name in names}
+    except KeyboardInterrupt:
+        return INTERRUPTED
     if len(results) > 1:
         print("\n" + "\n".join(f"{'FAILED' if code else 'PASSED'} {name}" for name, code in results.items()))
     return max(results.values())
@@ -100,14 +112,27 @@ def _locust(name: str, profile: Profile, parsed: argparse.Namespace, gateway: Ga
     command += ["--headless", "--only-summary", "--loglevel=WARNING"]
     command += [f"--json-file={parsed.artifacts}/{name}.locust"]
     command += [f"--{option}={value}" for option, value in told.items()]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:  # noqa: S603 (our own interpreter)
-        try:
-            return process.wait(profile.duration + GRACE)
-        except subprocess.TimeoutExpired:
-            print(f"FAILED {name}: locust did not end", flush=True)
-            return 1
-        finally:
-            process.terminate()
+    # Out of reach of a terminal's Ctrl-C, which would strike some user's greenlet; SIGTERM makes it report.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    try:
+        return process.wait(profile.duration + GRACE)
+    except subprocess.TimeoutExpired:
+        print(f"FAILED {name}: locust did not end", flush=True)
+        return 1
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Have locust report and end; kill it where that takes too long, or we are interrupted again."""
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    finally:
+        # With whatever processes it forked.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _left(gateway: Gateway) -> int:
@@ -120,7 +145,7 @@ def _left(gateway: Gateway) -> int:
 
 
 def _given(objective: slo.Objective) -> str:
-    return f"{objective.metric}{objective.sign}{objective.bound:g}{'us' if objective.is_time else ''}"
+    return f"{objective.metric}{objective.sign}{objective.bound:f}{'us' if objective.is_time else ''}"
 
 
 if __name__ == "__main__":

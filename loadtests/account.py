@@ -11,8 +11,8 @@ from loadtests.histogram import Histogram
 from loadtests.ledger import Ledger
 from loadtests.verdict import Verdict, judge
 
-NOTES = 20
-"""How many things that went wrong are told in words; all are counted."""
+NOTES = 5
+"""How many things of a kind that went wrong are told in words; all are counted."""
 
 DELIVERY, REPLAY = "delivery", "replay"
 """Timings of messages that came live, and of those that a resume replayed: as long as one was away."""
@@ -27,17 +27,12 @@ class Account:
         self.late_bound = late_bound
         self.counts: Counter[str] = Counter()
         self.timings: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self.notes: list[str] = []
+        self.notes: dict[str, list[str]] = {}
 
     def fault(self, kind: str, note: str) -> None:
         """Count something that went wrong, and keep the first few in words."""
         self.counts[kind] += 1
-        self.note(f"{kind}: {note}")
-
-    def note(self, note: str) -> None:
-        """Keep the first few of these words."""
-        if len(self.notes) < NOTES:
-            self.notes.append(note)
+        self.notes[kind] = [*self.notes.get(kind, ()), note][:NOTES]
 
     def error(self, code: str, note: str) -> None:
         """Count a command or a request that was refused."""
@@ -61,7 +56,7 @@ class Sums:
     verdict: Verdict
     counts: Mapping[str, int]
     timings: Mapping[str, Histogram]
-    notes: Sequence[str]
+    notes: Mapping[str, Sequence[str]]
 
     def figures(self) -> dict[str, int]:
         """Return everything that objectives may bound, times excepted."""
@@ -72,14 +67,17 @@ def summed(statements: Iterable[Mapping[str, Any]]) -> Sums:
     """Return the sums of the *statements* of several accounts."""
     statements = list(statements)
     counts: Counter[str] = Counter()
+    notes: defaultdict[str, list[str]] = defaultdict(list)
     parts: defaultdict[str, list[Histogram]] = defaultdict(list)
     for statement in statements:
         counts.update(statement["counts"])
         for kind, items in statement["timings"].items():
             parts[kind].append(Histogram.of((value, count) for value, count in items))
+        for kind, some in statement["notes"].items():
+            notes[kind] += some
     return Sums(
         judge([statement["ledger"] for statement in statements]),
         counts,
         {kind: Histogram.merged(histograms) for kind, histograms in sorted(parts.items())},
-        [note for statement in statements for note in statement["notes"]][:NOTES],
+        {kind: some[:NOTES] for kind, some in notes.items()},
     )

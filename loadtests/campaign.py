@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class Campaign:
         self.hushed = False
         """Whether the run ends: nobody publishes or moves any more."""
         self._busy = self._made = 0
+        self._concluding = self._told = False
         self._statements: list[Mapping[str, Any]] = []
         self._began = 0.0
         self._lag: Any = None
@@ -136,6 +138,9 @@ class Campaign:
 
     def _init(self, *, environment: Environment, runner: Runner, **_: object) -> None:
         self.environment = environment
+        if getattr(environment.parsed_options, "headless", False) and not isinstance(runner, WorkerRunner):
+            # Locust's own handler comes only after a shape has ended.
+            gevent.signal_handler(signal.SIGTERM, self._stop, runner.quit)
         if isinstance(runner, MasterRunner):
             runner.register_message(STATEMENT, self._collect)
         elif isinstance(runner, WorkerRunner):
@@ -148,12 +153,15 @@ class Campaign:
         self.participants.clear()
         self.departed.clear()
         self._statements = []
-        self._busy, self.hushed = 0, False
+        self._busy, self._concluding, self._told, self.hushed = 0, False, False, False
         self._began = time.monotonic()
         self._lag = gevent.spawn(self._watch_lag)
 
     def _conclude(self) -> None:
         """Let everything arrive, and collect what all processes counted."""
+        if self._concluding:
+            return  # locust says so again where a run is ended early
+        self._concluding = True
         runner = self.environment.runner
         if isinstance(runner, MasterRunner):
             runner.send_message(SETTLE_NOW)
@@ -199,8 +207,9 @@ class Campaign:
     def _tell(self) -> None:
         """Print the report, write it down, and let it be the exit code."""
         gevent.kill(self._lag)
-        if isinstance(self.environment.runner, WorkerRunner):
+        if isinstance(self.environment.runner, WorkerRunner) or self._told:
             return
+        self._told = True
         seconds = time.monotonic() - self._began
         sums = summed(self._statements)
         outcomes = slo.outcomes(slo.parse(self.options.slo), sums.figures(), sums.timings)
@@ -224,10 +233,14 @@ class Campaign:
     def _quit(self) -> None:
         """End a run that is still going on before locust asks for the exit code."""
         runner = self.environment.runner
-        if runner is None or isinstance(runner, WorkerRunner):
-            return
-        if runner.state in {"spawning", "running"}:
-            runner.stop()
+        if runner is not None and not isinstance(runner, WorkerRunner):
+            self._stop(runner.stop)
+
+    def _stop(self, how: Callable[[], None]) -> None:
+        """End a run, if one is going on and does not end already."""
+        runner = self.environment.runner
+        if runner is not None and runner.state in {"spawning", "running"} and not self._concluding:
+            how()
 
     def _watch_lag(self) -> None:
         """Time how late this process wakes up: what its own slowness adds to every other figure."""

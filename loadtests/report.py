@@ -61,7 +61,7 @@ class Report:
                 {"objective": str(each.objective), "measured": each.measured, "kept": each.kept}
                 for each in self.outcomes
             ],
-            "notes": list(self.sums.notes),
+            "notes": {kind: list(notes) for kind, notes in self.sums.notes.items()},
         }
 
     def as_text(self) -> str:
@@ -74,7 +74,7 @@ class Report:
             self._counts(),
             self._findings(),
             self._objectives(),
-            "\n".join(f"  ! {note}" for note in self.sums.notes),
+            "\n".join(f"{kind}: {note}" for kind, notes in self.sums.notes.items() for note in notes),
             self._verdict(),
         ]
         return "\n\n".join(part for part in parts if part)

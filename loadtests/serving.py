@@ -73,6 +73,8 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Gateway]:
             [*command, *arguments],
             cwd=empty,
             env={**os.environ, "FANWAY_AUTH__SECRET": secret},
+            # A terminal's Ctrl-C is for us; the gateway is to stop after those who use it.
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

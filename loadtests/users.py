@@ -91,7 +91,8 @@ class WireUser(User):
 
     def enter(self, *channels: str) -> None:
         """Connect, and follow *channels*."""
-        self._enter("connect", lambda: {channel: {} for channel in channels})
+        with self._line:
+            self._enter("connect", lambda: {channel: {} for channel in channels})
 
     def vanish(self) -> None:
         """Cut the connection without a word; `come_back` resumes."""
@@ -186,8 +187,7 @@ class WireUser(User):
                     raise StopUser from refused
                 gevent.sleep(backoff)
             except (Disconnected, OSError) as error:
-                self.account.counts["unreachable"] += 1
-                self.account.note(f"{self.name}: {error}")
+                self.account.fault("unreachable", f"{self.name}: {error}")
                 gevent.sleep(backoff)
 
     def _connect(self, subs: Mapping[str, Any]) -> None:

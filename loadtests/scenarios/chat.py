@@ -30,7 +30,7 @@ campaign = Campaign("chat")
 
 
 class Person(WireUser):
-    """In one channel at a time; with a token (`--secret`) it repeats what was not answered, with the same key."""
+    """In one channel at a time; with a token it repeats what got no answer, under the same key."""
 
     campaign = campaign
 
