@@ -84,4 +84,4 @@ class FakeClock:
             self.now = max(self.now, timer.due)
             timer.callback()
         self._timers = [timer for timer in self._timers if not timer.cancelled]
-        self.now = end
+        self.now = max(self.now, end)

@@ -62,6 +62,15 @@ def test_what_is_called_off_never_runs_even_at_the_last_moment() -> None:
     assert seen == ["first"]
 
 
+def test_what_runs_may_take_time() -> None:
+    clock = FakeClock(0.0)
+    seen: list[float] = []
+    clock.call_later(1.0, lambda: clock.advance(5.0))
+    clock.call_later(3.0, lambda: seen.append(clock()))
+    clock.advance(2.0)
+    assert (clock(), seen) == (6.0, [3.0])
+
+
 @given(st.lists(st.floats(0.0, 100.0)), st.lists(st.floats(0.0, 40.0)))
 def test_time_runs_forward_whatever_the_steps(delays: list[float], steps: list[float]) -> None:
     clock = FakeClock(0.0)

@@ -1,0 +1,76 @@
+"""What waits in outboxes: followers, chunks and entries made for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gateway.link.frames import Chunk, Frames, frame
+from gateway.link.memory import payloads
+from gateway.link.shed import Entry
+from protocol.codec import JSON, Codec
+from protocol.messages import Gap, Message, Ping, PongReply, ServerMessage
+from protocol.payload import payload_of
+from protocol.position import MessageId
+
+
+class Follower:
+    """A subscription as an outbox knows it."""
+
+    def __init__(self, name: str, on_slow: str, codec: Codec = JSON) -> None:
+        self.name = name
+        self.on_slow = on_slow
+        self.codec = codec
+
+    def gap(self, position: MessageId | None) -> bytes:
+        return frame(self.codec.encode(Gap(self.name, "overflow", position)), binary=self.codec.binary)
+
+    def chunk(self, first: int, *numbered: bool, size: int = 0) -> Chunk:
+        """Return a run from the number *first* on: for each of *numbered* a message, with one or without."""
+        messages, offset = [], first - 1
+        for index, has_number in enumerate(numbered or (True,)):
+            offset += has_number
+            data = payload_of([self.name, offset, index, "x" * size])
+            messages.append(Frames(Message(self.name, data, at(offset) if has_number else None)))
+        return Chunk(self.codec, messages, at(first - 1))
+
+    def entry(self, first: int, *numbered: bool, size: int = 0) -> Entry:
+        chunk = self.chunk(first, *numbered, size=size)
+        return Entry(self, chunk.data, chunk)
+
+    def mark(self, position: int) -> Entry:
+        """Return the mark of a gap up to *position*."""
+        return Entry(self, self.gap(at(position)), None)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.on_slow})"
+
+
+def at(offset: int) -> MessageId:
+    return MessageId(offset, f"u{offset}")
+
+
+def reply(number: int) -> bytes:
+    return frame(JSON.encode(PongReply(number)), binary=False)
+
+
+def control(number: int) -> Entry:
+    """Return a frame that is never dropped."""
+    return Entry(None, reply(number), None)
+
+
+def read(data: Iterable[bytes]) -> list[ServerMessage]:
+    """Return everything that *data* says."""
+    return [JSON.decode_event(payload) for each in data for _, payload in payloads(each)]
+
+
+def told(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+    """Return what *entries* say: ("pong", 1), ("gap", "a", 3), ("a", 4), or ("a", None) without a number."""
+    short: list[tuple[object, ...]] = []
+    for message in read(entry.data for entry in entries):
+        if isinstance(message, PongReply | Ping):
+            short.append(("pong", message.id))
+        elif isinstance(message, Gap):
+            short.append(("gap", message.channel, message.position and message.position.offset))
+        elif isinstance(message, Message):
+            short.append((message.channel, message.message and message.message.offset))
+    return short
