@@ -174,6 +174,14 @@ def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> N
     assert desk.owner.behind == {"feed": at(written)}
 
 
+def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
+    desk = Desk(capacity=BATCH, limit=2 * BATCH)
+    desk.offer(FEED, 1, size=BATCH)
+    desk.offer(FEED, 2, size=3 * BATCH)
+    assert desk.said() == [("message", 1)]
+    assert desk.owner.behind == {"feed": at(1)}
+
+
 def test_what_cannot_be_dropped_ends_the_connection() -> None:
     desk = Desk()
     desk.link.fill()
