@@ -1,0 +1,71 @@
+"""docs/operations.md against what runs: every metric with its type, health, the log, the figures."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import load
+from tests.docs.pages import ROOT, Page
+from tests.e2e.gateway import Served, served
+
+PAGE = Page(ROOT / "docs" / "operations.md")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+async def test_its_metrics_are_those_that_are_exposed(gateway: Served) -> None:
+    text = (await gateway.request("GET", "/metrics")).text
+    exposed = re.findall(r"^# TYPE (fanway_\w+) (\w+)$", text, re.MULTILINE)
+    assert [(name.strip("`"), kind) for name, kind, _ in PAGE.table("## Metrics")] == exposed
+
+
+async def test_metrics_named_elsewhere_exist(gateway: Served) -> None:
+    text = (await gateway.request("GET", "/metrics")).text
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"\b(?:fanway|process)_\w+_\w+\b", path.read_text()):
+            assert f"\n{name} " in text, f"{path.name}: {name}"
+
+
+async def test_health_is_where_it_says(gateway: Served) -> None:
+    for path, _, _ in PAGE.table("## Health"):
+        assert (await gateway.request("GET", path.strip("`"))).status_code == 200
+
+
+def test_the_log_looks_as_it_says(tmp_path: Path) -> None:
+    (example,) = (json.loads(block.text) for block in PAGE.blocks if block.language == "json")
+    with served(tmp_path, LOG__FORMAT="json") as gateway:
+        pass
+    (draining,) = (
+        json.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{") and "drain" in line
+    )
+    assert draining.keys() == example.keys()
+    assert (draining["event"], draining["level"]) == (example["event"], example["level"])
+
+
+def test_its_figures_are_the_defaults() -> None:
+    words = " ".join(PAGE.text.split())
+    settings = load(None, complete=False)
+    assert f"`drain.window` ({settings.drain.window:g} s)" in words
+    assert f"`drain.timeout` ({settings.drain.timeout:g} s)" in words
+    assert f"`limits.connections_per_address` ({settings.limits.connections_per_address:,})" in words
+    assert f"`broker.memory` allows ({settings.broker.memory >> 20} MiB)" in words
+    assert f"`outbox.size` ({settings.outbox.size >> 20} MiB)" in words
+    assert f"`listen.public.send_buffer`, {settings.listen.public.send_buffer >> 10} KiB" in words
+    assert f"`listen.public.user_timeout`, {settings.listen.public.user_timeout:g} s" in words
+    silent = settings.heartbeat.interval + settings.heartbeat.grace
+    assert f"heartbeat.interval + heartbeat.grace, {silent:g} s" in words
+    assert f"sent a `ping` after {settings.heartbeat.interval:g} s" in words
+
+
+def test_its_variables_are_settings() -> None:
+    with pytest.MonkeyPatch.context() as environ:
+        for name in set(re.findall(r"FANWAY_\w+__\w+", PAGE.text)):
+            environ.setenv(name, "a-secret-of-32-bytes-at-the-least")
+        load(None, complete=False)
