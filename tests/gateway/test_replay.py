@@ -1,0 +1,314 @@
+"""History, then live: every subscriber hears every message once and in order, whatever comes between."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from gateway.hub.services import SessionLimits
+from protocol.codec import JSON, MSGPACK, Codec
+from protocol.messages import Connect, Connected, Error, Resume, Subscribe, Subscribed
+from protocol.position import MessageId
+from tests.gateway.life import RULES, Client, Life, life, values_of
+from tests.gateway.racing import Choices, RacingBroker, every_order, race, some_orders, unavailable
+from tests.gateway.standing import quiet, standing
+
+EARLIER = [1, 2, 3]
+RECENT = 64
+
+
+class Race:
+    """A node on a slow broker, and a channel in which everything that is said is counted."""
+
+    def __init__(self, node: Life, broker: RacingBroker, channel: str = "h:a") -> None:
+        self.node = node
+        self.broker = broker
+        self.channel = channel
+        self.ids: list[MessageId] = []
+        self.said: list[Any] = []
+
+    async def say(self, *values: Any) -> None:
+        for value in values:
+            receipt = await self.broker.inner.publish(self.node.publication(self.channel, value))
+            assert receipt.id is not None
+            self.ids.append(receipt.id)
+            self.said.append(value)
+
+    def to_say(self, *values: Any) -> list[Callable[[], Awaitable[None]]]:
+        return [partial(self.say, value) for value in values]
+
+    def after(self, position: MessageId | None) -> list[Any]:
+        """Return everything that was said after *position*."""
+        if position is None or position.offset == 0:
+            return list(self.said)
+        return self.said[self.ids.index(position) + 1 :]
+
+    def check(self, client: Client, reply: Subscribed, *, since: MessageId | None = None) -> None:
+        """Hold everything that *client* heard of the channel against what was said."""
+        pushed = values_of(client.link.messages, self.channel)
+        assert pushed == self.after(reply.position), "everything after the position, once, in order"
+        if since is not None and reply.recovered:
+            assert values_of(reply.messages) + pushed == self.after(since)
+        elif since is not None:
+            assert list(reply.messages) == []
+
+
+async def started(choices: Choices, client: Client, race_: Race, command: Any, *acts: Any) -> Any:
+    client.say(command)
+    await race(race_.broker, choices, *acts)
+    await race_.broker.pass_all()
+    return client.reply(command.id)
+
+
+WAYS = {
+    "first on the node": 0,
+    "beside another": 0,
+    "beside another, long after": RECENT + 3,
+}
+
+
+@pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("since", [0, 2, 3])
+@standing
+async def test_a_resume_raced_by_publishes_misses_nothing(way: str, since: int, lag: bool) -> None:
+    for choices in every_order():
+        broker = RacingBroker(lag=lag)
+        async with life(broker=broker) as node:
+            channel = Race(node, broker)
+            beginning = (await broker.inner.read("h:a")).position
+            await channel.say(*EARLIER)
+            other = await node.client()
+            if way != "first on the node":
+                other.say(Subscribe(50, "h:a"))
+                await broker.pass_all()
+            await channel.say(*range(10, 10 + WAYS[way]))
+            await broker.pass_all()
+            client = await node.client()
+            position = [beginning, *channel.ids][since]
+            ask = Subscribe(60, "h:a", since=position)
+            reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
+            assert reply.recovered
+            channel.check(client, reply, since=position)
+            if way != "first on the node":
+                channel.check(other, other.reply(50))
+            await leave(node, broker)
+
+
+async def leave(node: Life, broker: RacingBroker) -> None:
+    """Let everybody go, and the broker hear of it."""
+    for client in node.clients:
+        client.end()
+    await broker.pass_all()
+    assert broker.routes == set()
+
+
+@pytest.mark.parametrize("channel", ["h:a", "hp:a"])
+@pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
+@standing
+async def test_a_plain_subscription_hears_everything_after_its_position(channel: str, lag: bool) -> None:
+    for choices in every_order():
+        broker = RacingBroker(lag=lag)
+        async with life(broker=broker) as node:
+            spoken = Race(node, broker, channel)
+            await spoken.say(*EARLIER)
+            client = await node.client()
+            ask = Subscribe(60, channel)
+            reply = await started(choices, client, spoken, ask, *spoken.to_say("x", "y"))
+            assert (list(reply.messages), reply.recovered) == ([], False)
+            spoken.check(client, reply)
+            await leave(node, broker)
+
+
+@pytest.mark.parametrize("rewind", [1, 2, 5])
+@pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
+@standing
+async def test_a_rewind_shows_the_last_and_then_everything(rewind: int, lag: bool) -> None:
+    for choices in every_order():
+        broker = RacingBroker(lag=lag)
+        async with life(broker=broker) as node:
+            channel = Race(node, broker)
+            await channel.say(*EARLIER)
+            client = await node.client()
+            ask = Subscribe(60, "h:a", rewind=rewind)
+            reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
+            channel.check(client, reply)
+            shown = values_of(reply.messages)
+            until = channel.said[: len(channel.said) - len(channel.after(reply.position))]
+            assert shown == until[len(until) - len(shown) :]
+            assert len(shown) + len(client.got()) >= rewind, "some of the last may still be on their way"
+            assert not reply.recovered
+            await leave(node, broker)
+
+
+@standing
+async def test_the_orders_are_many_and_all_different() -> None:
+    seen = set()
+    for choices in every_order():
+        broker = RacingBroker()
+        async with life(broker=broker) as node:
+            channel = Race(node, broker)
+            client = await node.client()
+            await started(choices, client, channel, Subscribe(60, "hp:a"), *channel.to_say("x", "y"))
+            assert broker.calls == ["subscribe", "join"]
+            await leave(node, broker)
+        seen.add(tuple(choices.taken))
+    # Two publishes among the four moments of two calls, or behind them.
+    assert len(seen) == 15
+
+
+@standing
+async def test_who_heard_more_elsewhere_than_has_arrived_here_hears_nothing_twice() -> None:
+    for choices in every_order():
+        broker = RacingBroker(lag=True)
+        async with life(broker=broker) as node:
+            channel = Race(node, broker)
+            other = await node.client()
+            other.say(Subscribe(50, "h:a"))
+            await broker.pass_all()
+            await channel.say("p", "q", "r")
+            assert broker.late == 3
+            client = await node.client()
+            ask = Subscribe(60, "h:a", since=channel.ids[1])
+            reply = await started(choices, client, channel, ask, *channel.to_say("x"))
+            assert reply.recovered
+            assert values_of(reply.messages) + client.got() == ["r", "x"]
+            channel.check(client, reply, since=channel.ids[1])
+            channel.check(other, other.reply(50))
+            await leave(node, broker)
+
+
+@pytest.mark.parametrize("burst", [RECENT - 1, RECENT, RECENT + 1, 2 * RECENT + 5])
+@standing
+async def test_a_burst_while_the_broker_answers_is_not_missed(burst: int) -> None:
+    for choices in every_order():
+        broker = RacingBroker()
+        rules = {**RULES, "h": replace(RULES["h"], history=1_000)}
+        async with life(broker=broker, rules=rules) as node:
+            channel = Race(node, broker)
+            await channel.say(*EARLIER)
+            client = await node.client()
+            ask = Subscribe(60, "h:a", since=channel.ids[0])
+            reply = await started(choices, client, channel, ask, partial(channel.say, *range(10, 10 + burst)))
+            assert reply.recovered
+            channel.check(client, reply, since=channel.ids[0])
+            await leave(node, broker)
+
+
+@standing
+async def test_who_cannot_be_caught_up_with_in_a_few_reads_is_told() -> None:
+    broker = RacingBroker(only=frozenset({"read"}))
+    rules = {**RULES, "h": replace(RULES["h"], history=10_000)}
+    async with life(broker=broker, rules=rules) as node:
+        channel = Race(node, broker)
+        await channel.say(*EARLIER)
+        client = await node.client()
+        client.say(Subscribe(60, "h:a", since=channel.ids[0]))
+        await quiet()
+        while broker.gates:
+            await channel.say(*range(RECENT + 1))
+            broker.open(broker.gates[0])
+            await quiet()
+        reply = client.reply(60)
+        assert (reply.recovered, broker.calls.count("read")) == (False, 4)
+        await channel.say("x")
+        await quiet()
+        channel.check(client, reply, since=channel.ids[0])
+
+
+# ---------------------------------------------------------------- several at once, and before anything else
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
+@standing
+async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
+    for choices in every_order():
+        broker = RacingBroker()
+        async with life(broker=broker) as node:
+            first, second = Race(node, broker, "h:a"), Race(node, broker, "h:b")
+            await first.say(*EARLIER)
+            client = node.open(codec)
+            subs = {"h:a": Resume(since=first.ids[0]), "h:b": Resume()}
+            acts = [*first.to_say("x"), *second.to_say("y", "z")]
+            reply = await started(choices, client, first, Connect(1, subs=subs), *acts)
+            assert isinstance(reply, Connected)
+            assert client.link.messages[0] == reply
+            for channel, name in ((first, "h:a"), (second, "h:b")):
+                subscribed = reply.subs[name]
+                assert isinstance(subscribed, Subscribed)
+                channel.check(client, subscribed)
+            resumed = reply.subs["h:a"]
+            assert isinstance(resumed, Subscribed)
+            assert resumed.recovered
+            assert values_of(resumed.messages) + client.got("h:a") == first.said[1:]
+            await leave(node, broker)
+
+
+@standing
+async def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
+    for choices in every_order():
+        broker = RacingBroker()
+        async with life(broker=broker) as node:
+            channel = Race(node, broker)
+            client = node.open()
+            subs = {"h:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
+            broker.fails["join"] = unavailable()
+            reply = await started(choices, client, channel, Connect(1, subs=subs), *channel.to_say("x"))
+            assert isinstance(reply.subs["h:a"], Subscribed)
+            errors = [sub.code for sub in reply.subs.values() if isinstance(sub, Error)]
+            assert errors == ["permission_denied", "unavailable"]
+            channel.check(client, reply.subs["h:a"])
+            assert set(node.hub.channels) == {"h:a"}
+            await leave(node, broker)
+
+
+# ---------------------------------------------------------------- after a slow phase
+
+
+def batches(size: int, **limits: Any) -> SessionLimits:
+    return SessionLimits(outbox=4_000, catch_up_batch=size, **limits)
+
+
+@pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@standing
+async def test_a_catch_up_raced_by_publishes_loses_nothing(batch: int, lag: bool) -> None:
+    for choices in some_orders(100) if lag else every_order():
+        broker = RacingBroker(lag=lag, only=frozenset({"read"}))
+        async with life(broker=broker, limits=batches(batch)) as node:
+            channel = Race(node, broker)
+            client, other = await node.client(), await node.client()
+            for each in (client, other):
+                await each.follow("h:a")
+            client.link.fill()
+            for number in range(RECENT + 2 * batch):
+                await channel.say([number, "x" * 200])
+                broker.deliver_late(broker.late)
+                await quiet()
+            assert client.session.statistics()["behind"] == 1
+            await channel.say("last")
+            client.link.drain()
+            acts = [*channel.to_say("a"), fill(client), *channel.to_say("b"), drain(client)]
+            await race(broker, choices, *acts)
+            await broker.pass_all()
+            assert client.session.statistics()["behind"] == 0
+            assert client.got() == other.got() == channel.said
+            await leave(node, broker)
+
+
+def fill(client: Client) -> Callable[[], Awaitable[None]]:
+    async def act() -> None:
+        client.link.fill()
+
+    return act
+
+
+def drain(client: Client) -> Callable[[], Awaitable[None]]:
+    async def act() -> None:
+        client.link.drain()
+
+    return act
