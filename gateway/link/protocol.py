@@ -53,6 +53,8 @@ class LinkOptions:
     """Seconds a peer has to answer our Close, or to close when told what it did; then it is aborted."""
     read_slice: int = 8 * 1024
     """Bytes of one peer that are handled before the others get their turn."""
+    read_frames: int = 64
+    """Frames of one peer that are handled before the others get theirs: small ones cost as much as large."""
     control_buffer: int = 1024 * 1024
     """Bytes of unread answers to control frames after which a peer is aborted."""
 
@@ -98,6 +100,7 @@ class Link(asyncio.Protocol):
         "_stage",
         "_stall",
         "_transport",
+        "_unheard",
         "peer",
         "writable",
         "write",
@@ -129,6 +132,7 @@ class Link(asyncio.Protocol):
         self._stage = Stage.OPEN
         self._paused = False
         self._resuming = False
+        self._unheard = 0
         self.writable = True
         self.write: Callable[[bytes], None] = transport.write
         """Sends whole frames at once; drops them once the link is no longer open.
@@ -290,6 +294,11 @@ class Link(asyncio.Protocol):
         """Handle at most a slice of what is here, then let others have their turn."""
         if self._stage is Stage.CLOSED:
             return
+        if self._stage is Stage.CLOSING:
+            self._unheard += len(data)
+            if self._unheard > self._options.message_size:
+                self._part()  # it goes on as if it had not been told: its Close is not worth reading all that
+                return
         self._buffer = self._buffer + data if self._buffer else data
         if self._receiver is None and self._stage is Stage.OPEN:
             self._set_reading()  # not attached yet: what comes before that is bounded by one read
@@ -299,16 +308,19 @@ class Link(asyncio.Protocol):
 
     def _handle_slice(self) -> None:
         buffer, self._buffer = self._buffer, b""
-        start = 0
+        start = frames = 0
         while start < len(buffer) and not self._paused:
             size = self._whole_frame(buffer, start)
             if size == 0:
                 break
             self._handle_frame(buffer[start : start + size])
             start += size
+            frames += 1
             if self._is_over():
                 return
-            if start >= self._options.read_slice and start < len(buffer):
+            if start < len(buffer) and (
+                start >= self._options.read_slice or frames >= self._options.read_frames
+            ):
                 self._buffer = buffer[start:]
                 self._continue_soon()
                 return
@@ -358,6 +370,8 @@ class Link(asyncio.Protocol):
             self._deliver_plain(self._receiver, raw)
             return
         opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
+        if self._stage is Stage.CLOSING and opcode < Opcode.CLOSE and _frame_size(raw, 0) == len(raw):
+            return  # nobody hears it, and it may be one of very many
         if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
             self._guard = self._guard or Guard(self._clock)
             too_much = self._guard.control() if opcode >= Opcode.CLOSE else self._guard.fragment(last=final)

@@ -1,4 +1,4 @@
-"""What no client should say, said over real sockets: a typed error or a close code, and nobody else hears it."""
+"""What no client should say, over real sockets: a typed error or a close code, and nobody else notices."""
 
 import random
 from collections.abc import Callable, Iterator

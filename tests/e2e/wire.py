@@ -12,7 +12,7 @@ import msgpack
 import orjson
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.speedups import apply_mask
 from websockets.typing import Subprotocol
 
@@ -122,16 +122,20 @@ class Raw:
     async def websocket(
         cls, port: int, *, receive_buffer: int = 0, subprotocol: str | None = JSON, path: str = PATH
     ) -> Self:
-        """Connect to *port* and shake hands."""
-        raw = await cls.open(port, receive_buffer=receive_buffer)
-        try:
-            await raw.send(upgrade(path, subprotocol=subprotocol))
-            response = await raw.response()
-            assert response.status == 101, response
-        except BaseException:
+        """Connect to *port* and shake hands; where the machine is too busy for the gateway, when it says."""
+        while True:
+            raw = await cls.open(port, receive_buffer=receive_buffer)
+            try:
+                await raw.send(upgrade(path, subprotocol=subprotocol))
+                response = await raw.response()
+                if response.status == 101:
+                    return raw
+                assert b"overloaded" in response.body, response
+            except BaseException:
+                raw.close()
+                raise
             raw.close()
-            raise
-        return raw
+            await asyncio.sleep(int(response.headers["retry-after"]))
 
     def __enter__(self) -> Self:
         return self
@@ -257,14 +261,8 @@ class Client:
     @asynccontextmanager
     async def open(cls, port: int, *, subprotocol: str = JSON, **command: Any) -> AsyncIterator[Self]:
         """Connect to *port*, say `connect` with the fields of *command*, and leave at the end."""
-        async with connect(
-            f"ws://127.0.0.1:{port}{PATH}",
-            subprotocols=[Subprotocol(subprotocol)],
-            compression=None,
-            proxy=None,
-            ping_interval=None,
-            open_timeout=PATIENCE,
-        ) as connection:
+        connection = await _connection(port, subprotocol)
+        async with connection:
             client = cls(connection)
             client.connected = await client.call("connect", **command)
             assert client.connected["type"] == "connected", client.connected
@@ -306,3 +304,20 @@ class Client:
             data = await self.connection.recv(decode=False)
         message: dict[str, Any] = msgpack.unpackb(data) if self.binary else orjson.loads(data)
         return message
+
+
+async def _connection(port: int, subprotocol: str) -> ClientConnection:
+    while True:
+        try:
+            return await connect(
+                f"ws://127.0.0.1:{port}{PATH}",
+                subprotocols=[Subprotocol(subprotocol)],
+                compression=None,
+                proxy=None,
+                ping_interval=None,
+                open_timeout=PATIENCE,
+            )
+        except InvalidStatus as refused:
+            if b"overloaded" not in (refused.response.body or b""):
+                raise
+            await asyncio.sleep(int(refused.response.headers["retry-after"]))

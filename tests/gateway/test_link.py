@@ -212,6 +212,14 @@ async def test_what_comes_of_bytes(name: str, arrival: str) -> None:
         assert wire.link.is_open is (case.code is None)
 
 
+@pytest.mark.parametrize("size", [1, 10, 125, 126, 200])
+async def test_any_limit_is_kept(size: int) -> None:
+    async with attached(LinkOptions(message_size=size)) as (wire, recorder):
+        await wire.peer.send(frame(BINARY, b"x" * size) + frame(BINARY, b"x" * (size + 1)))
+        assert (await wire.peer.until_close())[1].code == 1009
+        assert recorder.messages == [binary(b"x" * size)]
+
+
 SIZES = st.sampled_from([0, 1, 2, 7, 125, 126, 127, 999, 1_000])
 PAYLOADS = SIZES.flatmap(lambda size: st.sampled_from([b"x" * size, ("é" * (size // 2)).encode()]))
 
@@ -325,6 +333,17 @@ async def test_a_peer_that_does_not_answer_a_close_is_aborted() -> None:
         assert not wire.state.connections
 
 
+async def test_a_peer_that_goes_on_after_a_close_is_not_read_to_its_end() -> None:
+    patient = LinkOptions(message_size=1_000, close_timeout=60.0)
+    async with attached(patient) as (wire, _):
+        wire.link.close(4005)
+        assert (await wire.peer.until_close())[1].code == 4005
+        for _ in range(patient.message_size // len(HELLO) + 2):
+            await wire.peer.send(HELLO)
+            await turns(1)
+        assert await wire.peer.ended() == b"", "without an answer, and before the close timeout"
+
+
 async def test_a_peer_that_does_not_go_after_a_fault_is_aborted() -> None:
     async with attached() as (wire, recorder):
         await wire.peer.send(frame(TEXT, b"\xff"))
@@ -436,7 +455,12 @@ async def test_answers_to_pings_that_nobody_reads_are_bounded() -> None:
         assert recorder.ends in ([1006], [4002])
 
 
-async def test_who_sends_much_does_not_keep_others_waiting() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [LinkOptions(read_frames=1_000_000), LinkOptions(read_slice=1_000_000)],
+    ids=["bytes", "frames"],
+)
+async def test_who_sends_much_does_not_keep_others_waiting(options: LinkOptions) -> None:
     """Much is handled in slices: what another peer sends meanwhile is heard before the last of them."""
     order: list[str] = []
 
@@ -451,7 +475,7 @@ async def test_who_sends_much_does_not_keep_others_waiting() -> None:
             super().received(payload, binary=binary)
             order.append("little")
 
-    async with wired() as much, wired() as little:
+    async with wired(options) as much, wired(options) as little:
         busy, brief = Busy(), Brief()
         much.link.attach(busy)
         little.link.attach(brief)

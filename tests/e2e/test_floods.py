@@ -1,0 +1,423 @@
+"""Hostile and unlucky clients by the dozen, while somebody else just talks.
+
+Every flood runs beside a bystander, all of whose messages must come back; how long they took is reported, not
+judged. What the gateway's memory grows by, on the other hand, is bounded whatever anybody does.
+"""
+
+import asyncio
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.e2e.gateway import Served, publish, served
+from tests.e2e.wire import (
+    BINARY,
+    CONT,
+    JSON,
+    MSGPACK,
+    PING,
+    PONG,
+    TEXT,
+    Client,
+    Raw,
+    close_frame,
+    frame,
+    upgrade,
+)
+
+MB = 1024 * 1024
+GROWTH = 64 * MB
+CONFIG = """
+[listen.public]
+header_timeout = "2s"
+send_buffer = "64KiB"
+[limits]
+connect_timeout = "2s"
+[outbox]
+stall_timeout = "1s"
+[channels.loud]
+subscribe = "anyone"
+publish = "anyone"
+"""
+
+
+class Bystander:
+    """The process that just talks, from before the first flood until after the last."""
+
+    def __init__(self, process: subprocess.Popen[bytes], heard: Path) -> None:
+        self.process = process
+        self._heard = heard
+
+    def echoes(self, since: float) -> list[float]:
+        """Return the seconds that each echo took whose message was published after *since*."""
+        pairs = (map(float, line.split()) for line in self._heard.read_text().splitlines(keepends=True)[:-1])
+        return [took for began, took in pairs if began >= since]
+
+    async def talks_on(self) -> None:
+        """Wait for the echo of something that is published from now on."""
+        now = time.monotonic()
+        async with asyncio.timeout(20):
+            while not self.echoes(now):
+                assert self.process.poll() is None, "the bystander was hurt"
+                await asyncio.sleep(0.01)
+
+
+@dataclass
+class Scene:
+    """A gateway with a bystander on it."""
+
+    gateway: Served
+    bystander: Bystander
+    largest: int = 0
+    """Bytes of the gateway's memory."""
+
+    @property
+    def port(self) -> int:
+        return self.gateway.public
+
+    def look(self) -> None:
+        self.largest = max(self.largest, self.gateway.rss())
+
+    async def watch(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(0.02)
+
+    async def until_only_the_bystander_is_left(self) -> None:
+        async with asyncio.timeout(20):
+            while (await self.gateway.figures())["admission_connections"] > 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # another process does not tell
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def bystander(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bystander]:
+    heard = tmp_path_factory.mktemp("bystander") / "heard"
+    with heard.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.bystander", str(gateway.public)],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=file,
+        )
+    with process:
+        bystander = Bystander(process, heard)
+        asyncio.run(bystander.talks_on())
+        before = gateway.rss()
+        yield bystander
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert gateway.rss() - before < 2 * GROWTH, "after all of it"
+
+
+@pytest.fixture
+async def scene(
+    gateway: Served, bystander: Bystander, record_property: Callable[[str, object], None]
+) -> AsyncIterator[Scene]:
+    """Every flood ends with the bystander alone and well."""
+    scene, began, before = Scene(gateway, bystander), time.monotonic(), gateway.rss()
+    watching = asyncio.ensure_future(scene.watch())
+    yield scene
+    await scene.until_only_the_bystander_is_left()
+    await bystander.talks_on()
+    watching.cancel()
+    took, growth = sorted(bystander.echoes(began)), scene.largest - before
+    p99 = took[int(len(took) * 0.99)]
+    record_property("bystander_p99_ms", round(p99 * 1000, 1))
+    record_property("memory_growth_mib", round(growth / MB, 1))
+    print(f"{len(took)} echoes, p99 {p99 * 1000:.1f} ms; memory +{growth / MB:.1f} MiB")  # noqa: T201
+    assert growth < GROWTH
+
+
+async def attack(
+    scene: Scene,
+    attackers: int,
+    one: Callable[[Raw], Awaitable[None]],
+    *,
+    rounds: int = 1,
+    subprotocol: str = JSON,
+) -> None:
+    """Let *attackers* connect properly, do as *one* does, and come again for as many *rounds*."""
+    hello = CONNECT_MSGPACK if subprotocol == MSGPACK else CONNECT
+
+    async def act() -> None:
+        for _ in range(rounds):
+            with await Raw.websocket(scene.port, subprotocol=subprotocol) as raw:
+                await raw.send(hello)
+                await raw.frame()
+                await one(raw)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(attackers):
+            tasks.create_task(act())
+
+
+CONNECT = frame(TEXT, b'{"type":"connect","id":1}')
+CONNECT_MSGPACK = frame(BINARY, b"\x82\xa4type\xa7connect\xa2id\x01")
+
+
+async def pour(raw: Raw, data: bytes, times: int) -> None:
+    """Send *data* again and again, until the gateway has had enough."""
+    for _ in range(times):
+        if not await raw.send_as_taken(data):
+            return
+
+
+async def pour_and_be_closed(raw: Raw, data: bytes, times: int, code: int) -> None:
+    """Send *data* again and again while reading; the gateway ends it with *code*."""
+    pouring = asyncio.ensure_future(pour(raw, data, times))
+    assert (await raw.until_close())[1].code == code
+    await raw.ended()
+    await pouring
+
+
+# ---------------------------------------------------------------- frames
+
+
+FLOODS: dict[str, tuple[bytes, bytes, int]] = {
+    # what comes once, what comes again and again, and how it ends
+    "empty continuations": (frame(TEXT, fin=False), frame(CONT, fin=False) * 10_000, 4002),
+    "small continuations": (frame(TEXT, fin=False), frame(CONT, b"x", fin=False) * 10_000, 4002),
+    "pings": (b"", frame(PING, b"x" * 125) * 1_000, 4002),
+    "pongs": (b"", frame(PONG) * 10_000, 4002),
+    "a huge frame, announced": (frame(BINARY, length=2**40), b"x" * MB, 1009),
+    "large fragments": (frame(TEXT, b"x" * 65_536, fin=False), frame(CONT, b"x" * 65_536, fin=False), 1009),
+    "large messages": (b"", frame(TEXT, b"x" * 65_537), 1009),
+    "empty messages": (b"", frame(TEXT) * 10_000, 4008),
+    "pings of our own": (b"", frame(TEXT, b'{"type":"ping","id":2}') * 2_000, 4008),
+    "pongs of our own": (b"", frame(TEXT, b'{"type":"pong"}') * 2_000, 4008),
+    "noise": (b"", frame(TEXT, b"\x00") * 10_000, 4008),
+    "publishes": (b"", frame(TEXT, b'{"type":"publish","id":2,"channel":"calm-too","data":1}') * 1_000, 4008),
+    "nothing but opcodes": (b"", b"\x83\x80abcd" * 10_000, 1002),
+}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_a_flood_of_frames(scene: Scene, what: str) -> None:
+    first, again, code = FLOODS[what]
+
+    async def one(raw: Raw) -> None:
+        await raw.send(first)
+        await pour_and_be_closed(raw, again, 2 * MB // len(again), code)
+
+    await attack(scene, 10, one, rounds=5)
+
+
+async def test_pings_of_somebody_who_does_not_read(scene: Scene) -> None:
+    async def one(raw: Raw) -> None:
+        await pour(raw, frame(PING, b"x" * 125) * 1_000, 20)
+
+    await attack(scene, 10, one)
+
+
+async def test_frames_in_segments_of_one_byte(scene: Scene) -> None:
+    message = frame(TEXT, orjson.dumps({"type": "ping", "id": 2, "pad": "x" * 1_500}))
+
+    async def one(raw: Raw) -> None:
+        await raw.send_in_bytes(message)
+        assert orjson.loads((await raw.frame()).payload) == {"type": "pong", "id": 2}
+
+    await attack(scene, 10, one)
+
+
+async def test_messages_that_never_end(scene: Scene) -> None:
+    """Each keeps as much as a message may have, and no more."""
+    part = frame(CONT, b"x" * 1_023, fin=False)
+
+    holding = asyncio.Semaphore(0)
+    everybody_holds = asyncio.Event()
+
+    async def one(raw: Raw) -> None:
+        await raw.send(frame(TEXT, b"x" * 1_023, fin=False) + part * 62 + frame(CONT, b"x" * 1_000)[:-1])
+        holding.release()
+        await everybody_holds.wait()
+
+    async def look() -> None:
+        for _ in range(300):
+            await holding.acquire()
+        scene.look()
+        everybody_holds.set()
+
+    await asyncio.gather(attack(scene, 300, one), look())
+
+
+# ---------------------------------------------------------------- parsers
+
+
+BOMBS: dict[str, bytes] = {
+    "arrays in arrays": b"[" * 65_000,
+    "arrays in arrays, closed": b"[" * 32_000 + b"]" * 32_000,
+    "maps in maps": b'{"a":' * 13_000,
+    "many keys": b"{" + b",".join(b'"%d":0' % number for number in range(6_500)) + b"}",
+    "the same key": b"{" + b",".join([b'"type":"ping"'] * 4_600) + b"}",
+    "a long number": b'{"type":"ping","id":' + b"9" * 65_000 + b"}",
+    "a long fraction": b'{"type":"ping","id":0.' + b"3" * 65_000 + b"}",
+    "a large exponent": b'{"type":"ping","id":1e' + b"9" * 65_000 + b"}",
+    "escapes": b'{"type":"' + b"\\u0041" * 10_000 + b'"}',
+    "a string without an end": b'{"type":"' + b"x" * 65_000,
+    "many values": b'{"type":"publish","id":2,"channel":"c","data":[' + b"0," * 32_000 + b"0]}",
+    "many empty maps": b'{"type":"publish","id":2,"channel":"c","data":[' + b"{}," * 21_000 + b"{}]}",
+    "many subscriptions": b'{"type":"connect","id":2,"subs":{'
+    + b",".join(b'"%d":{}' % n for n in range(6_000))
+    + b"}}",
+}
+PACKED_BOMBS: dict[str, bytes] = {
+    "arrays in arrays": b"\x91" * 65_000,
+    "maps in maps": b"\x81\xa1a" * 21_000,
+    "many empty arrays": b"\xdc\xff\xff" + b"\x90" * 65_000,
+    "an endless array": b"\xdd\xff\xff\xff\xff" + b"\x90" * 65_000,
+    "an endless map": b"\xdf\xff\xff\xff\xff" + b"\xa0\x90" * 32_000,
+    "announcements in announcements": b"\xdd\xff\xff\xff\xff" * 13_000,
+    "many values": b"\x84\xa4type\xa7publish\xa2id\x02\xa7channel\xa1c\xa4data\xdc\xfa\x00"
+    + b"\x00" * 64_000,
+}
+
+
+async def _bombs(scene: Scene, opcode: int, bombs: Iterable[bytes], subprotocol: str) -> None:
+    data = [frame(opcode, bomb) for bomb in bombs]
+
+    async def one(raw: Raw) -> None:
+        for bomb in data:
+            await raw.send(bomb)
+        for _ in data:
+            assert (await raw.frame()).opcode == opcode
+
+    await attack(scene, 10, one, subprotocol=subprotocol)
+
+
+async def test_json_bombs(scene: Scene) -> None:
+    await _bombs(scene, TEXT, [*BOMBS.values()] * 10, JSON)
+
+
+async def test_msgpack_bombs(scene: Scene) -> None:
+    await _bombs(scene, BINARY, [*PACKED_BOMBS.values()] * 20, MSGPACK)
+
+
+# ---------------------------------------------------------------- many
+
+
+async def test_two_thousand_who_shake_hands_and_say_nothing(scene: Scene) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(await Raw.websocket(scene.port)) for _ in range(2_000)]
+        scene.look()
+        for raw in silent:
+            assert (await raw.until_close())[1] == (4001, "connect_timeout")
+
+
+async def test_five_hundred_who_never_finish_asking(scene: Scene) -> None:
+    head = upgrade()
+    with ExitStack() as stack:
+        slow = [stack.enter_context(await Raw.open(scene.port)) for _ in range(500)]
+
+        async def drip() -> None:
+            for at in range(len(head) - 2):
+                for raw in slow:
+                    await raw.send_as_taken(head[at : at + 1])
+                await asyncio.sleep(0.05)
+
+        dripping = asyncio.ensure_future(drip())
+        for raw in slow:
+            assert (await raw.ended()).startswith((b"", b"HTTP/1.1 408 "))
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+
+
+HELLO = frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "subs": {"crowd": {}, "loud:1": {}}}))
+
+
+async def _ask_and_leave(raw: Raw) -> None:
+    await raw.send(upgrade()[:100])
+
+
+async def _open_and_leave(raw: Raw) -> None:
+    await raw.send(upgrade())
+    await raw.response()
+
+
+async def _connect(raw: Raw) -> None:
+    await raw.send(upgrade() + HELLO)
+    if (await raw.response()).status == 101:
+        await raw.frame()
+
+
+async def _connect_and_close(raw: Raw) -> None:
+    await _connect(raw)
+    await raw.send_as_taken(close_frame(1000))
+    await raw.ended()
+
+
+async def _connect_and_break_off(raw: Raw) -> None:
+    await _connect(raw)
+    await raw.send_as_taken(HELLO[:20])
+
+
+async def _connect_and_reset(raw: Raw) -> None:
+    await _connect(raw)
+    raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+WAYS = (
+    _ask_and_leave,
+    _open_and_leave,
+    _connect,
+    _connect_and_close,
+    _connect_and_break_off,
+    _connect_and_reset,
+)
+
+
+async def test_three_thousand_who_come_and_go(scene: Scene) -> None:
+    """However they go: with a Close or not, with a reset, in the middle of a frame or of the handshake."""
+
+    async def crowd() -> None:
+        for way in WAYS * 25:
+            with await Raw.open(scene.port) as raw:
+                await way(raw)
+
+    figures = await scene.gateway.figures()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(crowd())
+    await scene.until_only_the_bystander_is_left()
+    after = await scene.gateway.figures()
+    for name in ("hub_sessions", "hub_channels", "heartbeat_sessions", "tasks_running"):
+        assert after[name] == figures[name], name
+
+
+# ---------------------------------------------------------------- slow
+
+
+async def _reads(client: Client, count: int) -> None:
+    for number in range(count):
+        assert (await client.push("message"))["data"]["number"] == number
+
+
+@pytest.mark.parametrize("channel", ["crowd", "loud:1"], ids=["with history", "without"])
+async def test_readers_that_stop(scene: Scene, channel: str) -> None:
+    """Twenty who stop reading what is published to them: bounded while they are waited for, and then gone."""
+    with ExitStack() as stack:
+        stopped = [
+            stack.enter_context(await Raw.websocket(scene.port, receive_buffer=8_192)) for _ in range(20)
+        ]
+        for raw in stopped:
+            await raw.call(type="connect", id=1, subs={channel: {}})
+        async with Client.open(scene.port, subs={channel: {}}) as client, asyncio.TaskGroup() as tasks:
+            tasks.create_task(_reads(client, 300))
+            for number in range(300):
+                await publish(scene.gateway.internal, channel, {"number": number, "fill": "x" * 30_000})
+                scene.look()
+        await scene.until_only_the_bystander_is_left()
