@@ -1,0 +1,218 @@
+"""The broker of a cluster: many nodes, one Redis or several."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gateway.broker.base import (
+    ChannelRecord,
+    ConnectionRecord,
+    Instruction,
+    Node,
+    NodeRecord,
+    Presence,
+    Publication,
+    Receipt,
+    Retention,
+    Slice,
+)
+from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
+from gateway.broker.redis.keys import shard_of
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.shard import Shard
+from gateway.clock import Clock, wall
+from gateway.eager import Tasks
+from gateway.errors import BrokerUnavailable, GatewayError
+from protocol.channels import personal
+from protocol.messages import Member
+from protocol.position import MessageId
+
+NOT_STARTED = "the broker is not started"
+
+
+class RedisBroker:
+    """A broker for one of many nodes.
+
+    Each of *urls* is a server of its own; a channel belongs to one of their shards, by its name. Every
+    node of a cluster needs the same list in the same order.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        options: RedisOptions | None = None,
+        *,
+        on_error: Callable[[BaseException], None] | None = None,
+        wall_clock: Clock = wall,
+    ) -> None:
+        """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it."""
+        if not urls:
+            raise ValueError("broker.urls: expected at least one redis:// URL, found none")
+        self._urls = tuple(urls)
+        self._options = options or RedisOptions()
+        self._tasks = Tasks(on_error or _report)
+        self._wall = wall_clock
+        self._node: Node | None = None
+        self._shards: list[Shard] = []
+
+    async def start(self, node: Node) -> None:
+        """Begin to serve *node*; wait a moment for Redis, and go on connecting where that is not enough."""
+        self._node = node
+        count = len(self._urls) * self._options.shards_per_server
+        self._shards = [
+            Shard(self._urls[number % len(self._urls)], number, node, self._options, self._tasks, self._wall)
+            for number in range(count)
+        ]
+        for shard in self._shards:
+            shard.start()
+        waiting = [self._tasks.adopt(shard.lease.established()) for shard in self._shards]
+        _, late = await asyncio.wait(waiting, timeout=self._options.start_deadline)
+        for task in late:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop; nothing is delivered afterwards. Members of this node leave, its lease ends."""
+        self._node = None
+        shards, self._shards = self._shards, []
+        await asyncio.gather(*(shard.close() for shard in shards))
+        await self._tasks.close()
+
+    def ready(self) -> bool:
+        """Return whether publishes are taken now: by one server at least, where there are several."""
+        return any(shard.contact.serving for shard in self._shards)
+
+    # ------------------------------------------------------------ streams
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """Store *publication* and hand it to every node with a subscriber, in the order of the calls.
+
+        `BrokerUnavailable` after two seconds at most. Whether it was published then is not known; with a
+        key it may safely be published again.
+        """
+        return await self._shard(publication.channel).publisher.publish(publication)
+
+    async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
+        """Route *channel* to this node; return its position at that moment."""
+        return await self._shard(channel).routes.subscribe(channel, retention)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Deliver nothing more of *channel*; it stays routed for a few seconds."""
+        self._shard(channel).routes.unsubscribe(channel)
+
+    async def read(
+        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Slice:
+        """Return what is kept of *channel*."""
+        return await self._shard(channel).history.read(channel, since, limit, reverse=reverse)
+
+    async def clear(self, channel: str) -> None:
+        """Forget the history of *channel*."""
+        await self._shard(channel).clear(channel)
+
+    # ------------------------------------------------------------ presence
+
+    async def join(self, channel: str, member: Member) -> None:
+        """Add *member*; it leaves with this node's lease at the latest."""
+        await self._shard(channel).rosters.join(channel, member)
+
+    async def leave(self, channel: str, connection: str) -> None:
+        """Remove the member: now, or as soon as Redis can be told."""
+        if self._shards:
+            await self._shard(channel).rosters.leave(channel, connection)
+
+    async def presence(self, channel: str) -> Presence:
+        """Return who is in *channel*."""
+        return await self._shard(channel).rosters.presence(channel)
+
+    # ------------------------------------------------------------ directory
+
+    async def arrive(self, user: str) -> None:
+        """Hear that *user* has a first connection here; never fails, and Redis hears of it when it can."""
+        if self._shards:
+            self._shard(personal(user)).routes.want(interest(user))
+
+    async def depart(self, user: str) -> None:
+        """Hear that *user* has no connection here any more."""
+        if self._shards:
+            self._shard(personal(user)).routes.unsubscribe(interest(user))
+
+    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
+        """Return the connections of *user* on every node that answers within a second."""
+        elsewhere = await self._shard(personal(user)).directory.connections(user)
+        return [*self._serving().connections(user), *elsewhere]
+
+    async def instruct(self, instruction: Instruction) -> None:
+        """Hand *instruction* to every node where that user is connected."""
+        await self._shard(personal(instruction.user)).directory.instruct(instruction)
+
+    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+        """Return followed channels, by name, behind *after*."""
+        self._shard(prefix)
+        page: list[ChannelRecord] = []
+        more = limit > 0
+        while more and len(page) < limit:
+            found, end, more = await self._followed(prefix, after, limit)
+            page += found
+            after = end
+        return page[:limit]
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """Return the live nodes, as they said when they last renewed their leases."""
+        self._shard("")
+        error: GatewayError | None = None
+        for shard in self._shards:
+            try:
+                told = await shard.directory.nodes()
+            except GatewayError as failed:
+                error = failed
+                continue
+            own = self._serving().record()
+            # Of two incarnations of one node the newer counts; of this one, what it says now.
+            return list({**{record.node: record for record in told}, own.node: own}.values())
+        raise error or BrokerUnavailable(NOT_STARTED)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes, summed over the shards."""
+        sums: dict[str, int] = {"shards": len(self._shards)}
+        for shard in self._shards:
+            for name, figure in shard.statistics().items():
+                sums[name] = sums.get(name, 0) + figure
+        return sums
+
+    # ------------------------------------------------------------ inside
+
+    def _serving(self) -> Node:
+        if self._node is None:
+            raise BrokerUnavailable(NOT_STARTED)
+        return self._node
+
+    def _shard(self, name: str) -> Shard:
+        if not self._shards:
+            raise BrokerUnavailable(NOT_STARTED)
+        return self._shards[shard_of(name, len(self._shards))]
+
+    async def _followed(self, prefix: str, after: str, limit: int) -> tuple[list[ChannelRecord], str, bool]:
+        """Return the followed channels between *after* and the name returned, and whether there are more."""
+        own = {name: count for name, count in self._serving().following(prefix).items() if name > after}
+        counts, end = dict(own), ""
+        for shard in self._shards:
+            names, elsewhere = await shard.directory.following(prefix, after=after, limit=limit)
+            for name, count in elsewhere.items():
+                counts[name] = counts.get(name, 0) + count
+            if len(names) >= min(limit, NAMES_AT_ONCE):
+                end = min(end or names[-1], names[-1])
+        records = [
+            ChannelRecord(name, counts[name])
+            for name in sorted(counts)
+            if counts[name] and (not end or name <= end)
+        ]
+        return records, end, bool(end)
+
+    def __repr__(self) -> str:
+        return f"<RedisBroker {self._shards}>"
+
+
+def _report(error: BaseException) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_exception_handler({"message": "a task of the Redis broker failed", "exception": error})

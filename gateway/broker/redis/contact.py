@@ -1,0 +1,82 @@
+"""Whether a shard can be asked: what its connections, its lease and its breaker know of it together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.broker.redis.breaker import Breaker
+from gateway.broker.redis.faults import Counts, Fault, Then
+from gateway.errors import BrokerUnavailable
+
+
+class Contact:
+    """The health of one shard, and the bell that wakes up its lease."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        """Begin out of contact; `lease` establishes it."""
+        self.breaker = breaker
+        self.up = False
+        """Whether this node holds a lease and Redis answered when it was last asked."""
+        self.why = "not connected to Redis yet"
+        self.writes = 0
+        """The highest count of writes that Redis has told; a lower one later means that it lost some."""
+        self.regressed = False
+        """Whether it has told a lower one since."""
+        self.era = 0
+        """How often counting began anew."""
+        self.bell = asyncio.Event()
+        """Set where the lease should look at once."""
+
+    def check(self) -> None:
+        """Raise `BrokerUnavailable` where asking is no use."""
+        if not self.up:
+            raise BrokerUnavailable(self.why)
+        if not self.breaker.admit():
+            raise BrokerUnavailable("Redis does not answer", retry_after=max(0.1, self.breaker.waits))
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are let through."""
+        return self.up and self.breaker.closed
+
+    def answered(self, calls: int) -> None:
+        """Hear that *calls* were answered."""
+        self.breaker.succeeded(calls)
+
+    def failed(self, fault: Fault, calls: int = 1) -> None:
+        """Hear that *calls* failed by *fault*."""
+        if fault.counts is Counts.ANSWER:
+            self.breaker.succeeded(calls)
+        else:
+            self.breaker.failed(calls, timeout=fault.counts is Counts.TIMEOUT)
+        if fault.then in (Then.RECONNECT, Then.FENCE):
+            self.bell.set()
+
+    def counted(self, writes: int, expected: int, era: int) -> None:
+        """Hear that Redis counts *writes*, where it had told of *expected* in *era* before it was asked."""
+        if era != self.era:
+            return
+        if writes < expected:
+            self.regressed = True
+            self.bell.set()
+        self.writes = max(self.writes, writes)
+
+    def recount(self, writes: int) -> None:
+        """Count from *writes* on: what was lost is known."""
+        self.era += 1
+        self.writes = writes
+        self.regressed = False
+
+    def established(self) -> None:
+        """Hear that this node holds a lease."""
+        if not self.up:
+            self.up = True
+            self.breaker.reset()
+
+    def lost(self, why: str) -> None:
+        """Hear that the lease cannot be renewed now."""
+        self.up = False
+        self.why = why
+
+    def __repr__(self) -> str:
+        return f"<Contact {'up' if self.up else self.why} {self.breaker}>"

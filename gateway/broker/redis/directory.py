@@ -1,0 +1,179 @@
+"""What the cluster knows of its users, channels and nodes, without asking every node.
+
+Redis knows which nodes have a user or a channel, and what each node says of itself; what changes with every
+subscription is asked of the nodes that have it, through their inboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from gateway.broker.base import ConnectionRecord, Instruction, Node, NodeRecord
+from gateway.broker.log import new_uid
+from gateway.broker.redis import envelope
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.line import Line, within
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.script import NAMES, NODES, POST, TELL
+from gateway.errors import GatewayError
+from protocol.channels import personal
+
+NAMES_AT_ONCE = 1_000
+
+
+def interest(user: str) -> str:
+    """Return the name under which nodes are routed for the connections of *user*; no channel has it."""
+    return f"={user}"
+
+
+class Directory:
+    """One shard's part of it."""
+
+    def __init__(self, line: Line, keys: Keys, options: RedisOptions, node: Node) -> None:
+        """Answer others for *node*; `incarnation` is its id here."""
+        self.incarnation = ""
+        self._line = line
+        self._keys = keys
+        self._options = options
+        self._node = node
+        self._asked: dict[str, _Asked] = {}
+
+    # ------------------------------------------------------------ users
+
+    async def connections(self, user: str) -> list[ConnectionRecord]:
+        """Return the connections of *user* on other nodes than this."""
+        keys = self._keys
+        routes = [keys.route(name) for name in (interest(user), personal(user))]
+        nodes = await within(self._line.call(("SUNION", *routes)), self._options.presence_deadline)
+        answers = await self._ask([node.decode() for node in nodes], {"user": user})
+        return [ConnectionRecord(*record) for answer in answers for record in answer]
+
+    async def instruct(self, instruction: Instruction) -> None:
+        """Hand *instruction* to every node with a connection of its user, and to this one."""
+        keys, user = self._keys, instruction.user
+        routes = [keys.route(name) for name in (interest(user), personal(user))]
+        command = TELL(
+            [keys.state, keys.nodes, *routes],
+            keys.inboxes,
+            self._options.inbox,
+            "i",
+            envelope.pack_instruction(instruction),
+            self.incarnation,
+        )
+        await within(self._line.call(command), self._options.publish_deadline)
+
+    # ------------------------------------------------------------ channels
+
+    async def following(self, prefix: str, *, after: str, limit: int) -> tuple[list[str], dict[str, int]]:
+        """Return at most *limit* routed channels by name, and how many follow each on other nodes."""
+        from_ = f"({after}" if after >= prefix else f"[{prefix}"
+        to = b"[" + prefix.encode() + b"\xff"
+        count = min(limit, NAMES_AT_ONCE)
+        command = NAMES([self._keys.names], from_, to, count, self._keys.routes)
+        found, nodes = await within(self._line.call(command), self._options.presence_deadline)
+        names = [name.decode() for name in found]
+        counts: dict[str, int] = {}
+        if names:
+            question = {"prefix": prefix, "names": names}
+            for answer in await self._ask([node.decode() for node in nodes], question):
+                for name, followers in answer.items():
+                    counts[name] = counts.get(name, 0) + followers
+        return names, counts
+
+    # ------------------------------------------------------------ nodes
+
+    async def nodes(self) -> list[NodeRecord]:
+        """Return what the live nodes say of themselves, the one with the newest lease last."""
+        command = NODES([self._keys.nodes, self._keys.figures])
+        told = await within(self._line.call(command), self._options.presence_deadline)
+        return [NodeRecord(**orjson.loads(record)) for record in told[1::2] if record]
+
+    # ------------------------------------------------------------ questions and answers
+
+    async def _ask(self, nodes: Iterable[str], question: dict[str, Any]) -> Sequence[Any]:
+        """Return what other *nodes* answer; one that says nothing in time is left out."""
+        others = [node for node in nodes if node != self.incarnation]
+        if not others:
+            return ()
+        token = new_uid()
+        asked = self._asked[token] = _Asked()
+        try:
+            head = f"q {token} {self.incarnation}"
+            _, *told = await within(self._post(head, orjson.dumps(question), *others), 1.0)
+            asked.expect(len(told))
+            await _until(asked.complete, self._options.presence_deadline)
+        finally:
+            del self._asked[token]
+        return asked.answers
+
+    def hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
+        """Take a question of another node, or an answer to one of ours."""
+        if kind == b"a":
+            if (asked := self._asked.get(head[1].decode())) is not None:
+                asked.add(orjson.loads(body))
+        elif kind == b"q":
+            answer = self._answer(orjson.loads(body))
+            try:
+                self._post(f"a {head[1].decode()}", orjson.dumps(answer), head[2].decode())
+            except GatewayError:
+                return  # whoever asked does not wait for long
+
+    def _answer(self, question: dict[str, Any]) -> Any:
+        if "user" in question:
+            records = self._node.connections(question["user"])
+            return [[each.connection, each.node, list(each.channels), each.since] for each in records]
+        followed = self._node.following(question["prefix"])
+        return {name: followed[name] for name in question["names"] if name in followed}
+
+    def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:
+        keys = self._keys
+        return self._line.call(
+            POST([keys.state, keys.nodes], keys.inboxes, self._options.inbox, head, body, *nodes)
+        )
+
+
+class _Asked:
+    """A question that waits for its answers."""
+
+    __slots__ = ("answers", "complete", "expected")
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.expected: int | None = None
+        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def expect(self, count: int) -> None:
+        self.expected = count
+        self._check()
+
+    def add(self, answer: Any) -> None:
+        self.answers.append(answer)
+        self._check()
+
+    def _check(self) -> None:
+        if self.expected is not None and len(self.answers) >= self.expected and not self.complete.done():
+            self.complete.set_result(None)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _until(future: asyncio.Future[None], seconds: float) -> None:
+    """Wait for *future*, for so many seconds at most."""
+    timer = asyncio.get_running_loop().call_later(seconds, _settle, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def record_of(node: Node) -> bytes:
+    """Return what *node* says of itself, as other nodes read it."""
+    return orjson.dumps(asdict(node.record()), default=str)

@@ -1,0 +1,120 @@
+"""What each of Redis' errors means for us: one table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from redis import exceptions
+
+from gateway.errors import BrokerFull, BrokerUnavailable, GatewayError
+
+
+class Then(Enum):
+    """What becomes of the connection and of the call."""
+
+    REFUSE = auto()
+    """The call fails with `BrokerUnavailable`; the connection is fine."""
+    RECONNECT = auto()
+    """The call fails, and the next one goes over a new connection: this one leads nowhere."""
+    FULL = auto()
+    """The call fails with `BrokerFull`."""
+    LOAD = auto()
+    """The scripts are loaded and the call is made again: it was not carried out."""
+    FENCE = auto()
+    """This node's lease is gone: it begins a new incarnation."""
+
+
+class Counts(Enum):
+    """What the breaker makes of it."""
+
+    ANSWER = auto()
+    """Redis works; it is the call that was wrong."""
+    FAILURE = auto()
+    TIMEOUT = auto()
+
+
+class Fenced(BrokerUnavailable):
+    """This node's lease was taken away; it is about to take another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How one kind of error is dealt with."""
+
+    then: Then
+    counts: Counts
+    says: str
+    retry_after: float = 1.0
+
+    def error(self, cause: BaseException | None = None) -> GatewayError:
+        """Return what the caller is told."""
+        text = self.says if cause is None else f"{self.says} ({str(cause)[:200]})"
+        if self.then is Then.FULL:
+            return BrokerFull(text)
+        if self.then is Then.FENCE:
+            return Fenced(text, retry_after=self.retry_after)
+        return BrokerUnavailable(text, retry_after=self.retry_after)
+
+
+TIMED_OUT = Fault(Then.RECONNECT, Counts.TIMEOUT, "Redis did not answer in time")
+LOST = Fault(Then.RECONNECT, Counts.FAILURE, "the connection to Redis failed")
+
+FAULTS = {
+    "LOADING": Fault(Then.RECONNECT, Counts.FAILURE, "Redis is loading its data"),
+    "READONLY": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis is a replica: its primary has moved"),
+    "MASTERDOWN": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis is a replica that has lost its primary"),
+    "CLUSTERDOWN": Fault(Then.REFUSE, Counts.FAILURE, "the Redis Cluster is down"),
+    "MOVED": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis belongs to a Cluster and has not this slot"),
+    "ASK": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis belongs to a Cluster and its slot is moving"),
+    "TRYAGAIN": Fault(Then.REFUSE, Counts.FAILURE, "this slot of the Redis Cluster is moving"),
+    "CROSSSLOT": Fault(Then.REFUSE, Counts.ANSWER, "keys of one shard are in several slots", 30.0),
+    "OOM": Fault(Then.FULL, Counts.ANSWER, "Redis is out of memory: raise maxmemory or keep less history"),
+    "NOREPLICAS": Fault(Then.REFUSE, Counts.FAILURE, "Redis has fewer replicas than min-replicas-to-write"),
+    "MISCONF": Fault(Then.REFUSE, Counts.FAILURE, "Redis cannot save to disk and takes no writes", 5.0),
+    "NOSCRIPT": Fault(Then.LOAD, Counts.ANSWER, "Redis has forgotten the scripts"),
+    "NOAUTH": Fault(Then.RECONNECT, Counts.FAILURE, "Redis wants a password: set it in broker.url", 5.0),
+    "WRONGPASS": Fault(Then.RECONNECT, Counts.FAILURE, "Redis refuses the password of broker.url", 5.0),
+    "NOPERM": Fault(Then.REFUSE, Counts.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0),
+    "WRONGTYPE": Fault(
+        Then.REFUSE, Counts.ANSWER, "a key of ours holds what is not ours: set broker.prefix", 30.0
+    ),
+    "BUSY": Fault(Then.REFUSE, Counts.FAILURE, "Redis is busy with somebody's script"),
+    "FENCED": Fault(Then.FENCE, Counts.ANSWER, "this node's lease is gone", 0.5),
+    "ERR": Fault(Then.REFUSE, Counts.ANSWER, "Redis refuses a command: is it at least 6.2?", 5.0),
+}
+"""By the first word of Redis' answer."""
+
+_CLASSES: dict[type[Exception], str] = {
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.MasterDownError: "MASTERDOWN",
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.MovedError: "MOVED",
+    exceptions.AskError: "ASK",
+    exceptions.TryAgainError: "TRYAGAIN",
+    exceptions.ClusterCrossSlotError: "CROSSSLOT",
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.NoScriptError: "NOSCRIPT",
+    exceptions.AuthenticationError: "NOAUTH",
+    exceptions.NoPermissionError: "NOPERM",
+}
+"""redis-py takes the first word away from the errors that it knows."""
+
+_INNER = re.compile(r"^ERR Error running script.*?-([A-Z]+) ")
+"""Redis 6.2 wraps what a command inside of a script was answered."""
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Return how *error*, as redis-py or asyncio raised it, is dealt with."""
+    if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
+        return TIMED_OUT
+    for kind in type(error).__mro__:
+        if kind in _CLASSES:
+            return FAULTS["WRONGPASS" if "WRONGPASS" in str(error) else _CLASSES[kind]]
+    if isinstance(error, exceptions.ResponseError):
+        text = str(error)
+        word = inner[1] if (inner := _INNER.match(text)) else text.partition(" ")[0]
+        return FAULTS.get(word, FAULTS["ERR"])
+    return LOST

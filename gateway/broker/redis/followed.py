@@ -1,0 +1,149 @@
+"""One channel as its entries come out of an inbox: what to do with each, decided without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from protocol.position import MessageId
+
+HELD = 1_000
+"""Entries of a channel that wait while a hole before them is healed; what is more comes from history, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of an inbox that concerns a channel."""
+
+    kind: bytes
+    id: MessageId | None
+    """Of a message that history keeps."""
+    before: str
+    """The uid of the message before it."""
+    body: bytes
+
+
+class Verdict(Enum):
+    """What becomes of an entry."""
+
+    DELIVER = auto()
+    DROP = auto()
+    HOLD = auto()
+    HEAL = auto()
+    """Something before it is missing: it is held, and history is asked."""
+
+
+class Followed:
+    """What this node is routed for, and how far it has heard."""
+
+    __slots__ = (
+        "held",
+        "last",
+        "life",
+        "live",
+        "missed",
+        "name",
+        "numbered",
+        "overflowed",
+        "token",
+        "wanted",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wanted = True
+        """Whether somebody here follows it still."""
+        self.numbered = False
+        """Whether it keeps a history."""
+        self.live = False
+        """Whether what comes is newer than the latest subscribe."""
+        self.token = ""
+        """Of the latest subscribe, whose mark in the inbox parts older from newer."""
+        self.last: MessageId | None = None
+        self.held: list[Entry] | None = None
+        """What waits while history is asked."""
+        self.overflowed = False
+        self.missed = False
+        """Whether something was missed that no history tells."""
+        self.life = 0
+        """How often it was followed afresh."""
+
+    def begin(self, token: str, *, numbered: bool) -> None:
+        """Be followed from the mark *token* on, by somebody who follows nothing older."""
+        self.token = token
+        if self.wanted and self.live:
+            # Those who follow already go on; a mark tells them nothing new.
+            if numbered and not self.numbered:
+                self.last = None
+            self.numbered = self.numbered or numbered
+            return
+        self.wanted, self.live, self.numbered = True, False, numbered
+        self.last, self.held, self.missed = None, None, False
+        self.life += 1
+
+    def begin_again(self, token: str) -> None:
+        """Go on from the mark *token*, in another inbox: what was said between may be missing."""
+        self.token = token
+        self.live = False
+        self.missed = not self.numbered
+
+    def end(self) -> None:
+        """Be followed by nobody."""
+        self.wanted = False
+        self.live = False
+        self.held = None
+        self.life += 1
+
+    def answered(self, life: int, position: MessageId | None) -> None:
+        """Hear the position that Redis told who followed it first in *life*: they believe to stand there."""
+        if life == self.life and self.last is None:
+            self.last = position
+
+    def marked(self, token: str, position: MessageId | None) -> Verdict:
+        """Judge a mark: HEAL where something was missed before it, DELIVER where all goes on from here."""
+        if token != self.token or not self.wanted:
+            return Verdict.DROP
+        self.live = True
+        if not self.numbered or position is None:
+            return Verdict.DELIVER
+        if self.held is not None:
+            # What came between the last look into history and this mark was dropped: look once more.
+            self.overflowed = True
+            return Verdict.DELIVER
+        if self.last is None:
+            self.last = position
+        if self.last == position:
+            return Verdict.DELIVER
+        self.held = []
+        return Verdict.HEAL
+
+    def take(self, entry: Entry, *, healed: bool = False) -> Verdict:
+        """Judge *entry*; *healed* says that history has just told everything up to `last`."""
+        if not self.wanted or not self.live:
+            return Verdict.DROP
+        if self.held is not None:
+            if len(self.held) < HELD:
+                self.held.append(entry)
+            else:
+                self.overflowed = True
+            return Verdict.HOLD
+        identity = entry.id
+        if identity is None or not self.numbered:
+            return Verdict.DELIVER
+        last = self.last
+        if last is None or (identity.follows(last) and entry.before == last.uid):
+            self.last = identity
+            return Verdict.DELIVER
+        if healed and identity.offset <= last.offset:
+            return Verdict.DROP
+        self.held = [entry]
+        return Verdict.HEAL
+
+    def release(self) -> list[Entry]:
+        """Return what was held; nothing is any more."""
+        held, self.held, self.overflowed = self.held or [], None, False
+        return held
+
+    def __repr__(self) -> str:
+        state = "unwanted" if not self.wanted else "live" if self.live else "waiting for its mark"
+        return f"<Followed {self.name} at {self.last} {state}>"

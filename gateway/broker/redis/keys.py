@@ -1,0 +1,79 @@
+"""The names of what a broker keeps in Redis: pure."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+
+def shard_of(name: str, shards: int) -> int:
+    """Return the shard of a channel or of an interest in a user.
+
+    `@ann` and `=ann`, a user's personal channel and its connections, are of one shard.
+    """
+    stem = name[1:] if name[:1] in ("@", "=") else name
+    return crc32(stem.encode()) % shards
+
+
+class Keys:
+    """The keys of one shard; their hash tag keeps them in one slot of a Cluster."""
+
+    __slots__ = (
+        "base",
+        "beats",
+        "figures",
+        "inboxes",
+        "members_of",
+        "names",
+        "nodes",
+        "routes",
+        "state",
+        "who_of",
+    )
+
+    def __init__(self, prefix: str, shard: int) -> None:
+        """Name the keys of *shard*."""
+        self.base = f"{prefix}:{{{shard}}}:"
+        self.state = f"{self.base}state"
+        """`n`: how many writes there were; `e`: the epoch."""
+        self.nodes = f"{self.base}nodes"
+        """When each node's lease ends, in Unix ms by Redis' clock; 0: it is being cleaned up after."""
+        self.figures = f"{self.base}figures"
+        self.beats = f"{self.base}beats"
+        self.names = f"{self.base}names"
+        """Every routed channel, by name."""
+        self.routes = f"{self.base}route:"
+        self.inboxes = f"{self.base}in:"
+        self.who_of = f"{self.base}who:"
+        self.members_of = f"{self.base}pn:"
+
+    def meta(self, channel: str) -> str:
+        """Where the channel stands."""
+        return f"{self.base}meta:{channel}"
+
+    def log(self, channel: str) -> str:
+        """Its history."""
+        return f"{self.base}log:{channel}"
+
+    def route(self, name: str) -> str:
+        """The nodes that want what is said there."""
+        return self.routes + name
+
+    def who(self, channel: str) -> str:
+        """Its members."""
+        return self.who_of + channel
+
+    def key(self, channel: str, key: str) -> str:
+        """What a publish with that idempotency key was answered; no channel's name has a newline."""
+        return f"{self.base}key:{channel}\n{key}"
+
+    def inbox(self, node: str) -> str:
+        """What waits for *node*."""
+        return self.inboxes + node
+
+    def of(self, node: str) -> str:
+        """What *node* is routed for."""
+        return f"{self.base}of:{node}"
+
+    def members(self, node: str) -> str:
+        """The members that live on *node*."""
+        return self.members_of + node

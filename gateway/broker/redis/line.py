@@ -1,0 +1,208 @@
+"""Calls to one shard, one after the other: all those of a turn of the loop travel together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from redis import exceptions
+
+from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.faults import Fault, Then, fault_of
+from gateway.broker.redis.script import SCRIPTS, Command
+from gateway.broker.redis.wire import Wire
+from gateway.eager import Tasks
+from gateway.errors import BrokerUnavailable, GatewayError
+
+BATCH = 512
+"""Calls that travel together at most."""
+
+BATCH_BYTES = 4 * 1024 * 1024
+
+WAITING = 50_000
+"""Calls that may wait; one more is refused."""
+
+WAITING_BYTES = 64 * 1024 * 1024
+
+Answer = asyncio.Future[Any]
+
+
+async def within(answer: Answer, seconds: float) -> Any:
+    """Return what *answer* is within *seconds*; else it is `BrokerUnavailable` for everybody.
+
+    By a timer instead of `asyncio.timeout`, which needs a task: the caller may be running eagerly.
+    """
+
+    def expire() -> None:
+        if not answer.done():
+            answer.set_exception(BrokerUnavailable(f"Redis did not answer within {seconds:g} s"))
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+
+
+class Line:
+    """One connection, one pipeline in flight; Redis hears the calls in their order."""
+
+    def __init__(
+        self, wire: Wire, contact: Contact, tasks: Tasks, *, patience: float, exempt: bool = False
+    ) -> None:
+        """Give Redis *patience* seconds for each pipeline; *exempt* calls ask also where contact is lost."""
+        self._wire = wire
+        self._contact = contact
+        self._tasks = tasks
+        self._patience = patience
+        self._exempt = exempt
+        self._waiting: deque[tuple[Answer, Command, int]] = deque()
+        self._bytes = 0
+        self._travelling: frozenset[Answer] = frozenset()
+        self._running = False
+        self._closed = False
+        self.trips = self.calls = self.failures = 0
+
+    def call(self, command: Command, weight: int = 0) -> Answer:
+        """Return the future answer to *command*, which carries *weight* bytes.
+
+        Redis' refusals and a lost connection are raised as `BrokerUnavailable` or `BrokerFull`. Nobody need
+        wait for it. `BrokerUnavailable` at once where asking is no use.
+        """
+        if self._closed:
+            raise BrokerUnavailable("the broker is closed")
+        if not self._exempt:
+            self._contact.check()
+        if len(self._waiting) >= WAITING or self._bytes + weight > WAITING_BYTES:
+            raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((answer, command, weight))
+        self._bytes += weight
+        if not self._running:
+            self._running = True
+            # It begins in the next turn of the loop, and takes along whatever is called for until then.
+            self._tasks.adopt(self._work())
+        return answer
+
+    def departed(self, answer: Answer) -> bool:
+        """Return whether the call for *answer* has been sent: what happens from now on it may not tell."""
+        return answer.done() or answer in self._travelling
+
+    async def close(self) -> None:
+        """Fail what waits, and close the connection."""
+        self._closed = True
+        self._fail(
+            [self._take() for _ in range(len(self._waiting))], BrokerUnavailable("the broker is closed")
+        )
+        await self._wire.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes."""
+        return {
+            "calls": self.calls,
+            "trips": self.trips,
+            "failures": self.failures,
+            "waiting": len(self._waiting),
+        }
+
+    # ------------------------------------------------------------ inside
+
+    async def _work(self) -> None:
+        batch: list[tuple[Answer, Command, int]] = []
+        try:
+            while batch := self._next_batch():
+                await self._travel(batch)
+        finally:
+            self._running = False
+            self._fail(batch, BrokerUnavailable("the broker is closed"))
+
+    def _take(self) -> tuple[Answer, Command, int]:
+        each = self._waiting.popleft()
+        self._bytes -= each[2]
+        return each
+
+    def _next_batch(self) -> list[tuple[Answer, Command, int]]:
+        batch: list[tuple[Answer, Command, int]] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
+            each = self._take()
+            if not each[0].done():
+                batch.append(each)
+                size += each[2]
+        return batch
+
+    async def _travel(self, batch: list[tuple[Answer, Command, int]]) -> None:
+        self.trips += 1
+        self._travelling = frozenset(future for future, _, _ in batch)
+        self.calls += len(batch)
+        expected, era = self._contact.writes, self._contact.era
+        try:
+            answers = await self._exchange([command for _, command, _ in batch])
+        except (exceptions.RedisError, OSError) as error:
+            self._lost(batch, fault_of(error), error)
+            return
+        answered, misled = 0, False
+        for (future, command, _), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                misled |= self._refused(future, fault_of(answer), answer)
+                continue
+            answered += 1
+            if type(answer) is list and answer and type(answer[0]) is int and command[1] in _COUNTED:
+                self._contact.counted(answer[0], expected, era)
+                # Calls of one pipeline are carried out in order.
+                expected = max(expected, answer[0])
+            if not future.done():
+                future.set_result(answer)
+        if answered:
+            self._contact.answered(answered)
+        if misled:
+            await self._wire.close(gently=False)
+
+    async def _exchange(self, commands: list[Command]) -> list[Any]:
+        """Return the answers; what Redis did not carry out for want of a script is asked for again."""
+        answers = await self._wire.exchange(commands, self._patience)
+        unknown = [
+            number
+            for number, answer in enumerate(answers)
+            if isinstance(answer, Exception) and fault_of(answer).then is Then.LOAD
+        ]
+        if unknown:
+            loads = [script.load for script in SCRIPTS]
+            again = await self._wire.exchange(
+                [*loads, *(commands[number] for number in unknown)], self._patience
+            )
+            for number, answer in zip(unknown, again[len(loads) :], strict=True):
+                answers[number] = answer
+        return answers
+
+    def _lost(self, batch: list[tuple[Answer, Command, int]], fault: Fault, error: BaseException) -> None:
+        """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
+        self._contact.failed(fault, len(batch))
+        waiting = [self._take() for _ in range(len(self._waiting))]
+        self._fail([*batch, *waiting], fault.error(error))
+
+    def _refused(self, future: Answer, fault: Fault, error: Exception) -> bool:
+        """Fail one call; return whether the connection is no good, either."""
+        self.failures += 1
+        self._contact.failed(fault)
+        if not future.done():
+            future.set_exception(fault.error(error))
+            future.exception()  # it may have nobody else to tell
+        return fault.then is Then.RECONNECT
+
+    def _fail(self, batch: list[tuple[Answer, Command, int]], error: GatewayError) -> None:
+        for future, _, _ in batch:
+            if not future.done():
+                self.failures += 1
+                future.set_exception(error)
+                future.exception()
+
+    def __repr__(self) -> str:
+        return f"<Line {len(self._waiting)} waiting {self._contact}>"
+
+
+_COUNTED = frozenset(
+    script.digest for script in SCRIPTS if script.name not in ("read", "touch", "names", "nodes")
+)
+"""Scripts whose answer begins with the count of writes."""

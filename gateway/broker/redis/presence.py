@@ -1,0 +1,135 @@
+"""Who is in a channel, across nodes; and who of them is here, should Redis forget."""
+
+from __future__ import annotations
+
+import contextlib
+
+from gateway.broker.base import Presence
+from gateway.broker.redis import envelope
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.line import Answer, Line, within
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.script import JOIN, LEAVE
+from gateway.errors import GatewayError
+from protocol.messages import Member
+
+
+class Rosters:
+    """The members of one shard's channels."""
+
+    def __init__(self, line: Line, reads: Line, keys: Keys, options: RedisOptions, node: str = "") -> None:
+        """Write by *line*, read by *reads*; `node` is the incarnation that members belong to."""
+        self.node = node
+        self._line = line
+        self._reads = reads
+        self._keys = keys
+        self._options = options
+        self._mine: dict[tuple[str, str], Member] = {}
+        self._owed: dict[tuple[str, str], None] = {}
+        """Leaves that Redis has not heard of."""
+        self._unsure: dict[tuple[str, str], bool] = {}
+        """Members of ours that Redis may not know of, and whether to announce them."""
+
+    async def join(self, channel: str, member: Member) -> None:
+        """Add *member*."""
+        place = (channel, member.connection)
+        answer = self._join(channel, member, announce=True)
+        self._mine[place] = member
+        self._owed.pop(place, None)
+        try:
+            await within(answer, self._options.presence_deadline)
+        except BaseException:
+            # Perhaps it was added all the same.
+            self._mine.pop(place, None)
+            self._owed[place] = None
+            raise
+
+    async def leave(self, channel: str, connection: str) -> None:
+        """Remove the member: as soon as Redis can be told of it."""
+        place = (channel, connection)
+        self._mine.pop(place, None)
+        self._owed[place] = None
+        try:
+            await within(self._leave(*place), self._options.presence_deadline)
+        except GatewayError:
+            return
+        self._owed.pop(place, None)
+
+    async def presence(self, channel: str) -> Presence:
+        """Return who is in *channel*, those who came first first."""
+        answer = self._reads.call(("HGETALL", self._keys.who(channel)))
+        found = await within(answer, self._options.presence_deadline)
+        ordered = sorted(_entry(value) for value in found[1::2])
+        return Presence(tuple(envelope.unpack_member(body) for _, body in ordered))
+
+    def rejoin(self, *, announce: bool) -> None:
+        """Tell Redis of every member here; *announce* where others have been told that they left."""
+        self._unsure.clear()
+        for place in self._mine:
+            self._rejoin(place, announce=announce)
+
+    def settle(self) -> None:
+        """Tell Redis of what it has not heard of yet."""
+        for place in list(self._owed):
+            self._repay(place)
+        unsure, self._unsure = self._unsure, {}
+        for place, announce in unsure.items():
+            if place in self._mine:
+                self._rejoin(place, announce=announce)
+
+    # ------------------------------------------------------------ inside
+
+    def _join(self, channel: str, member: Member, *, announce: bool) -> Answer:
+        keys, node = self._keys, self.node
+        return self._line.call(
+            JOIN(
+                [keys.state, keys.who(channel), keys.route(channel), keys.nodes, keys.members(node)],
+                keys.inboxes,
+                self._options.inbox,
+                keys.members_of,
+                node,
+                member.connection,
+                channel,
+                envelope.pack_member(member),
+                int(announce),
+            )
+        )
+
+    def _leave(self, channel: str, connection: str) -> Answer:
+        keys = self._keys
+        return self._line.call(
+            LEAVE(
+                [keys.state, keys.who(channel), keys.route(channel)],
+                keys.inboxes,
+                self._options.inbox,
+                keys.members_of,
+                connection,
+                channel,
+            )
+        )
+
+    def _rejoin(self, place: tuple[str, str], *, announce: bool) -> None:
+        def check(done: Answer) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._unsure[place] = announce
+
+        try:
+            self._join(place[0], self._mine[place], announce=announce).add_done_callback(check)
+        except GatewayError:
+            self._unsure[place] = announce
+
+    def _repay(self, place: tuple[str, str]) -> None:
+        def check(done: Answer) -> None:
+            if not done.cancelled() and done.exception() is None and place not in self._mine:
+                self._owed.pop(place, None)
+
+        with contextlib.suppress(GatewayError):
+            self._leave(*place).add_done_callback(check)
+
+    def __repr__(self) -> str:
+        return f"<Rosters {len(self._mine)} members here {len(self._owed)} leaves owed>"
+
+
+def _entry(value: bytes) -> tuple[int, bytes]:
+    came, _, body = value.split(b" ", 2)
+    return int(came), body

@@ -1,0 +1,104 @@
+"""Publishing: one script per message, all those of a turn of the loop in one pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from gateway.broker.base import Publication, Receipt
+from gateway.broker.log import new_uid
+from gateway.broker.redis import envelope
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.line import Line
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.script import PUBLISH, Command
+from gateway.clock import Clock
+from gateway.errors import BrokerUnavailable
+from protocol.position import MessageId
+
+BUDGET = 0.1
+"""Of all publishes, the part that may be made again (DESIGN section 6)."""
+
+CREDIT = 10.0
+"""Retries that may be saved up."""
+
+JITTER = 0.1
+"""Seconds within which a retry is made."""
+
+
+class Publisher:
+    """Publishes to one shard, in the order of the calls."""
+
+    def __init__(self, line: Line, keys: Keys, options: RedisOptions, wall: Clock) -> None:
+        """Send by *line*, whose patience is the deadline of a publish."""
+        self._line = line
+        self._keys = keys
+        self._options = options
+        self._wall = wall
+        self._credit = CREDIT
+        self.published = self.replayed = self.retried = 0
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """Return the receipt for *publication*."""
+        self._credit = min(CREDIT, self._credit + BUDGET)
+        body = envelope.pack(publication, int(self._wall() * 1000))
+        command = self._command(publication, body)
+        try:
+            answer = await self._line.call(command, len(body))
+        except BrokerUnavailable:
+            # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
+            if publication.key is None or self._credit < 1.0:
+                raise
+            self._credit -= 1.0
+            self.retried += 1
+            await _pause(random.random() * JITTER)
+            answer = await self._line.call(command, len(body))
+        _, offset, uid, replayed = answer
+        if replayed:
+            self.replayed += 1
+        else:
+            self.published += 1
+        return Receipt(MessageId(offset, uid.decode()) if offset else None, replayed=bool(replayed))
+
+    def _command(self, publication: Publication, body: bytes) -> Command:
+        keys, channel, retention = self._keys, publication.channel, publication.retention
+        names = [keys.state, keys.meta(channel), keys.log(channel), keys.route(channel)]
+        if publication.key is not None:
+            names.append(keys.key(channel, publication.key))
+        return PUBLISH(
+            names,
+            keys.inboxes,
+            self._options.inbox,
+            channel,
+            new_uid(),
+            body,
+            0 if retention is None else retention.size,
+            0 if retention is None else milliseconds(retention.ttl),
+            milliseconds(self._options.meta_ttl),
+            new_uid(),
+            milliseconds(self._options.key_ttl),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self.published} published>"
+
+
+def milliseconds(seconds: float) -> int:
+    """Return *seconds* as Redis counts them: none is too short to count."""
+    return max(1, round(seconds * 1000))
+
+
+def _settle(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+async def _pause(seconds: float) -> None:
+    """Wait without a task of one's own: the caller may be running eagerly."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, _settle, over)
+    try:
+        await over
+    finally:
+        timer.cancel()

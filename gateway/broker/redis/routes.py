@@ -1,0 +1,183 @@
+"""What this node is routed for: on the first wish, and for some seconds beyond the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from gateway.broker.base import Retention
+from gateway.broker.log import new_uid
+from gateway.broker.redis.followed import Followed
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.line import Answer, Line, within
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.publisher import milliseconds
+from gateway.broker.redis.script import SUBSCRIBE, TOUCH, UNSUBSCRIBE
+from gateway.clock import Clock
+from gateway.eager import Tasks
+from gateway.errors import GatewayError
+from protocol.position import MessageId
+
+TOUCHES = 200
+"""Channels whose positions one call keeps."""
+
+
+class Routes:
+    """The channels of one shard that this node wants, and what Redis knows of that."""
+
+    def __init__(
+        self,
+        line: Line,
+        keys: Keys,
+        options: RedisOptions,
+        tasks: Tasks,
+        *,
+        node: Callable[[], str],
+        clock: Clock,
+    ) -> None:
+        """Route to whatever *node* returns: the id of the present incarnation."""
+        self.followed: dict[bytes, Followed] = {}
+        self._line = line
+        self._keys = keys
+        self._options = options
+        self._tasks = tasks
+        self._node = node
+        self._clock = clock
+        self._lingering: deque[tuple[float, Followed, int]] = deque()
+        self._unrouting = False
+        self._unheard: dict[Followed, int] = {}
+
+    async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
+        """Route *name* to this node and return its position."""
+        token, numbered = new_uid(), retention is not None
+        answer = self._ask(name, token, numbered=numbered)
+        followed = self.followed.get(name.encode())
+        if followed is None:
+            followed = self.followed[name.encode()] = Followed(name)
+        followed.begin(token, numbered=numbered)
+        life, first = followed.life, not followed.live
+        try:
+            told = await within(answer, self._options.resume_deadline)
+        except BaseException:
+            # Perhaps it is routed all the same.
+            if first and followed.life == life:
+                self._end(followed)
+            raise
+        position = MessageId(told[1], told[2].decode()) if numbered else None
+        followed.answered(life, position)
+        return position
+
+    def want(self, name: str) -> None:
+        """Route *name*, which keeps no history, as soon as Redis can be told; nobody waits for it."""
+        followed = self.followed.setdefault(name.encode(), Followed(name))
+        if not (followed.wanted and followed.token):
+            followed.begin(new_uid(), numbered=False)
+            self._reroute(followed)
+
+    def unsubscribe(self, name: str) -> None:
+        """Want *name* no longer; it stays routed for a while."""
+        followed = self.followed.get(name.encode())
+        if followed is not None and followed.wanted:
+            self._end(followed)
+
+    def reroute(self) -> None:
+        """Route everything that is wanted to a new inbox."""
+        self.followed = {key: followed for key, followed in self.followed.items() if followed.wanted}
+        self._lingering.clear()
+        self._unheard.clear()
+        for followed in self.followed.values():
+            self._reroute(followed)
+
+    def settle(self) -> None:
+        """Ask again for what `reroute` asked for in vain."""
+        unheard, self._unheard = self._unheard, {}
+        for followed, life in unheard.items():
+            if followed.life == life:
+                self._reroute(followed)
+
+    def _reroute(self, followed: Followed) -> None:
+        token = new_uid()
+        followed.begin_again(token)
+        life = followed.life
+
+        def check(done: Answer) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._unheard[followed] = life
+
+        try:
+            self._ask(followed.name, token, numbered=followed.numbered).add_done_callback(check)
+        except GatewayError:
+            self._unheard[followed] = life
+
+    def touch(self) -> None:
+        """Keep the positions of what is followed here, though nobody may have said anything for long."""
+        metas = [self._keys.meta(followed.name) for followed in self.followed.values() if followed.numbered]
+        for start in range(0, len(metas), TOUCHES):
+            self._line.call(TOUCH(metas[start : start + TOUCHES], milliseconds(self._options.meta_ttl)))
+
+    # ------------------------------------------------------------ inside
+
+    def _ask(self, name: str, token: str, *, numbered: bool) -> Answer:
+        keys, node = self._keys, self._node()
+        return self._line.call(
+            SUBSCRIBE(
+                [
+                    keys.state,
+                    keys.meta(name),
+                    keys.log(name),
+                    keys.route(name),
+                    keys.nodes,
+                    keys.of(node),
+                    keys.names,
+                    keys.inbox(node),
+                ],
+                node,
+                name,
+                token,
+                self._options.inbox,
+                new_uid(),
+                milliseconds(self._options.meta_ttl),
+                int(numbered),
+                int(not name.startswith("=")),
+            )
+        )
+
+    def _end(self, followed: Followed) -> None:
+        followed.end()
+        self._lingering.append((self._clock() + self._options.linger, followed, followed.life))
+        if not self._unrouting:
+            self._unrouting = True
+            self._tasks.adopt(self._unroute())
+
+    async def _unroute(self) -> None:
+        """Tell Redis of what has not been wanted for long enough; ends when there is nothing of that kind."""
+        try:
+            while self._lingering:
+                due, followed, life = self._lingering.popleft()
+                if (wait := due - self._clock()) > 0:
+                    await asyncio.sleep(wait)
+                if followed.wanted or followed.life != life:
+                    continue
+                if not await self._forget(followed):
+                    self._lingering.append((self._clock() + max(1.0, self._options.linger), followed, life))
+        finally:
+            self._unrouting = False
+
+    async def _forget(self, followed: Followed) -> bool:
+        """Unroute *followed*; return whether Redis has heard of it."""
+        keys, node, name = self._keys, self._node(), followed.name
+        try:
+            answer = self._line.call(
+                UNSUBSCRIBE([keys.state, keys.route(name), keys.of(node), keys.names], node, name)
+            )
+            # Whoever subscribes again from here on is heard after this.
+            await answer
+        except GatewayError:
+            return False
+        if not followed.wanted and self.followed.get(name.encode()) is followed:
+            del self.followed[name.encode()]
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Routes {len(self.followed)} channels>"

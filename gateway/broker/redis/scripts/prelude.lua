@@ -1,0 +1,57 @@
+-- What several scripts share; put before each of them.
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Redis refuses the first write of a script when it is out of memory, and none after one that frees some. What
+-- must go through all the same (a lease, a leave) begins with a write that needs none.
+local function despite_full_memory(key)
+  redis.call('PERSIST', key)
+end
+
+-- A node whose lease has gone must not be routed for again under its old id: nobody would ever clean up.
+local function alive(nodes, node)
+  local expiry = redis.call('ZSCORE', nodes, node)
+  return expiry and tonumber(expiry) > 0
+end
+
+local function post(inbox, bound, head, body)
+  redis.call('XADD', inbox, 'MAXLEN', '~', bound, '*', 'h', head, 'b', body)
+end
+
+local function tell(route, inboxes, bound, head, body)
+  local nodes = redis.call('SMEMBERS', route)
+  for i = 1, #nodes do
+    post(inboxes .. nodes[i], bound, head, body)
+  end
+end
+
+-- Where a channel stands: offset and uid of its newest message, and the offset below which nothing is confirmed.
+-- A channel of an older epoch goes on with its numbers, under a uid that nobody holds: the store has lost writes.
+local function stand(meta, log, state, fresh, ttl)
+  local epoch = redis.call('HGET', state, 'e')
+  if not epoch then
+    epoch = fresh
+    redis.call('HSET', state, 'e', epoch)
+  end
+  local found = redis.call('HMGET', meta, 'o', 'u', 'e', 'f')
+  if not found[1] then
+    redis.call('DEL', log)
+    redis.call('HSET', meta, 'o', 0, 'u', fresh, 'e', epoch, 'f', 0)
+    redis.call('PEXPIRE', meta, ttl)
+    return 0, fresh, 0
+  end
+  if found[3] ~= epoch then
+    redis.call('HSET', meta, 'u', fresh, 'e', epoch, 'f', found[1])
+    return tonumber(found[1]), fresh, tonumber(found[1])
+  end
+  return tonumber(found[1]), found[2], tonumber(found[4])
+end
+
+local function keep(meta, ttl)
+  if redis.call('PTTL', meta) < tonumber(ttl) then
+    redis.call('PEXPIRE', meta, ttl)
+  end
+end

@@ -1,0 +1,172 @@
+"""One shard: its connections, and everything that speaks over them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.broker.base import Envelope, Node
+from gateway.broker.redis.breaker import Breaker
+from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.directory import Directory, record_of
+from gateway.broker.redis.history import History
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.lease import Lease
+from gateway.broker.redis.line import Line, within
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.presence import Rosters
+from gateway.broker.redis.publisher import Publisher
+from gateway.broker.redis.reader import Reader
+from gateway.broker.redis.routes import Routes
+from gateway.broker.redis.script import CLEAR
+from gateway.broker.redis.wire import Wire
+from gateway.clock import Clock, monotonic
+from gateway.eager import Tasks
+from gateway.errors import GatewayError
+
+CLOSING = 1.0
+"""Seconds that giving up the lease may take when the node ends."""
+
+
+class Shard:
+    """One shard of the channels, on one Redis."""
+
+    def __init__(
+        self, url: str, number: int, node: Node, options: RedisOptions, tasks: Tasks, wall: Clock
+    ) -> None:
+        """Serve *node*; nothing is connected before `start`."""
+        self._url = url
+        self._options = options
+        self._tasks = tasks
+        self._node = node
+        self._closed = False
+        self.keys = Keys(options.prefix, number)
+        self.contact = Contact(Breaker())
+        # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
+        self._publishes = self._line(options.publish_deadline)
+        self._control = self._line(options.resume_deadline)
+        self._reads = self._line(options.resume_deadline)
+        self._leases = self._line(min(1.0, options.lease / 3), exempt=True)
+        self.publisher = Publisher(self._publishes, self.keys, options, wall)
+        self.history = History(self._reads, self.keys, options)
+        self.rosters = Rosters(self._control, self._reads, self.keys, options)
+        self.directory = Directory(self._control, self.keys, options, node)
+        self.lease = Lease(
+            self._leases,
+            self.keys,
+            self.contact,
+            options,
+            name=_printable(node.record().node),
+            record=lambda: record_of(node),
+            begun=self._begun,
+            renewed=self._renewed,
+            clock=monotonic,
+        )
+        self.routes = Routes(
+            self._control, self.keys, options, tasks, node=lambda: self.lease.node, clock=monotonic
+        )
+        self.reader = Reader(
+            self._wire(scripts=False),
+            self.routes,
+            self.history,
+            self.keys,
+            options,
+            tasks,
+            self.contact,
+            self.lease,
+            deliver=self._deliver,
+            questions=self.directory.hear,
+        )
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Connect, and stay connected, in the background."""
+        self._running = [self._tasks.adopt(self.lease.run()), self._tasks.adopt(self._touch())]
+
+    async def close(self) -> None:
+        """Give everything up; nothing is delivered from now on."""
+        self._closed = True
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+        await self.reader.close()
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self.lease.retire()
+        except TimeoutError:
+            pass
+        self.contact.lost("the broker is closed")
+        for line in (self._publishes, self._control, self._reads, self._leases):
+            await line.close()
+
+    async def clear(self, channel: str) -> None:
+        """Forget the history of *channel*; who follows it hears of that."""
+        keys = self.keys
+        command = CLEAR(
+            [keys.state, keys.log(channel), keys.route(channel)], keys.inboxes, self._options.inbox, channel
+        )
+        await within(self._control.call(command), self._options.publish_deadline)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes."""
+        lines = (self._publishes, self._control, self._reads, self._leases)
+        return {
+            "up": int(self.contact.serving),
+            "published": self.publisher.published,
+            "replayed": self.publisher.replayed,
+            "retried": self.publisher.retried,
+            "channels": len(self.routes.followed),
+            "entries": self.reader.entries,
+            "healed": self.reader.healed,
+            "gaps": self.reader.gaps,
+            "reads": self.history.reads,
+            "reads_shared": self.history.shared,
+            "incarnations": self.lease.incarnations,
+            "resets": self.lease.resets,
+            "reaped": self.lease.reaped,
+            "breaker_opened": self.contact.breaker.opened,
+            "calls": sum(line.calls for line in lines),
+            "trips": sum(line.trips for line in lines),
+            "failures": sum(line.failures for line in lines),
+            "waiting": sum(line.statistics()["waiting"] for line in lines),
+        }
+
+    # ------------------------------------------------------------ inside
+
+    def _wire(self, *, scripts: bool = True) -> Wire:
+        return Wire(self._url, connect_timeout=self._options.connect_timeout, scripts=scripts)
+
+    def _line(self, patience: float, *, exempt: bool = False) -> Line:
+        return Line(self._wire(), self.contact, self._tasks, patience=patience, exempt=exempt)
+
+    def _deliver(self, envelope: Envelope) -> None:
+        if not self._closed:
+            self._node.deliver(envelope)
+
+    def _begun(self, node: str, lost: bool) -> None:  # noqa: FBT001 (a callback's arguments)
+        """Go on under another id: another inbox, everything routed and everybody present again."""
+        self.directory.incarnation = self.rosters.node = node
+        self.reader.switch(node)
+        self.routes.reroute()
+        # Where Redis has only lost them, nobody was told that they left.
+        self.rosters.rejoin(announce=not lost)
+
+    def _renewed(self) -> None:
+        self.routes.settle()
+        self.rosters.settle()
+
+    async def _touch(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.meta_ttl / 3)
+            try:
+                self.routes.touch()
+            except GatewayError:
+                continue
+
+    def __repr__(self) -> str:
+        return f"<Shard {self.keys.base} {self.contact}>"
+
+
+def _printable(name: str) -> str:
+    """Return *name* without what parts the words of an entry."""
+    return "_".join(name.split()) or "node"

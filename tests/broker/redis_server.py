@@ -1,0 +1,143 @@
+"""Debian's `redis-server` on a free port, for as long as a test needs it."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+STARTS = 5
+"""How often another port is tried: one that was free a moment ago may be taken by somebody else."""
+
+
+class RedisServer:
+    """One Redis process. `kill` and `start` again at will: with AOF it comes back with what it had."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """Keep everything in *folder*; *options* are those of redis-server, e.g. `--appendonly`, `yes`."""
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start, and wait until it answers; on the same port as before where it had one."""
+        for _ in range(STARTS):
+            port = self.port or _free_port()
+            if self._launch(port):
+                self.port = port
+                return
+        raise AssertionError(f"redis-server does not start in {self._folder}")
+
+    def stop(self) -> None:
+        """Stop as systemd would."""
+        self._end("terminate")
+
+    def kill(self) -> None:
+        """Stop as a power cut would."""
+        self._end("kill")
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Any]:
+        """A plain client, to look behind the broker's back."""
+        client: Any = redis.Redis(host="127.0.0.1", port=self.port)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def execute(self, *command: str | bytes | float) -> Any:
+        """Return what Redis answers to *command*."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def age(self, seconds: float) -> None:
+        """Make everything older by *seconds*: nobody can move the clock of a Redis."""
+        milliseconds = round(seconds * 1000)
+        with self.client() as client:
+            for key in list(client.scan_iter()):
+                left = client.pttl(key)
+                if b":log:" in key:
+                    _age_log(client, key, milliseconds)
+                if 0 <= left <= milliseconds:
+                    client.delete(key)
+                elif left > 0:
+                    client.pexpire(key, left - milliseconds)
+
+    def _launch(self, port: int) -> bool:
+        program = shutil.which("redis-server")
+        assert program is not None, "these tests need redis-server: apt-get install redis-server"
+        self._process = subprocess.Popen(
+            [program, *self._fixed(port), *self._options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if "eady to accept connections" in line:
+                return True
+        self.stop()
+        return False
+
+    def _fixed(self, port: int) -> list[str]:
+        folder = str(self._folder)
+        return [
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--save",
+            "",
+            "--daemonize",
+            "no",
+        ]
+
+    def _end(self, how: str) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            getattr(process, how)()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A server that runs until the end of the block."""
+    server = RedisServer(folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _age_log(client: Any, key: bytes, milliseconds: int) -> None:
+    entries = client.xrange(key)
+    left = client.pttl(key)
+    client.delete(key)
+    for id, fields in entries:
+        client.xadd(key, {**fields, b"x": int(fields[b"x"]) - milliseconds}, id=id)
+    client.pexpire(key, left)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
