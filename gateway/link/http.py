@@ -100,7 +100,11 @@ class PublicHttp(HttpToolsProtocol):
 
     def _upgrade(self, early: bytes) -> None:
         """Hand the connection to a handshake, and *early*, which the client sent with its request."""
-        self._head_complete()
+        try:
+            path = _path(self.url)
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(_MALFORMED)
+            return
         self.connections.discard(self)
         handshake = Handshake(
             self.config,
@@ -111,8 +115,7 @@ class PublicHttp(HttpToolsProtocol):
         )
         transport = self.transport
         transport.set_protocol(handshake)
-        path, headers, method = self.url.decode("latin-1"), self.headers, self.scope["method"]
-        version = self.scope["http_version"]
+        headers, method, version = self.headers, self.scope["method"], self.scope["http_version"]
         self._let_go()
         handshake.begin(
             transport,
@@ -148,6 +151,14 @@ class PublicHttp(HttpToolsProtocol):
             self.connections.discard(self)
             self.parser = cast("Any", None)
             part(self.transport, self.server_state, timeout=self._options.link.close_timeout)
+
+
+def _path(target: bytes) -> str:
+    """Return path and query of a request's *target*, which may name the server (RFC 9112 section 3.2.2)."""
+    if not target.startswith(b"/"):
+        parsed = httptools.parse_url(target)
+        target = (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
+    return target.decode("latin-1")
 
 
 class _OneRequestError(Exception):

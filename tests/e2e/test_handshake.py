@@ -72,6 +72,26 @@ async def test_who_offers_only_unknown_ones_is_told_the_two(gateway: Served) -> 
         assert await raw.ended() == b""
 
 
+SPELT: dict[str, bytes] = {
+    "as browsers do": upgrade(connection="keep-alive, Upgrade", origin="https://app.example.com"),
+    "in capitals": upgrade(upgrade="WebSocket", connection="UPGRADE"),
+    "with names in capitals": upgrade()
+    .replace(b"sec-websocket-", b"Sec-WebSocket-")
+    .replace(b"host", b"HOST"),
+    "with a length of nothing": upgrade(content_length="0"),
+    "with the server in it": upgrade("http://gateway.test/v1/ws?a=b"),
+    "with a query": upgrade("/v1/ws?a=b&c=%00%ff"),
+    "percent-encoded": upgrade("/v1/%77s"),
+}
+
+
+@pytest.mark.parametrize("how", SPELT)
+async def test_a_request_may_be_spelt(gateway: Served, how: str) -> None:
+    with await Raw.open(gateway.public) as raw:
+        await raw.send(SPELT[how])
+        assert (await raw.response()).status == 101
+
+
 async def test_extensions_are_not_negotiated(gateway: Served) -> None:
     with await Raw.open(gateway.public) as raw:
         await raw.send(upgrade(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
@@ -112,6 +132,8 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, {}),
     "TLS": (bytes.fromhex("16030100c8010000c40303"), 400, {}),
     "no HTTP": (b"\x00\x01\x02\x03\r\n\r\n", 400, {}),
+    "a target that is none": (upgrade("*"), 403, {}),
+    "another server's target": (upgrade("http://[::1"), 400, {}),
     "a path that is not ASCII": ("GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n".encode("latin-1"), 400, {}),
 }
 
