@@ -28,7 +28,7 @@ run: setup ## start a gateway in dev mode, with the demo page
 	$(BIN)/fanway serve --dev
 
 test: setup ## run every test; protocol/ must be covered to the last branch by its own
-	@.ci/need redis browser
+	@.ci/need redis browser cc
 	@if [ -f package.json ]; then npm ci --silent; fi
 	@mkdir -p artifacts
 	$(BIN)/coverage run -m pytest tests/protocol

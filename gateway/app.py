@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -44,6 +45,9 @@ from gateway.push.service import Service
 from gateway.server import Binding, Listener
 from gateway.settings import Settings
 from protocol.codec import Codec
+
+RESERVED_DESCRIPTORS = 200
+"""For listeners, backends' connections, files and the broker: without one, even a 503 could not be sent."""
 
 SWEEP = 5.0
 """Seconds between two looks for expired history."""
@@ -195,7 +199,8 @@ class Gateway:
                     "push": hot.statistics,
                     "tasks": self._tasks.statistics,
                     "loop": self._lag.statistics,
-                }
+                },
+                closed=lambda: self.hub.closed,
             ),
         ]
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
@@ -305,10 +310,16 @@ def _admission_limits(settings: Settings) -> AdmissionLimits:
     limits = settings.limits
     return AdmissionLimits(
         upgrades_per_s=limits.connects_per_second,
-        connections=limits.connections,
+        connections=limits.connections or _descriptors_for_connections(),
         per_address=limits.connections_per_address,
         per_user=limits.connections_per_user,
     )
+
+
+def _descriptors_for_connections() -> int:
+    """Return how many connections the process has file descriptors for, with some left for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - RESERVED_DESCRIPTORS)
 
 
 def _session_limits(settings: Settings) -> SessionLimits:

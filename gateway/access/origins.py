@@ -28,8 +28,10 @@ def allowed(
 
     Without an Origin there is no page: browsers always send one (RFC 6455 section 4.1), and who is no browser
     could write any. Otherwise it must be in *allow_list* with its scheme, host and port, or, where that is
-    empty, have the host and port of the Host header. `null` must be listed; `*` lists everything. With
-    *loopback*, the pages of this machine may, too, from any port.
+    empty, have the host and port of the Host header. `null` must be listed; `*` lists everything.
+
+    With *loopback*, the pages of this machine may, from any port, and nobody else who is not listed: whoever
+    makes a name of his own lead to this machine has the same host in both headers (DNS rebinding).
     """
     if origin is None or ANY in allow_list or origin in allow_list:
         return True
@@ -38,7 +40,7 @@ def allowed(
         return False
     if loopback and site[0] in {"http", "https"} and site[1] in _LOOPBACK:
         return True
-    if allow_list:
+    if allow_list or loopback:
         return site in _sites(allow_list)
     return host is not None and site[1:] == _addressed(host, site[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Hub:
         self._clock = clock
         self.wall = wall_clock
         self._started = clock()
+        self.closed: Counter[int] = Counter()
+        """How many connections were closed from here, by close code."""
         self._messages = 0
         self._tally = Tally()
 

@@ -241,6 +241,7 @@ class Session:
         """Send what waits, then a Close frame with *code*, and leave everything."""
         if self.state is State.CLOSING:
             return
+        self.services.hub.closed[code] += 1
         self.outbox.flush()
         self.link.close(code, reason or _reason(code))
         self._finish()

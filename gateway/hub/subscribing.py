@@ -160,8 +160,9 @@ async def _appear(session: Session, prepared: _Prepared) -> None:
 
 
 def _server_side(session: Session) -> list[str]:
-    personal = [channels.personal(session.user)] if session.user else []
-    return [*personal, *session.granted]
+    personal = channels.personal(session.user)
+    # A user whose name does not fit a channel's has none: the client could not name it to resume.
+    return [personal, *session.granted] if session.user and channels.valid(personal) else [*session.granted]
 
 
 def _may_follow(session: Session, channel: str) -> None:

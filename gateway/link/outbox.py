@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gateway.clock import Clock, Scheduler
 from gateway.link.frames import Chunk
-from gateway.link.shed import POLICIES, Entry, Follower, shed
+from gateway.link.shed import DROPPING, Entry, Follower, shed
 from protocol.position import MessageId
 
 BATCH = 64 * 1024
@@ -191,7 +191,7 @@ class Flusher:
         self._requested = False
         self._rest_until = 0.0
         self._flushes = 0
-        self._dropped = dict.fromkeys(POLICIES, 0)
+        self._dropped = dict.fromkeys(DROPPING, 0)
 
     def mark(self, outbox: Outbox) -> None:
         """Flush *outbox* when the turn ends."""

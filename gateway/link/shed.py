@@ -11,7 +11,10 @@ from gateway.link.frames import Chunk, last_of
 from protocol.codec import Codec
 from protocol.position import MessageId
 
-POLICIES = ("catch_up", "conflate", "drop_oldest", "disconnect")
+DROPPING = ("catch_up", "conflate", "drop_oldest")
+"""The policies that drop messages."""
+
+POLICIES = (*DROPPING, "disconnect")
 
 
 class Follower(Protocol):

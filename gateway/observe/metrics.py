@@ -34,7 +34,6 @@ COUNTERS = frozenset(
         "outbox_dropped_catch_up",
         "outbox_dropped_conflate",
         "outbox_dropped_drop_oldest",
-        "outbox_dropped_disconnect",
         "admission_refused_overloaded",
         "admission_refused_connections",
         "admission_refused_address",
@@ -48,8 +47,9 @@ COUNTERS = frozenset(
 class Statistics(Collector):
     """What the parts of the gateway say of themselves, as `fanway_<part>_<name>`."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, Source], closed: Callable[[], Mapping[int, int]]) -> None:
         self._sources = sources
+        self._closed = closed
 
     def collect(self) -> Iterable[Metric]:
         """Return every figure."""
@@ -58,12 +58,18 @@ class Statistics(Collector):
                 full = f"{part}_{name}"
                 family = CounterMetricFamily if full in COUNTERS else GaugeMetricFamily
                 yield family(f"fanway_{full}", f"{name} of the {part}".replace("_", " "), value=value)
+        closes = CounterMetricFamily(
+            "fanway_hub_closed", "connections that were closed here", labels=["code"]
+        )
+        for code, count in self._closed().items():
+            closes.add_metric([str(int(code))], count)
+        yield closes
 
 
-def route(sources: Mapping[str, Source]) -> Route:
-    """Return `/metrics` over *sources*."""
+def route(sources: Mapping[str, Source], closed: Callable[[], Mapping[int, int]]) -> Route:
+    """Return `/metrics` over *sources*, and over the connections *closed* here, by close code."""
     registry = CollectorRegistry()
-    registry.register(Statistics(sources))
+    registry.register(Statistics(sources, closed))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

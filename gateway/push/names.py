@@ -25,6 +25,14 @@ def channel_name(name: str) -> str:
     return name
 
 
+def personal_channel(user: str) -> str:
+    """Return the personal channel of *user*, whose name must fit one: nobody follows any other."""
+    name = channels.personal(user_name(user))
+    if not channels.valid(name):
+        raise _unfit("user", "one with a personal channel: at most 127 of A-Z a-z 0-9 _ . : @ ~ -", user)
+    return name
+
+
 def user_name(name: str) -> str:
     """Return *name*, which must be a user's, as in a token's `sub`."""
     if not 0 < len(name) <= USER_SIZE or _CONTROL.search(name):
@@ -33,10 +41,8 @@ def user_name(name: str) -> str:
 
 
 def channel_in(path: str) -> str:
-    """Return the channel that a segment of a path names; a personal one may be called as its user is."""
-    name = _decoded("channel", path)
-    user = channels.personal_user(name)
-    return channel_name(name) if user is None else channels.personal(user_name(user))
+    """Return the channel that a segment of a path names."""
+    return channel_name(_decoded("channel", path))
 
 
 def user_in(path: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Publication, Receipt, Retention
 from gateway.push.failures import Refused, failure_of
-from gateway.push.names import channel_name, user_name
+from gateway.push.names import channel_name, personal_channel
 from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
 from gateway.push.service import Service
-from protocol.channels import personal, valid
+from protocol.channels import valid
 from protocol.errors import ErrorCode
 from protocol.payload import Payload, payload_of
 
@@ -75,7 +75,7 @@ class Publisher:
         data = self._payload(wanted.data, source)
 
         def to(user: str) -> Publication:
-            return self._publication(personal(user_name(user)), data, wanted)
+            return self._publication(personal_channel(user), data, wanted)
 
         return await self._all(self._attempt(to, user, {"user": user}) for user in wanted.users)
 

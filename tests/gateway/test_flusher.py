@@ -6,7 +6,7 @@ import pytest
 from gateway.clock import FakeClock
 from gateway.link.memory import MemoryLink
 from gateway.link.outbox import LONG_FLUSH, LONGEST_REST, Flusher, Outbox
-from gateway.link.shed import POLICIES
+from gateway.link.shed import DROPPING
 from protocol.messages import PongReply
 from tests.gateway.test_outbox import Owner
 from tests.gateway.waiting import Follower, reply
@@ -190,7 +190,7 @@ def test_channels_that_fail_strand_nobody() -> None:
 
 def test_what_was_dropped_is_counted_by_policy() -> None:
     desk = Desk()
-    assert desk.flusher.statistics() == {"flushes": 0} | {f"dropped_{policy}": 0 for policy in POLICIES}
+    assert desk.flusher.statistics() == {"flushes": 0} | {f"dropped_{policy}": 0 for policy in DROPPING}
     desk.flusher.count({"catch_up": 2})
     desk.flusher.count({"catch_up": 1, "conflate": 5})
     statistics = desk.flusher.statistics()

@@ -32,7 +32,7 @@ async def test_ready_while_there_are_no_problems() -> None:
 
 async def test_metrics_are_read_when_asked_for() -> None:
     figures = {"messages": 1.0, "sessions": 3.0}
-    async with client(Starlette(routes=[metrics.route({"hub": lambda: figures})])) as http:
+    async with client(Starlette(routes=[metrics.route({"hub": lambda: figures}, lambda: {4006: 2})])) as http:
         first = await http.get("/metrics")
         figures["messages"] = 5.0
         second = await http.get("/metrics")
@@ -42,6 +42,7 @@ async def test_metrics_are_read_when_asked_for() -> None:
     assert found["fanway_hub_messages"] == "counter"
     assert found["fanway_hub_sessions"] == "gauge"
     assert values(second.text)["fanway_hub_messages_total"] == pytest.approx(5.0)
+    assert 'fanway_hub_closed_total{code="4006"} 2.0' in second.text
     assert "process_resident_memory_bytes" in found
 
 

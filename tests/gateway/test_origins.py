@@ -97,6 +97,7 @@ def test_null_and_everything_are_allowed_only_where_listed() -> None:
 )
 def test_in_development_the_pages_of_this_machine_may(origin: str, may: bool) -> None:
     assert allowed(origin, "127.0.0.1:8000", NONE, loopback=True) is may
+    assert not allowed("http://evil.com:8000", "evil.com:8000", NONE, loopback=True)
     assert allowed(origin, "127.0.0.1:8000", frozenset({"https://app.example.com"}), loopback=True) is may
     assert not allowed(origin, "127.0.0.1:8000", NONE)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gateway.clock import FakeClock
 from gateway.link.memory import MemoryLink
 from gateway.link.outbox import BATCH, Flusher, Outbox
-from gateway.link.shed import POLICIES
+from gateway.link.shed import DROPPING, POLICIES
 from protocol.messages import PongReply
 from protocol.position import MessageId
 from tests.gateway.waiting import Follower, at, reply
@@ -151,7 +151,7 @@ def test_much_in_one_turn_is_not_slow() -> None:
     desk.clock.run()
     assert desk.said() == [("message", number) for number in range(1, 101)]
     assert (desk.owner.behind, desk.owner.ended) == ({}, 0)
-    assert not any(desk.flusher.statistics()[f"dropped_{policy}"] for policy in POLICIES)
+    assert not any(desk.flusher.statistics()[f"dropped_{policy}"] for policy in DROPPING)
 
 
 def test_a_slow_socket_has_its_outbox_shed() -> None:

@@ -173,12 +173,14 @@ async def test_a_history_can_be_cleared_and_its_numbers_go_on() -> None:
     assert third["message"].startswith("3-")
 
 
-async def test_personal_channels_are_found_whatever_their_user_is_called() -> None:
+async def test_personal_channels_are_looked_up_like_others() -> None:
     api = await stand()
     async with api.client() as client:
-        await client.post("/v1/notify", json={"users": ["Jörg/x%2F y"], "data": 1})
-        answer = await client.get("/v1/channels/%40J%C3%B6rg%2Fx%252F%20y/history")
+        await client.post("/v1/notify", json={"users": ["ann@example.com"], "data": 1})
+        answer = await client.get("/v1/channels/%40ann%40example.com/history")
+        nobodys = await client.get("/v1/channels/%40ann%2Fx/history")
     assert [message["data"] for message in answer.json()["messages"]] == [1]
+    assert nobodys.status_code == 422
 
 
 # ---------------------------------------------------------------- users
