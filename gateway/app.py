@@ -45,6 +45,7 @@ from gateway.push.service import Service
 from gateway.server import Binding, Listener
 from gateway.settings import Settings
 from protocol.codec import Codec
+from protocol.errors import CLOSES
 
 RESERVED_DESCRIPTORS = 200
 """For listeners, backends' connections, files and the broker: without one, even a 503 could not be sent."""
@@ -200,7 +201,7 @@ class Gateway:
                     "tasks": self._tasks.statistics,
                     "loop": self._lag.statistics,
                 },
-                closed=lambda: self.hub.closed,
+                closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.closed,
             ),
         ]
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
@@ -317,7 +318,7 @@ def _admission_limits(settings: Settings) -> AdmissionLimits:
 
 
 def _descriptors_for_connections() -> int:
-    """Return how many connections the process has file descriptors for, with some left for everything else."""
+    """Return how many connections there are file descriptors for, with some left for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - RESERVED_DESCRIPTORS)
 

@@ -30,7 +30,7 @@ async def test_metrics_named_elsewhere_exist(gateway: Served) -> None:
     text = (await gateway.request("GET", "/metrics")).text
     for path in sorted((ROOT / "docs").glob("*.md")):
         for name in re.findall(r"\b(?:fanway|process)_\w+_\w+\b", path.read_text()):
-            assert f"\n{name} " in text, f"{path.name}: {name}"
+            assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), f"{path.name}: {name}"
 
 
 async def test_health_is_where_it_says(gateway: Served) -> None:
