@@ -98,6 +98,7 @@ class Life:
         self.admission = Admission(admission or AdmissionLimits())
         self.heartbeat = Heartbeat(loop, interval=interval, grace=grace)
         self.released: list[str] = []
+        verifier = Verifier(StaticKeys((HS256,)), audience=None, issuer=None, clock=self.wall)
         self.services = Services(
             hub=self.hub,
             broker=self.broker,
@@ -105,12 +106,11 @@ class Life:
             admission=self.admission,
             heartbeat=self.heartbeat,
             tasks=self.tasks,
-            verifier=Verifier(StaticKeys((HS256,)), audience=None, issuer=None, clock=self.wall),
             limits=limits or SessionLimits(),
             clock=self.clock,
             wall=self.wall,
             on_error=self.errors.append,
-            **{"anonymous": True, **services},
+            **{"verifier": verifier, "anonymous": True, **services},
         )
         self.clients: list[Client] = []
 
@@ -168,7 +168,7 @@ class Client:
     def __init__(self, life: Life, link: MemoryLink, header: str | None) -> None:
         self.life = life
         self.link = link
-        self.ids = count(1)
+        self.ids = count(1_000)
         self.welcome: Connected
         self.session = Session(link, link.codec, life.services, release=self._release, header_token=header)
         link.attach(self.session)

@@ -1,0 +1,530 @@
+"""What each command does, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.access.admission import AdmissionLimits
+from gateway.hub.services import SessionLimits
+from protocol.messages import (
+    Connect,
+    Connected,
+    Error,
+    History,
+    HistoryPage,
+    Join,
+    Leave,
+    Member,
+    Message,
+    Presence,
+    PresenceState,
+    Publish,
+    Published,
+    Resume,
+    Sender,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from protocol.payload import payload_of
+from protocol.position import MessageId
+from tests.gateway.life import RULES, Client, life, values_of
+from tests.gateway.standing import passed, quiet, standing
+
+
+def told(reply: Connected) -> dict[str, str]:
+    """Return what became of each channel of a connect: `ok`, or the code of its error."""
+    return {name: sub.code if isinstance(sub, Error) else "ok" for name, sub in reply.subs.items()}
+
+
+def pushed(client: Client, kind: type) -> list[Any]:
+    return [message for message in client.link.messages if isinstance(message, kind)]
+
+
+# ---------------------------------------------------------------- connect
+
+
+@standing
+async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
+    async with life(limits=SessionLimits(channels=7)) as node:
+        client = node.open()
+        reply = await client.connected(Connect(9, token=node.token("ann", ttl=60.0)))
+        assert reply == Connected(
+            9,
+            client.session.connection,
+            "ann",
+            "n1",
+            25.0,
+            60.0,
+            {
+                "message_size": 65_536,
+                "channels": 7,
+                "commands_per_second": 50.0,
+                "command_burst": 200.0,
+                "history": 1_000,
+                "rewind": 100,
+            },
+            {"@ann": Subscribed("@ann")},
+        )
+
+
+@standing
+async def test_each_channel_of_a_connect_has_its_own_result() -> None:
+    async with life(strict=True, limits=SessionLimits(channels=5)) as node:
+        receipts = [await node.publish("h:a", value) for value in (1, 2, 3)]
+        ids = [receipt.id for receipt in receipts]
+        client = node.open()
+        subs = {
+            "h:a": Resume(since=ids[0]),
+            "h:b": Resume(since=MessageId(4, "gone")),
+            "nobody:a": Resume(),
+            "nobody:b": Resume(),
+            "unheard:of": Resume(),
+            "@bob": Resume(),
+            "token:a": Resume(token="nonsense"),
+            "h:c": Resume(rewind=5),
+            "h:d": Resume(),
+        }
+        token = node.token("ann", channels=["nobody:a", "h:e"])
+        reply = await client.connected(Connect(1, token=token, subs=subs))
+        assert told(reply) == {
+            "@ann": "ok",
+            "nobody:a": "ok",
+            "h:e": "ok",
+            "h:a": "ok",
+            "h:b": "ok",
+            "nobody:b": "limit_exceeded",
+            "unheard:of": "limit_exceeded",
+            "@bob": "limit_exceeded",
+            "token:a": "limit_exceeded",
+            "h:c": "limit_exceeded",
+            "h:d": "limit_exceeded",
+        }
+        resumed, lost = reply.subs["h:a"], reply.subs["h:b"]
+        assert isinstance(resumed, Subscribed)
+        assert isinstance(lost, Subscribed)
+        assert (values_of(resumed.messages), resumed.recovered, resumed.position) == ([2, 3], True, ids[-1])
+        assert (list(lost.messages), lost.recovered) == ([], False)
+        more = node.open()
+        subs = {name: subs[name] for name in ("nobody:b", "unheard:of", "@bob", "token:a", "h:c")}
+        assert told(await more.connected(Connect(1, subs=subs))) == {
+            "nobody:b": "permission_denied",
+            "unheard:of": "unknown_channel",
+            "@bob": "permission_denied",
+            "token:a": "unauthorized",
+            "h:c": "ok",
+        }
+
+
+@standing
+async def test_what_is_refused_takes_no_place() -> None:
+    async with life(limits=SessionLimits(channels=2)) as node:
+        client = node.open()
+        subs = dict.fromkeys(("nobody:a", "nobody:b", "h:a", "nobody:c", "h:b"), Resume())
+        reply = await client.connected(Connect(1, subs=subs))
+        assert [name for name, result in told(reply).items() if result == "ok"] == ["h:a", "h:b"]
+        assert (await client.refused(Subscribe(2, "h:c"))).code == "limit_exceeded"
+        await client.ask(Unsubscribe(3, "h:a"))
+        await client.follow("h:c")
+
+
+@standing
+async def test_a_personal_channel_and_those_of_the_token_are_restored_like_others() -> None:
+    async with life(rules={**RULES, "default": replace(RULES["h"], namespace="default")}) as node:
+        first = await node.publish("@ann", 1)
+        await node.publish("@ann", 2)
+        client = node.open()
+        token = node.token("ann", channels=["@ann", "h:a"])
+        reply = await client.connected(Connect(1, token=token, subs={"@ann": Resume(since=first.id)}))
+        assert told(reply) == {"@ann": "ok", "h:a": "ok"}
+        personal = reply.subs["@ann"]
+        assert isinstance(personal, Subscribed)
+        assert (values_of(personal.messages), personal.recovered) == ([2], True)
+
+
+@standing
+async def test_all_that_a_connect_replays_fits_into_one_reply() -> None:
+    async with life(limits=SessionLimits(outbox=20_000)) as node:
+        begun = {}
+        for channel in ("h:a", "h:b", "h:c"):
+            begun[channel] = (await node.publish(channel, "begun")).id
+            await node.publish(channel, *("x" * 1_000 for _ in range(6)))
+        client = node.open()
+        subs = {channel: Resume(since=id) for channel, id in begun.items()}
+        reply = await client.connected(Connect(1, subs=subs))
+        recovered = [
+            (sub.recovered, len(sub.messages)) for sub in reply.subs.values() if isinstance(sub, Subscribed)
+        ]
+        assert recovered == [(True, 6), (False, 0), (False, 0)]
+        assert all(isinstance(sub, Subscribed) and sub.position for sub in reply.subs.values())
+        assert len(client.link.writes[0]) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "close"),
+    [
+        ("nonsense", "unauthorized", 4003),
+        (None, "unauthorized", 4003),
+        ("expired", "token_expired", 4004),
+    ],
+)
+@standing
+async def test_who_is_not_believed_is_sent_away(token: str | None, code: str, close: int) -> None:
+    async with life(anonymous=False) as node:
+        client = node.open()
+        given = node.token("ann", ttl=-1.0) if token == "expired" else token
+        error = await client.refused(Connect(1, token=given))
+        assert error.code == code
+        assert client.link.closed is not None
+        assert client.link.closed[0] == close
+        assert node.hub.sessions == {}
+
+
+@standing
+async def test_a_token_may_come_with_the_handshake() -> None:
+    async with life(anonymous=False) as node:
+        client = node.open(header=node.token("ann"))
+        assert (await client.connected(Connect(1))).user == "ann"
+        both = node.open(header=node.token("ann"))
+        assert (await both.connected(Connect(1, token=node.token("bob")))).user == "bob"
+
+
+@standing
+async def test_without_keys_there_are_only_the_anonymous() -> None:
+    async with life(verifier=None) as node:
+        client = node.open()
+        error = await client.refused(Connect(1, token=node.token("ann")))
+        assert error.code == "unauthorized"
+        nobody = await node.client()
+        assert nobody.welcome.user == ""
+        assert (await nobody.refused(Subscribe(2, "token:a", token="x"))).code == "permission_denied"
+
+
+@pytest.mark.parametrize("policy", ["refuse", "replace"])
+@standing
+async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(policy: str) -> None:
+    bound = AdmissionLimits(per_user=2)
+    async with life(admission=bound, per_user_policy=policy) as node:
+        clients = []
+        for _ in range(2):
+            clients.append(await node.client(user="ann"))
+            await passed(1.0)
+        third = node.open()
+        reply = await third.ask(Connect(1, token=node.token("ann")))
+        if policy == "refuse":
+            assert reply.code == "limit_exceeded"
+            assert third.link.closed is not None
+            assert third.link.closed[0] == 4010
+            assert all(client.link.is_open for client in clients)
+            clients[0].end()
+            await node.client(user="ann")
+        else:
+            assert isinstance(reply, Connected)
+            assert clients[0].link.closed == (4012, "replaced")
+            assert clients[1].link.is_open
+        assert len(node.hub.users["ann"]) == 2
+
+
+@standing
+async def test_nobody_is_there_to_be_replaced() -> None:
+    async with life(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
+        ticket = node.admission.admit_user("ann")
+        client = node.open()
+        assert (await client.refused(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
+        ticket.release()  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- subscribe, unsubscribe
+
+
+@standing
+async def test_a_subscription_begins_now_since_a_message_or_with_the_last() -> None:
+    async with life() as node:
+        ids = [(await node.publish("h:a", value)).id for value in range(5)]
+        for options, messages, recovered in (
+            ({}, [], False),
+            ({"since": ids[2]}, [3, 4], True),
+            ({"since": ids[4]}, [], True),
+            ({"since": MessageId(3, "other")}, [], False),
+            ({"rewind": 2}, [3, 4], False),
+            ({"rewind": 50}, [0, 1, 2, 3, 4], False),
+            ({"rewind": 0}, [], False),
+            ({"since": ids[3], "rewind": 3}, [4], True),
+        ):
+            for _ in range(2):  # once from the broker, and once beside another, from the hub
+                client = await node.client()
+                reply = await client.follow("h:a", **options)
+                assert (values_of(reply.messages), reply.recovered) == (messages, recovered), options
+                assert reply.position == ids[-1]
+            for client in node.clients:
+                client.end()
+
+
+@standing
+async def test_a_rewind_shows_no_more_than_history_keeps() -> None:
+    rules = {**RULES, "h": replace(RULES["h"], history=3, history_ttl=10.0)}
+    async with life(rules=rules) as node:
+        follower = await node.client()
+        await follower.follow("h:a")
+        await node.publish("h:a", *range(5))
+        shown = []
+        for _ in range(3):
+            client = await node.client()
+            shown.append(values_of((await client.follow("h:a", rewind=50)).messages))
+            await passed(5.0)
+        assert shown == [[2, 3, 4], [2, 3, 4], []]
+
+
+@standing
+async def test_a_rewind_is_bounded_and_shows_the_newest_that_fit() -> None:
+    async with life(limits=SessionLimits(rewind=4, outbox=8_000)) as node:
+        await node.publish("h:a", *range(9))
+        await node.publish("h:b", *([number, "x" * 1_000] for number in range(9)))
+        client = await node.client()
+        assert values_of((await client.follow("h:a", rewind=100)).messages) == [5, 6, 7, 8]
+        reply = await client.follow("h:b", rewind=100)
+        assert [value[0] for value in values_of(reply.messages)] == [6, 7, 8]
+
+
+@standing
+async def test_a_cleared_history_is_shown_to_nobody_though_the_hub_heard_it() -> None:
+    async with life() as node:
+        follower = await node.client()
+        await follower.follow("h:a")
+        first = await node.publish("h:a", 1)
+        await node.publish("h:a", 2)
+        await node.broker.clear("h:a")
+        client = await node.client()
+        assert list((await client.follow("h:a", rewind=9)).messages) == []
+        resuming = await node.client()
+        assert not (await resuming.follow("h:a", since=first.id)).recovered
+        await quiet()
+        await node.publish("h:a", 3)
+        await quiet()
+        assert (follower.got(), client.got()) == ([1, 2, 3], [3])
+
+
+@standing
+async def test_what_is_too_much_to_replay_is_not_recovered() -> None:
+    async with life(limits=SessionLimits(outbox=8_000)) as node:
+        first = await node.publish("h:a", "begun")
+        await node.publish("h:a", *("x" * 1_000 for _ in range(9)))
+        client = await node.client()
+        reply = await client.follow("h:a", since=first.id)
+        assert (list(reply.messages), reply.recovered) == ([], False)
+        await node.publish("h:a", "next")
+        await quiet()
+        assert client.got() == ["next"]
+
+
+@standing
+async def test_one_follows_a_channel_once_and_leaves_it_once() -> None:
+    async with life() as node:
+        client = await node.client()
+        await client.follow("h:a")
+        assert (await client.refused(Subscribe(10, "h:a"))).code == "already_subscribed"
+        assert await client.ask(Unsubscribe(11, "h:a")) == Unsubscribed("h:a", id=11)
+        assert (await client.refused(Unsubscribe(12, "h:a"))).code == "not_subscribed"
+        await node.publish("h:a", 1)
+        await quiet()
+        assert client.got() == []
+        await client.follow("h:a")
+        await node.publish("h:a", 2)
+        await quiet()
+        assert client.got() == [2]
+
+
+@standing
+async def test_a_channel_token_opens_one_channel_until_it_ends() -> None:
+    async with life(interval=10_000.0) as node:
+        client = await node.client(user="ann")
+        assert (await client.refused(Subscribe(10, "token:a"))).code == "permission_denied"
+        other = node.token("ann", channel="token:b")
+        assert (await client.refused(Subscribe(11, "token:a", token=other))).code == "permission_denied"
+        token = node.token("ann", ttl=60.0, channel="token:a")
+        await client.follow("token:a", token=token)
+        early = await node.client(user="ann")
+        await early.follow("token:a", token=token)
+        await early.ask(Unsubscribe(50, "token:a"))
+        await passed(59.0)
+        await node.publish("token:a", 1)
+        await quiet()
+        assert client.got() == [1]
+        await passed(2.0)
+        (ended,) = pushed(client, Unsubscribed)
+        assert (ended.channel, ended.code, ended.id) == ("token:a", "token_expired", None)
+        assert [reply.id for reply in pushed(early, Unsubscribed)] == [50]
+        await node.publish("token:a", 2)
+        await quiet()
+        assert client.got() == [1]
+
+
+# ---------------------------------------------------------------- presence
+
+
+def member(client: Client, info: Any = None) -> Member:
+    return Member(client.session.connection, client.session.user, info)
+
+
+@standing
+async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
+    async with life() as node:
+        watcher, deaf = await node.client(user="ann"), await node.client(user="ben")
+        reply = await watcher.follow("p:a", members=True)
+        assert reply.members == (member(watcher),)
+        assert (await deaf.follow("p:a", join_leave=False)).members is None
+        late = await node.client(user="cleo")
+        joined = (await late.follow("p:a", members=True)).members
+        assert joined == (member(watcher), member(deaf), member(late))
+        await late.ask(Unsubscribe(50, "p:a"))
+        deaf.end()
+        await quiet()
+        assert pushed(watcher, Join) == [Join("p:a", member(deaf)), Join("p:a", member(late))]
+        assert pushed(watcher, Leave) == [Leave("p:a", member(late)), Leave("p:a", member(deaf))]
+        assert pushed(deaf, Join) == pushed(deaf, Leave) == []
+        assert pushed(late, Join) == pushed(late, Leave) == []
+
+
+@standing
+async def test_a_member_shows_the_info_of_its_token() -> None:
+    async with life() as node:
+        client = node.open()
+        await client.connected(Connect(1, token=node.token("ann", info={"name": "Ann"})))
+        reply = await client.follow("p:a", members=True)
+        assert reply.members == (member(client, {"name": "Ann"}),)
+
+
+@standing
+async def test_watching_where_there_is_no_presence_shows_nothing() -> None:
+    async with life() as node:
+        client, other = await node.client(), await node.client()
+        reply = await client.follow("h:a", join_leave=True, members=True)
+        await other.follow("h:a")
+        assert (reply.members, pushed(client, Join)) == (None, [])
+
+
+@standing
+async def test_presence_counts_and_shows_on_demand() -> None:
+    async with life() as node:
+        clients = [await node.client(user=user) for user in ("ann", "ann", "ben")]
+        for client in clients:
+            await client.follow("p:a")
+        reply = await clients[0].ask(Presence(50, "p:a"))
+        assert reply == PresenceState(50, "p:a", connections=3, users=2)
+        reply = await clients[0].ask(Presence(51, "p:a", members=True))
+        assert reply.members == tuple(map(member, clients))
+        outsider = await node.client()
+        assert (await outsider.refused(Presence(52, "p:a"))).code == "not_subscribed"
+        await outsider.follow("h:a")
+        error = await outsider.refused(Presence(53, "h:a"))
+        assert (error.code, "turn it on in [channels.h]" in error.message) == ("bad_request", True)
+
+
+# ---------------------------------------------------------------- publish, history
+
+
+@standing
+async def test_who_publishes_hears_it_like_everybody_else() -> None:
+    async with life() as node:
+        client, other = await node.client(user="ann"), await node.client()
+        for each in (client, other):
+            await each.follow("h:a")
+        reply = await client.ask(Publish(50, "h:a", payload_of({"x": 1}), key="k"))
+        again = await client.ask(Publish(51, "h:a", payload_of({"x": 2}), key="k"))
+        assert isinstance(reply, Published)
+        assert again == replace(reply, id=51)
+        (message,) = pushed(client, Message)
+        assert pushed(other, Message) == [message]
+        assert message.message == reply.message
+        assert message.sender == Sender(client.session.connection, "ann")
+        assert (await client.ask(Publish(52, "a", payload_of(1)))) == Published(52, "a")
+
+
+@standing
+async def test_a_key_is_its_clients_own() -> None:
+    async with life() as node:
+        first, second = await node.client(user="ann"), await node.client(user="ann")
+        other, nobody, no_one = await node.client(user="ben"), await node.client(), await node.client()
+        ids = [
+            (await client.ask(Publish(50, "h:a", payload_of(1), key="k"))).message
+            for client in (first, second, other, nobody, no_one)
+        ]
+        assert ids[0] == ids[1], "of one user"
+        assert len(set(ids)) == 4
+        assert not (await node.publish("h:a", 1, key="k")).replayed
+
+
+@standing
+async def test_who_may_not_publish_is_told_why() -> None:
+    rules = {**RULES, "mine": replace(RULES["h"], namespace="mine", publish="subscribers")}
+    async with life(rules=rules) as node:
+        client = await node.client()
+        assert (await client.refused(Publish(50, "nobody:a", payload_of(1)))).code == "permission_denied"
+        assert (await client.refused(Publish(51, "mine:a", payload_of(1)))).code == "permission_denied"
+        await client.follow("mine:a")
+        assert isinstance(await client.ask(Publish(52, "mine:a", payload_of(1))), Published)
+
+
+@standing
+async def test_history_is_read_in_pages_both_ways() -> None:
+    async with life(limits=SessionLimits(history_reply=4)) as node:
+        client = await node.client()
+        beginning = (await client.follow("h:a")).position
+        ids = [(await node.publish("h:a", value)).id for value in range(10)]
+        for options, values in (
+            ({}, [0, 1, 2, 3]),
+            ({"limit": 2}, [0, 1]),
+            ({"limit": 50}, [0, 1, 2, 3]),
+            ({"limit": 0}, []),
+            ({"since": ids[6]}, [7, 8, 9]),
+            ({"since": beginning}, [0, 1, 2, 3]),
+            ({"reverse": True}, [9, 8, 7, 6]),
+            ({"reverse": True, "since": ids[2]}, [1, 0]),
+        ):
+            reply = await client.ask(History(client.next_id(), "h:a", **options))
+            assert isinstance(reply, HistoryPage)
+            assert (values_of(reply.messages), reply.position) == (values, ids[-1]), options
+
+
+@standing
+async def test_an_empty_history_can_be_read_from_its_beginning() -> None:
+    async with life() as node:
+        client = await node.client()
+        beginning = (await client.follow("h:a")).position
+        reply = await client.ask(History(50, "h:a", since=beginning))
+        assert (reply.position, list(reply.messages)) == (beginning, [])
+
+
+@standing
+async def test_a_page_of_history_is_no_larger_than_what_may_wait() -> None:
+    async with life(limits=SessionLimits(outbox=8_000)) as node:
+        client = await node.client()
+        await client.follow("h:a")
+        await node.publish("h:a", *([number, "x" * 1_500] for number in range(6)))
+        seen, since = [], None
+        for _ in range(3):
+            page = await client.ask(History(client.next_id(), "h:a", since=since))
+            seen += [value[0] for value in values_of(page.messages)]
+            since = page.messages[-1].message
+        assert seen == list(range(6))
+        await node.publish("h:b", "x" * 9_000)
+        await client.follow("h:b")
+        assert len((await client.ask(History(60, "h:b"))).messages) == 1, (
+            "never none: it would go on for ever"
+        )
+
+
+@standing
+async def test_history_is_for_subscribers_of_channels_that_have_one() -> None:
+    async with life() as node:
+        client = await node.client()
+        assert (await client.refused(History(50, "h:a"))).code == "not_subscribed"
+        await client.follow("a")
+        assert (await client.refused(History(51, "a"))).code == "bad_request"
+        await client.follow("h:a")
+        error = await client.refused(History(52, "h:a", since=MessageId(3, "x")))
+        assert (error.code, "3-x is no longer in this history" in error.message) == ("bad_request", True)
