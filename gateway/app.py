@@ -34,7 +34,8 @@ from gateway.hub.session import Session
 from gateway.link import endpoint
 from gateway.link.endpoint import Arrival, Refusal
 from gateway.link.http import HttpOptions, PublicHttp
-from gateway.link.protocol import Link, LinkOptions
+from gateway.link.options import LinkOptions
+from gateway.link.protocol import Link
 from gateway.observe import health, logs, metrics
 from gateway.observe.lag import LoopLag
 from gateway.push import app as push

@@ -25,7 +25,8 @@ from websockets.server import ServerProtocol
 
 from gateway.eager import Tasks
 from gateway.link.farewell import part
-from gateway.link.protocol import Link, LinkOptions
+from gateway.link.options import LinkOptions
+from gateway.link.protocol import Link
 from protocol.errors import CLOSES, CloseCode
 
 EXTENSION = "fanway.link"

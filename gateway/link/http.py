@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from gateway.eager import Tasks
 from gateway.link.farewell import part
 from gateway.link.handshake import Handshake
-from gateway.link.protocol import LinkOptions
+from gateway.link.options import LinkOptions
 
 _MALFORMED = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

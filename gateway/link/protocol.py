@@ -11,11 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import fcntl
-import struct
-import termios
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from uvicorn.server import ServerState
@@ -23,40 +19,14 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Core
 from websockets.protocol import Side
 from websockets.protocol import State as CoreState
-from websockets.speedups import apply_mask
 
 from gateway.clock import Clock, monotonic
 from gateway.link.farewell import part
 from gateway.link.guard import Guard
-from protocol import limits
+from gateway.link.options import LinkOptions
+from gateway.link.plain import available, close_reason, frame_size, is_binary, is_plain, is_utf8, unmasked
+from gateway.link.stall import Stall
 from protocol.errors import CloseCode
-
-_TEXT, _BINARY = 0x81, 0x82
-_DATA = (_TEXT, _BINARY)
-_MASKED = 0x80
-_LONGEST_HEADER = 14
-_INT = struct.Struct("i")
-
-
-@dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """The bounds of every link of a listener."""
-
-    message_size: int = limits.MESSAGE_SIZE
-    """Bytes in one message from the peer; 1009 beyond."""
-    high_water: int = 64 * 1024
-    """Bytes in the transport's buffer from which on `writable` is False."""
-    low_water: int = 16 * 1024
-    stall_timeout: float = 20.0
-    """Seconds for which a full socket may take nothing before it is aborted."""
-    close_timeout: float = 5.0
-    """Seconds a peer has to answer our Close, or to close when told what it did; then it is aborted."""
-    read_slice: int = 8 * 1024
-    """Bytes of one peer that are handled before the others get their turn."""
-    read_frames: int = 64
-    """Frames of one peer that are handled before the others get theirs: small ones cost as much as large."""
-    control_buffer: int = 1024 * 1024
-    """Bytes of unread answers to control frames after which a peer is aborted."""
 
 
 class Receiver(Protocol):
@@ -128,7 +98,7 @@ class Link(asyncio.Protocol):
         self._buffer = b""
         self._fragments: list[bytes] | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: Stall | None = None
         self._stage = Stage.OPEN
         self._paused = False
         self._resuming = False
@@ -188,7 +158,7 @@ class Link(asyncio.Protocol):
         self._receiver = None
         core = self._needed_core()
         if core.state is CoreState.OPEN:
-            core.send_close(code, _close_reason(reason))
+            core.send_close(code, close_reason(reason))
         self._start_closing()
 
     def abort(self) -> None:
@@ -219,40 +189,21 @@ class Link(asyncio.Protocol):
         if receiver is None or self._buffer or self._core is not None or self._paused:
             self._take_apart(data)
             return
-        if not self._is_plain(data):
+        if is_plain(data, self._options.message_size):
+            self._deliver(receiver, unmasked(data), binary=is_binary(data))
+        else:
             self._take_apart(data)
-            return
-        self._deliver_plain(receiver, data)
 
-    def _is_plain(self, raw: bytes) -> bool:
-        """Return whether *raw* is one whole, masked, unfragmented data frame of a size that is allowed."""
-        size = len(raw)
-        first = raw[0]
-        if size < 6 or first not in _DATA:
-            return False
-        length = raw[1] - _MASKED
-        if length < 126:
-            return length == size - 6 <= self._options.message_size
-        return (
-            length == 126
-            and size >= 8
-            and 126 <= (raw[2] << 8 | raw[3]) == size - 8 <= self._options.message_size
-        )
-
-    def _deliver_plain(self, receiver: Receiver, raw: bytes) -> None:
-        mask = 2 if raw[1] - _MASKED < 126 else 4
-        payload = apply_mask(raw[mask + 4 :], raw[mask : mask + 4])
-        if raw[0] == _BINARY:
-            receiver.received(payload, binary=True)
-        elif payload.isascii() or _is_utf8(payload):
-            receiver.received(payload, binary=False)
+    def _deliver(self, receiver: Receiver, payload: bytes, *, binary: bool) -> None:
+        if binary or is_utf8(payload):
+            receiver.received(payload, binary=binary)
         else:
             self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
 
     def pause_writing(self) -> None:
         """Note that the socket is full, and watch whether it takes anything at all."""
         self.writable = False
-        self._watch_stall(self._untaken(), self._clock())
+        self._stall = Stall(self._transport, self._loop, self._clock, self._options.stall_timeout)
 
     def resume_writing(self) -> None:
         """Note that the socket takes more."""
@@ -260,25 +211,6 @@ class Link(asyncio.Protocol):
         self._cancel_stall()
         if self._receiver is not None:
             self._receiver.drained()
-
-    def _watch_stall(self, left: int, since: float) -> None:
-        """Abort if no byte of the *left* ones has gone since *since* for the stall timeout."""
-        timeout = self._options.stall_timeout
-        now, untaken = self._clock(), self._untaken()
-        if untaken < left:
-            left, since = untaken, now
-        elif now - since >= timeout:
-            self.abort()
-            return
-        self._stall = self._loop.call_later(max(0.001, timeout / 4), self._watch_stall, left, since)
-
-    def _untaken(self) -> int:
-        """Return the bytes that the peer has not acknowledged.
-
-        Those of the kernel count: it asks for more only when a third of its buffer is free, and a client on a
-        slow line may need longer for that than a dead one is given.
-        """
-        return self.buffered() + _unacknowledged(self._transport.get_extra_info("socket").fileno())
 
     def eof_received(self) -> None:
         """Let the transport close: half-open WebSockets have no use."""
@@ -310,7 +242,7 @@ class Link(asyncio.Protocol):
         buffer, self._buffer = self._buffer, b""
         start = frames = 0
         while start < len(buffer) and not self._paused:
-            size = self._whole_frame(buffer, start)
+            size = available(buffer, start, self._options.message_size)
             if size == 0:
                 break
             self._handle_frame(buffer[start : start + size])
@@ -352,25 +284,12 @@ class Link(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
-    def _whole_frame(self, buffer: bytes, start: int) -> int:
-        """Return how many bytes to hand to the core: one whole frame; 0 while it is not whole.
-
-        A frame beyond the limit goes there as far as it has come: its header is enough to fail.
-        """
-        size = _frame_size(buffer, start)
-        if size is None:
-            return 0
-        here = len(buffer) - start
-        if here < size and size - _LONGEST_HEADER <= self._options.message_size:
-            return 0
-        return min(size, here)
-
     def _handle_frame(self, raw: bytes) -> None:
-        if self._core is None and self._receiver is not None and self._is_plain(raw):
-            self._deliver_plain(self._receiver, raw)
+        if self._core is None and self._receiver is not None and is_plain(raw, self._options.message_size):
+            self._deliver(self._receiver, unmasked(raw), binary=is_binary(raw))
             return
         opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
-        if self._stage is Stage.CLOSING and opcode < Opcode.CLOSE and _frame_size(raw, 0) == len(raw):
+        if self._stage is Stage.CLOSING and opcode < Opcode.CLOSE and frame_size(raw, 0) == len(raw):
             return  # nobody hears it, and it may be one of very many
         if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
             self._guard = self._guard or Guard(self._clock)
@@ -411,10 +330,8 @@ class Link(asyncio.Protocol):
             return
         self._fragments = None
         binary, payload = fragments[0] == b"\x82", b"".join(fragments[1:])
-        if not binary and not _is_utf8(payload):
-            self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
-        elif self._receiver is not None:
-            self._receiver.received(payload, binary=binary)
+        if self._receiver is not None:
+            self._deliver(self._receiver, payload, binary=binary)
 
     def _handle_close(self) -> None:
         """Finish: the core has answered the peer's Close, or the peer has answered ours."""
@@ -442,7 +359,7 @@ class Link(asyncio.Protocol):
     def _fail(self, code: int, reason: str) -> None:
         """Close for what the peer did; it is told, and not listened to any more."""
         core = self._needed_core()
-        core.fail(code, _close_reason(reason))
+        core.fail(code, close_reason(reason))
         self._send_of_core(core)
         self._lose(code)
         self._part()
@@ -500,7 +417,7 @@ class Link(asyncio.Protocol):
 
     def _cancel_stall(self) -> None:
         if self._stall is not None:
-            self._stall.cancel()
+            self._stall.over()
             self._stall = None
 
     def __repr__(self) -> str:
@@ -509,40 +426,6 @@ class Link(asyncio.Protocol):
 
 def _drop(_: bytes) -> None:
     """Write nothing: a Close was the last frame."""
-
-
-def _frame_size(buffer: bytes, start: int) -> int | None:
-    """Return the bytes of the frame at *start* as its header announces them; None while that is not whole."""
-    here = len(buffer) - start
-    if here < 2:
-        return None
-    second = buffer[start + 1]
-    masked = 4 if second & _MASKED else 0
-    length = second & 0x7F
-    if length < 126:
-        return 2 + masked + length
-    extended = 2 if length == 126 else 8
-    if here < 2 + extended:
-        return None
-    return 2 + extended + masked + int.from_bytes(buffer[start + 2 : start + 2 + extended], "big")
-
-
-def _unacknowledged(descriptor: int) -> int:
-    (size,) = _INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))
-    return int(size)
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _close_reason(reason: str) -> str:
-    """Return *reason* cut to the 123 bytes that a Close frame has room for (RFC 6455 section 5.5)."""
-    return reason.encode()[:123].decode(errors="ignore")
 
 
 def _code_sent(core: Core) -> int:

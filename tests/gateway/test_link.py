@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from gateway.link.protocol import Link, LinkOptions
+from gateway.link.options import LinkOptions
+from gateway.link.protocol import Link
 from tests.e2e.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Closed, Frame, Raw, close_frame, frame
 
 SMALL = LinkOptions(message_size=1_000, close_timeout=0.2)
