@@ -11,7 +11,7 @@ _LONGEST_HEADER = 14
 
 
 def is_plain(raw: bytes, limit: int) -> bool:
-    """Return whether *raw* is one whole, masked, unfragmented data frame, at most *limit* bytes of payload."""
+    """Return whether *raw* is one whole, masked, unfragmented data frame with at most *limit* bytes in it."""
     size = len(raw)
     if size < 6 or raw[0] not in _DATA:
         return False
