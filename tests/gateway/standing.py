@@ -31,6 +31,7 @@ class StandingLoop(asyncio.SelectorEventLoop):
     """The loop; `clock` is its time."""
 
     _ready: Any
+    _scheduled: Any
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -43,6 +44,11 @@ class StandingLoop(asyncio.SelectorEventLoop):
     def busy(self) -> bool:
         """Whether anything can happen without time passing."""
         return bool(self._ready)
+
+    async def next_timer(self) -> None:
+        """Let time pass until something happens by itself."""
+        self.clock.now = max(self.clock.now, min(timer.when() for timer in self._scheduled))
+        await quiet()
 
 
 def the_loop() -> StandingLoop:

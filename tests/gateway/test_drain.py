@@ -1,0 +1,99 @@
+import pytest
+
+from gateway.hub.drain import MOST_A_SECOND, STEP, drain, groups
+from protocol.messages import Ping, PongReply, Reconnect
+from tests.gateway.life import Client, life
+from tests.gateway.standing import quiet, standing, the_loop
+
+
+@pytest.mark.parametrize(
+    ("count", "window", "expected"),
+    [
+        (0, 20.0, 1),
+        (1, 20.0, 1),
+        (10, 20.0, 1),
+        (20, 20.0, 2),
+        (1_000, 20.0, 100),
+        (4_000, 20.0, 400),
+        (1_000_000, 20.0, 400),
+        (1_000, 0.0, 1),
+    ],
+)
+def test_few_leave_at_once_and_many_over_the_window(count: int, window: float, expected: int) -> None:
+    assert groups(count, window) == expected
+    assert expected == 1 or expected * STEP <= window
+
+
+def sent_away(client: Client) -> bool:
+    """Return whether *client* was told when to come back, and then closed."""
+    if client.link.closed is None:
+        return False
+    assert client.link.closed == (4000, "drain")
+    last = client.link.messages[-1]
+    assert isinstance(last, Reconnect)
+    assert (last.reason, 0 <= last.after_ms <= 1_000) == ("drain", True)
+    return True
+
+
+@standing
+async def test_everybody_is_sent_away_with_everything_that_was_said() -> None:
+    async with life() as node:
+        clients = [await node.client() for _ in range(10)]
+        for client in clients:
+            await client.follow("h:a")
+        await node.publish("h:a", 1, 2)
+        began = node.clock()
+        await drain(node.hub, 20.0)
+        assert node.clock() == began, "so few do not wait"
+        assert all(sent_away(client) for client in clients)
+        assert all(client.got() == [1, 2] for client in clients)
+        assert node.hub.sessions == {}
+
+
+@standing
+async def test_many_leave_over_time_and_those_who_wait_are_served() -> None:
+    async with life() as node:
+        clients = [await node.client() for _ in range(100)]
+        for client in clients:
+            await client.follow("h:a")
+        began = node.clock()
+        draining = the_loop().create_task(drain(node.hub, 20.0))
+        left, said = [], 0
+        while not draining.done():
+            await quiet()
+            gone = sum(map(sent_away, clients))
+            left.append(gone)
+            said += 1
+            await node.publish("h:a", said)
+            await quiet()
+            for client in clients:
+                if client.link.closed is None:
+                    assert client.got()[-1] == said
+            await the_loop().next_timer()
+        assert all(map(sent_away, clients))
+        assert left == list(range(10, 100, 10)), "in even groups"
+        spread = 100 / MOST_A_SECOND
+        assert node.clock() - began == pytest.approx(spread - STEP)
+
+
+@standing
+async def test_who_left_by_himself_meanwhile_is_not_missed() -> None:
+    async with life() as node:
+        clients = [await node.client() for _ in range(40)]
+        draining = the_loop().create_task(drain(node.hub, 20.0))
+        await quiet()
+        for client in clients:
+            if client.link.is_open:
+                client.end()
+        await draining
+        assert node.hub.sessions == {}
+
+
+@standing
+async def test_nobody_is_there_to_be_sent_away() -> None:
+    async with life() as node:
+        waiting = node.open()
+        await drain(node.hub, 20.0)
+        assert waiting.link.is_open
+        client = await node.client()
+        assert await client.ask(Ping(50)) == PongReply(50)

@@ -1,0 +1,260 @@
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.clock import FakeClock
+from gateway.hub.heartbeat import Beat, Heartbeat, due
+
+INTERVAL, GRACE = 25.0, 10.0
+
+
+class Peer:
+    """A session as a heartbeat knows it, and the client behind it."""
+
+    def __init__(self, clock: FakeClock, *, answers_after: float | None = 0.0) -> None:
+        self.clock = clock
+        self.answers_after = answers_after
+        self.seen = 0.0
+        self.pinged = 0.0
+        self.slot = -1
+        self.pings: list[float] = []
+        self.died: list[float] = []
+        self.on_silent: Callable[[], None] = lambda: None
+
+    def ping(self) -> None:
+        self.pings.append(self.clock())
+        if self.answers_after is not None:
+            self.clock.call_later(self.answers_after, self.say)
+
+    def say(self) -> None:
+        self.seen = self.clock()
+
+    def silent(self) -> None:
+        self.died.append(self.clock())
+        self.on_silent()
+
+
+def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE) -> Heartbeat:
+    return Heartbeat(clock, interval=interval, grace=grace)
+
+
+# ---------------------------------------------------------------- due
+
+
+@pytest.mark.parametrize(
+    ("now", "seen", "pinged", "beat", "again"),
+    [
+        pytest.param(100.0, 90.0, 0.0, Beat.WAIT, 115.0, id="heard of lately"),
+        pytest.param(114.9, 90.0, 0.0, Beat.WAIT, 115.0, id="just not yet"),
+        pytest.param(115.0, 90.0, 0.0, Beat.PING, 125.0, id="silent for the interval"),
+        pytest.param(120.0, 90.0, 115.0, Beat.WAIT, 125.0, id="asked, and in time"),
+        pytest.param(124.9, 90.0, 115.0, Beat.WAIT, 125.0, id="asked, and just in time"),
+        pytest.param(125.0, 90.0, 115.0, Beat.DEAD, 125.0, id="asked, and too late"),
+        pytest.param(125.0, 115.0, 115.0, Beat.WAIT, 140.0, id="answered in the same instant"),
+        pytest.param(125.0, 118.0, 115.0, Beat.WAIT, 143.0, id="answered"),
+        pytest.param(143.0, 118.0, 115.0, Beat.PING, 153.0, id="answered, and silent again"),
+        pytest.param(100.0, 101.0, 0.0, Beat.WAIT, 126.0, id="heard after the turn was due"),
+    ],
+)
+def test_what_is_due(now: float, seen: float, pinged: float, beat: Beat, again: float) -> None:
+    assert due(now, seen, pinged, INTERVAL, GRACE) == (beat, again)
+
+
+# ---------------------------------------------------------------- one connection
+
+
+def test_who_says_nothing_is_asked_and_then_gone() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock, answers_after=None)
+    heartbeat.add(peer)
+    clock.advance(INTERVAL - 0.1)
+    assert peer.pings == []
+    clock.advance(0.1)
+    assert peer.pings == [INTERVAL]
+    clock.advance(GRACE - 0.1)
+    assert peer.died == []
+    clock.advance(0.1)
+    assert peer.died == [INTERVAL + GRACE]
+    assert heartbeat.statistics() == {"sessions": 0, "pings": 1, "dead": 1}
+    clock.advance(1_000.0)
+    assert len(peer.died) == 1
+
+
+@pytest.mark.parametrize("answers_after", [0.0, 1.0, GRACE - 0.5])
+def test_who_answers_stays(answers_after: float) -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock, answers_after=answers_after)
+    heartbeat.add(peer)
+    clock.advance(10_000.0)
+    assert peer.died == []
+    assert len(peer.pings) == pytest.approx(10_000.0 / (INTERVAL + answers_after), rel=0.1)
+
+
+def test_who_talks_is_never_asked() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock)
+    heartbeat.add(peer)
+    for _ in range(100):
+        clock.advance(INTERVAL * 0.9)
+        peer.say()
+    assert (peer.pings, peer.died) == ([], [])
+
+
+def test_who_leaves_is_asked_no_more() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock)
+    heartbeat.remove(peer)
+    heartbeat.add(peer)
+    assert heartbeat.statistics()["sessions"] == 1
+    heartbeat.remove(peer)
+    heartbeat.remove(peer)
+    clock.advance(1_000.0)
+    assert (peer.pings, peer.slot) == ([], -1)
+    assert heartbeat.statistics()["sessions"] == 0
+    assert repr(heartbeat) == "<Heartbeat every 25.0 s for 0 sessions>"
+
+
+def test_the_wheel_rests_while_nobody_is_there() -> None:
+    clock = FakeClock(0.0)
+    heartbeat = wheel(clock)
+    first, second = Peer(clock), Peer(clock)
+    heartbeat.add(first)
+    heartbeat.remove(first)
+    clock.advance(5.0)
+    assert heartbeat._timer is None  # noqa: SLF001 (nothing else shows it)
+    clock.advance(1_000.0)
+    heartbeat.add(second)
+    clock.advance(INTERVAL)
+    assert second.pings == [1_005.0 + INTERVAL]
+
+
+def test_a_closed_wheel_stands_still() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock)
+    heartbeat.close()
+    heartbeat.add(peer)
+    heartbeat.close()
+    heartbeat.close()
+    clock.advance(1_000.0)
+    assert peer.pings == []
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_thousands_are_watched_each_at_its_own_time() -> None:
+    clock, chance = FakeClock(0.0), Random(1)
+    heartbeat = wheel(clock)
+    deaf: list[tuple[float, Peer]] = []
+    good: list[Peer] = []
+    for number in range(3_000):
+        clock.advance(0.01)
+        peer = Peer(clock, answers_after=None if number % 3 == 0 else chance.uniform(0.0, 5.0))
+        heartbeat.add(peer)
+        if number % 3 == 0:
+            deaf.append((clock(), peer))
+        else:
+            good.append(peer)
+    assert heartbeat.statistics()["sessions"] == 3_000
+    clock.advance(200.0)
+    for added, peer in deaf:
+        assert len(peer.died) == 1
+        assert INTERVAL + GRACE <= peer.died[0] - added <= INTERVAL + GRACE + 2.0
+    assert all(not peer.died and len(peer.pings) >= 6 for peer in good)
+    assert heartbeat.statistics()["sessions"] == len(good)
+
+
+@given(
+    st.floats(1.0, 120.0),
+    st.floats(0.5, 60.0),
+    st.floats(0.0, 1e6),
+    st.floats(0.0, 1.0),
+)
+def test_a_dead_peer_is_found_out_in_time(interval: float, grace: float, uptime: float, phase: float) -> None:
+    clock = FakeClock(uptime)
+    heartbeat = wheel(clock, interval=interval, grace=grace)
+    tick = min(1.0, interval / 10, grace / 10)
+    first, peer = Peer(clock, answers_after=0.0), Peer(clock, answers_after=None)
+    heartbeat.add(first)
+    clock.advance(phase * tick)
+    heartbeat.add(peer)
+    added = clock()
+    clock.advance(interval + grace + 3 * tick)
+    (died,) = peer.died
+    assert interval + grace - 1e-6 <= died - added <= interval + grace + 2 * tick + 1e-6
+    assert first.died == []
+    heartbeat.close()
+
+
+@pytest.mark.parametrize("what", ["removed", "removed twice", "added", "replaced"])
+def test_others_may_come_and_go_while_one_is_found_dead(what: str) -> None:
+    clock = FakeClock(0.0)
+    heartbeat = wheel(clock)
+    peers = [Peer(clock, answers_after=None) for _ in range(10)]
+    newcomer = Peer(clock)
+    for peer in peers:
+        heartbeat.add(peer)
+
+    def upset() -> None:
+        for peer in peers:
+            peer.on_silent = lambda: None
+            if what != "added":
+                heartbeat.remove(peer)
+            if what == "removed twice":
+                heartbeat.remove(peer)
+        if what in ("added", "replaced"):
+            heartbeat.add(newcomer)
+
+    for peer in peers:
+        peer.on_silent = upset
+    clock.advance(INTERVAL + GRACE + 1.0)
+    deaths = sum(len(peer.died) for peer in peers)
+    assert deaths == (10 if what == "added" else 1)
+    statistics = heartbeat.statistics()
+    assert statistics["dead"] == deaths
+    assert statistics["sessions"] == (1 if what in ("added", "replaced") else 0)
+    clock.advance(1_000.0)
+    assert sum(len(peer.died) for peer in peers) == deaths
+    assert all(peer.slot == -1 for peer in peers)
+
+
+def test_a_ping_may_end_its_session_and_others() -> None:
+    clock = FakeClock(0.0)
+    heartbeat = wheel(clock)
+
+    class Ending(Peer):
+        def ping(self) -> None:
+            super().ping()
+            for peer in peers:
+                heartbeat.remove(peer)
+
+    peers = [Ending(clock) for _ in range(5)]
+    for peer in peers:
+        heartbeat.add(peer)
+    clock.advance(1_000.0)
+    assert sum(len(peer.pings) for peer in peers) == 1
+    assert heartbeat.statistics()["sessions"] == 0
+
+
+@pytest.mark.parametrize("stood", [5.0, 60.0, 3_600.0])
+@pytest.mark.parametrize("at", [0.5, INTERVAL - 0.5, INTERVAL + 0.5, INTERVAL + GRACE - 1.5])
+def test_while_the_node_stands_still_nobody_is_to_blame(stood: float, at: float) -> None:
+    clock = FakeClock(0.0)
+    heartbeat = wheel(clock)
+    peers = [Peer(clock, answers_after=None) for _ in range(3)]
+    for peer in peers:
+        heartbeat.add(peer)
+    clock.advance(at)
+    # The machine slept, or something blocked the loop: what came meanwhile is read after the timers.
+    clock.now += stood
+    clock.run()
+    assert all(not peer.died for peer in peers)
+    alive, *dead = peers
+    alive.answers_after = 0.0
+    alive.say()
+    clock.advance(INTERVAL + 2 * GRACE)
+    assert not alive.died
+    assert all(len(peer.died) == 1 for peer in dead)

@@ -1,0 +1,74 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.presence.members import Members, difference, up_to_date
+from protocol.messages import Join, Leave, Member
+
+ANN, BEN, CLEO = Member("c1", "ann"), Member("c2", "ben"), Member("c3", "cleo", {"x": 1})
+MEMBERS = st.builds(Member, st.sampled_from(["c1", "c2", "c3", "c4"]), st.sampled_from(["ann", "ben"]))
+
+
+def test_members_stand_in_the_order_in_which_they_came() -> None:
+    members = Members()
+    assert [members.join(member) for member in (CLEO, ANN, BEN)] == [True, True, True]
+    assert list(members) == [CLEO, ANN, BEN]
+    assert (len(members), repr(members)) == (3, "<Members 3>")
+    assert members.leave("c3") == CLEO
+    assert members.join(CLEO) is True
+    assert list(members) == [ANN, BEN, CLEO]
+
+
+def test_another_info_replaces_the_older_in_its_place() -> None:
+    members = Members()
+    members.join(ANN)
+    members.join(BEN)
+    newer = Member("c1", "ann", "newer")
+    assert members.join(newer) is False
+    assert list(members) == [newer, BEN]
+
+
+def test_who_was_not_there_does_not_leave() -> None:
+    members = Members()
+    assert members.leave("c1") is None
+    members.join(ANN)
+    members.leave("c1")
+    assert members.leave("c1") is None
+    assert not members
+
+
+def test_a_difference_is_who_came_and_who_went() -> None:
+    assert difference([ANN, BEN], [BEN, CLEO]) == ([CLEO], [ANN])
+    assert difference([], []) == ([], [])
+    assert difference([ANN], [Member("c1", "ann", "newer")]) == ([], [])
+
+
+@given(st.lists(MEMBERS), st.lists(MEMBERS))
+def test_a_difference_leads_from_one_to_the_other(before: list[Member], after: list[Member]) -> None:
+    joined, left = difference(before, after)
+    here = {member.connection for member in before}
+    here |= {member.connection for member in joined}
+    here -= {member.connection for member in left}
+    assert here == {member.connection for member in after}
+    assert len(joined) == len({member.connection for member in joined})
+
+
+def test_changes_bring_a_list_up_to_date() -> None:
+    changes = [Join("a", CLEO), Leave("a", ANN), Join("a", BEN)]
+    assert up_to_date([ANN, BEN], changes) == (BEN, CLEO)
+    assert up_to_date([], []) == ()
+
+
+CHANGES: st.SearchStrategy[Join | Leave] = st.one_of(
+    st.builds(Join, st.just("a"), MEMBERS), st.builds(Leave, st.just("a"), MEMBERS)
+)
+
+
+@given(st.lists(CHANGES), st.data())
+def test_what_a_list_has_been_through_already_does_not_hurt(
+    changes: list[Join | Leave], data: st.DataObject
+) -> None:
+    through = data.draw(st.integers(0, len(changes)))
+    asked = data.draw(st.integers(0, through))
+    seen_when_asked = up_to_date([], changes[:through])
+    now = {member.connection for member in up_to_date(seen_when_asked, changes[asked:])}
+    assert now == {member.connection for member in up_to_date([], changes)}
