@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Interrupted, the scenario under way ends at once, with its report, and 130 is returned.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     names = list(PROFILES[parsed.profile]) if parsed.scenario == "all" else [parsed.scenario]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -44,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return max(results.values())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m loadtests", description=__doc__)
-    option = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """Return what understands the command line."""
+    made = argparse.ArgumentParser("python -m loadtests", description=__doc__)
+    option = made.add_argument
     option("scenario", nargs="?", default="all", choices=[*PROFILES["seconds"], "all"])
     option("--profile", choices=sorted(PROFILES), default="seconds", help="presets what is not given")
     option("--host", metavar="URL", help="the public WebSocket; without it, a gateway is started")
@@ -55,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--spawn-rate", type=float, help="users that come in a second")
     option("--duration", type=int, metavar="SECONDS", help="how long they stay")
     option("--processes", type=int, default=1, help="locust processes that share the users")
-    options.add(parser, None)
-    return parser
+    options.add(made, None)
+    return made
 
 
 def _run(name: str, parsed: argparse.Namespace) -> int:
@@ -105,7 +107,7 @@ def _locust(name: str, profile: Profile, parsed: argparse.Namespace, gateway: Ga
         **{each: getattr(parsed, each) for each in ("backends", "batch", "size", "codec", "shape", "seed")},
         "late": f"{parsed.late}us",
         **{each: getattr(parsed, each) for each in ("prefix", "run", "artifacts")},
-        **({"processes": parsed.processes} if parsed.processes > 1 else {}),
+        **_shared(parsed.processes),
     }
     command = [sys.executable, "-m", "locust", "-f", str(SCENARIOS / f"{name}.py")]
     # Its own tables round to milliseconds, and would come after the report: to a file.
@@ -121,6 +123,16 @@ def _locust(name: str, profile: Profile, parsed: argparse.Namespace, gateway: Ga
         return 1
     finally:
         _end(process)
+
+
+def _shared(processes: int) -> dict[str, object]:
+    """Return locust's options for several processes, which talk over a free port of loopback."""
+    if processes == 1:
+        return {}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    master = {"master-host": "127.0.0.1", "master-port": port}
+    return {"processes": processes, **master, "master-bind-host": "127.0.0.1", "master-bind-port": port}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

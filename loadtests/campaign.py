@@ -19,7 +19,7 @@ from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtests import options, payload, slo
 from loadtests.account import Account, summed
-from loadtests.options import PROFILES, Options
+from loadtests.options import Options, Profile
 from loadtests.report import Report
 from loadtests.shapes import target
 
@@ -64,7 +64,8 @@ def on(hook: Any, listener: Callable[..., None]) -> None:
 class Campaign:
     """What the users of one locustfile share; driven by locust's events, however locust was started."""
 
-    def __init__(self, scenario: str) -> None:
+    def __init__(self, scenario: str, profile: Profile) -> None:
+        """Begin; *profile* gives the defaults of the options that locust is to take."""
         self.scenario = scenario
         self.participants: dict[Participant, None] = {}
         self.departed: set[str] = set()
@@ -76,8 +77,7 @@ class Campaign:
         self._statements: list[Mapping[str, Any]] = []
         self._began = 0.0
         self._lag: Any = None
-        preset = PROFILES["minutes"][scenario]
-        on(events.init_command_line_parser, lambda parser, **_: options.add(parser, preset))
+        on(events.init_command_line_parser, lambda parser, **_: options.add(parser, profile))
         on(events.init, self._init)
         on(events.test_start, lambda **_: self._start())
         on(events.test_stopping, lambda **_: self._conclude())
@@ -148,7 +148,7 @@ class Campaign:
 
     def _start(self) -> None:
         assert self.environment.parsed_options is not None  # noqa: S101 (locust's command line always has some)
-        self.options = Options.of(self.environment.parsed_options)
+        self.options = Options.of(self.environment.parsed_options, self.environment.host)
         self.account = Account(late_bound=self.options.late)
         self.participants.clear()
         self.departed.clear()
@@ -233,7 +233,11 @@ class Campaign:
     def _quit(self) -> None:
         """End a run that is still going on before locust asks for the exit code."""
         runner = self.environment.runner
-        if runner is not None and not isinstance(runner, WorkerRunner):
+        if runner is None or isinstance(runner, WorkerRunner):
+            return
+        if self._concluding:
+            _wait(lambda: self._told, SETTLE)
+        else:
             self._stop(runner.stop)
 
     def _stop(self, how: Callable[[], None]) -> None:

@@ -74,10 +74,10 @@ class Options:
     artifacts: str
 
     @classmethod
-    def of(cls, parsed: argparse.Namespace) -> Self:
-        """Return what locust parsed."""
+    def of(cls, parsed: argparse.Namespace, host: str | None) -> Self:
+        """Return what locust parsed; *host* is its own, which a worker has from its master."""
         given = {field.name: getattr(parsed, field.name) for field in fields(cls) if field.name != "url"}
-        return cls(url=parsed.host or WEBSOCKET, **given)
+        return cls(url=host or WEBSOCKET, **given)
 
     def channel_names(self) -> list[str]:
         """Return the channels of this run, which no other run uses."""

@@ -10,6 +10,7 @@ from locust import task
 from loadtests import payload
 from loadtests.campaign import Campaign, Shape
 from loadtests.client import CommandRefused, Disconnected
+from loadtests.options import PROFILES
 from loadtests.users import WireUser
 from loadtests.wire import offset
 
@@ -26,7 +27,7 @@ PATIENCE = 10.0
 
 REREAD_MESSAGES = 20
 
-campaign = Campaign("chat")
+campaign = Campaign("chat", PROFILES["minutes"]["chat"])
 
 
 class Person(WireUser):

@@ -13,12 +13,13 @@ from locust.env import Environment
 
 from loadtests.backend import Backend
 from loadtests.campaign import Campaign, Shape, on
+from loadtests.options import PROFILES
 from loadtests.users import WireUser
 
 FOLLOWED = 2
 """Channels that a subscriber follows."""
 
-campaign = Campaign("fanout")
+campaign = Campaign("fanout", PROFILES["minutes"]["fanout"])
 
 
 class Subscriber(WireUser):

@@ -1,0 +1,37 @@
+"""docs/load-testing.md: its scenario runs as it is written, and its options are those that there are."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import orjson
+
+from loadtests.__main__ import parser
+from loadtests.serving import serving
+from tests.docs.pages import ROOT, Page
+
+PAGE = Page(ROOT / "docs" / "load-testing.md")
+
+
+async def test_its_scenario_runs_as_it_is_written(tmp_path: Path) -> None:
+    (block,) = (block for block in PAGE.blocks if block.language == "python")
+    (tmp_path / "roll_call.py").write_text(block.text)
+    with serving(tmp_path / "gateway.log") as gateway:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "locust", "-f", "roll_call.py", "--headless", "-u5", "-r5", "-t2s"),
+            *(f"--host={gateway.url}", "--only-summary"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    report = orjson.loads((tmp_path / "artifacts/loadtests/roll-call.json").read_bytes())
+    assert report["totals"]["delivered"] >= 5
+    assert b"PASSED roll-call" in said
+
+
+def test_it_explains_every_option() -> None:
+    explained = {option for row in PAGE.table("## Run it") for option in re.findall(r"--[a-z-]+", row[0])}
+    assert explained == set(re.findall(r"--[a-z-]+", parser().format_usage()))
