@@ -18,12 +18,16 @@ class Contact:
         self.up = False
         """Whether this node holds a lease and Redis answered when it was last asked."""
         self.why = "not connected to Redis yet"
-        self.writes = 0
-        """The highest count of writes that Redis has told; a lower one later means that it lost some."""
+        self.node = ""
+        """The present incarnation of this node."""
+        self.beat = 0
+        """How much this incarnation has written, as Redis told; less later means that Redis lost writes."""
         self.regressed = False
         """Whether it has told a lower one since."""
         self.era = 0
         """How often counting began anew."""
+        self.breaks = 0
+        """How often a connection failed: the others, idle since, are likely to be dead as well."""
         self.bell = asyncio.Event()
         """Set where the lease should look at once."""
 
@@ -49,22 +53,22 @@ class Contact:
             self.breaker.succeeded(calls)
         else:
             self.breaker.failed(calls, timeout=fault.counts is Counts.TIMEOUT)
+        self.breaks += fault.then is Then.RECONNECT
         if fault.then in (Then.RECONNECT, Then.FENCE):
             self.bell.set()
 
-    def counted(self, writes: int, expected: int, era: int) -> None:
-        """Hear that Redis counts *writes*, where it had told of *expected* in *era* before it was asked."""
-        if era != self.era:
-            return
-        if writes < expected:
+    def counted(self, beat: int, expected: int) -> None:
+        """Hear that Redis counts *beat*, where it had told of *expected* before it was asked."""
+        if beat < expected:
             self.regressed = True
             self.bell.set()
-        self.writes = max(self.writes, writes)
+        self.beat = max(self.beat, beat)
 
-    def recount(self, writes: int) -> None:
-        """Count from *writes* on: what was lost is known."""
+    def begin(self, node: str) -> None:
+        """Count anew, for another incarnation."""
         self.era += 1
-        self.writes = writes
+        self.node = node
+        self.beat = 0
         self.regressed = False
 
     def established(self) -> None:

@@ -104,7 +104,7 @@ class Directory:
         asked = self._asked[token] = _Asked()
         try:
             head = f"q {token} {self.incarnation}"
-            _, *told = await within(self._post(head, orjson.dumps(question), *others), 1.0)
+            told = await within(self._post(head, orjson.dumps(question), *others), 1.0)
             asked.expect(len(told))
             await _until(asked.complete, self._options.presence_deadline)
         finally:

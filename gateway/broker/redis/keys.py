@@ -34,11 +34,12 @@ class Keys:
         """Name the keys of *shard*."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
-        """`n`: how many writes there were; `e`: the epoch."""
+        """`e`: the epoch; `n`: how many members there ever were."""
         self.nodes = f"{self.base}nodes"
         """When each node's lease ends, in Unix ms by Redis' clock; 0: it is being cleaned up after."""
         self.figures = f"{self.base}figures"
         self.beats = f"{self.base}beats"
+        """How much each node has written; it alone counts it up, so that a lower count means lost writes."""
         self.names = f"{self.base}names"
         """Every routed channel, by name."""
         self.routes = f"{self.base}route:"
@@ -73,6 +74,10 @@ class Keys:
     def of(self, node: str) -> str:
         """What *node* is routed for."""
         return f"{self.base}of:{node}"
+
+    def tombstone(self, node: str) -> str:
+        """That *node* was cleaned up after."""
+        return f"{self.base}gone:{node}"
 
     def members(self, node: str) -> str:
         """The members that live on *node*."""

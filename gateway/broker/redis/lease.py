@@ -29,6 +29,12 @@ RETRY = 0.2
 REST = 0.02
 """Seconds between two renewals at least, however often the bell rings."""
 
+UNKNOWN = -1
+"""What Redis says of a lease that it has lost."""
+
+REMEMBERED = 86_400.0
+"""Seconds for which Redis knows of a node that it was cleaned up after: no zombie sleeps longer."""
+
 REAPED = 200
 """Routes or members that one call cleans up."""
 
@@ -63,7 +69,6 @@ class Lease:
         self._renewed = renewed
         self._clock = clock
         self._epoch = b""
-        self._beat = 0
         self._until = 0.0
         self._steady: float | None = None
         self._first: tuple[str, float] | None = None
@@ -113,25 +118,36 @@ class Lease:
         """Take or renew the lease, reap who lost theirs; return in how many seconds to do so again."""
         self._contact.breaker.admit()  # where it is open, this is the call that decides
         try:
-            if self._contact.regressed:
-                await self._bump()
-            await self._renew()
+            await self._twice()
         except GatewayError as error:
             self._contact.lost(str(error))
             self._steady = None
             await asyncio.sleep(RETRY * (0.5 + random.random()))
             return RETRY
-        return await self._reap()
+        wait = await self._reap()
+        breaker = self._contact.breaker
+        return wait if breaker.closed else min(wait, max(breaker.waits, REST))
+
+    async def _twice(self) -> None:
+        """Renew, and where that fails with Redis believed to be there, once more: over a new connection."""
+        try:
+            await self._renew()
+        except GatewayError:
+            if not self._contact.up:
+                raise
+            await self._renew()
 
     async def _renew(self) -> None:
-        sent = self._clock()
         if not self.node:
             await self._begin(lost=False)
             return
-        told = await self._ask(self.node, take=False)
-        _, held, epoch, beat, *_ = told
-        if self._contact.regressed or (beat != self._beat + 1 and held and epoch == self._epoch):
-            await self._bump()
+        sent = self._clock()
+        told = await self._ask(self.node)
+        _, held, epoch, *_ = told
+        # After this node was cleaned up after, it counts from 1 again without any loss.
+        if held == UNKNOWN or (held and self._contact.regressed):
+            # Unless another node was quicker: then the epoch is not the one that we knew.
+            await self._line.call(BUMP([self._keys.state], self._epoch, new_uid()))
             await self._begin(lost=True)
         elif not held or epoch != self._epoch:
             await self._begin(lost=epoch != self._epoch)
@@ -143,19 +159,18 @@ class Lease:
         """Begin a new incarnation."""
         node = f"{self._name}~{new_uid()}"
         sent = self._clock()
-        told = await self._ask(node, take=True)
+        told = await self._ask(node, before=self.node or "-")
         self.incarnations += 1
         self.resets += lost
         self.node, self._epoch = node, told[2]
-        if lost:
-            self._contact.recount(told[0])
+        self._contact.begin(node)
         self._contact.established()
         self._begun(node, lost)
         # Only now: whoever waited with what it had read for the old incarnation has been cancelled by this.
         self._hold(sent, told)
 
     def _hold(self, sent: float, told: list[Any]) -> None:
-        _, _, _, self._beat, now, other, expiry = told
+        _, _, _, now, other, expiry = told
         self._until = sent + self._ttl
         self._contact.established()
         self._holding.set()
@@ -163,23 +178,19 @@ class Lease:
             self._steady = sent
         self._first = (other.decode(), self._clock() + (expiry - now) / 1000) if other else None
 
-    async def _ask(self, node: str, *, take: bool) -> list[Any]:
+    async def _ask(self, node: str, *, before: str = "") -> list[Any]:
         keys = self._keys
         told: list[Any] = await self._line.call(
             RENEW(
-                [keys.state, keys.nodes, keys.figures, keys.beats],
+                [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node)],
                 node,
                 milliseconds(self._ttl),
                 self._record(),
                 new_uid(),
-                int(take),
+                before,
             )
         )
         return told
-
-    async def _bump(self) -> None:
-        """Begin a new epoch: every position that was given out before is in doubt."""
-        await self._line.call(BUMP([self._keys.state], self._epoch, new_uid()))
 
     # ------------------------------------------------------------ others' ends
 
@@ -204,7 +215,6 @@ class Lease:
         keys, left = self._keys, 1
         command = REAP(
             [
-                keys.state,
                 keys.nodes,
                 keys.figures,
                 keys.beats,
@@ -212,6 +222,7 @@ class Lease:
                 keys.of(node),
                 keys.members(node),
                 keys.inbox(node),
+                keys.tombstone(node),
             ],
             node,
             REAPED,
@@ -220,9 +231,10 @@ class Lease:
             keys.who_of,
             keys.inboxes,
             self._bound,
+            milliseconds(REMEMBERED),
         )
         while left > 0:
-            _, left = await self._line.call(command)
+            left = await self._line.call(command)
         self.reaped += left == 0 and not willing
 
     def __repr__(self) -> str:

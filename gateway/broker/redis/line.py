@@ -10,7 +10,7 @@ from redis import exceptions
 
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.faults import Fault, Then, fault_of
-from gateway.broker.redis.script import SCRIPTS, Command
+from gateway.broker.redis.script import JOIN, PUBLISH, RENEW, SCRIPTS, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
 from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -26,6 +26,9 @@ WAITING = 50_000
 WAITING_BYTES = 64 * 1024 * 1024
 
 Answer = asyncio.Future[Any]
+
+Call = tuple[Answer, Command, int, int]
+"""With its weight in bytes, and the era in which it was made."""
 
 
 async def within(answer: Answer, seconds: float) -> Any:
@@ -57,9 +60,10 @@ class Line:
         self._tasks = tasks
         self._patience = patience
         self._exempt = exempt
-        self._waiting: deque[tuple[Answer, Command, int]] = deque()
+        self._waiting: deque[Call] = deque()
         self._bytes = 0
         self._travelling: frozenset[Answer] = frozenset()
+        self._breaks = 0
         self._running = False
         self._closed = False
         self.trips = self.calls = self.failures = 0
@@ -77,7 +81,7 @@ class Line:
         if len(self._waiting) >= WAITING or self._bytes + weight > WAITING_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
         answer: Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((answer, command, weight))
+        self._waiting.append((answer, command, weight, self._contact.era))
         self._bytes += weight
         if not self._running:
             self._running = True
@@ -109,7 +113,7 @@ class Line:
     # ------------------------------------------------------------ inside
 
     async def _work(self) -> None:
-        batch: list[tuple[Answer, Command, int]] = []
+        batch: list[Call] = []
         try:
             while batch := self._next_batch():
                 await self._travel(batch)
@@ -117,13 +121,13 @@ class Line:
             self._running = False
             self._fail(batch, BrokerUnavailable("the broker is closed"))
 
-    def _take(self) -> tuple[Answer, Command, int]:
+    def _take(self) -> Call:
         each = self._waiting.popleft()
         self._bytes -= each[2]
         return each
 
-    def _next_batch(self) -> list[tuple[Answer, Command, int]]:
-        batch: list[tuple[Answer, Command, int]] = []
+    def _next_batch(self) -> list[Call]:
+        batch: list[Call] = []
         size = 0
         while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
             each = self._take()
@@ -132,24 +136,27 @@ class Line:
                 size += each[2]
         return batch
 
-    async def _travel(self, batch: list[tuple[Answer, Command, int]]) -> None:
+    async def _travel(self, batch: list[Call]) -> None:
         self.trips += 1
-        self._travelling = frozenset(future for future, _, _ in batch)
+        self._travelling = frozenset(future for future, *_ in batch)
         self.calls += len(batch)
-        expected, era = self._contact.writes, self._contact.era
+        if self._breaks != self._contact.breaks:
+            self._breaks = self._contact.breaks
+            await self._wire.close(gently=False)
+        expected = self._contact.beat
         try:
-            answers = await self._exchange([command for _, command, _ in batch])
+            answers = await self._exchange([command for _, command, _, _ in batch])
         except (exceptions.RedisError, OSError) as error:
             self._lost(batch, fault_of(error), error)
             return
         answered, misled = 0, False
-        for (future, command, _), answer in zip(batch, answers, strict=True):
+        for (future, command, _, era), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
                 misled |= self._refused(future, fault_of(answer), answer)
                 continue
             answered += 1
-            if type(answer) is list and answer and type(answer[0]) is int and command[1] in _COUNTED:
-                self._contact.counted(answer[0], expected, era)
+            if command[1] in _COUNTED and answer[0] and era == self._contact.era:
+                self._contact.counted(answer[0], expected)
                 # Calls of one pipeline are carried out in order.
                 expected = max(expected, answer[0])
             if not future.done():
@@ -176,7 +183,7 @@ class Line:
                 answers[number] = answer
         return answers
 
-    def _lost(self, batch: list[tuple[Answer, Command, int]], fault: Fault, error: BaseException) -> None:
+    def _lost(self, batch: list[Call], fault: Fault, error: BaseException) -> None:
         """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
         self._contact.failed(fault, len(batch))
         waiting = [self._take() for _ in range(len(self._waiting))]
@@ -191,8 +198,8 @@ class Line:
             future.exception()  # it may have nobody else to tell
         return fault.then is Then.RECONNECT
 
-    def _fail(self, batch: list[tuple[Answer, Command, int]], error: GatewayError) -> None:
-        for future, _, _ in batch:
+    def _fail(self, batch: list[Call], error: GatewayError) -> None:
+        for future, *_ in batch:
             if not future.done():
                 self.failures += 1
                 future.set_exception(error)
@@ -202,7 +209,5 @@ class Line:
         return f"<Line {len(self._waiting)} waiting {self._contact}>"
 
 
-_COUNTED = frozenset(
-    script.digest for script in SCRIPTS if script.name not in ("read", "touch", "names", "nodes")
-)
-"""Scripts whose answer begins with the count of writes."""
+_COUNTED = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, RENEW))
+"""Scripts whose answer begins with this node's beat; 0 where it was not counted up."""

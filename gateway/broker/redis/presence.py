@@ -83,7 +83,14 @@ class Rosters:
         keys, node = self._keys, self.node
         return self._line.call(
             JOIN(
-                [keys.state, keys.who(channel), keys.route(channel), keys.nodes, keys.members(node)],
+                [
+                    keys.state,
+                    keys.beats,
+                    keys.who(channel),
+                    keys.route(channel),
+                    keys.nodes,
+                    keys.members(node),
+                ],
                 keys.inboxes,
                 self._options.inbox,
                 keys.members_of,
@@ -99,7 +106,7 @@ class Rosters:
         keys = self._keys
         return self._line.call(
             LEAVE(
-                [keys.state, keys.who(channel), keys.route(channel)],
+                [keys.who(channel), keys.route(channel)],
                 keys.inboxes,
                 self._options.inbox,
                 keys.members_of,

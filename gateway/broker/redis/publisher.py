@@ -8,6 +8,7 @@ import random
 from gateway.broker.base import Publication, Receipt
 from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
+from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
@@ -29,9 +30,10 @@ JITTER = 0.1
 class Publisher:
     """Publishes to one shard, in the order of the calls."""
 
-    def __init__(self, line: Line, keys: Keys, options: RedisOptions, wall: Clock) -> None:
+    def __init__(self, line: Line, contact: Contact, keys: Keys, options: RedisOptions, wall: Clock) -> None:
         """Send by *line*, whose patience is the deadline of a publish."""
         self._line = line
+        self._contact = contact
         self._keys = keys
         self._options = options
         self._wall = wall
@@ -62,7 +64,7 @@ class Publisher:
 
     def _command(self, publication: Publication, body: bytes) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
-        names = [keys.state, keys.meta(channel), keys.log(channel), keys.route(channel)]
+        names = [keys.state, keys.beats, keys.meta(channel), keys.log(channel), keys.route(channel)]
         if publication.key is not None:
             names.append(keys.key(channel, publication.key))
         return PUBLISH(
@@ -77,6 +79,7 @@ class Publisher:
             milliseconds(self._options.meta_ttl),
             new_uid(),
             milliseconds(self._options.key_ttl),
+            self._contact.node,
         )
 
     def __repr__(self) -> str:

@@ -124,6 +124,7 @@ class Routes:
             SUBSCRIBE(
                 [
                     keys.state,
+                    keys.beats,
                     keys.meta(name),
                     keys.log(name),
                     keys.route(name),
@@ -168,9 +169,7 @@ class Routes:
         """Unroute *followed*; return whether Redis has heard of it."""
         keys, node, name = self._keys, self._node(), followed.name
         try:
-            answer = self._line.call(
-                UNSUBSCRIBE([keys.state, keys.route(name), keys.of(node), keys.names], node, name)
-            )
+            answer = self._line.call(UNSUBSCRIBE([keys.route(name), keys.of(node), keys.names], node, name))
             # Whoever subscribes again from here on is heard after this.
             await answer
         except GatewayError:

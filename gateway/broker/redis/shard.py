@@ -46,7 +46,7 @@ class Shard:
         self._control = self._line(options.resume_deadline)
         self._reads = self._line(options.resume_deadline)
         self._leases = self._line(min(1.0, options.lease / 3), exempt=True)
-        self.publisher = Publisher(self._publishes, self.keys, options, wall)
+        self.publisher = Publisher(self._publishes, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
         self.rosters = Rosters(self._control, self._reads, self.keys, options)
         self.directory = Directory(self._control, self.keys, options, node)

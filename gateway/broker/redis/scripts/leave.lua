@@ -1,6 +1,6 @@
 -- Remove a member; where it was there, its channel hears of it, once.
--- KEYS: state who route   ARGV: inboxes bound members_of connection channel
-local state, who, route = unpack(KEYS)
+-- KEYS: who route   ARGV: inboxes bound members_of connection channel
+local who, route = unpack(KEYS)
 local inboxes, bound, members_of, connection, channel = unpack(ARGV)
 
 local found = redis.call('HGET', who, connection)
@@ -10,5 +10,4 @@ if found then
   redis.call('SREM', members_of .. owner, connection .. ' ' .. channel)
   tell(route, inboxes, bound, 'l ' .. channel, member)
 end
-despite_full_memory(state)
-return {redis.call('HINCRBY', state, 'n', 1), found and 1 or 0}
+return found and 1 or 0

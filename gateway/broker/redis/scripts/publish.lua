@@ -1,7 +1,8 @@
 -- Number one message, keep it, and put it into the inbox of every node that is routed for its channel.
--- KEYS: state meta log route [key]   ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl
--- Returns {writes, offset, uid, replayed}; offset 0 where nothing is kept.
-local state, meta, log, route, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- KEYS: state beats meta log route [key]
+-- ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl node
+-- Returns {beat or 0, offset, uid, replayed}; offset 0 where nothing is kept.
+local state, beats, meta, log, route, key = unpack(KEYS)
 local inboxes, bound, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
 
@@ -9,11 +10,11 @@ if key then
   local earlier = redis.call('GET', key)
   if earlier then
     local offset, said = string.match(earlier, '^(%d+) (%S*)$')
-    return {tonumber(redis.call('HGET', state, 'n') or 0), tonumber(offset), said, 1}
+    return {tonumber(redis.call('HGET', beats, ARGV[11]) or 0), tonumber(offset), said, 1}
   end
 end
 
-local writes = redis.call('HINCRBY', state, 'n', 1)
+local beat = redis.call('HINCRBY', beats, ARGV[11], 1)
 local offset, head = 0, nil
 if size > 0 then
   local top, before = stand(meta, log, state, fresh, meta_ttl)
@@ -33,4 +34,4 @@ tell(route, inboxes, bound, head, body)
 if key then
   redis.call('SET', key, string.format('%d', offset) .. ' ' .. uid, 'PX', ARGV[10])
 end
-return {writes, offset, uid, 0}
+return {beat, offset, uid, 0}

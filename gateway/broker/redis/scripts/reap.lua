@@ -1,13 +1,13 @@
 -- Clean up after a node whose lease is over, a batch at a time, so that Redis stays there for others.
--- KEYS: state nodes figures beats names of pn inbox
--- ARGV: node batch willing routes who_of inboxes bound
--- From the first batch on the node is fenced: its expiry is 0. Returns {writes, left}; left is -1 where it lives.
-local state, nodes, figures, beats, names, of, pn, inbox = unpack(KEYS)
-local node, batch, willing, routes, who_of, inboxes, bound = unpack(ARGV)
+-- KEYS: nodes figures beats names of pn inbox tombstone
+-- ARGV: node batch willing routes who_of inboxes bound remembered
+-- From the first batch on the node is fenced: its expiry is 0. Returns how much is left; -1 where it lives.
+local nodes, figures, beats, names, of, pn, inbox, tombstone = unpack(KEYS)
+local node, batch, willing, routes, who_of, inboxes, bound, remembered = unpack(ARGV)
 
 local expiry = redis.call('ZSCORE', nodes, node)
 if not expiry or (willing ~= '1' and tonumber(expiry) > now_ms()) then
-  return {tonumber(redis.call('HGET', state, 'n') or 0), -1}
+  return -1
 end
 redis.call('DEL', inbox)
 redis.call('ZADD', nodes, 0, node)
@@ -38,5 +38,6 @@ if left == 0 then
   redis.call('ZREM', nodes, node)
   redis.call('HDEL', figures, node)
   redis.call('HDEL', beats, node)
+  redis.call('SET', tombstone, 1, 'PX', remembered)
 end
-return {redis.call('HINCRBY', state, 'n', 1), left}
+return left

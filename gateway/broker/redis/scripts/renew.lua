@@ -1,25 +1,30 @@
 -- Take a lease, or renew it while it is there: one that was taken away stays away.
--- KEYS: state nodes figures beats   ARGV: node ttl record fresh take
--- Returns {writes, held, epoch, beat, now, another node, its expiry}: the one whose lease ends first.
-local state, nodes, figures, beats = unpack(KEYS)
-local node, ttl, record, fresh, take = unpack(ARGV)
+-- KEYS: state nodes figures beats tombstone   ARGV: node ttl record fresh before
+-- With `before`, the incarnation before this one or '-', a lease is taken.
+-- Returns {beat, held, epoch, now, another node, its expiry}: the one whose lease ends first. `held` is 0 where the
+-- node was cleaned up after, and -1 where Redis does not know of it: then it has lost writes.
+local state, nodes, figures, beats, tombstone = unpack(KEYS)
+local node, ttl, record, fresh, before = unpack(ARGV)
 
 despite_full_memory(state)
 local now = now_ms()
-local held = take == '1' or alive(nodes, node)
-local beat = 0
-if held then
+local held, beat = 1, 0
+if before ~= '' then
+  redis.call('HDEL', beats, before)
+elseif not alive(nodes, node) then
+  held = (redis.call('ZSCORE', nodes, node) or redis.call('EXISTS', tombstone) == 1) and 0 or -1
+end
+if held == 1 then
   redis.call('ZADD', nodes, string.format('%d', now + ttl), node)
   redis.call('HSET', figures, node, record)
   beat = redis.call('HINCRBY', beats, node, 1)
 end
 redis.call('HSETNX', state, 'e', fresh)
-local writes = redis.call('HINCRBY', state, 'n', 1)
-local reply = {writes, held and 1 or 0, redis.call('HGET', state, 'e'), beat, now, '', 0}
+local reply = {beat, held, redis.call('HGET', state, 'e'), now, '', 0}
 local first = redis.call('ZRANGE', nodes, 0, 1, 'WITHSCORES')
 for i = 1, #first, 2 do
   if first[i] ~= node then
-    reply[6], reply[7] = first[i], tonumber(first[i + 1])
+    reply[5], reply[6] = first[i], tonumber(first[i + 1])
     break
   end
 end

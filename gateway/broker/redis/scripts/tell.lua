@@ -1,6 +1,6 @@
 -- Put one entry into the inbox of every node that is routed for one of some names, and of one more.
 -- KEYS: state nodes route...   ARGV: inboxes bound head body node
--- Returns {writes, node...}.
+-- Returns the nodes.
 local routes = {}
 for i = 3, #KEYS do
   routes[#routes + 1] = KEYS[i]
@@ -13,7 +13,7 @@ end
 if ARGV[5] ~= '' then
   told[ARGV[5]] = true
 end
-local reply = {redis.call('HINCRBY', KEYS[1], 'n', 1)}
+local reply = {}
 for node in pairs(told) do
   if alive(KEYS[2], node) then
     post(ARGV[1] .. node, ARGV[2], ARGV[3], ARGV[4])

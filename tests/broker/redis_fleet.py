@@ -1,0 +1,58 @@
+"""Several nodes on one Redis, in one process, with short leases."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from gateway.broker.redis import RedisBroker, RedisOptions
+from tests.broker.node import RecordingNode
+
+LEASE = 0.6
+"""Seconds: as short as two busy cores bear."""
+
+SECONDS = 10.0
+"""For which anything may keep a test waiting; nothing takes it."""
+
+OPTIONS = RedisOptions(lease=LEASE, linger=0.0, start_deadline=5.0, block=0.2, connect_timeout=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node and its broker."""
+
+    node: RecordingNode
+    broker: RedisBroker
+
+
+class Fleet:
+    """Starts brokers, and closes those that are left at the end."""
+
+    def __init__(self, *urls: str) -> None:
+        self._urls = urls
+        self._members: list[Member] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(member.broker.close() for member in self._members))
+
+    async def launch(self, *urls: str, **options: float | str) -> Member:
+        """Return another node, on *urls* where it sees Redis by another way than the others."""
+        node = RecordingNode(f"n{len(self._members) + 1}")
+        broker = RedisBroker(urls or self._urls, replace(OPTIONS, **options))  # type: ignore[arg-type]
+        member = Member(node, broker)
+        self._members.append(member)
+        await broker.start(node)
+        return member
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait for *condition*, which another process brings about and tells nobody."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            met = condition()
+            if met if isinstance(met, bool) else await met:
+                return
+            await asyncio.sleep(0.005)

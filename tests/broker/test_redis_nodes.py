@@ -1,0 +1,286 @@
+"""Several nodes on one Redis: who hears what, in which order, and what fills the holes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from gateway.broker.base import (
+    ChannelRecord,
+    ConnectionRecord,
+    Delivery,
+    Instruction,
+    Retention,
+)
+from protocol.messages import Gap, Join, Leave, Member
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_server import RedisServer, serving
+
+LONG = Retention(10_000, 300.0)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with serving(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    server.execute("FLUSHALL")
+    async with Fleet(server.url) as fleet:
+        yield fleet
+
+
+def inboxes(server: RedisServer) -> dict[str, int]:
+    """How many entries each node's inbox holds, by the node's name."""
+    return {
+        key.decode().partition(":in:")[2].partition("~")[0]: server.execute("XLEN", key)
+        for key in server.execute("KEYS", "fanway:*:in:*")
+    }
+
+
+# ---------------------------------------------------------------- routes
+
+
+async def test_only_who_follows_a_channel_is_sent_what_it_says(server: RedisServer, fleet: Fleet) -> None:
+    one, two, three = [await fleet.launch() for _ in range(3)]
+    await two.broker.subscribe("a", KEPT)
+    await three.broker.subscribe("b", KEPT)
+    before = inboxes(server)
+    ids = await publish(one.broker, "a", 1, 2, 3)
+    assert [message.message for message in await two.node.messages(3)] == ids
+    assert inboxes(server)["n3"] == before["n3"] == 1, "its own mark"
+    assert "n1" not in inboxes(server)
+
+
+async def test_all_nodes_see_one_order(fleet: Fleet) -> None:
+    nodes = [await fleet.launch() for _ in range(3)]
+    for each in nodes:
+        await each.broker.subscribe("a", LONG)
+    await asyncio.gather(
+        *(
+            each.broker.publish(publication("a", [index, n], retention=LONG))
+            for n in range(100)
+            for index, each in enumerate(nodes)
+        )
+    )
+    seen = [[message.message for message in await each.node.messages(300)] for each in nodes]
+    assert seen[0] == seen[1] == seen[2]
+    assert [id and id.offset for id in seen[0]] == list(range(1, 301))
+
+
+async def test_a_route_lingers_and_then_goes(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(linger=0.1)
+    await one.broker.subscribe("a", None)
+    await one.broker.unsubscribe("a")
+    assert server.execute("EXISTS", "fanway:{0}:route:a") == 1
+    await publish(one.broker, "a", "to nobody", retention=None)
+    await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:a") == 0)
+    assert server.execute("KEYS", "fanway:*:of:*") == []
+    assert server.execute("ZCARD", "fanway:{0}:names") == 0
+    await one.broker.subscribe("a", None)
+    await publish(one.broker, "a", 1, retention=None)
+    assert values(await one.node.messages(1)) == [1]
+
+
+async def test_who_comes_back_while_the_route_lingers_hears_nothing_older(fleet: Fleet) -> None:
+    one, two = await fleet.launch(linger=30.0), await fleet.launch()
+    for retention in (KEPT, None):
+        await one.broker.subscribe("a", retention)
+        await one.broker.unsubscribe("a")
+        # Already in the inbox, perhaps not yet read, when the next one subscribes.
+        publishing = [two.broker.publish(publication("a", n, retention=retention)) for n in range(20)]
+        await asyncio.gather(*publishing)
+        await one.broker.subscribe("a", retention)
+        await two.broker.publish(publication("a", "new", retention=retention))
+        assert values(await one.node.messages(1)) == ["new"]
+        await one.broker.unsubscribe("a")
+
+
+async def test_an_inbox_is_trimmed_behind_its_reader(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    for _ in range(4):
+        await publish(one.broker, "a", *range(200), retention=LONG)
+    await one.node.messages(800)
+    await eventually(lambda: inboxes(server)["n1"] <= 1)
+
+
+# ---------------------------------------------------------------- holes
+
+
+async def without_a_route(server: RedisServer, channel: str) -> bytes:
+    """Take away the route of the only node that has one; return it."""
+    route = f"fanway:{{0}}:route:{channel}"
+    (node,) = server.execute("SMEMBERS", route)
+    server.execute("SREM", route, node)
+    return bytes(node)
+
+
+async def test_a_hole_is_filled_from_history(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    (first,) = await publish(two.broker, "a", 0, retention=LONG)
+    node = await without_a_route(server, "a")
+    lost = await publish(two.broker, "a", *range(1, 1_203), retention=LONG)
+    server.execute("SADD", "fanway:{0}:route:a", node)
+    (last, after) = await publish(two.broker, "a", "last", "after", retention=LONG)
+    seen = [message.message for message in await one.node.messages(1_205)]
+    assert seen == [first, *lost, last, after]
+    assert one.broker.statistics()["gaps"] == 0
+
+
+async def test_a_hole_that_history_no_longer_fills_is_told(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", KEPT)
+    await publish(two.broker, "a", 0)
+    node = await without_a_route(server, "a")
+    await publish(two.broker, "a", *range(1, 9))
+    server.execute("SADD", "fanway:{0}:route:a", node)
+    (ninth,) = await publish(two.broker, "a", 9)
+    first, gap = await one.node.received(2)
+    assert isinstance(first, Delivery)
+    assert gap == Gap("a", "trimmed", ninth)
+    await publish(two.broker, "a", 10)
+    assert values(await one.node.messages(1)) == [10]
+
+
+async def test_what_comes_while_a_hole_is_filled_keeps_its_place(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    node = await without_a_route(server, "a")
+    await publish(two.broker, "a", 0, retention=LONG)
+    server.execute("SADD", "fanway:{0}:route:a", node)
+    member = Member("c1", "ann")
+    await asyncio.gather(
+        two.broker.publish(publication("a", 1, retention=LONG)),
+        *(two.broker.publish(publication("a", n, retention=LONG)) for n in range(2, 50)),
+    )
+    await two.broker.join("a", member)
+    received = await one.node.received(51)
+    assert values(each.message for each in received[:50] if isinstance(each, Delivery)) == list(range(50))
+    assert received[50] == Join("a", member)
+
+
+async def test_a_node_that_falls_too_far_behind_heals_or_is_told(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(inbox=200), await fleet.launch(inbox=200)
+    await one.broker.subscribe("kept", LONG)
+    await one.broker.subscribe("not", None)
+    # In one script, so that the reader cannot keep up.
+    (node,) = server.execute("SMEMBERS", "fanway:{0}:route:not")
+    flood = "for i = 1, 2000 do redis.call('XADD', KEYS[1], '*', 'h', 'm 0 - - not', 'b', '1\\n1') end"
+    ids = await publish(two.broker, "kept", *range(5), retention=LONG)
+    server.execute("EVAL", flood, 1, f"fanway:{{0}}:in:{node.decode()}")
+    ids += await publish(two.broker, "kept", *range(5, 10), retention=LONG)
+    await eventually(lambda: Gap("not", "reset", None) in one.node.envelopes)
+    await eventually(
+        lambda: (
+            [
+                each.message.message
+                for each in one.node.envelopes
+                if isinstance(each, Delivery) and each.message.channel == "kept"
+            ]
+            == ids
+        )
+    )
+
+
+async def test_those_who_wait_for_the_same_part_of_a_history_share_it(fleet: Fleet) -> None:
+    one = await fleet.launch()
+    ids = await publish(one.broker, "a", *range(4))
+    before = one.broker.statistics()
+    pages = await asyncio.gather(*(one.broker.read("a", since=ids[0]) for _ in range(100)))
+    assert all(values(page.messages) == [1, 2, 3] for page in pages)
+    after = one.broker.statistics()
+    assert after["reads"] - before["reads"] == 1
+    assert after["reads_shared"] - before["reads_shared"] == 99
+
+
+async def test_scripts_that_redis_forgets_are_loaded_again(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    await publish(one.broker, "a", 0, retention=LONG)
+    server.execute("SCRIPT", "FLUSH")
+    await asyncio.gather(*(one.broker.publish(publication("a", n, retention=LONG)) for n in range(1, 50)))
+    assert values(await one.node.messages(50)) == list(range(50))
+
+
+# ---------------------------------------------------------------- presence and directory
+
+
+async def test_members_of_all_nodes_are_present_and_told_of(fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    ann, bob = Member("c1", "ann", {"x": 1}), Member("c2", "bob")
+    await one.broker.subscribe("a", None)
+    await two.broker.join("a", ann)
+    await one.broker.join("a", bob)
+    assert list((await two.broker.presence("a")).members) == [ann, bob]
+    await two.broker.leave("a", "c1")
+    assert await one.node.received(3) == [Join("a", ann), Join("a", bob), Leave("a", ann)]
+
+
+async def test_a_node_that_ends_takes_its_members_with_it(fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    members = [Member(f"c{n}", "ann") for n in range(450)]
+    await one.broker.subscribe("a", None)
+    await asyncio.gather(*(two.broker.join("a", member) for member in members))
+    await two.broker.close()
+    received = await one.node.received(900)
+    assert {each.member for each in received if isinstance(each, Leave)} == set(members)
+    assert (await one.broker.presence("a")).connections == 0
+    assert [record.node for record in await one.broker.nodes()] == ["n1"]
+
+
+async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer, fleet: Fleet) -> None:
+    nodes = [await fleet.launch() for _ in range(3)]
+    records = [ConnectionRecord(f"c{n}", f"n{n}", ["a", "b"], 12.5) for n in range(3)]
+    for each, record in zip(nodes[:2], records, strict=False):
+        each.node.connected["ann b"] = [record]
+        await each.broker.arrive("ann b")
+    await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann b") == 2)
+    nodes[2].node.connected["ann b"] = [records[2]]
+    found = await nodes[2].broker.connections("ann b")
+    assert found[0] == records[2], "its own first"
+    assert sorted(found, key=lambda record: record.connection) == records
+    assert list(await nodes[2].broker.connections("bob")) == []
+
+
+async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServer, fleet: Fleet) -> None:
+    one, two, three = [await fleet.launch() for _ in range(3)]
+    await one.broker.arrive("ann")
+    await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
+    instruction = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+    await two.broker.instruct(instruction)
+    assert await one.node.received(1) == [instruction]
+    assert await two.node.received(1) == [instruction]
+    assert "n3" not in inboxes(server)
+    assert three.node.envelopes == []
+    await one.broker.depart("ann")
+    await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 0)
+
+
+async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    for each, followed in ((one, {"r:1": 1, "r:2": 2, "x": 9}), (two, {"r:2": 3, "r:3": 4})):
+        each.node.followed.update(followed)
+        for name in followed:
+            await each.broker.subscribe(name, None)
+    await two.broker.subscribe("r:0", None)
+    expected = [ChannelRecord("r:1", 1), ChannelRecord("r:2", 5), ChannelRecord("r:3", 4)]
+    for each in (one, two):
+        assert list(await each.broker.following("r:", after="", limit=10)) == expected
+        pages = [await each.broker.following("r:", after=after, limit=1) for after in ("", "r:1", "r:2")]
+        assert [list(page) for page in pages] == [[record] for record in expected]
+
+
+async def test_nodes_say_what_they_said_last(fleet: Fleet) -> None:
+    for _ in range(3):
+        one = await fleet.launch()
+    assert sorted((record.node, record.connections) for record in await one.broker.nodes()) == [
+        ("n1", 3),
+        ("n2", 3),
+        ("n3", 3),
+    ]

@@ -1,0 +1,382 @@
+"""Redis goes away, comes back, forgets, fills up; nodes die and wake: what is promised then."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from gateway.broker.base import Delivery, Retention
+from gateway.errors import BrokerFull, BrokerUnavailable
+from protocol.messages import Gap, Join, Leave, Member
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import LEASE, Fleet, eventually
+from tests.broker.redis_fleet import Member as NodeMember
+from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_server import RedisServer, serving
+
+LONG = Retention(10_000, 300.0)
+ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path, *DURABLE) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    async with Fleet(server.url) as fleet:
+        yield fleet
+
+
+@pytest_asyncio.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server.port) as proxy:
+        yield proxy
+
+
+async def back(member: NodeMember) -> None:
+    await eventually(member.broker.ready)
+
+
+# ---------------------------------------------------------------- Redis is away
+
+
+async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.kill()
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(start_deadline=0.05)
+            assert not one.broker.ready()
+            with pytest.raises(BrokerUnavailable):
+                await publish(one.broker, "a", 1)
+            server.start()
+            await back(one)
+            position = await one.broker.subscribe("a", KEPT)
+            (id,) = await publish(one.broker, "a", 1)
+            assert position is not None
+            assert id.follows(position)
+            assert values(await one.node.messages(1)) == [1]
+
+
+async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    for each in (one, two):
+        await each.broker.subscribe("a", LONG)
+    await one.broker.join("a", ANN)
+    before = await publish(two.broker, "a", *range(20), retention=LONG)
+    server.kill()
+    loop = asyncio.get_running_loop()
+    failing = [two.broker.publish(publication("a", "lost", retention=LONG)) for _ in range(5)]
+    begun = loop.time()
+    assert all(
+        isinstance(each, BrokerUnavailable) for each in await asyncio.gather(*failing, return_exceptions=True)
+    )
+    assert loop.time() - begun < 1.0
+    with pytest.raises(BrokerUnavailable):
+        await one.broker.subscribe("b", KEPT)
+    await eventually(lambda: not one.broker.ready() and not two.broker.ready())
+    server.start()
+    await back(one)
+    await back(two)
+    after = await publish(two.broker, "a", *range(20, 30), retention=LONG)
+    for each in (one, two):
+        messages = [item for item in await each.node.received(31) if isinstance(item, Delivery)]
+        assert [item.message.message for item in messages] == [*before, *after]
+    assert list((await two.broker.presence("a")).members) == [ANN]
+    assert one.broker.statistics()["gaps"] == 0
+    assert (await one.broker.read("a", since=before[3])).recovered
+
+
+async def test_an_outage_longer_than_the_lease_ends_nobody(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    await two.broker.join("a", BOB)
+    assert await one.node.received(1) == [Join("a", BOB)]
+    server.kill()
+    await asyncio.sleep(LEASE * 1.5)  # time has to pass: that is what a lease is about
+    server.start()
+    await back(one)
+    await back(two)
+    await publish(two.broker, "a", 1, retention=LONG)
+    assert values(await one.node.messages(1)) == [1]
+    assert list((await one.broker.presence("a")).members) == [BOB]
+
+
+async def test_leaves_that_redis_did_not_hear_are_made_up_for(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", None)
+    await two.broker.join("a", ANN)
+    await two.broker.join("a", BOB)
+    await one.node.received(2)
+    server.kill()
+    await two.broker.leave("a", "c1")
+    server.start()
+    assert await one.node.received(1) == [Leave("a", ANN)]
+    assert list((await one.broker.presence("a")).members) == [BOB]
+
+
+async def test_users_that_arrive_while_redis_is_away_are_found_later(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch()
+    server.kill()
+    await eventually(lambda: not one.broker.ready())
+    await one.broker.arrive("ann")
+    server.start()
+    await eventually(lambda: one.broker.ready() and server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
+
+
+# ---------------------------------------------------------------- Redis forgets
+
+
+async def test_after_flushall_everybody_is_told_and_goes_on(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("kept", KEPT)
+    await one.broker.subscribe("not", None)
+    await one.broker.join("kept", ANN)
+    old = await publish(two.broker, "kept", 1, 2, 3)
+    await one.node.received(4)
+    server.execute("FLUSHALL")
+    received = await one.node.received(2)
+    gaps = {each.channel: each for each in received if isinstance(each, Gap)}
+    assert set(gaps) == {"kept", "not"}
+    assert all(each.reason == "reset" for each in gaps.values())
+    assert gaps["not"].position is None
+    position = gaps["kept"].position
+    page = await one.broker.read("kept", since=old[1])
+    assert (page.recovered, list(page.messages), page.position) == (False, [], position)
+    (id,) = await publish(two.broker, "kept", 4)
+    assert position is not None
+    assert id.follows(position)
+    assert values(await one.node.messages(1)) == [4]
+    await publish(two.broker, "not", 5, retention=None)
+    assert values(await one.node.messages(1)) == [5]
+    assert list((await two.broker.presence("kept")).members) == [ANN], "it has not left, nobody is told"
+
+
+async def test_a_failover_that_lost_writes_is_noticed_though_the_numbers_go_on(
+    server: RedisServer, fleet: Fleet, tmp_path: Path
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await one.broker.subscribe("a", LONG)
+    kept = await publish(two.broker, "a", *range(5), retention=LONG)
+    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "replica")
+    lost = await publish(two.broker, "a", "lost", "lost", retention=LONG)
+    await one.node.messages(7)
+    server.kill()
+    shutil.rmtree(tmp_path / "appendonlydir")
+    shutil.move(tmp_path / "replica", tmp_path / "appendonlydir")
+    server.start()
+    (gap,) = await one.node.received(1)
+    assert isinstance(gap, Gap)
+    assert (gap.reason, gap.position and gap.position.offset) == ("reset", 5)
+    await back(two)
+    new = await publish(two.broker, "a", "new", "new", retention=LONG)
+    assert [id.offset for id in new] == [6, 7], "as the lost ones had"
+    assert [message.message for message in await one.node.messages(2)] == new
+    for since in (*kept, *lost):
+        # Also before the loss: what was lost came after it.
+        assert not (await two.broker.read("a", since=since)).recovered
+    assert gap.position is not None
+    assert values((await two.broker.read("a", since=gap.position)).messages) == ["new", "new"]
+    assert values((await two.broker.read("a")).messages) == [*range(5), "new", "new"]
+
+
+# ---------------------------------------------------------------- nodes die
+
+
+async def test_members_of_a_dead_node_leave_once(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    dead = await fleet.launch(proxy.url)
+    for each in (one, two):
+        await each.broker.subscribe("a", None)
+    await dead.broker.join("a", ANN)
+    await dead.broker.join("b", BOB)
+    await dead.broker.subscribe("a", None)
+    await dead.broker.subscribe("only here", None)
+    proxy.hold()
+    proxy.cut()
+    for each in (one, two):
+        assert await each.node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+    await eventually(lambda: server.execute("ZCARD", "fanway:{0}:nodes") == 2)
+    assert (await one.broker.presence("b")).connections == 0
+    assert server.execute("SCARD", "fanway:{0}:route:a") == 2
+    assert server.execute("EXISTS", "fanway:{0}:route:only here") == 0
+    left = {key.decode() for kind in ("in", "of", "pn") for key in server.execute("KEYS", f"*:{kind}:n3~*")}
+    assert left == set()
+    assert sorted(record.node for record in await one.broker.nodes()) == ["n1", "n2"]
+    # Nobody says it twice: a marker comes next.
+    await publish(one.broker, "a", "marker", retention=None)
+    for each in (one, two):
+        assert values(await each.node.messages(1)) == ["marker"]
+
+
+async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) -> None:
+    one, zombie = await fleet.launch(), await fleet.launch(proxy.url)
+    for each in (one, zombie):
+        await each.broker.subscribe("a", LONG)
+    await zombie.broker.subscribe("not", None)
+    await zombie.broker.join("a", ANN)
+    first = await publish(one.broker, "a", 0, retention=LONG)
+    await zombie.node.received(2)
+    await one.node.received(2)
+    proxy.hold()
+    missed = await publish(one.broker, "a", *range(1, 5), retention=LONG)
+    await one.node.messages(4)
+    assert await one.node.received(1) == [Leave("a", ANN)]
+    assert zombie.node.envelopes == []
+    proxy.release()
+    # What the first incarnation had in its buffers, it keeps to itself; history tells all, in order, once.
+    received = await zombie.node.received(6)
+    messages = [each.message.message for each in received if isinstance(each, Delivery)]
+    assert messages == missed
+    assert Gap("not", "reset", None) in received
+    assert Join("a", ANN) in received
+    assert await one.node.received(1) == [Join("a", ANN)]
+    await publish(one.broker, "a", "live", retention=LONG)
+    await publish(one.broker, "not", "live", retention=None)
+    assert values(await zombie.node.messages(2)) == ["live", "live"]
+    assert zombie.broker.statistics()["incarnations"] == 2
+    assert first
+
+
+# ---------------------------------------------------------------- publishes
+
+
+@pytest.mark.parametrize("executed", [True, False])
+async def test_a_key_publishes_once_across_a_cut(
+    server: RedisServer, proxy: Proxy, fleet: Fleet, executed: bool
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch(proxy.url, lease=30.0)
+    await one.broker.subscribe("a", KEPT)
+    await publish(two.broker, "a", "warm")
+    if executed:
+        proxy.hold_answers()
+    else:
+        proxy.hold()
+    publishing = asyncio.gather(two.broker.publish(publication("a", 1, key="k")))
+    if executed:
+        await eventually(lambda: server.execute("XLEN", "fanway:{0}:log:a") == 2)
+    else:
+        await asyncio.sleep(0)
+    proxy.cut()
+    proxy.release()
+    (receipt,) = await publishing
+    assert receipt.replayed is executed
+    await publish(two.broker, "a", "marker")
+    assert values(await one.node.messages(3)) == ["warm", 1, "marker"]
+    assert two.broker.statistics()["retried"] == 1
+
+
+async def test_without_a_key_nothing_is_published_again(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    two = await fleet.launch(proxy.url, lease=30.0)
+    await publish(two.broker, "a", "warm")
+    proxy.hold_answers()
+    publishing = asyncio.gather(two.broker.publish(publication("a", 1)))
+    await eventually(lambda: server.execute("XLEN", "fanway:{0}:log:a") == 2)
+    proxy.cut()
+    proxy.release()
+    with pytest.raises(BrokerUnavailable):
+        await publishing
+    assert values((await two.broker.read("a")).messages) == ["warm", 1]
+
+
+async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) -> None:
+    one = await fleet.launch(proxy.url, publish_deadline=0.2, lease=30.0)
+    await publish(one.broker, "a", 1)
+    proxy.hold()
+    attempts = (one.broker.publish(publication("a", n)) for n in range(5))
+    failed = await asyncio.gather(*attempts, return_exceptions=True)
+    assert all(isinstance(each, BrokerUnavailable) for each in failed)
+    assert not one.broker.ready(), "five timeouts in a row"
+    # Nothing waits any more: it fails before it is sent.
+    publishing = one.broker.publish(publication("a", 9))
+    with pytest.raises(BrokerUnavailable):
+        publishing.send(None)
+    proxy.release()
+    await back(one)
+    await publish(one.broker, "a", 2)
+
+
+async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -> None:
+    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        async with Fleet(server.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            await one.broker.subscribe("a", KEPT)
+            await one.broker.join("a", ANN)
+            ids = await publish(one.broker, "a", 1)
+            await one.node.received(2)
+            server.execute("CONFIG", "SET", "maxmemory", "1")
+            for wrong in (publication("a", 2), publication("a", 3, key="k"), publication("b", 4)):
+                with pytest.raises(BrokerFull):
+                    await two.broker.publish(wrong)
+            with pytest.raises(BrokerFull):
+                await two.broker.join("a", BOB)
+            assert values((await two.broker.read("a", since=ids[0])).messages) == []
+            await one.broker.leave("a", "c1")
+            assert await one.node.received(1) == [Leave("a", ANN)], "what frees memory goes on"
+            renewals = _beat(server, "n1")
+            await eventually(lambda: _beat(server, "n1") > renewals + 2)
+            assert one.broker.ready()
+            server.execute("CONFIG", "SET", "maxmemory", "0")
+            assert not (await two.broker.publish(publication("a", 5, key="k"))).replayed
+            assert values(await one.node.messages(1)) == [5]
+            assert values((await two.broker.read("a")).messages) == [1, 5]
+
+
+def _beat(server: RedisServer, name: str) -> int:
+    beats = server.execute("HGETALL", "fanway:{0}:beats")
+    return next(int(beat) for node, beat in beats.items() if node.startswith(name.encode() + b"~"))
+
+
+# ---------------------------------------------------------------- several servers
+
+
+async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+        async with Fleet(first.url, second.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            channels = [f"c{n}" for n in range(20)]
+            for channel in channels:
+                await one.broker.subscribe(channel, KEPT)
+                await publish(two.broker, channel, channel)
+            assert sorted(values(await one.node.messages(20))) == sorted(channels)
+            shares = [len(server.execute("KEYS", "*:log:*")) for server in (first, second)]
+            assert sum(shares) == 20
+            assert min(shares) > 0
+            followed = await one.broker.following("c", after="", limit=100)
+            assert list(followed) == []
+            first.kill()
+            outcomes = await asyncio.gather(
+                *(two.broker.publish(publication(channel, 1)) for channel in channels), return_exceptions=True
+            )
+            assert [isinstance(each, BrokerUnavailable) for each in outcomes].count(True) == shares[0]
+            await eventually(lambda: len(one.node.envelopes) == shares[1])
+            assert two.broker.ready(), "half of the channels is better than none"
+
+
+async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(shards_per_server=3)
+            two = await fleet.launch(shards_per_server=3)
+            names = [f"c{n:02}" for n in range(30)]
+            two.node.followed.update(dict.fromkeys(names, 2))
+            for name in [*names, "c99"]:
+                await two.broker.subscribe(name, None)
+            found: list[str] = []
+            while page := await one.broker.following("c", after=found[-1] if found else "", limit=7):
+                found += [record.channel for record in page]
+            assert found == names
