@@ -284,8 +284,7 @@ class Channel:
         self.settle()
         self.breaks += 1
         self._forget(position)
-        if self._progress is not None:
-            self._advance()
+        self._advance()
 
     def forget(self) -> None:
         """Show nobody what was said until now; who follows has missed nothing."""

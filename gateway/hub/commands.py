@@ -64,7 +64,7 @@ async def connect(session: Session, command: Connect) -> Connected:
         session.user,
         services.hub.node,
         services.heartbeat.interval,
-        _seconds_left(services, session.expires_at),
+        _seconds_left(session),
         services.limits.told(),
         subs,
     )
@@ -94,7 +94,7 @@ async def refresh(session: Session, command: Refresh) -> Refreshed:
         raise ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
     session.info, session.granted = identity.info, identity.channels
     session.expire_at(identity.expires_at)
-    return Refreshed(command.id, _seconds_left(services, identity.expires_at) or 0.0)
+    return Refreshed(command.id, _seconds_left(session) or 0.0)
 
 
 async def ping(_: Session, command: Ping) -> PongReply:
@@ -192,8 +192,8 @@ def _keeps_no(what: str, channel: str, rules: ChannelRules) -> ClientFault:
     )
 
 
-def _seconds_left(services: Services, moment: float | None) -> float | None:
-    return None if moment is None else round(max(0.0, moment - services.wall()), 3)
+def _seconds_left(session: Session) -> float | None:
+    return None if session.expiry is None else round(session.expiry.left, 3)
 
 
 Handler = Callable[[Any, Any], Awaitable[Reply]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gateway.access.permissions import ChannelRules
 from gateway.hub.channel import Channel, Subscription
@@ -151,10 +151,8 @@ def _has_room(session: Session) -> bool:
 
 
 async def _next_batch(session: Session, subscription: Subscription) -> None:
-    hub, channel, position = session.services.hub, subscription.channel, subscription.behind
-    if position is None:
-        session.go_live(subscription)
-        return
+    hub, channel = session.services.hub, subscription.channel
+    position = cast("MessageId", subscription.behind)  # as everybody has who stands in `session.behind`
     limit = session.services.limits.catch_up_batch
     messages = channel.after(position, limit)
     if messages is None:

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
-from gateway.access.ratelimit import CommandLimiter, Strikes
 from gateway.broker.base import ConnectionRecord, Instruction
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.hub import commands, replay, subscribing
+from gateway.hub.allowance import Allowance, TooMany
 from gateway.hub.channel import Subscription
+from gateway.hub.expiry import Expiry
 from gateway.hub.services import Services
 from gateway.link.frames import frame
 from gateway.link.outbox import Link as Writer
@@ -35,9 +36,6 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.position import MessageId
-
-EXPIRY_NOTICE = 30.0
-"""Seconds before the end of a token at which its client is told; half of its life where that is shorter."""
 
 
 class Link(Writer, Protocol):
@@ -65,21 +63,19 @@ class Session:
     """The logical life of one connection."""
 
     __slots__ = (
+        "_allowance",
         "_backlog",
         "_catching_up",
         "_deadline",
-        "_expiry",
         "_leaving",
-        "_limiter",
         "_release",
         "_retry",
         "_running",
-        "_strikes",
         "_ticket",
         "behind",
         "codec",
         "connection",
-        "expires_at",
+        "expiry",
         "granted",
         "header_token",
         "info",
@@ -114,7 +110,8 @@ class Session:
         self.info: Any = None
         self.granted: tuple[str, ...] = ()
         """The channels that the token names."""
-        self.expires_at: float | None = None
+        self.expiry: Expiry | None = None
+        """When the token ends; None for the anonymous."""
         self.header_token = header_token
         self.since = services.wall()
         self.state = State.OPENED
@@ -125,14 +122,12 @@ class Session:
         self.slot = -1
         self._release = release
         self._ticket: UserTicket | None = None
-        self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
-        self._strikes: Strikes | None = None
+        self._allowance = Allowance(limits, services.clock)
         self._running = False
         self._backlog: deque[ClientMessage | BadRequest | Instruction] | None = None
         self._leaving: dict[str, asyncio.Task[None]] | None = None
         self._catching_up = False
         self._retry: asyncio.TimerHandle | None = None
-        self._expiry: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.connect_timeout, self.end, CloseCode.CONNECT_TIMEOUT
         )
@@ -229,13 +224,16 @@ class Session:
 
     def expire_at(self, moment: float | None) -> None:
         """End with the token at *moment*, Unix seconds, unless it is refreshed; tell the client in time."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        self.expires_at = moment
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self.expiry = None
         if moment is not None:
-            left = max(0.0, moment - self.services.wall())
-            self._later(max(left - EXPIRY_NOTICE, left / 2), self._expiring)
+            self.expiry = Expiry(
+                moment,
+                self.services.wall,
+                notify=lambda left: self.send(Expiring(round(left, 3))),
+                expired=lambda: self.end(CloseCode.TOKEN_EXPIRED),
+            )
 
     def end(self, code: int, reason: str = "") -> None:
         """Send what waits, then a Close frame with *code*, and leave everything."""
@@ -371,10 +369,7 @@ class Session:
             return
         self.refuse(error, command.id)
         if isinstance(command, Connect):
-            if (code := CLOSE_ON_ERROR.get(error.code)) is not None:
-                self.end(code, error.message)
-            else:
-                self.state = State.OPENED
+            self.end(CLOSE_ON_ERROR.get(error.code, CloseCode.INTERNAL), error.message)
 
     def _told(self, error: Exception) -> ProtocolError:
         """Return what a client is told of *error*."""
@@ -386,32 +381,14 @@ class Session:
         return ProtocolError(ErrorCode.INTERNAL, "something went wrong on our side")
 
     def _admitted(self, kind: str, command: int | None) -> bool:
-        wait = self._limiter.admit(kind)
-        if not wait:
-            if self._strikes is not None:
-                self._strikes.admitted()
-            return True
-        if self._strikes is None:
-            self._strikes = Strikes(clock=self.services.clock, limit=self.services.limits.strikes)
-        if self._strikes.refused():
+        try:
+            refusal = self._allowance.refusal(kind)
+        except TooMany:
             self.end(CloseCode.RATE_LIMITED)
-        elif self.is_open:
-            wait_ms = int(wait * 1000) + 1
-            self.refuse(
-                ProtocolError(ErrorCode.RATE_LIMITED, "too many commands", retry_after_ms=wait_ms), command
-            )
-        return False
-
-    def _expiring(self) -> None:
-        left = max(0.0, (self.expires_at or 0.0) - self.services.wall())
-        self.send(Expiring(round(left, 3)))
-        self._later(left, self._expired)
-
-    def _expired(self) -> None:
-        self.end(CloseCode.TOKEN_EXPIRED)
-
-    def _later(self, delay: float, callback: Callable[[], None]) -> None:
-        self._expiry = asyncio.get_running_loop().call_later(delay, callback)
+            return False
+        if refusal is not None and self.is_open:
+            self.refuse(refusal, command)
+        return refusal is None
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -424,7 +401,7 @@ class Session:
             return
         self.state = State.CLOSING
         self._cancel_deadline()
-        for timer in (self._expiry, self._retry):
+        for timer in (self.expiry, self._retry):
             if timer is not None:
                 timer.cancel()
         self.services.heartbeat.remove(self)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.access.admission import AdmissionLimits
+from gateway.access.claims import Identity
 from gateway.broker.base import Publication, Receipt
+from gateway.hub.expiry import NOTICE
 from gateway.hub.services import SessionLimits
-from gateway.hub.session import EXPIRY_NOTICE
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import (
     Connect,
@@ -25,13 +27,14 @@ from protocol.messages import (
     Publish,
     Refresh,
     Refreshed,
+    Resume,
     ServerPing,
     Subscribe,
     Subscribed,
     Unsubscribe,
 )
 from protocol.payload import payload_of
-from tests.gateway.life import Client, life
+from tests.gateway.life import Client, life, memory_broker
 from tests.gateway.racing import RacingBroker, every_order, race, unavailable
 from tests.gateway.standing import passed, quiet, standing
 
@@ -309,15 +312,15 @@ async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
         assert client.welcome.expires_in is None
         client = await node.client(user="ann")
         assert client.welcome.expires_in == 3_600.0
-        await passed(3_600.0 - EXPIRY_NOTICE - 1.0)
+        await passed(3_600.0 - NOTICE - 1.0)
         assert "expiring" not in types(client)
         await passed(1.0)
-        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE)
+        assert client.link.messages[-1] == Expiring(NOTICE)
         reply = await client.ask(Refresh(50, node.token("ann", ttl=100.0)))
         assert reply == Refreshed(50, 100.0)
-        await passed(100.0 - EXPIRY_NOTICE)
-        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE)
-        await passed(EXPIRY_NOTICE)
+        await passed(100.0 - NOTICE)
+        assert client.link.messages[-1] == Expiring(NOTICE)
+        await passed(NOTICE)
         assert client.link.closed == (4004, "token_expired")
 
 
@@ -343,6 +346,54 @@ async def test_a_refresh_is_for_the_same_user_and_changes_nothing_else() -> None
         error = await nobody.refused(Refresh(50, node.token("ann")))
         assert error.code == "unauthorized"
         assert (client.session.user, client.link.is_open, nobody.link.is_open) == ("ann", True, True)
+
+
+class Keyring:
+    """A verifier that believes everybody, once the test lets it; a token without an end never ends."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[None]] = []
+        self.slow = False
+
+    async def identity(self, token: str) -> Identity:
+        if self.slow:
+            self.waiting.append(asyncio.get_running_loop().create_future())
+            await self.waiting[-1]
+        user, _, expires_at = token.partition(" ")
+        return Identity(user, float(expires_at) if expires_at else None)
+
+
+@standing
+async def test_a_token_without_an_end_never_ends() -> None:
+    keys = Keyring()
+    async with life(verifier=keys, interval=1e6) as node:
+        client = node.open()
+        reply = await client.connected(Connect(1, token=f"ann {node.wall() + 50.0}"))
+        assert reply.expires_in == 50.0
+        assert await client.ask(Refresh(2, "ann")) == Refreshed(2, 0.0)
+        await passed(1e5)
+        assert types(client) == ["connected", "refreshed"]
+
+
+@pytest.mark.parametrize("command", ["connect", "refresh"])
+@standing
+async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str) -> None:
+    keys = Keyring()
+    async with life(verifier=keys) as node:
+        client = node.open()
+        token = f"ann {node.wall() + 50.0}"
+        if command == "refresh":
+            await client.connected(Connect(1, token=token))
+        keys.slow = True
+        client.say(Connect(1, token=token) if command == "connect" else Refresh(2, token))
+        await quiet()
+        client.end()
+        keys.waiting[0].set_result(None)
+        await quiet()
+        written = len(client.link.writes)
+        await passed(100.0)
+        assert len(client.link.writes) == written
+        assert node.hub.sessions == {}
 
 
 # ---------------------------------------------------------------- the end
@@ -399,6 +450,53 @@ async def test_who_goes_while_connect_waits_leaves_nothing(gates: int) -> None:
         await broker.pass_all()
         assert (await broker.inner.presence("hp:a")).connections == 0
         assert (node.hub.channels, broker.routes) == ({}, set())
+
+
+@standing
+async def test_what_was_published_is_published_though_nobody_waits_for_the_reply() -> None:
+    broker = RacingBroker(only=frozenset({"publish"}))
+    async with life(broker=broker) as node:
+        client, other = await node.client(), await node.client()
+        await other.follow("h:a")
+        client.say(Publish(10, "h:a", payload_of(1)))
+        await quiet()
+        client.end()
+        await broker.pass_all()
+        assert (other.got(), client.replies(10)) == ([1], [])
+
+
+@pytest.mark.parametrize("gates", range(9))
+@standing
+async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gates: int) -> None:
+    broker = RacingBroker()
+    async with life(broker=broker) as node:
+        clients = [node.open() for _ in range(2)]
+        subs = {"hp:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
+        for client in clients:
+            client.say(Connect(1, subs=subs))
+        for _ in range(gates):
+            await quiet()
+            broker.open(broker.gates[0])
+        await quiet()
+        for client in clients:
+            client.end()
+        broker.only = frozenset()
+        await node.tasks.close()
+        assert node.hub.channels == {}
+        for channel in ("hp:a", "hp:b"):
+            assert (await broker.inner.presence(channel)).connections == 0
+
+
+@standing
+async def test_a_full_broker_is_told_of() -> None:
+    async with life(broker=memory_broker(memory=1)) as node:
+        client = await node.client()
+        error = await client.refused(Publish(10, "h:a", payload_of(1)))
+        assert (error.code, error.message, error.retry_after_ms) == (
+            "unavailable",
+            "the broker is full",
+            5_000,
+        )
 
 
 @standing
