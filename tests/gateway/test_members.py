@@ -53,7 +53,7 @@ def test_a_difference_leads_from_one_to_the_other(before: list[Member], after: l
 
 
 def test_changes_bring_a_list_up_to_date() -> None:
-    changes = [Join("a", CLEO), Leave("a", ANN), Join("a", BEN)]
+    changes: list[Join | Leave] = [Join("a", CLEO), Leave("a", ANN), Join("a", BEN)]
     assert up_to_date([ANN, BEN], changes) == (BEN, CLEO)
     assert up_to_date([], []) == ()
 

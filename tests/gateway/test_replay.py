@@ -220,6 +220,39 @@ async def test_who_cannot_be_caught_up_with_in_a_few_reads_is_told() -> None:
         channel.check(client, reply, since=channel.ids[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"since": True}, {"rewind": 2}])
+@standing
+async def test_what_runs_ahead_while_presence_is_noted_is_not_lost_in_silence(
+    options: dict[str, Any],
+) -> None:
+    broker = RacingBroker(only=frozenset({"join"}))
+    rules = {**RULES, "hp": replace(RULES["hp"], history=1_000)}
+    async with life(broker=broker, rules=rules) as node:
+        channel = Race(node, broker, "hp:a")
+        await channel.say(*EARLIER)
+        client = await node.client()
+        if "since" in options:
+            options = {"since": channel.ids[0]}
+        client.say(Subscribe(60, "hp:a", **options))
+        await quiet()
+        await channel.say(*range(10, 10 + RECENT + 1))
+        await broker.pass_all()
+        reply = client.reply(60)
+        assert (list(reply.messages), reply.recovered) == ([], False)
+        await channel.say("x")
+        await quiet()
+        channel.check(client, reply)
+
+
+@pytest.mark.parametrize("options", [{"since": MessageId(1, "x")}, {"rewind": 3}])
+@standing
+async def test_without_history_there_is_nothing_to_resume_from(options: dict[str, Any]) -> None:
+    async with life() as node:
+        client = await node.client()
+        reply = await client.follow("a", **options)
+        assert (reply.position, list(reply.messages), reply.recovered) == (None, [], False)
+
+
 # ---------------------------------------------------------------- several at once, and before anything else
 
 

@@ -295,6 +295,22 @@ async def test_nothing_follows_the_end_of_a_subscription_that_was_behind() -> No
         assert slow.session.statistics()["behind"] == 0
 
 
+@standing
+async def test_what_waits_of_an_ended_subscription_is_not_replayed_to_its_successor() -> None:
+    async with life(limits=LIMITS) as node:
+        slow = await node.client()
+        await slow.follow("h:a")
+        slow.link.fill()
+        await say(node, "h:a", "old")
+        slow.say(Unsubscribe(50, "h:a"), Subscribe(51, "h:a"), Subscribe(52, "h:b"))
+        await say(node, "h:b", *range(30))
+        assert slow.session.statistics()["behind"] == 1
+        await read_on(slow)
+        await say(node, "h:a", "new")
+        assert pushes(slow, "h:a") == ["new"]
+        assert pushes(slow, "h:b") == list(range(30))
+
+
 @pytest.mark.parametrize("position", [MessageId(500, "new"), MessageId(3, "new"), None])
 @standing
 async def test_a_history_that_broke_is_told_of_to_who_follows_and_to_who_is_behind(
