@@ -1,0 +1,190 @@
+"""What decides without asking Redis: keys, envelopes, and what to do with each entry of a channel."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker.base import Delivery, Instruction, Publication
+from gateway.broker.redis import envelope
+from gateway.broker.redis.followed import HELD, Entry, Followed, Verdict
+from gateway.broker.redis.keys import Keys, shard_of
+from gateway.broker.redis.script import SCRIPTS
+from protocol.messages import Member, Message, Sender
+from protocol.payload import payload_of
+from protocol.position import MessageId
+
+# ---------------------------------------------------------------- keys and scripts
+
+
+def test_every_key_of_a_shard_is_in_its_slot() -> None:
+    keys = Keys("fanway", 3)
+    names = [
+        *(keys.state, keys.nodes, keys.figures, keys.beats, keys.names, keys.meta("a"), keys.log("a")),
+        *(keys.route("a"), keys.who("a"), keys.key("a", "k"), keys.inbox("n"), keys.of("n")),
+        *(keys.members("n"), keys.tombstone("n")),
+    ]
+    assert all(name.startswith("fanway:{3}:") for name in names)
+    assert len(set(names)) == len(names)
+
+
+def test_shards_are_by_name_and_the_same_everywhere() -> None:
+    assert [shard_of(name, 5) for name in ("a", "room:1", "@ann", "=ann")] == [2, 0, 2, 2]
+    used = {shard_of(f"room:{n}", 8) for n in range(100)}
+    assert used == set(range(8))
+
+
+def test_scripts_have_their_own_digests() -> None:
+    assert len({script.digest for script in SCRIPTS}) == len(SCRIPTS)
+
+
+# ---------------------------------------------------------------- envelopes
+
+texts = st.text(max_size=20)
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts, st.lists),
+    st.none() | st.builds(Sender, texts, texts),
+    st.none() | st.dictionaries(texts, texts, min_size=1),
+    st.frozensets(texts),
+    st.integers(0, 2**43),
+)
+def test_an_envelope_is_what_was_put_into_it(
+    data: object, sender: Sender | None, tags: dict[str, str] | None, exclude: frozenset[str], time: int
+) -> None:
+    payload = payload_of(data)
+    publication = Publication("a", payload, sender=sender, tags=tags, exclude=exclude)
+    id = MessageId(3, "abc")
+    expected = Delivery(Message("a", payload, id, sender, tags, time), exclude)
+    assert envelope.unpack("a", id, envelope.pack(publication, time)) == expected
+
+
+def test_a_payload_crosses_byte_by_byte() -> None:
+    payload = payload_of({"text": "ä\n", "n": 1})
+    assert envelope.pack(Publication("a", payload), 12) == b"12\n" + payload.json
+
+
+@given(texts, texts, st.none() | st.dictionaries(texts, st.integers(-9, 9)))
+def test_a_member_is_who_it_was(connection: str, user: str, info: dict[str, int] | None) -> None:
+    member = Member(connection, user, info)
+    assert envelope.unpack_member(envelope.pack_member(member)) == member
+
+
+def test_an_instruction_is_what_it_was() -> None:
+    instruction = Instruction("ann", "disconnect", "a", 4005, "bye", frozenset({"c1", "c2"}))
+    assert envelope.unpack_instruction(envelope.pack_instruction(instruction)) == instruction
+
+
+# ---------------------------------------------------------------- one followed channel
+
+
+def message(offset: int, before: str = "", uid: str = "") -> Entry:
+    """The message *offset* of a history whose uids are `u1`, `u2`, …"""
+    return Entry(b"m", MessageId(offset, uid or f"u{offset}"), before or f"u{offset - 1}", b"")
+
+
+def following(offset: int = 0) -> Followed:
+    followed = Followed("a")
+    followed.begin("t", numbered=True)
+    followed.answered(followed.life, MessageId(offset, f"u{offset}"))
+    assert followed.marked("t", MessageId(offset, f"u{offset}")) is Verdict.DELIVER
+    return followed
+
+
+UNNUMBERED = Entry(b"m", None, "-", b"")
+
+
+def test_what_comes_before_the_mark_is_older() -> None:
+    followed = Followed("a")
+    followed.begin("t", numbered=True)
+    assert followed.take(message(4)) is Verdict.DROP
+    assert followed.marked("another", MessageId(4, "u4")) is Verdict.DROP
+    assert followed.marked("t", MessageId(4, "u4")) is Verdict.DELIVER
+    assert followed.take(message(5)) is Verdict.DELIVER
+
+
+def test_what_follows_is_delivered_and_a_hole_is_healed() -> None:
+    followed = following()
+    assert [followed.take(message(n)) for n in (1, 2)] == [Verdict.DELIVER] * 2
+    assert followed.take(UNNUMBERED) is Verdict.DELIVER
+    assert followed.take(message(4)) is Verdict.HEAL
+    assert followed.take(message(5)) is Verdict.HOLD
+    assert followed.take(UNNUMBERED) is Verdict.HOLD
+    followed.last = MessageId(4, "u4")
+    held = followed.release()
+    assert [followed.take(entry, healed=True) for entry in held] == [
+        Verdict.DROP,
+        Verdict.DELIVER,
+        Verdict.DELIVER,
+    ]
+
+
+@pytest.mark.parametrize(
+    "entry", [message(3, before="other"), message(2, uid="other"), message(1), message(9)]
+)
+def test_another_history_is_no_continuation(entry: Entry) -> None:
+    followed = following(2)
+    assert followed.take(entry) is Verdict.HEAL
+
+
+def test_a_mark_ahead_of_what_was_heard_is_a_hole() -> None:
+    followed = following(2)
+    followed.begin_again("t2")
+    assert followed.take(message(3)) is Verdict.DROP
+    assert followed.marked("t", MessageId(2, "u2")) is Verdict.DROP
+    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.HEAL
+    assert followed.take(message(4)) is Verdict.HOLD
+
+
+def test_who_was_told_a_position_that_was_never_marked_goes_on_from_there() -> None:
+    followed = Followed("a")
+    followed.begin("t", numbered=True)
+    followed.answered(followed.life, MessageId(2, "u2"))
+    followed.begin_again("t2")
+    assert followed.marked("t2", MessageId(4, "u4")) is Verdict.HEAL
+    assert followed.last == MessageId(2, "u2")
+
+
+def test_a_mark_while_history_is_asked_has_it_asked_once_more() -> None:
+    followed = following(2)
+    assert followed.take(message(4)) is Verdict.HEAL
+    followed.begin_again("t2")
+    assert followed.marked("t2", MessageId(6, "u6")) is Verdict.DELIVER
+    assert followed.overflowed
+
+
+def test_what_is_held_is_bounded() -> None:
+    followed = following()
+    followed.take(message(2))
+    for n in range(3, HELD + 5):
+        followed.take(message(n))
+    assert followed.overflowed
+    assert len(followed.release()) == HELD
+
+
+def test_who_follows_already_misses_nothing_by_another_subscribe() -> None:
+    followed = following(2)
+    followed.begin("t2", numbered=True)
+    assert followed.take(message(3)) is Verdict.DELIVER
+    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.DELIVER
+    assert followed.take(message(4)) is Verdict.DELIVER
+
+
+def test_what_nobody_wants_is_dropped() -> None:
+    followed = following()
+    followed.end()
+    assert followed.take(message(1)) is Verdict.DROP
+    assert followed.marked("t", MessageId(1, "u1")) is Verdict.DROP
+    followed.begin("t2", numbered=False)
+    assert followed.take(UNNUMBERED) is Verdict.DROP
+    assert followed.marked("t2", None) is Verdict.DELIVER
+    assert followed.take(UNNUMBERED) is Verdict.DELIVER
+
+
+def test_entries_of_a_channel_without_history_need_no_order() -> None:
+    followed = Followed("a")
+    followed.begin("t", numbered=False)
+    followed.marked("t", None)
+    assert followed.take(message(9)) is Verdict.DELIVER
+    followed.begin_again("t2")
+    assert followed.missed
