@@ -63,7 +63,6 @@ class Heartbeat:
             {} for _ in range(math.ceil(max(interval, grace) / self._tick) + 2)
         ]
         self._hand = 0
-        self._due = 0.0
         self._timer: Timer | None = None
         self._sessions = self._pings = self._dead = 0
 
@@ -92,12 +91,15 @@ class Heartbeat:
         return {"sessions": self._sessions, "pings": self._pings, "dead": self._dead}
 
     def _wind(self) -> None:
-        self._due = self._scheduler.time() + self._tick
         self._timer = self._scheduler.call_later(self._tick, self._turn)
 
     def _turn(self) -> None:
-        """Look at those in the next slot; as of when this was due: while we stood still, nobody was heard."""
-        now = min(self._due, self._scheduler.time())
+        """Look at those in the next slot, and at no others.
+
+        After the node stood still, so that nobody was heard, each slot that is overdue still gets a turn of its
+        own, and what came meanwhile is read before that.
+        """
+        now = self._scheduler.time()
         self._timer = None
         if self._sessions:
             self._wind()

@@ -45,6 +45,11 @@ class StandingLoop(asyncio.SelectorEventLoop):
         """Whether anything can happen without time passing."""
         return bool(self._ready)
 
+    @property
+    def timers(self) -> int:
+        """How many are set."""
+        return sum(not timer.cancelled() for timer in self._scheduled)
+
     async def next_timer(self) -> None:
         """Let time pass until something happens by itself."""
         self.clock.now = max(self.clock.now, min(timer.when() for timer in self._scheduled))

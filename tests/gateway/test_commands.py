@@ -389,6 +389,20 @@ async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
         assert pushed(late, Join) == pushed(late, Leave) == []
 
 
+@pytest.mark.parametrize("default", [True, False])
+@standing
+async def test_who_does_not_say_watches_as_the_namespace_does(default: bool) -> None:
+    async with life(rules={**RULES, "p": replace(RULES["p"], join_leave=default)}) as node:
+        clients = [await node.client() for _ in range(3)]
+        for client, watch in zip(clients, (None, True, False), strict=True):
+            await client.follow("p:a", join_leave=watch)
+        late = await node.client()
+        await late.follow("p:a")
+        await quiet()
+        heard = [member(late) in [join.member for join in pushed(client, Join)] for client in clients]
+        assert heard == [default, True, False]
+
+
 @standing
 async def test_a_member_shows_the_info_of_its_token() -> None:
     async with life() as node:
