@@ -96,8 +96,8 @@ class Heartbeat:
     def _turn(self) -> None:
         """Look at those in the next slot, and at no others.
 
-        After the node stood still, so that nobody was heard, each slot that is overdue still gets a turn of its
-        own, and what came meanwhile is read before that.
+        After the node stood still, so that nobody was heard, each overdue slot still gets a turn of its own,
+        and what came meanwhile is read before that.
         """
         now = self._scheduler.time()
         self._timer = None

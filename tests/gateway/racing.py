@@ -63,6 +63,8 @@ class RacingBroker:
         self._node: Node | None = None
         self._late: list[Envelope] = []
         self.routes: set[str] = set()
+        self.users: set[str] = set()
+        """Who is here, as far as the broker has heard."""
 
     # ------------------------------------------------------------ for the test
 
@@ -166,6 +168,15 @@ class RacingBroker:
 
     async def presence(self, channel: str) -> Presence:
         return await self._slowly("presence", self.inner.presence(channel))
+
+    async def arrive(self, user: str) -> None:
+        await self._slowly("arrive", self._note(user, here=True))
+
+    async def depart(self, user: str) -> None:
+        await self._slowly("depart", self._note(user, here=False))
+
+    async def _note(self, user: str, *, here: bool) -> None:
+        (self.users.add if here else self.users.discard)(user)
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return await self.inner.connections(user)
