@@ -31,17 +31,21 @@ class Fleet:
     def __init__(self, *urls: str) -> None:
         self._urls = urls
         self._members: list[Member] = []
+        self.errors: list[BaseException] = []
+        """What went wrong where nobody waited for it; a test that expects some forgets them."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(member.broker.close() for member in self._members))
+        assert self.errors == []
 
     async def launch(self, *urls: str, **options: float | str) -> Member:
         """Return another node, on *urls* where it sees Redis by another way than the others."""
         node = RecordingNode(f"n{len(self._members) + 1}")
-        broker = RedisBroker(urls or self._urls, replace(OPTIONS, **options))  # type: ignore[arg-type]
+        set_ = replace(OPTIONS, **options)  # type: ignore[arg-type]
+        broker = RedisBroker(urls or self._urls, set_, on_error=self.errors.append)
         member = Member(node, broker)
         self._members.append(member)
         await broker.start(node)

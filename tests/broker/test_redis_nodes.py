@@ -188,6 +188,28 @@ async def test_a_node_that_falls_too_far_behind_heals_or_is_told(server: RedisSe
     )
 
 
+async def test_an_entry_that_nobody_understands_stops_nothing(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    await one.broker.subscribe("a", KEPT)
+    (inbox,) = server.execute("KEYS", "fanway:*:in:*")
+    for head in ("m", "m x y z a", "j a", "s", "q", "q t", "?"):
+        server.execute("XADD", inbox, "*", "h", head, "b", "{")
+    server.execute("XADD", inbox, "*", "another", "field")
+    await publish(one.broker, "a", 1)
+    assert values(await one.node.messages(1)) == [1]
+    assert fleet.errors
+    fleet.errors.clear()
+
+
+async def test_positions_of_what_is_followed_outlive_silence(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(meta_ttl=1.0)
+    position = await one.broker.subscribe("a", KEPT)
+    for _ in range(3):
+        server.age(0.6)
+        await eventually(lambda: server.execute("PTTL", "fanway:{0}:meta:a") > 600)
+    assert (await one.broker.read("a")).position == position
+
+
 async def test_those_who_wait_for_the_same_part_of_a_history_share_it(fleet: Fleet) -> None:
     one = await fleet.launch()
     ids = await publish(one.broker, "a", *range(4))

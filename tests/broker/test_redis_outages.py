@@ -134,6 +134,21 @@ async def test_users_that_arrive_while_redis_is_away_are_found_later(
     await eventually(lambda: one.broker.ready() and server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
 
 
+async def test_what_keeps_no_history_is_followed_again_once_redis_is_back(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch()
+    server.kill()
+    await eventually(lambda: not one.broker.ready())
+    assert await one.broker.subscribe("a", None) is None
+    with pytest.raises(BrokerUnavailable):
+        await one.broker.subscribe("b", KEPT)
+    server.start()
+    assert await one.node.received(1) == [Gap("a", "reset", None)]
+    await publish(one.broker, "a", 1, retention=None)
+    assert values(await one.node.messages(1)) == [1]
+
+
 # ---------------------------------------------------------------- Redis forgets
 
 

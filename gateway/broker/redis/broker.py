@@ -158,18 +158,16 @@ class RedisBroker:
         return page[:limit]
 
     async def nodes(self) -> Sequence[NodeRecord]:
-        """Return the live nodes, as they said when they last renewed their leases."""
+        """Return the live nodes: this one as it is, others as they were at their last renewal."""
         self._shard("")
         error: GatewayError | None = None
         for shard in self._shards:
             try:
-                told = await shard.directory.nodes()
+                others = await shard.directory.nodes(shard.lease.past)
             except GatewayError as failed:
                 error = failed
                 continue
-            own = self._serving().record()
-            # Of two incarnations of one node the newer counts; of this one, what it says now.
-            return list({**{record.node: record for record in told}, own.node: own}.values())
+            return [self._serving().record(), *others]
         raise error or BrokerUnavailable(NOT_STARTED)
 
     def statistics(self) -> dict[str, int]:

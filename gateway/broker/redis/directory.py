@@ -7,7 +7,7 @@ subscription is asked of the nodes that have it, through their inboxes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -87,11 +87,16 @@ class Directory:
 
     # ------------------------------------------------------------ nodes
 
-    async def nodes(self) -> list[NodeRecord]:
-        """Return what the live nodes say of themselves, the one with the newest lease last."""
+    async def nodes(self, past: Collection[str]) -> list[NodeRecord]:
+        """Return what the other live nodes say of themselves; *past* are former incarnations of this one."""
         command = NODES([self._keys.nodes, self._keys.figures])
         told = await within(self._line.call(command), self._options.presence_deadline)
-        return [NodeRecord(**orjson.loads(record)) for record in told[1::2] if record]
+        own = {self.incarnation, *past}
+        return [
+            NodeRecord(**orjson.loads(record))
+            for node, record in zip(told[::2], told[1::2], strict=True)
+            if record and node.decode() not in own
+        ]
 
     # ------------------------------------------------------------ questions and answers
 

@@ -70,11 +70,9 @@ class Followed:
 
     def begin(self, token: str, *, numbered: bool) -> None:
         """Be followed from the mark *token* on, by somebody who follows nothing older."""
-        self.token = token
-        if self.wanted and self.live:
-            # Those who follow already go on; a mark tells them nothing new.
-            if numbered and not self.numbered:
-                self.last = None
+        followed, self.token = self.wanted and bool(self.token), token
+        if followed:
+            # Those who follow already go on, with or without a mark before this one.
             self.numbered = self.numbered or numbered
             return
         self.wanted, self.live, self.numbered = True, False, numbered

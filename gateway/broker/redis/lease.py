@@ -29,6 +29,9 @@ RETRY = 0.2
 REST = 0.02
 """Seconds between two renewals at least, however often the bell rings."""
 
+QUICK = 0.3
+"""Seconds within which a renewal fails because its connection was closed, not because nobody answers."""
+
 UNKNOWN = -1
 """What Redis says of a lease that it has lost."""
 
@@ -53,10 +56,13 @@ class Lease:
         record: Callable[[], bytes],
         begun: Callable[[str, bool], None],
         renewed: Callable[[], None],
+        report: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
         """Call *begun* with each incarnation's id and whether Redis has lost writes, *renewed* after that."""
         self.node = ""
+        self.past: set[str] = set()
+        """Earlier incarnations."""
         self._line = line
         self._keys = keys
         self._contact = contact
@@ -67,6 +73,7 @@ class Lease:
         self._record = record
         self._begun = begun
         self._renewed = renewed
+        self._report = report
         self._clock = clock
         self._epoch = b""
         self._until = 0.0
@@ -97,7 +104,11 @@ class Lease:
         bell = self._contact.bell
         while True:
             bell.clear()
-            wait = await self._once()
+            try:
+                wait = await self._once()
+            except Exception as error:  # noqa: BLE001 (whatever it is, a node must not lose its lease over it)
+                self._report(error)
+                wait = RETRY
             await asyncio.sleep(REST)
             try:
                 async with asyncio.timeout(wait):
@@ -130,10 +141,11 @@ class Lease:
 
     async def _twice(self) -> None:
         """Renew, and where that fails with Redis believed to be there, once more: over a new connection."""
+        begun = self._clock()
         try:
             await self._renew()
         except GatewayError:
-            if not self._contact.up:
+            if not self._contact.up or self._clock() - begun > QUICK:
                 raise
             await self._renew()
 
@@ -162,6 +174,7 @@ class Lease:
         told = await self._ask(node, before=self.node or "-")
         self.incarnations += 1
         self.resets += lost
+        self.past.add(self.node)
         self.node, self._epoch = node, told[2]
         self._contact.begin(node)
         self._contact.established()

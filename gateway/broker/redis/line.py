@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from redis import exceptions
@@ -27,8 +28,8 @@ WAITING_BYTES = 64 * 1024 * 1024
 
 Answer = asyncio.Future[Any]
 
-Call = tuple[Answer, Command, int, int]
-"""With its weight in bytes, and the era in which it was made."""
+Call = tuple[Answer, bytes, int]
+"""A packed command, and the era in which its answer counts this node's beat; -1 where it does not."""
 
 
 async def within(answer: Answer, seconds: float) -> Any:
@@ -68,21 +69,23 @@ class Line:
         self._closed = False
         self.trips = self.calls = self.failures = 0
 
-    def call(self, command: Command, weight: int = 0) -> Answer:
-        """Return the future answer to *command*, which carries *weight* bytes.
+    def call(self, command: Command) -> Answer:
+        """Return the future answer to *command*.
 
         Redis' refusals and a lost connection are raised as `BrokerUnavailable` or `BrokerFull`. Nobody need
         wait for it. `BrokerUnavailable` at once where asking is no use.
         """
         if self._closed:
-            raise BrokerUnavailable("the broker is closed")
+            raise _closed()
         if not self._exempt:
             self._contact.check()
-        if len(self._waiting) >= WAITING or self._bytes + weight > WAITING_BYTES:
+        # Here, so that what cannot be packed is the error of its caller and of nobody else.
+        packed = self._wire.pack(command)
+        if len(self._waiting) >= WAITING or self._bytes + len(packed) > WAITING_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
         answer: Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((answer, command, weight, self._contact.era))
-        self._bytes += weight
+        self._waiting.append((answer, packed, self._contact.era if command[1] in _COUNTED else -1))
+        self._bytes += len(packed)
         if not self._running:
             self._running = True
             # It begins in the next turn of the loop, and takes along whatever is called for until then.
@@ -96,9 +99,7 @@ class Line:
     async def close(self) -> None:
         """Fail what waits, and close the connection."""
         self._closed = True
-        self._fail(
-            [self._take() for _ in range(len(self._waiting))], BrokerUnavailable("the broker is closed")
-        )
+        self._fail([self._take() for _ in range(len(self._waiting))], _closed)
         await self._wire.close()
 
     def statistics(self) -> dict[str, int]:
@@ -119,11 +120,11 @@ class Line:
                 await self._travel(batch)
         finally:
             self._running = False
-            self._fail(batch, BrokerUnavailable("the broker is closed"))
+            self._fail(batch, _closed)
 
     def _take(self) -> Call:
         each = self._waiting.popleft()
-        self._bytes -= each[2]
+        self._bytes -= len(each[1])
         return each
 
     def _next_batch(self) -> list[Call]:
@@ -133,7 +134,7 @@ class Line:
             each = self._take()
             if not each[0].done():
                 batch.append(each)
-                size += each[2]
+                size += len(each[1])
         return batch
 
     async def _travel(self, batch: list[Call]) -> None:
@@ -145,17 +146,17 @@ class Line:
             await self._wire.close(gently=False)
         expected = self._contact.beat
         try:
-            answers = await self._exchange([command for _, command, _, _ in batch])
+            answers = await self._exchange([packed for _, packed, _ in batch])
         except (exceptions.RedisError, OSError) as error:
             self._lost(batch, fault_of(error), error)
             return
         answered, misled = 0, False
-        for (future, command, _, era), answer in zip(batch, answers, strict=True):
+        for (future, _, era), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
                 misled |= self._refused(future, fault_of(answer), answer)
                 continue
             answered += 1
-            if command[1] in _COUNTED and answer[0] and era == self._contact.era:
+            if era == self._contact.era and answer[0]:
                 self._contact.counted(answer[0], expected)
                 # Calls of one pipeline are carried out in order.
                 expected = max(expected, answer[0])
@@ -166,7 +167,7 @@ class Line:
         if misled:
             await self._wire.close(gently=False)
 
-    async def _exchange(self, commands: list[Command]) -> list[Any]:
+    async def _exchange(self, commands: list[bytes]) -> list[Any]:
         """Return the answers; what Redis did not carry out for want of a script is asked for again."""
         answers = await self._wire.exchange(commands, self._patience)
         unknown = [
@@ -175,7 +176,7 @@ class Line:
             if isinstance(answer, Exception) and fault_of(answer).then is Then.LOAD
         ]
         if unknown:
-            loads = [script.load for script in SCRIPTS]
+            loads = [self._wire.pack(script.load) for script in SCRIPTS]
             again = await self._wire.exchange(
                 [*loads, *(commands[number] for number in unknown)], self._patience
             )
@@ -187,7 +188,7 @@ class Line:
         """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
         self._contact.failed(fault, len(batch))
         waiting = [self._take() for _ in range(len(self._waiting))]
-        self._fail([*batch, *waiting], fault.error(error))
+        self._fail([*batch, *waiting], lambda: fault.error(error))
 
     def _refused(self, future: Answer, fault: Fault, error: Exception) -> bool:
         """Fail one call; return whether the connection is no good, either."""
@@ -198,15 +199,19 @@ class Line:
             future.exception()  # it may have nobody else to tell
         return fault.then is Then.RECONNECT
 
-    def _fail(self, batch: list[Call], error: GatewayError) -> None:
+    def _fail(self, batch: list[Call], error: Callable[[], GatewayError]) -> None:
         for future, *_ in batch:
             if not future.done():
                 self.failures += 1
-                future.set_exception(error)
+                future.set_exception(error())
                 future.exception()
 
     def __repr__(self) -> str:
         return f"<Line {len(self._waiting)} waiting {self._contact}>"
+
+
+def _closed() -> BrokerUnavailable:
+    return BrokerUnavailable("the broker is closed")
 
 
 _COUNTED = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, RENEW))

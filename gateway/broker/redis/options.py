@@ -27,5 +27,5 @@ class RedisOptions:
     start_deadline: float = 1.0
     """For how long `start` waits for Redis; without it, the broker starts as well, not ready."""
     connect_timeout: float = 0.8
-    block: float = 2.0
+    block: float = 1.0
     """For how long one read of an empty inbox waits: how late a half-open connection shows."""

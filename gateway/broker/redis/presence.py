@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from gateway.broker.base import Presence
@@ -12,6 +13,9 @@ from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.script import JOIN, LEAVE
 from gateway.errors import GatewayError
 from protocol.messages import Member
+
+TURN = 200
+"""Members of whom Redis is told again before others get their turn of the loop."""
 
 
 class Rosters:
@@ -62,11 +66,17 @@ class Rosters:
         ordered = sorted(_entry(value) for value in found[1::2])
         return Presence(tuple(envelope.unpack_member(body) for _, body in ordered))
 
-    def rejoin(self, *, announce: bool) -> None:
+    async def rejoin(self, *, announce: bool) -> None:
         """Tell Redis of every member here; *announce* where others have been told that they left."""
+        node = self.node
         self._unsure.clear()
-        for place in self._mine:
-            self._rejoin(place, announce=announce)
+        for number, place in enumerate(list(self._mine), start=1):
+            if node != self.node:
+                return  # another incarnation has begun, and does this itself
+            if place in self._mine:
+                self._rejoin(place, announce=announce)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
 
     def settle(self) -> None:
         """Tell Redis of what it has not heard of yet."""

@@ -46,7 +46,7 @@ class Publisher:
         body = envelope.pack(publication, int(self._wall() * 1000))
         command = self._command(publication, body)
         try:
-            answer = await self._line.call(command, len(body))
+            answer = await self._line.call(command)
         except BrokerUnavailable:
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
             if publication.key is None or self._credit < 1.0:
@@ -54,7 +54,7 @@ class Publisher:
             self._credit -= 1.0
             self.retried += 1
             await _pause(random.random() * JITTER)
-            answer = await self._line.call(command, len(body))
+            answer = await self._line.call(command)
         _, offset, uid, replayed = answer
         if replayed:
             self.replayed += 1

@@ -38,7 +38,7 @@ PAGE = 500
 PAUSE = 0.1
 """Seconds before a failed read is made again, about."""
 
-GRACE = 2.0
+GRACE = 1.0
 """Seconds that Redis may take beyond the time for which a read waits."""
 
 
@@ -71,6 +71,10 @@ class Reader:
         self._lease = lease
         self._questions = questions
         self._reading: asyncio.Task[None] | None = None
+        self._cursor = b"0-0"
+        self._untrimmed = 0
+        """Entries that were read and are still there."""
+        self._idle = False
         self.entries = self.healed = self.gaps = 0
 
     def switch(self, node: str) -> None:
@@ -92,35 +96,43 @@ class Reader:
     async def _read(self, inbox: str, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        cursor, untrimmed, kept = b"0-0", 0, 0
+        self._cursor, self._untrimmed, self._idle = b"0-0", 0, False
         while True:
-            trim: list[Command] = []
-            if untrimmed >= TRIM or (untrimmed and not kept):
-                trim = [("XLEN", inbox), ("XTRIM", inbox, "MINID", cursor)]
-            answers = await self._ask([*trim, self._next(inbox, cursor)])
-            if answers is None:
-                continue
-            if not self._lease.held:
-                await self._lease.established()
-            if trim:
-                untrimmed = 0
-                if answers[0] >= self._options.inbox:
-                    # What was trimmed at the other end may have been of any channel.
-                    cursor = await self._newest(inbox) or cursor
-                    self._routes.reroute()
-                    continue
-            entries = answers[-1][0][1] if answers[-1] else ()
-            for _, fields in entries:
-                self._apply(fields[1], fields[3])
-            kept = len(entries)
-            untrimmed += kept
-            self.entries += kept
-            if entries:
-                cursor = entries[-1][0]
+            try:
+                await self._once(inbox)
+            except Exception as error:  # noqa: BLE001 (a node that no longer listens is worse than any error)
+                self._tasks.report(error)
+                await asyncio.sleep(PAUSE)
 
-    def _next(self, inbox: str, cursor: bytes) -> Command:
+    async def _once(self, inbox: str) -> None:
+        """Read what waits, or wait for it."""
+        trim: list[Command] = []
+        if self._untrimmed >= TRIM or (self._untrimmed and self._idle):
+            trim = [("XLEN", inbox), ("XTRIM", inbox, "MINID", self._cursor)]
+        answers = await self._ask([*trim, self._next(inbox)])
+        if answers is None:
+            return
+        if not self._lease.held:
+            await self._lease.established()
+        if trim:
+            self._untrimmed = 0
+            if answers[0] >= self._options.inbox:
+                # What was trimmed at the other end may have been of any channel.
+                self._cursor = await self._newest(inbox) or self._cursor
+                self._routes.resume()
+                return
+        entries = answers[-1][0][1] if answers[-1] else ()
+        for id, fields in entries:
+            # First, so that one that cannot be understood is not met again.
+            self._cursor = id
+            self._apply(fields[1], fields[3])
+        self._idle = not entries
+        self._untrimmed += len(entries)
+        self.entries += len(entries)
+
+    def _next(self, inbox: str) -> Command:
         block = int(self._options.block * 1000)
-        return ("XREAD", "COUNT", COUNT, "BLOCK", block, "STREAMS", inbox, cursor)
+        return ("XREAD", "COUNT", COUNT, "BLOCK", block, "STREAMS", inbox, self._cursor)
 
     async def _newest(self, inbox: str) -> bytes | None:
         answers = await self._ask([("XREVRANGE", inbox, "+", "-", "COUNT", 1)])
@@ -129,8 +141,9 @@ class Reader:
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any] | None:
         """Return Redis' answers; None, after a moment, where it refuses one or is not there."""
+        packed = [self._wire.pack(command) for command in commands]
         try:
-            answers = await self._wire.exchange(commands, self._options.block + GRACE)
+            answers = await self._wire.exchange(packed, self._options.block + GRACE)
         except (exceptions.RedisError, OSError) as error:
             self._contact.failed(fault_of(error))
         else:
@@ -211,6 +224,12 @@ class Reader:
         except GatewayError:
             await asyncio.sleep(PAUSE * (0.5 + random.random()))
             return False
+        except Exception as error:  # noqa: BLE001 (a history that cannot be understood heals nothing: go on without)
+            self._tasks.report(error)
+            if followed.life == life:
+                followed.last = None
+                self._gap(followed, "reset", None)
+            return True
         if not self._lease.held:
             await self._lease.established()
         if followed.life != life:

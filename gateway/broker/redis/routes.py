@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gateway.broker.base import Retention
 from gateway.broker.log import new_uid
@@ -16,11 +16,14 @@ from gateway.broker.redis.publisher import milliseconds
 from gateway.broker.redis.script import SUBSCRIBE, TOUCH, UNSUBSCRIBE
 from gateway.clock import Clock
 from gateway.eager import Tasks
-from gateway.errors import GatewayError
+from gateway.errors import BrokerUnavailable, GatewayError
 from protocol.position import MessageId
 
 TOUCHES = 200
 """Channels whose positions one call keeps."""
+
+TURN = 200
+"""Channels that are asked for again before others get their turn of the loop."""
 
 
 class Routes:
@@ -50,18 +53,30 @@ class Routes:
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
         """Route *name* to this node and return its position."""
-        token, numbered = new_uid(), retention is not None
+        numbered = retention is not None
+        try:
+            return await self._subscribe(name, numbered=numbered)
+        except BrokerUnavailable:
+            if numbered:
+                raise
+            # There is no position to tell: it is followed once Redis is back, with a gap before that.
+            self.want(name)
+            return None
+
+    async def _subscribe(self, name: str, *, numbered: bool) -> MessageId | None:
+        token = new_uid()
         answer = self._ask(name, token, numbered=numbered)
         followed = self.followed.get(name.encode())
         if followed is None:
             followed = self.followed[name.encode()] = Followed(name)
+        before = followed.life
         followed.begin(token, numbered=numbered)
-        life, first = followed.life, not followed.live
+        life = followed.life
         try:
             told = await within(answer, self._options.resume_deadline)
         except BaseException:
             # Perhaps it is routed all the same.
-            if first and followed.life == life:
+            if before != life == followed.life:
                 self._end(followed)
             raise
         position = MessageId(told[1], told[2].decode()) if numbered else None
@@ -73,7 +88,7 @@ class Routes:
         followed = self.followed.setdefault(name.encode(), Followed(name))
         if not (followed.wanted and followed.token):
             followed.begin(new_uid(), numbered=False)
-            self._reroute(followed)
+            self._ask_again(followed)
 
     def unsubscribe(self, name: str) -> None:
         """Want *name* no longer; it stays routed for a while."""
@@ -82,27 +97,42 @@ class Routes:
             self._end(followed)
 
     def reroute(self) -> None:
-        """Route everything that is wanted to a new inbox."""
+        """Route everything that is wanted to a new inbox; the old one ends with its routes."""
         self.followed = {key: followed for key, followed in self.followed.items() if followed.wanted}
         self._lingering.clear()
         self._unheard.clear()
-        for followed in self.followed.values():
-            self._reroute(followed)
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on, from a new mark each, with everything that is wanted: entries before that may be missing."""
+        wanted = [followed for followed in self.followed.values() if followed.wanted]
+        for followed in wanted:
+            followed.begin_again("-")
+        self._tasks.adopt(self._resume([(followed, followed.life) for followed in wanted], self._node()))
+
+    async def _resume(self, wanted: Sequence[tuple[Followed, int]], node: str) -> None:
+        for number, (followed, life) in enumerate(wanted, start=1):
+            if node != self._node():
+                return  # another incarnation has begun, and asks for everything itself
+            if followed.life == life:
+                self._ask_again(followed)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
 
     def settle(self) -> None:
-        """Ask again for what `reroute` asked for in vain."""
+        """Ask again for what was asked for in vain."""
         unheard, self._unheard = self._unheard, {}
         for followed, life in unheard.items():
             if followed.life == life:
-                self._reroute(followed)
+                self._ask_again(followed)
 
-    def _reroute(self, followed: Followed) -> None:
+    def _ask_again(self, followed: Followed) -> None:
         token = new_uid()
         followed.begin_again(token)
         life = followed.life
 
         def check(done: Answer) -> None:
-            if done.cancelled() or done.exception() is not None:
+            if followed.token == token and (done.cancelled() or done.exception() is not None):
                 self._unheard[followed] = life
 
         try:

@@ -59,6 +59,7 @@ class Shard:
             record=lambda: record_of(node),
             begun=self._begun,
             renewed=self._renewed,
+            report=tasks.report,
             clock=monotonic,
         )
         self.routes = Routes(
@@ -149,7 +150,7 @@ class Shard:
         self.reader.switch(node)
         self.routes.reroute()
         # Where Redis has only lost them, nobody was told that they left.
-        self.rosters.rejoin(announce=not lost)
+        self._tasks.adopt(self.rosters.rejoin(announce=not lost))
 
     def _renewed(self) -> None:
         self.routes.settle()

@@ -38,8 +38,13 @@ class Wire:
         self._scripts = scripts
         self._connect_timeout = connect_timeout
 
-    async def exchange(self, commands: Sequence[Command], within: float) -> list[Any]:
-        """Return the answers to *commands*, Redis' refusals among them as exceptions.
+    def pack(self, command: Command) -> bytes:
+        """Return *command* as it travels; raises for what cannot."""
+        packed: list[bytes] = self._connection.pack_command(*command)
+        return packed[0] if len(packed) == 1 else b"".join(packed)
+
+    async def exchange(self, commands: Sequence[bytes], within: float) -> list[Any]:
+        """Return the answers to packed *commands*, Redis' refusals among them as exceptions.
 
         Raises what redis-py or asyncio raises where the connection fails, and TimeoutError after *within*
         seconds (and after the connect timeout where it has to connect first).
@@ -57,13 +62,13 @@ class Wire:
     async def _connect(self) -> None:
         await self._connection.connect()
         if self._scripts:
-            for answer in await self._converse([script.load for script in SCRIPTS]):
+            for answer in await self._converse([self.pack(script.load) for script in SCRIPTS]):
                 if isinstance(answer, Exception):
                     raise answer
 
-    async def _converse(self, commands: Sequence[Command]) -> list[Any]:
+    async def _converse(self, commands: Sequence[bytes]) -> list[Any]:
         connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        await connection.send_packed_command(commands, check_health=False)
         answers: list[Any] = []
         for _ in commands:
             try:
