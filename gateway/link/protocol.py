@@ -289,8 +289,8 @@ class Link(asyncio.Protocol):
             self._deliver(self._receiver, unmasked(raw), binary=is_binary(raw))
             return
         opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
-        if self._stage is Stage.CLOSING and opcode < Opcode.CLOSE and frame_size(raw, 0) == len(raw):
-            return  # nobody hears it, and it may be one of very many
+        if self._stage is Stage.CLOSING and opcode != Opcode.CLOSE and frame_size(raw, 0) == len(raw):
+            return  # nobody hears it, our Close is our last word, and it may be one of very many
         if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
             self._guard = self._guard or Guard(self._clock)
             too_much = self._guard.control() if opcode >= Opcode.CLOSE else self._guard.fragment(last=final)

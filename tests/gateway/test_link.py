@@ -313,8 +313,8 @@ async def test_nothing_is_heard_after_a_close() -> None:
         frames, said = await wire.peer.until_close()
         assert frames == [Frame(fin=True, opcode=TEXT, payload=b"one")]
         assert said == (4002, "that was wrong")
-        await wire.peer.send(HELLO + close_frame(4002) + HELLO)
-        assert (await wire.peer.ended()).count(b"\x81") == 0
+        await wire.peer.send(HELLO + frame(PING) + close_frame(4002) + HELLO)
+        assert await wire.peer.ended() == b""
         assert recorder.messages == [text(b"hello")]
         assert recorder.ends == [], "who closes needs not be told"
 
