@@ -23,6 +23,7 @@ from gateway.access.permissions import Namespaces
 from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker
 from gateway.broker.memory import MemoryBroker
+from gateway.broker.redis import RedisBroker, RedisOptions
 from gateway.clock import monotonic, wall
 from gateway.eager import Tasks
 from gateway.errors import GatewayError
@@ -66,11 +67,7 @@ class Gateway:
         self._draining = False
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
-        self._broker: MemoryBroker = MemoryBroker(
-            memory=settings.broker.memory,
-            key_ttl=settings.push.idempotency_ttl,
-            meta_ttl=settings.broker.meta_ttl,
-        )
+        self._broker = self._make_broker()
         self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
         self._admission = Admission(_admission_limits(settings))
         self._lag = LoopLag(loop, monotonic, self._overloaded)
@@ -101,7 +98,7 @@ class Gateway:
         if self._jwks is not None:
             self._jwks.start()
         self._lag.start()
-        sweeping = self._tasks.adopt(self._sweep(self._broker))
+        sweeping = self._tasks.adopt(self._sweep())
         try:
             yield
         finally:
@@ -113,10 +110,10 @@ class Gateway:
                 await self._jwks.close()
             await self._broker.close()
 
-    async def _sweep(self, broker: MemoryBroker) -> None:
-        while True:
+    async def _sweep(self) -> None:
+        while isinstance(self._broker, MemoryBroker):
             await asyncio.sleep(SWEEP)
-            broker.sweep()
+            self._broker.sweep()
 
     async def _drain(self) -> None:
         """Not ready, no new connections, everybody sent away, everything sent."""
@@ -127,6 +124,20 @@ class Gateway:
             await asyncio.wait_for(drain(self.hub, self.settings.drain.window), self.settings.drain.timeout)
 
     # ------------------------------------------------------------ the parts
+
+    def _make_broker(self) -> Broker:
+        broker, key_ttl = self.settings.broker, self.settings.push.idempotency_ttl
+        if broker.kind == "memory":
+            return MemoryBroker(memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl)
+        options = RedisOptions(
+            prefix=broker.prefix,
+            shards_per_server=broker.shards_per_server,
+            lease=broker.lease,
+            linger=broker.linger,
+            key_ttl=key_ttl,
+            meta_ttl=broker.meta_ttl,
+        )
+        return RedisBroker(broker.addresses(), options, on_error=self._failed)
 
     def _make_services(self) -> Services:
         settings = self.settings
@@ -339,6 +350,3 @@ def _session_limits(settings: Settings) -> SessionLimits:
         outbox=settings.outbox.size,
         catch_up_batch=settings.outbox.catch_up_batch,
     )
-
-
-__all__ = ["Broker", "Gateway", "run"]

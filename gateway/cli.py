@@ -20,6 +20,7 @@ from gateway import __version__
 from gateway.errors import GatewayError
 from gateway.settings import FILE, ConfigError, Fault, Settings, load, units
 
+_LATER = "not in this version"
 NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
 
 app = typer.Typer(
@@ -198,10 +199,22 @@ def _file(config: Path | None) -> Path | None:
 
 def _runnable(settings: Settings) -> Settings:
     """Return *settings* where this build can do what they ask for."""
-    if settings.broker.kind == "redis":
-        raise ConfigError(
-            [Fault("broker.kind", '"redis"', "the Redis broker is not in this build yet", 'use "memory"')]
+    missing = [
+        fault
+        for fault, asked in (
+            (
+                Fault("broker.cluster", "true", _LATER, "list independent servers in broker.urls"),
+                settings.broker.cluster,
+            ),
+            (
+                Fault("node.workers", str(settings.node.workers), _LATER, "run one gateway per core"),
+                settings.node.workers > 1,
+            ),
         )
+        if asked
+    ]
+    if missing:
+        raise ConfigError(missing)
     return settings
 
 

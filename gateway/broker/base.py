@@ -215,6 +215,12 @@ class Rosters(Protocol):
 class Directory(Protocol):
     """What the cluster knows of its nodes, users and channels."""
 
+    async def arrive(self, user: str) -> None:
+        """Hear that *user* has a first connection on this node; never fails."""
+
+    async def depart(self, user: str) -> None:
+        """Hear that *user* has no connection on this node any more; never fails."""
+
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* on every node."""
 

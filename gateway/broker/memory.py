@@ -169,6 +169,12 @@ class MemoryBroker:
 
     # ------------------------------------------------------------ directory
 
+    async def arrive(self, user: str) -> None:
+        """Note nothing: the one node is asked who is there."""
+
+    async def depart(self, user: str) -> None:
+        """Note nothing."""
+
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user*."""
         return self._serving().connections(user)

@@ -104,8 +104,12 @@ class Hub:
     def enter(self, session: Session) -> None:
         """Register a session that has connected."""
         self.sessions[session.connection] = session
-        if session.user:
-            self.users.setdefault(session.user, {})[session.connection] = session
+        if not session.user:
+            return
+        if session.user not in self.users:
+            self.users[session.user] = {}
+            self.tasks.start(self.broker.arrive(session.user))
+        self.users[session.user][session.connection] = session
 
     def exit(self, session: Session) -> None:
         """Forget a session that is gone; harmless for one that never connected."""
@@ -115,6 +119,7 @@ class Hub:
             mine.pop(session.connection, None)
             if not mine:
                 del self.users[session.user]
+                self.tasks.start(self.broker.depart(session.user))
 
     async def hold(self, name: str, rules: ChannelRules) -> Channel:
         """Return the channel *name*, routed to this node; whoever holds it owes a `release`.
