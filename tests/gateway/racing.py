@@ -170,13 +170,10 @@ class RacingBroker:
         return await self._slowly("presence", self.inner.presence(channel))
 
     async def arrive(self, user: str) -> None:
-        await self._slowly("arrive", self._note(user, here=True))
+        self.users.add(user)
 
     async def depart(self, user: str) -> None:
-        await self._slowly("depart", self._note(user, here=False))
-
-    async def _note(self, user: str, *, here: bool) -> None:
-        (self.users.add if here else self.users.discard)(user)
+        self.users.discard(user)
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return await self.inner.connections(user)
