@@ -509,3 +509,18 @@ async def test_a_publisher_and_everybody_else_hear_one_order() -> None:
             assert first == second
             for index in range(2):
                 assert [value for value in first if value[0] == index] == [[index, 1], [index, 2]]
+
+
+@standing
+async def test_the_broker_hears_of_a_users_first_connection_and_of_the_end_of_the_last() -> None:
+    broker = RacingBroker(only=frozenset())
+    async with life(broker=broker) as node:
+        heard = []
+        await node.client()
+        for _ in range(2):
+            clients = [await node.client(user="ann") for _ in range(2)]
+            heard.append(set(broker.users))
+            for client in clients:
+                client.end()
+                heard.append(set(broker.users))
+        assert heard == [{"ann"}, {"ann"}, set()] * 2
