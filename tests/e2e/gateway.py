@@ -36,6 +36,7 @@ class Served:
     def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
         self.process = process
         self._errors = errors
+        self._status = 0
         self.public, self.internal = (_address(process, errors) for _ in range(2))
 
     @property
@@ -71,13 +72,19 @@ class Served:
             loop.remove_reader(descriptor)
             os.close(descriptor)
 
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self._status = -signal.SIGKILL
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
     def stop(self) -> None:
         """End it as a supervisor does; what it leaves must be in order."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         status = self.process.wait(PATIENCE)
         assert "Traceback" not in self.stderr, self.stderr
-        assert status == 0, self.stderr
+        assert status == self._status, self.stderr
 
 
 @contextmanager

@@ -1,0 +1,127 @@
+"""Two gateways at one Redis: no client can tell which of them serves it, and nothing ends when one dies."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.broker.redis_server import RedisServer
+from tests.e2e.gateway import PATIENCE, Served, publish, served, token
+from tests.e2e.wire import JSON, MSGPACK, Client
+
+LEASE = "1s"
+
+
+@pytest.fixture
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(
+                served(
+                    tmp_path_factory.mktemp(name),
+                    NODE__NAME=name,
+                    BROKER__KIND="redis",
+                    BROKER__URL=redis.url,
+                    BROKER__LEASE=LEASE,
+                    DRAIN__WINDOW="0s",
+                )
+            )
+            for name in ("one", "two")
+        )
+        yield first, second
+
+
+async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(nodes: tuple[Served, Served]) -> None:
+    one, two = nodes
+    async with Client.open(one.public) as ann, Client.open(two.public, subprotocol=MSGPACK) as bob:
+        for client in (ann, bob):
+            await client.call("subscribe", channel="room")
+        ids = [
+            (await publish((one, two)[number % 2].internal, "room", number))["message"]
+            for number in range(20)
+        ]
+        assert [identity.partition("-")[0] for identity in ids] == [str(n) for n in range(1, 21)]
+        for client in (ann, bob):
+            heard = [await client.push("message") for _ in ids]
+            assert [message["message"] for message in heard] == ids
+            assert [message["data"] for message in heard] == list(range(20))
+
+
+async def test_a_client_resumes_at_the_other_node_when_its_own_is_killed(
+    nodes: tuple[Served, Served],
+) -> None:
+    one, two = nodes
+    async with Client.open(two.public, subprotocol=JSON) as watcher:
+        async with Client.open(one.public) as ann:
+            await watcher.call("subscribe", channel="room")
+            await ann.call("subscribe", channel="room")
+            assert (await watcher.push("join"))["member"]["connection"]
+            seen = await publish(two.internal, "room", "before")
+            assert (await ann.push("message"))["message"] == seen["message"]
+            one.kill()
+            missed = [await publish(two.internal, "room", n) for n in range(3)]
+        async with Client.open(two.public, subs={"room": {"since": seen["message"]}}) as back:
+            restored = back.connected["subs"]["room"]
+            assert restored["recovered"] is True
+            assert [message["message"] for message in restored["messages"]] == [
+                each["message"] for each in missed
+            ]
+            # The dead node's member leaves within its lease, once, by Redis' own clock.
+            async with asyncio.timeout(PATIENCE):
+                gone = await watcher.push("leave")
+            assert gone["channel"] == "room"
+            present = await watcher.call("presence", channel="room")
+            assert present["connections"] == 2
+
+
+async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[Served, Served]) -> None:
+    one, two = nodes
+    ann = token("ann", now=time.time())
+    async with Client.open(one.public, token=ann) as here, Client.open(two.public, token=ann) as there:
+        found = (await one.request("GET", "/v1/users/ann")).json()["connections"]
+        assert sorted(each["node"] for each in found) == ["one", "two"]
+        await one.request("POST", "/v1/users/ann/subscribe", {"channel": "news"})
+        for client in (here, there):
+            assert (await client.push("subscribed"))["channel"] == "news"
+        told = (await two.request("POST", "/v1/notify", {"users": ["ann"], "data": "hello"})).json()
+        assert told["results"][0]["message"]
+        for client in (here, there):
+            assert (await client.push("message"))["data"] == "hello"
+        answer = await two.request("POST", "/v1/users/ann/disconnect")
+        assert answer.json() == {"connections": 2}
+        for client in (here, there):
+            assert (await client.closed()).code == 4005
+
+
+async def test_without_redis_connections_stay_and_publishes_fail_fast(
+    nodes: tuple[Served, Served], redis: RedisServer
+) -> None:
+    one, _ = nodes
+    async with Client.open(one.public) as ann:
+        await ann.call("subscribe", channel="room")
+        redis.kill()
+        try:
+            refused = await one.request("POST", "/v1/publish", {"channel": "room", "data": 1})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (await ann.call("ping"))["type"] == "pong"
+            assert (await one.request("GET", "/readyz")).status_code == 503
+            assert (await one.request("GET", "/healthz")).status_code == 200
+        finally:
+            redis.start()
+        async with asyncio.timeout(PATIENCE):
+            # Redis came back empty: whoever followed something with history is told.
+            gap = await ann.push("gap")
+            assert (gap["channel"], gap["reason"]) == ("room", "reset")
+        message = await publish(one.internal, "room", "again")
+        assert (await ann.push("message"))["message"] == message["message"]
