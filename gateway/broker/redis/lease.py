@@ -59,7 +59,7 @@ class Lease:
         report: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
-        """Call *begun* with each incarnation's id and whether Redis has lost writes, *renewed* after that."""
+        """Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that."""
         self.node = ""
         self.past: set[str] = set()
         """Earlier incarnations."""
@@ -151,7 +151,7 @@ class Lease:
 
     async def _renew(self) -> None:
         if not self.node:
-            await self._begin(lost=False)
+            await self._begin(missed=False)
             return
         sent = self._clock()
         told = await self._ask(self.node)
@@ -160,25 +160,25 @@ class Lease:
         if held == UNKNOWN or (held and self._contact.regressed):
             # Unless another node was quicker: then the epoch is not the one that we knew.
             await self._line.call(BUMP([self._keys.state], self._epoch, new_uid()))
-            await self._begin(lost=True)
+            await self._begin(missed=not held or sent >= self._until)
         elif not held or epoch != self._epoch:
-            await self._begin(lost=epoch != self._epoch)
+            await self._begin(missed=not held)
         else:
             self._hold(sent, told)
             self._renewed()
 
-    async def _begin(self, *, lost: bool) -> None:
-        """Begin a new incarnation."""
+    async def _begin(self, *, missed: bool) -> None:
+        """Begin a new incarnation; *missed* says that others may have been told that this node is gone."""
         node = f"{self._name}~{new_uid()}"
         sent = self._clock()
-        told = await self._ask(node, before=self.node or "-")
+        told = await self._ask(node, take=True)
         self.incarnations += 1
-        self.resets += lost
+        self.resets += bool(self._epoch) and self._epoch != told[2]
         self.past.add(self.node)
         self.node, self._epoch = node, told[2]
         self._contact.begin(node)
         self._contact.established()
-        self._begun(node, lost)
+        self._begun(node, missed)
         # Only now: whoever waited with what it had read for the old incarnation has been cancelled by this.
         self._hold(sent, told)
 
@@ -191,7 +191,7 @@ class Lease:
             self._steady = sent
         self._first = (other.decode(), self._clock() + (expiry - now) / 1000) if other else None
 
-    async def _ask(self, node: str, *, before: str = "") -> list[Any]:
+    async def _ask(self, node: str, *, take: bool = False) -> list[Any]:
         keys = self._keys
         told: list[Any] = await self._line.call(
             RENEW(
@@ -200,7 +200,7 @@ class Lease:
                 milliseconds(self._ttl),
                 self._record(),
                 new_uid(),
-                before,
+                int(take),
             )
         )
         return told

@@ -158,8 +158,6 @@ class Line:
             answered += 1
             if era == self._contact.era and answer[0]:
                 self._contact.counted(answer[0], expected)
-                # Calls of one pipeline are carried out in order.
-                expected = max(expected, answer[0])
             if not future.done():
                 future.set_result(answer)
         if answered:

@@ -44,9 +44,8 @@ class Publisher:
         """Return the receipt for *publication*."""
         self._credit = min(CREDIT, self._credit + BUDGET)
         body = envelope.pack(publication, int(self._wall() * 1000))
-        command = self._command(publication, body)
         try:
-            answer = await self._line.call(command)
+            answer = await self._line.call(self._command(publication, body))
         except BrokerUnavailable:
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
             if publication.key is None or self._credit < 1.0:
@@ -54,7 +53,8 @@ class Publisher:
             self._credit -= 1.0
             self.retried += 1
             await _pause(random.random() * JITTER)
-            answer = await self._line.call(command)
+            # Made anew: this node may have become another incarnation.
+            answer = await self._line.call(self._command(publication, body))
         _, offset, uid, replayed = answer
         if replayed:
             self.replayed += 1

@@ -144,13 +144,13 @@ class Shard:
         if not self._closed:
             self._node.deliver(envelope)
 
-    def _begun(self, node: str, lost: bool) -> None:  # noqa: FBT001 (a callback's arguments)
+    def _begun(self, node: str, missed: bool) -> None:  # noqa: FBT001 (a callback's arguments)
         """Go on under another id: another inbox, everything routed and everybody present again."""
         self.directory.incarnation = self.rosters.node = node
         self.reader.switch(node)
         self.routes.reroute()
-        # Where Redis has only lost them, nobody was told that they left.
-        self._tasks.adopt(self.rosters.rejoin(announce=not lost))
+        # Where Redis has only lost its members, nobody was told that they left.
+        self._tasks.adopt(self.rosters.rejoin(announce=missed))
 
     def _renewed(self) -> None:
         self.routes.settle()

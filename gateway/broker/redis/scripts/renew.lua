@@ -1,16 +1,20 @@
 -- Take a lease, or renew it while it is there: one that was taken away stays away.
--- KEYS: state nodes figures beats tombstone   ARGV: node ttl record fresh before
--- With `before`, the incarnation before this one or '-', a lease is taken.
+-- KEYS: state nodes figures beats tombstone   ARGV: node ttl record fresh take
 -- Returns {beat, held, epoch, now, another node, its expiry}: the one whose lease ends first. `held` is 0 where the
 -- node was cleaned up after, and -1 where Redis does not know of it: then it has lost writes.
 local state, nodes, figures, beats, tombstone = unpack(KEYS)
-local node, ttl, record, fresh, before = unpack(ARGV)
+local node, ttl, record, fresh, take = unpack(ARGV)
 
 despite_full_memory(state)
 local now = now_ms()
 local held, beat = 1, 0
-if before ~= '' then
-  redis.call('HDEL', beats, before)
+if take == '1' then
+  -- A zombie may have gone on counting.
+  for _, other in ipairs(redis.call('HKEYS', beats)) do
+    if not redis.call('ZSCORE', nodes, other) then
+      redis.call('HDEL', beats, other)
+    end
+  end
 elseif not alive(nodes, node) then
   held = (redis.call('ZSCORE', nodes, node) or redis.call('EXISTS', tombstone) == 1) and 0 or -1
 end
