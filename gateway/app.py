@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-import uvloop
 from starlette.routing import BaseRoute
 
 from gateway.access.admission import Admission, AdmissionLimits
@@ -26,7 +22,6 @@ from gateway.broker.memory import MemoryBroker
 from gateway.broker.redis import RedisBroker, RedisOptions
 from gateway.clock import monotonic, wall
 from gateway.eager import Tasks
-from gateway.errors import GatewayError
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
@@ -59,10 +54,14 @@ SWEEP = 5.0
 class Gateway:
     """One node: both listeners and everything behind them."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Build every part; nothing runs yet. `GatewayError` where a listener's port cannot be had."""
+    def __init__(self, settings: Settings, *, shared: bool = False) -> None:
+        """Build every part; nothing runs yet. `GatewayError` where a listener's port cannot be had.
+
+        *shared* says that other workers listen on the same ports.
+        """
         loop = asyncio.get_running_loop()
         self.settings = settings
+        self._shared = shared
         self._log = logs.logger()
         self._draining = False
         self._tasks = Tasks(self._failed)
@@ -182,6 +181,7 @@ class Gateway:
             port=where.port,
             listeners=where.listeners,
             backlog=where.backlog,
+            shared=self._shared,
             send_buffer=where.send_buffer,
             user_timeout=where.user_timeout,
         )
@@ -218,7 +218,9 @@ class Gateway:
         ]
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
         app = push.create(service, routes=routes, demo=page)
-        binding = Binding(where.host, where.port, listeners=where.listeners, backlog=where.backlog)
+        binding = Binding(
+            where.host, where.port, listeners=where.listeners, backlog=where.backlog, shared=self._shared
+        )
         return Listener(app, binding, http=partial(HotHttp, hot=hot), ws="none")
 
     def _gate(self) -> endpoint.Gate:
@@ -263,60 +265,6 @@ class Gateway:
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)
-
-
-def run(settings: Settings) -> int:
-    """Run a gateway until SIGTERM or SIGINT; return the exit status."""
-    logs.configure(settings.log.level, settings.log.format)
-    calm_collector()
-    try:
-        uvloop.run(_main(settings))
-    except GatewayError as error:
-        logs.logger().error("cannot start", reason=str(error))
-        return 1
-    return 0
-
-
-async def _main(settings: Settings) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await Gateway(settings).serve(stopped, announce)
-
-
-def calm_collector() -> None:
-    """Let Python look for reference cycles seldom: a connection makes none, and each look walks them all.
-
-    CPython's default, every 700 allocations, took 13 % of a connect storm's CPU (docs/performance.md).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-def announce(gateway: Gateway) -> None:
-    """Print where the gateway listens, and in dev mode what to try."""
-    settings = gateway.settings
-    internal = _url("http", settings.listen.internal.host, gateway.internal.port)
-    lines = [
-        f"clients   {_url('ws', settings.listen.public.host, gateway.public.port)}{endpoint.PATH}",
-        f"backends  {internal}/v1/publish   (docs: {internal}/docs)",
-    ]
-    if settings.dev:
-        lines += [f"demo page {internal}/", f"try       {_example(internal)}"]
-    sys.stdout.write("\n".join([*lines, ""]))
-    sys.stdout.flush()
-
-
-def _example(internal: str) -> str:
-    message = '{"channel": "demo", "data": {"text": "hello"}}'
-    headers = "-H 'Authorization: Bearer dev' -H 'Content-Type: application/json'"
-    return f"curl -s {internal}/v1/publish {headers} -d '{message}'"
-
-
-def _url(scheme: str, host: str, port: int) -> str:
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _admission_limits(settings: Settings) -> AdmissionLimits:

@@ -20,7 +20,6 @@ from gateway import __version__
 from gateway.errors import GatewayError
 from gateway.settings import FILE, ConfigError, Fault, Settings, load, units
 
-_LATER = "not in this version"
 NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
 
 app = typer.Typer(
@@ -91,7 +90,7 @@ def serve(
             "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
             "publish, and push with the key dev. Never put it where others can reach it."
         )
-    from gateway.app import run
+    from gateway.serve import run
 
     raise typer.Exit(run(settings))
 
@@ -199,22 +198,9 @@ def _file(config: Path | None) -> Path | None:
 
 def _runnable(settings: Settings) -> Settings:
     """Return *settings* where this build can do what they ask for."""
-    missing = [
-        fault
-        for fault, asked in (
-            (
-                Fault("broker.cluster", "true", _LATER, "list independent servers in broker.urls"),
-                settings.broker.cluster,
-            ),
-            (
-                Fault("node.workers", str(settings.node.workers), _LATER, "run one gateway per core"),
-                settings.node.workers > 1,
-            ),
-        )
-        if asked
-    ]
-    if missing:
-        raise ConfigError(missing)
+    if settings.broker.cluster:
+        remedy = "list independent servers in broker.urls"
+        raise ConfigError([Fault("broker.cluster", "true", "not in this version", remedy)])
     return settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class Binding:
     backlog: int = 1024
     send_buffer: int = 0
     """Bytes, SO_SNDBUF of accepted connections: a slow client shows early; 0 for the kernel's choice."""
+    shared: bool = False
+    """Whether other workers listen there, too: their parent has found the port free."""
     user_timeout: float = 0.0
     """Seconds sent data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0 for the kernel's choice."""
 
@@ -41,19 +43,50 @@ def bind(binding: Binding) -> list[socket.socket]:
     A port that was asked for is tried without SO_REUSEPORT first: with it, a second gateway would silently
     get half of the clients.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        if binding.port:
+    with _told(binding):
+        family, address = _address(binding)
+        if binding.port and not binding.shared:
             _probe(family, address)
         first = _listen(family, address, binding)
+    return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.listeners - 1))]
+
+
+@contextlib.contextmanager
+def reserved(*bindings: Binding) -> Iterator[list[int]]:
+    """Keep the ports of *bindings* for workers that share them; yield their numbers. Errors as `bind`.
+
+    A socket that is bound and does not listen gets no connection.
+    """
+    with contextlib.ExitStack() as kept:
+        ports: list[int] = []
+        for binding in bindings:
+            with _told(binding):
+                family, address = _address(binding)
+                if binding.port:
+                    _probe(family, address)
+                keeper = kept.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                keeper.bind(address)
+            ports.append(keeper.getsockname()[1])
+        yield ports
+
+
+@contextlib.contextmanager
+def _told(binding: Binding) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; "
             "choose another port or host"
         ) from None
-    return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.listeners - 1))]
+
+
+def _address(binding: Binding) -> tuple[int, Any]:
+    found = socket.getaddrinfo(binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return family, address
 
 
 def _probe(family: int, address: Any) -> None:

@@ -171,10 +171,6 @@ SERVE_FAULTS = [
     (("--dev", "--workers", "2"), "node.workers = 2: several workers need a broker"),
     (("--dev", "--node", "a b"), 'node.name = "a b": not a node\'s name'),
     (("--dev", "--redis", "http://x"), 'broker.url = "http://x": not a Redis URL'),
-    (
-        ("--dev", "--redis", "redis://x", "--workers", "2"),
-        "node.workers = 2: not in this version; run one gateway per core",
-    ),
 ]
 
 

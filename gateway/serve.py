@@ -1,0 +1,119 @@
+"""A gateway as a process, or as several workers: signals, ports, what is printed at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from functools import partial
+from multiprocessing.sharedctypes import Synchronized
+
+import uvloop
+
+from gateway.app import Gateway
+from gateway.errors import GatewayError
+from gateway.link.endpoint import PATH
+from gateway.observe import logs
+from gateway.server import Binding, reserved
+from gateway.settings import Settings
+from gateway.workers import Pulse, Supervisor
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway until SIGTERM or SIGINT; return the exit status."""
+    logs.configure(settings.log.level, settings.log.format)
+    try:
+        if settings.node.workers > 1:
+            return _run_workers(settings)
+        calm_collector()
+        uvloop.run(_main(settings))
+    except GatewayError as error:
+        logs.logger().error("cannot start", reason=str(error))
+        return 1
+    return 0
+
+
+def _run_workers(settings: Settings) -> int:
+    public, internal = settings.listen.public, settings.listen.internal
+    with reserved(Binding(public.host, public.port), Binding(internal.host, internal.port)) as ports:
+        shared = _with_ports(settings, *ports)
+        supervisor = Supervisor(
+            partial(work, shared),
+            settings.node.workers,
+            grace=settings.drain.timeout + 5.0,
+            report=logs.logger().info,
+        )
+        _announce(shared, *ports)
+        return supervisor.run()
+
+
+def work(settings: Settings, number: int, beat: Synchronized[float]) -> None:
+    """Run the worker of that *number* until it is told to end: a node of its own, on ports that all share."""
+    logs.configure(settings.log.level, settings.log.format)
+    calm_collector()
+    try:
+        uvloop.run(_main(settings, number, beat))
+    except GatewayError as error:
+        logs.logger().error("cannot start", worker=number, reason=str(error))
+        sys.exit(1)
+
+
+async def _main(settings: Settings, worker: int = 0, beat: Synchronized[float] | None = None) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    if beat is None:
+        await Gateway(settings).serve(stopped, announce)
+        return
+    Pulse(beat, loop, stopped.set).start()
+    name = f"{settings.node_name()}-{worker}"
+    own = settings.model_copy(update={"node": settings.node.model_copy(update={"name": name})})
+    await Gateway(own, shared=True).serve(stopped, lambda _: None)
+
+
+def _with_ports(settings: Settings, public: int, internal: int) -> Settings:
+    listen = settings.listen
+    update = {
+        "public": listen.public.model_copy(update={"port": public}),
+        "internal": listen.internal.model_copy(update={"port": internal}),
+    }
+    return settings.model_copy(update={"listen": listen.model_copy(update=update)})
+
+
+def calm_collector() -> None:
+    """Let Python look for reference cycles seldom: a connection makes none, and each look walks them all.
+
+    CPython's default, every 700 allocations, took 13 % of a connect storm's CPU (docs/performance.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def announce(gateway: Gateway) -> None:
+    """Print where the gateway listens, and in dev mode what to try."""
+    _announce(gateway.settings, gateway.public.port, gateway.internal.port)
+
+
+def _announce(settings: Settings, public_port: int, internal_port: int) -> None:
+    internal = _url("http", settings.listen.internal.host, internal_port)
+    lines = [
+        f"clients   {_url('ws', settings.listen.public.host, public_port)}{PATH}",
+        f"backends  {internal}/v1/publish   (docs: {internal}/docs)",
+    ]
+    if settings.dev:
+        lines += [f"demo page {internal}/", f"try       {_example(internal)}"]
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
+
+
+def _example(internal: str) -> str:
+    message = '{"channel": "demo", "data": {"text": "hello"}}'
+    headers = "-H 'Authorization: Bearer dev' -H 'Content-Type: application/json'"
+    return f"curl -s {internal}/v1/publish {headers} -d '{message}'"
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,0 +1,179 @@
+"""Several workers on one machine: each a process and a node of its own, on shared ports, kept running.
+
+The parent serves nothing. It keeps the ports, starts the workers, replaces one that died (with backoff) or
+whose event loop is silent, and passes SIGTERM and SIGINT on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
+
+from gateway.clock import Scheduler
+
+SILENT = 10.0
+"""Seconds without a sign from a worker's event loop after which it is killed and replaced."""
+
+BEAT = 1.0
+"""Seconds between two signs."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Seconds until a worker that died is started again: at most, doubling each time."""
+
+STEADY = 60.0
+"""Seconds that a worker must have lived for its next death to count as its first."""
+
+LOOK = 0.5
+"""Seconds between two looks at the workers."""
+
+Target = Callable[[int, "Synchronized[float]"], None]
+"""What a worker runs in a process of its own, with its number and the beat to keep (`Pulse`)."""
+
+
+def restart_delay(deaths: int, chance: float) -> float:
+    """Return the seconds to wait after so many deaths in a row; *chance*, 0 to 1, spreads them."""
+    return chance * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (deaths - 1))
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker, as its parent sees it."""
+
+    number: int
+    process: BaseProcess
+    beat: Synchronized[float]
+    started: float
+    deaths: int = 0
+    restart_at: float | None = None
+    """When it is to be started again, while it is dead."""
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether its event loop has been silent for too long; starting counts as a sign."""
+        return self.restart_at is None and now - max(self.beat.value, self.started) > SILENT
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Keeps *count* workers running until it is told to stop."""
+
+    target: Target
+    count: int
+    grace: float
+    """Seconds that the workers have to end when told to, before they are killed."""
+    report: Callable[..., None]
+    """Takes an event's name and its fields."""
+    clock: Callable[[], float] = time.monotonic
+    workers: list[Worker] = field(default_factory=list)
+    _stopping: bool = False
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit status: 1 where a worker had to be killed then."""
+        with self._signals() as woken:
+            self.workers = [self._start(number) for number in range(1, self.count + 1)]
+            while not self._stopping:
+                alive = [worker.process.sentinel for worker in self.workers if worker.restart_at is None]
+                wait([woken, *alive], LOOK)
+                self.look()
+            return self._stop()
+
+    def look(self) -> None:
+        """Replace who died or is silent."""
+        now = self.clock()
+        for place, worker in enumerate(self.workers):
+            if worker.restart_at is not None:
+                if now >= worker.restart_at and not self._stopping:
+                    self.workers[place] = self._start(worker.number, deaths=worker.deaths)
+            elif worker.is_silent(now):
+                self.report("worker is silent", worker=worker.number, pid=worker.process.pid)
+                worker.process.kill()
+                worker.process.join()
+                self._bury(worker, now)
+            elif worker.process.exitcode is not None:
+                self._bury(worker, now)
+
+    def _start(self, number: int, *, deaths: int = 0) -> Worker:
+        context = multiprocessing.get_context("spawn")
+        beat = context.Value("d", 0.0)
+        process = context.Process(target=self.target, args=(number, beat), name=f"worker-{number}")
+        process.start()
+        self.report("worker started", worker=number, pid=process.pid)
+        return Worker(number, process, beat, self.clock(), deaths)
+
+    def _bury(self, worker: Worker, now: float) -> None:
+        if now - worker.started >= STEADY:
+            worker.deaths = 0
+        worker.deaths += 1
+        delay = restart_delay(worker.deaths, random.random())
+        worker.restart_at = now + delay
+        self.report(
+            "worker died", worker=worker.number, status=worker.process.exitcode, restart_in=round(delay, 2)
+        )
+        worker.process.close()
+
+    def _stop(self) -> int:
+        running = [worker.process for worker in self.workers if worker.restart_at is None]
+        for process in running:
+            process.terminate()
+        deadline = self.clock() + self.grace
+        for process in running:
+            process.join(max(0.0, deadline - self.clock()))
+        killed = [process for process in running if process.exitcode is None]
+        for process in killed:
+            self.report("worker did not end", pid=process.pid)
+            process.kill()
+            process.join()
+        status = 1 if killed else 0
+        for process in running:
+            process.close()
+        return status
+
+    @contextmanager
+    def _signals(self) -> Iterator[socket.socket]:
+        """Yield a socket that becomes readable when a signal arrives that says stop."""
+
+        def stop(_: int, __: object) -> None:
+            self._stopping = True
+
+        reader, writer = socket.socketpair()
+        writer.settimeout(0)
+        wakeup = signal.set_wakeup_fd(writer.fileno())
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+
+class Pulse:
+    """A worker's side: gives a sign from its event loop, and notices when nobody looks for it any more."""
+
+    def __init__(
+        self, beat: Synchronized[float], scheduler: Scheduler, orphaned: Callable[[], object]
+    ) -> None:
+        """Write the time to *beat* every `BEAT` seconds; call *orphaned* once the parent is gone."""
+        self._beat = beat
+        self._scheduler = scheduler
+        self._orphaned = orphaned
+        self._parent = os.getppid()
+
+    def start(self) -> None:
+        """Give the first sign."""
+        self._beat.value = time.monotonic()  # one clock for every process of the machine (clock_gettime(2))
+        if os.getppid() == self._parent:
+            self._scheduler.call_later(BEAT, self.start)
+        else:
+            self._orphaned()

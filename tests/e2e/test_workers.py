@@ -1,0 +1,92 @@
+"""Several workers on one machine: nodes on shared ports, replaced when they die or get stuck."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from tests.broker.redis_server import RedisServer
+from tests.e2e.gateway import PATIENCE, Served, publish, served
+from tests.e2e.wire import Client
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with served(
+        tmp_path,
+        NODE__NAME="box",
+        NODE__WORKERS="2",
+        BROKER__KIND="redis",
+        BROKER__URL=redis.url,
+        BROKER__LEASE="1s",
+        DRAIN__WINDOW="0s",
+        LOG__FORMAT="json",
+    ) as gateway:
+        yield gateway
+
+
+def events(gateway: Served, name: str) -> list[dict[str, int]]:
+    lines = [line for line in gateway.stderr.splitlines() if line.startswith("{")]
+    return [event for event in map(orjson.loads, lines) if event["event"] == name]
+
+
+async def until(gateway: Served, nodes: set[str]) -> None:
+    """Wait until exactly *nodes* are alive, as the cluster sees them."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                answer = await gateway.request("GET", "/v1/nodes")
+            except httpx.TransportError:
+                continue  # nobody listens yet, or whoever did was killed
+            if answer.status_code == 200 and {each["node"] for each in answer.json()["nodes"]} == nodes:
+                return
+
+
+async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Served) -> None:
+    await until(gateway, {"box-1", "box-2"})
+    async with Client.open(gateway.public) as ann:
+        await ann.call("subscribe", channel="room")
+        for number in range(10):  # whichever worker takes each
+            await publish(gateway.internal, "room", number)
+        assert [(await ann.push("message"))["data"] for _ in range(10)] == list(range(10))
+        other = 2 if ann.connected["node"] == "box-1" else 1
+        (victim,) = (each["pid"] for each in events(gateway, "worker started") if each["worker"] == other)
+        os.kill(victim, signal.SIGKILL)
+        await until(gateway, {ann.connected["node"]})
+        await until(gateway, {"box-1", "box-2"})
+        (death,) = events(gateway, "worker died")
+        assert (death["worker"], death["status"]) == (other, -signal.SIGKILL)
+        await publish(gateway.internal, "room", "still here")
+        assert (await ann.push("message"))["data"] == "still here"
+
+
+async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
+    await until(gateway, {"box-1", "box-2"})
+    first = events(gateway, "worker started")[0]["pid"]
+    os.kill(first, signal.SIGSTOP)
+    async with asyncio.timeout(PATIENCE):
+        # The supervisor tells its log alone.
+        while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert [each["pid"] for each in events(gateway, "worker is silent")] == [first]
+
+
+def test_without_redis_several_workers_are_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="several workers need a broker between them"),
+        served(tmp_path, NODE__WORKERS="2"),
+    ):
+        pass
