@@ -254,6 +254,24 @@ async def test_a_broker_that_cannot_now_is_told_of_with_a_time(name: str, comman
         await node.broker.pass_all()
 
 
+@standing
+async def test_whatever_one_turn_says_to_a_connection_is_one_write() -> None:
+    async with life() as node:
+        one, many = await node.client(), await node.client()
+        await one.follow("h:a")
+        for channel in ("h:a", "h:b", "p:c"):
+            await many.follow(channel)
+        before = [len(client.link.writes) for client in (one, many)]
+        for number in range(10):
+            await node.publish("h:a", number)
+            await node.publish("h:b", number)
+            many.say(Ping(many.next_id()))
+        await quiet()
+        assert [len(client.link.writes) for client in (one, many)] == [count + 1 for count in before]
+        assert one.got() == list(range(10))
+        assert (many.got("h:a"), many.got("h:b")) == (list(range(10)), list(range(10)))
+
+
 # ---------------------------------------------------------------- limits
 
 
@@ -366,12 +384,12 @@ class Keyring:
 @standing
 async def test_a_token_without_an_end_never_ends() -> None:
     keys = Keyring()
-    async with life(verifier=keys, interval=1e6) as node:
+    async with life(verifier=keys, interval=10_000.0) as node:
         client = node.open()
         reply = await client.connected(Connect(1, token=f"ann {node.wall() + 50.0}"))
         assert reply.expires_in == 50.0
         assert await client.ask(Refresh(2, "ann")) == Refreshed(2, 0.0)
-        await passed(1e5)
+        await passed(9_000.0)
         assert types(client) == ["connected", "refreshed"]
 
 
