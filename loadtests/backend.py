@@ -11,7 +11,6 @@ from locust.contrib.fasthttp import FastHttpSession
 
 from loadtests import payload
 from loadtests.account import Account
-from loadtests.wire import offset
 
 
 class Backend:
@@ -67,12 +66,16 @@ class Backend:
             code = f"http_{response.status_code}"
             self._account.error(code, f"{path}: {response.status_code} {(response.text or '')[:200]}")
             return None
+        try:
+            answer: Mapping[str, Any] = orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            self._account.error("http_body", f"{path}: {response.status_code}, cut off: {error}")
+            return None
         self._account.timings[kind].record((time.perf_counter_ns() - began) // 1000)
-        answer: Mapping[str, Any] = orjson.loads(response.content)
         return answer
 
     def _acknowledge(self, by: str, channel: str, number: int, result: Mapping[str, Any]) -> None:
         if error := result.get("error"):
             self._account.error(error["code"], f"{channel}: {error['message']}")
         else:
-            self._account.ledger.acknowledge(channel, by, number, offset(result.get("message")))
+            self._account.ledger.acknowledge(channel, by, number, result.get("message"))

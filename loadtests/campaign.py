@@ -83,7 +83,7 @@ class Campaign:
         on(events.test_stopping, lambda **_: self._conclude())
         on(events.test_stop, lambda **_: self._tell())
         on(events.quitting, lambda **_: self._quit())
-        on(events.user_error, lambda user_instance, exception, **_: self.crashed(user_instance, exception))
+        on(events.user_error, self._failed)
 
     # ------------------------------------------------------------ what users call
 
@@ -145,6 +145,11 @@ class Campaign:
             runner.register_message(STATEMENT, self._collect)
         elif isinstance(runner, WorkerRunner):
             runner.register_message(SETTLE_NOW, lambda **_: self._report_to_master(runner), concurrent=True)
+
+    def _failed(self, *, user_instance: object, exception: BaseException, **_: object) -> None:
+        # Where a task failed, it is the task set.
+        user = getattr(user_instance, "user", user_instance)
+        self.crashed(getattr(user, "name", user), exception)
 
     def _start(self) -> None:
         assert self.environment.parsed_options is not None  # noqa: S101 (locust's command line always has some)

@@ -8,11 +8,11 @@ from random import Random
 from typing import Any, ClassVar
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from gevent.lock import RLock
 from locust import User
 from locust.env import Environment
-from locust.exception import StopUser
 
 from loadtests import tokens
 from loadtests.campaign import Campaign
@@ -20,8 +20,8 @@ from loadtests.client import Client, CommandRefused, Disconnected, Refused
 from loadtests.wire import BACKOFF, BACKOFF_LIMIT, CODECS, GIVE_UP
 from loadtests.witness import Witness
 
-TEMPORARY = frozenset({"rate_limited", "unavailable", "limit_exceeded"})
-"""Errors after which the same command may succeed a little later."""
+FINAL = frozenset({"bad_request", "permission_denied", "token_expired", "unauthorized"})
+"""Errors after which the same `connect` will never succeed."""
 
 
 class WireUser(User):
@@ -123,9 +123,7 @@ class WireUser(User):
             if self.is_here or self not in self.campaign.participants:
                 return
             if self._code in GIVE_UP:
-                self.campaign.participants.pop(self)
-                self.account.counts["adrift"] += 1
-                raise StopUser
+                self._stop(f"closed with {self._code}")
             self._forget()
             gevent.sleep(self.random.uniform(0, self._delay))
             self._enter("resume", self.witness.resume)
@@ -183,8 +181,8 @@ class WireUser(User):
                 gevent.sleep(refused.retry_after or backoff)
             except CommandRefused as refused:
                 self.refused(refused)
-                if refused.code not in TEMPORARY:
-                    raise StopUser from refused
+                if refused.code in FINAL:
+                    self._stop(f"{refused.code} at {kind}")
                 gevent.sleep(backoff)
             except (Disconnected, OSError) as error:
                 self.account.fault("unreachable", f"{self.name}: {error}")
@@ -200,6 +198,12 @@ class WireUser(User):
             self.client.abort()
             self.client = None
             raise
+
+    def _stop(self, why: str) -> None:
+        self.campaign.participants.pop(self, None)
+        self.account.fault("adrift", f"{self.name} stopped: {why}")
+        # Locust's StopUser, from where users start, would be an error with a traceback for each of them.
+        raise GreenletExit
 
     def _forget(self) -> None:
         if self.client is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loadtests.track import SAMPLES
+from loadtests.numbering import offset
+from loadtests.track import SAMPLES, message
 
 FAULTS = ("lost", "duplicated", "reordered", "misnumbered")
 """What no server may do, however busy it is."""
@@ -54,20 +56,20 @@ class Verdict:
 class _Stream:
     """What one publisher sent to one channel, read back from a statement."""
 
-    __slots__ = ("acknowledged", "offsets")
+    __slots__ = ("acknowledged", "places")
 
-    def __init__(self, acknowledged: bytes, offsets: bytes) -> None:
+    def __init__(self, acknowledged: bytes, places: bytes) -> None:
         self.acknowledged = acknowledged
-        self.offsets = array("Q")
-        self.offsets.frombytes(offsets)
+        self.places = array("Q")
+        self.places.frombytes(places)
 
     def knows(self, number: int) -> bool:
         """Whether the server has said that it took message *number*."""
         return 0 < number <= len(self.acknowledged) and bool(self.acknowledged[number - 1])
 
-    def offset(self, number: int) -> int:
-        """Return the offset of message *number*; 0 where it has none."""
-        return self.offsets[number - 1]
+    def place(self, number: int) -> int:
+        """Return the place of message *number*; 0 where it has none."""
+        return self.places[number - 1]
 
 
 class _Channel:
@@ -83,25 +85,22 @@ class _Channel:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Messages by their offset."""
+        """Messages by their place."""
         return {
-            offset: f"{by}#{number} at {offset}"
+            place: message(by, number, place)
             for by, stream in self.streams.items()
-            for number, offset in enumerate(stream.offsets, 1)
-            if offset
+            for number, place in enumerate(stream.places, 1)
+            if place
         }
 
     @cached_property
-    def top(self) -> int:
-        """The highest offset that the server has acknowledged."""
-        return max(
-            (
-                offset
-                for stream in self.streams.values()
-                for offset, taken in zip(stream.offsets, stream.acknowledged, strict=True)
-                if taken
-            ),
-            default=0,
+    def promised(self) -> list[int]:
+        """The places of all messages that the server has acknowledged."""
+        return sorted(
+            place
+            for stream in self.streams.values()
+            for place, taken in zip(stream.places, stream.acknowledged, strict=True)
+            if taken and place
         )
 
 
@@ -142,25 +141,25 @@ def _lost(track: Mapping[str, Any], channel: _Channel, own: Container[str]) -> l
 
     *own*: the publishers in the subscriber's process.
     """
-    offsets, unnumbered = set(track["missing"]), list[str]()
+    places, unnumbered = set(track["missing"]), list[str]()
     if track["last"] is not None and track["open"]:
-        offsets.update(range(track["last"] + 1, channel.top + 1))
+        places.update(channel.promised[bisect(channel.promised, track["last"]) :])
     for by, stream in channel.streams.items():
         for number in _missing_numbers(track, by, len(stream.acknowledged), own=by in own):
             if not stream.knows(number):
                 continue  # nobody was promised anything
-            if not (offset := stream.offset(number)):
-                unnumbered.append(f"{by}#{number}")
-            elif offset > (track["start"] or 0):
-                offsets.add(offset)
-    return [*(channel.names.get(offset, f"at {offset}") for offset in sorted(offsets)), *unnumbered]
+            if not (place := stream.place(number)):
+                unnumbered.append(message(by, number, None))
+            elif place > (track["start"] or 0):
+                places.add(place)
+    return [*(channel.names.get(place, f"at {offset(place)}") for place in sorted(places)), *unnumbered]
 
 
 def _missing_numbers(track: Mapping[str, Any], by: str, sent: int, *, own: bool) -> Iterable[int]:
     last, missing = track["numbers"].get(by, (None, ()))
     yield from missing
     if track["last"] is None and track["open"] and (own or last is not None):
-        # Without offsets, what was sent before the subscription is known only of the same process.
+        # Without places, what was sent before the subscription is known only of the same process.
         yield from range((track["floors"].get(by, 0) if last is None else last) + 1, sent + 1)
 
 

@@ -1,4 +1,4 @@
-"""The wire as a client sees it: its two codecs, its ids, what it does when it is closed."""
+"""The wire as a client sees it: its two codecs, what it does when it is closed."""
 
 from __future__ import annotations
 
@@ -34,11 +34,3 @@ GIVE_UP = frozenset({1009, 4002, 4003, 4005, 4012})
 
 BACKOFF, BACKOFF_LIMIT = 0.5, 30.0
 """Seconds that a client waits at most before it comes back: doubling, with full jitter (PROTOCOL)."""
-
-
-def offset(message_id: str | None) -> int | None:
-    """Return the number in a message id or a position; None for None.
-
-    Clients treat ids as opaque, and hand them back as they came; only who looks for holes looks into them.
-    """
-    return None if message_id is None else int(message_id.partition("-")[0])

@@ -9,7 +9,6 @@ from loadtests import payload
 from loadtests.account import DELIVERY, REPLAY, Account
 from loadtests.roster import Roster
 from loadtests.track import Track
-from loadtests.wire import offset
 
 
 class Witness:
@@ -26,7 +25,7 @@ class Witness:
         self.rosters: dict[str, Roster] = {}
         self._tracks: dict[str, Track] = {}
         self._own: dict[str, int] = {}
-        """The newest of its own messages, which a user should hear as everybody else does."""
+        """The place of the newest of its own messages, which a user hears as everybody else does."""
 
     @property
     def channels(self) -> Iterable[str]:
@@ -37,14 +36,14 @@ class Witness:
         """Return the `subs` that restore everything followed."""
         return {channel: {"since": since} if since else {} for channel, since in self.since.items()}
 
-    def published(self, channel: str, message_id: str | None) -> None:
-        """Note that this user published a message itself."""
-        self._own[channel] = max(offset(message_id) or 0, self._own.get(channel, 0))
+    def published(self, channel: str, place: int | None) -> None:
+        """Note that this user published a message itself, at *place*."""
+        self._own[channel] = max(place or 0, self._own.get(channel, 0))
 
     def heard_itself(self, channel: str) -> bool:
-        """Whether everything that this user published has come back to it."""
-        heard = offset(self.since.get(channel))
-        return heard is None or heard >= self._own.get(channel, 0)
+        """Whether everything that this user published has come back to it, or will not any more."""
+        track = self._tracks.get(channel)
+        return track is None or track.heard(self._own.get(channel, 0))
 
     def leave(self, *, cleanly: bool) -> None:
         """Stop following everything; *cleanly*: it waited for its own messages first."""
@@ -98,25 +97,27 @@ class Witness:
             self.account.error(answer["code"], f"{self.name} restores {channel}: {answer['message']}")
             self._end(channel, cleanly=False)
         else:
+            # Who came and went in between, nobody told: it is to be asked anew.
+            self.rosters[channel] = Roster()
             self._subscribed(answer, since=asked.get("since"))
 
     def _subscribed(self, answer: Mapping[str, Any], *, since: str | None) -> None:
         channel, position = answer["channel"], answer.get("position")
         track = self._tracks.get(channel)
         if track is None:
-            track = self._tracks[channel] = self.account.ledger.follow(self.name, channel, offset(position))
+            track = self._tracks[channel] = self.account.ledger.follow(self.name, channel, position)
             self._own.pop(channel, None)
         elif answer["recovered"]:
             self.account.counts["recovered"] += 1
             for message in answer["messages"]:
                 self._message(message, REPLAY)
-            track.reached(offset(position))
+            self.account.ledger.reached(track, position)
         else:
             if since is not None:
                 self.account.fault(
                     "unrecovered", f"{self.name} on {channel} since {since}, now at {position}"
                 )
-            track.was_told(offset(position))
+            self.account.ledger.was_told(track, position)
         self.since[channel] = position
         if "members" in answer:
             self.rosters[channel].answer(_connections(answer))
@@ -128,20 +129,19 @@ class Witness:
             whose = "of a channel that it does not follow" if track is None else "that no load test wrote"
             self.account.error("unasked", f"{self.name} got {message_id} on {channel}, a message {whose}")
             return
-        number = offset(message_id)
-        self.account.ledger.arrived(track, letter.by, letter.number, number)
+        self.account.ledger.arrived(track, letter.by, letter.number, message_id)
         self.since[channel] = message_id
         if letter.age is None:
             return
         self.account.timings[kind].record(letter.age)
         if kind == DELIVERY and letter.age > self.account.late_bound:
-            track.was_late(letter.by, letter.number, number)
+            track.was_late(letter.by, letter.number, track.last)
 
     def _gap(self, gap: Mapping[str, Any]) -> None:
         channel, position = gap["channel"], gap.get("position")
         self.account.fault("gaps", f"{self.name} on {channel}: {gap['reason']}, goes on after {position}")
         if track := self._tracks.get(channel):
-            track.was_told(offset(position))
+            self.account.ledger.was_told(track, position)
             self.since[channel] = position
 
     def _end(self, channel: str, *, cleanly: bool) -> None:

@@ -10,9 +10,9 @@ from locust import task
 from loadtests import payload
 from loadtests.campaign import Campaign, Shape
 from loadtests.client import CommandRefused, Disconnected
+from loadtests.numbering import split
 from loadtests.options import PROFILES
 from loadtests.users import WireUser
-from loadtests.wire import offset
 
 TALK, CUT_OFF, LOOK, REREAD, MOVE, VANISH = 20, 1, 2, 1, 1, 2
 """How often people do each."""
@@ -38,7 +38,7 @@ class Person(WireUser):
     def on_start(self) -> None:
         """Connect, and join a channel."""
         super().on_start()
-        self.place = self.random.choice(self.options.channel_names())
+        self.channel = self.random.choice(self.options.channel_names())
         self.enter()
         self.act(self._join)
 
@@ -79,12 +79,12 @@ class Person(WireUser):
 
     def audit(self) -> None:
         """Compare who is here by the server's word, by its pushes, and in truth."""
-        if self.place not in self.witness.channels:
+        if self.channel not in self.witness.channels:
             return
-        roster = self.witness.rosters[self.place]
+        roster = self.witness.rosters[self.channel]
         known, heard = roster.known, set(roster.connections)
         listed = self._look()
-        here = self.campaign.present(self.place)
+        here = self.campaign.present(self.channel)
         self._compare("absent", here - listed)
         self._compare("ghosts", listed & self.campaign.departed)
         if known:
@@ -94,12 +94,12 @@ class Person(WireUser):
     # ------------------------------------------------------------ inside
 
     def _join(self) -> None:
-        self.ask("subscribe", channel=self.place, members=True, join_leave=True)
+        self.ask("subscribe", channel=self.channel, members=True, join_leave=True)
 
     def _say(self, *, cut_off: bool) -> None:
-        number = self.account.ledger.attempt(self.place, self.name)
+        number = self.account.ledger.attempt(self.channel, self.name)
         words = {
-            "channel": self.place,
+            "channel": self.channel,
             "data": payload.write(self.name, number, size=self.options.size),
             "key": f"{self.options.run}-{number}",
         }
@@ -111,8 +111,8 @@ class Person(WireUser):
         for _ in range(ATTEMPTS):
             try:
                 message = self.ask("publish", **words).get("message")
-                self.account.ledger.acknowledge(self.place, self.name, number, offset(message))
-                self.witness.published(self.place, message)
+                place = self.account.ledger.acknowledge(self.channel, self.name, number, message)
+                self.witness.published(self.channel, place)
                 return
             except CommandRefused as refused:
                 self.refused(refused)
@@ -123,33 +123,33 @@ class Person(WireUser):
                 return
 
     def _look(self) -> set[str]:
-        answer = self.ask("presence", channel=self.place, members=True)
+        answer = self.ask("presence", channel=self.channel, members=True)
         return {member["connection"] for member in answer["members"]}
 
     def _reread(self) -> None:
-        messages = self.ask("history", channel=self.place, limit=REREAD_MESSAGES, reverse=True)["messages"]
-        offsets = [offset(message.get("message")) or 0 for message in messages]
+        messages = self.ask("history", channel=self.channel, limit=REREAD_MESSAGES, reverse=True)["messages"]
+        offsets = [split(message["message"])[0] for message in messages if "message" in message]
         if offsets != list(range(offsets[0], offsets[0] - len(offsets), -1) if offsets else ()):
-            self.account.error("history", f"{self.name} read {offsets} in {self.place}")
+            self.account.error("history", f"{self.name} read {offsets} in {self.channel}")
 
     def _move(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not self.witness.heard_itself(self.place) and time.monotonic() < deadline:
+        while not self.witness.heard_itself(self.channel) and time.monotonic() < deadline:
             gevent.sleep(0.01)
-        self.ask("unsubscribe", channel=self.place)
-        self.place = self.random.choice(self.options.channel_names())
+        self.ask("unsubscribe", channel=self.channel)
+        self.channel = self.random.choice(self.options.channel_names())
         self._join()
 
     def _drop_off(self) -> None:
         self.vanish()
         gevent.sleep(self.random.uniform(0, AWAY))
         self.come_back()
-        if self.place in self.witness.channels:
+        if self.channel in self.witness.channels:
             self._look()
 
     def _compare(self, kind: str, connections: set[str]) -> None:
         for connection in sorted(connections):
-            self.account.fault(f"presence.{kind}", f"{connection} in {self.place}, as {self.name} sees it")
+            self.account.fault(f"presence.{kind}", f"{connection} in {self.channel}, as {self.name} sees it")
 
 
 class ChatShape(Shape):

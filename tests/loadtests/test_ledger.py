@@ -14,6 +14,11 @@ from loadtests.verdict import COLUMNS, Verdict, judge
 CHANNEL = "c"
 
 
+def id_of(offset: int | None, history: str = "u") -> str | None:
+    """Return the id at *offset*, with a uid that no other offset and no other history has."""
+    return None if offset is None else f"{offset}-{history}{offset}"
+
+
 @dataclass(frozen=True)
 class Sent:
     """A message: whose, which, whether its publisher was answered, and where it was stored, if at all."""
@@ -38,7 +43,7 @@ class World:
         number = self.publishers.attempt(CHANNEL, by)
         offset = sum(message.offset is not None for message in self.messages) + 1 if stored else None
         if answered and stored:
-            self.publishers.acknowledge(CHANNEL, by, number, offset)
+            self.publishers.acknowledge(CHANNEL, by, number, id_of(offset))
         message = Sent(by, number, answered and stored, offset)
         self.messages.append(message)
         for deliveries in self.tracks.values():
@@ -47,12 +52,12 @@ class World:
 
     def join(self) -> None:
         top = sum(message.offset is not None for message in self.messages)
-        self.tracks[self.subscribers.follow(f"s{len(self.tracks)}", CHANNEL, top)] = []
+        self.tracks[self.subscribers.follow(f"s{len(self.tracks)}", CHANNEL, id_of(top))] = []
 
     def deliver(self) -> Verdict:
         for track, deliveries in self.tracks.items():
             for message in deliveries:
-                self.subscribers.arrived(track, message.by, message.number, message.offset)
+                self.subscribers.arrived(track, message.by, message.number, id_of(message.offset))
         ledgers = {id(ledger): ledger for ledger in (self.publishers, self.subscribers)}
         return judge([ledger.statement() for ledger in ledgers.values()])
 
@@ -165,8 +170,8 @@ def test_what_the_server_tells_of_is_no_loss(world: World, data: st.DataObject) 
     begin = data.draw(st.integers(0, len(deliveries) - 1))
     end = data.draw(st.integers(begin + 1, len(deliveries)))
     for message in deliveries[:begin]:
-        world.subscribers.arrived(track, message.by, message.number, message.offset)
-    track.was_told(deliveries[end - 1].offset)
+        world.subscribers.arrived(track, message.by, message.number, id_of(message.offset))
+    world.subscribers.was_told(track, id_of(deliveries[end - 1].offset))
     del deliveries[:end]
     verdict = world.deliver()
     assert not faults(verdict)
@@ -185,29 +190,29 @@ def test_a_server_that_acknowledges_what_it_never_numbers_is_found_out(world: Wo
 
 def test_publishers_and_subscribers_have_to_agree_on_the_order() -> None:
     ledger = Ledger()
-    track = ledger.follow("anna", CHANNEL, 0)
+    track = ledger.follow("anna", CHANNEL, id_of(0))
     ledger.attempt(CHANNEL, "b")
-    ledger.arrived(track, "b", 1, 1)
-    ledger.acknowledge(CHANNEL, "b", 1, 2)
+    ledger.arrived(track, "b", 1, id_of(1))
+    ledger.acknowledge(CHANNEL, "b", 1, id_of(2))
     verdict = judge([ledger.statement()])
     assert [finding.who for finding in verdict.findings if finding.kind == "misnumbered"] == ["(publishers)"]
 
 
 def test_a_message_that_nobody_sent_is_found_out() -> None:
     ledger = Ledger()
-    track = ledger.follow("anna", CHANNEL, 0)
+    track = ledger.follow("anna", CHANNEL, id_of(0))
     ledger.attempt(CHANNEL, "b")
-    ledger.arrived(track, "b", 1, 1)
-    ledger.arrived(track, "b", 2, 2)
+    ledger.arrived(track, "b", 1, id_of(1))
+    ledger.arrived(track, "b", 2, id_of(2))
     assert judge([ledger.statement()]).faults == {"misnumbered": 1}
 
 
 def test_who_left_without_a_fault_is_counted_and_forgotten() -> None:
     ledger = Ledger()
     for number in (1, 2, 3):
-        track = ledger.follow("anna", CHANNEL, number - 1)
-        ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), number)
-        ledger.arrived(track, "b", number, number)
+        track = ledger.follow("anna", CHANNEL, id_of(number - 1))
+        ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(number))
+        ledger.arrived(track, "b", number, id_of(number))
         ledger.leave(track)
     assert ledger.statement()["tracks"] == []
     assert judge([ledger.statement()]).totals["subscribers"] == 3
@@ -215,10 +220,10 @@ def test_who_left_without_a_fault_is_counted_and_forgotten() -> None:
 
 def test_it_knows_what_is_still_to_come() -> None:
     ledger = Ledger()
-    track = ledger.follow("anna", CHANNEL, 0)
-    ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), 1)
+    track = ledger.follow("anna", CHANNEL, id_of(0))
+    ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(1))
     assert ledger.outstanding() == 1
-    ledger.arrived(track, "b", 1, 1)
+    ledger.arrived(track, "b", 1, id_of(1))
     assert ledger.outstanding() == 0
 
 
@@ -262,7 +267,54 @@ def test_without_offsets_what_other_processes_sent_before_is_not_expected() -> N
 def test_the_sums_of_a_verdict_are_those_of_its_channels() -> None:
     ledger = Ledger()
     for channel in ("c", "d"):
-        ledger.acknowledge(channel, "b", ledger.attempt(channel, "b"), 1)
+        ledger.acknowledge(channel, "b", ledger.attempt(channel, "b"), id_of(1))
     verdict = judge([ledger.statement()])
     assert set(verdict.channels) == {"c", "d"}
     assert verdict.totals == {**dict.fromkeys(COLUMNS, 0), "published": 2}
+
+
+# ---------------------------------------------------------------- a history that is lost
+
+
+def restarted(*, told: bool) -> dict[str, int]:
+    """Return the faults where a server lost its history after two messages, and two more were published."""
+    ledger = Ledger()
+    track = ledger.follow("anna", CHANNEL, id_of(0))
+    for offset in (1, 2):
+        ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(offset))
+    ledger.arrived(track, "b", 1, id_of(1))
+    if told:
+        ledger.was_told(track, id_of(0, "new"))
+    for number, offset in ((3, 1), (4, 2)):
+        ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(offset, "new"))
+        ledger.arrived(track, "b", number, id_of(offset, "new"))
+    assert not ledger.outstanding()
+    return dict(judge([ledger.statement()]).faults)
+
+
+def test_a_server_that_lost_its_history_and_says_so_has_lost_nothing_silently() -> None:
+    assert not restarted(told=True)
+
+
+def test_a_server_that_lost_its_history_and_says_nothing_is_found_out() -> None:
+    assert restarted(told=False)["misnumbered"] == 1
+
+
+def test_who_never_hears_of_a_new_history_has_lost_it() -> None:
+    ledger = Ledger()
+    ledger.follow("anna", CHANNEL, id_of(0))
+    ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(1))
+    ledger.acknowledge(CHANNEL, "b", ledger.attempt(CHANNEL, "b"), id_of(1, "new"))
+    assert judge([ledger.statement()]).faults == {"lost": 2}
+
+
+def test_what_is_published_again_into_a_new_history_is_no_duplicate() -> None:
+    """Its key was lost with the history, and its publisher had no answer."""
+    ledger = Ledger()
+    track = ledger.follow("anna", CHANNEL, id_of(0))
+    number = ledger.attempt(CHANNEL, "b")
+    ledger.arrived(track, "b", number, id_of(1))
+    ledger.was_told(track, id_of(0, "new"))
+    ledger.acknowledge(CHANNEL, "b", number, id_of(1, "new"))
+    ledger.arrived(track, "b", number, id_of(1, "new"))
+    assert not judge([ledger.statement()]).faults

@@ -7,11 +7,11 @@ from loadtests.report import Report, table
 
 def account(*, lost: bool = False) -> Account:
     made = Account(late_bound=1000)
-    track = made.ledger.follow("anna", "c", 0)
+    track = made.ledger.follow("anna", "c", "0-u")
     for offset in (1, 2, 3):
-        made.ledger.acknowledge("c", "b", made.ledger.attempt("c", "b"), offset)
+        made.ledger.acknowledge("c", "b", made.ledger.attempt("c", "b"), f"{offset}-u")
         if not (lost and offset == 2):
-            made.ledger.arrived(track, "b", offset, offset)
+            made.ledger.arrived(track, "b", offset, f"{offset}-u")
             made.timings["delivery"].record(1234)
     return made
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from loadtests.numbering import EPOCH
 from loadtests.track import SAMPLES, Sequence, Step, Track
 
 # Numbers in the order in which they come, how each stands, and what is missing in the end.
@@ -70,20 +71,28 @@ def test_what_was_missing_before_is_no_part_of_what_the_server_tells_of() -> Non
     assert told.statement()["missing"] == [1]
 
 
-def test_a_channel_that_counts_anew_and_says_so_is_followed_from_there() -> None:
+def test_a_history_that_begins_anew_and_says_so_is_followed_from_there() -> None:
     told = track()
-    for offset in (1, 2, 3):
-        told.arrived("b", offset, offset)
-    told.was_told(0)
-    told.arrived("b", 4, 1)
+    for number in (1, 2, 3):
+        told.arrived("b", number, number)
+    told.was_told(EPOCH + 2)
+    told.arrived("b", 3, EPOCH + 3)
     assert told.spotless
-    assert not told.misnumbered
+    assert (told.misnumbered, told.duplicated, told.told) == (0, 0, 2)
 
 
-def test_a_channel_that_counts_anew_without_a_word_is_found_out() -> None:
+def test_a_history_that_begins_anew_without_a_word_is_found_out() -> None:
     silent = track()
-    for offset in (1, 2, 3):
-        silent.arrived("b", offset, offset)
+    silent.arrived("b", 1, 1)
+    silent.arrived("b", 2, EPOCH + 1)
+    silent.arrived("b", 3, EPOCH + 2)
+    assert silent.misnumbered == 1
+
+
+def test_an_older_id_for_a_newer_message_is_found_out() -> None:
+    silent = track()
+    for number in (1, 2, 3):
+        silent.arrived("b", number, number)
     silent.arrived("b", 4, 1)
     assert silent.misnumbered == 1
 
@@ -116,6 +125,8 @@ def test_it_knows_how_much_is_still_to_come() -> None:
     assert waiting.behind(7) == 2
     waiting.arrived("b", 1, 6)
     assert waiting.behind(7) == 1
+    assert not waiting.behind(6)
+    assert waiting.behind(EPOCH + 6) == 1
 
 
 def test_only_the_first_faults_of_a_kind_are_named() -> None:

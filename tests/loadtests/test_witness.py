@@ -33,7 +33,7 @@ class Scene:
         ledger = self.account.ledger
         for _ in range(count):
             number = ledger.attempt(CHANNEL, BY)
-            ledger.acknowledge(CHANNEL, BY, number, number)
+            ledger.acknowledge(CHANNEL, BY, number, f"{number}-u")
 
     def hear(self, *numbers: int) -> None:
         for number in numbers:
@@ -151,7 +151,7 @@ def test_a_message_that_no_load_test_wrote_is_an_error(scene: Scene) -> None:
 def test_who_leaves_is_owed_its_own_messages(scene: Scene) -> None:
     scene.publish(2)
     scene.hear(1)
-    scene.witness.published(CHANNEL, "2-u")
+    scene.witness.published(CHANNEL, 2)
     assert not scene.witness.heard_itself(CHANNEL)
     scene.witness.replied({"type": "unsubscribe"}, {"type": "unsubscribed", "channel": CHANNEL})
     assert scene.sums().verdict.faults == {"lost": 1}
@@ -160,7 +160,7 @@ def test_who_leaves_is_owed_its_own_messages(scene: Scene) -> None:
 def test_who_is_cut_off_is_owed_nothing(scene: Scene) -> None:
     scene.publish(2)
     scene.hear(1)
-    scene.witness.published(CHANNEL, "2-u")
+    scene.witness.published(CHANNEL, 2)
     scene.witness.leave(cleanly=False)
     assert not scene.sums().verdict.faults
 
@@ -170,6 +170,13 @@ def test_it_knows_who_else_is_here(scene: Scene) -> None:
     for kind, connection in (("join", "z"), ("leave", "x")):
         scene.witness.pushed({"type": kind, "channel": CHANNEL, "member": {"connection": connection}})
     assert scene.witness.rosters[CHANNEL].connections == {"y", "z"}
+
+
+def test_after_a_resume_it_does_not_know_who_else_is_here(scene: Scene) -> None:
+    scene.subscribed(0, members=[{"connection": "x", "user": ""}])
+    scene.resumed(0)
+    assert not scene.witness.rosters[CHANNEL].known
+    assert not scene.witness.rosters[CHANNEL].connections
 
 
 def test_a_subscription_that_the_server_ends_is_an_error(scene: Scene) -> None:
