@@ -104,8 +104,8 @@ class Handshake(asyncio.Protocol):
             request = Request(path, every)
             try:
                 self._accept_key = _checker.process_request(request)[0]
-            except InvalidHandshake:
-                objection = ServerProtocol(logger=_quiet).accept(request)
+            except InvalidHandshake as fault:
+                objection = _plain_response(HTTPStatus.BAD_REQUEST, f"{fault}\n".encode())
         if objection is not None:
             self._refuse(objection)
             return

@@ -299,7 +299,7 @@ class Link(asyncio.Protocol):
                 return
         if opcode == Opcode.CLOSE and self._fragments is not None:
             # A peer may close within a message (Autobahn 7.1.5); the core would call it a fault.
-            self._core = self._fragments = None
+            self._drop_core()
         core = self._needed_core()
         core.receive_data(raw)
         events = core.events_received()
@@ -311,7 +311,7 @@ class Link(asyncio.Protocol):
             self._lose(_code_sent(core))
             self._part()
         elif core.state is CoreState.OPEN and self._fragments is None:
-            self._core = None
+            self._drop_core()
 
     def _handle_event(self, event: Frame) -> None:
         if event.opcode is Opcode.CLOSE:
@@ -345,6 +345,13 @@ class Link(asyncio.Protocol):
         if self._core is None:
             self._core = Core(Side.SERVER, state=CoreState.OPEN, max_size=self._options.message_size)
         return self._core
+
+    def _drop_core(self) -> None:
+        core, self._core, self._fragments = self._core, None, None
+        if core is not None:
+            # The generator that parses refers to the core, and holds the last message; so does its exception.
+            core.parser = cast("Any", None)
+            core.parser_exc = None
 
     def _is_over(self) -> bool:
         return self._stage is Stage.CLOSED or self._transport.is_closing()
@@ -401,7 +408,8 @@ class Link(asyncio.Protocol):
         self._cancel_deadline()
         self._cancel_stall()
         self._buffer = b""
-        self._core = self._fragments = self._guard = None
+        self._drop_core()
+        self._guard = None
 
     def _lose(self, code: int) -> None:
         receiver, self._receiver = self._receiver, None

@@ -1,0 +1,96 @@
+"""What a connection leaves behind when it goes: nothing that only the garbage collector finds.
+
+The collector looks seldom (`calm_collector`): a cycle that holds a message holds it for minutes.
+"""
+
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from websockets.protocol import Protocol as Core
+
+from gateway.hub.session import Session
+from gateway.link.handshake import Handshake
+from gateway.link.http import PublicHttp
+from gateway.link.outbox import Outbox
+from gateway.link.protocol import Link
+from protocol.errors import BadRequest, ClientFault
+from tests.e2e.gateway import Running, become, running
+from tests.e2e.wire import CONT, PING, TEXT, Raw, close_frame, frame, upgrade
+
+KINDS = frozenset({Session, Outbox, Link, Core, Handshake, PublicHttp, BadRequest, ClientFault})
+
+
+async def _asks(port: int, request: bytes) -> None:
+    with await Raw.open(port) as raw:
+        await raw.send(request)
+        await raw.response()
+        await raw.ended()
+
+
+async def _says(port: int, *messages: bytes) -> None:
+    """Connect, say things that have an answer each, and be closed or leave."""
+    with await Raw.websocket(port) as raw:
+        await raw.call(type="connect", id=1, subs={"news": {}})
+        for message in messages:
+            await raw.send(message)
+            await raw.frame()
+
+
+LIVES: dict[str, Callable[[int], Awaitable[None]]] = {
+    "healthz": lambda port: _asks(port, b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"),
+    "no HTTP": lambda port: _asks(port, b"\x00\r\n\r\n"),
+    "another version": lambda port: _asks(port, upgrade(sec_websocket_version="8")),
+    "no key": lambda port: _asks(port, upgrade(without="sec-websocket-key")),
+    "no subprotocol": lambda port: _asks(port, upgrade(subprotocol="chat")),
+    "vanishes": _says,
+    "closes": lambda port: _says(port, close_frame(1000)),
+    "pings": lambda port: _says(port, frame(PING)),
+    "sends fragments": lambda port: _says(
+        port, frame(TEXT, b'{"type":"ping","id":2,"x":"', fin=False) + frame(CONT, b"x" * 60_000 + b'"}')
+    ),
+    "subscribes and leaves": lambda port: _says(
+        port,
+        frame(TEXT, b'{"type":"subscribe","id":2,"channel":"more"}'),
+        frame(TEXT, b'{"type":"unsubscribe","id":3,"channel":"more"}'),
+    ),
+    "says what is no command": lambda port: _says(port, frame(TEXT, b"[" * 60_000), frame(TEXT, b"{}")),
+    "is refused a command": lambda port: _says(
+        port, frame(TEXT, b'{"type":"subscribe","id":2,"channel":"@b"}')
+    ),
+    "breaks the rules": lambda port: _says(port, frame(TEXT, b'{"type":"connect","id":2}')),
+    "sends no UTF-8": lambda port: _says(port, frame(TEXT, b"\xff")),
+    "sends too much": lambda port: _says(port, frame(TEXT, b"x" * 65_537)),
+    "sends without a mask": lambda port: _says(port, frame(TEXT, b"{}", masked=False)),
+}
+
+
+def census() -> Counter[str]:
+    """How many of each kind came since the last freeze, those among them that nobody can reach."""
+    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in KINDS)
+
+
+async def _gone(gateway: Running) -> None:
+    await become(lambda: not gateway.gateway.public.server_state.connections)
+
+
+async def test_no_client_leaves_anything_for_the_collector(tmp_path: Path) -> None:
+    left: dict[str, Counter[str]] = {}
+    async with running(tmp_path) as gateway:
+        try:
+            for how, live in LIVES.items():
+                await live(gateway.public)
+                await _gone(gateway)
+                gc.collect()
+                gc.freeze()
+                gc.disable()
+                for _ in range(3):
+                    await live(gateway.public)
+                await _gone(gateway)
+                if found := census():
+                    left[how] = found
+        finally:
+            gc.enable()
+            gc.unfreeze()
+    assert left == {}
