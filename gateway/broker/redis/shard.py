@@ -17,11 +17,14 @@ from gateway.broker.redis.presence import Rosters
 from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
 from gateway.broker.redis.routes import Routes
-from gateway.broker.redis.script import CLEAR
+from gateway.broker.redis.script import BUMP, CLEAR, PUBLISH, READ, REAP, RENEW, SCRIPTS, Script
 from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
 from gateway.eager import Tasks
 from gateway.errors import GatewayError
+
+LEAST, MOST = 0.5, 1.0
+"""Seconds that Redis is given for a renewal: a third of the lease between these."""
 
 CLOSING = 1.0
 """Seconds that giving up the lease may take when the node ends."""
@@ -42,10 +45,11 @@ class Shard:
         self.keys = Keys(options.prefix, number)
         self.contact = Contact(Breaker())
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
-        self._publishes = self._line(options.publish_deadline)
-        self._control = self._line(options.resume_deadline)
-        self._reads = self._line(options.resume_deadline)
-        self._leases = self._line(min(1.0, options.lease / 3), exempt=True)
+        self._publishes = self._line(options.publish_deadline, PUBLISH)
+        self._control = self._line(options.resume_deadline, *SCRIPTS)
+        self._reads = self._line(options.resume_deadline, READ)
+        patience = max(LEAST, min(MOST, options.lease / 3))
+        self._leases = self._line(patience, RENEW, BUMP, REAP, exempt=True)
         self.publisher = Publisher(self._publishes, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
         self.rosters = Rosters(self._control, self._reads, self.keys, options)
@@ -66,7 +70,7 @@ class Shard:
             self._control, self.keys, options, tasks, node=lambda: self.lease.node, clock=monotonic
         )
         self.reader = Reader(
-            self._wire(scripts=False),
+            self._wire(),
             self.routes,
             self.history,
             self.keys,
@@ -134,11 +138,11 @@ class Shard:
 
     # ------------------------------------------------------------ inside
 
-    def _wire(self, *, scripts: bool = True) -> Wire:
+    def _wire(self, *scripts: Script) -> Wire:
         return Wire(self._url, connect_timeout=self._options.connect_timeout, scripts=scripts)
 
-    def _line(self, patience: float, *, exempt: bool = False) -> Line:
-        return Line(self._wire(), self.contact, self._tasks, patience=patience, exempt=exempt)
+    def _line(self, patience: float, *scripts: Script, exempt: bool = False) -> Line:
+        return Line(self._wire(*scripts), self.contact, self._tasks, patience=patience, exempt=exempt)
 
     def _deliver(self, envelope: Envelope) -> None:
         if not self._closed:

@@ -11,7 +11,7 @@ from redis.asyncio import connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway.broker.redis.script import SCRIPTS, Command
+from gateway.broker.redis.script import Command, Script
 
 
 class Wire:
@@ -21,8 +21,8 @@ class Wire:
     taken for the answer to the next.
     """
 
-    def __init__(self, url: str, *, connect_timeout: float, scripts: bool = True) -> None:
-        """Load every script on each new connection where *scripts* says so."""
+    def __init__(self, url: str, *, connect_timeout: float, scripts: Sequence[Script] = ()) -> None:
+        """Make Redis know *scripts* on each new connection: that it does already costs it next to nothing."""
         pool = redis_connection.ConnectionPool.from_url(
             url,
             decode_responses=False,
@@ -61,10 +61,9 @@ class Wire:
 
     async def _connect(self) -> None:
         await self._connection.connect()
-        if self._scripts:
-            for answer in await self._converse([self.pack(script.load) for script in SCRIPTS]):
-                if isinstance(answer, Exception):
-                    raise answer
+        for answer in await self._converse([self.pack(script.load) for script in self._scripts]):
+            if isinstance(answer, Exception):
+                raise answer
 
     async def _converse(self, commands: Sequence[bytes]) -> list[Any]:
         connection = self._connection
