@@ -34,7 +34,7 @@ class Log:
     __slots__ = ("_kept", "base", "size", "top", "until")
 
     def __init__(self, beginning: MessageId, now: float) -> None:
-        self._kept: deque[tuple[float, MessageId, Message]] = deque()
+        self._kept: deque[tuple[float, MessageId, Message, int]] = deque()
         self.base = self.top = beginning
         """The id right before the oldest message kept, and that of the newest."""
         self.size = 0
@@ -47,9 +47,10 @@ class Log:
         identity = message.message
         if identity is None or not identity.follows(self.top):
             raise ValueError(f"{identity} does not follow {self.top}")
+        size = cost(message)
         self.until = now + retention.ttl
-        self._kept.append((self.until, identity, message))
-        self.size += cost(message)
+        self._kept.append((self.until, identity, message, size))
+        self.size += size
         self.top = identity
         while len(self._kept) > retention.size:
             self._drop()
@@ -68,7 +69,7 @@ class Log:
     def displaced(self, retention: Retention) -> int:
         """Return the bytes that the next `append` frees."""
         over = len(self._kept) + 1 - retention.size
-        return sum(cost(message) for _, _, message in islice(self._kept, max(0, over)))
+        return sum(size for _, _, _, size in islice(self._kept, max(0, over)))
 
     def read(self, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
         """Return a slice as `broker.base.Streams.read` promises it."""
@@ -83,7 +84,7 @@ class Log:
             first = max(first, last - limit)
         elif limit is not None:
             last = min(last, first + limit)
-        messages = [message for _, _, message in islice(self._kept, first, last)]
+        messages = [message for _, _, message, _ in islice(self._kept, first, last)]
         if reverse:
             messages.reverse()
         return Slice(messages, self.top, recovered=True)
@@ -95,8 +96,8 @@ class Log:
         return 0 <= index < len(self._kept) and self._kept[index][1] == position
 
     def _drop(self) -> None:
-        _, self.base, message = self._kept.popleft()
-        self.size -= cost(message)
+        _, self.base, _, size = self._kept.popleft()
+        self.size -= size
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -59,6 +59,8 @@ class MemoryBroker:
         """Keep an idle channel's position for *meta_ttl* seconds after its last message is gone."""
         self._node: Node | None = None
         self._memory = memory
+        self._ample = memory - 3 * OVERHEAD
+        """Up to here there is room for what a message brings with it: its own overhead, a log and a key."""
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._clock = clock
@@ -95,7 +97,7 @@ class MemoryBroker:
         if key is not None and (earlier := self._receipt(key, now)) is not None:
             self._replayed += 1
             return Receipt(earlier.id, replayed=True)
-        if self._used + self._needed(publication) > self._memory:
+        if self._used + len(publication.data.json) > self._ample or publication.tags is not None:
             self._make_room(publication, now)
         retention = publication.retention
         log = None if retention is None else self._log(publication.channel, now)
@@ -244,6 +246,8 @@ class MemoryBroker:
 
     def _make_room(self, publication: Publication, now: float) -> None:
         """Drop what is too old; `BrokerFull` where that and what *publication* displaces is not enough."""
+        if self._used + self._needed(publication) <= self._memory:
+            return
         if now - self._swept >= SWEEP_REST:
             self.sweep()
         log, displaced = self._logs.get(publication.channel), 0
