@@ -140,13 +140,14 @@ class Session:
         try:
             if binary is not self.codec.binary:
                 raise _wrong_kind(self.codec)
-            command: ClientMessage | BadRequest = self.codec.decode(payload)
+            command = self.codec.decode(payload)
         except BadRequest as fault:
-            command = fault
+            self._in_turn(fault)
+            return
         if self._running:
             self._wait(command)
         else:
-            self._take(command)
+            self._command(command)
 
     def drained(self) -> None:
         """Go on sending."""
@@ -248,10 +249,8 @@ class Session:
         """Do what the server's API wants; but for a disconnect, in its turn among the commands."""
         if instruction.action == "disconnect":
             self.end(instruction.code or CloseCode.DISCONNECTED, instruction.reason)
-        elif self._running:
-            self._wait(instruction)
         else:
-            self._take(instruction)
+            self._in_turn(instruction)
 
     def revoke(self, channel: str, code: str, reason: str) -> None:
         """End the subscription to *channel* and say why."""
@@ -303,6 +302,12 @@ class Session:
         }
 
     # ------------------------------------------------------------ inside
+
+    def _in_turn(self, item: ClientMessage | BadRequest | Instruction) -> None:
+        if self._running:
+            self._wait(item)
+        else:
+            self._take(item)
 
     def _take(self, item: ClientMessage | BadRequest | Instruction) -> None:
         if isinstance(item, Instruction):
