@@ -10,68 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
 from gateway.link.frames import Chunk, Frames, frame
-from gateway.link.outbox import Outbox
 from protocol.codec import Codec
-from protocol.messages import Gap, Join, Leave, Member
+from protocol.messages import Join, Leave
 from protocol.position import MessageId
 
 if TYPE_CHECKING:
-    from gateway.hub.session import Session
+    from gateway.hub.subscription import Subscription
 
 RECENT = 64
 """Messages of a channel that stay with the hub: a storm of resumes after moments away asks no broker."""
 
 RECENT_BYTES = 256 * 1024
-
-
-class Subscription:
-    """One session's interest in one channel."""
-
-    __slots__ = (
-        "behind",
-        "channel",
-        "expiry",
-        "member",
-        "missed",
-        "outbox",
-        "server_side",
-        "session",
-        "watches",
-    )
-
-    def __init__(self, session: Session, channel: Channel, *, watches: bool, server_side: bool) -> None:
-        self.session = session
-        self.outbox: Outbox = session.outbox
-        self.channel = channel
-        self.watches = watches
-        """Whether it is told of joins and leaves."""
-        self.server_side = server_side
-        self.behind: MessageId | None = None
-        """What was delivered last, while the connection is too slow to follow live."""
-        self.missed = False
-        """Whether it missed, while behind, what no history will replay."""
-        self.member: Member | None = None
-        """What presence shows of it."""
-        self.expiry: asyncio.TimerHandle | None = None
-
-    @property
-    def on_slow(self) -> str:
-        """What becomes of messages that the connection is too slow for."""
-        return self.channel.rules.effective_on_slow
-
-    @property
-    def codec(self) -> Codec:
-        """The codec of the connection."""
-        return self.session.codec
-
-    def gap(self, position: MessageId | None, reason: str = "overflow") -> bytes:
-        """Return the frame that tells of messages missing up to *position*."""
-        codec = self.codec
-        return frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
-
-    def __repr__(self) -> str:
-        state = "live" if self.behind is None else f"behind at {self.behind}"
-        return f"<Subscription {self.channel.name} {state}>"
 
 
 class Arriving(Protocol):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from gateway.access.claims import Identity
 from gateway.access.permissions import ChannelRules, Denied, may_publish, may_read
 from gateway.broker.base import Publication, Retention
-from gateway.hub.channel import Subscription
 from gateway.hub.services import Services
 from gateway.hub.subscribing import restore, still_here, subscribe
+from gateway.hub.subscription import Subscription
 from gateway.link.frames import Frames
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from gateway.access.permissions import ChannelRules
-from gateway.hub.channel import Channel, Subscription
+from gateway.hub.channel import Channel
 from gateway.hub.hub import Hub
+from gateway.hub.subscription import Subscription
 from gateway.link.frames import Chunk, Frames, last_of
 from gateway.link.outbox import BATCH
 from protocol.messages import Message

@@ -14,9 +14,9 @@ from gateway.broker.base import ConnectionRecord, Instruction
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.hub import commands, replay, subscribing
 from gateway.hub.allowance import Allowance, TooMany
-from gateway.hub.channel import Subscription
 from gateway.hub.expiry import Expiry
 from gateway.hub.services import Services
+from gateway.hub.subscription import Subscription
 from gateway.link.frames import frame
 from gateway.link.outbox import Link as Writer
 from gateway.link.outbox import Outbox

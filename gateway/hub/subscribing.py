@@ -13,9 +13,9 @@ from gateway.access.claims import ChannelToken
 from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.hub import replay
-from gateway.hub.channel import Subscription
 from gateway.hub.replay import Replay
 from gateway.hub.services import Services
+from gateway.hub.subscription import Subscription
 from gateway.presence.members import up_to_date
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError, ServerFault

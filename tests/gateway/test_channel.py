@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.broker.base import Retention
-from gateway.hub.channel import RECENT, RECENT_BYTES, Channel, Subscription
+from gateway.hub.channel import RECENT, RECENT_BYTES, Channel
+from gateway.hub.subscription import Subscription
 from gateway.link.frames import Chunk, Frames
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Gap, Join, Leave, Member, Message
