@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.access.admission import AdmissionLimits
 from gateway.hub.services import SessionLimits
 from protocol.messages import (
     Connect,
-    Connected,
-    Error,
     History,
     HistoryPage,
     Join,
@@ -23,10 +20,8 @@ from protocol.messages import (
     PresenceState,
     Publish,
     Published,
-    Resume,
     Sender,
     Subscribe,
-    Subscribed,
     Unsubscribe,
     Unsubscribed,
 )
@@ -36,206 +31,8 @@ from tests.gateway.life import RULES, Client, life, values_of
 from tests.gateway.standing import passed, quiet, standing
 
 
-def told(reply: Connected) -> dict[str, str]:
-    """Return what became of each channel of a connect: `ok`, or the code of its error."""
-    return {name: sub.code if isinstance(sub, Error) else "ok" for name, sub in reply.subs.items()}
-
-
 def pushed(client: Client, kind: type) -> list[Any]:
     return [message for message in client.link.messages if isinstance(message, kind)]
-
-
-# ---------------------------------------------------------------- connect
-
-
-@standing
-async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
-    async with life(limits=SessionLimits(channels=7)) as node:
-        client = node.open()
-        reply = await client.connected(Connect(9, token=node.token("ann", ttl=60.0)))
-        assert reply == Connected(
-            9,
-            client.session.connection,
-            "ann",
-            "n1",
-            25.0,
-            60.0,
-            {
-                "message_size": 65_536,
-                "channels": 7,
-                "commands_per_second": 50.0,
-                "command_burst": 200.0,
-                "history": 1_000,
-                "rewind": 100,
-            },
-            {"@ann": Subscribed("@ann")},
-        )
-
-
-@standing
-async def test_each_channel_of_a_connect_has_its_own_result() -> None:
-    async with life(strict=True, limits=SessionLimits(channels=5)) as node:
-        receipts = [await node.publish("h:a", value) for value in (1, 2, 3)]
-        ids = [receipt.id for receipt in receipts]
-        client = node.open()
-        subs = {
-            "h:a": Resume(since=ids[0]),
-            "h:b": Resume(since=MessageId(4, "gone")),
-            "nobody:a": Resume(),
-            "nobody:b": Resume(),
-            "unheard:of": Resume(),
-            "@bob": Resume(),
-            "token:a": Resume(token="nonsense"),
-            "h:c": Resume(rewind=5),
-            "h:d": Resume(),
-        }
-        token = node.token("ann", channels=["nobody:a", "h:e"])
-        reply = await client.connected(Connect(1, token=token, subs=subs))
-        assert told(reply) == {
-            "@ann": "ok",
-            "nobody:a": "ok",
-            "h:e": "ok",
-            "h:a": "ok",
-            "h:b": "ok",
-            "nobody:b": "limit_exceeded",
-            "unheard:of": "limit_exceeded",
-            "@bob": "limit_exceeded",
-            "token:a": "limit_exceeded",
-            "h:c": "limit_exceeded",
-            "h:d": "limit_exceeded",
-        }
-        resumed, lost = reply.subs["h:a"], reply.subs["h:b"]
-        assert isinstance(resumed, Subscribed)
-        assert isinstance(lost, Subscribed)
-        assert (values_of(resumed.messages), resumed.recovered, resumed.position) == ([2, 3], True, ids[-1])
-        assert (list(lost.messages), lost.recovered) == ([], False)
-        more = node.open()
-        subs = {name: subs[name] for name in ("nobody:b", "unheard:of", "@bob", "token:a", "h:c")}
-        assert told(await more.connected(Connect(1, subs=subs))) == {
-            "nobody:b": "permission_denied",
-            "unheard:of": "unknown_channel",
-            "@bob": "permission_denied",
-            "token:a": "unauthorized",
-            "h:c": "ok",
-        }
-
-
-@standing
-async def test_what_is_refused_takes_no_place() -> None:
-    async with life(limits=SessionLimits(channels=2)) as node:
-        client = node.open()
-        subs = dict.fromkeys(("nobody:a", "nobody:b", "h:a", "nobody:c", "h:b"), Resume())
-        reply = await client.connected(Connect(1, subs=subs))
-        assert [name for name, result in told(reply).items() if result == "ok"] == ["h:a", "h:b"]
-        assert (await client.refused(Subscribe(2, "h:c"))).code == "limit_exceeded"
-        await client.ask(Unsubscribe(3, "h:a"))
-        await client.follow("h:c")
-
-
-@standing
-async def test_a_personal_channel_and_those_of_the_token_are_restored_like_others() -> None:
-    async with life(rules={**RULES, "default": replace(RULES["h"], namespace="default")}) as node:
-        first = await node.publish("@ann", 1)
-        await node.publish("@ann", 2)
-        client = node.open()
-        token = node.token("ann", channels=["@ann", "h:a"])
-        reply = await client.connected(Connect(1, token=token, subs={"@ann": Resume(since=first.id)}))
-        assert told(reply) == {"@ann": "ok", "h:a": "ok"}
-        personal = reply.subs["@ann"]
-        assert isinstance(personal, Subscribed)
-        assert (values_of(personal.messages), personal.recovered) == ([2], True)
-
-
-@standing
-async def test_all_that_a_connect_replays_fits_into_one_reply() -> None:
-    async with life(limits=SessionLimits(outbox=20_000)) as node:
-        begun = {}
-        for channel in ("h:a", "h:b", "h:c"):
-            begun[channel] = (await node.publish(channel, "begun")).id
-            await node.publish(channel, *("x" * 1_000 for _ in range(6)))
-        client = node.open()
-        subs = {channel: Resume(since=id) for channel, id in begun.items()}
-        reply = await client.connected(Connect(1, subs=subs))
-        recovered = [
-            (sub.recovered, len(sub.messages)) for sub in reply.subs.values() if isinstance(sub, Subscribed)
-        ]
-        assert recovered == [(True, 6), (False, 0), (False, 0)]
-        assert all(isinstance(sub, Subscribed) and sub.position for sub in reply.subs.values())
-        assert len(client.link.writes[0]) < 20_000
-
-
-@pytest.mark.parametrize(
-    ("token", "code", "close"),
-    [
-        ("nonsense", "unauthorized", 4003),
-        (None, "unauthorized", 4003),
-        ("expired", "token_expired", 4004),
-    ],
-)
-@standing
-async def test_who_is_not_believed_is_sent_away(token: str | None, code: str, close: int) -> None:
-    async with life(anonymous=False) as node:
-        client = node.open()
-        given = node.token("ann", ttl=-1.0) if token == "expired" else token
-        error = await client.refused(Connect(1, token=given))
-        assert error.code == code
-        assert client.link.closed is not None
-        assert client.link.closed[0] == close
-        assert node.hub.sessions == {}
-
-
-@standing
-async def test_a_token_may_come_with_the_handshake() -> None:
-    async with life(anonymous=False) as node:
-        client = node.open(header=node.token("ann"))
-        assert (await client.connected(Connect(1))).user == "ann"
-        both = node.open(header=node.token("ann"))
-        assert (await both.connected(Connect(1, token=node.token("bob")))).user == "bob"
-
-
-@standing
-async def test_without_keys_there_are_only_the_anonymous() -> None:
-    async with life(verifier=None) as node:
-        client = node.open()
-        error = await client.refused(Connect(1, token=node.token("ann")))
-        assert error.code == "unauthorized"
-        nobody = await node.client()
-        assert nobody.welcome.user == ""
-        assert (await nobody.refused(Subscribe(2, "token:a", token="x"))).code == "permission_denied"
-
-
-@pytest.mark.parametrize("policy", ["refuse", "replace"])
-@standing
-async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(policy: str) -> None:
-    bound = AdmissionLimits(per_user=2)
-    async with life(admission=bound, per_user_policy=policy) as node:
-        clients = []
-        for _ in range(2):
-            clients.append(await node.client(user="ann"))
-            await passed(1.0)
-        third = node.open()
-        reply = await third.ask(Connect(1, token=node.token("ann")))
-        if policy == "refuse":
-            assert reply.code == "limit_exceeded"
-            assert third.link.closed is not None
-            assert third.link.closed[0] == 4010
-            assert all(client.link.is_open for client in clients)
-            clients[0].end()
-            await node.client(user="ann")
-        else:
-            assert isinstance(reply, Connected)
-            assert clients[0].link.closed == (4012, "replaced")
-            assert clients[1].link.is_open
-        assert len(node.hub.users["ann"]) == 2
-
-
-@standing
-async def test_nobody_is_there_to_be_replaced() -> None:
-    async with life(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
-        ticket = node.admission.admit_user("ann")
-        client = node.open()
-        assert (await client.refused(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
-        ticket.release()  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- subscribe, unsubscribe

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.access.admission import AdmissionLimits
-from gateway.access.claims import Identity
 from gateway.broker.base import Publication, Receipt
-from gateway.hub.expiry import NOTICE
 from gateway.hub.services import SessionLimits
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import (
     Connect,
     Connected,
     Error,
-    Expiring,
     History,
     Ping,
     Pong,
     PongReply,
     Presence,
     Publish,
-    Refresh,
-    Refreshed,
-    Resume,
-    ServerPing,
     Subscribe,
-    Subscribed,
     Unsubscribe,
 )
 from protocol.payload import payload_of
-from tests.gateway.life import Client, life, memory_broker
+from tests.gateway.life import Client, life
 from tests.gateway.racing import RacingBroker, every_order, race, unavailable
-from tests.gateway.standing import passed, quiet, standing, the_loop
+from tests.gateway.standing import passed, quiet, standing
 
 CODECS = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 
@@ -318,312 +308,3 @@ async def test_what_a_flood_holds_back_is_limited_as_well() -> None:
         await broker.pass_all()
         assert client.link.closed == (4008, "rate_limited")
         await broker.pass_all()
-
-
-# ---------------------------------------------------------------- tokens
-
-
-@standing
-async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
-    async with life(interval=10_000.0) as node:
-        client = await node.client()
-        assert client.welcome.expires_in is None
-        client = await node.client(user="ann")
-        assert client.welcome.expires_in == 3_600.0
-        await passed(3_600.0 - NOTICE - 1.0)
-        assert "expiring" not in types(client)
-        await passed(1.0)
-        assert client.link.messages[-1] == Expiring(NOTICE)
-        reply = await client.ask(Refresh(50, node.token("ann", ttl=100.0)))
-        assert reply == Refreshed(50, 100.0)
-        await passed(100.0 - NOTICE)
-        assert client.link.messages[-1] == Expiring(NOTICE)
-        await passed(NOTICE)
-        assert client.link.closed == (4004, "token_expired")
-
-
-@standing
-async def test_a_short_token_is_noticed_at_half_time() -> None:
-    async with life() as node:
-        client = node.open()
-        await client.connected(Connect(1, token=node.token("ann", ttl=10.0)))
-        await passed(5.0)
-        assert client.link.messages[-1] == Expiring(5.0)
-        await passed(5.0)
-        assert client.link.closed == (4004, "token_expired")
-
-
-@standing
-async def test_a_refresh_is_for_the_same_user_and_changes_nothing_else() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
-        for wrong in (node.token("bob"), "nonsense"):
-            error = await client.refused(Refresh(client.next_id(), wrong))
-            assert error.code == "unauthorized"
-        nobody = await node.client()
-        error = await nobody.refused(Refresh(50, node.token("ann")))
-        assert error.code == "unauthorized"
-        assert (client.session.user, client.link.is_open, nobody.link.is_open) == ("ann", True, True)
-
-
-class Keyring:
-    """A verifier that believes everybody, once the test lets it; a token without an end never ends."""
-
-    def __init__(self) -> None:
-        self.waiting: list[asyncio.Future[None]] = []
-        self.slow = False
-
-    async def identity(self, token: str) -> Identity:
-        if self.slow:
-            self.waiting.append(asyncio.get_running_loop().create_future())
-            await self.waiting[-1]
-        user, _, expires_at = token.partition(" ")
-        return Identity(user, float(expires_at) if expires_at else None)
-
-
-@standing
-async def test_a_token_without_an_end_never_ends() -> None:
-    keys = Keyring()
-    async with life(verifier=keys, interval=10_000.0) as node:
-        client = node.open()
-        reply = await client.connected(Connect(1, token=f"ann {node.wall() + 50.0}"))
-        assert reply.expires_in == 50.0
-        assert await client.ask(Refresh(2, "ann")) == Refreshed(2, 0.0)
-        await passed(9_000.0)
-        assert types(client) == ["connected", "refreshed"]
-
-
-@pytest.mark.parametrize("command", ["connect", "refresh"])
-@standing
-async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str) -> None:
-    keys = Keyring()
-    async with life(verifier=keys) as node:
-        client = node.open()
-        token = f"ann {node.wall() + 50.0}"
-        if command == "refresh":
-            await client.connected(Connect(1, token=token))
-        keys.slow = True
-        client.say(Connect(1, token=token) if command == "connect" else Refresh(2, token))
-        await quiet()
-        client.end()
-        keys.waiting[0].set_result(None)
-        await quiet()
-        await passed(5.0)
-        assert (the_loop().timers, node.hub.sessions) == (0, {})
-
-
-# ---------------------------------------------------------------- the end
-
-
-@pytest.mark.parametrize("gates", range(8))
-@pytest.mark.parametrize("how", ["lost", "disconnected", "drained"])
-@standing
-async def test_who_goes_while_a_command_waits_leaves_nothing(gates: int, how: str) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker, admission=AdmissionLimits(per_user=1)) as node:
-        client = node.open()
-        client.say(Connect(1, token=node.token("ann")))
-        await broker.pass_all()
-        client.say(Subscribe(2, "hp:a", rewind=3, members=True), Subscribe(3, "hp:b"), Ping(4))
-        for _ in range(gates):
-            await quiet()
-            broker.open(broker.gates[0])
-        await quiet()
-        if how == "lost":
-            client.end()
-        elif how == "disconnected":
-            await node.instruct("ann", "disconnect")
-        else:
-            client.session.end(4000)
-        assert node.hub.sessions == {}
-        again = node.open()
-        again.say(Connect(1, token=node.token("ann")))
-        await broker.pass_all()
-        assert isinstance(again.reply(1), Connected), "the place was free"
-        assert node.released == [client.session.connection]
-        again.end()
-        await broker.pass_all()
-        for channel in ("hp:a", "hp:b"):
-            assert (await broker.inner.presence(channel)).connections == 0
-        assert broker.routes == set()
-        replies = [message for message in client.link.messages if message.type in ("subscribed", "pong")]
-        assert len(replies) <= (1 if gates < 8 else 3)
-
-
-@pytest.mark.parametrize("gates", range(6))
-@standing
-async def test_who_goes_while_connect_waits_leaves_nothing(gates: int) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
-        client = node.open()
-        client.say(Connect(1, token=node.token("ann", channels=["hp:a", "h:b"])), Ping(2))
-        for _ in range(gates):
-            await quiet()
-            broker.open(broker.gates[0])
-        await quiet()
-        client.end()
-        assert node.hub.sessions == {}
-        await broker.pass_all()
-        assert (await broker.inner.presence("hp:a")).connections == 0
-        assert (node.hub.channels, broker.routes) == ({}, set())
-
-
-@standing
-async def test_what_was_published_is_published_though_nobody_waits_for_the_reply() -> None:
-    broker = RacingBroker(only=frozenset({"publish"}))
-    async with life(broker=broker) as node:
-        client, other = await node.client(), await node.client()
-        await other.follow("h:a")
-        client.say(Publish(10, "h:a", payload_of(1)))
-        await quiet()
-        client.end()
-        await broker.pass_all()
-        assert (other.got(), client.replies(10)) == ([1], [])
-
-
-@pytest.mark.parametrize("gates", range(9))
-@standing
-async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gates: int) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
-        clients = [node.open() for _ in range(2)]
-        subs = {"hp:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
-        for client in clients:
-            client.say(Connect(1, subs=subs))
-        for _ in range(gates):
-            await quiet()
-            broker.open(broker.gates[0])
-        await quiet()
-        for client in clients:
-            client.end()
-        broker.only = frozenset()
-        await node.tasks.close()
-        assert node.hub.channels == {}
-        for channel in ("hp:a", "hp:b"):
-            assert (await broker.inner.presence(channel)).connections == 0
-
-
-@standing
-async def test_a_full_broker_is_told_of() -> None:
-    async with life(broker=memory_broker(memory=1)) as node:
-        client = await node.client()
-        error = await client.refused(Publish(10, "h:a", payload_of(1)))
-        assert (error.code, error.message, error.retry_after_ms) == (
-            "unavailable",
-            "the broker is full",
-            5_000,
-        )
-
-
-@standing
-async def test_an_end_sends_what_waits_and_says_why() -> None:
-    async with life() as node:
-        client = await node.client()
-        await client.follow("h:a")
-        await node.publish("h:a", 1)
-        client.session.send(ServerPing())
-        client.session.end(4005, "that is all")
-        client.session.end(4011)
-        assert client.link.closed == (4005, "that is all")
-        assert types(client)[-1] == "ping"
-        client.session.lost(1006)
-        assert node.released == [client.session.connection]
-
-
-@standing
-async def test_an_unknown_code_has_no_reason() -> None:
-    async with life() as node:
-        client = await node.client()
-        client.session.end(4999)
-        assert client.link.closed == (4999, "")
-
-
-@standing
-async def test_a_session_that_ended_says_nothing_more() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
-        await client.follow("h:a")
-        session, written = client.session, len(client.link.writes)
-        client.end()
-        session.received(b"?", binary=False)
-        session.received(b'{"type": "ping", "id": 4}', binary=False)
-        session.send(ServerPing())
-        session.drained()
-        await node.publish("h:a", 1)
-        await passed(4_000.0)
-        assert len(client.link.writes) == written
-        assert session.statistics() == {"subscriptions": 0, "behind": 0, "waiting": 0, "backlog": 0}
-
-
-class Breaking:
-    """Makes a client's socket break at its next write, before that returns."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.write = client.link.write
-        client.link.write = self  # type: ignore[method-assign]
-
-    def __call__(self, data: bytes) -> None:
-        self.write(data)
-        self.client.link.lose()
-
-
-@pytest.mark.parametrize("way", ["reply", "message", "end", "batches"])
-@standing
-async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
-    async with life() as node:
-        client, other = await node.client(), await node.client()
-        for each in (client, other):
-            await each.follow("h:a")
-            await each.follow("hp:a")
-        Breaking(client)
-        if way == "reply":
-            client.say(Ping(50))
-        elif way == "message":
-            await node.publish("h:a", 1)
-        elif way == "batches":
-            await node.publish("h:a", *("x" * 30_000 for _ in range(60)))
-        else:
-            client.session.send(ServerPing())
-            client.session.end(4005)
-        await quiet()
-        assert set(node.hub.sessions) == {other.session.connection}
-        assert node.released == [client.session.connection]
-        await node.publish("h:a", "after")
-        await quiet()
-        assert other.got()[-1] == "after"
-
-
-# ---------------------------------------------------------------- heartbeat
-
-
-@CODECS
-@standing
-async def test_who_answers_no_ping_is_gone_and_who_says_anything_is_not(codec: Codec) -> None:
-    async with life(interval=25.0, grace=10.0) as node:
-        dead, alive = await node.client(codec), await node.client(codec)
-        busy = await node.client(codec)
-        for _ in range(10):
-            await passed(5.0)
-            busy.say(Ping(busy.next_id()))
-            if alive.link.messages[-1] == ServerPing():
-                alive.say(Pong())
-                await quiet()
-        assert dead.link.closed == (4007, "heartbeat_timeout")
-        assert (alive.link.is_open, busy.link.is_open) == (True, True)
-        assert "ping" not in types(busy)
-        assert node.heartbeat.statistics()["dead"] == 1
-
-
-@standing
-async def test_a_session_shows_what_it_is() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
-        await client.follow("h:b")
-        await client.follow("h:a")
-        record = client.session.record()
-        assert (record.connection, record.node) == (client.welcome.connection, "n1")
-        assert record.channels == ["@ann", "h:a", "h:b"]
-        assert record.since == node.wall()
-        assert repr(client.session) == f"<Session {record.connection} connected 3 subscriptions>"
-        assert isinstance(client.welcome.subs["@ann"], Subscribed)
