@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from gateway.broker.base import Delivery, Slice
 from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.line import Line
+from gateway.broker.redis.line import Answer, Line
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.publisher import milliseconds
 from gateway.broker.redis.script import READ
@@ -25,7 +26,7 @@ Wanted = tuple[str, MessageId | None, int | None, bool]
 class Page:
     """A part of a history as it was stored, excluded connections included."""
 
-    deliveries: list[Delivery]
+    deliveries: Sequence[Delivery]
     position: MessageId
     fault: str
     """Why it does not begin right after the position asked for; empty where it does."""
@@ -39,7 +40,7 @@ class History:
         self._line = line
         self._keys = keys
         self._options = options
-        self._asked: dict[Wanted, asyncio.Future[Any]] = {}
+        self._asked: dict[Wanted, tuple[Answer, asyncio.Future[Page]]] = {}
         self.reads = self.shared = 0
 
     async def read(self, channel: str, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
@@ -54,19 +55,34 @@ class History:
     ) -> Page:
         """Return a part of the history of *channel*."""
         wanted = (channel, since, limit, reverse)
-        answer = self._asked.get(wanted)
-        if answer is None or self._line.departed(answer):
-            answer = self._asked[wanted] = self._ask(wanted)
-            answer.add_done_callback(lambda done: self._forget(wanted, done))
+        asked = self._asked.get(wanted)
+        if asked is None or self._line.departed(asked[0]):
+            asked = self._asked[wanted] = self._start(wanted)
             self.reads += 1
         else:
             self.shared += 1
         # Shielded: who gives up must not take the answer from the others.
-        offset, uid, fault, flat = await asyncio.shield(answer)
-        deliveries = [envelope.unpack(channel, id, body) for id, body in envelope.identities(flat)]
-        return Page(deliveries, MessageId(offset, uid.decode()), _REASONS[fault])
+        return await asyncio.shield(asked[1])
 
-    def _ask(self, wanted: Wanted) -> asyncio.Future[Any]:
+    def _start(self, wanted: Wanted) -> tuple[Answer, asyncio.Future[Page]]:
+        """Ask for *wanted*, and have the answer unpacked once, for everybody."""
+        answer = self._ask(wanted)
+        page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+
+        def unpack(done: Answer) -> None:
+            asked = self._asked.get(wanted)
+            if asked is not None and asked[0] is done:
+                del self._asked[wanted]
+            try:
+                page.set_result(_page(wanted[0], done.result()))
+            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait are told)
+                page.set_exception(error)
+                page.exception()  # they may have gone
+
+        answer.add_done_callback(unpack)
+        return answer, page
+
+    def _ask(self, wanted: Wanted) -> Answer:
         channel, since, limit, reverse = wanted
         keys = self._keys
         return self._line.call(
@@ -81,9 +97,11 @@ class History:
             )
         )
 
-    def _forget(self, wanted: Wanted, answer: asyncio.Future[Any]) -> None:
-        if self._asked.get(wanted) is answer:
-            del self._asked[wanted]
-
     def __repr__(self) -> str:
         return f"<History {self.reads} reads {self.shared} shared>"
+
+
+def _page(channel: str, told: Sequence[Any]) -> Page:
+    offset, uid, fault, flat = told
+    deliveries = [envelope.unpack(channel, id, body) for id, body in envelope.identities(flat)]
+    return Page(deliveries, MessageId(offset, uid.decode()), _REASONS[fault])
