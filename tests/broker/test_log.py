@@ -9,6 +9,7 @@ from gateway.broker.log import OVERHEAD, Log, cost, new_uid
 from protocol.messages import Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
+from tests.gateway.standing import patient
 
 BEGINNING = MessageId(0, "zero")
 KEPT = Retention(size=3, ttl=10.0)
@@ -108,6 +109,7 @@ def test_what_an_append_displaces_is_known_before() -> None:
     assert log.size == before - freed + OVERHEAD + 2
 
 
+@patient
 @given(
     st.lists(
         st.one_of(

@@ -17,6 +17,7 @@ from protocol.messages import Message
 from protocol.position import MessageId
 from tests.broker.node import publication
 from tests.gateway.signing import at_once
+from tests.gateway.standing import patient
 
 META_TTL, KEY_TTL = 50.0, 20.0
 CHANNELS = st.sampled_from(["a", "b", "c"])
@@ -157,4 +158,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(patient, max_examples=100, stateful_step_count=40)

@@ -6,9 +6,14 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+from hypothesis import HealthCheck, settings
+
 from gateway.clock import FakeClock
 
 P = ParamSpec("P")
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For Hypothesis: what a busy machine takes is no fault of the code."""
 
 
 class _Selector(selectors.SelectSelector):

@@ -14,7 +14,7 @@ from protocol.messages import Gap, Join, Leave, Member, Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.gateway.life import OPEN, RULES
-from tests.gateway.standing import quiet, standing, the_loop
+from tests.gateway.standing import patient, quiet, standing, the_loop
 from tests.gateway.waiting import at, read
 
 KEPT = RULES["hp"]
@@ -365,6 +365,7 @@ def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
     assert channel.last(0, no_older=0.0) is None
 
 
+@patient
 @given(
     st.lists(
         st.one_of(

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock, monotonic, wall
+from tests.gateway.standing import patient
 
 
 def test_the_machines_clocks_are_the_machines() -> None:
@@ -71,6 +72,7 @@ def test_what_runs_may_take_time() -> None:
     assert (clock(), seen) == (6.0, [3.0])
 
 
+@patient
 @given(st.lists(st.floats(0.0, 100.0)), st.lists(st.floats(0.0, 40.0)))
 def test_time_runs_forward_whatever_the_steps(delays: list[float], steps: list[float]) -> None:
     clock = FakeClock(0.0)

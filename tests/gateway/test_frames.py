@@ -8,6 +8,7 @@ from gateway.link.memory import payloads
 from protocol.codec import CODECS, JSON, MSGPACK, Codec
 from protocol.messages import Message
 from protocol.payload import payload_of
+from tests.gateway.standing import patient
 from tests.gateway.waiting import Follower, at
 
 SIZES = [0, 1, 2, 124, 125, 126, 127, 128, 1_000, 65_534, 65_535, 65_536, 65_537, 200_000]
@@ -21,6 +22,7 @@ def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None
     assert frame(payload, binary=binary) == Frame(opcode, payload).serialize(mask=False)
 
 
+@patient
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300))))
 def test_joined_frames_come_apart_again(parts: list[tuple[bool, bytes]]) -> None:
     joined = b"".join(frame(payload, binary=binary) for binary, payload in parts)

@@ -14,7 +14,7 @@ from protocol.codec import JSON, MSGPACK
 from protocol.messages import Connect, Connected, Gap, Message, Resume, Subscribe, Subscribed, Unsubscribe
 from protocol.position import MessageId
 from tests.gateway.life import RULES, Client, Life, life, memory_broker
-from tests.gateway.standing import passed, quiet, standing
+from tests.gateway.standing import passed, patient, quiet, standing
 
 CHANNELS = ["h:a", "h:b", "dropping:c", "newest:d"]
 HISTORY, TTL, META_TTL = 12, 60.0, 100.0
@@ -179,7 +179,7 @@ class Traveller:
         return self.world.channels[channel].positions[position]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(patient, max_examples=60)
 @given(st.lists(STEPS, min_size=20, max_size=60))
 def test_what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> None:
     standing(what_each_client_heard_adds_up)(steps)

@@ -11,6 +11,7 @@ from gateway.link.outbox import BATCH, Flusher, Outbox
 from gateway.link.shed import DROPPING, POLICIES
 from protocol.messages import PongReply
 from protocol.position import MessageId
+from tests.gateway.standing import patient
 from tests.gateway.waiting import Follower, at, reply
 
 LIMIT = 10_000
@@ -253,6 +254,7 @@ def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
     assert repr(desk.outbox) == "<Outbox 0 waiting 0 bytes>"
 
 
+@patient
 @given(
     st.lists(
         st.tuples(

@@ -12,7 +12,7 @@ from protocol.codec import JSON, MSGPACK
 from protocol.messages import Gap, Message, Subscribe
 from tests.gateway.life import RULES, Client, life
 from tests.gateway.slowness import CHANNEL, LIMITS, OUTBOX, pushes, read_on, say
-from tests.gateway.standing import quiet, standing
+from tests.gateway.standing import patient, quiet, standing
 
 # ---------------------------------------------------------------- the other policies
 
@@ -139,7 +139,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(patient, max_examples=60)
 @given(st.lists(STEPS, max_size=30), st.sampled_from([100, 15]))
 def test_a_client_hears_everything_or_is_told(steps: list[tuple[str, str, int]], history: int) -> None:
     standing(a_client_hears_everything_or_is_told)(steps, history)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.link.shed import POLICIES, Entry, Shed, shed
+from tests.gateway.standing import patient
 from tests.gateway.waiting import Follower, at, control, told
 
 UP, NEWEST, OLDEST, STRICT = (Follower(name, policy) for name, policy in zip("unos", POLICIES, strict=True))
@@ -227,6 +228,7 @@ CHECKS = dict(
 )
 
 
+@patient
 @given(queues(), st.integers(0, 3_000))
 def test_every_policy_keeps_its_promise(waiting: list[Entry], room: int) -> None:
     result = shed(waiting, room)
@@ -236,6 +238,7 @@ def test_every_policy_keeps_its_promise(waiting: list[Entry], room: int) -> None
     assert sum(result.dropped.values()) == lost
 
 
+@patient
 @given(queues(), st.integers(0, 3_000), st.integers(0, 3_000))
 def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
     waiting: list[Entry], room: int, less: int
@@ -245,6 +248,7 @@ def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
     check(once.kept, twice, less)
 
 
+@patient
 @given(queues(), st.integers(0, 3_000))
 def test_what_is_kept_stays_in_order(waiting: list[Entry], room: int) -> None:
     places = {id(entry.chunk or entry): index for index, entry in enumerate(waiting)}
