@@ -120,6 +120,11 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
+def offset(id: str) -> int:
+    """Return the number in an id or a position."""
+    return int(id.partition("-")[0])
+
+
 class History:
     """Records events from any thread or task."""
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.chaos.history import Attempted, Delivered, Gap, Heard, Left, Result
-from tests.chaos.scene import Expected, NoPlace, Planted, Scene, moved, offset, with_ids
+from tests.chaos.history import Attempted, Delivered, Gap, Heard, Left, Result, offset
+from tests.chaos.scene import Expected, NoPlace, Planted, Scene, moved, with_ids
 from tests.chaos.verdict import Kind
 
 # ---------------------------------------------------------------- diverging

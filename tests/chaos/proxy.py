@@ -120,7 +120,7 @@ class Proxy:
         self._random = random
         self._buffer = buffer
         self._lines = {"up": CLEAR, "down": CLEAR}
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -138,7 +138,7 @@ class Proxy:
                 try:
                     yield proxy
                 finally:
-                    await proxy.refuse()
+                    proxy.refuse()
                     for serving in proxy._serving:
                         serving.cancel()
 
@@ -156,40 +156,38 @@ class Proxy:
 
     def accept(self) -> None:
         """Take new connections."""
-        if self._listening is None:
-            listener = listening(self.port, receive_buffer=self._buffer)
-            self._listening = self._tasks.create_task(self._accept(listener))
+        if self._listener is None:
+            self._listener = listening(self.port, receive_buffer=self._buffer)
+            asyncio.get_running_loop().add_reader(self._listener, self._arrive, self._listener)
 
-    async def refuse(self) -> None:
+    def refuse(self) -> None:
         """Refuse new connections, as a port does where nobody listens; those that are open stay."""
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
-            self._listening = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                client, _ = await loop.sock_accept(listener)
-                serving = self._tasks.create_task(self._serve(client))
-                self._serving.add(serving)
-                serving.add_done_callback(self._serving.discard)
+    def _arrive(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            client, _ = listener.accept()
+            serving = self._tasks.create_task(self._serve(client))
+            self._serving.add(serving)
+            # Also where it was cancelled before it began.
+            serving.add_done_callback(lambda _: client.close())
+            serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        with client:
-            server = await self._connect()
-            if server is None:
-                reset(client)
-                return
-            with server:
-                _prepare(client)
-                connection = Connection(client, server, **self._lines, random=self._random)
-                self.connections.append(connection)
-                try:
-                    await connection.run()
-                finally:
-                    self.connections.remove(connection)
+        _prepare(client)
+        server = await self._connect()
+        if server is None:
+            reset(client)
+            return
+        connection = Connection(client, server, **self._lines, random=self._random)
+        self.connections.append(connection)
+        try:
+            await connection.run()
+        finally:
+            self.connections.remove(connection)
 
     async def _connect(self) -> socket.socket | None:
         server = socket.socket()

@@ -178,10 +178,6 @@ class Scene:
         return events
 
 
-def offset(id: str) -> int:
-    return int(id.partition("-")[0])
-
-
 def moved(id: str, by: int) -> str:
     """Return the id that is so many places further on, with the same uid."""
     number, _, uid = id.partition("-")

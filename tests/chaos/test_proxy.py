@@ -225,8 +225,8 @@ async def test_a_proxy_that_ends_waits_for_nobody() -> None:
 async def test_a_refused_client_may_come_later_to_the_same_port() -> None:
     async with network() as net:
         ends = await net.connect()
-        await net.proxy.refuse()
-        await net.proxy.refuse()
+        net.proxy.refuse()
+        net.proxy.refuse()
         for _ in range(3):
             with pytest.raises(ConnectionRefusedError):
                 await Raw.open(net.proxy.port)

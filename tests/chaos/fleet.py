@@ -1,0 +1,122 @@
+"""Many clients and a few backends on one gateway, and the verdict on all that they were told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+
+from tests.chaos.checker import check
+from tests.chaos.client import Client
+from tests.chaos.habits import Habits
+from tests.chaos.history import History
+from tests.chaos.node import Node
+from tests.chaos.publisher import Publisher
+from tests.chaos.verdict import Verdict
+from tests.e2e.wire import JSON, MSGPACK, PATIENCE
+
+BRISK = Habits(first=0.02, longest=0.3)
+"""A test has no time for the delays of PROTOCOL."""
+
+
+class Fleet:
+    """Clients and backends of one test, all of whose chances come from one *seed*."""
+
+    def __init__(self, seed: int, tasks: asyncio.TaskGroup) -> None:
+        self.random = Random(seed)
+        self.history = History()
+        self.clients: list[Client] = []
+        self._seed = seed
+        self._tasks = tasks
+        self._running: list[asyncio.Task[None]] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def launch(cls, seed: int) -> AsyncIterator["Fleet"]:
+        """Run a fleet; at the end every client is gone."""
+        async with asyncio.TaskGroup() as tasks:
+            fleet = cls(seed, tasks)
+            try:
+                yield fleet
+            finally:
+                for task in fleet._running:
+                    task.cancel()
+
+    async def join(
+        self, name: str, port: int, channels: Sequence[str], *, count: int, each: int, habits: Habits = BRISK
+    ) -> list[Client]:
+        """Let *count* clients come, who follow *each* of *channels*, and wait until they do."""
+        coming = [
+            Client(
+                f"{name}-{number}",
+                port,
+                self.random.sample(channels, each),
+                self.history,
+                random=Random(self.random.random()),
+                subprotocol=(JSON, MSGPACK)[number % 2],
+                habits=habits,
+            )
+            for number in range(count)
+        ]
+        self._running += [self._tasks.create_task(client.run()) for client in coming]
+        self.clients += coming
+        await self.reach({}, coming)
+        return coming
+
+    @asynccontextmanager
+    async def publishing(
+        self,
+        port: int,
+        channels: Sequence[str],
+        *,
+        backends: int = 4,
+        rate: float = 100.0,
+        size: int = 100,
+        timeout: float = PATIENCE,
+    ) -> AsyncIterator[None]:
+        """Publish about *rate* messages a second meanwhile; afterwards no publish is under way."""
+        enough = asyncio.Event()
+        async with AsyncExitStack() as open_backends, asyncio.TaskGroup() as speaking:
+            for number in range(backends):
+                opened = Publisher.open(
+                    f"b{len(self.history)}.{number}",
+                    port,
+                    self.history,
+                    random=Random(self.random.random()),
+                    timeout=timeout,
+                )
+                backend = await open_backends.enter_async_context(opened)
+                speaking.create_task(backend.run(channels, rate=rate / backends, size=size, until=enough))
+            try:
+                yield
+            finally:
+                enough.set()
+
+    async def reach(self, positions: Mapping[str, str], clients: Iterable[Client] | None = None) -> None:
+        """Wait until *clients*, by default all, follow everything and are not behind *positions*."""
+        async with asyncio.timeout(PATIENCE):
+            for client in self.clients if clients is None else clients:
+                await client.reach(positions)
+
+    async def verdict(self, node: Node, channels: Sequence[str], home: Path) -> Verdict:
+        """Return what the checker says once everybody had time to hear everything; it must be clean."""
+        stuck = ""
+        try:
+            # What a backend gave up may still be taken: once more, until nothing is new.
+            positions: dict[str, str] = {}
+            while positions != (positions := await newest(node, channels)):
+                await self.reach(positions)
+        except TimeoutError:
+            stuck = "not everybody got everything in time\n"
+        verdict = check(self.history.events())
+        if stuck or not verdict.clean:
+            dump = home / "history.jsonl"
+            self.history.dump(dump)
+            raise AssertionError(f"CHAOS_SEED={self._seed}\n{stuck}{verdict}\nhistory: {dump}")
+        return verdict
+
+
+async def newest(node: Node, channels: Sequence[str]) -> dict[str, str]:
+    """Return where each channel stands."""
+    answers = [await node.served.request("GET", f"/v1/channels/{channel}") for channel in channels]
+    return {answer.json()["channel"]: answer.json()["position"] for answer in answers}

@@ -1,0 +1,100 @@
+"""A gateway in a process of its own, to be killed, drained, stopped and started again where it was."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from tests.chaos.ports import reserved
+from tests.e2e.gateway import FANWAY, PATIENCE, SECRET, Served
+
+
+class Node:
+    """A `fanway serve` on two ports that are its own, whether it runs or not."""
+
+    def __init__(self, home: Path, public: int, internal: int, settings: dict[str, str]) -> None:
+        self.public = public
+        self.internal = internal
+        self._home = home
+        self._settings = settings
+        self._starts = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._served: Served | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, home: Path, config: str = "", **settings: str) -> AsyncIterator[Self]:
+        """Run one in dev mode, with *config* as file and *settings* as SECTION__KEY; it must end well."""
+        (home / "gateway.toml").write_text(config)
+        with reserved() as public, reserved() as internal:
+            node = cls(home, public, internal, settings)
+            try:
+                await node.start()
+                yield node
+                await node.drain()
+            finally:
+                node.close()
+
+    @property
+    def served(self) -> Served:
+        """The process that runs now."""
+        assert self._served is not None, "the node does not run"
+        return self._served
+
+    async def start(self) -> None:
+        """Start it; it listens when this returns. Clients go on meanwhile."""
+        self._starts += 1
+        self._served = await asyncio.to_thread(self._serve, self._home / f"stderr-{self._starts}.log")
+
+    def _serve(self, errors: Path) -> Served:
+        others = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
+        ours = {f"FANWAY_{name}": value for name, value in self._settings.items()}
+        ports = ["--port", str(self.public), "--internal-port", str(self.internal)]
+        with errors.open("w") as log:
+            self._process = subprocess.Popen(
+                [FANWAY, "serve", "--dev", "--config", str(self._home / "gateway.toml"), *ports],
+                cwd=self._home,
+                env={**others, "FANWAY_AUTH__SECRET": SECRET, **ours},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        return Served(self._process, errors)
+
+    async def drain(self) -> None:
+        """End it as a deploy does; everything must be in order."""
+        await self._end(signal.SIGTERM)
+        assert self.served.process.returncode == 0, self.served.stderr
+
+    async def kill(self) -> None:
+        """End it as the kernel does when memory is out."""
+        await self._end(signal.SIGKILL)
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        """Let it stand still, with all its sockets open."""
+        self.served.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.served.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it whatever happens."""
+        if self._process is not None:
+            with self._process:
+                self._process.kill()
+
+    async def _end(self, number: signal.Signals) -> None:
+        self.served.signal(number)
+        async with asyncio.timeout(PATIENCE):
+            await self.served.gone()
+        self.close()
+        assert "Traceback" not in self.served.stderr, self.served.stderr
+
+    def __repr__(self) -> str:
+        return f"<Node :{self.public} :{self.internal} started {self._starts} times>"
