@@ -53,6 +53,22 @@ class _Nowhere:
 _NOWHERE = _Nowhere()
 
 
+class _Nobody:
+    """The owner of an outbox that takes nothing more."""
+
+    def fell_behind(self, follower: Follower, position: MessageId) -> None:
+        """Hear nothing."""
+
+    def too_slow(self) -> None:
+        """Hear nothing."""
+
+    def caught_breath(self) -> None:
+        """Hear nothing."""
+
+
+_NOBODY = _Nobody()
+
+
 class Outbox:
     """The send queue of one connection, in order; what the socket has already taken is not in it."""
 
@@ -62,7 +78,7 @@ class Outbox:
         """Bound what waits to *limit* bytes."""
         self._link = link
         self._flusher = flusher
-        self._owner = owner
+        self._owner: Owner = owner
         self._limit = limit
         self._waiting: list[Entry] = []
         self._size = 0
@@ -122,6 +138,8 @@ class Outbox:
         Nothing may follow what was dropped: the client would resume behind it.
         """
         self._link = _NOWHERE
+        # Session and outbox refer to each other: without this, only a collection would ever free them.
+        self._owner = _NOBODY
         self._limit = -1
         self._waiting.clear()
         self._size = 0
