@@ -87,9 +87,10 @@ class Gateway:
                 listeners.create_task(listener.run_until_stopped())
             started(self)
             await stopped.wait()
+            deadline = monotonic() + self.settings.drain.timeout
             await self._drain()
-            self.public.stop()
-            self.internal.stop()
+            for listener in (self.public, self.internal):
+                listener.stop(within=max(0.0, deadline - monotonic()))
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
