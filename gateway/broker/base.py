@@ -5,7 +5,8 @@ without a task (`gateway.eager`). So no method relies on the current task: no `a
 of the caller.
 
 A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for
-it; nothing is half done then.
+it. Of a publish that timed out on its way nobody knows whether it was carried out: with a key it may be sent
+again.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ RECENT = 64
 
 RECENT_BYTES = 256 * 1024
 
+PATIENCE = 3.0
+"""Seconds for which a resume waits until this node has heard what its client has (DESIGN section 6)."""
+
 
 class Arriving(Protocol):
     """Who is about to follow a channel and wants to know its members."""
@@ -220,13 +223,31 @@ class Channel:
         newest = list(islice(self._recent, len(self._recent) - count, None))
         return newest if (newest[0].message.time or 0) > no_older * 1000 else None
 
-    async def reached(self, offset: int) -> None:
-        """Wait until the message *offset* was delivered here, or will not be because the numbering broke."""
-        breaks = self.breaks
-        while self.breaks == breaks and self.top is not None and self.top.offset < offset:
-            if self._progress is None:
-                self._progress = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._progress)
+    async def reached(self, offset: int, within: float = PATIENCE) -> bool:
+        """Wait until the message *offset* was delivered here, or will not be because the numbering broke.
+
+        Return False where *within* seconds are not enough: this node lags behind, or has lost its broker.
+        """
+        loop = asyncio.get_running_loop()
+        breaks, over = self.breaks, False
+
+        def expire() -> None:
+            nonlocal over
+            over = True
+            self._advance()  # wakes up the others as well, who look again
+
+        # `asyncio.timeout` needs a task, and this may run eagerly.
+        timer = loop.call_later(within, expire)
+        try:
+            while self.breaks == breaks and self.top is not None and self.top.offset < offset:
+                if over:
+                    return False
+                if self._progress is None:
+                    self._progress = loop.create_future()
+                await asyncio.shield(self._progress)
+        finally:
+            timer.cancel()
+        return True
 
     def reset(self, position: MessageId | None) -> None:
         """Stand at *position*: what was said before is no longer part of this history."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from gateway.access.permissions import ChannelRules
+from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
 from gateway.hub.hub import Hub
 from gateway.hub.subscription import Subscription
@@ -101,7 +102,8 @@ async def _since(hub: Hub, channel: Channel, since: MessageId) -> Replay:
             break
         if position.offset > channel.top.offset:
             # The client heard more on another node than has arrived here: let it not hear that again.
-            await channel.reached(position.offset)
+            if not await channel.reached(position.offset):
+                raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {position}")
             continue
         messages += _until(channel.top, kept.messages)
         position = last_of(messages, position) or position
