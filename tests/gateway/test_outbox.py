@@ -175,6 +175,15 @@ def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> N
     assert desk.owner.behind == {"feed": at(written)}
 
 
+def test_what_fits_again_after_a_batch_is_not_shed() -> None:
+    desk, number = Desk(capacity=BATCH, limit=3 * BATCH), 0
+    while not desk.link.writes:
+        number += 1
+        desk.offer(FEED, number, size=BATCH // 10)
+    assert 0 < desk.outbox.size <= 3 * BATCH
+    assert (desk.owner.behind, desk.flusher.statistics()["dropped_catch_up"]) == ({}, 0)
+
+
 def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
     desk = Desk(capacity=BATCH, limit=2 * BATCH)
     desk.offer(FEED, 1, size=BATCH)

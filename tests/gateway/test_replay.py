@@ -282,6 +282,33 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
 
 
 @standing
+async def test_the_leave_of_one_who_proves_too_slow_does_not_overtake_it_either() -> None:
+    broker = RacingBroker(only=frozenset())
+    async with life(broker=broker, limits=SessionLimits(outbox=4_000)) as node:
+        slow = await node.client()
+        for channel in ("p:a", "strict:a"):
+            await slow.follow(channel)
+        slow.link.fill()
+        while slow.session.statistics()["waiting"] < 3_000:
+            await node.publish("strict:a", "x" * 200)
+            await quiet()
+        broker.only = frozenset({"subscribe"})
+        client = node.open()
+        client.say(Connect(1, subs=dict.fromkeys(("p:a", "strict:a", "h:c"), Resume())))
+        await quiet()
+        broker.open(broker.gates[0])
+        await quiet()
+        # What is published right behind the answer still waits when the command goes on, in the same turn.
+        broker.open(broker.gates[0])
+        await node.publish("strict:a", "y" * 1_500)
+        await quiet()
+        assert slow.link.closed == (4006, "slow_consumer")
+        first, *rest = client.link.messages
+        assert isinstance(first, Connected)
+        assert [message for message in rest if message.type == "leave"] == []
+
+
+@standing
 async def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
     for choices in every_order():
         broker = RacingBroker()

@@ -202,6 +202,35 @@ async def test_who_goes_away_while_it_waits_for_the_broker_is_not_asked_for_agai
         assert broker.calls.count("read") == 1
 
 
+class Stale(RacingBroker):
+    """A broker that reads from a copy which has not heard the newest."""
+
+    async def read(self, channel: str, *, since: MessageId | None = None, **_: Any) -> Slice:
+        position = since or MessageId(0, "zero")
+        return Slice((), position, recovered=True)
+
+
+@standing
+async def test_a_broker_that_knows_less_than_was_said_here_is_not_waited_for() -> None:
+    async with life(broker=Stale(only=frozenset()), limits=LIMITS) as node:
+        slow = await fallen_behind(node, "h:a")
+        await read_on(slow)
+        await say(node, "h:a", "live")
+        assert pushes(slow, "h:a") == [("reset", 80), "live"]
+
+
+@standing
+async def test_what_a_gap_covers_is_not_said_behind_it() -> None:
+    rules = {**RULES, "h": replace(RULES["h"], history=2)}
+    async with life(limits=LIMITS, rules=rules) as node:
+        slow = await fallen_behind(node, "h:a")
+        await node.publish("h:a", ["in the same turn", ""])
+        slow.link.drain()
+        await quiet()
+        await say(node, "h:a", "live")
+        assert pushes(slow, "h:a") == [("trimmed", 81), "live"]
+
+
 class Failing(RacingBroker):
     """A broker with a bug."""
 
