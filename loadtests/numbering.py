@@ -33,19 +33,26 @@ class Numbering:
     and higher in the next.
     """
 
-    __slots__ = ("_histories",)
+    __slots__ = ("_histories", "_last")
 
     def __init__(self) -> None:
         self._histories = [array("q")]
         """For each history the uid at each number, as its hash; 0 where it is not known."""
+        self._last = "", 0
+        """The message that arrived last, and its place."""
 
     def witness(self, message_id: str) -> tuple[int, bool]:
         """Return the place of a message that arrived, and whether everybody knows that message by this id."""
+        if message_id == self._last[0]:
+            # What many follow arrives many times in a row.
+            return self._last[1], True
         number, uid = split(message_id)
         place = self._find(number, uid)
-        if place is not None:
-            return place, True
-        return self._newest(number), self._learn(number, uid)
+        agreed = place is not None or self._learn(number, uid)
+        place = self._newest(number) if place is None else place
+        if agreed:
+            self._last = message_id, place
+        return place, agreed
 
     def establish(self, message_id: str, *, above: int | None = None) -> int:
         """Return the place of an id that the server vouches for: of a message that it took, or a position.

@@ -40,10 +40,25 @@ class Gateway:
 
     def stats(self) -> dict[str, int]:
         """Return its totals."""
-        request = Request(f"{self.push}/v1/stats", headers={"Authorization": f"Bearer {self.key}"})  # noqa: S310
+        totals: dict[str, int] = json.loads(self._get("/v1/stats"))
+        return totals
+
+    def wait_until_ready(self, process: subprocess.Popen[str]) -> None:
+        """Return once it serves clients: its workers may begin to listen after it has said where."""
+        deadline = time.monotonic() + START
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                self._get("/readyz")
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise NotServing("the gateway did not become ready")
+
+    def _get(self, path: str) -> bytes:
+        request = Request(self.push + path, headers={"Authorization": f"Bearer {self.key}"})  # noqa: S310
         with build_opener(ProxyHandler({})).open(request, timeout=START) as answer:
-            totals: dict[str, int] = json.load(answer)
-            return totals
+            body: bytes = answer.read()
+            return body
 
     def leftovers(self) -> dict[str, int]:
         """Return what it still holds for clients who have all left: nothing, if it forgets them in time."""
@@ -82,7 +97,9 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Gateway]:
         )
         try:
             url, push = _addresses(process, log)
-            yield Gateway(url, push, "dev", secret, process.pid)
+            gateway = Gateway(url, push, "dev", secret, process.pid)
+            gateway.wait_until_ready(process)
+            yield gateway
         finally:
             _stop(process)
         if process.returncode:

@@ -40,8 +40,11 @@ class Sequence:
         if self.last is None:
             self._first = self.last = number
             return Step.FORWARD
+        if number == self.last + 1:
+            self.last, self._loose = number, False
+            return Step.FORWARD
         if number > self.last:
-            if not self._loose and number > self.last + 1:
+            if not self._loose:
                 self.missing.update(range(self.last + 1, number))
             self.last, self._loose = number, False
             return Step.FORWARD

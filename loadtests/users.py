@@ -17,11 +17,8 @@ from locust.env import Environment
 from loadtests import tokens
 from loadtests.campaign import Campaign
 from loadtests.client import Client, CommandRefused, Disconnected, Refused
-from loadtests.wire import BACKOFF, BACKOFF_LIMIT, CODECS, GIVE_UP
+from loadtests.wire import BACKOFF, BACKOFF_LIMIT, CODECS, FINAL, GIVE_UP
 from loadtests.witness import Witness
-
-FINAL = frozenset({"bad_request", "permission_denied", "token_expired", "unauthorized"})
-"""Errors after which the same `connect` will never succeed."""
 
 
 class WireUser(User):
@@ -174,7 +171,7 @@ class WireUser(User):
             self._gone.clear()
             try:
                 with self.campaign.timed(kind):
-                    self._connect(subs())
+                    self._connect(kind, subs())
                 return
             except Refused as refused:
                 self.account.counts[f"refused.{refused.status}"] += 1
@@ -188,11 +185,13 @@ class WireUser(User):
                 self.account.fault("unreachable", f"{self.name}: {error}")
                 gevent.sleep(backoff)
 
-    def _connect(self, subs: Mapping[str, Any]) -> None:
+    def _connect(self, kind: str, subs: Mapping[str, Any]) -> None:
+        """Connect and restore all channels; what cannot be restored yet is tried again with the rest."""
         fields = {"token": self.token} if self.token else {}
         self.client = Client(self.options.url, self._codec, self)
         try:
-            self.client.connect(client={"name": "fanway-loadtests"}, subs=subs, **fields)
+            connected = self.client.connect(client={"name": "fanway-loadtests"}, subs=subs, **fields)
+            _require_all({"type": kind}, connected["subs"].values())
         except BaseException:
             self._leaving = True
             self.client.abort()
@@ -215,3 +214,10 @@ class WireUser(User):
         return f"<{self.name} {self.client}>"
 
     __str__ = __repr__
+
+
+def _require_all(command: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `CommandRefused` where a channel could not be restored, but may be later."""
+    for answer in answers:
+        if answer["type"] == "error" and answer["code"] not in FINAL:
+            raise CommandRefused(command, answer)

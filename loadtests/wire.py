@@ -32,5 +32,10 @@ ABNORMAL = 1006
 GIVE_UP = frozenset({1009, 4002, 4003, 4005, 4012})
 """Close codes after which a client stops; after any other it comes back and resumes (PROTOCOL)."""
 
+FINAL = frozenset(
+    {"bad_request", "permission_denied", "token_expired", "unauthorized", "unknown_channel", "limit_exceeded"}
+)
+"""Errors after which the same command will not succeed later either."""
+
 BACKOFF, BACKOFF_LIMIT = 0.5, 30.0
 """Seconds that a client waits at most before it comes back: doubling, with full jitter (PROTOCOL)."""

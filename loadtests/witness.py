@@ -9,6 +9,7 @@ from loadtests import payload
 from loadtests.account import DELIVERY, REPLAY, Account
 from loadtests.roster import Roster
 from loadtests.track import Track
+from loadtests.wire import FINAL
 
 
 class Witness:
@@ -93,6 +94,8 @@ class Witness:
     # ------------------------------------------------------------ inside
 
     def _restored(self, channel: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        if answer["type"] == "error" and answer["code"] not in FINAL:
+            return  # it is followed still, and will be restored later
         if answer["type"] == "error":
             self.account.error(answer["code"], f"{self.name} restores {channel}: {answer['message']}")
             self._end(channel, cleanly=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import gevent
 from locust import task
@@ -40,7 +41,11 @@ class Person(WireUser):
         super().on_start()
         self.channel = self.random.choice(self.options.channel_names())
         self.enter()
-        self.act(self._join)
+        self.act(lambda: None)
+
+    def act(self, action: Callable[[], object]) -> None:
+        """Do something where it belongs: whoever was refused a channel tries again first."""
+        super().act(lambda: self._in_place(action))
 
     def wait_time(self) -> float:
         """Return a pause such that all people together publish at the rate that was asked for."""
@@ -92,6 +97,11 @@ class Person(WireUser):
         self.account.counts["presence.checked"] += 1
 
     # ------------------------------------------------------------ inside
+
+    def _in_place(self, action: Callable[[], object]) -> None:
+        if self.channel not in self.witness.channels:
+            self._join()
+        action()
 
     def _join(self) -> None:
         self.ask("subscribe", channel=self.channel, members=True, join_leave=True)

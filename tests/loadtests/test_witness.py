@@ -185,12 +185,25 @@ def test_a_subscription_that_the_server_ends_is_an_error(scene: Scene) -> None:
     assert not list(scene.witness.channels)
 
 
-def test_a_channel_that_cannot_be_restored_is_an_error_and_owes_nothing(scene: Scene) -> None:
-    scene.publish(1)
-    refusal = {"type": "error", "code": "unavailable", "message": "not now"}
+def refused(scene: Scene, code: str) -> None:
+    refusal = {"type": "error", "code": code, "message": "no"}
     scene.witness.replied(
         {"type": "connect", "subs": scene.witness.resume()}, {"type": "connected", "subs": {CHANNEL: refusal}}
     )
+
+
+def test_a_channel_that_cannot_be_restored_is_an_error_and_owes_nothing(scene: Scene) -> None:
+    scene.publish(1)
+    refused(scene, "permission_denied")
     sums = scene.sums()
     assert not sums.verdict.faults
-    assert sums.counts["errors.unavailable"] == 1
+    assert sums.counts["errors.permission_denied"] == 1
+
+
+def test_a_channel_that_cannot_be_restored_yet_is_followed_still(scene: Scene) -> None:
+    scene.publish(2)
+    scene.hear(1)
+    refused(scene, "unavailable")
+    assert scene.witness.resume() == {CHANNEL: {"since": "1-u"}}
+    scene.resumed(2, 2)
+    assert not scene.sums().verdict.faults
