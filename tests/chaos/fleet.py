@@ -15,7 +15,7 @@ from tests.chaos.publisher import Publisher
 from tests.chaos.verdict import Verdict
 from tests.e2e.wire import JSON, MSGPACK, PATIENCE
 
-BRISK = Habits(first=0.02, longest=0.3)
+BRISK = Habits(first=0.02, longest=0.6)
 """A test has no time for the delays of PROTOCOL."""
 
 

@@ -75,7 +75,6 @@ class Model:
         self.random = random
         self.keeps = keeps
         self.events: list[Event] = []
-        self._uids = iter(random.sample(range(10**6), 10_000))
         self.streams = [Stream(f"c{n}") for n in range(channels)]
         for stream in self.streams:
             stream.top = stream.dropped = self._id(0)
@@ -233,4 +232,4 @@ class Model:
         return [follower for follower in self.followers if follower.stream is stream and follower.subscribed]
 
     def _id(self, offset: int) -> str:
-        return f"{offset}-{next(self._uids):06d}"
+        return f"{offset}-{self.random.getrandbits(48):012x}"

@@ -64,6 +64,7 @@ class Scene:
         self.attempts = {event.publish: at for at, event in enumerate(events) if isinstance(event, Attempted)}
         self.channels = {event.publish: event.channel for event in events if isinstance(event, Attempted)}
         self.outcomes = {event.publish: event for event in events if isinstance(event, Resolved)}
+        self._resets = [(at, event) for at, event in enumerate(events) if isinstance(event, Reset)]
         self._threads: dict[tuple[str, str], list[int]] = defaultdict(list)
         followed = {(event.client, event.channel) for event in events if isinstance(event, Asked)}
         for at, event in enumerate(events):
@@ -146,7 +147,7 @@ class Scene:
         return begun < self.attempts[message.publish] and self.events.index(outcome) < asked
 
     def reset_after(self, at: int, channel: str) -> bool:
-        return any(isinstance(event, Reset) and event.channel in ("", channel) for event in self.events[at:])
+        return any(place >= at and event.channel in ("", channel) for place, event in self._resets)
 
     def times_heard(self, message: Heard) -> int:
         """How many deliveries and answers brought it."""

@@ -75,8 +75,8 @@ async def test_a_bad_network_costs_nobody_a_message(tmp_path: Path, seed: int) -
             fleet.publishing(to_backends.port, CHANNELS, timeout=1.0),
             asyncio.TaskGroup() as storms,
         ):
-            storms.create_task(storm(to_clients, fleet.random, seconds=4.0, rate=50.0))
-            storms.create_task(storm(to_backends, fleet.random, seconds=4.0, rate=3.0))
+            storms.create_task(storm(to_clients, fleet.random, seconds=3.5, rate=50.0))
+            storms.create_task(storm(to_backends, fleet.random, seconds=3.5, rate=3.0))
         verdict = await fleet.verdict(node, CHANNELS, tmp_path)
         assert sum(client.ends.total() for client in fleet.clients) > 10, "that was no storm"
         assert not verdict.told, "history has everything that anybody missed"
@@ -144,12 +144,12 @@ async def restarted(home: Path, seed: int, end: Callable[[Node], Awaitable[None]
     ):
         await fleet.join("k", network.port, CHANNELS, count=CLIENTS, each=EACH)
         async with fleet.publishing(node.internal, CHANNELS):
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.2)
             await end(node)
             fleet.history.record(Reset())
             await node.start()
             await fleet.reach({})
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.2)
         verdict = await fleet.verdict(node, CHANNELS, home)
         pairs = {(client.name, channel) for client in fleet.clients for channel in client.channels}
         assert Counter(verdict.told) == Counter(Told(*pair, "recovered: false") for pair in pairs)
