@@ -196,6 +196,7 @@ class Gateway:
             namespaces=self._namespaces,
             keys=Keys([key.get_secret_value() for key in self.settings.push.keys]),
             tasks=self._tasks,
+            pace=self.hub.pace,
             body_size=where.body_size,
             message_size=self.settings.limits.message_size,
             history_limit=self.settings.limits.history_reply,

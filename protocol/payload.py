@@ -71,7 +71,8 @@ def payload_of(value: Any, *, source: bytes | None = None) -> Payload:
         raise BadRequest(f"{_first_line(error)}; data must be what JSON can carry") from None
     if source is not None:
         check_integers(encoded, source)
-    return Payload(encoded)
+    # orjson's result keeps the room it was written in, up to 14 times its size; this copy does not.
+    return Payload(bytes(memoryview(encoded)))
 
 
 def check_integers(encoded: bytes, source: bytes) -> None:

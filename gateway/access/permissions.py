@@ -114,6 +114,12 @@ def may_subscribe(
 
 def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Denied | None:
     """Return None where *user* may publish under *rules*, else why not, naming *channel*."""
+    owner = personal_user(channel)
+    if owner is not None and owner != user:
+        return Denied(
+            ErrorCode.PERMISSION_DENIED,
+            f"channel {channel!r} is personal: only backends and its own user publish",
+        )
     rule = rules.publish
     if rule == "anyone" or (rule == "authenticated" and user) or (rule == "subscribers" and subscribed):
         return None

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from gateway.hub.session import Session
 
 
+PACE, PACE_LIMIT = 0.005, 1.0
+"""Seconds between two looks at whether clients take more, and until a publisher waits no longer."""
+
+PACE_LEAST = 32
+"""Full sockets that slow no publisher down, however few clients there are."""
+
+
 class Hub:
     """Channels and their subscribers on one node; what a broker calls its `Node`."""
 
@@ -160,6 +167,20 @@ class Hub:
                 channel.settle(alone=alone)
             except Exception as error:  # noqa: BLE001 (what one channel cannot say must not silence the others)
                 self.tasks.report(error)
+
+    async def pace(self) -> None:
+        """Wait while most clients' sockets are full, `PACE_LIMIT` seconds at most: publishers wait for this.
+
+        One slow phone stops nobody. But who publishes faster than the clients of a node take together only
+        fills every buffer on the way, until each is too slow: then a later answer is the kinder one.
+        """
+        waited = 0.0
+        while self._crowded() and waited < PACE_LIMIT:
+            await asyncio.sleep(PACE)
+            waited += PACE
+
+    def _crowded(self) -> bool:
+        return len(self.flusher.full) > max(PACE_LEAST, len(self.sessions) // 2)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""

@@ -32,13 +32,14 @@ class Publisher:
     `Refused`, `BadRequest` or pydantic's `ValidationError` refuse a request before anything is published.
     """
 
-    __slots__ = ("_broker", "_message_size", "_namespaces", "_retention", "_tasks")
+    __slots__ = ("_broker", "_message_size", "_namespaces", "_pace", "_retention", "_tasks")
 
     def __init__(self, service: Service) -> None:
         """Publish to the service's broker, under its rules."""
         self._broker = service.broker
         self._namespaces = service.namespaces
         self._tasks = service.tasks
+        self._pace = service.pace
         self._message_size = service.message_size
         self._retention: dict[str, Retention | None] = {}
 
@@ -56,8 +57,11 @@ class Publisher:
         return self._publication(wanted.channel, self._payload(wanted.data, source), wanted)
 
     async def publish(self, publication: Publication) -> Answer:
-        """Publish and return the answer."""
-        return answer(publication, await self._broker.publish(publication))
+        """Publish and return the answer, once the node's clients can take more."""
+        receipt = await self._broker.publish(publication)
+        if self._pace is not None:
+            await self._pace()
+        return answer(publication, receipt)
 
     async def broadcast(self, wanted: Broadcast, *, source: bytes | None) -> list[Answer]:
         """Publish the same in every channel; return one answer or error each."""

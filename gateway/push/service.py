@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.access.permissions import Namespaces
 from gateway.broker.base import Broker
@@ -20,6 +22,8 @@ class Service:
     keys: Keys
     tasks: Tasks
     """Owner of the publishes that wait for the broker; whoever made it closes it."""
+    pace: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Returns once the node's clients can take more: awaited after each publish, before its answer."""
     body_size: int = 4 * 1024 * 1024
     """Bytes in a request's body; 413 beyond."""
     message_size: int = limits.MESSAGE_SIZE

@@ -48,7 +48,7 @@ class PublicListener(Section):
     listeners: Annotated[Positive, Field(le=64)] = 8
     backlog: Positive = 4096
     header_timeout: Period = 5.0
-    send_buffer: Size = 256 * 1024
+    send_buffer: Size = 16 * 1024
     user_timeout: Period = 20.0
 
 

@@ -117,7 +117,7 @@ async def stand(
     broker: MemoryBroker | None = None,
     started: bool = True,
     strict: bool = True,
-    **bounds: int,
+    **bounds: Any,
 ) -> Stand:
     """Return a service over *broker*, which is started unless *started* says otherwise."""
     node, broker = node or ListNode(), broker or MemoryBroker()

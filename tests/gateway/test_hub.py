@@ -6,7 +6,11 @@ import asyncio
 from typing import Any
 
 from gateway.broker.base import Delivery
+from gateway.broker.memory import MemoryBroker
+from gateway.clock import FakeClock
+from gateway.eager import Tasks
 from gateway.hub.channel import Channel
+from gateway.hub.hub import Hub
 from protocol.codec import MSGPACK
 from protocol.messages import (
     Join,
@@ -283,3 +287,18 @@ async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
         assert node.hub.following() == {"h:a": 1}
         client.say(Unsubscribe(10, "h:a"))
         node.hub.tidy(stale)
+
+
+async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
+    hub = Hub("n", MemoryBroker(), scheduler=FakeClock(), tasks=Tasks(print))
+    nobody: Any = None  # they are only counted
+    hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
+    full: list[Any] = [object() for _ in range(60)]
+    hub.flusher.full.update(full[:50])
+    await hub.pace()  # half is not most
+    hub.flusher.full.update(full)
+    waiting = asyncio.ensure_future(hub.pace())
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    hub.flusher.full.clear()
+    await waiting

@@ -176,3 +176,12 @@ def test_only_subscribers_read() -> None:
     assert isinstance(denied, Denied)
     assert denied.code is ErrorCode.NOT_SUBSCRIBED
     assert "subscribe first" in denied.message
+
+
+@pytest.mark.parametrize("rule", ["anyone", "authenticated", "subscribers"])
+def test_only_its_user_publishes_on_a_personal_channel(rule: PublishAudience) -> None:
+    rules = ChannelRules("default", publish=rule)
+    denied = may_publish(rules, user="mallory", subscribed=True, channel="@ann")
+    assert denied is not None
+    assert denied.code == "permission_denied"
+    assert may_publish(rules, user="ann", subscribed=True, channel="@ann") is None
