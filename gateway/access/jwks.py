@@ -66,7 +66,9 @@ class Jwks:
         self._fault = "not fetched yet"
 
     def __repr__(self) -> str:
-        return f"<Jwks {self._url} {len(self._keys)} keys{f' ({self._fault})' if self._fault else ''}>"
+        return (
+            f"<Jwks {_shown(self._url)} {len(self._keys)} keys{f' ({self._fault})' if self._fault else ''}>"
+        )
 
     def start(self) -> None:
         """Start to fetch, at once and then in the background; needs a running loop."""
@@ -176,7 +178,7 @@ class Jwks:
             self._failures += 1
             self._failures_in_a_row += 1
             self._fault = str(error) or type(error).__name__
-            _log.warning("keys of %s not fetched: %s", self._url, self._fault)
+            _log.warning("keys of %s not fetched: %s", _shown(self._url), self._fault)
         else:
             self._failures_in_a_row = 0
             self._fault = ""
@@ -221,6 +223,11 @@ def _keys_of(body: bytes) -> list[Key]:
     if not usable:
         raise ValueError("no usable key, expected one for signatures with RS256, ES256 or EdDSA")
     return list(usable.values())
+
+
+def _shown(url: httpx.URL) -> str:
+    """Return *url* without user, password and query: a log is no place for what they may hold."""
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
 def _checked(url: str) -> httpx.URL:

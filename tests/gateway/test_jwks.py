@@ -415,3 +415,14 @@ def test_a_url_that_nobody_can_tamper_with_is_accepted(url: str) -> None:
 def test_any_other_url_is_a_fault(url: str) -> None:
     with pytest.raises(ValueError, match=r"auth\.jwks_url"):
         Jwks(url)
+
+
+async def test_what_a_url_keeps_secret_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    keys = Jwks("http://me:hunter2@127.0.0.1:9/jwks?apikey=topsecret")
+    keys.start()
+    assert not await keys.fetched()
+    await keys.close()
+    assert "keys of http://127.0.0.1:9/jwks not fetched" in caplog.text
+    for text in (caplog.text, repr(keys)):
+        assert "hunter2" not in text
+        assert "topsecret" not in text
