@@ -23,6 +23,8 @@ class Wire:
 
     def __init__(self, url: str, *, connect_timeout: float, scripts: Sequence[Script] = ()) -> None:
         """Make Redis know *scripts* on each new connection: that it does already costs it next to nothing."""
+        # A Unix socket knows neither of these two.
+        tcp: dict[str, Any] = {"socket_connect_timeout": connect_timeout, "socket_keepalive": True}
         pool = redis_connection.ConnectionPool.from_url(
             url,
             decode_responses=False,
@@ -30,9 +32,8 @@ class Wire:
             retry=Retry(NoBackoff(), 0),
             # `exchange` bounds the whole; a timer for every answer of a pipeline costs more than to parse it.
             socket_timeout=None,
-            socket_connect_timeout=connect_timeout,
-            socket_keepalive=True,
             health_check_interval=0,
+            **({} if url.startswith("unix:") else tcp),
         )
         self._connection: Any = cast("Any", pool).make_connection()
         self._scripts = scripts
