@@ -112,7 +112,8 @@ class Outbox:
         self._marked = False
         waiting = self._waiting
         if not self._link.writable:
-            self._flusher.full.add(self)
+            if self._link is not _NOWHERE:
+                self._flusher.full.add(self)
             return
         if not waiting:
             return

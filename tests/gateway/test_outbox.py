@@ -320,3 +320,15 @@ def check_what_was_said(desk: Desk, numbers: dict[str, int], pushed: int) -> Non
         elif not desk.owner.ended:
             assert reached == last
     assert desk.owner.ended or len(replies) == pushed
+
+
+def test_who_is_gone_is_not_counted_among_the_full() -> None:
+    desk = Desk()
+    desk.link.writable = False
+    desk.outbox.push(b"\x81\x01a")
+    desk.flusher.run()
+    assert desk.flusher.full == {desk.outbox}
+    desk.outbox.push(b"\x81\x01b")  # the next flush is due, and the connection ends before it
+    desk.outbox.discard()
+    desk.flusher.run()
+    assert desk.flusher.full == set()
