@@ -297,9 +297,27 @@ class Link(asyncio.Protocol):
             if too_much is not None:
                 self._fail(CloseCode.PROTOCOL_VIOLATION, too_much)
                 return
-        if opcode == Opcode.CLOSE and self._fragments is not None:
-            # A peer may close within a message (Autobahn 7.1.5); the core would call it a fault.
-            self._drop_core()
+        if opcode >= Opcode.CLOSE and self._fragments is not None:
+            self._interrupt(raw)
+        else:
+            self._consult(raw)
+
+    def _interrupt(self, raw: bytes) -> None:
+        """Handle a control frame between the fragments of a message, with a core that knows of no message.
+
+        The one that does would count what a ping carries as part of the message, and call it too big; and a
+        Close a fault, though a peer may close within a message (Autobahn 7.1.5).
+        """
+        message = self._core, self._fragments
+        self._core = self._fragments = None
+        self._consult(raw)
+        if self._stage is Stage.OPEN:
+            self._core, self._fragments = message
+        else:
+            _release(message[0])
+
+    def _consult(self, raw: bytes) -> None:
+        """Let the core say what *raw* is; forget the core where it has nothing to remember."""
         core = self._needed_core()
         core.receive_data(raw)
         events = core.events_received()
@@ -348,10 +366,7 @@ class Link(asyncio.Protocol):
 
     def _drop_core(self) -> None:
         core, self._core, self._fragments = self._core, None, None
-        if core is not None:
-            # The generator that parses refers to the core, and holds the last message; so does its exception.
-            core.parser = cast("Any", None)
-            core.parser_exc = None
+        _release(core)
 
     def _is_over(self) -> bool:
         return self._stage is Stage.CLOSED or self._transport.is_closing()
@@ -434,6 +449,14 @@ class Link(asyncio.Protocol):
 
 def _drop(_: bytes) -> None:
     """Write nothing: a Close was the last frame."""
+
+
+def _release(core: Core | None) -> None:
+    """Leave *core* to be freed at once, without a collection."""
+    if core is not None:
+        # The generator that parses refers to the core, and holds the last message; so does its exception.
+        core.parser = cast("Any", None)
+        core.parser_exc = None
 
 
 def _code_sent(core: Core) -> int:

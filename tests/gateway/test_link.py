@@ -166,6 +166,20 @@ CASES = {
         [text(b"ab"), text(b"hello")],
         [pong(b"1")],
     ),
+    "ping within a message as large as is allowed": Case(
+        HELLO
+        + frame(BINARY, fin=False)
+        + frame(CONT, b"x" * 1_000, fin=False)
+        + frame(PING, b"1")
+        + frame(PONG, b"2")
+        + frame(CONT)
+        + HELLO,
+        [text(b"hello"), binary(b"x" * 1_000), text(b"hello")],
+        [pong(b"1")],
+    ),
+    "a control frame in fragments within a message": Case(
+        frame(TEXT, b"a", fin=False) + frame(PING, b"1", fin=False) + frame(CONT, b"b") + HELLO, code=1002
+    ),
     "unasked pong": Case(frame(PONG, b"!") + HELLO, [text(b"hello")]),
     "too many pings": Case(frame(PING) * 21 + HELLO, frames=[pong()] * 20, code=4002),
     "close": Case(HELLO + close_frame(1001) + HELLO, [text(b"hello")], code=1001),
