@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -88,9 +89,12 @@ class Endpoint:
 
 def application(gate: Gate, opener: Opener, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """Return the application of the public listener: `GET /v1/ws`, and *routes*."""
-    return Starlette(
-        routes=[WebSocketRoute(PATH, Endpoint(gate, opener)), Route(PATH, _upgrade_required), *routes]
+    app = Starlette(
+        routes=[WebSocketRoute(PATH, Endpoint(gate, opener)), Route(PATH, _upgrade_required), *routes],
+        exception_handlers={HTTPException: _refused},
     )
+    app.router.default = _not_found
+    return app
 
 
 def choose_codec(offered: Sequence[str]) -> Codec | None:
@@ -101,9 +105,24 @@ def choose_codec(offered: Sequence[str]) -> Codec | None:
 
 
 async def _upgrade_required(_: Request) -> Response:
-    return PlainTextResponse(
-        "This is a WebSocket endpoint.\n", 426, {"upgrade": "websocket", "connection": "upgrade"}
-    )
+    response = Refusal(426, "bad_request", "this is a WebSocket endpoint: send an upgrade request").response()
+    response.headers.update({"upgrade": "websocket", "connection": "upgrade"})
+    return response
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what has no route, upgrades too: Starlette would refuse those with 403 and no word."""
+    response = Refusal(404, "bad_request", f"there is nothing here: WebSockets are at {PATH}").response()
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await response(scope, receive, send)
+
+
+async def _refused(_: Request, error: Any) -> Response:
+    response = Refusal(error.status_code, "bad_request", error.detail).response()
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _no_subprotocol() -> Refusal:

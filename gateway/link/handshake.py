@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
+import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
@@ -27,7 +28,7 @@ from gateway.eager import Tasks
 from gateway.link.farewell import part
 from gateway.link.options import LinkOptions
 from gateway.link.protocol import Link
-from protocol.errors import CLOSES, CloseCode
+from protocol.errors import CLOSES, CloseCode, ErrorCode
 
 EXTENSION = "fanway.link"
 
@@ -105,7 +106,7 @@ class Handshake(asyncio.Protocol):
             try:
                 self._accept_key = _checker.process_request(request)[0]
             except InvalidHandshake as fault:
-                objection = _plain_response(HTTPStatus.BAD_REQUEST, f"{fault}\n".encode())
+                objection = _refusal(HTTPStatus.BAD_REQUEST, str(fault))
         if objection is not None:
             self._refuse(objection)
             return
@@ -136,7 +137,7 @@ class Handshake(asyncio.Protocol):
         except Exception:
             logging.getLogger("gateway.link").exception("the handshake of a connection failed")
         if not self._answered:
-            self._refuse(_plain_response(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
+            self._refuse(_response(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
         elif self.link is not None and not self.link.is_attached:
             self.link.close(CloseCode.INTERNAL, CLOSES[CloseCode.INTERNAL].reason)
 
@@ -152,7 +153,7 @@ class Handshake(asyncio.Protocol):
         if kind == "websocket.accept":
             self._accept(message.get("subprotocol"), message.get("headers", ()))
         elif kind == "websocket.close":
-            self._refuse(_plain_response(HTTPStatus.FORBIDDEN, b""))
+            self._refuse(_response(HTTPStatus.FORBIDDEN, b""))
         elif kind == "websocket.http.response.start":
             headers = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]
@@ -163,7 +164,7 @@ class Handshake(asyncio.Protocol):
             body += message.get("body", b"")
             self._denial = (status, headers, body)
             if not message.get("more_body", False):
-                self._refuse(_plain_response(HTTPStatus(status), body, headers))
+                self._refuse(_response(HTTPStatus(status), body, headers))
         else:
             raise RuntimeError(
                 f"an application may accept or answer a handshake, not send {kind!r}: use the link"
@@ -214,7 +215,7 @@ class Handshake(asyncio.Protocol):
     def shutdown(self) -> None:
         """Refuse because the server stops; never raises."""
         if not self._answered:
-            self._refuse(_plain_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
+            self._refuse(_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
 
     def abort(self) -> None:
         """End the socket at once."""
@@ -224,18 +225,18 @@ class Handshake(asyncio.Protocol):
 def _objection(method: str, http_version: str, headers: Headers) -> Response | None:
     """Return the refusal of what is no opening handshake (RFC 6455 section 4.2.1); the core checks more."""
     if method != "GET":
-        return _plain_response(HTTPStatus.METHOD_NOT_ALLOWED, b"Use GET.\n", [("Allow", "GET")])
+        return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", [("Allow", "GET")])
     if http_version != "1.1":
-        return _plain_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, b"Use HTTP/1.1.\n")
+        return _refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
     if len(headers.get_all("Host")) != 1:
-        return _plain_response(HTTPStatus.BAD_REQUEST, b"Send one Host header.\n")
+        return _refusal(HTTPStatus.BAD_REQUEST, "send one Host header")
     sizes = headers.get_all("Content-Length")
     if "Transfer-Encoding" in headers or any(set(size) != {"0"} for size in sizes):
         # Whoever forwards it would take for a body what we take for frames.
-        return _plain_response(HTTPStatus.BAD_REQUEST, b"An upgrade request has no body.\n")
+        return _refusal(HTTPStatus.BAD_REQUEST, "an upgrade request has no body")
     if headers.get_all("Sec-WebSocket-Version") != [VERSION]:
         expected = [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")]
-        return _plain_response(HTTPStatus.UPGRADE_REQUIRED, b"Use version 13 of the protocol.\n", expected)
+        return _refusal(HTTPStatus.UPGRADE_REQUIRED, "use version 13 of the protocol", expected)
     return None
 
 
@@ -245,7 +246,13 @@ def _tokens(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
     return [item for item in every if item]
 
 
-def _plain_response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:
+def _refusal(status: HTTPStatus, message: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    """Return the answer to what is no handshake, with the body that docs/protocol.md promises."""
+    body = orjson.dumps({"error": {"code": ErrorCode.BAD_REQUEST, "message": message}})
+    return _response(status, body, [*headers, ("Content-Type", "application/json")])
+
+
+def _response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:
     every = Headers(headers)
     every.setdefault("Date", formatdate(usegmt=True))
     every.setdefault("Content-Length", str(len(body)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
+import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -15,10 +17,18 @@ from gateway.eager import Tasks
 from gateway.link.farewell import part
 from gateway.link.handshake import Handshake
 from gateway.link.options import LinkOptions
+from protocol.errors import ErrorCode
 
-_MALFORMED = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+def _refusal(status: HTTPStatus, message: str) -> bytes:
+    body = orjson.dumps({"error": {"code": ErrorCode.BAD_REQUEST, "message": message}})
+    head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+_MALFORMED = _refusal(HTTPStatus.BAD_REQUEST, "a malformed HTTP request")
+_TOO_LARGE = _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
+_TIMEOUT = _refusal(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not come in time")
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
     "another upgrade": (upgrade(upgrade="h2c"), 426, {"upgrade": "websocket"}),
     "a plain GET": (b"GET /v1/ws HTTP/1.1\r\nhost: a\r\n\r\n", 426, {"upgrade": "websocket"}),
     "a plain POST": (b"POST /v1/ws HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n ", 405, {}),
-    "another path": (upgrade("/v2/ws"), 403, {}),
+    "another path": (upgrade("/v2/ws"), 404, {"content-type": "application/json"}),
     "a plain other path": (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", 404, {}),
     "the push API": (b"POST /v1/publish HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", 404, {}),
     "another origin": (upgrade(origin="https://evil.example.com"), 403, {}),
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, {}),
     "TLS": (bytes.fromhex("16030100c8010000c40303"), 400, {}),
     "no HTTP": (b"\x00\x01\x02\x03\r\n\r\n", 400, {}),
-    "a target that is none": (upgrade("*"), 403, {}),
+    "a target that is none": (upgrade("*"), 404, {}),
     "another server's target": (upgrade("http://[::1"), 400, {}),
     "a path that is not ASCII": ("GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n".encode("latin-1"), 400, {}),
 }
@@ -147,6 +147,9 @@ async def test_what_is_refused(gateway: Served, what: str) -> None:
         assert response.status == status, response
         assert response.headers["connection"] in ("close", "upgrade")
         assert response.headers.items() >= headers.items()
+        error = orjson.loads(response.body)["error"]
+        assert error["code"] in ("bad_request", "permission_denied")
+        assert error["message"]
         assert await raw.ended() == b"", "one answer, then the end"
 
 
