@@ -90,13 +90,17 @@ class Jwks:
     async def resolve(self, kid: str | None, alg: str) -> Key:
         """Return the key for *kid* and *alg*, after a fetch where that may bring it.
 
-        `TokenError` where the URL serves no such key, `KeysUnavailable` where the last fetch failed.
+        `TokenError` where the URL serves no such key, `KeysUnavailable` where the last fetch failed, or was
+        too short a time ago for another: the key may be newer.
         """
         key = self.find(kid, alg)
-        if key is None and alg not in HMAC and self._may_fetch():
-            self._ask()
-            await self.fetched()
-            key = self.find(kid, alg)
+        if key is None and alg not in HMAC:
+            if self._may_fetch():
+                self._ask()
+                await self.fetched()
+                key = self.find(kid, alg)
+            elif kid is not None and not self._fault:
+                raise _too_soon(self._until_fetch())
         if key is None:
             raise self._absent(kid, alg)
         return key
@@ -127,6 +131,11 @@ class Jwks:
         if self._task is None or self._fetching:
             return self._fetching
         return self._asked_at is None or self._clock() - self._asked_at >= self._min_interval
+
+    def _until_fetch(self) -> float:
+        """Seconds until one may be asked for."""
+        asked_at = self._clock() if self._asked_at is None else self._asked_at
+        return max(self._retry, asked_at + self._min_interval - self._clock())
 
     def _ask(self) -> None:
         if not self._fetching:
@@ -223,6 +232,13 @@ def _keys_of(body: bytes) -> list[Key]:
     if not usable:
         raise ValueError("no usable key, expected one for signatures with RS256, ES256 or EdDSA")
     return list(usable.values())
+
+
+def _too_soon(seconds: float) -> KeysUnavailable:
+    return KeysUnavailable(
+        "the token's key was not among those that were fetched last: try again after the next fetch",
+        retry_after_ms=int(seconds * 1000),
+    )
 
 
 def _shown(url: httpx.URL) -> str:

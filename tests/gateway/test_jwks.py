@@ -175,17 +175,33 @@ async def test_made_up_kids_cause_one_fetch_in_half_a_minute(server: Server) -> 
     clock = FakeClock()
     async with started(server, clock=clock) as jwks:
         assert await jwks.fetched()
+        assert (await refusal(jwks.resolve("made up", "ES256"))).code == "unauthorized"
         for n in range(50):
+            # What nobody has looked for yet may be there: only the next fetch will tell.
             error = await refusal(jwks.resolve(f"made up {n}", "ES256"))
-            assert error.code == "unauthorized"
+            assert (error.code, error.retry_after_ms) == ("unavailable", 30_000)
         assert server.requests == 2
         clock.advance(29.9)
-        await refusal(jwks.resolve("made up", "ES256"))
+        assert (await refusal(jwks.resolve("made up", "ES256"))).retry_after_ms == 1_000
         assert server.requests == 2
         clock.advance(0.1)
         server.serve(jwks_of(TWO))
         assert (await jwks.resolve("two", "ES256")).kid == "two"
         assert server.requests == 3
+
+
+async def test_a_key_that_is_newer_than_the_last_fetch_is_worth_another_try(server: Server) -> None:
+    clock = FakeClock()
+    async with started(server, clock=clock) as jwks:
+        verifier = Verifier(jwks, audience=None, issuer=None, clock=FakeClock())
+        assert await jwks.fetched()
+        await refusal(jwks.resolve("made up", "ES256"))
+        server.serve(jwks_of(ONE, TWO))
+        clock.advance(10.0)
+        error = await refusal(verifier.identity(minted(TWO, kid="two")))
+        assert (error.code, error.retry_after_ms) == ("unavailable", 20_000)
+        clock.advance(20.0)
+        assert (await verifier.identity(minted(TWO, kid="two"))).user == "ann"
 
 
 async def test_made_up_kids_that_come_together_share_a_fetch(server: Server) -> None:
