@@ -54,6 +54,8 @@ class Jwks:
         self._timeout = timeout
         self._retry = retry
         self._keys, self._sole = index(())
+        self._withdrawn: tuple[tuple[str | None, str], ...] = ()
+        """Names of keys that were here, and are served no more: nobody need look again for those."""
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -99,7 +101,7 @@ class Jwks:
                 self._ask()
                 await self.fetched()
                 key = self.find(kid, alg)
-            elif kid is not None and not self._fault:
+            elif kid is not None and not self._fault and (kid, alg) not in self._withdrawn:
                 raise _too_soon(self._until_fetch())
         if key is None:
             raise self._absent(kid, alg)
@@ -182,7 +184,7 @@ class Jwks:
         try:
             async with asyncio.timeout(self._timeout):
                 body = await _download(client, self._url)
-            self._keys, self._sole = index(_keys_of(body))
+            self._replace(_keys_of(body))
         except Exception as error:  # noqa: BLE001 (whatever comes back, the next fetch must happen)
             self._failures += 1
             self._failures_in_a_row += 1
@@ -193,6 +195,12 @@ class Jwks:
             self._fault = ""
             self._fetched_at = self._clock()
         self._settle()
+
+    def _replace(self, keys: list[Key]) -> None:
+        before = self._keys
+        self._keys, self._sole = index(keys)
+        gone = (name for name in (*before, *self._withdrawn) if name not in self._keys)
+        self._withdrawn = tuple(dict.fromkeys(gone))[:KEYS]
 
     def _settle(self) -> None:
         self._fetching = False

@@ -204,6 +204,15 @@ async def test_a_key_that_is_newer_than_the_last_fetch_is_worth_another_try(serv
         assert (await verifier.identity(minted(TWO, kid="two"))).user == "ann"
 
 
+async def test_a_key_that_was_withdrawn_is_not_looked_for_again(server: Server) -> None:
+    async with started(server, clock=FakeClock()) as jwks:
+        assert await jwks.fetched()
+        server.serve(jwks_of(TWO))
+        assert (await jwks.resolve("two", "ES256")).kid == "two"
+        assert (await refusal(jwks.resolve("one", "ES256"))).code == "unauthorized"
+        assert server.requests == 2
+
+
 async def test_made_up_kids_that_come_together_share_a_fetch(server: Server) -> None:
     async with started(server, clock=FakeClock()) as jwks:
         assert await jwks.fetched()
