@@ -17,9 +17,9 @@ from gateway.access.keys import StaticKeys
 from gateway.access.origins import allowed, client_address
 from gateway.access.permissions import Namespaces
 from gateway.access.tokens import Verifier
-from gateway.broker.base import Broker
+from gateway.broker.base import Broker, Level
 from gateway.broker.memory import MemoryBroker
-from gateway.broker.redis import RedisBroker, RedisOptions
+from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
 from gateway.clock import monotonic, wall
 from gateway.eager import Tasks
 from gateway.hub.drain import drain
@@ -132,12 +132,23 @@ class Gateway:
         options = RedisOptions(
             prefix=broker.prefix,
             shards_per_server=broker.shards_per_server,
+            cluster_shards=broker.cluster_shards,
             lease=broker.lease,
+            beat=broker.beat,
+            level=Level(broker.acknowledge),
             linger=broker.linger,
             key_ttl=key_ttl,
             meta_ttl=broker.meta_ttl,
         )
-        return RedisBroker(broker.addresses(), options, on_error=self._failed)
+        credentials = Credentials(
+            broker.username,
+            broker.password.get_secret_value(),
+            broker.tls_ca_file,
+            broker.tls_cert_file,
+            broker.tls_key_file,
+        )
+        servers = [Server.named(url, credentials) for url in broker.addresses()]
+        return RedisBroker(servers, options, cluster=broker.cluster, on_error=self._failed)
 
     def _make_services(self) -> Services:
         settings = self.settings

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from gateway import __version__
 from gateway.errors import GatewayError
-from gateway.settings import FILE, ConfigError, Fault, Settings, load, units
+from gateway.settings import FILE, ConfigError, Settings, load, units
 
 NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
 
@@ -84,7 +84,7 @@ def serve(
     }
     if redis is not None:
         flags |= {"broker.kind": "redis", "broker.url": redis, "broker.urls": []}
-    settings = _runnable(load(_file(config), dev=dev, flags=flags))
+    settings = load(_file(config), dev=dev, flags=flags)
     if settings.dev:
         _say(
             "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
@@ -99,7 +99,7 @@ def serve(
 def check(*, config: Config = None, dev: Dev = False) -> None:
     """Validate the configuration and print every fault with its key."""
     file = _file(config)
-    settings = _runnable(load(file, dev=dev))
+    settings = load(file, dev=dev)
     listen, rules = settings.listen, settings.namespaces()
     typer.echo(f"{file or 'defaults and environment'}: no faults")
     typer.echo(f"public listener    {listen.public.host}:{listen.public.port}")
@@ -194,14 +194,6 @@ def version() -> None:
 def _file(config: Path | None) -> Path | None:
     """Return the configuration's file: the one that was named, else that of the working directory if any."""
     return config or (FILE if FILE.exists() else None)
-
-
-def _runnable(settings: Settings) -> Settings:
-    """Return *settings* where this build can do what they ask for."""
-    if settings.broker.cluster:
-        remedy = "list independent servers in broker.urls"
-        raise ConfigError([Fault("broker.cluster", "true", "not in this version", remedy)])
-    return settings
 
 
 def _api(

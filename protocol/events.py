@@ -173,7 +173,7 @@ EVENTS: dict[Any, tuple[Wire, ...]] = {
         Wire("code", "code", fields.string),
         Wire("reason", "reason", fields.string),
     ),
-    Published: (_ID, _CHANNEL, _MESSAGE_ID),
+    Published: (_ID, _CHANNEL, _MESSAGE_ID, Wire("acknowledged", "acknowledged", fields.string)),
     PresenceState: (
         _ID,
         _CHANNEL,

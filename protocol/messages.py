@@ -215,6 +215,8 @@ class Published:
     id: int
     channel: str
     message: MessageId | None = None
+    acknowledged: str | None = None
+    """`replicated` or only `stored`, where the server waits for replicas; absent where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from protocol.messages import Gap, Join, Leave, Member, Message, Sender
@@ -28,6 +29,15 @@ class Retention:
     ttl: float
 
 
+class Level(StrEnum):
+    """What has become of a message before its publisher is told that it was published."""
+
+    STORED = "stored"
+    """It is stored, and with every node that has a subscriber."""
+    REPLICATED = "replicated"
+    """A second server has all that as well: it outlives the loss of the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """What somebody wants published. Without `retention` it is delivered to who is there, and gets no id."""
@@ -41,17 +51,21 @@ class Publication:
     tags: Mapping[str, str] | None = None
     exclude: frozenset[str] = frozenset()
     """Connections that are not to get it."""
+    level: Level | None = None
+    """What to wait for, but not for long; None for what the broker was told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The message is stored and handed to every node with a subscriber.
 
-    `replayed` where an earlier publish with the same key did it.
+    `replayed` where an earlier publish with the same key did it; `id` None where it is not kept.
     """
 
     id: MessageId | None
     replayed: bool = False
+    level: Level | None = None
+    """What was reached, where more than `stored` was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

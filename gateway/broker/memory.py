@@ -14,6 +14,7 @@ from gateway.broker.base import (
     ConnectionRecord,
     Delivery,
     Instruction,
+    Level,
     Node,
     NodeRecord,
     Presence,
@@ -96,7 +97,7 @@ class MemoryBroker:
         key = None if publication.key is None else (publication.channel, publication.key)
         if key is not None and (earlier := self._receipt(key, now)) is not None:
             self._replayed += 1
-            return Receipt(earlier.id, replayed=True)
+            return Receipt(earlier.id, replayed=True, level=_reached(publication))
         if self._used + len(publication.data.json) > self._ample or publication.tags is not None:
             self._make_room(publication, now)
         retention = publication.retention
@@ -113,7 +114,7 @@ class MemoryBroker:
             before = log.size
             log.append(message, retention, now)
             self._used += log.size - before
-        receipt = Receipt(message.message)
+        receipt = Receipt(message.message, level=_reached(publication))
         if key is not None:
             self._remember(key, receipt, now)
         self._published += 1
@@ -292,3 +293,8 @@ class MemoryBroker:
 
 def _group(channel: str) -> int:
     return crc32(channel.encode()) % GENERATIONS
+
+
+def _reached(publication: Publication) -> Level | None:
+    """Return what to tell who asked for a replica, of which there is none."""
+    return Level.STORED if publication.level is Level.REPLICATED else None

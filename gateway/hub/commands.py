@@ -127,7 +127,7 @@ async def publish(session: Session, command: Publish) -> Published:
             Sender(session.connection, session.user),
         )
     )
-    return Published(command.id, name, receipt.id)
+    return Published(command.id, name, receipt.id, receipt.level and receipt.level.value)
 
 
 # ---------------------------------------------------------------- presence, history

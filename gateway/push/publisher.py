@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from gateway.access.permissions import ChannelRules
-from gateway.broker.base import Publication, Receipt, Retention
+from gateway.broker.base import Level, Publication, Receipt, Retention
 from gateway.push.failures import Refused, failure_of
 from gateway.push.names import channel_name, personal_channel
 from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
@@ -116,6 +116,7 @@ class Publisher:
             None,
             wanted.tags or None,
             frozenset(wanted.exclude) if wanted.exclude else _NOBODY,
+            None if wanted.acknowledge is None else Level(wanted.acknowledge),
         )
 
     def _retained(self, rules: ChannelRules) -> Retention | None:
@@ -144,6 +145,10 @@ class Publisher:
 
 def answer(publication: Publication, receipt: Receipt) -> Answer:
     """Return the map that tells of a message that was published."""
-    if receipt.id is None:
-        return {"channel": publication.channel, "replayed": receipt.replayed}
-    return {"channel": publication.channel, "message": str(receipt.id), "replayed": receipt.replayed}
+    told: Answer = {"channel": publication.channel}
+    if receipt.id is not None:
+        told["message"] = str(receipt.id)
+    told["replayed"] = receipt.replayed
+    if receipt.level is not None:
+        told["acknowledged"] = receipt.level.value
+    return told

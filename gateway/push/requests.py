@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -48,6 +48,13 @@ class Content(Body):
         Field(description="Strings that travel with the message."),
     ] = None
     exclude: Annotated[Connections | None, Field(description="Connections that are not to get it.")] = None
+    acknowledge: Annotated[
+        Literal["stored", "replicated"] | None,
+        Field(
+            description="When to answer: once it is stored, or once a replica has it, too, but after 100 ms "
+            "anyway; `acknowledged` in the answer says which was reached."
+        ),
+    ] = None
     history: Annotated[bool | None, Field(description="false: deliver it, but do not keep it.")] = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -31,6 +31,9 @@ class Published(BaseModel):
     channel: str
     message: Annotated[MessageId | None, Field(description="Absent where it was not stored.")] = None
     replayed: Annotated[bool, Field(description="An earlier request with the same `key` published it.")]
+    acknowledged: Annotated[
+        Literal["stored", "replicated"] | None, Field(description="Where `replicated` was asked for.")
+    ] = None
 
 
 class FailedChannel(Failed):

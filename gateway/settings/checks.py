@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.settings.faults import Fault, dotted, shown
 from gateway.settings.model import NAMESPACE, Settings
 
-_SCHEMES = ("redis", "rediss", "unix")
+_SENTINELS = ("redis+sentinel", "rediss+sentinel")
+_SCHEMES = ("redis", "rediss", "unix", *_SENTINELS)
 
 
 def check(settings: Settings) -> Iterator[Fault]:
@@ -116,8 +118,66 @@ def _broker(settings: Settings) -> Iterator[Fault]:
                 where,
                 shown(where, address),
                 "not a Redis URL",
-                'write "redis://host:6379", rediss:// or unix://',
+                'write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary',
             )
+
+
+def _sentinels(settings: Settings) -> Iterator[Fault]:
+    where = "broker.urls" if settings.broker.urls else "broker.url"
+    for address in settings.broker.addresses():
+        parts = urlsplit(address)
+        if parts.scheme in _SENTINELS and not parts.path.strip("/"):
+            yield Fault(
+                where,
+                shown(where, address),
+                "does not name the primary that its sentinels watch",
+                'write "redis+sentinel://host:26379,host2:26379/mymaster"',
+            )
+
+
+def _cluster(settings: Settings) -> Iterator[Fault]:
+    broker = settings.broker
+    if not broker.cluster:
+        return
+    if broker.kind != "redis":
+        yield Fault("broker.cluster", "true", f"broker.kind is {broker.kind}", 'set broker.kind = "redis"')
+    where = "broker.urls" if broker.urls else "broker.url"
+    for address in broker.addresses():
+        parts = urlsplit(address)
+        if parts.scheme not in ("redis", "rediss"):
+            problem, remedy = "no node of a Cluster", 'write "redis://host:6379" or rediss://'
+        elif parts.path.strip("/") not in ("", "0"):
+            problem, remedy = "a Cluster has database 0 alone", "leave it out"
+        else:
+            continue
+        yield Fault(where, shown(where, address), problem, remedy)
+
+
+def _tls(settings: Settings) -> Iterator[Fault]:
+    broker = settings.broker
+    files = {key: getattr(broker, key) for key in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
+    encrypted = any(urlsplit(each).scheme.startswith("rediss") for each in broker.addresses())
+    for key, file in files.items():
+        if file and not Path(file).is_file():
+            yield Fault(f"broker.{key}", shown(key, file), "there is no such file", "name a file in PEM")
+        elif file and not encrypted:
+            yield Fault(
+                f"broker.{key}",
+                shown(key, file),
+                "no connection is encrypted",
+                "write rediss:// in broker.url",
+            )
+
+
+def _beat(settings: Settings) -> Iterator[Fault]:
+    broker = settings.broker
+    if broker.beat > broker.lease / 2:
+        yield Fault(
+            "broker.beat",
+            f"{broker.beat:g}",
+            "leaves a lease no second chance",
+            f"give at most half of broker.lease, {broker.lease / 2:g}; 0 for a third of it",
+        )
 
 
 def _workers(settings: Settings) -> Iterator[Fault]:
@@ -184,6 +244,10 @@ CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _jwks,
     _push_keys,
     _broker,
+    _sentinels,
+    _cluster,
+    _tls,
+    _beat,
     _workers,
     _outbox,
     _costs,

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.settings import units
 from gateway.settings.model import NAMESPACE, Settings
 
-SECRET = ("auth.secret", "auth.public_key", "push.keys")
+SECRET = ("auth.secret", "auth.public_key", "push.keys", "broker.password")
 """Keys whose value is not repeated: a private key is easily pasted where the public one belongs."""
 
 _SHOWN = 80

@@ -123,9 +123,17 @@ class Broker(Section):
     url: units.Address = units.Address("")
     urls: units.Addresses = ()
     cluster: bool = False
+    cluster_shards: Annotated[Positive, Field(le=256)] = 12
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    acknowledge: Literal["stored", "replicated"] = "stored"
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "fanway"
     shards_per_server: Annotated[Positive, Field(le=64)] = 1
     lease: Annotated[Period, Field(ge=1)] = 10.0
+    beat: Seconds = 0.0
     linger: Seconds = 3.0
     memory: Size = 256 * 1024 * 1024
     meta_ttl: Period = 3_600.0

@@ -52,6 +52,10 @@ def loaded(file: Path, text: str, *, dev: bool = False, flags: dict[str, object]
 
 # ---------------------------------------------------------------- faults
 
+NO_URL = (
+    'not a Redis URL; write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary'
+)
+
 ONE_FAULT = [
     ('[auth]\nsecert = "x"', "auth.secert: unknown key; did you mean auth.secret?"),
     ("[outbocks]\nsize = 1", "outbocks: unknown key; did you mean outbox?"),
@@ -191,16 +195,48 @@ ONE_FAULT = [
     ),
     (
         f'[broker]\nkind = "redis"\nurl = "http://u:{SECRET}@h/?p={SECRET}"',
-        'broker.url = "http://h": not a Redis URL; write "redis://host:6379", rediss:// or unix://',
+        f'broker.url = "http://h": {NO_URL}',
     ),
     (
         f'[broker]\nkind = "redis"\nurls = ["{SECRET}"]',
-        'broker.urls = "***": not a Redis URL; write "redis://host:6379", rediss:// or unix://',
+        f'broker.urls = "***": {NO_URL}',
     ),
     (
         '[broker]\nkind = "redis"\nurl = "redis://h"\nurls = ["redis://i"]',
         "broker.urls: broker.url is set as well; keep one of them",
     ),
+    (
+        f'[broker]\nkind = "redis"\nurl = "redis+sentinel://u:{SECRET}@h:26379"',
+        (
+            'broker.url = "redis+sentinel://h:26379": does not name the primary that its sentinels watch; '
+            'write "redis+sentinel://host:26379,host2:26379/mymaster"'
+        ),
+    ),
+    (
+        '[broker]\nkind = "redis"\ncluster = true\nurls = ["redis://h", "redis://i/1"]',
+        'broker.urls = "redis://i": a Cluster has database 0 alone; leave it out',
+    ),
+    (
+        '[broker]\nkind = "redis"\ncluster = true\nurl = "unix:///run/redis.sock"',
+        'broker.url = "unix://": no node of a Cluster; write "redis://host:6379" or rediss://',
+    ),
+    ("[broker]\ncluster = true", 'broker.cluster = true: broker.kind is memory; set broker.kind = "redis"'),
+    (
+        '[broker]\nkind = "redis"\nurl = "rediss://h"\ntls_ca_file = "nowhere.pem"',
+        'broker.tls_ca_file = "nowhere.pem": there is no such file; name a file in PEM',
+    ),
+    (
+        f'[broker]\nkind = "redis"\nurl = "redis://h"\ntls_key_file = "{__file__}"',
+        f'broker.tls_key_file = "{__file__[:80]}": no connection is encrypted; write rediss:// in broker.url',
+    ),
+    (
+        '[broker]\nbeat = "6s"',
+        (
+            "broker.beat = 6: leaves a lease no second chance; give at most half of broker.lease, 5; "
+            "0 for a third of it"
+        ),
+    ),
+    ("[broker]\npassword = 7", "broker.password = ***: not text; write it between quotes"),
 ]
 
 

@@ -1,6 +1,7 @@
-"""Many nodes behind one Redis, or a list of them: interest-routed inbox streams (docs/redis.md)."""
+"""Many nodes behind one Redis, several, or a Cluster: interest-routed inbox streams (docs/redis.md)."""
 
 from gateway.broker.redis.broker import RedisBroker
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.servers import Credentials, Server
 
-__all__ = ["RedisBroker", "RedisOptions"]
+__all__ = ["Credentials", "RedisBroker", "RedisOptions", "Server"]

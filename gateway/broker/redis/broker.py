@@ -18,8 +18,10 @@ from gateway.broker.base import (
     Slice,
 )
 from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
-from gateway.broker.redis.keys import shard_of
+from gateway.broker.redis.keys import Keys, shard_of
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.places import places
+from gateway.broker.redis.servers import Server
 from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
 from gateway.eager import Tasks
@@ -34,22 +36,24 @@ NOT_STARTED = "the broker is not started"
 class RedisBroker:
     """A broker for one of many nodes.
 
-    Each of *urls* is a server of its own; a channel belongs to one of their shards, by its name. Every
-    node of a cluster needs the same list in the same order.
+    Each of *servers* is one of its own, or with *cluster* a node of one Redis Cluster. A channel belongs to
+    one of their shards, by its name: every node needs the same servers in the same order.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        servers: Sequence[Server | str],
         options: RedisOptions | None = None,
         *,
+        cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
         wall_clock: Clock = wall,
     ) -> None:
         """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it."""
-        if not urls:
+        if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
-        self._urls = tuple(urls)
+        self._servers = [each if isinstance(each, Server) else Server.named(each) for each in servers]
+        self._cluster = cluster
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or _report)
         self._wall = wall_clock
@@ -59,10 +63,13 @@ class RedisBroker:
     async def start(self, node: Node) -> None:
         """Begin to serve *node*; wait a moment for Redis, and go on connecting where that is not enough."""
         self._node = node
-        count = len(self._urls) * self._options.shards_per_server
+        options = self._options
+        count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
+        keys = [Keys(options.prefix, number) for number in range(count)]
+        where = places(self._servers, [each.base for each in keys], cluster=self._cluster)
         self._shards = [
-            Shard(self._urls[number % len(self._urls)], number, node, self._options, self._tasks, self._wall)
-            for number in range(count)
+            Shard(place, own, node, options, self._tasks, self._wall)
+            for place, own in zip(where, keys, strict=True)
         ]
         for shard in self._shards:
             shard.start()

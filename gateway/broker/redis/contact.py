@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.faults import Counts, Fault, Then
@@ -12,9 +13,13 @@ from gateway.errors import BrokerUnavailable
 class Contact:
     """The health of one shard, and the bell that wakes up its lease."""
 
-    def __init__(self, breaker: Breaker) -> None:
-        """Begin out of contact; `lease` establishes it."""
+    def __init__(self, breaker: Breaker, doubt: Callable[[], None]) -> None:
+        """Begin out of contact; `lease` establishes it.
+
+        Call *doubt* where the primary does not seem to be one any more.
+        """
         self.breaker = breaker
+        self.doubt = doubt
         self.up = False
         """Whether this node holds a lease and Redis answered when it was last asked."""
         self.why = "not connected to Redis yet"
@@ -54,6 +59,8 @@ class Contact:
         else:
             self.breaker.failed(calls, timeout=fault.counts is Counts.TIMEOUT)
         self.breaks += fault.then is Then.RECONNECT
+        if fault.then in (Then.RECONNECT, Then.FOLLOW):
+            self.doubt()
         if fault.then in (Then.RECONNECT, Then.FENCE):
             self.bell.set()
 

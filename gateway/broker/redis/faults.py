@@ -21,7 +21,9 @@ class Then(Enum):
     FULL = auto()
     """The call fails with `BrokerFull`."""
     LOAD = auto()
-    """The scripts are loaded and the call is made again: it was not carried out."""
+    """The scripts are loaded and the call is made again, once: it was not carried out."""
+    FOLLOW = auto()
+    """The primary is looked up anew and the call is made again there, once: it was not carried out."""
     FENCE = auto()
     """This node's lease is gone: it begins a new incarnation."""
 
@@ -65,10 +67,14 @@ FAULTS = {
     "LOADING": Fault(Then.RECONNECT, Counts.FAILURE, "Redis is loading its data"),
     "READONLY": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis is a replica: its primary has moved"),
     "MASTERDOWN": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis is a replica that has lost its primary"),
-    "CLUSTERDOWN": Fault(Then.REFUSE, Counts.FAILURE, "the Redis Cluster is down"),
-    "MOVED": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis belongs to a Cluster and has not this slot"),
-    "ASK": Fault(Then.RECONNECT, Counts.FAILURE, "this Redis belongs to a Cluster and its slot is moving"),
-    "TRYAGAIN": Fault(Then.REFUSE, Counts.FAILURE, "this slot of the Redis Cluster is moving"),
+    "CLUSTERDOWN": Fault(Then.RECONNECT, Counts.FAILURE, "the Redis Cluster is down"),
+    "MOVED": Fault(
+        Then.FOLLOW,
+        Counts.FAILURE,
+        "another node of the Redis Cluster has this slot: set broker.cluster",
+    ),
+    "ASK": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving to another node"),
+    "TRYAGAIN": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving"),
     "CROSSSLOT": Fault(Then.REFUSE, Counts.ANSWER, "keys of one shard are in several slots", 30.0),
     "OOM": Fault(Then.FULL, Counts.ANSWER, "Redis is out of memory: raise maxmemory or keep less history"),
     "NOREPLICAS": Fault(Then.REFUSE, Counts.FAILURE, "Redis has fewer replicas than min-replicas-to-write"),

@@ -67,7 +67,7 @@ class Lease:
         self._keys = keys
         self._contact = contact
         self._ttl = options.lease * MARGIN
-        self._every = options.lease / RENEWALS
+        self._every = options.beat or options.lease / RENEWALS
         self._bound = options.inbox
         self._name = name
         self._record = record

@@ -53,14 +53,25 @@ class Line:
     """One connection, one pipeline in flight; Redis hears the calls in their order."""
 
     def __init__(
-        self, wire: Wire, contact: Contact, tasks: Tasks, *, patience: float, exempt: bool = False
+        self,
+        wire: Wire,
+        contact: Contact,
+        tasks: Tasks,
+        *,
+        patience: float,
+        exempt: bool = False,
+        last: Command | None = None,
     ) -> None:
-        """Give Redis *patience* seconds for each pipeline; *exempt* calls ask also where contact is lost."""
+        """Give Redis *patience* seconds for each pipeline; *exempt* calls ask also where contact is lost.
+
+        *last* is asked at the end of each pipeline, and its answer put behind the answer of each call.
+        """
         self._wire = wire
         self._contact = contact
         self._tasks = tasks
         self._patience = patience
         self._exempt = exempt
+        self._last = None if last is None else wire.pack(last)
         self._waiting: deque[Call] = deque()
         self._bytes = 0
         self._travelling: frozenset[Answer] = frozenset()
@@ -144,9 +155,11 @@ class Line:
         if self._breaks != self._contact.breaks:
             self._breaks = self._contact.breaks
             await self._wire.close(gently=False)
-        expected = self._contact.beat
+        expected, told = self._contact.beat, None
         try:
             answers = await self._exchange([packed for _, packed, _ in batch])
+            if self._last is not None:
+                told = await self._ask_last(self._last)
         except (exceptions.RedisError, OSError) as error:
             self._lost(batch, fault_of(error), error)
             return
@@ -159,28 +172,40 @@ class Line:
             if era == self._contact.era and answer[0]:
                 self._contact.counted(answer[0], expected)
             if not future.done():
-                future.set_result(answer)
+                future.set_result(answer if self._last is None else [*answer, told])
         if answered:
             self._contact.answered(answered)
         if misled:
             await self._wire.close(gently=False)
 
     async def _exchange(self, commands: list[bytes]) -> list[Any]:
-        """Return the answers; what Redis did not carry out for want of a script is asked for again."""
+        """Return the answers; what was refused for want of a script or sent elsewhere is asked for again."""
         answers = await self._wire.exchange(commands, self._patience)
-        unknown = [
-            number
-            for number, answer in enumerate(answers)
-            if isinstance(answer, Exception) and fault_of(answer).then is Then.LOAD
-        ]
-        if unknown:
-            loads = [self._wire.pack(script.load) for script in SCRIPTS]
-            again = await self._wire.exchange(
-                [*loads, *(commands[number] for number in unknown)], self._patience
-            )
-            for number, answer in zip(unknown, again[len(loads) :], strict=True):
-                answers[number] = answer
+        for then in (Then.FOLLOW, Then.LOAD):
+            again = [number for number, answer in enumerate(answers) if _wants(answer, then)]
+            if again:
+                await self._repeat(commands, answers, again, then)
         return answers
+
+    async def _repeat(self, commands: list[bytes], answers: list[Any], again: list[int], then: Then) -> None:
+        """Put the answers to a second attempt in the place of the first, in the same order."""
+        loads: list[bytes] = []
+        if then is Then.FOLLOW:
+            self._contact.doubt()
+        else:
+            loads = [self._wire.pack(script.load) for script in SCRIPTS]
+        told = await self._wire.exchange([*loads, *(commands[number] for number in again)], self._patience)
+        for number, answer in zip(again, told[len(loads) :], strict=True):
+            answers[number] = answer
+
+    async def _ask_last(self, last: bytes) -> Any:
+        """Return the answer; None where there is none: the calls before it were answered all the same."""
+        try:
+            (told,) = await self._wire.exchange([last], self._patience)
+        except (exceptions.RedisError, OSError) as error:
+            self._contact.failed(fault_of(error))
+            return None
+        return None if isinstance(told, Exception) else told
 
     def _lost(self, batch: list[Call], fault: Fault, error: BaseException) -> None:
         """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
@@ -206,6 +231,10 @@ class Line:
 
     def __repr__(self) -> str:
         return f"<Line {len(self._waiting)} waiting {self._contact}>"
+
+
+def _wants(answer: Any, then: Then) -> bool:
+    return isinstance(answer, Exception) and fault_of(answer).then is then
 
 
 def _closed() -> BrokerUnavailable:

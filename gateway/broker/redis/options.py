@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.broker.base import Level
+
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
@@ -12,8 +14,12 @@ class RedisOptions:
     prefix: str = "fanway"
     """What every key starts with: two clusters share a Redis under two prefixes."""
     shards_per_server: int = 1
+    cluster_shards: int = 12
+    """Shards of a Redis Cluster, whose nodes share them: more than it will ever have primaries."""
     lease: float = 10.0
     """For how long a node that says nothing counts as alive."""
+    beat: float = 0.0
+    """How often the lease is renewed; 0: three times in one."""
     linger: float = 3.0
     """For how long a channel that nobody here follows any more stays routed: a reload does not flap."""
     key_ttl: float = 300.0
@@ -21,11 +27,15 @@ class RedisOptions:
     """For how long an idle channel's position outlives its last message."""
     inbox: int = 100_000
     """Entries that may wait for a node; one that falls further behind heals from history or is told."""
+    level: Level = Level.STORED
+    """What a publish waits for that does not say it."""
     publish_deadline: float = 2.0
     resume_deadline: float = 3.0
     presence_deadline: float = 1.0
     start_deadline: float = 1.0
     """For how long `start` waits for Redis; without it, the broker starts as well, not ready."""
     connect_timeout: float = 0.8
+    replication_deadline: float = 0.1
+    """For how long a publish that is to be replicated waits for that."""
     block: float = 1.0
     """For how long one read of an empty inbox waits: how late a half-open connection shows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from gateway.broker.base import Publication, Receipt
+from gateway.broker.base import Level, Publication, Receipt
 from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
 from gateway.broker.redis.contact import Contact
@@ -30,9 +30,20 @@ JITTER = 0.1
 class Publisher:
     """Publishes to one shard, in the order of the calls."""
 
-    def __init__(self, line: Line, contact: Contact, keys: Keys, options: RedisOptions, wall: Clock) -> None:
-        """Send by *line*, whose patience is the deadline of a publish."""
-        self._line = line
+    def __init__(
+        self,
+        line: Line,
+        replicated: Line,
+        contact: Contact,
+        keys: Keys,
+        options: RedisOptions,
+        wall: Clock,
+    ) -> None:
+        """Send by *line*, whose patience is the deadline of a publish.
+
+        By *replicated* what waits for a replica, so that it delays nobody who does not.
+        """
+        self._lines = {Level.STORED: line, Level.REPLICATED: replicated}
         self._contact = contact
         self._keys = keys
         self._options = options
@@ -44,8 +55,10 @@ class Publisher:
         """Return the receipt for *publication*."""
         self._credit = min(CREDIT, self._credit + BUDGET)
         body = envelope.pack(publication, int(self._wall() * 1000))
+        level = publication.level or self._options.level
+        line = self._lines[level]
         try:
-            answer = await self._line.call(self._command(publication, body))
+            answer = await line.call(self._command(publication, body))
         except BrokerUnavailable:
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
             if publication.key is None or self._credit < 1.0:
@@ -54,13 +67,16 @@ class Publisher:
             self.retried += 1
             await _pause(random.random() * JITTER)
             # Made anew: this node may have become another incarnation.
-            answer = await self._line.call(self._command(publication, body))
-        _, offset, uid, replayed = answer
+            answer = await line.call(self._command(publication, body))
+        _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
         else:
             self.published += 1
-        return Receipt(MessageId(offset, uid.decode()) if offset else None, replayed=bool(replayed))
+        id = MessageId(offset, uid.decode()) if offset else None
+        if level is Level.STORED:
+            return Receipt(id, bool(replayed))
+        return Receipt(id, bool(replayed), Level.REPLICATED if replicas[0] else Level.STORED)
 
     def _command(self, publication: Publication, body: bytes) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention

@@ -13,11 +13,12 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.line import Line, within
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.places import Place
 from gateway.broker.redis.presence import Rosters
 from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
 from gateway.broker.redis.routes import Routes
-from gateway.broker.redis.script import BUMP, CLEAR, PUBLISH, READ, REAP, RENEW, SCRIPTS, Script
+from gateway.broker.redis.script import BUMP, CLEAR, PUBLISH, READ, REAP, RENEW, SCRIPTS, Command, Script
 from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
 from gateway.eager import Tasks
@@ -26,31 +27,37 @@ from gateway.errors import GatewayError
 LEAST, MOST = 0.5, 1.0
 """Seconds that Redis is given for a renewal: a third of the lease between these."""
 
+REPLICAS = 1
+"""That have a message before it counts as replicated."""
+
 CLOSING = 1.0
 """Seconds that giving up the lease may take when the node ends."""
 
 
 class Shard:
-    """One shard of the channels, on one Redis."""
+    """One shard of the channels, on one primary."""
 
     def __init__(
-        self, url: str, number: int, node: Node, options: RedisOptions, tasks: Tasks, wall: Clock
+        self, place: Place, keys: Keys, node: Node, options: RedisOptions, tasks: Tasks, wall: Clock
     ) -> None:
         """Serve *node*; nothing is connected before `start`."""
-        self._url = url
+        self._place = place
         self._options = options
         self._tasks = tasks
         self._node = node
         self._closed = False
-        self.keys = Keys(options.prefix, number)
-        self.contact = Contact(Breaker())
+        self.keys = keys
+        self.contact = Contact(Breaker(), place.doubt)
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
+        wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
+        self._replicated = self._line(options.publish_deadline, PUBLISH, last=wait)
         self._control = self._line(options.resume_deadline, *SCRIPTS)
         self._reads = self._line(options.resume_deadline, READ)
         patience = max(LEAST, min(MOST, options.lease / 3))
         self._leases = self._line(patience, RENEW, BUMP, REAP, exempt=True)
-        self.publisher = Publisher(self._publishes, self.contact, self.keys, options, wall)
+        self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
+        self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
         self.rosters = Rosters(self._control, self._reads, self.keys, options)
         self.directory = Directory(self._control, self.keys, options, node)
@@ -101,7 +108,7 @@ class Shard:
         except TimeoutError:
             pass
         self.contact.lost("the broker is closed")
-        for line in (self._publishes, self._control, self._reads, self._leases):
+        for line in self._lines:
             await line.close()
 
     async def clear(self, channel: str) -> None:
@@ -114,7 +121,7 @@ class Shard:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
-        lines = (self._publishes, self._control, self._reads, self._leases)
+        lines = self._lines
         return {
             "up": int(self.contact.serving),
             "published": self.publisher.published,
@@ -138,11 +145,16 @@ class Shard:
 
     # ------------------------------------------------------------ inside
 
-    def _wire(self, *scripts: Script) -> Wire:
-        return Wire(self._url, connect_timeout=self._options.connect_timeout, scripts=scripts)
+    def _wire(self, *scripts: Script, watchful: bool = False) -> Wire:
+        timeout = self._options.connect_timeout
+        return Wire(self._place, connect_timeout=timeout, scripts=scripts, watchful=watchful)
 
-    def _line(self, patience: float, *scripts: Script, exempt: bool = False) -> Line:
-        return Line(self._wire(*scripts), self.contact, self._tasks, patience=patience, exempt=exempt)
+    def _line(
+        self, patience: float, *scripts: Script, exempt: bool = False, last: Command | None = None
+    ) -> Line:
+        # It is the lease that must not go on with a primary that others have given up.
+        wire = self._wire(*scripts, watchful=exempt)
+        return Line(wire, self.contact, self._tasks, patience=patience, exempt=exempt, last=last)
 
     def _deliver(self, envelope: Envelope) -> None:
         if not self._closed:

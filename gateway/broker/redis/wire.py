@@ -1,41 +1,40 @@
-"""One connection to one Redis: commands out, their answers in, in order."""
+"""One connection to the primary of a shard: commands out, their answers in, in order."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from redis import exceptions
-from redis.asyncio import connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from gateway.broker.redis.places import Address, Place
 from gateway.broker.redis.script import Command, Script
 
 
 class Wire:
-    """A connection that is made when it is needed; redis-py does the handshake and the parsing, no retries.
+    """A connection that is made when it is needed, and again where the primary has moved.
 
     One `exchange` at a time. One that fails, or is cancelled, closes the connection: what came late would be
     taken for the answer to the next.
     """
 
-    def __init__(self, url: str, *, connect_timeout: float, scripts: Sequence[Script] = ()) -> None:
-        """Make Redis know *scripts* on each new connection: that it does already costs it next to nothing."""
-        # A Unix socket knows neither of these two.
-        tcp: dict[str, Any] = {"socket_connect_timeout": connect_timeout, "socket_keepalive": True}
-        pool = redis_connection.ConnectionPool.from_url(
-            url,
-            decode_responses=False,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            # `exchange` bounds the whole; a timer for every answer of a pipeline costs more than to parse it.
-            socket_timeout=None,
-            health_check_interval=0,
-            **({} if url.startswith("unix:") else tcp),
-        )
-        self._connection: Any = cast("Any", pool).make_connection()
+    def __init__(
+        self,
+        place: Place,
+        *,
+        connect_timeout: float,
+        scripts: Sequence[Script] = (),
+        watchful: bool = False,
+    ) -> None:
+        """Make Redis know *scripts* on each new connection: that it does already costs it next to nothing.
+
+        A *watchful* one asks now and then whether the primary is still where it is, for all of its shard.
+        """
+        self._place = place
+        self._watchful = watchful
+        self._address: Address | None = None
+        self._connection = place.server.connection(connect_timeout)
         self._scripts = scripts
         self._connect_timeout = connect_timeout
 
@@ -51,7 +50,8 @@ class Wire:
         seconds (and after the connect timeout where it has to connect first).
         """
         try:
-            if not self._connection.is_connected:
+            settled = self._place.settled(self._address, watchful=self._watchful)
+            if not (settled and self._connection.is_connected):
                 async with asyncio.timeout(min(within, self._connect_timeout)):
                     await self._connect()
             async with asyncio.timeout(within):
@@ -61,7 +61,16 @@ class Wire:
             raise
 
     async def _connect(self) -> None:
-        await self._connection.connect()
+        """Be connected to where the primary is now."""
+        connection, address = self._connection, await self._place.locate(watchful=self._watchful)
+        if connection.is_connected:
+            if address == self._address:
+                return
+            await self.close(gently=False)
+        self._address = address
+        if address is not None:
+            connection.host, connection.port = address
+        await connection.connect()
         for answer in await self._converse([self.pack(script.load) for script in self._scripts]):
             if isinstance(answer, Exception):
                 raise answer

@@ -1,0 +1,258 @@
+"""Where the primary of a shard is: at one address, where sentinels say, or where its slot of a Cluster is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Protocol, cast
+
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+
+from gateway.broker.redis.servers import Server
+from gateway.clock import Clock, monotonic
+
+Address = tuple[str, int]
+
+Slots = tuple[int, int, Address]
+"""The first and the last of a range, and who has them."""
+
+ANSWER = 0.25
+"""Seconds that a sentinel, or a node of the Cluster, has for its answer before another is asked."""
+
+LOOK = 0.6
+"""Seconds after which sentinels that do not answer have nothing to say: less than a connection may take."""
+
+RECHECK = 5.0
+"""Seconds after which sentinels are asked again though nothing seems wrong: the primary that this node
+reaches may be one that the others have given up."""
+
+
+class Place(Protocol):
+    """Where one shard's primary is, as far as this node knows."""
+
+    server: Server
+    """How to connect to it."""
+
+    def settled(self, address: Address | None, *, watchful: bool) -> bool:
+        """Return whether the primary is at *address*, and nobody need be asked.
+
+        Who is *watchful* asks more often.
+        """
+
+    async def locate(self, *, watchful: bool) -> Address | None:
+        """Return the primary's address; None for the one that the URL has.
+
+        Where nobody can tell, the last one known; redis-py's `ConnectionError` where there is none.
+        """
+
+    def doubt(self) -> None:
+        """Hear that the primary did not behave as one: look again before the next exchange with it."""
+
+
+class Fixed:
+    """A server that is where its URL says. Whoever moves it moves its name or address as well."""
+
+    def __init__(self, server: Server) -> None:
+        """Stay at the address of *server* for ever."""
+        self.server = server
+
+    def settled(self, address: Address | None, *, watchful: bool) -> bool:
+        """Return True: there is nobody to ask."""
+        return True
+
+    async def locate(self, *, watchful: bool) -> Address | None:
+        """Return None: the URL knows."""
+        return None
+
+    def doubt(self) -> None:
+        """Go on with the same: its name may lead elsewhere by the next connection."""
+
+    def __repr__(self) -> str:
+        return "<Fixed>"
+
+
+class BehindSentinels:
+    """A primary that sentinels watch, and replace when it fails (Redis' guidelines for Sentinel clients)."""
+
+    def __init__(self, server: Server, clock: Clock = monotonic) -> None:
+        """Ask the sentinels of *server*."""
+        self.server = server
+        self._known = _sentinels(server)
+        self._clock = clock
+        self._address: Address | None = None
+        self._sure = False
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
+
+    def settled(self, address: Address | None, *, watchful: bool) -> bool:
+        """Return whether *address* is what the sentinels said; to the watchful, some seconds ago at most."""
+        return self._sure and address == self._address and not (watchful and self._stale)
+
+    async def locate(self, *, watchful: bool) -> Address | None:
+        """Return what the sentinels say; one after the other is asked until one knows."""
+        async with self._looking:
+            if not self._sure or (watchful and self._stale):
+                await self._look()
+        return self._address
+
+    def doubt(self) -> None:
+        """Ask the sentinels again."""
+        self._sure = False
+
+    @property
+    def _stale(self) -> bool:
+        return self._clock() - self._looked > RECHECK
+
+    async def _look(self) -> None:
+        sentinels, master = self._known
+        try:
+            async with asyncio.timeout(LOOK):
+                host, port = await sentinels.discover_master(master)
+            self._address = (str(host), int(port))
+        except (exceptions.RedisError, OSError) as error:
+            if self._address is None:
+                raise exceptions.ConnectionError(f"no sentinel knows {master!r}: {error}") from error
+        finally:
+            await _disconnect(*sentinels.sentinels)
+        # Also where none has answered: a primary that goes on must not suffer from that.
+        self._sure, self._looked = True, self._clock()
+
+    def __repr__(self) -> str:
+        return f"<BehindSentinels of {self._known[1]}, now {self._address}>"
+
+
+class Topology:
+    """Which node of a Cluster has which slots, for every shard of a broker."""
+
+    def __init__(self, servers: Sequence[Server], chance: Random | None = None) -> None:
+        """Begin with *servers*, of which one has to answer; the other nodes are learned."""
+        self.servers = tuple(servers)
+        self.sure = False
+        self._chance = chance or Random()
+        self._ranges: Sequence[Slots] = ()
+        self._looking = asyncio.Lock()
+
+    def primary(self, slot: int) -> Address | None:
+        """Return the address of the node that has *slot*, as far as known."""
+        return next((address for first, last, address in self._ranges if first <= slot <= last), None)
+
+    async def look(self) -> None:
+        """Ask one node after the other, those that were primaries first, in any order."""
+        async with self._looking:
+            if not self.sure:
+                await self._look()
+
+    async def _look(self) -> None:
+        known = list({address for *_, address in self._ranges})
+        self._chance.shuffle(known)
+        candidates = [
+            *((self.servers[0], address) for address in known),
+            *((each, None) for each in self.servers),
+        ]
+        told: Exception = exceptions.ConnectionError("no node of the Redis Cluster answers")
+        for server, address in candidates:
+            try:
+                self._ranges = await _slots(server, address)
+                break
+            except (exceptions.RedisError, OSError) as error:
+                told = error
+        else:
+            if not self._ranges:
+                raise told
+        self.sure = True
+
+    def __repr__(self) -> str:
+        return f"<Topology {len({address for *_, address in self._ranges})} primaries>"
+
+
+class InCluster:
+    """Where the slot of one shard is."""
+
+    def __init__(self, topology: Topology, key: str) -> None:
+        """Look for the slot of *key*, and with it of every key of its shard: they share a hash tag."""
+        self.server = topology.servers[0]
+        self._topology = topology
+        self._slot: int = cast("Any", key_slot)(key.encode())
+
+    def settled(self, address: Address | None, *, watchful: bool) -> bool:
+        """Return whether the slot is at *address*."""
+        return self._topology.sure and address == self._topology.primary(self._slot)
+
+    async def locate(self, *, watchful: bool) -> Address | None:
+        """Return the address of the node with this slot."""
+        await self._topology.look()
+        address = self._topology.primary(self._slot)
+        if address is None:
+            raise exceptions.ConnectionError(f"no node of the Redis Cluster has slot {self._slot}")
+        return address
+
+    def doubt(self) -> None:
+        """Have the nodes asked again, for every shard."""
+        self._topology.sure = False
+
+    def __repr__(self) -> str:
+        return f"<InCluster slot {self._slot} of {self._topology}>"
+
+
+def places(servers: Sequence[Server], keys: Sequence[str], *, cluster: bool) -> list[Place]:
+    """Return the place of each shard; *keys* has a key of each. Servers that are independent take turns."""
+    if cluster:
+        topology = Topology(servers)
+        return [InCluster(topology, key) for key in keys]
+    apart: list[Place] = [BehindSentinels(each) if each.sentinels else Fixed(each) for each in servers]
+    return [apart[number % len(apart)] for number in range(len(keys))]
+
+
+def _sentinels(server: Server) -> tuple[Any, str]:
+    """Return who is asked, and for which primary."""
+    sentinels = server.sentinels
+    if sentinels is None:
+        raise ValueError("this server has no sentinels")
+    # TLS is the same for both; who one is is not: sentinels have an ACL of their own.
+    options = {name: value for name, value in server.options().items() if name.startswith("ssl_")}
+    own = {"username": sentinels.username, "password": sentinels.password}
+    options |= {name: value for name, value in own.items() if value}
+    if server.tls:
+        options["ssl"] = True
+    client = cast("Any", Sentinel)(
+        sentinels.addresses,
+        sentinel_kwargs={
+            **options,
+            "socket_timeout": ANSWER,
+            "socket_connect_timeout": ANSWER,
+            "retry": Retry(NoBackoff(), 0),
+        },
+    )
+    return client, sentinels.master
+
+
+async def _slots(server: Server, address: Address | None) -> Sequence[Slots]:
+    """Return what one node of a Cluster knows: ranges of slots, each with its primary."""
+    connection = server.connection(ANSWER)
+    if address is not None:
+        connection.host, connection.port = address
+    try:
+        async with asyncio.timeout(ANSWER):
+            await connection.connect()
+            await connection.send_command("CLUSTER", "SLOTS")
+            told = await connection.read_response()
+    finally:
+        await connection.disconnect(nowait=True)
+    # A node that was not told its own name or address leaves it out: it is the one that was asked.
+    return [
+        (int(first), int(last), (connection.host if host in _NAMELESS else host.decode(), int(port)))
+        for first, last, (host, port, *_), *_ in told
+    ]
+
+
+_NAMELESS = frozenset((None, b"", b"?"))
+
+
+async def _disconnect(*clients: Any) -> None:
+    """Close what asked: it is asked again in minutes, if at all."""
+    await asyncio.gather(*(client.connection_pool.disconnect() for client in clients), return_exceptions=True)
