@@ -1,11 +1,12 @@
 """A client as PROTOCOL section 2 wants it, which writes down everything that it is told.
 
-It comes back after whatever happens to its connection, hands back what it knows, and believes nobody.
+It comes back after whatever happens to its connection, to the next node where there are several, hands back
+what it knows, and believes nobody.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -30,7 +31,7 @@ class Client:
     def __init__(
         self,
         name: str,
-        port: int,
+        ports: Sequence[int],
         channels: Iterable[str],
         history: History,
         *,
@@ -39,13 +40,16 @@ class Client:
         habits: Habits = DEFAULT,
         token: str | None = None,
     ) -> None:
+        """Connect to the first of *ports*; each connection that fails or ends leads to the next one."""
         self.name = name
-        self.port = port
+        self.ports = tuple(ports)
         self.channels = tuple(channels)
         self.positions: dict[str, str] = {}
         """What it would resume from."""
         self.following: set[str] = set()
         """Channels that it is subscribed to now."""
+        self.node = self.connection = ""
+        """The node that serves it now, and what the connection is called there; empty without one."""
         self.ends: Counter[int] = Counter()
         """How often a connection ended with each close code; 1006 without one."""
         self._history = history
@@ -56,6 +60,7 @@ class Client:
         self._moved = asyncio.Event()
         self._asked: dict[int, str] = {}
         self._ids = 0
+        self._tries = 0
         self._failures = 0
         self._told_delay = 0.0
         self._silence = habits.answer
@@ -72,6 +77,7 @@ class Client:
             else:
                 await asyncio.sleep(self._habits.delay(reaction, self._failures, self._random))
             self._failures += 1
+            self._tries += 1
 
     async def reach(self, positions: Mapping[str, str]) -> None:
         """Wait until it follows all of its channels, none before its place in *positions*."""
@@ -90,9 +96,10 @@ class Client:
 
     async def _open(self) -> ClientConnection | None:
         """Shake hands; None where nobody is there, or nobody who wants to now."""
+        port = self.ports[self._tries % len(self.ports)]
         try:
             return await connect(
-                f"ws://127.0.0.1:{self.port}{PATH}",
+                f"ws://127.0.0.1:{port}{PATH}",
                 subprotocols=[Subprotocol(self._subprotocol)],
                 compression=None,
                 proxy=None,
@@ -121,6 +128,7 @@ class Client:
             self._history.record(Left(self.name))
             self.following.clear()
             self._asked.clear()
+            self.node = self.connection = ""
             # Not a close, which waits for an answer: what is over is over at once.
             connection.transport.abort()
             await connection.wait_closed()
@@ -142,11 +150,10 @@ class Client:
                 async with asyncio.timeout(self._habits.answer):
                     data = await connection.recv(decode=False)
             message = msgpack.unpackb(data) if self._subprotocol == MSGPACK else orjson.loads(data)
-            again = self._take(message)
+            for again in self._take(message):
+                tasks.create_task(self._subscribe_later(connection, *again))
             if message["type"] == "ping":
                 await self._say(connection, "pong")
-            elif again is not None:
-                tasks.create_task(self._subscribe_later(connection, *again))
 
     # ------------------------------------------------------------ what it says
 
@@ -190,15 +197,15 @@ class Client:
 
     # ------------------------------------------------------------ what it hears
 
-    def _take(self, message: Mapping[str, Any]) -> tuple[str, float] | None:
-        """Note what was heard; return a channel to subscribe to again, and in how many seconds."""
+    def _take(self, message: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """Note what was heard; return channels to subscribe to again, each with in how many seconds."""
         match message:
             case {"type": "message", "channel": str(channel)}:
                 heard = _heard(message)
                 self._history.record(Delivered(self.name, channel, heard))
                 self._move(channel, heard.id)
             case {"type": "connected"}:
-                self._connected(message)
+                return self._connected(message)
             case {"type": "subscribed", "channel": str(channel)}:
                 self._subscribed(channel, message)
             case {"type": "gap", "channel": str(channel), "reason": str(reason)}:
@@ -212,16 +219,19 @@ class Client:
                 self._told_delay = delay / 1000
             case {"type": "error"}:
                 return self._refused(self._asked.get(message.get("id", 0), ""), message)
-        return None
+        return []
 
-    def _connected(self, message: Mapping[str, Any]) -> None:
+    def _connected(self, message: Mapping[str, Any]) -> list[tuple[str, float]]:
         self._failures = 0
+        self.node, self.connection = message.get("node", ""), message.get("connection", "")
         self._silence = message["heartbeat"] if self._habits.silence is None else self._habits.silence
+        again: list[tuple[str, float]] = []
         for channel, answer in message["subs"].items():
             if answer["type"] == "subscribed":
                 self._subscribed(channel, answer)
             else:
-                self._refused(channel, answer)
+                again += self._refused(channel, answer)
+        return again
 
     def _subscribed(self, channel: str, answer: Mapping[str, Any]) -> None:
         position = answer.get("position", "")
@@ -230,11 +240,11 @@ class Client:
         self.following.add(channel)
         self._move(channel, position)
 
-    def _refused(self, channel: str, error: Mapping[str, Any]) -> tuple[str, float] | None:
+    def _refused(self, channel: str, error: Mapping[str, Any]) -> list[tuple[str, float]]:
         if error["code"] not in RETRY:
             raise Stopped(f"{self.name} was answered {error} for {channel!r}")
         # Where it is no channel that was refused, but `connect`, a close follows.
-        return (channel, error["retry_after_ms"] / 1000) if channel else None
+        return [(channel, error["retry_after_ms"] / 1000)] if channel else []
 
     def _move(self, channel: str, position: str) -> None:
         if position:

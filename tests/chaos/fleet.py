@@ -1,22 +1,30 @@
-"""Many clients and a few backends on one gateway, and the verdict on all that they were told."""
+"""Many clients and a few backends on one gateway or several, and the verdict on all that they were told."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from tests.chaos.checker import check
 from tests.chaos.client import Client
 from tests.chaos.habits import Habits
 from tests.chaos.history import History
-from tests.chaos.node import Node
-from tests.chaos.publisher import Publisher
+from tests.chaos.publisher import DOUBTFUL, DOUBTFUL_IN_A_CLUSTER, Publisher
 from tests.chaos.verdict import Verdict
 from tests.e2e.wire import JSON, MSGPACK, PATIENCE
 
 BRISK = Habits(first=0.02, longest=0.6)
 """A test has no time for the delays of PROTOCOL."""
+
+
+class Authority(Protocol):
+    """Whoever knows how far channels are: a node, or a cluster."""
+
+    async def newest(self, channels: Sequence[str]) -> dict[str, str]:
+        """Return the position of each of *channels*."""
 
 
 class Fleet:
@@ -43,13 +51,20 @@ class Fleet:
                     task.cancel()
 
     async def join(
-        self, name: str, port: int, channels: Sequence[str], *, count: int, each: int, habits: Habits = BRISK
+        self,
+        name: str,
+        ports: Sequence[int],
+        channels: Sequence[str],
+        *,
+        count: int,
+        each: int,
+        habits: Habits = BRISK,
     ) -> list[Client]:
-        """Let *count* clients come, who follow *each* of *channels*, and wait until they do."""
+        """Let *count* clients come, spread over *ports*; wait until they follow *each* of *channels*."""
         coming = [
             Client(
                 f"{name}-{number}",
-                port,
+                _from(number, ports),
                 self.random.sample(channels, each),
                 self.history,
                 random=Random(self.random.random()),
@@ -66,29 +81,37 @@ class Fleet:
     @asynccontextmanager
     async def publishing(
         self,
-        port: int,
+        ports: Sequence[int],
         channels: Sequence[str],
         *,
         backends: int = 4,
         rate: float = 100.0,
         size: int = 100,
         timeout: float = PATIENCE,
-    ) -> AsyncIterator[None]:
-        """Publish about *rate* messages a second meanwhile; afterwards no publish is under way."""
-        enough = asyncio.Event()
+        insists: float = 0.0,
+    ) -> AsyncIterator[Counter[int]]:
+        """Publish about *rate* messages a second meanwhile; afterwards no publish is under way.
+
+        Each backend begins at another of *ports*, and *insists* as `Publisher` says. Yields what they were
+        answered: complete after the block.
+        """
+        enough, statuses = asyncio.Event(), Counter[int]()
         async with AsyncExitStack() as open_backends, asyncio.TaskGroup() as speaking:
             for number in range(backends):
                 opened = Publisher.open(
                     f"b{len(self.history)}.{number}",
-                    port,
+                    _from(number, ports),
                     self.history,
                     random=Random(self.random.random()),
                     timeout=timeout,
+                    insists=insists,
+                    doubtful=DOUBTFUL if len(ports) == 1 else DOUBTFUL_IN_A_CLUSTER,
                 )
                 backend = await open_backends.enter_async_context(opened)
+                backend.statuses = statuses
                 speaking.create_task(backend.run(channels, rate=rate / backends, size=size, until=enough))
             try:
-                yield
+                yield statuses
             finally:
                 enough.set()
 
@@ -98,13 +121,13 @@ class Fleet:
             for client in self.clients if clients is None else clients:
                 await client.reach(positions)
 
-    async def verdict(self, node: Node, channels: Sequence[str], home: Path) -> Verdict:
+    async def verdict(self, authority: Authority, channels: Sequence[str], home: Path) -> Verdict:
         """Return what the checker says once everybody had time to hear everything; it must be clean."""
         stuck = ""
         try:
             # What a backend gave up may still be taken: once more, until nothing is new.
             positions: dict[str, str] = {}
-            while positions != (positions := await newest(node, channels)):
+            while positions != (positions := await authority.newest(channels)):
                 await self.reach(positions)
         except TimeoutError:
             stuck = "not everybody got everything in time\n"
@@ -116,7 +139,6 @@ class Fleet:
         return verdict
 
 
-async def newest(node: Node, channels: Sequence[str]) -> dict[str, str]:
-    """Return where each channel stands."""
-    answers = [await node.served.request("GET", f"/v1/channels/{channel}") for channel in channels]
-    return {answer.json()["channel"]: answer.json()["position"] for answer in answers}
+def _from(number: int, ports: Sequence[int]) -> list[int]:
+    """Return *ports* from another one on for each *number*, round about."""
+    return [ports[(number + step) % len(ports)] for step in range(len(ports))]

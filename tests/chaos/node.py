@@ -4,13 +4,15 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+import httpx
+
 from tests.chaos.ports import reserved
-from tests.e2e.gateway import FANWAY, PATIENCE, SECRET, Served
+from tests.e2e.gateway import FANWAY, HEADERS, PATIENCE, SECRET, Served
 
 
 class Node:
@@ -29,21 +31,47 @@ class Node:
     @asynccontextmanager
     async def open(cls, home: Path, config: str = "", **settings: str) -> AsyncIterator[Self]:
         """Run one in dev mode, with *config* as file and *settings* as SECTION__KEY; it must end well."""
+        async with cls.placed(home, config, **settings) as node:
+            await node.start()
+            yield node
+
+    @classmethod
+    @asynccontextmanager
+    async def placed(cls, home: Path, config: str = "", **settings: str) -> AsyncIterator[Self]:
+        """Have one that is to be started; where it runs at the end, it must end well."""
         (home / "gateway.toml").write_text(config)
         with reserved() as public, reserved() as internal:
             node = cls(home, public, internal, settings)
             try:
-                await node.start()
                 yield node
-                await node.drain()
+                if node.running:
+                    await node.drain()
             finally:
                 node.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not ended."""
+        return self._process is not None
 
     @property
     def served(self) -> Served:
         """The process that runs now."""
         assert self._served is not None, "the node does not run"
         return self._served
+
+    async def newest(self, channels: Sequence[str]) -> dict[str, str]:
+        """Return where each of *channels*, which keep a history, stands."""
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.internal}",
+            headers=HEADERS,
+            timeout=PATIENCE,
+            trust_env=False,
+            verify=False,
+        ) as http:
+            answers = [await http.get(f"/v1/channels/{channel}/history?limit=0") for channel in channels]
+        told = [answer.raise_for_status().json() for answer in answers]
+        return {each["channel"]: each["position"] for each in told}
 
     async def start(self) -> None:
         """Start it; it listens when this returns. Clients go on meanwhile."""
@@ -85,9 +113,10 @@ class Node:
 
     def close(self) -> None:
         """End it whatever happens."""
-        if self._process is not None:
-            with self._process:
-                self._process.kill()
+        process, self._process = self._process, None
+        if process is not None:
+            with process:
+                process.kill()
 
     async def _end(self, number: signal.Signals) -> None:
         self.served.signal(number)

@@ -32,7 +32,7 @@ BRISK = Habits(first=0.001, longest=0.01)
 @asynccontextmanager
 async def following(port: int, history: History, **options: Any) -> AsyncIterator[Client]:
     """Run a client of channel `c`."""
-    client = Client("k", port, ["c"], history, **{"random": Random(1), "habits": BRISK, **options})
+    client = Client("k", [port], ["c"], history, **{"random": Random(1), "habits": BRISK, **options})
     run = asyncio.ensure_future(client.run())
     try:
         await reached(client)
@@ -57,7 +57,7 @@ async def test_a_client_comes_back_and_misses_nothing(tmp_path: Path, subprotoco
     async with (
         running(tmp_path) as gateway,
         Proxy.open(gateway.public) as proxy,
-        Publisher.open("b", gateway.internal, history, random=Random(1)) as backend,
+        Publisher.open("b", [gateway.internal], history, random=Random(1)) as backend,
         following(proxy.port, history, subprotocol=subprotocol) as client,
     ):
         for _ in range(20):
@@ -76,7 +76,7 @@ async def test_a_client_gives_up_a_connection_that_does_not_answer(tmp_path: Pat
         running(tmp_path) as gateway,
         Proxy.open(gateway.public) as proxy,
         following(proxy.port, history, habits=Habits(0.001, 0.01, silence=0.02, answer=0.5)) as client,
-        Publisher.open("b", gateway.internal, history, random=Random(1)) as backend,
+        Publisher.open("b", [gateway.internal], history, random=Random(1)) as backend,
     ):
         (dead,) = proxy.connections
         dead.shape(down=Line(blocked=True))
@@ -86,11 +86,31 @@ async def test_a_client_gives_up_a_connection_that_does_not_answer(tmp_path: Pat
         assert check(history.events()).clean
 
 
+async def test_a_client_goes_to_the_next_node_when_its_own_is_away(tmp_path: Path) -> None:
+    history = History()
+    async with running(tmp_path) as gateway, Proxy.open(gateway.public) as proxy:
+        client = Client("k", [proxy.port, gateway.public], ["c"], history, random=Random(1), habits=BRISK)
+        run = asyncio.ensure_future(client.run())
+        try:
+            await reached(client)
+            assert len(proxy.connections) == 1
+            before = client.connection
+            proxy.cut()
+            await proxy.connections[0].gone.wait()
+            while client.connection in ("", before):
+                await reached(client)
+                await asyncio.sleep(0)
+            assert not proxy.connections
+        finally:
+            run.cancel()
+            await asyncio.wait([run])
+
+
 async def test_a_client_that_is_sent_away_for_good_stays_away(tmp_path: Path) -> None:
     history = History()
     async with running(tmp_path) as gateway:
         mine = token("u", now=time.time())
-        client = Client("k", gateway.public, ["c"], history, random=Random(1), token=mine)
+        client = Client("k", [gateway.public], ["c"], history, random=Random(1), token=mine)
         run = asyncio.ensure_future(client.run())
         await reached(client)
         await gateway.request("POST", "/v1/users/u/disconnect", {})
@@ -184,7 +204,7 @@ async def test_a_backend_knows_what_became_of_a_publish(tmp_path: Path) -> None:
         running(tmp_path) as gateway,
         Proxy.open(gateway.internal) as proxy,
         following(gateway.public, history) as client,
-        Publisher.open("b", proxy.port, history, random=Random(1), timeout=0.3) as backend,
+        Publisher.open("b", [proxy.port], history, random=Random(1), timeout=0.3) as backend,
     ):
         assert await backend.publish("c") is Result.OK
         assert await backend.publish("no channel") is Result.FAILED
@@ -201,9 +221,30 @@ async def test_a_backend_knows_what_became_of_a_publish(tmp_path: Path) -> None:
         assert (verdict.published["ok"], verdict.delivered) == (1, 2)
 
 
+async def test_a_backend_that_insists_publishes_once(tmp_path: Path) -> None:
+    history = History()
+    async with (
+        running(tmp_path) as gateway,
+        Proxy.open(gateway.internal) as proxy,
+        following(gateway.public, history) as client,
+        Publisher.open(
+            "b", [proxy.port, gateway.internal], history, random=Random(1), timeout=0.3, insists=PATIENCE
+        ) as backend,
+    ):
+        proxy.shape(down=Line(blocked=True))
+        assert await backend.publish("c") is Result.OK
+        assert backend.statuses == {0: 1, 200: 1}
+        assert await backend.publish("no channel") is Result.FAILED
+        assert await backend.publish("c") is Result.OK
+        await reached(client, "2")
+        verdict = check(history.events())
+        assert verdict.clean, verdict
+        assert verdict.delivered == 2
+
+
 async def test_where_nobody_listens_a_publish_has_failed() -> None:
     with reserved() as port:
-        async with Publisher.open("b", port, History(), random=Random(1)) as backend:
+        async with Publisher.open("b", [port], History(), random=Random(1)) as backend:
             assert await backend.publish("c") is Result.FAILED
 
 

@@ -4,16 +4,12 @@ CHAOS_SEED repeats the chances of a run; what the machine does meanwhile is its 
 """
 
 import asyncio
-import os
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 
-import pytest
-
-from tests.chaos.fleet import Fleet, newest
+from tests.chaos.fleet import Fleet
 from tests.chaos.flow import CLEAR, Line
 from tests.chaos.habits import Habits
 from tests.chaos.history import Reset, offset
@@ -54,14 +50,6 @@ SMALL_BUFFERS = {
 """Slow clients show early."""
 
 
-@pytest.fixture
-def seed() -> int:
-    """Where all chances come from; shown where the test fails."""
-    seed = int(os.environ.get("CHAOS_SEED") or SystemRandom().getrandbits(32))
-    sys.stdout.write(f"CHAOS_SEED={seed}\n")
-    return seed
-
-
 async def test_a_bad_network_costs_nobody_a_message(tmp_path: Path, seed: int) -> None:
     habits = Habits(first=0.02, longest=0.3, silence=0.4, answer=0.8)
     async with (
@@ -70,9 +58,9 @@ async def test_a_bad_network_costs_nobody_a_message(tmp_path: Path, seed: int) -
         Proxy.open(node.internal, random=Random(seed)) as to_backends,
         Fleet.launch(seed) as fleet,
     ):
-        await fleet.join("k", to_clients.port, CHANNELS, count=CLIENTS, each=EACH, habits=habits)
+        await fleet.join("k", [to_clients.port], CHANNELS, count=CLIENTS, each=EACH, habits=habits)
         async with (
-            fleet.publishing(to_backends.port, CHANNELS, timeout=1.0),
+            fleet.publishing([to_backends.port], CHANNELS, timeout=1.0),
             asyncio.TaskGroup() as storms,
         ):
             storms.create_task(storm(to_clients, fleet.random, seconds=3.5, rate=50.0))
@@ -92,18 +80,18 @@ async def test_who_reads_slowly_hurts_nobody_else_and_is_told_the_price(tmp_path
         Proxy.open(node.public, buffer=8 * 1024) as slow_line,
         Fleet.launch(seed) as fleet,
     ):
-        fast = await fleet.join("fast", fast_line.port, every, count=50, each=EACH)
+        fast = await fleet.join("fast", [fast_line.port], every, count=50, each=EACH)
         slow = [
             client
             for policy, own in channels.items()
-            for client in await fleet.join(policy, slow_line.port, own, count=2, each=len(own))
+            for client in await fleet.join(policy, [slow_line.port], own, count=2, each=len(own))
         ]
         slow_line.shape(down=Line(rate=4_000))
         # A third of all goes where little is kept: more must be missed there than the hub itself remembers.
         spread = every + channels["short"] * 7
-        async with fleet.publishing(node.internal, spread, size=4_000, rate=130):
+        async with fleet.publishing([node.internal], spread, size=4_000, rate=130):
             await overwhelmed(node, channels["short"])
-        positions = await newest(node, every)
+        positions = await node.newest(every)
         await fleet.reach(positions, fast)
         assert not any(client.has_reached(positions) for client in slow), "these were to be slow"
         slow_line.shape(down=CLEAR)
@@ -124,7 +112,7 @@ async def overwhelmed(node: Node, short: Sequence[str]) -> None:
         while furthest < FAR or not all(figures.get(sign) for sign in signs):
             await asyncio.sleep(0.1)
             figures = await node.served.figures()
-            furthest = min(map(offset, (await newest(node, short)).values()))
+            furthest = min(map(offset, (await node.newest(short)).values()))
 
 
 async def test_a_drain_and_a_restart_are_told_to_everybody_once(tmp_path: Path, seed: int) -> None:
@@ -142,8 +130,8 @@ async def restarted(home: Path, seed: int, end: Callable[[Node], Awaitable[None]
         Proxy.open(node.public) as network,
         Fleet.launch(seed) as fleet,
     ):
-        await fleet.join("k", network.port, CHANNELS, count=CLIENTS, each=EACH)
-        async with fleet.publishing(node.internal, CHANNELS):
+        await fleet.join("k", [network.port], CHANNELS, count=CLIENTS, each=EACH)
+        async with fleet.publishing([node.internal], CHANNELS):
             await asyncio.sleep(1.2)
             await end(node)
             fleet.history.record(Reset())
@@ -163,9 +151,9 @@ async def test_a_gateway_that_stood_still_goes_on_as_if_nothing_was(tmp_path: Pa
         Proxy.open(node.public) as network,
         Fleet.launch(seed) as fleet,
     ):
-        await fleet.join("patient", network.port, CHANNELS, count=CLIENTS // 2, each=EACH)
-        await fleet.join("hasty", network.port, CHANNELS, count=CLIENTS // 2, each=EACH, habits=hasty)
-        async with fleet.publishing(node.internal, CHANNELS, timeout=0.5):
+        await fleet.join("patient", [network.port], CHANNELS, count=CLIENTS // 2, each=EACH)
+        await fleet.join("hasty", [network.port], CHANNELS, count=CLIENTS // 2, each=EACH, habits=hasty)
+        async with fleet.publishing([node.internal], CHANNELS, timeout=0.5):
             await asyncio.sleep(1.0)
             async with node.stopped():
                 await asyncio.sleep(2.0)
