@@ -115,6 +115,10 @@ class Fleet:
             finally:
                 enough.set()
 
+    def at(self, node: str) -> list[Client]:
+        """Return the clients that *node* serves now."""
+        return [client for client in self.clients if client.node == node]
+
     async def reach(self, positions: Mapping[str, str], clients: Iterable[Client] | None = None) -> None:
         """Wait until *clients*, by default all, follow everything and are not behind *positions*."""
         async with asyncio.timeout(PATIENCE):

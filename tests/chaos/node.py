@@ -50,6 +50,11 @@ class Node:
                 node.close()
 
     @property
+    def name(self) -> str:
+        """What it calls itself, where that is set."""
+        return self._settings.get("NODE__NAME", "")
+
+    @property
     def running(self) -> bool:
         """Whether it was started and not ended."""
         return self._process is not None
