@@ -65,8 +65,8 @@ class Contact:
             self.bell.set()
 
     def counted(self, beat: int, expected: int) -> None:
-        """Hear that Redis counts *beat*, where it had told of *expected* before it was asked."""
-        if beat < expected:
+        """Hear that Redis counts *beat* with this call, where it had told of *expected* before it was asked."""
+        if beat <= expected:
             self.regressed = True
             self.bell.set()
         self.beat = max(self.beat, beat)

@@ -33,7 +33,7 @@ end
 local function stand(meta, log, state, fresh, ttl)
   local epoch = redis.call('HGET', state, 'e')
   if not epoch then
-    epoch = fresh
+    epoch = '0.' .. fresh
     redis.call('HSET', state, 'e', epoch)
   end
   local found = redis.call('HMGET', meta, 'o', 'u', 'e', 'f')

@@ -10,7 +10,7 @@ if key then
   local earlier = redis.call('GET', key)
   if earlier then
     local offset, said = string.match(earlier, '^(%d+) (%S*)$')
-    return {tonumber(redis.call('HGET', beats, ARGV[11]) or 0), tonumber(offset), said, 1}
+    return {0, tonumber(offset), said, 1}
   end
 end
 

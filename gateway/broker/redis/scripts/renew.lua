@@ -23,7 +23,7 @@ if held == 1 then
   redis.call('HSET', figures, node, record)
   beat = redis.call('HINCRBY', beats, node, 1)
 end
-redis.call('HSETNX', state, 'e', fresh)
+redis.call('HSETNX', state, 'e', '0.' .. fresh)
 local reply = {beat, held, redis.call('HGET', state, 'e'), now, '', 0}
 local first = redis.call('ZRANGE', nodes, 0, 1, 'WITHSCORES')
 for i = 1, #first, 2 do

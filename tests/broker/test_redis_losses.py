@@ -1,0 +1,82 @@
+"""Redis goes back to an earlier state, as a failover makes it: however little is lost, whoever knew more is told."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from protocol.messages import Gap
+from tests.broker.node import publish
+from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_server import RedisServer, serving
+from tests.broker.test_redis_nodes import LONG
+
+NO_RENEWALS = 30.0
+"""A lease that nobody renews within a test, so that nothing else is written."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    async with Fleet(server.url) as fleet:
+        yield fleet
+
+
+def remember(folder: Path) -> None:
+    shutil.copytree(folder / "appendonlydir", folder / "replica")
+
+
+def go_back(server: RedisServer, folder: Path) -> None:
+    server.kill()
+    shutil.rmtree(folder / "appendonlydir")
+    shutil.copytree(folder / "replica", folder / "appendonlydir")
+    server.start()
+
+
+async def told(node: Member) -> Gap:
+    (gap,) = await node.node.received(1)
+    assert isinstance(gap, Gap)
+    assert gap.reason == "reset"
+    await eventually(node.broker.ready)
+    return gap
+
+
+@pytest.mark.parametrize("lost", [1, 2, 5])
+async def test_a_single_lost_write_is_noticed(
+    server: RedisServer, fleet: Fleet, tmp_path: Path, lost: int
+) -> None:
+    one = await fleet.launch(lease=NO_RENEWALS)
+    await one.broker.subscribe("a", LONG)
+    (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
+    remember(tmp_path)
+    await publish(one.broker, "a", *range(lost), retention=LONG)
+    await one.node.messages(1 + lost)
+    go_back(server, tmp_path)
+    assert (await told(one)).position != kept
+    assert not (await one.broker.read("a", since=kept)).recovered
+
+
+async def test_a_redis_that_goes_back_to_the_same_state_again_confirms_nothing_from_before(
+    server: RedisServer, fleet: Fleet, tmp_path: Path
+) -> None:
+    one = await fleet.launch(lease=NO_RENEWALS)
+    await one.broker.subscribe("a", LONG)
+    positions = await publish(one.broker, "a", "kept", retention=LONG)
+    remember(tmp_path)
+    for _ in range(3):
+        # Each time with a new epoch lost as well, so that the old one is there again.
+        positions += await publish(one.broker, "a", "lost", retention=LONG)
+        await one.node.received(1 + (len(positions) == 2))
+        go_back(server, tmp_path)
+        position = (await told(one)).position
+        assert position is not None
+        for since in positions:
+            assert not (await one.broker.read("a", since=since)).recovered
+        positions.append(position)
