@@ -1,4 +1,4 @@
-"""Redis goes back to an earlier state, as a failover makes it: however little is lost, whoever knew more is told."""
+"""Redis goes back to an earlier state, as failovers make it: whoever knew more is told of it."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator

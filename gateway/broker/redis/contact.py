@@ -65,7 +65,7 @@ class Contact:
             self.bell.set()
 
     def counted(self, beat: int, expected: int) -> None:
-        """Hear that Redis counts *beat* with this call, where it had told of *expected* before it was asked."""
+        """Hear that Redis counts *beat* with a call, where it had told of *expected* before."""
         if beat <= expected:
             self.regressed = True
             self.bell.set()
