@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from gateway.broker.base import Publication
 from gateway.push.failures import Failure, failure_of
 from gateway.push.heads import Heads
-from gateway.push.media import JSON, Media
+from gateway.push.http import InternalHttp, Patience
+from gateway.push.media import Media
 from gateway.push.publisher import Answer, Publisher
 from gateway.push.service import Service
 from protocol.errors import ErrorCode
@@ -33,10 +34,11 @@ _NO_HEADERS: Mapping[str, str] = {}
 class Hot:
     """What the connections of one listener share."""
 
-    __slots__ = ("_default", "_heads", "body_size", "heads", "published", "publisher", "tasks")
+    __slots__ = ("_default", "_heads", "body_size", "heads", "patience", "published", "publisher", "tasks")
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, patience: Patience = Patience()) -> None:  # noqa: B008 (immutable)
         """Publish as the routes of *service* do."""
+        self.patience = patience
         self.heads = Heads(service.keys)
         self.publisher = Publisher(service)
         self.tasks = service.tasks
@@ -69,8 +71,8 @@ class Hot:
         return {"published": self.published, "heads": len(self.heads)}
 
 
-class HotHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with a short way for the request that makes up nearly all of the load."""
+class HotHttp(InternalHttp):
+    """HTTP with a short way for the request that makes up nearly all of the load."""
 
     def __init__(
         self,
@@ -82,19 +84,17 @@ class HotHttp(HttpToolsProtocol):
         hot: Hot,
     ) -> None:
         """Bind *hot* with `functools.partial` and name the result as uvicorn's `http`."""
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(
+            config, server_state, app_state, _loop, body_size=hot.body_size, patience=hot.patience
+        )
         self._hot = hot
         self._enabled = not config.root_path and config.limit_concurrency is None
-        self._between = True
-        """Whether uvicorn's parser is at the beginning of a request."""
         self._pieces = bytearray()
         """A request whose end has not come yet."""
         self._whole = 0
         """How long it will be."""
         self._publishing: asyncio.Task[Answer | Failure] | None = None
         """A publish that waits for the broker; what comes meanwhile waits in `_pieces`."""
-        self._stopping = False
-        self._last_used = 0.0
 
     # ------------------------------------------------------------ in
 
@@ -129,6 +129,9 @@ class HotHttp(HttpToolsProtocol):
             publication = self._hot.publisher.publication(head.media.decode(body), source=source)
         except Exception:  # noqa: BLE001 (nothing was published yet: the routes find the same, and say it)
             return False
+        if self._unused:
+            self._unused = False
+            self._unset_keepalive_if_required()
         self._last_used = self.loop.time()
         answer = self._hot.tasks.start(self._hot.attempt(publication))
         if isinstance(answer, asyncio.Task):
@@ -141,17 +144,13 @@ class HotHttp(HttpToolsProtocol):
     @property
     def _idle(self) -> bool:
         """Whether no earlier request is still being read or answered, and the client takes its answers."""
-        return (
-            self._enabled
-            and self._between
-            and (self.cycle is None or self.cycle.response_complete)  # type: ignore[redundant-expr] # None at first
-            and not self.flow.write_paused
-        )
+        return self._enabled and self._between and self._answered and not self.flow.write_paused
 
     def _gather(self, data: bytes, end: int) -> bool:
         """Keep the beginning of a request until its end comes: many clients send head and body separately."""
         if len(data) > end or end > LARGEST:
             return False
+        self._begun = self.loop.time()
         self._pieces += data
         self._whole = end
         return True
@@ -194,34 +193,24 @@ class HotHttp(HttpToolsProtocol):
         elif self.timeout_keep_alive_task is None:
             self._expect_more(self.timeout_keep_alive)
 
-    def _response(self, status: int, headers: Mapping[str, str], media: Media, body: bytes) -> bytes:
-        lines = [STATUS_LINE[status]]
-        for name, value in self.server_state.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        for key, text in headers.items():
-            lines.append(f"{key}: {text}\r\n".encode("latin-1"))
-        if self._stopping:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(body), media.header))
-        lines.append(body)
-        return b"".join(lines)
-
     # ------------------------------------------------------------ the life of a connection
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it was idle for long enough; a timer for every request would cost more."""
-        if self.transport.is_closing():
-            return
-        left = self._last_used + self.timeout_keep_alive - self.loop.time()
-        if self._publishing is not None or self._pieces:
-            left = float(self.timeout_keep_alive)
-        if left > 0:
-            self._expect_more(left)
-        else:
-            super().timeout_keep_alive_handler()
+    @property
+    def _due(self) -> float | None:
+        if self._publishing is not None:
+            return None
+        return self._begun + self._patience.whole if self._pieces else super()._due
 
-    def _expect_more(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+    @property
+    def _unfinished(self) -> bool:
+        return bool(self._pieces) or super()._unfinished
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it was idle for long enough; while the broker takes its time it is not."""
+        if self._publishing is None:
+            super().timeout_keep_alive_handler()
+        else:
+            self._expect_more(self.timeout_keep_alive)
 
     def shutdown(self) -> None:
         """Close once what was begun is answered."""
@@ -237,27 +226,10 @@ class HotHttp(HttpToolsProtocol):
         self._pieces.clear()
         super().connection_lost(exc)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP as everything else is answered."""
-        failure = Failure(400, ErrorCode.BAD_REQUEST, msg)
-        self._stopping = True
-        self.transport.write(self._response(400, _NO_HEADERS, JSON, JSON.encode(failure.body())))
-        self.transport.close()
-
     # ------------------------------------------------------------ what uvicorn's parser tells
-
-    def on_message_begin(self) -> None:
-        """Note that a request has begun."""
-        self._between = False
-        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Note what makes a connection something else than a row of requests."""
         if self.parser.should_upgrade():
             self._enabled = False
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """Note that a request has ended."""
-        self._between = True
-        super().on_message_complete()

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.access.permissions import ChannelRules, Namespaces
 from gateway.broker.base import (
@@ -26,10 +25,12 @@ from gateway.broker.memory import MemoryBroker
 from gateway.eager import Tasks
 from gateway.push import Keys, Service, create
 from gateway.push.hot import Hot, HotHttp
+from gateway.push.http import InternalHttp, Patience
 from gateway.server import Binding, Listener
 
 KEY = "correct-horse"
 OLD_KEY = "battery-staple"
+PATIENCE = Patience()
 RULES = {
     "default": ChannelRules("default", history=5, presence=True),
     "plain": ChannelRules("plain"),
@@ -151,10 +152,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served(stand: Stand, *, hot: bool = True, **options: Any) -> AsyncIterator[Served]:
+async def served(
+    stand: Stand, *, hot: bool = True, patience: Patience = PATIENCE, **options: Any
+) -> AsyncIterator[Served]:
     """Serve *stand* on a free port of the loopback, with or without the short way."""
-    shared = Hot(stand.service) if hot else None
-    http: Callable[..., Any] = HttpToolsProtocol if shared is None else partial(HotHttp, hot=shared)
+    shared = Hot(stand.service, patience) if hot else None
+    long = partial(InternalHttp, body_size=stand.service.body_size, patience=patience)
+    http: Callable[..., Any] = long if shared is None else partial(HotHttp, hot=shared)
     app = create(stand.service)
     listener = Listener(app, Binding("127.0.0.1", 0), http=http, ws="none", **options)
     serving = asyncio.create_task(listener.run_until_stopped())

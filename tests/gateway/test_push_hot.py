@@ -93,7 +93,7 @@ LONG: dict[str, bytes] = {
 }
 """Requests that are served by the routes, whatever the listener."""
 
-FINAL = ("http 1.0", "close", "upgrade")
+FINAL = ("large body", "http 1.0", "close", "upgrade")
 """After these, a connection is at its end, or something else than a row of requests."""
 
 
