@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix bench loadtest lock clean
+.PHONY: help setup run test check fix bench bench-redis loadtest lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP) ## create .venv with everything that run and test need
 
@@ -48,6 +48,11 @@ fix: setup ## apply what ruff can fix, and the format
 bench: setup ## compare with nchan, side by side on this machine
 	@.ci/need cc nchan
 	$(BIN)/python bench/compare.py
+
+bench-redis: setup ## what one and many nodes over Redis cost
+	@.ci/need cc redis
+	$(BIN)/python bench/compare.py --peers fanway-redis,fanway --scenarios fan,max
+	$(BIN)/python bench/cluster.py
 
 loadtest: setup ## minutes of load from locust, checked against the objectives
 	$(BIN)/python -m loadtests --profile minutes

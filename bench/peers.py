@@ -3,29 +3,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from running import PATIENCE, BenchError, Redis, free_port, redis, running, until_listening
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
-PATIENCE = 15.0
-"""Seconds that a server has to start, and to end."""
-
-
-class BenchError(Exception):
-    """What keeps the bench from measuring, in a line for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,16 @@ class Server:
     """A server that runs: the process whose costs count, and the arguments with which `wsload` reaches it."""
 
     pid: int
-    arguments: Sequence[str]
+    subscribing: Sequence[str]
+    publishing: Sequence[str]
+    redis: Redis | None = None
+    """What it keeps its messages in, whose costs are told apart."""
+    internal_port: int = 0
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """Subscribers and publishers both here."""
+        return [*self.subscribing, *self.publishing]
 
 
 Start = Callable[[], AbstractContextManager[Server]]
@@ -48,8 +54,19 @@ class Peer:
 
 
 def working_tree() -> Peer:
-    """Return the gateway of this checkout."""
-    return Peer("fanway", partial(_fanway, ROOT))
+    """Return the gateway of this checkout, with the broker in its memory."""
+    return Peer("fanway", partial(fanway, ROOT))
+
+
+def over_redis(workers: int = 1) -> Peer:
+    """Return the gateway of this checkout with a Redis of its own."""
+
+    @contextmanager
+    def start() -> Iterator[Server]:
+        with redis() as store, fanway(ROOT, store, workers=workers) as server:
+            yield server
+
+    return Peer("fanway-redis", start)
 
 
 @contextmanager
@@ -63,7 +80,7 @@ def revision(name: str) -> Iterator[Peer]:
             [*git, "archive", found, "gateway", "protocol"], check=True, capture_output=True
         )
         subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True)
-        yield Peer(found, partial(_fanway, Path(directory)))
+        yield Peer(found, partial(fanway, Path(directory)))
 
 
 def nchan() -> Peer | None:
@@ -75,80 +92,79 @@ def nchan() -> Peer | None:
 
 
 @contextmanager
-def _fanway(tree: Path) -> Iterator[Server]:
+def fanway(tree: Path, store: Redis | None = None, *, workers: int = 1) -> Iterator[Server]:
+    """Run the gateway of *tree*, on *store* where there is one."""
     command = [sys.executable, "-c", "from gateway.cli import main; main()", "serve", "--dev"]
     command += ["--config", str(HERE / "fanway.toml"), "--port", "0", "--internal-port", "0"]
+    command += ["--workers", str(workers)] if workers > 1 else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
-    with _running(command, cwd=tree, env={**environment, "PYTHONPATH": str(tree)}) as process:
-        told = {}
-        for line in process.stdout or ():
-            who, url, *_ = line.split()
-            told[who] = str(urlsplit(url).port)
-            if told.keys() >= {"clients", "backends"}:
-                break
-        else:
+    environment["PYTHONPATH"] = str(tree)
+    if store is not None:
+        environment |= {"FANWAY_BROKER__KIND": "redis", "FANWAY_BROKER__URL": store.url}
+    with running(command, cwd=tree, env=environment) as process:
+        ports = _announced(process)
+        if ports.keys() != {"clients", "backends"}:
             raise BenchError(f"the gateway in {tree} ended at once; what it said is above")
-        arguments = ["--port", told["clients"], "--path", "/v1/ws", "--protocol", "fanway.v1.json"]
-        arguments += ["--ping", '{"type":"ping"}', "--pong", '{"type":"pong"}', "--replies", "2"]
-        arguments += ["--hello", '{"type":"connect","id":1}']
-        arguments += ["--hello", '{"type":"subscribe","id":2,"channel":"bench:{c}"}']
-        arguments += ["--publish-port", told["backends"], "--publish-path", "/v1/publish"]
-        arguments += ["--header", "Authorization: Bearer dev", "--header", "Content-Type: application/json"]
-        arguments += ["--body", '{"channel":"bench:{c}","data":{"text":"t@{t}@{pad}"}}']
-        yield Server(process.pid, arguments)
+        _until_all_serve(ports["backends"], workers)
+        yield Server(
+            process.pid,
+            _subscribing(ports["clients"]),
+            _publishing(ports["backends"]),
+            store,
+            ports["backends"],
+        )
+
+
+def _announced(process: subprocess.Popen[str]) -> dict[str, int]:
+    told: dict[str, int] = {}
+    for line in process.stdout or ():
+        who, url, *_ = line.split()
+        told[who] = urlsplit(url).port or 0
+        if len(told) == 2:
+            break
+    return told
+
+
+def _until_all_serve(port: int, workers: int) -> None:
+    """Return once so many nodes say that they are there: the addresses are told before the workers accept."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        connection = HTTPConnection("127.0.0.1", port)
+        with suppress(OSError), closing(connection):
+            connection.request("GET", "/v1/nodes", headers={"Authorization": "Bearer dev"})
+            if len(json.load(connection.getresponse())["nodes"]) >= workers:
+                return
+        time.sleep(0.05)
+    raise BenchError(f"fewer than {workers} workers serve; what the gateway said is above")
+
+
+def _subscribing(port: int) -> list[str]:
+    arguments = ["--port", str(port), "--path", "/v1/ws", "--protocol", "fanway.v1.json"]
+    arguments += ["--ping", '{"type":"ping"}', "--pong", '{"type":"pong"}', "--replies", "2"]
+    arguments += ["--hello", '{"type":"connect","id":1}']
+    return [*arguments, "--hello", '{"type":"subscribe","id":2,"channel":"bench:{c}"}']
+
+
+def _publishing(port: int) -> list[str]:
+    arguments = ["--publish-port", str(port), "--publish-path", "/v1/publish"]
+    arguments += ["--header", "Authorization: Bearer dev", "--header", "Content-Type: application/json"]
+    return [*arguments, "--body", '{"channel":"bench:{c}","data":{"text":"t@{t}@{pad}"}}']
 
 
 @contextmanager
 def _nchan(nginx: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="fanway-bench-") as directory, _free_port() as probe:
-        port = str(probe.getsockname()[1])
-        probe.close()
-        text = (HERE / "nchan.conf").read_text().replace("@PORT@", port).replace("@MODULE@", str(NCHAN))
+    with tempfile.TemporaryDirectory(prefix="fanway-bench-") as directory:
+        port = free_port()
+        text = (HERE / "nchan.conf").read_text().replace("@PORT@", str(port)).replace("@MODULE@", str(NCHAN))
         (Path(directory) / "nginx.conf").write_text(text)
         command = [nginx, "-p", directory, "-c", "nginx.conf", "-e", "stderr"]
-        with _running(command, cwd=Path(directory), env=dict(os.environ)) as process:
-            _until_listening(process, int(port))
-            arguments = ["--port", port, "--path", "/subscribe?channel={c}"]
-            arguments += ["--publish-port", port, "--publish-path", "/publish?channel={c}"]
-            yield Server(process.pid, arguments)
-
-
-@contextmanager
-def _running(command: list[str], *, cwd: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run *command*; what it says on stderr is shown only if it does not end well."""
-    with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.terminate()
-                try:
-                    status = process.wait(PATIENCE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    status = process.wait()
-        if status:
-            errors.seek(0)
-            sys.stderr.write(errors.read())
-
-
-def _until_listening(process: subprocess.Popen[str], port: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise BenchError(f"nothing listens on port {port}; what the server said is above")
-
-
-def _free_port() -> socket.socket:
-    probe = socket.socket()
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    probe.bind(("127.0.0.1", 0))
-    return probe
+        with running(command, cwd=Path(directory), env=dict(os.environ)) as process:
+            until_listening(process, port)
+            yield Server(
+                process.pid,
+                ["--port", str(port), "--path", "/subscribe?channel={c}"],
+                ["--publish-port", str(port), "--publish-path", "/publish?channel={c}"],
+            )
 
 
 def _output(command: list[str]) -> str:

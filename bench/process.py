@@ -10,15 +10,15 @@ from pathlib import Path
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time that *pid* and its live children have taken, in steps of `TICK`."""
-    total = 0
+def cpu_by_process(pid: int) -> dict[int, float]:
+    """Return the user and system time that *pid* and its live children each took, in steps of `TICK`."""
+    taken: dict[int, float] = {}
     for each in _tree(pid):
         with suppress(OSError):
             # The name, in parentheses, may hold anything; utime and stime are fields 14 and 15 (proc(5)).
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total * TICK
+            taken[each] = (int(fields[11]) + int(fields[12])) * TICK
+    return taken
 
 
 def memory_kib(pid: int) -> int:

@@ -7,6 +7,10 @@
  *
  * One thread reads, one publishes. Templates know {c}, the number of a channel, {t}, the time, and {pad}, padding.
  *
+ * Where the generator must take as little of the machine as it can, only the first --witnesses subscribers of each channel
+ * read what they get; the others have the kernel count it and throw it away (MSG_TRUNC), every --rest milliseconds. What
+ * has as many bytes as its witness got the same messages; where it has fewer, it got that share of them.
+ *
  * Build: cc -O2 -pthread -o wsload wsload.c
  */
 #define _GNU_SOURCE
@@ -31,7 +35,7 @@ enum { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
 enum { BUFFER = 32 * 1024, REQUEST = 16 * 1024, LIST = 8, EVENTS = 1024, BUCKETS = 64 * 32 };
 
 static struct {
-    int port, publish_port, connections, channels, publishers, rate, padding, replies, opening;
+    int port, publish_port, connections, channels, publishers, rate, padding, replies, opening, witnesses, rest;
     double seconds, drain;
     const char *path, *protocol, *publish_path, *body, *ping, *pong, *hello[LIST], *header[LIST];
 } option = {.connections = 100, .channels = 1, .publishers = 4, .padding = 120, .opening = 64, .seconds = 1, .drain = 3,
@@ -118,18 +122,20 @@ static bool send_frame(int fd, int opcode, const char *payload, int size) {
 
 typedef struct {
     int fd, channel, used, replies;
-    bool upgraded, ready;
+    bool upgraded, ready, skims;
+    unsigned long bytes, messages; /* since the beginning */
     unsigned char *buffer;
 } subscriber;
 
 static int ready, closed;
-static unsigned long delivered;
+static unsigned long delivered, skimmed;
 static histogram latency;
 
 static void subscribe(subscriber *s, int index, int epoll) {
     char path[1024], request[REQUEST];
     s->fd = dial(option.port);
     s->channel = index % option.channels;
+    s->skims = option.witnesses && index / option.channels >= option.witnesses;
     s->buffer = malloc(BUFFER);
     fill(path, sizeof path, option.path, s->channel, 0);
     int size = snprintf(request, sizeof request,
@@ -164,7 +170,7 @@ static int upgrade(subscriber *s) {
     return end + 4 - s->buffer;
 }
 
-static void count(const unsigned char *payload, uint64_t size, uint64_t at) {
+static void count(subscriber *s, const unsigned char *payload, uint64_t size, uint64_t at) {
     const unsigned char *end = payload + size, *p = payload;
     while ((p = memmem(p, end - p, "t@", 2))) {
         uint64_t sent = 0;
@@ -172,6 +178,7 @@ static void count(const unsigned char *payload, uint64_t size, uint64_t at) {
         if (!sent || p == end || *p != '@') continue;
         record(&latency, at > sent ? (at - sent) / 1000 : 0);
         delivered++;
+        s->messages++;
     }
 }
 
@@ -196,17 +203,35 @@ static int take_frame(subscriber *s, unsigned char *p, int here, uint64_t at) {
         else if (!s->ready)
             s->replies++, settle(s);
         else
-            count((unsigned char *)payload, size, at);
+            count(s, (unsigned char *)payload, size, at);
     }
     return head + size;
 }
 
+/* Returns the messages that all have got. Whoever follows a channel is sent the same bytes as its first witness. */
+static unsigned long tally(const subscriber *all) {
+    unsigned long sum = delivered;
+    for (int i = option.witnesses * option.channels; option.witnesses && i < option.connections; i++) {
+        const subscriber *witness = &all[all[i].channel];
+        if (witness->bytes) sum += all[i].bytes >= witness->bytes ? witness->messages : all[i].bytes * witness->messages / witness->bytes;
+    }
+    return sum;
+}
+
+static void skim(subscriber *s) {
+    ssize_t got = recv(s->fd, NULL, 1 << 24, MSG_TRUNC);
+    if (got > 0) s->bytes += got, skimmed += got;
+    else if (got == 0 || (errno != EAGAIN && errno != EINTR)) close(s->fd), closed++;
+}
+
 static void receive(subscriber *s) {
+    if (s->skims && s->ready) return skim(s);
     int got = recv(s->fd, s->buffer + s->used, BUFFER - s->used, 0), done = 0, size = 0;
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     uint64_t at = now();
     if (got > 0) {
         s->used += got;
+        s->bytes += got;
         if (!s->upgraded) done = upgrade(s);
         while (s->upgraded && (size = take_frame(s, s->buffer + done, s->used - done, at)) > 0) done += size;
         memmove(s->buffer, s->buffer + done, s->used -= done);
@@ -280,21 +305,21 @@ static void *publish_all(void *unused) {
 /* ---- the run */
 
 static void parse(int count, char **arguments) {
-    enum { PORT = 1, PUBLISH_PORT, CONNECTIONS, CHANNELS, PUBLISHERS, RATE, PADDING, REPLIES, SECONDS, DRAIN, PATH,
+    enum { PORT = 1, PUBLISH_PORT, CONNECTIONS, CHANNELS, PUBLISHERS, RATE, PADDING, REPLIES, WITNESSES, REST, SECONDS, DRAIN, PATH,
            PROTOCOL, PUBLISH_PATH, BODY, PING_TEXT, PONG_TEXT, HELLO, HEADER };
     static const struct option known[] = {
         {"port", 1, 0, PORT}, {"publish-port", 1, 0, PUBLISH_PORT}, {"connections", 1, 0, CONNECTIONS},
         {"channels", 1, 0, CHANNELS}, {"publishers", 1, 0, PUBLISHERS}, {"rate", 1, 0, RATE}, {"padding", 1, 0, PADDING},
-        {"replies", 1, 0, REPLIES}, {"seconds", 1, 0, SECONDS}, {"drain", 1, 0, DRAIN}, {"path", 1, 0, PATH},
+        {"replies", 1, 0, REPLIES}, {"witnesses", 1, 0, WITNESSES}, {"rest", 1, 0, REST}, {"seconds", 1, 0, SECONDS}, {"drain", 1, 0, DRAIN}, {"path", 1, 0, PATH},
         {"protocol", 1, 0, PROTOCOL}, {"publish-path", 1, 0, PUBLISH_PATH}, {"body", 1, 0, BODY},
         {"ping", 1, 0, PING_TEXT}, {"pong", 1, 0, PONG_TEXT}, {"hello", 1, 0, HELLO}, {"header", 1, 0, HEADER}, {0}};
     int *numbers[] = {0, &option.port, &option.publish_port, &option.connections, &option.channels, &option.publishers,
-                      &option.rate, &option.padding, &option.replies};
+                      &option.rate, &option.padding, &option.replies, &option.witnesses, &option.rest};
     const char **texts[] = {&option.path, &option.protocol, &option.publish_path, &option.body, &option.ping, &option.pong};
     int hellos = 0, headers = 0;
     for (int key; (key = getopt_long(count, arguments, "", known, 0)) != -1;) {
         if (key == '?' || (key == HELLO && hellos == LIST - 1) || (key == HEADER && headers == LIST - 1)) exit(2);
-        else if (key <= REPLIES) *numbers[key] = atoi(optarg);
+        else if (key <= REST) *numbers[key] = atoi(optarg);
         else if (key == SECONDS) option.seconds = atof(optarg);
         else if (key == DRAIN) option.drain = atof(optarg);
         else if (key <= PONG_TEXT) *texts[key - PATH] = optarg;
@@ -303,6 +328,13 @@ static void parse(int count, char **arguments) {
     }
     if (option.port < 1 || option.publish_port < 1 || option.connections < 1 || option.channels < 1)
         die("expected --port, --publish-port, and at least one connection and channel");
+}
+
+/* Returns the processor time that this process has taken, user and system. */
+static double cpu_seconds(void) {
+    struct rusage taken;
+    getrusage(RUSAGE_SELF, &taken);
+    return taken.ru_utime.tv_sec + taken.ru_stime.tv_sec + (taken.ru_utime.tv_usec + taken.ru_stime.tv_usec) / 1e6;
 }
 
 int main(int argc, char **argv) {
@@ -319,6 +351,7 @@ int main(int argc, char **argv) {
     bool told = false;
     uint64_t begun = now(), start = 0, last = 0;
     unsigned long before = 0;
+    double cpu = 0;
     for (;;) {
         while (opened < option.connections && opened - ready - closed < option.opening)
             subscribe(&all[opened], opened, epoll), opened++;
@@ -327,7 +360,13 @@ int main(int argc, char **argv) {
             char line[64];
             if (events[i].data.ptr) receive(events[i].data.ptr);
             else if (read(0, line, sizeof line) <= 0) return 0;
-            else epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL), start = last = now(), pthread_create(&thread, 0, publish_all, 0);
+            else {
+                epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
+                for (int j = 0; j < option.connections; j++) all[j].bytes = 0;
+                cpu = cpu_seconds();
+                start = last = now();
+                pthread_create(&thread, 0, publish_all, 0);
+            }
         }
         if (!told && ready + closed == option.connections) {
             told = true;
@@ -336,13 +375,14 @@ int main(int argc, char **argv) {
             watch(epoll, 0, NULL);
         }
         if (!start) continue;
-        if (delivered != before) before = delivered, last = now();
-        if (finished && (delivered >= expected || now() - last > option.drain * 1e9)) break;
+        if (delivered + skimmed != before) before = delivered + skimmed, last = now();
+        if (finished && (tally(all) >= expected || now() - last > option.drain * 1e9)) break;
+        if (option.rest) usleep(option.rest * 1000);
     }
     double span = last > start ? (last - start) / 1e9 : 0;
     printf("{\"published\": %lu, \"refused\": %lu, \"delivered\": %lu, \"expected\": %lu, \"closed\": %d, \"seconds\": %.4f, "
-           "\"latency_ms\": {\"p50\": %.3f, \"p99\": %.3f, \"max\": %.3f}}\n",
-           published, refused, delivered, expected, closed, span, milliseconds(&latency, 0.5), milliseconds(&latency, 0.99),
+           "\"cpu_s\": %.4f, \"latency_ms\": {\"p50\": %.3f, \"p99\": %.3f, \"max\": %.3f}}\n",
+           published, refused, tally(all), expected, closed, span, cpu_seconds() - cpu, milliseconds(&latency, 0.5), milliseconds(&latency, 0.99),
            latency.longest / 1000.0);
     return 0;
 }
