@@ -43,8 +43,8 @@ def _run_workers(settings: Settings) -> int:
             settings.node.workers,
             grace=settings.drain.timeout + 5.0,
             report=logs.logger().info,
+            ready=partial(_announce, shared, *ports),
         )
-        _announce(shared, *ports)
         return supervisor.run()
 
 
@@ -67,10 +67,10 @@ async def _main(settings: Settings, worker: int = 0, beat: Synchronized[float] |
     if beat is None:
         await Gateway(settings).serve(stopped, announce)
         return
-    Pulse(beat, loop, stopped.set).start()
+    pulse = Pulse(beat, loop, stopped.set)
     name = f"{settings.node_name()}-{worker}"
     own = settings.model_copy(update={"node": settings.node.model_copy(update={"name": name})})
-    await Gateway(own, shared=True).serve(stopped, lambda _: None)
+    await Gateway(own, shared=True).serve(stopped, lambda _: pulse.start())
 
 
 def _with_ports(settings: Settings, public: int, internal: int) -> Settings:

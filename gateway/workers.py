@@ -24,6 +24,9 @@ from gateway.clock import Scheduler
 SILENT = 10.0
 """Seconds without a sign from a worker's event loop after which it is killed and replaced."""
 
+STARTING = 30.0
+"""Seconds that a worker may take until its first sign: it has to import everything, beside all the others."""
+
 BEAT = 1.0
 """Seconds between two signs."""
 
@@ -33,8 +36,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 STEADY = 60.0
 """Seconds that a worker must have lived for its next death to count as its first."""
 
-LOOK = 0.5
-"""Seconds between two looks at the workers."""
+LOOK, LOOK_AT_START = 0.5, 0.05
+"""Seconds between two looks at the workers: always, and until all of them serve."""
 
 Target = Callable[[int, "Synchronized[float]"], None]
 """What a worker runs in a process of its own, with its number and the beat to keep (`Pulse`)."""
@@ -57,9 +60,16 @@ class Worker:
     restart_at: float | None = None
     """When it is to be started again, while it is dead."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether it has given its first sign, which says that it listens."""
+        return self.restart_at is None and self.beat.value > 0
+
     def is_silent(self, now: float) -> bool:
-        """Return whether its event loop has been silent for too long; starting counts as a sign."""
-        return self.restart_at is None and now - max(self.beat.value, self.started) > SILENT
+        """Return whether its event loop has been silent for too long, or has not begun in time."""
+        if self.restart_at is not None:
+            return False
+        return now - self.beat.value > SILENT if self.serves else now - self.started > STARTING
 
 
 @dataclass(slots=True)
@@ -72,9 +82,12 @@ class Supervisor:
     """Seconds that the workers have to end when told to, before they are killed."""
     report: Callable[..., None]
     """Takes an event's name and its fields."""
+    ready: Callable[[], None]
+    """Hears, once, that every worker serves."""
     clock: Callable[[], float] = time.monotonic
     workers: list[Worker] = field(default_factory=list)
     _stopping: bool = False
+    _ready: bool = False
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status: 1 where a worker had to be killed then."""
@@ -82,7 +95,7 @@ class Supervisor:
             self.workers = [self._start(number) for number in range(1, self.count + 1)]
             while not self._stopping:
                 alive = [worker.process.sentinel for worker in self.workers if worker.restart_at is None]
-                wait([woken, *alive], LOOK)
+                wait([woken, *alive], LOOK if self._ready else LOOK_AT_START)
                 self.look()
             return self._stop()
 
@@ -100,6 +113,9 @@ class Supervisor:
                 self._bury(worker, now)
             elif worker.process.exitcode is not None:
                 self._bury(worker, now)
+        if not self._ready and all(worker.serves for worker in self.workers):
+            self._ready = True
+            self.ready()
 
     def _start(self, number: int, *, deaths: int = 0) -> Worker:
         context = multiprocessing.get_context("spawn")
@@ -159,7 +175,7 @@ class Supervisor:
 
 
 class Pulse:
-    """A worker's side: gives a sign from its event loop, and notices when nobody looks for it any more."""
+    """A worker's side: gives signs from its event loop, and notices when nobody looks for them any more."""
 
     def __init__(
         self, beat: Synchronized[float], scheduler: Scheduler, orphaned: Callable[[], object]
@@ -171,7 +187,7 @@ class Pulse:
         self._parent = os.getppid()
 
     def start(self) -> None:
-        """Give the first sign."""
+        """Give the first sign, and from now on others: it serves."""
         self._beat.value = time.monotonic()  # one clock for every process of the machine (clock_gettime(2))
         if os.getppid() == self._parent:
             self._scheduler.call_later(BEAT, self.start)

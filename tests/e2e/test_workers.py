@@ -50,9 +50,16 @@ async def until(gateway: Served, nodes: set[str]) -> None:
             try:
                 answer = await gateway.request("GET", "/v1/nodes")
             except httpx.TransportError:
-                continue  # nobody listens yet, or whoever did was killed
+                continue  # whoever listened was killed
             if answer.status_code == 200 and {each["node"] for each in answer.json()["nodes"]} == nodes:
                 return
+
+
+def test_addresses_are_announced_when_every_worker_listens(gateway: Served) -> None:
+    listening = "0A"  # proc(5), net/tcp: the state in hexadecimal, as the address is
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = [int(row[1].partition(":")[2], 16) for row in rows if row[3] == listening]
+    assert ports.count(gateway.internal) == 2
 
 
 async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Served) -> None:
