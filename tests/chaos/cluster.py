@@ -37,8 +37,15 @@ presence = true
 join_leave = true
 """
 
-AOF = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+_AOF = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
+DURABLE = (*_AOF, "--appendfsync", "always")
 """Options of a Redis that forgets nothing."""
+
+HASTY = (*_AOF, "--appendfsync", "everysec")
+"""Options of a Redis that forgets a second with the power."""
+
+SECOND = 32 * 1024
+"""Bytes of its file that a second of ours fills, about."""
 
 BLOCKED = Line(blocked=True)
 
@@ -46,11 +53,12 @@ BLOCKED = Line(blocked=True)
 class Cluster:
     """Its nodes, `n1` and so on, and the ways by which each of them reaches Redis."""
 
-    def __init__(self, server: RedisServer, ways: Sequence[Proxy], nodes: Sequence[Node]) -> None:
+    def __init__(self, home: Path, server: RedisServer, ways: Sequence[Proxy], nodes: Sequence[Node]) -> None:
         self.server = server
         self.ways = tuple(ways)
         """One for each node, in their order."""
         self.nodes = tuple(nodes)
+        self._home = home
         self._asked = 0
 
     @classmethod
@@ -85,7 +93,7 @@ class Cluster:
             async with asyncio.TaskGroup() as starting:
                 for node in nodes:
                     starting.create_task(node.start())
-            yield cls(server, ways, nodes)
+            yield cls(home, server, ways, nodes)
 
     @property
     def public(self) -> list[int]:
@@ -124,6 +132,11 @@ class Cluster:
     async def start_redis(self) -> None:
         """Start it again, with whatever is on its disk."""
         await asyncio.to_thread(self.server.start)
+
+    def forget(self, size: int) -> None:
+        """Take the last *size* bytes of a Redis that does not run: they never reached the disk."""
+        written = max((self._home / "redis").rglob("*.aof"), key=lambda file: file.stat().st_mtime_ns)
+        os.truncate(written, max(0, written.stat().st_size - size))
 
     @contextmanager
     def redis_stopped(self) -> Iterator[None]:
