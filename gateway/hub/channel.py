@@ -57,6 +57,7 @@ class Channel:
         "audience",
         "base",
         "breaks",
+        "era",
         "holds",
         "name",
         "routed",
@@ -85,6 +86,8 @@ class Channel:
         """The newest message that was delivered here."""
         self.breaks = 0
         """How often the numbering did not go on from `top`."""
+        self.era = object()
+        """Stands for its history as this node knows it; another one where that is reset or cleared."""
         self._recent: deque[Frames] = deque()
         self._recent_bytes = 0
         self._pending: list[Frames] = []
@@ -264,6 +267,7 @@ class Channel:
     def _forget(self, position: MessageId | None) -> None:
         self._recent.clear()
         self._recent_bytes = 0
+        self.era = object()
         self.base = self.top = position
 
     def _advance(self) -> None:

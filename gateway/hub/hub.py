@@ -21,6 +21,7 @@ from gateway.clock import Clock, Scheduler, monotonic, wall
 from gateway.eager import Tasks
 from gateway.errors import GatewayError
 from gateway.hub.channel import Channel, Tally
+from gateway.hub.pages import Pages
 from gateway.link.frames import Frames
 from gateway.link.outbox import Flusher
 from protocol.messages import Gap
@@ -53,6 +54,7 @@ class Hub:
         self.broker = broker
         self.tasks = tasks
         self.flusher = Flusher(scheduler, self.settle, clock)
+        self.pages = Pages(broker)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}
         self.users: dict[str, dict[str, Session]] = {}

@@ -1,116 +1,141 @@
-"""History, then live, without a gap: at subscribe, and after a slow phase."""
+"""What a new subscriber missed: as much as one reply may hold, and from where the rest is to follow."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import NamedTuple
 
 from gateway.access.permissions import ChannelRules
 from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
 from gateway.hub.hub import Hub
-from gateway.hub.subscription import Subscription
-from gateway.link.frames import Chunk, Frames, last_of
-from gateway.link.outbox import BATCH
-from protocol.messages import Message
+from gateway.hub.pages import ENVELOPE, weight
+from gateway.link.frames import Frames, last_of
 from protocol.position import MessageId
 
-if TYPE_CHECKING:
-    from gateway.hub.session import Session
+PATIENCE = 4
+"""How often a resume asks again for what the broker says is not there, and the hub says is."""
 
 
-READS = 4
-"""How often a resume asks the broker while the channel runs ahead of the hub's recent messages."""
+class Answer(NamedTuple):
+    """What one reply says of what was missed."""
 
-ENVELOPE = 150
-"""Bytes that an encoded message takes beside its data, about."""
+    messages: Sequence[Frames]
+    recovered: bool
+    """Whether this, and what follows behind it, is everything since the position asked for."""
+    behind: MessageId | None = None
+    """How far `messages` reach, where more follows; None where they reach up to now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a new subscriber missed: messages up to `position`, from which the hub's own go on."""
+    """What a new subscriber missed, as far as it was fetched."""
 
     channel: Channel
     messages: Sequence[Frames] = ()
     position: MessageId | None = None
-    """None where nothing is replayed."""
-    recovered: bool = False
-    """Whether this is everything since the position asked for."""
+    """How far `messages` reach; None where nothing is replayed."""
+    since: MessageId | None = None
+    """The position asked for, where everything after it is there; else None."""
+    breaks: int = 0
+    """How often the channel's numbering had broken when this was fetched."""
 
-    def complete(self, room: int) -> tuple[list[Frames], bool]:
-        """Return everything up to now, and whether it is everything since the position asked for.
+    def complete(self, room: int) -> Answer:
+        """Return what a reply of at most *room* bytes tells, from everything up to now.
 
-        Without waiting, so that nothing comes between. What takes more than *room* bytes is not replayed at
-        all where everything was asked for; else the newest is that fits.
+        Without waiting, so that nothing comes between. Where everything since a position was asked for, the
+        oldest messages are told, without a hole, and the others left for a catch-up; else the newest.
         """
-        newer = [] if self.position is None else self.channel.after(self.position)
-        if newer is None:
-            return [], False
-        messages = [*self.messages, *newer]
-        fit = _that_fit(reversed(messages), room)
-        if not self.recovered:
-            return messages[len(messages) - fit :], False
-        return (messages, True) if fit == len(messages) else ([], False)
+        if self.position is None or self.channel.breaks != self.breaks:
+            return Answer((), recovered=False)
+        newer = self.channel.after(self.position)
+        if self.since is None:
+            return Answer(() if newer is None else _newest([*self.messages, *newer], room), recovered=False)
+        messages = [*self.messages, *(newer or ())]
+        fit = messages[: that_fit(messages, room)]
+        if newer is not None and len(fit) == len(messages):
+            return Answer(fit, recovered=True)
+        return Answer(fit, recovered=True, behind=last_of(fit, self.since))
 
 
-def weight(messages: Iterable[Frames]) -> int:
-    """Return about how many bytes *messages* take in a reply."""
-    return sum(len(frames.message.data.json) + ENVELOPE for frames in messages)
-
-
-def _that_fit(messages: Iterable[Frames], room: int) -> int:
+def that_fit(messages: Iterable[Frames], room: int) -> int:
     """Return how many of *messages*, in their order, fit into *room* bytes."""
     fit = 0
     for frames in messages:
-        room -= weight((frames,))
+        room -= len(frames.message.data.json) + ENVELOPE
         if room < 0:
             break
         fit += 1
     return fit
 
 
+def until(top: MessageId | None, messages: Iterable[Frames]) -> list[Frames]:
+    """Return *messages* as far as *top*, where the hub stands: what is beyond it is still on its way here."""
+    offset = -1 if top is None else top.offset
+    return [
+        frames
+        for frames in messages
+        if frames.message.message is not None and frames.message.message.offset <= offset
+    ]
+
+
 async def prepare(
-    hub: Hub, name: str, rules: ChannelRules, *, since: MessageId | None, rewind: int | None
+    hub: Hub,
+    name: str,
+    rules: ChannelRules,
+    *,
+    since: MessageId | None,
+    rewind: int | None,
+    room: int,
+    batch: int,
 ) -> Replay:
-    """Return what a new subscriber of *name* missed; the caller owes a `hub.release` of its channel."""
+    """Return what a new subscriber of *name* missed; the caller owes a `hub.release` of its channel.
+
+    It fetches about *batch* messages at a time, and no more than fit into *room* bytes.
+    """
     channel = await hub.hold(name, rules)
     try:
         if since is not None:
-            return await _since(hub, channel, since)
+            return await _since(hub, channel, since, room, batch)
         if rewind:
-            return await _rewound(hub, channel, rewind)
+            return await _rewound(hub, channel, rewind, room)
     except BaseException:
         hub.release(channel)
         raise
     return Replay(channel)
 
 
-async def _since(hub: Hub, channel: Channel, since: MessageId) -> Replay:
-    """Return everything after *since*: what the hub has no longer, the broker has perhaps."""
+async def _since(hub: Hub, channel: Channel, since: MessageId, room: int, batch: int) -> Replay:
+    """Return what follows *since*: what the hub has no longer, the broker has perhaps."""
     messages: list[Frames] = []
-    position = since
-    for _ in range(READS):
+    position, breaks, patience = since, channel.breaks, PATIENCE
+    while channel.top is not None and patience:
         recent = channel.after(position)
         if recent is not None:
-            return Replay(channel, [*messages, *recent], channel.top, recovered=True)
-        if channel.top is None:
-            break
-        kept = await hub.broker.read(channel.name, since=position)
-        if not kept.recovered or channel.top is None:
+            return Replay(channel, [*messages, *recent], channel.top, since, channel.breaks)
+        part = await hub.pages.after(channel, position, batch)
+        if part.lost or channel.top is None:
             break
         if position.offset > channel.top.offset:
             # The client heard more on another node than has arrived here: let it not hear that again.
             if not await channel.reached(position.offset):
                 raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {position}")
+            breaks = channel.breaks
+            patience -= 1
             continue
-        messages += _until(channel.top, kept.messages)
-        position = last_of(messages, position) or position
+        newer = until(channel.top, part.messages)
+        fit = that_fit(newer, room)
+        messages += newer[:fit]
+        position = last_of(messages, since) or since
+        if fit < len(newer):
+            return Replay(channel, messages, position, since, breaks)
+        room -= weight(newer)
+        patience -= not newer
     return Replay(channel)
 
 
-async def _rewound(hub: Hub, channel: Channel, count: int) -> Replay:
+async def _rewound(hub: Hub, channel: Channel, count: int, room: int) -> Replay:
     """Return the newest *count* messages that history keeps."""
     if channel.top is None:
         return Replay(channel)
@@ -118,70 +143,12 @@ async def _rewound(hub: Hub, channel: Channel, count: int) -> Replay:
     count = min(count, rules.history)
     recent = channel.last(count, no_older=hub.wall() - rules.history_ttl)
     if recent is not None:
-        return Replay(channel, recent, channel.top)
+        return Replay(channel, recent, channel.top, breaks=channel.breaks)
     kept = await hub.broker.read(channel.name, limit=count, reverse=True)
-    messages = _until(channel.top, reversed(kept.messages))
-    return Replay(channel, messages, last_of(messages, channel.top))
+    messages = until(channel.top, [Frames(message) for message in reversed(kept.messages)])
+    position = last_of(messages, channel.top)
+    return Replay(channel, _newest(messages, room), position, breaks=channel.breaks)
 
 
-def _until(top: MessageId | None, messages: Iterable[Message]) -> list[Frames]:
-    """Return *messages* as far as *top*, where the hub stands: what is beyond it is still on its way here."""
-    offset = -1 if top is None else top.offset
-    return [
-        Frames(message)
-        for message in messages
-        if message.message is not None and message.message.offset <= offset
-    ]
-
-
-async def catch_up(session: Session) -> None:
-    """Replay to *session* what its slow channels missed, a batch of each in turn, while its socket takes it.
-
-    Each is live again where nothing is left. `BrokerUnavailable` where the broker cannot tell now.
-    """
-    while session.behind and _has_room(session):
-        subscription = next(iter(session.behind))
-        await _next_batch(session, subscription)
-        if subscription in session.behind:
-            del session.behind[subscription]
-            session.behind[subscription] = None  # to the end of the line
-            await asyncio.sleep(0)
-
-
-def _has_room(session: Session) -> bool:
-    session.outbox.flush()
-    return session.is_open and session.link.writable
-
-
-async def _next_batch(session: Session, subscription: Subscription) -> None:
-    hub, channel = session.services.hub, subscription.channel
-    position = cast("MessageId", subscription.behind)  # as everybody has who stands in `session.behind`
-    limit = session.services.limits.catch_up_batch
-    messages = channel.after(position, limit)
-    if messages is None:
-        kept = await hub.broker.read(channel.name, since=position, limit=limit)
-        if subscription not in session.behind or subscription.behind != position:
-            return
-        if not kept.recovered:
-            reset = kept.position.offset <= position.offset
-            _go_live(session, subscription, gap="reset" if reset else "trimmed")
-            return
-        messages = _until(channel.top, kept.messages)
-    if messages:
-        fit = max(1, _that_fit(messages, BATCH))
-        chunk = Chunk(subscription.codec, messages[:fit], position)
-        subscription.behind = chunk.last
-        session.outbox.offer(subscription, chunk)
-    else:
-        lost = channel.top is not None and channel.top.offset > position.offset
-        _go_live(session, subscription, gap="reset" if lost else None)
-
-
-def _go_live(session: Session, subscription: Subscription, gap: str | None = None) -> None:
-    """Let *subscription* have whatever comes from now on; tell of what is missing."""
-    channel = subscription.channel
-    channel.settle()
-    reason = gap or ("overflow" if subscription.missed else None)
-    session.go_live(subscription)
-    if reason is not None:
-        session.outbox.push(subscription.gap(channel.top, reason))
+def _newest(messages: Sequence[Frames], room: int) -> Sequence[Frames]:
+    return messages[len(messages) - that_fit(reversed(messages), room) :]

@@ -12,8 +12,9 @@ from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
 from gateway.broker.base import ConnectionRecord, Instruction
 from gateway.errors import BrokerUnavailable, GatewayError
-from gateway.hub import commands, replay, subscribing
+from gateway.hub import commands, subscribing
 from gateway.hub.allowance import Allowance, TooMany
+from gateway.hub.catch_up import catch_up
 from gateway.hub.expiry import Expiry
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
@@ -179,7 +180,7 @@ class Session:
     async def _catch_up(self) -> None:
         self._catching_up = True
         try:
-            await replay.catch_up(self)
+            await catch_up(self)
         except BrokerUnavailable as error:
             self._retry = asyncio.get_running_loop().call_later(error.retry_after, self.caught_breath)
         except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
@@ -366,6 +367,7 @@ class Session:
                 if isinstance(command, Connect):
                     self.state = State.CONNECTED
                 self.send(reply)
+                self.caught_breath()  # what the reply could not hold follows it
         except Exception as error:  # noqa: BLE001 (a command must not end more than itself)
             self._failed(command, self._told(error))
 

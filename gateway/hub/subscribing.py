@@ -13,6 +13,7 @@ from gateway.access.claims import ChannelToken
 from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.hub import replay
+from gateway.hub.pages import weight
 from gateway.hub.replay import Replay
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
@@ -30,17 +31,18 @@ FULL_RETRY_MS = 5_000
 
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
     """Follow a channel: now, since a position, or from the last messages on."""
-    prepared = await _prepare(session, command, granted=command.channel in session.granted)
+    granted = command.channel in session.granted
+    prepared = await _prepare(session, command, _room(session), granted=granted)
     await _still_wanted(session, prepared)
-    return _commit(session, prepared, session.services.limits.outbox // 2)
+    return _commit(session, prepared, _room(session))
 
 
 async def server_subscribe(session: Session, channel: str) -> None:
     """Let the server's API subscribe *session* to *channel*; nothing happens where it is already."""
     try:
-        prepared = await _prepare(session, Subscribe(0, channel), granted=True)
+        prepared = await _prepare(session, Subscribe(0, channel), 0, granted=True)
         await _still_wanted(session, prepared)
-        session.send(_commit(session, prepared, session.services.limits.outbox // 2))
+        session.send(_commit(session, prepared, 0))
     except (ProtocolError, GatewayError):
         return
     except Exception as error:  # noqa: BLE001 (nobody waits for an answer)
@@ -51,18 +53,22 @@ async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Su
     """Subscribe to what the client asks for and to what the server adds; each succeeds or fails for itself.
 
     All waiting comes first: then every channel goes live in the same instant, and no message overtakes the
-    reply. What is replayed fits into one reply together.
+    reply. What is replayed fits into one reply together; the rest of it follows.
     """
     server_side = dict.fromkeys(_server_side(session), Resume())
     prepared: dict[str, _Prepared | ProtocolError] = {}
-    places = session.services.limits.channels
+    places, room = session.services.limits.channels, _room(session)
     try:
         for channel, resume in {**server_side, **asked}.items():
             ask = Subscribe(0, channel, resume.token, resume.since, resume.rewind)
             granted = channel in server_side
-            each = await _attempt(session, ask, granted=granted) if places else _too_many(session.services)
-            prepared[channel] = each
-            places -= isinstance(each, _Prepared)
+            if not places:
+                prepared[channel] = _too_many(session.services)
+                continue
+            each = prepared[channel] = await _attempt(session, ask, room, granted=granted)
+            if isinstance(each, _Prepared):
+                places -= 1
+                room -= weight(each.replay.messages)
     except BaseException:
         await _abandon(session, *prepared.values())
         raise
@@ -117,16 +123,26 @@ class _Prepared:
         return None if self.present is None else up_to_date(self.present, self.changes)
 
 
-async def _attempt(session: Session, command: Subscribe, *, granted: bool) -> _Prepared | ProtocolError:
+def _room(session: Session) -> int:
+    """Return how many bytes of what was missed a reply may hold: half an outbox, with what waits there.
+
+    The rest follows as fast as the socket takes it: so a slow client that asks for much is not sent away.
+    """
+    return session.services.limits.outbox // 2 - session.outbox.size
+
+
+async def _attempt(
+    session: Session, command: Subscribe, room: int, *, granted: bool
+) -> _Prepared | ProtocolError:
     try:
-        return await _prepare(session, command, granted=granted)
+        return await _prepare(session, command, room, granted=granted)
     except ProtocolError as error:
         return error
     except GatewayError as error:
         return unavailable(error)
 
 
-async def _prepare(session: Session, command: Subscribe, *, granted: bool) -> _Prepared:
+async def _prepare(session: Session, command: Subscribe, room: int, *, granted: bool) -> _Prepared:
     """Check and fetch what a subscription needs."""
     services, name = session.services, command.channel
     rules = services.namespaces.rules(name)
@@ -135,7 +151,15 @@ async def _prepare(session: Session, command: Subscribe, *, granted: bool) -> _P
     if not granted:
         _check(session, rules, name, token)
     rewind = min(command.rewind or 0, services.limits.rewind)
-    ready = await replay.prepare(services.hub, name, rules, since=command.since, rewind=rewind)
+    ready = await replay.prepare(
+        services.hub,
+        name,
+        rules,
+        since=command.since,
+        rewind=rewind,
+        room=room,
+        batch=services.limits.catch_up_batch,
+    )
     prepared = _Prepared(command, ready, server_side=granted)
     if token is not None and not granted and rules.subscribe == "token":
         prepared.expires_at = token.expires_at
@@ -220,21 +244,24 @@ def _commit_all(
         if isinstance(each, _Prepared):
             # Who proves too slow for what waits leaves now, and is not announced before the reply.
             each.replay.channel.settle()
-    room = session.services.limits.outbox // 2
+    room = _room(session)
     subs: dict[str, Subscribed | Error] = {}
     for channel, each in prepared.items():
         if isinstance(each, _Prepared):
             subscribed = subs[channel] = _commit(session, each, room)
-            room -= replay.weight(subscribed.messages)
+            room -= weight(subscribed.messages)
         else:
             subs[channel] = Error(each.code, each.message, each.retry_after_ms)
     return subs
 
 
 def _commit(session: Session, prepared: _Prepared, room: int) -> Subscribed:
-    """Go live, and say from where, with at most *room* bytes of what was missed; without waiting."""
+    """Go live, and say from where, with at most *room* bytes of what was missed; without waiting.
+
+    Where more was missed, the subscription is behind: what is left is for the catch-up, after the reply.
+    """
     command, channel = prepared.command, prepared.replay.channel
-    messages, recovered = prepared.replay.complete(room)
+    answer = prepared.replay.complete(room)
     watches = channel.rules.join_leave if command.join_leave is None else command.join_leave
     subscription = Subscription(
         session, channel, watches=watches and channel.rules.presence, server_side=prepared.server_side
@@ -243,10 +270,14 @@ def _commit(session: Session, prepared: _Prepared, room: int) -> Subscribed:
     channel.arriving.pop(prepared, None)
     channel.add(subscription)
     session.subscriptions[channel.name] = subscription
+    if answer.behind is not None:
+        session.fell_behind(subscription, answer.behind)
     session.services.hub.release(channel)
     if prepared.expires_at is not None:
         left = max(0.0, prepared.expires_at - session.services.wall())
         subscription.expiry = asyncio.get_running_loop().call_later(
             left, session.revoke, channel.name, "token_expired", "the channel token has expired"
         )
-    return Subscribed(channel.name, channel.top, recovered, messages, prepared.members, command.id or None)
+    position = channel.top if answer.behind is None else answer.behind
+    members, id = prepared.members, command.id or None
+    return Subscribed(channel.name, position, answer.recovered, answer.messages, members, id)

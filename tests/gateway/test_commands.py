@@ -106,16 +106,29 @@ async def test_a_cleared_history_is_shown_to_nobody_though_the_hub_heard_it() ->
 
 
 @standing
-async def test_what_is_too_much_to_replay_is_not_recovered() -> None:
+async def test_what_is_too_much_for_one_reply_follows_it() -> None:
     async with life(limits=SessionLimits(outbox=8_000)) as node:
         first = await node.publish("h:a", "begun")
-        await node.publish("h:a", *("x" * 1_000 for _ in range(9)))
+        await node.publish("h:a", *([number, "x" * 1_000] for number in range(9)))
         client = await node.client()
         reply = await client.follow("h:a", since=first.id)
-        assert (list(reply.messages), reply.recovered) == ([], False)
-        await node.publish("h:a", "next")
+        assert [value[0] for value in values_of(reply.messages)] == [0, 1, 2]
+        assert (reply.recovered, reply.position) == (True, reply.messages[-1].message)
+        await node.publish("h:a", ["next"])
         await quiet()
-        assert client.got() == ["next"]
+        assert [value[0] for value in client.got()] == [3, 4, 5, 6, 7, 8, "next"]
+
+
+@standing
+async def test_a_message_that_is_too_large_for_any_reply_follows_it() -> None:
+    async with life(limits=SessionLimits(outbox=8_000)) as node:
+        first = await node.publish("h:a", "begun")
+        await node.publish("h:a", "x" * 6_000, "last")
+        client = await node.client()
+        reply = await client.follow("h:a", since=first.id)
+        assert (list(reply.messages), reply.recovered, reply.position) == ([], True, first.id)
+        await quiet()
+        assert client.got() == ["x" * 6_000, "last"]
 
 
 @standing

@@ -129,21 +129,24 @@ async def test_a_personal_channel_and_those_of_the_token_are_restored_like_other
 
 
 @standing
-async def test_all_that_a_connect_replays_fits_into_one_reply() -> None:
+async def test_a_reply_to_connect_holds_half_an_outbox_and_the_rest_follows() -> None:
     async with life(limits=SessionLimits(outbox=20_000)) as node:
         begun = {}
         for channel in ("h:a", "h:b", "h:c"):
             begun[channel] = (await node.publish(channel, "begun")).id
-            await node.publish(channel, *("x" * 1_000 for _ in range(6)))
+            await node.publish(channel, *([number, "x" * 1_000] for number in range(6)))
         client = node.open()
         subs = {channel: Resume(since=id) for channel, id in begun.items()}
         reply = await client.connected(Connect(1, subs=subs))
-        recovered = [
-            (sub.recovered, len(sub.messages)) for sub in reply.subs.values() if isinstance(sub, Subscribed)
-        ]
-        assert recovered == [(True, 6), (False, 0), (False, 0)]
-        assert all(isinstance(sub, Subscribed) and sub.position for sub in reply.subs.values())
+        replied = {
+            channel: [value[0] for value in values_of(sub.messages)]
+            for channel, sub in reply.subs.items()
+            if isinstance(sub, Subscribed) and sub.recovered
+        }
+        assert replied == {"h:a": [0, 1, 2, 3, 4, 5], "h:b": [0, 1], "h:c": []}
         assert len(client.link.writes[0]) < 20_000
+        for channel, told in replied.items():
+            assert told + [value[0] for value in client.got(channel)] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

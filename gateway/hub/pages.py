@@ -1,0 +1,162 @@
+"""Parts of histories that were read lately: all who catch up share each read, and each encoding."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.broker.base import Broker, Slice
+from gateway.link.frames import Frames, last_of
+from protocol.position import MessageId
+
+if TYPE_CHECKING:
+    from gateway.hub.channel import Channel
+
+ENVELOPE = 150
+"""Bytes that an encoded message takes beside its data, about."""
+
+SIZE = 4 * 1024 * 1024
+"""Bytes of messages, as JSON, that stay here; beside the page that was read last, however large."""
+
+LEAST = 16
+"""Messages of the shortest look back from the newest."""
+
+
+def weight(messages: Iterable[Frames]) -> int:
+    """Return about how many bytes *messages* take in a reply."""
+    return sum(len(frames.message.data.json) + ENVELOPE for frames in messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What directly follows a position; nothing, where that is the newest or `lost` says why not."""
+
+    messages: Sequence[Frames] = ()
+    lost: str = ""
+    """`trimmed` where the history no longer reaches back, `reset` where the position is of another one."""
+
+
+class _Page:
+    """Messages that directly follow one another."""
+
+    __slots__ = ("before", "messages", "size")
+
+    def __init__(self, before: MessageId, messages: Sequence[Frames]) -> None:
+        self.before = before
+        self.messages = messages
+        self.size = weight(messages)
+
+    def skip(self, position: MessageId) -> int | None:
+        """Return how many of its messages are not after *position*; None where that is not known here."""
+        skip = position.offset - self.before.offset
+        if not 0 <= skip <= len(self.messages):
+            return None
+        known = self.before if skip == 0 else self.messages[skip - 1].message.message
+        return skip if known == position else None
+
+    def joined(self, other: _Page) -> _Page | None:
+        """Return this page with *other* behind it; None where that does not begin here."""
+        skip = self.skip(other.before)
+        if skip is None:
+            return None
+        behind = self.messages[skip + len(other.messages) :]
+        return _Page(self.before, [*self.messages[:skip], *other.messages, *behind])
+
+
+_Key = tuple[object, int, int]
+"""The era of a channel, and which of the pages of so many messages."""
+
+
+class Pages:
+    """Histories, read in pages that begin and end at the same places for everybody."""
+
+    def __init__(self, broker: Broker, *, size: int = SIZE) -> None:
+        """Keep about *size* bytes of what was read from *broker*."""
+        self._broker = broker
+        self._limit = size
+        self._size = 0
+        self._pages: OrderedDict[_Key, _Page] = OrderedDict()
+        self._reads = self._hits = 0
+
+    async def after(self, channel: Channel, position: MessageId, batch: int) -> Part:
+        """Return what follows *position* in *channel*, about *batch* messages at most.
+
+        Raises what the broker raises.
+        """
+        era, top = channel.era, channel.top
+        here = self._find(era, position, batch)
+        if not here and position.offset and top is not None and 0 < top.offset - position.offset < batch:
+            await self._look_back(channel, position, top.offset - position.offset, batch)
+            here = self._find(era, position, batch)
+        if here:
+            self._hits += 1
+            return Part(here)
+        # To where others read on from; at least half a batch, so that nobody reads for a message or two.
+        limit = batch - position.offset % batch
+        read = await self._read(channel, since=position, limit=limit if limit * 2 > batch else limit + batch)
+        if not read.recovered:
+            return Part(lost="reset" if read.position.offset <= position.offset else "trimmed")
+        if here := self._find(era, position, batch):
+            return Part(here)
+        messages = [Frames(message) for message in read.messages]
+        self._keep(era, position, messages, batch)
+        return Part(messages)
+
+    async def _look_back(self, channel: Channel, position: MessageId, missed: int, batch: int) -> None:
+        """Read the newest messages, twice as many as were *missed*: those who missed others come as well.
+
+        This way of asking names no position, so that a storm of resumes from many asks only once.
+        """
+        era, limit = channel.era, min(batch, max(LEAST, 1 << (2 * missed).bit_length()))
+        read = await self._read(channel, limit=limit, reverse=True)
+        if self._find(era, position, batch):
+            return  # kept by somebody who waited for the same answer
+        messages = [Frames(message) for message in reversed(read.messages)]
+        before = last_of(messages[:1], None)
+        if before is not None:
+            self._keep(era, before, messages[1:], batch)
+
+    async def _read(
+        self, channel: Channel, *, since: MessageId | None = None, limit: int, reverse: bool = False
+    ) -> Slice:
+        self._reads += 1
+        return await self._broker.read(channel.name, since=since, limit=limit, reverse=reverse)
+
+    def _find(self, era: object, position: MessageId, batch: int) -> Sequence[Frames]:
+        key = (era, batch, position.offset // batch)
+        page = self._pages.get(key)
+        skip = None if page is None else page.skip(position)
+        if page is None or skip is None:
+            return ()
+        self._pages.move_to_end(key)
+        return page.messages[skip:]
+
+    def _keep(self, era: object, before: MessageId, messages: Sequence[Frames], batch: int) -> None:
+        """Keep *messages*, which directly follow *before*."""
+        start = 0
+        while start < len(messages):
+            block, within = divmod(before.offset, batch)
+            piece = messages[start : start + batch - within]
+            self._put((era, batch, block), _Page(before, piece))
+            before = last_of(piece, before) or before
+            start += len(piece)
+        while self._size > self._limit and len(self._pages) > 1:
+            _, old = self._pages.popitem(last=False)
+            self._size -= old.size
+
+    def _put(self, key: _Key, page: _Page) -> None:
+        old = self._pages.pop(key, None)
+        if old is not None:
+            self._size -= old.size
+            page = old.joined(page) or page.joined(old) or page
+        self._pages[key] = page
+        self._size += page.size
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes."""
+        return {"reads": self._reads, "hits": self._hits, "bytes": self._size}
+
+    def __repr__(self) -> str:
+        return f"<Pages {len(self._pages)} of {self._size} bytes>"

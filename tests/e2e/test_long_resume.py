@@ -1,0 +1,145 @@
+"""Coming back after much was missed: more than one reply holds follows it, in order, and costs no memory."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.broker.redis_server import RedisServer
+from tests.e2e.gateway import Served, publish, served
+from tests.e2e.wire import JSON, MSGPACK, Client, Raw
+
+CONFIG = """
+[channels.long]
+subscribe = "anyone"
+publish = "anyone"
+history = 10_000
+"""
+MISSED, FILL = 1_300, "x" * 4_096
+"""Together 5 MiB; an outbox is 1 MiB, and a reply at most half of that."""
+MOST_GROWTH = 32 * 1024 * 1024
+
+
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("gateway")
+    if request.param == "memory":
+        with served(home, CONFIG) as gateway:
+            yield gateway
+        return
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
+    redis.start()
+    try:
+        with served(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway:
+            yield gateway
+    finally:
+        redis.stop()
+
+
+async def missed(gateway: Served, channel: str) -> str:
+    """Publish `MISSED` messages in *channel*; return the position before them."""
+    async with Client.open(gateway.public, subs={channel: {}}) as client:
+        since: str = client.connected["subs"][channel]["position"]
+    for begin in range(0, MISSED, 500):
+        numbers = range(begin, min(begin + 500, MISSED))
+        commands = [{"publish": {"channel": channel, "data": [number, FILL]}} for number in numbers]
+        answer = (await gateway.request("POST", "/v1/batch", {"commands": commands})).json()
+        assert not [result for result in answer["results"] if "error" in result]
+    return since
+
+
+def number(message: dict[str, Any]) -> int:
+    """Return what a message says it is, which its id must agree with."""
+    said: int = message["data"][0]
+    assert message["message"].partition("-")[0] == str(said + 1)
+    return said
+
+
+async def say_more(gateway: Served, channel: str, count: int) -> None:
+    for more in range(count):
+        await publish(gateway.internal, channel, [MISSED + more])
+
+
+@pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
+@pytest.mark.parametrize("way", ["subscribe", "connect"])
+async def test_who_missed_much_gets_it_all_in_order_while_others_publish(
+    gateway: Served, way: str, subprotocol: str
+) -> None:
+    channel, live = f"long:{way}-{subprotocol}", 50
+    since = await missed(gateway, channel)
+    async with asyncio.TaskGroup() as speaking:
+        speaking.create_task(say_more(gateway, channel, live))
+        subs = {channel: {"since": since}} if way == "connect" else {}
+        async with Client.open(gateway.public, subprotocol=subprotocol, subs=subs) as client:
+            if way == "connect":
+                reply = client.connected["subs"][channel]
+            else:
+                reply = await client.call("subscribe", channel=channel, since=since)
+            assert reply["recovered"]
+            assert 50 < len(reply["messages"]) < MISSED / 5
+            assert reply["position"] == reply["messages"][-1]["message"]
+            heard = [number(message) for message in reply["messages"]]
+            while len(heard) < MISSED + live:
+                heard.append(number(await client.push("message")))
+            assert heard == list(range(MISSED + live))
+
+
+async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: Served) -> None:
+    channel = "long:flaky"
+    since, heard, lives = await missed(gateway, channel), list[int](), 0
+    while len(heard) < MISSED:
+        async with Client.open(gateway.public, subs={channel: {"since": since}}) as client:
+            messages = client.connected["subs"][channel]["messages"]
+            assert client.connected["subs"][channel]["recovered"]
+            while len(heard) + len(messages) < MISSED and len(messages) < 400:
+                messages.append(await client.push("message"))
+            heard += map(number, messages)
+            since = messages[-1]["message"]
+            client.connection.transport.abort()
+        lives += 1
+    assert heard == list(range(MISSED))
+    assert lives == 4
+
+
+async def test_those_who_read_slowly_are_sent_no_more_than_they_take(gateway: Served) -> None:
+    channel, readers = "long:slow", 20
+    since = await missed(gateway, channel)
+    before = gateway.rss()
+    slow = [await Raw.websocket(gateway.public, receive_buffer=16 * 1024) for _ in range(readers)]
+    try:
+        for raw in slow:
+            await raw.say(type="connect", id=1, subs={channel: {"since": since}})
+        async with Client.open(gateway.public, subs={channel: {"since": since}}) as fast:
+            count = len(fast.connected["subs"][channel]["messages"])
+            while count < MISSED:
+                await fast.push("message")
+                count += 1
+        grown = gateway.rss() - before
+        assert grown < MOST_GROWTH, f"{grown / 1e6:.0f} MB for {readers} who are owed 5 MiB each"
+        connected = await slow[0].hear()
+        heard = [number(message) for message in connected["subs"][channel]["messages"]]
+        while len(heard) < MISSED:
+            heard.append(number(await slow[0].hear()))
+        assert heard == list(range(MISSED))
+    finally:
+        for raw in slow:
+            raw.close()
+
+
+async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: Served) -> None:
+    channel = "long:left"
+    since = await missed(gateway, channel)
+    with await Raw.websocket(gateway.public, receive_buffer=16 * 1024) as raw:
+        await raw.say(type="connect", id=1, subs={channel: {"since": since}})
+        assert (await raw.hear())["subs"][channel]["recovered"]
+        await raw.say(type="unsubscribe", id=2, channel=channel)
+        count = 0
+        while (message := await raw.hear())["type"] == "message":
+            count += 1
+        assert message == {"type": "unsubscribed", "id": 2, "channel": channel}
+        assert count < MISSED / 2
+        await publish(gateway.internal, channel, "unheard")
+        assert (await raw.call(type="ping", id=3))["type"] == "pong"
+        again = await raw.call(type="subscribe", id=4, channel=channel)
+        assert (again["type"], again["messages"]) == ("subscribed", [])
