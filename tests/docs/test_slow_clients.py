@@ -116,7 +116,12 @@ async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: Served)
     assert closed.code == 4006
     last = [JSON.decode_event(frame.payload) for frame in frames][-1].message  # type: ignore[union-attr]
     async with Client.open(gateway.public, subs={"book:slow": {"since": str(last)}}) as returned:
-        assert returned.connected["subs"]["book:slow"]["position"].startswith(f"{MESSAGES}-")
+        restored = returned.connected["subs"]["book:slow"]
+        assert restored["recovered"]
+        missed = numbers(restored["messages"])
+        while not missed or missed[-1] != MESSAGES - 1:
+            missed += numbers([await returned.push("message")])
+        assert missed == list(range(number_in(str(last)), MESSAGES))
 
 
 async def test_a_history_that_is_too_short_leaves_a_gap(gateway: Served) -> None:
