@@ -64,6 +64,8 @@ class Gateway:
         self._shared = shared
         self._log = logs.logger()
         self._draining = False
+        self._lost: dict[int, float] = {}
+        """When each shard that is out of contact was lost."""
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
         self._broker = self._make_broker()
@@ -148,7 +150,9 @@ class Gateway:
             broker.tls_key_file,
         )
         servers = [Server.named(url, credentials) for url in broker.addresses()]
-        return RedisBroker(servers, options, cluster=broker.cluster, on_error=self._failed)
+        return RedisBroker(
+            servers, options, cluster=broker.cluster, on_error=self._failed, on_contact=self._contact
+        )
 
     def _make_services(self) -> Services:
         settings = self.settings
@@ -275,6 +279,15 @@ class Gateway:
     def _overloaded(self, overloaded: bool) -> None:  # noqa: FBT001 (a callback's only argument)
         self._admission.overloaded = overloaded
         self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._lag.p99)
+
+    def _contact(self, shard: int, why: str | None) -> None:
+        """Log that Redis is lost, or back; one line each, however often it was tried."""
+        if why is not None:
+            self._lost[shard] = monotonic()
+            self._log.warning("redis lost", shard=shard, reason=why)
+        else:
+            away = monotonic() - self._lost.pop(shard)
+            self._log.warning("redis regained", shard=shard, after=round(away, 3))
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)

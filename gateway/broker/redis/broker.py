@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gateway.broker.base import (
     ChannelRecord,
@@ -47,18 +48,24 @@ class RedisBroker:
         *,
         cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
+        on_contact: Callable[[int, str | None], None] = lambda _, __: None,
         wall_clock: Clock = wall,
     ) -> None:
-        """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it."""
+        """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
+
+        *on_contact* hears the number of a shard that is lost, and why; and of one that is back, with None.
+        """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
         self._servers = [each if isinstance(each, Server) else Server.named(each) for each in servers]
         self._cluster = cluster
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or _report)
+        self._on_contact = on_contact
         self._wall = wall_clock
         self._node: Node | None = None
         self._shards: list[Shard] = []
+        self._refused = 0
 
     async def start(self, node: Node) -> None:
         """Begin to serve *node*; wait a moment for Redis, and go on connecting where that is not enough."""
@@ -68,8 +75,8 @@ class RedisBroker:
         keys = [Keys(options.prefix, number) for number in range(count)]
         where = places(self._servers, [each.base for each in keys], cluster=self._cluster)
         self._shards = [
-            Shard(place, own, node, options, self._tasks, self._wall)
-            for place, own in zip(where, keys, strict=True)
+            Shard(place, own, node, options, self._tasks, self._wall, partial(self._on_contact, number))
+            for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]
         for shard in self._shards:
             shard.start()
@@ -97,7 +104,11 @@ class RedisBroker:
         `BrokerUnavailable` after two seconds at most. Whether it was published then is not known; with a
         key it may safely be published again.
         """
-        return await self._shard(publication.channel).publisher.publish(publication)
+        try:
+            return await self._shard(publication.channel).publisher.publish(publication)
+        except GatewayError:
+            self._refused += 1
+            raise
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
         """Route *channel* to this node; return its position at that moment."""
@@ -179,7 +190,7 @@ class RedisBroker:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes, summed over the shards."""
-        sums: dict[str, int] = {"shards": len(self._shards)}
+        sums: dict[str, int] = {"shards": len(self._shards), "refused": self._refused}
         for shard in self._shards:
             for name, figure in shard.statistics().items():
                 sums[name] = sums.get(name, 0) + figure

@@ -13,13 +13,21 @@ from gateway.errors import BrokerUnavailable
 class Contact:
     """The health of one shard, and the bell that wakes up its lease."""
 
-    def __init__(self, breaker: Breaker, doubt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        breaker: Breaker,
+        doubt: Callable[[], None],
+        told: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
         """Begin out of contact; `lease` establishes it.
 
-        Call *doubt* where the primary does not seem to be one any more.
+        Call *doubt* where the primary does not seem to be one any more, and *told* once with why contact was
+        lost, once with None when it is back.
         """
         self.breaker = breaker
         self.doubt = doubt
+        self._tell = told
+        self._told_lost = False
         self.up = False
         """Whether this node holds a lease and Redis answered when it was last asked."""
         self.why = "not connected to Redis yet"
@@ -83,11 +91,22 @@ class Contact:
         if not self.up:
             self.up = True
             self.breaker.reset()
+            if self._told_lost:
+                self._told_lost = False
+                self._tell(None)
 
     def lost(self, why: str) -> None:
         """Hear that the lease cannot be renewed now."""
         self.up = False
         self.why = why
+        if not self._told_lost:
+            self._told_lost = True
+            self._tell(why)
+
+    def close(self) -> None:
+        """End contact for good, which is no news to anybody."""
+        self.up = False
+        self.why = "the broker is closed"
 
     def __repr__(self) -> str:
         return f"<Contact {'up' if self.up else self.why} {self.breaker}>"

@@ -76,6 +76,8 @@ class Reader:
         """Entries that were read and are still there."""
         self._idle = False
         self.entries = self.healed = self.gaps = 0
+        self.unread = 0
+        """Entries that waited in the inbox when it was last trimmed."""
 
     def switch(self, node: str) -> None:
         """Read the inbox of *node* from its beginning; what was read of another is stale."""
@@ -115,6 +117,7 @@ class Reader:
         if not self._lease.held:
             await self._lease.established()
         if trim:
+            self.unread = max(0, answers[0] - self._untrimmed)
             self._untrimmed = 0
             if answers[0] >= self._options.inbox:
                 # What was trimmed at the other end may have been of any channel.

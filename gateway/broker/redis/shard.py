@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.broker.base import Envelope, Node
 from gateway.broker.redis.breaker import Breaker
@@ -38,16 +39,23 @@ class Shard:
     """One shard of the channels, on one primary."""
 
     def __init__(
-        self, place: Place, keys: Keys, node: Node, options: RedisOptions, tasks: Tasks, wall: Clock
+        self,
+        place: Place,
+        keys: Keys,
+        node: Node,
+        options: RedisOptions,
+        tasks: Tasks,
+        wall: Clock,
+        told: Callable[[str | None], None],
     ) -> None:
-        """Serve *node*; nothing is connected before `start`."""
+        """Serve *node*; nothing is connected before `start`. Contact is lost and regained as *told* hears."""
         self._place = place
         self._options = options
         self._tasks = tasks
         self._node = node
         self._closed = False
         self.keys = keys
-        self.contact = Contact(Breaker(), place.doubt)
+        self.contact = Contact(Breaker(), place.doubt, told)
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
@@ -107,7 +115,7 @@ class Shard:
                 await self.lease.retire()
         except TimeoutError:
             pass
-        self.contact.lost("the broker is closed")
+        self.contact.close()
         for line in self._lines:
             await line.close()
 
@@ -124,6 +132,8 @@ class Shard:
         lines = self._lines
         return {
             "up": int(self.contact.serving),
+            "leases": int(self.lease.held),
+            "breakers_open": int(not self.contact.breaker.closed),
             "published": self.publisher.published,
             "replayed": self.publisher.replayed,
             "retried": self.publisher.retried,
@@ -131,6 +141,7 @@ class Shard:
             "entries": self.reader.entries,
             "healed": self.reader.healed,
             "gaps": self.reader.gaps,
+            "inbox": self.reader.unread,
             "reads": self.history.reads,
             "reads_shared": self.history.shared,
             "incarnations": self.lease.incarnations,
