@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
-from gateway.broker.redis import RedisBroker, RedisOptions
+from gateway.broker.redis import RedisBroker, RedisOptions, Server
+from gateway.broker.redis.servers import NO_CREDENTIALS, Credentials
 from tests.broker.node import RecordingNode
 
 LEASE = 0.6
@@ -28,9 +29,12 @@ class Member:
 class Fleet:
     """Starts brokers, and closes those that are left at the end."""
 
-    def __init__(self, *urls: str) -> None:
+    def __init__(self, *urls: str, cluster: bool = False, credentials: Credentials = NO_CREDENTIALS) -> None:
+        """Reach Redis by *urls*, unless a node is told others."""
         self._urls = urls
-        self._members: list[Member] = []
+        self._cluster = cluster
+        self._credentials = credentials
+        self.members: list[Member] = []
         self.errors: list[BaseException] = []
         """What went wrong where nobody waited for it; a test that expects some forgets them."""
 
@@ -38,16 +42,17 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(member.broker.close() for member in self._members))
+        await asyncio.gather(*(member.broker.close() for member in self.members))
         assert self.errors == []
 
     async def launch(self, *urls: str, **options: float | str) -> Member:
         """Return another node, on *urls* where it sees Redis by another way than the others."""
-        node = RecordingNode(f"n{len(self._members) + 1}")
+        node = RecordingNode(f"n{len(self.members) + 1}")
         set_ = replace(OPTIONS, **options)  # type: ignore[arg-type]
-        broker = RedisBroker(urls or self._urls, set_, on_error=self.errors.append)
+        servers = [Server.named(url, self._credentials) for url in urls or self._urls]
+        broker = RedisBroker(servers, set_, cluster=self._cluster, on_error=self.errors.append)
         member = Member(node, broker)
-        self._members.append(member)
+        self.members.append(member)
         await broker.start(node)
         return member
 

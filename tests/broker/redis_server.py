@@ -17,6 +17,9 @@ STARTS = 5
 class RedisServer:
     """One Redis process. `kill` and `start` again at will: with AOF it comes back with what it had."""
 
+    READY = "eady to accept connections"
+    """What it says once it listens."""
+
     def __init__(self, folder: Path, *options: str) -> None:
         """Keep everything in *folder*; *options* are those of redis-server, e.g. `--appendonly`, `yes`."""
         self._folder = folder
@@ -29,6 +32,10 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -36,7 +43,7 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers; on the same port as before where it had one."""
         for _ in range(STARTS):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             if self._launch(port):
                 self.port = port
                 return
@@ -81,31 +88,20 @@ class RedisServer:
         program = shutil.which("redis-server")
         assert program is not None, "these tests need redis-server: apt-get install redis-server"
         self._process = subprocess.Popen(
-            [program, *self._fixed(port), *self._options],
+            [program, *self._arguments(port), *self._options],
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if "eady to accept connections" in line:
+            if self.READY in line:
                 return True
         self.stop()
         return False
 
-    def _fixed(self, port: int) -> list[str]:
-        folder = str(self._folder)
-        return [
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            folder,
-            "--save",
-            "",
-            "--daemonize",
-            "no",
-        ]
+    def _arguments(self, port: int) -> list[str]:
+        where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        return [*where, "--save", "", "--daemonize", "no"]
 
     def _end(self, how: str) -> None:
         process, self._process = self._process, None
@@ -136,7 +132,8 @@ def _age_log(client: Any, key: bytes, milliseconds: int) -> None:
     client.pexpire(key, left)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

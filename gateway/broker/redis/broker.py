@@ -78,6 +78,8 @@ class RedisBroker:
             Shard(place, own, node, options, self._tasks, self._wall, partial(self._on_contact, number))
             for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]
+        for place in set(where):
+            self._tasks.adopt(place.watch())
         for shard in self._shards:
             shard.start()
         waiting = [self._tasks.adopt(shard.lease.established()) for shard in self._shards]

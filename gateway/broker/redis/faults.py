@@ -80,8 +80,8 @@ FAULTS = {
     "NOREPLICAS": Fault(Then.REFUSE, Counts.FAILURE, "Redis has fewer replicas than min-replicas-to-write"),
     "MISCONF": Fault(Then.REFUSE, Counts.FAILURE, "Redis cannot save to disk and takes no writes", 5.0),
     "NOSCRIPT": Fault(Then.LOAD, Counts.ANSWER, "Redis has forgotten the scripts"),
-    "NOAUTH": Fault(Then.RECONNECT, Counts.FAILURE, "Redis wants a password: set it in broker.url", 5.0),
-    "WRONGPASS": Fault(Then.RECONNECT, Counts.FAILURE, "Redis refuses the password of broker.url", 5.0),
+    "NOAUTH": Fault(Then.RECONNECT, Counts.FAILURE, "Redis wants a password: set broker.password", 5.0),
+    "WRONGPASS": Fault(Then.RECONNECT, Counts.FAILURE, "Redis refuses this user or its password", 5.0),
     "NOPERM": Fault(Then.REFUSE, Counts.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0),
     "WRONGTYPE": Fault(
         Then.REFUSE, Counts.ANSWER, "a key of ours holds what is not ours: set broker.prefix", 30.0
@@ -118,7 +118,8 @@ def fault_of(error: BaseException) -> Fault:
         return TIMED_OUT
     for kind in type(error).__mro__:
         if kind in _CLASSES:
-            return FAULTS["WRONGPASS" if "WRONGPASS" in str(error) else _CLASSES[kind]]
+            wrong = kind is exceptions.AuthenticationError and "invalid username" in str(error)
+            return FAULTS["WRONGPASS" if wrong else _CLASSES[kind]]
     if isinstance(error, exceptions.ResponseError):
         text = str(error)
         word = inner[1] if (inner := _INNER.match(text)) else text.partition(" ")[0]

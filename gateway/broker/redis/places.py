@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Protocol, cast
@@ -26,6 +27,12 @@ ANSWER = 0.25
 
 LOOK = 0.6
 """Seconds after which sentinels that do not answer have nothing to say: less than a connection may take."""
+
+PAUSE = 0.5
+"""Seconds until another sentinel is listened to when one is gone."""
+
+SWITCHED = "+switch-master"
+"""Where sentinels announce another primary: its name, then the former address and the present one."""
 
 RECHECK = 5.0
 """Seconds after which sentinels are asked again though nothing seems wrong: the primary that this node
@@ -53,6 +60,9 @@ class Place(Protocol):
     def doubt(self) -> None:
         """Hear that the primary did not behave as one: look again before the next exchange with it."""
 
+    async def watch(self) -> None:
+        """Hear of it when another becomes the primary, while this runs; return where nobody tells."""
+
 
 class Fixed:
     """A server that is where its URL says. Whoever moves it moves its name or address as well."""
@@ -71,6 +81,9 @@ class Fixed:
 
     def doubt(self) -> None:
         """Go on with the same: its name may lead elsewhere by the next connection."""
+
+    async def watch(self) -> None:
+        """Return at once."""
 
     def __repr__(self) -> str:
         return "<Fixed>"
@@ -103,6 +116,30 @@ class BehindSentinels:
     def doubt(self) -> None:
         """Ask the sentinels again."""
         self._sure = False
+
+    async def watch(self) -> None:
+        """Listen to one sentinel after the other.
+
+        A primary that is replaced on purpose goes on for seconds, and what it takes then is lost: its answers
+        do not show it.
+        """
+        sentinels, master = self._known
+        while True:
+            for sentinel in list(sentinels.sentinels):
+                with contextlib.suppress(exceptions.RedisError, OSError):
+                    await self._listen(sentinel, master)
+                await asyncio.sleep(PAUSE)
+
+    async def _listen(self, sentinel: Any, master: str) -> None:
+        async with sentinel.pubsub(ignore_subscribe_messages=True) as heard:
+            await heard.subscribe(SWITCHED)
+            # Whatever was said while nobody listened.
+            self.doubt()
+            while True:
+                # redis-py's way to wait without an end: its clients' own timeout is meant for answers.
+                message = await heard.get_message(timeout=None)
+                if message is not None and message["data"].split(b" ")[0].decode() == master:
+                    self.doubt()
 
     @property
     def _stale(self) -> bool:
@@ -194,6 +231,9 @@ class InCluster:
     def doubt(self) -> None:
         """Have the nodes asked again, for every shard."""
         self._topology.sure = False
+
+    async def watch(self) -> None:
+        """Return at once: a node that is asked for what it no longer has says so."""
 
     def __repr__(self) -> str:
         return f"<InCluster slot {self._slot} of {self._topology}>"

@@ -1,0 +1,246 @@
+"""The broker behind sentinels, and what a replica is worth: failovers of a real primary to a real replica."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.base import Delivery, Level
+from gateway.broker.redis import RedisBroker, Server
+from gateway.broker.redis.places import RECHECK, BehindSentinels
+from gateway.clock import FakeClock
+from gateway.errors import BrokerUnavailable
+from protocol.messages import Gap
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_sentinels import Watched, following, watched
+from tests.broker.redis_server import RedisServer, serving
+
+
+@pytest.fixture
+def primary_and_replica(tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path) as servers:
+        yield servers
+
+
+async def published(broker: RedisBroker, channel: str, value: str, level: Level = Level.STORED) -> None:
+    """Publish once as a backend does: by one key until it is taken, and has reached *level*."""
+
+    async def taken() -> bool:
+        try:
+            receipt = await broker.publish(publication(channel, value, key=value, level=level))
+        except BrokerUnavailable:
+            return False
+        return (receipt.level or level) is level
+
+    await eventually(taken)
+
+
+async def spoken_and_heard(one: Member, two: Member) -> None:
+    """Publish until *two* hears it: what was said before may be within a gap that it was told of."""
+    spoken: list[str] = []
+
+    async def heard() -> bool:
+        spoken.append(f"after {len(spoken)}")
+        await published(one.broker, "room", spoken[-1])
+        got = [each.message.data.value for each in two.node.envelopes if isinstance(each, Delivery)]
+        return got[-1] in spoken
+
+    await eventually(heard)
+
+
+async def heard_until(member: Member, last: str) -> list[str]:
+    """Return the values of all messages up to *last*, and the reasons of gaps among them."""
+    heard: list[str] = []
+    while last not in heard:
+        (envelope,) = await member.node.received(1)
+        assert isinstance(envelope, Delivery | Gap)
+        heard.append(envelope.reason if isinstance(envelope, Gap) else str(envelope.message.data.value))
+    return heard
+
+
+async def test_a_planned_failover_is_heard_of_though_the_former_primary_goes_on(
+    primary_and_replica: Watched,
+) -> None:
+    async with Fleet(primary_and_replica.url) as fleet:
+        one, two = await fleet.launch(), await fleet.launch()
+        await two.broker.subscribe("room", KEPT)
+        await published(one.broker, "room", "before", Level.REPLICATED)
+        former = primary_and_replica.primary
+        await asyncio.to_thread(primary_and_replica.promote)
+        present = primary_and_replica.primary
+
+        async def moved() -> bool:
+            # What the former primary takes is lost, and told.
+            await published(one.broker, "room", f"stray {present.execute('TIME')}")
+            return bool(present.execute("XLEN", "fanway:{0}:log:room") > 1)
+
+        await eventually(moved)
+        assert former.execute("ROLE")[0] == b"master"
+        await spoken_and_heard(one, two)
+        heard = [each for each in two.node.envelopes if isinstance(each, Delivery)]
+        assert heard[0].message.data.value == "before"
+
+
+async def test_what_was_replicated_outlives_the_primary(primary_and_replica: Watched) -> None:
+    async with Fleet(primary_and_replica.url) as fleet:
+        one, two = await fleet.launch(), await fleet.launch()
+        start = await two.broker.subscribe("room", KEPT)
+        await published(one.broker, "room", "before", Level.REPLICATED)
+        primary_and_replica.primary.kill()
+        await published(one.broker, "room", "after")
+        await heard_until(two, "after")
+        kept = await two.broker.read("room", since=start)
+        assert kept.recovered
+        assert values(kept.messages) == ["before", "after"]
+
+
+async def test_a_failover_that_loses_five_messages_is_told_to_every_node(
+    primary_and_replica: Watched,
+) -> None:
+    async with Fleet(primary_and_replica.url) as fleet:
+        one, two = await fleet.launch(), await fleet.launch()
+        for member in (one, two):
+            await member.broker.subscribe("room", KEPT)
+        (kept,) = await publish(one.broker, "room", "kept", level=Level.REPLICATED)
+        primary_and_replica.part()
+        *_, lost = await publish(one.broker, "room", *(f"lost {number}" for number in range(5)))
+        for member in (one, two):
+            await member.node.messages(6)
+        primary_and_replica.primary.kill()
+        # A backend that goes on publishing: the numbers of the lost ones are given out again.
+        await published(one.broker, "room", "after")
+        for member in (one, two):
+            assert await heard_until(member, "reset") == ["reset"]
+        await published(one.broker, "room", "later")
+        for member in (one, two):
+            # The gap may say that the stream goes on behind "after".
+            assert (await heard_until(member, "later"))[-1] == "later"
+        for stale in (kept, lost):
+            assert not (await two.broker.read("room", since=stale)).recovered
+        assert values((await two.broker.read("room")).messages) == ["kept", "after", "later"]
+
+
+async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: Watched) -> None:
+    async with Fleet(primary_and_replica.url) as fleet:
+        one = await fleet.launch()
+        await one.broker.subscribe("room", KEPT)
+        primary = primary_and_replica.primary
+        for sentinel in primary_and_replica.sentinels:
+            sentinel.kill()
+        await publish(one.broker, "room", 1)
+        # Even a new connection finds the primary where it was.
+        primary.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await published(one.broker, "room", "again")
+        await heard_until(one, "again")
+
+
+async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Path) -> None:
+    servers = Watched(tmp_path)
+    try:
+        servers.start()
+        for sentinel in servers.sentinels:
+            sentinel.kill()
+        async with Fleet(servers.url) as fleet:
+            one = await fleet.launch(start_deadline=0.2)
+            assert not one.broker.ready()
+            for sentinel in servers.sentinels:
+                sentinel.start()
+            await eventually(one.broker.ready)
+    finally:
+        servers.kill()
+
+
+async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
+    primary_and_replica: Watched,
+) -> None:
+    clock = FakeClock()
+    place = BehindSentinels(Server.named(primary_and_replica.url), clock)
+    first = await place.locate(watchful=True)
+    assert first == ("127.0.0.1", primary_and_replica.primary.port)
+    await asyncio.to_thread(primary_and_replica.promote)
+    assert place.settled(first, watchful=True)
+    clock.advance(RECHECK + 0.1)
+    assert place.settled(first, watchful=False)
+    assert not place.settled(first, watchful=True)
+    second = await place.locate(watchful=True)
+    assert second == ("127.0.0.1", primary_and_replica.primary.port) != first
+    assert not place.settled(first, watchful=False)
+    assert place.settled(second, watchful=True)
+
+
+# ---------------------------------------------------------------- replicas, without sentinels
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    folders = tmp_path / "primary", tmp_path / "replica"
+    for folder in folders:
+        folder.mkdir()
+    with (
+        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
+        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        yield primary, replica
+
+
+async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
+    primary, replica = pair
+    await eventually(lambda: following(primary))
+    async with Fleet(primary.url) as fleet:
+        one = await fleet.launch(replication_deadline=1.0)
+        receipt = await one.broker.publish(publication("room", 1, level=Level.REPLICATED, key="k"))
+        assert (receipt.level, receipt.replayed) == (Level.REPLICATED, False)
+        assert replica.execute("XLEN", "fanway:{0}:log:room") == 1
+        assert (await one.broker.publish(publication("room", 2))).level is None
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            assert (
+                await one.broker.publish(publication("room", 3, level=Level.REPLICATED))
+            ).level is Level.STORED
+            # The same publish again: it is not replicated because it was, but because the replica has it now.
+            again = publication("room", 1, level=Level.REPLICATED, key="k")
+            receipt = await one.broker.publish(again)
+            assert (receipt.level, receipt.replayed) == (Level.STORED, True)
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+
+
+async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServer, RedisServer]) -> None:
+    primary, replica = pair
+    await eventually(lambda: following(primary))
+    async with Fleet(primary.url) as fleet:
+        one = await fleet.launch(replication_deadline=5.0, publish_deadline=8.0)
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            patient = asyncio.ensure_future(
+                one.broker.publish(publication("room", 1, level=Level.REPLICATED))
+            )
+            await publish(one.broker, "room", 2, 3)
+            assert not patient.done()
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+        assert (await patient).level is Level.REPLICATED
+
+
+async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(level=Level.REPLICATED)
+            assert (await one.broker.publish(publication("room", 1))).level is Level.STORED
+            assert (await one.broker.publish(publication("room", 1, level=Level.STORED))).level is None
+
+
+async def test_a_replica_is_no_primary(pair: tuple[RedisServer, RedisServer]) -> None:
+    primary, replica = pair
+    await eventually(lambda: following(primary))
+    async with Fleet(replica.url) as fleet:
+        one = await fleet.launch(start_deadline=0.2)
+        assert not one.broker.ready()
+        with pytest.raises(BrokerUnavailable, match="its primary has moved"):
+            await one.broker.publish(publication("room", 1))
+        replica.execute("REPLICAOF", "NO", "ONE")
+        await eventually(one.broker.ready)
