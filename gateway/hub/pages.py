@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ ENVELOPE = 150
 SIZE = 4 * 1024 * 1024
 """Bytes of messages, as JSON, that stay here; beside the page that was read last, however large."""
 
-LEAST = 16
-"""Messages of the shortest look back from the newest."""
+FEW = 64
+"""Messages that are looked back at by all who missed fewer: so all of them ask for the same."""
 
 
 def weight(messages: Iterable[Frames]) -> int:
@@ -78,6 +79,7 @@ class Pages:
         self._limit = size
         self._size = 0
         self._pages: OrderedDict[_Key, _Page] = OrderedDict()
+        self._looking: dict[tuple[object, int], asyncio.Future[None]] = {}
         self._reads = self._hits = 0
 
     async def after(self, channel: Channel, position: MessageId, batch: int) -> Part:
@@ -88,7 +90,7 @@ class Pages:
         era, top = channel.era, channel.top
         here = self._find(era, position, batch)
         if not here and position.offset and top is not None and 0 < top.offset - position.offset < batch:
-            await self._look_back(channel, position, top.offset - position.offset, batch)
+            await self._look_back(channel, top.offset - position.offset, batch)
             here = self._find(era, position, batch)
         if here:
             self._hits += 1
@@ -104,19 +106,31 @@ class Pages:
         self._keep(era, position, messages, batch)
         return Part(messages)
 
-    async def _look_back(self, channel: Channel, position: MessageId, missed: int, batch: int) -> None:
-        """Read the newest messages, twice as many as were *missed*: those who missed others come as well.
+    async def _look_back(self, channel: Channel, missed: int, batch: int) -> None:
+        """Read the newest messages, a few more than the *missed* ones, or a whole batch.
 
-        This way of asking names no position, so that a storm of resumes from many asks only once.
+        This way of asking names no position, so that a storm of resumes from many asks only once: those who
+        come meanwhile wait for the same answer, and look whether it is theirs.
         """
-        era, limit = channel.era, min(batch, max(LEAST, 1 << (2 * missed).bit_length()))
-        read = await self._read(channel, limit=limit, reverse=True)
-        if self._find(era, position, batch):
-            return  # kept by somebody who waited for the same answer
-        messages = [Frames(message) for message in reversed(read.messages)]
-        before = last_of(messages[:1], None)
-        if before is not None:
-            self._keep(era, before, messages[1:], batch)
+        key = (channel.era, min(batch, FEW) if missed < FEW else batch)
+        if (asked := self._looking.get(key)) is not None:
+            await asyncio.shield(asked)
+            return
+        asked = self._looking[key] = asyncio.get_running_loop().create_future()
+        try:
+            era, limit = key
+            read = await self._read(channel, limit=limit, reverse=True)
+            messages = [Frames(message) for message in reversed(read.messages)]
+            if (before := last_of(messages[:1], None)) is not None:
+                self._keep(era, before, messages[1:], batch)
+        except Exception as error:
+            asked.set_exception(error)
+            asked.exception()  # it may have nobody else to tell
+            raise
+        finally:
+            del self._looking[key]
+            if not asked.done():
+                asked.set_result(None)
 
     async def _read(
         self, channel: Channel, *, since: MessageId | None = None, limit: int, reverse: bool = False
