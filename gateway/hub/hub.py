@@ -23,7 +23,7 @@ from gateway.errors import GatewayError
 from gateway.hub.channel import Channel, Tally
 from gateway.hub.pages import Pages
 from gateway.link.frames import Frames
-from gateway.link.outbox import Flusher
+from gateway.link.outbox import REST, Flusher
 from protocol.messages import Gap
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ class Hub:
         tasks: Tasks,
         clock: Clock = monotonic,
         wall_clock: Clock = wall,
+        rest: float = REST,
     ) -> None:
+        """Serve what *broker* delivers to *node*; *rest* is its flusher's, in seconds."""
         self.node = node
         self.broker = broker
         self.tasks = tasks
-        self.flusher = Flusher(scheduler, self.settle, clock)
+        self.flusher = Flusher(scheduler, self.settle, clock, rest=rest)
         self.pages = Pages(broker)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}

@@ -200,16 +200,26 @@ class Flusher:
 
     After a flush that took long, the next waits a moment: what is published meanwhile travels in the same
     writes. Under a flood of 1,000 subscribers this doubles what goes through (docs/performance.md); at a
-    moderate rate it never waits. A longer rest lets more through than clients can read in time.
+    moderate rate it never waits. A rest of many times what a publisher waits for its answer lets more through
+    than clients can read in time, one of less lets every message travel alone.
     """
 
     def __init__(
-        self, scheduler: Scheduler, settle: Callable[[], None], clock: Clock = time.perf_counter
+        self,
+        scheduler: Scheduler,
+        settle: Callable[[], None],
+        clock: Clock = time.perf_counter,
+        *,
+        rest: float = REST,
     ) -> None:
-        """Call *settle* before each flush: it offers what channels hold back to join it."""
+        """Call *settle* before each flush: it offers what channels hold back to join it.
+
+        *rest* is how long, in seconds, the next flush waits after a long one.
+        """
         self._scheduler = scheduler
         self._settle = settle
         self._clock = clock
+        self._rest = rest
         self.full: set[Outbox] = set()
         """Those whose sockets take nothing now."""
         self._marked: list[Outbox] = []
@@ -245,7 +255,7 @@ class Flusher:
         self._flushes += 1
         ended = self._clock()
         took = ended - started
-        self._rest_until = ended + REST if took > LONG_FLUSH else 0.0
+        self._rest_until = ended + self._rest if took > LONG_FLUSH else 0.0
 
     def _flush_marked(self) -> None:
         """Flush what is marked; where one fails, the others still get their turn."""

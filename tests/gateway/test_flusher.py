@@ -141,6 +141,20 @@ def test_after_a_long_flush_follows_a_rest(took: float, rest: float) -> None:
     assert desk.writes() == [2 if rest else 3]
 
 
+def test_the_rest_is_as_long_as_told() -> None:
+    clock = FakeClock(0.0)
+    link = Slow(clock, 1.0)
+    flusher = Flusher(clock, lambda: None, clock, rest=0.25)
+    outbox = Outbox(link, flusher, Owner(), 1024)
+    outbox.push(reply(1))
+    clock.run()
+    outbox.push(reply(2))
+    clock.advance(0.24)
+    assert len(link.writes) == 1
+    clock.advance(0.02)
+    assert len(link.writes) == 2
+
+
 def test_who_comes_after_the_rest_waits_no_longer() -> None:
     clock = FakeClock(0.0)
     desk = Desk(Slow(clock, 0.002), clock=clock)
