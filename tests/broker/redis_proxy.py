@@ -84,7 +84,7 @@ class Proxy:
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
         while data := await source.read(CHUNK):
             await gate.wait()
             sink.write(data)

@@ -1,0 +1,179 @@
+"""The same keyed publish, its connection cut at every place on the way there and back: stored once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pytest
+import pytest_asyncio
+
+from gateway.broker.base import Receipt
+from gateway.broker.redis.script import PUBLISH
+from gateway.errors import BrokerUnavailable
+from tests.broker.node import publication, publish, values
+from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_server import RedisServer, serving
+from tests.broker.test_redis_nodes import LONG
+
+CHUNK = 64 * 1024
+MARK = PUBLISH.digest.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How much of a publish, and of its answer, goes through before the connection ends."""
+
+    request: float = 1.0
+    answer: float = 1.0
+
+
+PLACES = [
+    Place(request=0.0),
+    Place(request=0.01),
+    Place(request=0.5),
+    Place(request=0.99),
+    Place(answer=0.0),
+    Place(answer=0.1),
+    Place(answer=0.99),
+]
+
+
+class Scissors:
+    """A wire to Redis on *port* that cuts the connection of a publish, at each of `places` in turn."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.places: list[Place] = []
+        self.cuts = 0
+        self.answered: list[bytes] = []
+        """What was cut off, whole."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        while self._pumps:
+            await asyncio.wait(self._pumps)
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pumps.add(task)
+        there, away = await asyncio.open_connection("127.0.0.1", self._port)
+        answers = asyncio.ensure_future(_pump(there, writer))
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                while data := await reader.read(CHUNK):
+                    if MARK in data and self.places:
+                        answers.cancel()
+                        await asyncio.wait([answers])
+                        await self._cut(self.places.pop(0), data, (there, away), writer)
+                        break
+                    away.write(data)
+        finally:
+            answers.cancel()
+            for each in (away, writer):
+                each.transport.abort()
+            self._pumps.discard(task)
+
+    async def _cut(
+        self,
+        place: Place,
+        data: bytes,
+        redis: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        node: asyncio.StreamWriter,
+    ) -> None:
+        self.cuts += 1
+        redis[1].write(data[: int(len(data) * place.request)])
+        if place.request == 1.0:
+            # It has been carried out: Redis says so.
+            answer = await redis[0].read(CHUNK)
+            self.answered.append(answer)
+            node.write(answer[: int(len(answer) * place.answer)])
+        for each in (redis[1], node):
+            each.close()
+            with suppress(OSError):
+                await each.wait_closed()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError, RuntimeError):
+        while data := await source.read(CHUNK):
+            sink.write(data)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def scissors(server: RedisServer) -> AsyncIterator[Scissors]:
+    async with Scissors(server.port) as scissors:
+        yield scissors
+
+
+@pytest_asyncio.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    async with Fleet(server.url) as fleet:
+        yield fleet
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+async def test_a_publish_that_was_cut_off_is_made_once(
+    scissors: Scissors, fleet: Fleet, place: Place
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
+    await one.broker.subscribe("a", LONG)
+    scissors.places = [place]
+    receipt = await two.broker.publish(publication("a", 1, key="k", retention=LONG))
+    assert (scissors.cuts, two.broker.statistics()["retried"]) == (1, 1)
+    # What reached Redis whole was carried out, whatever came of the answer.
+    assert receipt.replayed is (place.request == 1.0) is bool(scissors.answered)
+    again = await two.broker.publish(publication("a", 1, key="k", retention=LONG))
+    assert again == Receipt(receipt.id, replayed=True)
+    await publish(one.broker, "a", "marker", retention=LONG)
+    assert values(await one.node.messages(2)) == [1, "marker"]
+
+
+@pytest.mark.parametrize("first", range(len(PLACES)))
+async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
+    scissors: Scissors, fleet: Fleet, first: int
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
+    await one.broker.subscribe("a", LONG)
+    receipts: list[Receipt] = []
+    for attempt in range(10):
+        # Both that and what the node tries by itself, so that the caller has to.
+        place = PLACES[(first + attempt) % len(PLACES)]
+        scissors.places = [place, PLACES[attempt % len(PLACES)]] if attempt % 2 else [place]
+        with suppress(BrokerUnavailable):
+            receipts.append(await two.broker.publish(publication("a", 1, key="k", retention=LONG)))
+        await eventually(two.broker.ready)
+    scissors.places = []
+    receipts.append(await two.broker.publish(publication("a", 1, key="k", retention=LONG)))
+    assert scissors.cuts >= 10
+    assert {receipt.id for receipt in receipts} == {receipts[0].id}
+    assert all(receipt.replayed for receipt in receipts[1:])
+    assert values((await one.broker.read("a")).messages) == [1]
+    await publish(one.broker, "a", "marker", retention=LONG)
+    assert values(await one.node.messages(2)) == [1, "marker"]
