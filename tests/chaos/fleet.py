@@ -1,6 +1,7 @@
 """Many clients and a few backends on one gateway or several, and the verdict on all that they were told."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,7 @@ class Fleet:
         self.history = History()
         self.clients: list[Client] = []
         self._seed = seed
+        self._backends = itertools.count(1)
         self._tasks = tasks
         self._running: list[asyncio.Task[None]] = []
 
@@ -99,7 +101,7 @@ class Fleet:
         async with AsyncExitStack() as open_backends, asyncio.TaskGroup() as speaking:
             for number in range(backends):
                 opened = Publisher.open(
-                    f"b{len(self.history)}.{number}",
+                    f"b{next(self._backends)}",
                     _from(number, ports),
                     self.history,
                     random=Random(self.random.random()),

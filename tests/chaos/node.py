@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -67,16 +67,32 @@ class Node:
 
     async def newest(self, channels: Sequence[str]) -> dict[str, str]:
         """Return where each of *channels*, which keep a history, stands."""
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.internal}",
-            headers=HEADERS,
-            timeout=PATIENCE,
-            trust_env=False,
-            verify=False,
-        ) as http:
-            answers = [await http.get(f"/v1/channels/{channel}/history?limit=0") for channel in channels]
-        told = [answer.raise_for_status().json() for answer in answers]
+        told = await self._look([f"/v1/channels/{channel}/history?limit=0" for channel in channels])
         return {each["channel"]: each["position"] for each in told}
+
+    async def present(self, channels: Sequence[str]) -> set[tuple[str, str]]:
+        """Return who is in *channels*: each channel and connection."""
+        told = await self._look([f"/v1/channels/{channel}/presence?members=true" for channel in channels])
+        return {(each["channel"], member["connection"]) for each in told for member in each["members"]}
+
+    async def _look(self, paths: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what each of *paths* answers, once its broker is there."""
+        async with (
+            asyncio.timeout(PATIENCE),
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{self.internal}",
+                headers=HEADERS,
+                timeout=PATIENCE,
+                trust_env=False,
+                verify=False,
+            ) as http,
+        ):
+            told = []
+            for path in paths:
+                while (answer := await http.get(path)).status_code == 503:  # noqa: ASYNC110 (who is not ready tells nobody when)
+                    await asyncio.sleep(0.1)
+                told.append(answer.raise_for_status().json())
+            return told
 
     async def start(self) -> None:
         """Start it; it listens when this returns. Clients go on meanwhile."""

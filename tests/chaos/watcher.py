@@ -49,11 +49,6 @@ class Watcher:
         """Hear everything up to a message with *data* in each channel."""
         await self.hear(lambda _: all(self._told.get(channel) == data for channel in self._channels))
 
-    async def members(self, channel: str) -> list[str]:
-        """Return the connections that are present in *channel*."""
-        told = await self._client.call("presence", channel=channel, members=True)
-        return [member["connection"] for member in told["members"]]
-
     def _take(self, message: dict[str, object]) -> None:
         match message:
             case {"type": "join", "channel": str(channel), "member": {"connection": str(connection)}}:
