@@ -15,7 +15,9 @@ from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.messages import Message
 from protocol.position import MessageId
-from tests.broker.node import publication
+from tests.broker.contract_machine import Contract
+from tests.broker.listener import Listener
+from tests.broker.node import RecordingNode, publication
 from tests.gateway.signing import at_once
 from tests.gateway.standing import patient
 
@@ -159,3 +161,20 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(patient, max_examples=100, stateful_step_count=40)
+
+
+class Acts(Contract):
+    """What brokers of many nodes are held to, by the same rules."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(self.launch())
+
+    async def launch(self) -> None:
+        node, broker = RecordingNode(), MemoryBroker()
+        await broker.start(node)
+        self.awake.append(Listener(node, broker, self.kept, hears_all=True))
+
+
+TestActs = Acts.TestCase
+TestActs.settings = settings(patient, max_examples=50, stateful_step_count=30)
