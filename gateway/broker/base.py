@@ -77,6 +77,8 @@ class Slice:
     """The newest message of the channel, whether or not it is in `messages`."""
     recovered: bool
     """Whether `messages` begins right after the position asked for; without one asked for, True."""
+    floor: int = 0
+    """Up to here the history has lost writes: what is kept beyond it goes on from a position nobody had."""
 
 
 # ---------------------------------------------------------------- what arrives on a node

@@ -121,6 +121,8 @@ class Pages:
             era, limit = key
             read = await self._read(channel, limit=limit, reverse=True)
             messages = [Frames(message) for message in reversed(read.messages)]
+            # Across a loss numbers follow one another, and messages do not.
+            messages = [each for each in messages if _offset(each) > read.floor]
             if (before := last_of(messages[:1], None)) is not None:
                 self._keep(era, before, messages[1:], batch)
         except Exception as error:
@@ -174,3 +176,8 @@ class Pages:
 
     def __repr__(self) -> str:
         return f"<Pages {len(self._pages)} of {self._size} bytes>"
+
+
+def _offset(frames: Frames) -> int:
+    identity = frames.message.message
+    return 0 if identity is None else identity.offset

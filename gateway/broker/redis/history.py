@@ -30,6 +30,8 @@ class Page:
     position: MessageId
     fault: str
     """Why it does not begin right after the position asked for; empty where it does."""
+    floor: int
+    """As a `Slice` has it."""
 
 
 class History:
@@ -47,8 +49,9 @@ class History:
         """Return a slice as `broker.base.Streams.read` promises it."""
         page = await self.page(channel, since, limit, reverse=reverse)
         if page.fault:
-            return Slice((), page.position, recovered=False)
-        return Slice([delivery.message for delivery in page.deliveries], page.position, recovered=True)
+            return Slice((), page.position, recovered=False, floor=page.floor)
+        messages = [delivery.message for delivery in page.deliveries]
+        return Slice(messages, page.position, recovered=True, floor=page.floor)
 
     async def page(
         self, channel: str, since: MessageId | None, limit: int | None, *, reverse: bool = False
@@ -102,6 +105,6 @@ class History:
 
 
 def _page(channel: str, told: Sequence[Any]) -> Page:
-    offset, uid, fault, flat = told
+    offset, uid, fault, flat, floor = told
     deliveries = [envelope.unpack(channel, id, body) for id, body in envelope.identities(flat)]
-    return Page(deliveries, MessageId(offset, uid.decode()), _REASONS[fault])
+    return Page(deliveries, MessageId(offset, uid.decode()), _REASONS[fault], floor)

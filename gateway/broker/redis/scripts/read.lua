@@ -1,6 +1,7 @@
 -- A part of a channel's history, all of it or none.
 -- KEYS: state meta log   ARGV: fresh meta_ttl since_offset since_uid limit reverse
--- since_offset and limit may be ''. Returns {offset, uid, fault, {offset, uid, body, ...}}; fault 1: trimmed, 2: reset.
+-- since_offset and limit may be ''. Returns {offset, uid, fault, {offset, uid, body, ...}, floor}; fault 1: trimmed,
+-- 2: reset.
 local state, meta, log = unpack(KEYS)
 local fresh, meta_ttl, since, since_uid, limit, reverse = unpack(ARGV)
 
@@ -48,7 +49,7 @@ if since ~= '' then
     end
   end
   if fault ~= 0 then
-    return {top, uid, fault, {}}
+    return {top, uid, fault, {}, floor}
   end
   from = string.format('%d', position + 1)
   to = string.format('%d', math.max(0, position - 1))
@@ -68,4 +69,4 @@ for i = 1, #entries do
   flat[#flat + 1] = field(entries[i], 'u')
   flat[#flat + 1] = field(entries[i], 'b')
 end
-return {top, uid, 0, flat}
+return {top, uid, 0, flat, floor}
