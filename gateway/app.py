@@ -229,6 +229,7 @@ class Gateway:
             body_size=where.body_size,
             message_size=self.settings.limits.message_size,
             history_limit=self.settings.limits.history_reply,
+            presence_limit=self.settings.limits.presence_reply,
         )
         hot = Hot(service)
         routes: list[BaseRoute] = [
@@ -334,6 +335,7 @@ def _session_limits(settings: Settings) -> SessionLimits:
         strikes=limits.strikes,
         connect_timeout=limits.connect_timeout,
         history_reply=limits.history_reply,
+        presence_reply=limits.presence_reply,
         rewind=limits.rewind,
         outbox=settings.outbox.size,
         catch_up_batch=settings.outbox.catch_up_batch,

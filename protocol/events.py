@@ -145,6 +145,7 @@ _POSITION = Wire("position", "position", fields.since, spell=str)
 _MESSAGE_ID = Wire("message", "message", fields.since, spell=str)
 _MEMBER = Wire("member", "member", _read_member, required=True, spell=_spell_member)
 _MEMBERS = Wire("members", "members", fields.array_of(_read_member), spell=_spell_members)
+_TRUNCATED = Wire("truncated", "truncated", fields.flag)
 _MESSAGES = Wire("messages", "messages", fields.array_of(_read_message), spell=_spell_messages)
 _REASON = Wire("reason", "reason", fields.string, required=True)
 
@@ -166,6 +167,7 @@ EVENTS: dict[Any, tuple[Wire, ...]] = {
         Wire("recovered", "recovered", fields.flag),
         _MESSAGES,
         _MEMBERS,
+        _TRUNCATED,
     ),
     Unsubscribed: (
         _MAYBE_ID,
@@ -180,6 +182,7 @@ EVENTS: dict[Any, tuple[Wire, ...]] = {
         Wire("connections", "connections", fields.count, required=True),
         Wire("users", "users", fields.count, required=True),
         _MEMBERS,
+        _TRUNCATED,
     ),
     HistoryPage: (_ID, _CHANNEL, _POSITION, _MESSAGES),
     Refreshed: (_ID, Wire("expires_in", "expires_in", fields.number, required=True)),

@@ -168,6 +168,8 @@ class Subscribed:
     messages: Sequence[Any] = ()
     members: Sequence[Member] | None = None
     id: int | None = None
+    truncated: bool | None = None
+    """True where `members` are not all of them; else absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,8 @@ class PresenceState:
     connections: int
     users: int
     members: Sequence[Member] | None = None
+    truncated: bool | None = None
+    """True where `members` are not all of them; else absent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ one does after its last `await` happens at once.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.access.claims import Identity
@@ -16,6 +17,7 @@ from gateway.hub.services import Services
 from gateway.hub.subscribing import restore, still_here, subscribe
 from gateway.hub.subscription import Subscription
 from gateway.link.frames import Frames
+from gateway.presence.members import that_fit
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
     Connect,
@@ -140,8 +142,13 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     if not rules.presence:
         raise _keeps_no("presence", command.channel, rules)
     present = await session.services.broker.presence(command.channel)
-    members = tuple(present.members) if command.members else None
-    return PresenceState(command.id, command.channel, present.connections, present.users, members)
+    counted = PresenceState(command.id, command.channel, present.connections, present.users)
+    if not command.members:
+        return counted
+    limits = session.services.limits
+    members, _ = that_fit(present.members, most=limits.presence_reply, room=limits.outbox // 2)
+    truncated = True if len(members) < len(present.members) else None
+    return replace(counted, members=members, truncated=truncated)
 
 
 async def history(session: Session, command: History) -> HistoryPage:

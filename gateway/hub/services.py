@@ -28,6 +28,7 @@ class SessionLimits:
     strikes: int = 20
     connect_timeout: float = 5.0
     history_reply: int = 1_000
+    presence_reply: int = 1_000
     rewind: int = 100
     outbox: int = 1024 * 1024
     catch_up_batch: int = 128
@@ -42,6 +43,7 @@ class SessionLimits:
             "commands_per_second": self.commands_per_second,
             "command_burst": self.command_burst,
             "history": self.history_reply,
+            "presence": self.presence_reply,
             "rewind": self.rewind,
         }
 

@@ -17,7 +17,7 @@ from gateway.hub.pages import weight
 from gateway.hub.replay import Replay
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
-from gateway.presence.members import up_to_date
+from gateway.presence.members import that_fit, up_to_date
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError, ServerFault
 from protocol.messages import Error, Join, Leave, Member, Resume, Subscribe, Subscribed
@@ -118,7 +118,7 @@ class _Prepared:
         """Who came and went since."""
 
     @property
-    def members(self) -> tuple[Member, ...] | None:
+    def members(self) -> Sequence[Member] | None:
         """Who is there, where the client wants to know."""
         return None if self.present is None else up_to_date(self.present, self.changes)
 
@@ -261,6 +261,10 @@ def _commit(session: Session, prepared: _Prepared, room: int) -> Subscribed:
     Where more was missed, the subscription is behind: what is left is for the catch-up, after the reply.
     """
     command, channel = prepared.command, prepared.replay.channel
+    limits, members, truncated = session.services.limits, prepared.members, None
+    if members is not None:
+        listed, size = that_fit(members, most=limits.presence_reply, room=limits.outbox // 2)
+        members, truncated, room = listed, True if len(listed) < len(members) else None, room - size
     answer = prepared.replay.complete(room)
     watches = channel.rules.join_leave if command.join_leave is None else command.join_leave
     subscription = Subscription(
@@ -279,5 +283,5 @@ def _commit(session: Session, prepared: _Prepared, room: int) -> Subscribed:
             left, session.revoke, channel.name, "token_expired", "the channel token has expired"
         )
     position = channel.top if answer.behind is None else answer.behind
-    members, id = prepared.members, command.id or None
-    return Subscribed(channel.name, position, answer.recovered, answer.messages, members, id)
+    messages, recovered, _ = answer
+    return Subscribed(channel.name, position, recovered, messages, members, command.id or None, truncated)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from gateway.broker.base import ConnectionRecord, Instruction, NodeRecord
+from gateway.presence.members import that_fit
 from gateway.push.failures import Refused
 from gateway.push.names import cursor_behind, name_before
 from gateway.push.requests import REASON_SIZE, Disconnect
@@ -13,7 +14,7 @@ from gateway.push.service import Service
 from protocol import events
 from protocol.channels import personal_user
 from protocol.errors import CLOSES, CloseCode, ErrorCode
-from protocol.messages import HistoryPage, PresenceState
+from protocol.messages import HistoryPage, Member, PresenceState
 from protocol.position import MessageId
 
 Answer = dict[str, Any]
@@ -22,13 +23,15 @@ Answer = dict[str, Any]
 class Directory:
     """Looks things up at the broker, and hands it instructions for users' connections."""
 
-    __slots__ = ("_broker", "_history_limit", "_namespaces")
+    __slots__ = ("_broker", "_history_limit", "_namespaces", "_page_size", "_presence_limit")
 
     def __init__(self, service: Service) -> None:
         """Ask the service's broker, under its rules."""
         self._broker = service.broker
         self._namespaces = service.namespaces
         self._history_limit = service.history_limit
+        self._presence_limit = service.presence_limit
+        self._page_size = service.body_size
 
     # ------------------------------------------------------------ channels
 
@@ -59,14 +62,29 @@ class Directory:
                 answer["history"] = oldest.position.offset - first.offset + 1
         return answer
 
-    async def presence(self, channel: str, *, members: bool) -> Answer:
-        """Return who is in *channel*, as the command does; the list itself where *members* asks for it."""
+    async def presence(
+        self, channel: str, *, members: bool, limit: int | None = None, cursor: str | None = None
+    ) -> Answer:
+        """Return who is in *channel*, as the command does; a page of them where *members* asks for it.
+
+        By connection, so that a page goes on behind the one before whoever came or went meanwhile.
+        """
         rules = self._namespaces.rules(channel)
         if not rules.presence:
             raise _without(channel, rules.namespace, "presence", "presence = true")
         found = await self._broker.presence(channel)
-        listed = found.members if members else None
-        return _as_reply(PresenceState(0, channel, found.connections, found.users, listed))
+        counted = PresenceState(0, channel, found.connections, found.users)
+        if not members:
+            return _as_reply(counted)
+        after = name_before(cursor)
+        rest = sorted((one for one in found.members if one.connection > after), key=_by_connection)
+        most = self._presence_limit if limit is None else min(limit, self._presence_limit)
+        page, _ = that_fit(rest, most=most, room=self._page_size)
+        page = page or rest[:1]
+        if len(page) == len(rest):
+            return _as_reply(replace(counted, members=page))
+        answer = _as_reply(replace(counted, members=page, truncated=True))
+        return {**answer, "cursor": cursor_behind(page[-1].connection)}
 
     async def history(
         self, channel: str, *, since: MessageId | None, limit: int | None, reverse: bool
@@ -148,6 +166,10 @@ def _as_reply(reply: PresenceState | HistoryPage) -> Answer:
     """Return what a client would be told, without what belongs to its conversation."""
     told = events.map_of(reply)
     return {name: told[name] for name in told if name not in ("type", "id")}
+
+
+def _by_connection(member: Member) -> str:
+    return member.connection
 
 
 def _connection(record: ConnectionRecord) -> Answer:

@@ -112,7 +112,9 @@ class PresenceInfo(BaseModel):
     channel: str
     connections: int
     users: int
-    members: list[MemberEntry] | None = None
+    members: Annotated[list[MemberEntry] | None, Field(description="By connection.")] = None
+    truncated: Annotated[bool | None, Field(description="true: there are more members.")] = None
+    cursor: Annotated[str | None, Field(description="For the next page; absent on the last one.")] = None
 
 
 class SenderEntry(BaseModel):

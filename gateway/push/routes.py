@@ -43,6 +43,7 @@ Page = Annotated[int, Query(ge=1, le=LARGEST_PAGE)]
 Cursor = Annotated[str | None, Query(max_length=1024, description="From the answer before.")]
 Members = Annotated[bool, Query(description="false: the counts alone.")]
 HistoryPage = Annotated[int | None, Query(ge=0, le=limits.HISTORY_LIMIT, description="Messages at most.")]
+MembersPage = Annotated[int | None, Query(ge=1, description="Members at most.")]
 Since = Annotated[
     str | None, Query(description="A message id: what came after it; before it, with `reverse`.")
 ]
@@ -126,9 +127,19 @@ class LookupRoutes:
         """How many follow the channel, who is present, and what is kept of it."""
         return reply(request, await self._directory.channel(channel_in(channel)))
 
-    async def presence(self, request: Request, channel: ChannelPath, *, members: Members = True) -> Response:
+    async def presence(
+        self,
+        request: Request,
+        channel: ChannelPath,
+        *,
+        members: Members = True,
+        limit: MembersPage = None,
+        cursor: Cursor = None,
+    ) -> Response:
         """Who is in the channel."""
-        return reply(request, await self._directory.presence(channel_in(channel), members=members))
+        name = channel_in(channel)
+        answer = await self._directory.presence(name, members=members, limit=limit, cursor=cursor)
+        return reply(request, answer)
 
     async def history(
         self,

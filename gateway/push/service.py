@@ -30,3 +30,5 @@ class Service:
     """Bytes in the `data` of one message, as JSON; 413 beyond."""
     history_limit: int = limits.HISTORY_LIMIT
     """Messages in one answer."""
+    presence_limit: int = 1_000
+    """Members in one answer; they take `body_size` bytes at most, and are at least one."""

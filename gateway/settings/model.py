@@ -220,6 +220,7 @@ class Limits(Section):
     connects_per_second: Rate = 10_000.0
     connect_timeout: Period = 5.0
     history_reply: Positive = 1_000
+    presence_reply: Positive = 1_000
     rewind: Count = 100
 
 

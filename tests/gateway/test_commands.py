@@ -248,6 +248,38 @@ async def test_presence_counts_and_shows_on_demand() -> None:
         assert (error.code, "turn it on in [channels.h]" in error.message) == ("bad_request", True)
 
 
+@standing
+async def test_a_reply_shows_at_most_so_many_members_and_counts_all() -> None:
+    async with life(limits=SessionLimits(presence_reply=3)) as node:
+        clients = [await node.client(user="ann") for _ in range(4)]
+        for client in clients[:3]:
+            assert (await client.follow("p:a", members=True)).truncated is None
+        assert (await clients[0].ask(Presence(50, "p:a", members=True))).truncated is None
+        last = await clients[3].follow("p:a", members=True)
+        assert (last.members, last.truncated) == (tuple(map(member, clients[:3])), True)
+        counted = PresenceState(51, "p:a", connections=4, users=1)
+        assert await clients[0].ask(Presence(51, "p:a")) == counted
+        shown = replace(counted, id=52, members=tuple(map(member, clients[:3])), truncated=True)
+        assert await clients[0].ask(Presence(52, "p:a", members=True)) == shown
+
+
+@standing
+async def test_large_members_take_half_an_outbox_at_most_and_hold_up_no_replay() -> None:
+    async with life(limits=SessionLimits(outbox=10_000)) as node:
+        first = await node.publish("hp:a", 0)
+        await node.publish("hp:a", *range(1, 30))
+        token = node.token("ann", info={"about": "x" * 1_000})
+        clients = [node.open() for _ in range(9)]
+        for client in clients:
+            await client.connected(Connect(1, token=token))
+            reply = await client.follow("hp:a", members=True, since=first.id)
+            assert len(reply.members or ()) == min(4, clients.index(client) + 1)
+            assert reply.recovered
+            assert values_of(reply.messages) + client.got("hp:a") == list(range(1, 30))
+            assert max(map(len, client.link.writes)) < 10_000
+        assert len((await clients[0].ask(Presence(50, "hp:a", members=True))).members) == 4
+
+
 # ---------------------------------------------------------------- publish, history
 
 

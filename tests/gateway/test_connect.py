@@ -48,6 +48,7 @@ async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
                 "commands_per_second": 50.0,
                 "command_burst": 200.0,
                 "history": 1_000,
+                "presence": 1_000,
                 "rewind": 100,
             },
             {"@ann": Subscribed("@ann")},

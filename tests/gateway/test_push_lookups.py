@@ -97,6 +97,41 @@ async def test_presence_is_told_as_to_clients() -> None:
     }
 
 
+async def test_members_are_told_a_page_at_a_time() -> None:
+    api = await stand(presence_limit=3)
+    for number in (4, 0, 3, 1, 2, 5, 6):
+        await api.broker.join("chat", Member(f"c{number}", "ann"))
+    seen: list[str] = []
+    async with api.client() as client:
+        page = (await client.get("/v1/channels/chat/presence")).json()
+        assert (page["connections"], page["truncated"], len(page["members"])) == (7, True, 3)
+        await api.broker.leave("chat", page["members"][-1]["connection"])
+        seen += [member["connection"] for member in page["members"]]
+        while "cursor" in page:
+            options = {"limit": 2, "cursor": page["cursor"]}
+            page = (await client.get("/v1/channels/chat/presence", params=options)).json()
+            assert page["connections"] == 6
+            assert len(page["members"]) <= 2
+            seen += [member["connection"] for member in page["members"]]
+        refused = await client.get("/v1/channels/chat/presence", params={"cursor": "!"})
+    assert "truncated" not in page
+    assert seen == [f"c{number}" for number in range(7)]
+    assert refused.status_code == 422
+
+
+async def test_a_page_of_large_members_is_no_larger_than_a_request_may_be() -> None:
+    api = await stand(body_size=10_000)
+    for number in range(5):
+        await api.broker.join("chat", Member(f"c{number}", "ann", {"about": "x" * 4_000}))
+    await api.broker.join("chat", Member("d", "ben", {"about": "x" * 20_000}))
+    sizes, options = list[int](), dict[str, str]()
+    async with api.client() as client:
+        while "cursor" in (page := (await client.get("/v1/channels/chat/presence", params=options)).json()):
+            sizes.append(len(page["members"]))
+            options = {"cursor": page["cursor"]}
+    assert (*sizes, len(page["members"])) == (2, 2, 1, 1)
+
+
 async def test_history_holds_exactly_what_subscribers_are_pushed() -> None:
     api = await spoken({"text": "hi"}, None)
     pushed = [delivery.message for delivery in api.node.deliveries]

@@ -130,7 +130,9 @@ EVENTS: dict[type, SearchStrategy[Any]] = {
     Subscribed: subscribed,
     Unsubscribed: st.builds(Unsubscribed, channels, maybe(st.text()), maybe(st.text()), maybe(ids)),
     Published: st.builds(Published, ids, channels, maybe(message_ids)),
-    PresenceState: st.builds(PresenceState, ids, channels, counts, counts, maybe(rosters)),
+    PresenceState: st.builds(
+        PresenceState, ids, channels, counts, counts, maybe(rosters), maybe(st.booleans())
+    ),
     HistoryPage: st.builds(HistoryPage, ids, channels, maybe(message_ids), replays),
     Refreshed: st.builds(Refreshed, ids, seconds),
     PongReply: st.builds(PongReply, ids),

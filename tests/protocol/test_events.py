@@ -46,6 +46,7 @@ SUBSCRIBED = {
     "recovered": True,
     "messages": [MESSAGE],
     "members": [{**WHO, "info": 1}],
+    "truncated": True,
 }
 ERROR = {"type": "error", "id": 1, "code": "rate_limited", "message": "too fast", "retry_after_ms": 5}
 
@@ -64,7 +65,15 @@ FULL: list[dict[str, Any]] = [
     SUBSCRIBED,
     {"type": "unsubscribed", "id": 1, "channel": "c", "code": "token_expired", "reason": "it ended"},
     {"type": "published", "id": 1, "channel": "c", "message": "1-a", "acknowledged": "replicated"},
-    {"type": "presence", "id": 1, "channel": "c", "connections": 1, "users": 1, "members": [WHO]},
+    {
+        "type": "presence",
+        "id": 1,
+        "channel": "c",
+        "connections": 2,
+        "users": 1,
+        "members": [WHO],
+        "truncated": True,
+    },
     {"type": "history", "id": 1, "channel": "c", "position": "1-a", "messages": [MESSAGE]},
     {"type": "refreshed", "id": 1, "expires_in": 60},
     {"type": "pong", "id": 1},
@@ -115,6 +124,7 @@ WRONG: dict[str, list[Any]] = {
     "connections": NO_COUNT,
     "users": NO_COUNT,
     "recovered": [0, 1, "true", [], {}],
+    "truncated": [0, 1, "true", [], {}],
     "limits": ["1", 1, True, []],
     "position": NO_ID,
     "message": NO_ID,
