@@ -8,8 +8,12 @@ STAMP := $(VENV)/.installed
 # What tests run in parallel processes; a file's tests stay together, in one of them.
 WORKERS ?= 2
 
+# For how long `make chaos` runs, and what its chances come from: a number, or nothing for another one each time.
+MINUTES ?= 3
+SEED ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix bench bench-redis loadtest lock clean
+.PHONY: help setup run test check fix bench bench-redis chaos loadtest lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +57,10 @@ bench-redis: setup ## what one and many nodes over Redis cost
 	@.ci/need cc redis
 	$(BIN)/python bench/compare.py --peers fanway-redis,fanway --scenarios fan,max
 	$(BIN)/python bench/cluster.py
+
+chaos: setup ## break three nodes and their Redis at random: make chaos MINUTES=10 SEED=1
+	@.ci/need redis
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 loadtest: setup ## minutes of load from locust, checked against the objectives
 	$(BIN)/python -m loadtests --profile minutes
