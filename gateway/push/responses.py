@@ -169,7 +169,7 @@ class UserInfo(BaseModel):
 class Told(BaseModel):
     """How many of the user's connections were told."""
 
-    connections: int
+    connections: Annotated[int, Field(description="All there were, whether or not that changes them.")]
 
 
 class NodeEntry(BaseModel):

@@ -289,6 +289,28 @@ async def test_without_history_there_is_nothing_to_resume_from(options: dict[str
         assert (reply.position, list(reply.messages), reply.recovered) == (None, [], False)
 
 
+@standing
+async def test_an_exclusion_holds_for_who_hears_it_live_and_for_no_replay() -> None:
+    async with life(limits=SessionLimits(outbox=4_000)) as node:
+        client, slow = await node.client(), await node.client()
+        begun = (await client.follow("h:a")).position
+        await slow.follow("h:a")
+        exclude = frozenset({client.session.connection, slow.session.connection})
+        slow.link.fill()
+        await node.publish("h:a", *["x" * 1_000] * 5)
+        await node.publish("h:a", "an echo", exclude=exclude)
+        await node.publish("h:a", "last")
+        slow.link.drain()
+        await quiet()
+        assert client.got()[-2:] == ["x" * 1_000, "last"]
+        assert slow.got()[-2:] == ["an echo", "last"]
+        client.end()
+        returned = await node.client()
+        reply = await returned.follow("h:a", since=begun)
+        await quiet()
+        assert [*values_of(reply.messages), *returned.got()][-2:] == ["an echo", "last"]
+
+
 # ---------------------------------------------------------------- several at once, and before anything else
 
 
