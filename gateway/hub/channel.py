@@ -124,6 +124,11 @@ class Channel:
 
     # ------------------------------------------------------------ what it says
 
+    def restart(self) -> None:
+        """Know nothing: what came until now was of an earlier route, and what followed it may never come."""
+        self._pending.clear()
+        self._forget(None)
+
     def begin(self, position: MessageId | None) -> None:
         """Stand at *position*, which the broker gave when it began to route; what came meanwhile is newer."""
         if position is not None and self.top is None:

@@ -237,6 +237,7 @@ class Hub:
             if (unrouting := self._unrouting.get(channel.name)) is not None:
                 # Else the broker might hear that nobody listens any more after it heard that somebody does.
                 await asyncio.wait([unrouting])
+                channel.restart()
             channel.begin(await self.broker.subscribe(channel.name, channel.retention))
             channel.routed = True
         except Exception as error:
