@@ -1,0 +1,162 @@
+"""A node that is deployed anew, stormed, or overloaded: who is here comes first, who comes is told when."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gateway.broker.redis.keys import Keys
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import PATIENCE, Served, publish, served
+from tests.e2e.outages import node, ready, until
+from tests.e2e.wire import Client, Raw, Response, upgrade
+
+KEYS = Keys("fanway", 0)
+CROWD = 150
+"""Clients: at 200 a second, they leave over most of a second."""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    with serving(tmp_path / "redis") as server:
+        yield server
+
+
+async def knock(port: int) -> Response:
+    """Ask for an upgrade, and return how that is answered; a connection that is made ends at once."""
+    with await Raw.open(port) as raw:
+        await raw.send(upgrade())
+        return await raw.response()
+
+
+# ---------------------------------------------------------------- deploy
+
+
+async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_place_in_the_cluster(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = {"BROKER__LEASE": "60s"}  # nothing that follows can be its end
+    async with (
+        node(tmp_path / "stays", redis.url, NODE__NAME="stays", **settings) as stays,
+        node(tmp_path / "goes", redis.url, NODE__NAME="goes", DRAIN__WINDOW="5s", **settings) as goes,
+        Client.open(stays.public, subs={"both:a": {}}) as watcher,
+        AsyncExitStack() as stack,
+    ):
+        crowd = [
+            await stack.enter_async_context(Client.open(goes.public, subs={"both:a": {}}))
+            for _ in range(CROWD)
+        ]
+        seen = await publish(stays.internal, "both:a", "seen")
+        for client in crowd:
+            assert (await client.push("message"))["message"] == seen["message"]
+        goes.signal(signal.SIGTERM)
+        told = [asyncio.ensure_future(client.push("reconnect")) for client in crowd]
+        await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        assert not all(each.done() for each in told), "spread over the window"
+        answer = await goes.request("GET", "/readyz")
+        assert (answer.status_code, answer.json()["problems"]) == (503, ["draining"])
+        with pytest.raises(ConnectionRefusedError):
+            await Raw.open(goes.public)
+        # Who has not been told yet is served as before, and so is who publishes here.
+        last = await publish(goes.internal, "both:a", "while it drains")
+        for client, push in zip(crowd, told, strict=True):
+            reconnect = await push
+            assert (reconnect["reason"], 0 <= reconnect["after_ms"] <= 1_000) == ("drain", True)
+            assert await client.closed() == (4000, "drain")
+        async with asyncio.timeout(PATIENCE):
+            await goes.gone()
+        assert goes.process.wait(PATIENCE) == 0
+        # Gone with it, though its lease would last: its place, its routes and its members.
+        assert redis.execute("ZCARD", KEYS.nodes) == 1
+        assert redis.execute("SCARD", KEYS.route("both:a")) == 1
+        nodes = (await stays.request("GET", "/v1/nodes")).json()["nodes"]
+        assert [each["node"] for each in nodes] == ["stays"]
+        assert (await watcher.call("presence", channel="both:a"))["connections"] == 1
+        # Each of them is back where it was, at the other node, with nothing lost.
+        resume = {"both:a": {"since": seen["message"]}}
+        async with Client.open(stays.public, subs=resume) as back:
+            restored = back.connected["subs"]["both:a"]
+            assert restored["recovered"] is True
+            assert [message["message"] for message in restored["messages"]] == [last["message"]]
+
+
+# ---------------------------------------------------------------- storm
+
+
+async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    storm = 60
+    async with node(tmp_path / "node", redis.url, LIMITS__CONNECTS_PER_SECOND="1") as gateway:
+        answers = await asyncio.gather(*(knock(gateway.public) for _ in range(storm)))
+        refused = [answer for answer in answers if answer.status != 101]
+        assert len(refused) < storm, "somebody gets in"
+        assert len(refused) > storm / 2, "and not everybody"
+        assert {answer.status for answer in refused} == {503}
+        for answer in refused:
+            error = orjson.loads(answer.body)["error"]
+            assert error["code"] == "unavailable"
+            assert error["retry_after_ms"] == 1_000 * int(answer.headers["retry-after"])
+        waits = {int(answer.headers["retry-after"]) for answer in refused}
+        assert waits <= {1, 2, 3, 4, 5}
+        assert len(waits) > 1, "they do not come back together"
+        figures = await gateway.figures()
+        assert figures["admission_refused_rate_total"] == len(refused)
+
+
+# ---------------------------------------------------------------- overload
+
+
+async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path) -> None:
+    """A loop that is late for seconds: here, because its process is stopped again and again."""
+    with served(tmp_path, LOG__FORMAT="json") as gateway:
+        async with Client.open(gateway.public, subs={"room": {}}) as ann:
+            over = asyncio.Event()
+            stumbling = asyncio.ensure_future(stumble(gateway, over))
+            try:
+                await overloaded(gateway, yes=True)
+                refusal = await knock(gateway.public)
+                assert refusal.status == 503
+                assert b"overloaded" in refusal.body
+                assert 1 <= int(refusal.headers["retry-after"]) <= 5
+                await ready(gateway, status=503)
+                assert (await ann.call("ping"))["type"] == "pong"
+                sent = await publish(gateway.internal, "room", "still here")
+                assert (await ann.push("message"))["message"] == sent["message"]
+                assert (await gateway.request("GET", "/healthz")).status_code == 200
+            finally:
+                over.set()
+                await stumbling
+            await overloaded(gateway, yes=False)
+            await until(lambda: let_in(gateway))
+            await ready(gateway)
+            assert (await ann.call("ping"))["type"] == "pong"
+
+
+async def let_in(gateway: Served) -> bool:
+    return (await knock(gateway.public)).status == 101
+
+
+async def stumble(gateway: Served, over: asyncio.Event) -> None:
+    """Stop the process for a moment, several times a second, until it is *over*."""
+    while not over.is_set():
+        gateway.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.25)
+        finally:
+            gateway.signal(signal.SIGCONT)
+        await asyncio.sleep(0.1)
+
+
+async def overloaded(gateway: Served, *, yes: bool) -> None:
+    """Wait until the gateway says so, or no longer."""
+
+    async def says() -> bool:
+        return (await gateway.figures())["admission_overloaded"] == yes
+
+    await until(says)

@@ -1,0 +1,109 @@
+"""Redis slow or hanging: who does not need it does not wait, who does is told in time."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import publish
+from tests.e2e.outages import DURABLE, far, is_unavailable, ready, refused
+from tests.e2e.wire import Client
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    with serving(tmp_path / "redis", *DURABLE) as server:
+        yield server
+
+
+async def test_redis_slow_keeps_nobody_waiting_who_does_not_need_it(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with (
+        far(tmp_path / "node", redis) as (gateway, proxy),
+        Client.open(gateway.public) as ann,
+        Client.open(gateway.public) as bob,
+    ):
+        await ann.call("subscribe", channel="kept:a")
+        sent = await publish(gateway.internal, "kept:a", "before")
+        assert (await ann.push("message"))["data"] == "before"
+        proxy.hold_answers()
+        held = asyncio.ensure_future(ann.call("publish", channel="kept:a", data="held"))
+        backend = asyncio.ensure_future(publish(gateway.internal, "kept:b", "held"))
+        # All of this while Redis owes both of them an answer.
+        for _ in range(20):
+            assert (await bob.call("ping"))["type"] == "pong"
+        joined = await bob.call("subscribe", channel="kept:a", since=sent["message"])
+        assert (joined["type"], joined["recovered"], joined["messages"]) == ("subscribed", True, [])
+        async with Client.open(gateway.public) as carl:
+            assert (await carl.call("ping"))["type"] == "pong"
+        assert (await gateway.request("GET", "/healthz")).status_code == 200
+        assert not held.done()
+        assert not backend.done()
+        proxy.release()
+        assert (await held)["type"] == "published"
+        await backend
+        for client in (ann, bob):
+            assert (await client.push("message"))["data"] == "held"
+
+
+async def test_redis_slow_ends_each_wait_with_an_error_presence_first_history_last(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """One second, two, three: nothing is released before the last of them has its answer."""
+    order: list[str] = []
+
+    async def ask(client: Client, name: str, **fields: Any) -> None:
+        assert is_unavailable(await client.call(name, **fields)), name
+        order.append(name)
+
+    async with (
+        far(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy),
+        Client.open(gateway.public, subs={"both:a": {}}) as ann,
+        Client.open(gateway.public, subs={"both:a": {}}) as bob,
+        Client.open(gateway.public, subs={"both:a": {}}) as carl,
+        Client.open(gateway.public) as dan,
+    ):
+        # Over connections that are there: one that cannot be made fails sooner.
+        await publish(gateway.internal, "both:a", 0)
+        assert (await carl.call("history", channel="both:a"))["type"] == "history"
+        proxy.hold_answers()
+        async with asyncio.TaskGroup() as asking:
+            asking.create_task(ask(carl, "history", channel="both:a"))
+            asking.create_task(ask(ann, "publish", channel="both:a", data=1))
+            asking.create_task(ask(bob, "presence", channel="both:a"))
+            asking.create_task(ask(dan, "subscribe", channel="kept:b"))
+        assert order[:2] == ["presence", "publish"]
+        assert set(order[2:]) == {"history", "subscribe"}
+        for client in (ann, bob, carl, dan):
+            assert (await client.call("ping"))["type"] == "pong"
+        proxy.release()
+        await ready(gateway)
+        assert (await dan.call("subscribe", channel="kept:b"))["type"] == "subscribed"
+
+
+async def test_redis_hanging_is_given_up_by_the_breaker(redis: RedisServer, tmp_path: Path) -> None:
+    async with far(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy):
+        assert (await gateway.figures())["broker_breakers_open"] == 0
+        await publish(gateway.internal, "kept:a", 0)
+        proxy.hold()
+        # What travels together times out together: five in a row.
+        commands = [{"publish": {"channel": f"kept:{number}", "data": 1}} for number in range(5)]
+        answer = await gateway.request("POST", "/v1/batch", {"commands": commands})
+        assert [each["error"]["code"] for each in answer.json()["results"]] == ["unavailable"] * 5
+        figures = await gateway.figures()
+        assert (figures["broker_breakers_open"], figures["broker_breaker_opened_total"]) == (1, 1)
+        assert figures["broker_up"] == 0
+        assert figures["broker_leases"] == 1, "nobody else knows of it yet"
+        for _ in range(100):
+            await refused(gateway, "kept:a")
+        after = await gateway.figures()
+        assert after["broker_calls_total"] - figures["broker_calls_total"] < 100, "not sent, not waited for"
+        proxy.release()
+        await ready(gateway)
+        await publish(gateway.internal, "kept:a", 1)
+        assert (await gateway.figures())["broker_breakers_open"] == 0
