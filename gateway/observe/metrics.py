@@ -20,28 +20,64 @@ from starlette.routing import Route
 
 Source = Callable[[], Mapping[str, float]]
 
-COUNTERS = frozenset(
-    {
-        "hub_messages",
-        "hub_deliveries",
-        "broker_published",
-        "broker_replayed",
-        "broker_refused",
-        "push_published",
-        "heartbeat_pings",
-        "heartbeat_dead",
-        "outbox_flushes",
-        "outbox_dropped_catch_up",
-        "outbox_dropped_conflate",
-        "outbox_dropped_drop_oldest",
-        "admission_refused_overloaded",
-        "admission_refused_connections",
-        "admission_refused_address",
-        "admission_refused_rate",
-        "admission_refused_user",
-    }
-)
-"""What only ever grows; everything else is a gauge."""
+COUNTERS: Mapping[str, str] = {
+    "hub_messages": "messages that had a subscriber here",
+    "hub_deliveries": "messages times subscribers",
+    "broker_published": "messages published through this node",
+    "broker_replayed": "publishes that an earlier one with the same key had done already",
+    "broker_refused": "publishes that the broker did not take",
+    "broker_retried": "publishes that were sent to Redis a second time, under their key",
+    "broker_entries": "entries read from this node's inboxes",
+    "broker_healed": "messages that were missing from an inbox and were read from history",
+    "broker_gaps": "gaps that nothing could fill, of which the followers here were told",
+    "broker_reads": "reads of histories that went to Redis",
+    "broker_reads_shared": "reads that got the answer of another",
+    "broker_incarnations": "times that this node took up a lease anew",
+    "broker_resets": "times that Redis was found to have lost writes",
+    "broker_reaped": "dead nodes that this one cleaned up after",
+    "broker_breaker_opened": "times that Redis was given up for a while",
+    "broker_calls": "calls to Redis",
+    "broker_trips": "pipelines in which they travelled",
+    "broker_failures": "calls to Redis that failed",
+    "push_published": "publishes that took the short way",
+    "heartbeat_pings": "silent connections that were asked",
+    "heartbeat_dead": "connections that did not answer",
+    "outbox_flushes": "turns in which something was sent",
+    "outbox_dropped_catch_up": "messages dropped and replayed later",
+    "outbox_dropped_conflate": "messages that a newer one of their channel replaced",
+    "outbox_dropped_drop_oldest": "messages lost to somebody, who was told",
+    "admission_refused_overloaded": "handshakes refused because the event loop lagged",
+    "admission_refused_connections": "handshakes refused over limits.connections",
+    "admission_refused_address": "handshakes refused over limits.connections_per_address",
+    "admission_refused_rate": "handshakes refused over limits.connects_per_second",
+    "admission_refused_user": "connections over limits.connections_per_user",
+}
+"""What only ever grows, and what it counts; everything else is a gauge."""
+
+GAUGES: Mapping[str, str] = {
+    "hub_sessions": "connected clients",
+    "hub_users": "different users among them",
+    "hub_channels": "channels that somebody here follows",
+    "broker_channels": "channels that the broker remembers, or that this node is routed for",
+    "broker_bytes": "bytes that histories and idempotency keys take",
+    "broker_bytes_limit": "broker.memory",
+    "broker_keys": "idempotency keys that are remembered",
+    "broker_shards": "shards of the channels",
+    "broker_up": "shards whose Redis takes calls",
+    "broker_leases": "shards where this node holds its lease",
+    "broker_breakers_open": "shards whose Redis is not asked for the moment",
+    "broker_inbox": "entries that waited in this node's inboxes at the last look",
+    "broker_waiting": "calls that wait for their turn on the way to Redis",
+    "heartbeat_sessions": "connections that are watched for silence",
+    "admission_connections": "open connections",
+    "admission_addresses": "different addresses they come from",
+    "admission_users": "different users that they count for",
+    "admission_overloaded": "1 while new connections are refused because the event loop lags",
+    "push_heads": "header blocks remembered for the short way",
+    "tasks_running": "coroutines that wait for something",
+    "loop_lag_p99_seconds": "how late the event loop runs what is due",
+}
+"""What those are that we know."""
 
 
 class Statistics(Collector):
@@ -57,7 +93,8 @@ class Statistics(Collector):
             for name, value in source().items():
                 full = f"{part}_{name}"
                 family = CounterMetricFamily if full in COUNTERS else GaugeMetricFamily
-                yield family(f"fanway_{full}", f"{name} of the {part}".replace("_", " "), value=value)
+                says = COUNTERS.get(full) or GAUGES.get(full) or f"{name} of the {part}"
+                yield family(f"fanway_{full}", says, value=value)
         closes = CounterMetricFamily(
             "fanway_hub_closed", "connections that were closed here", labels=["code"]
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import load
+from tests.broker.redis_server import serving
 from tests.docs.pages import ROOT, Page
 from tests.e2e.gateway import Served, served
 
@@ -20,14 +21,36 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield gateway
 
 
-async def test_its_metrics_are_those_that_are_exposed(gateway: Served) -> None:
-    text = (await gateway.request("GET", "/metrics")).text
-    exposed = re.findall(r"^# TYPE (fanway_\w+) (\w+)$", text, re.MULTILINE)
-    assert [(name.strip("`"), kind) for name, kind, _ in PAGE.table("## Metrics")] == exposed
+@pytest.fixture(scope="module")
+def over_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with (
+        serving(tmp_path_factory.mktemp("redis")) as redis,
+        served(tmp_path_factory.mktemp("node"), BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
+    ):
+        yield gateway
 
 
-async def test_metrics_named_elsewhere_exist(gateway: Served) -> None:
+async def metrics(gateway: Served) -> tuple[str, list[tuple[str, str]]]:
+    """All that is exposed, and what is ours of it, with its type."""
     text = (await gateway.request("GET", "/metrics")).text
+    return text, re.findall(r"^# TYPE (fanway_\w+) (\w+)$", text, re.MULTILINE)
+
+
+def documented(heading: str) -> list[tuple[str, str]]:
+    return [(name.strip("`"), kind) for name, kind, _ in PAGE.table(heading)]
+
+
+async def test_its_metrics_are_those_that_are_exposed(gateway: Served, over_redis: Served) -> None:
+    text, exposed = await metrics(gateway)
+    assert documented("## Metrics") == exposed
+    _, exposed = await metrics(over_redis)
+    ours = [each for each in exposed if each[0].startswith("fanway_broker_")]
+    assert documented("### Metrics of the Redis broker") == ours
+    assert not re.search(r"^# HELP fanway_\w+ .* of the ", text, re.MULTILINE), "one that nobody explains"
+
+
+async def test_metrics_named_elsewhere_exist(gateway: Served, over_redis: Served) -> None:
+    text = (await metrics(gateway))[0] + (await metrics(over_redis))[0]
     for path in sorted((ROOT / "docs").glob("*.md")):
         for name in re.findall(r"\b(?:fanway|process)_\w+_\w+\b", path.read_text()):
             assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), f"{path.name}: {name}"
