@@ -188,7 +188,7 @@ class Routes:
                 due, followed, life = self._lingering.popleft()
                 if (wait := due - self._clock()) > 0:
                     await asyncio.sleep(wait)
-                if followed.wanted or followed.life != life:
+                if followed.wanted or followed.life != life or not self._known(followed):
                     continue
                 if not await self._forget(followed):
                     self._lingering.append((self._clock() + max(1.0, self._options.linger), followed, life))
@@ -204,9 +204,13 @@ class Routes:
             await answer
         except GatewayError:
             return False
-        if not followed.wanted and self.followed.get(name.encode()) is followed:
+        if not followed.wanted and self._known(followed):
             del self.followed[name.encode()]
         return True
+
+    def _known(self, followed: Followed) -> bool:
+        """Whether *followed* is still what stands for its channel: since `reroute`, that may be another."""
+        return self.followed.get(followed.name.encode()) is followed
 
     def __repr__(self) -> str:
         return f"<Routes {len(self.followed)} channels>"
