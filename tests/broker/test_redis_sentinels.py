@@ -10,7 +10,8 @@ import pytest
 
 from gateway.broker.base import Delivery, Level
 from gateway.broker.redis import RedisBroker, Server
-from gateway.broker.redis.places import RECHECK, BehindSentinels
+from gateway.broker.redis.patience import RECHECK
+from gateway.broker.redis.places import BehindSentinels
 from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap

@@ -6,19 +6,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from gateway.broker.redis.patience import CALLS, FIRST, LONGEST, TIMEOUTS, WINDOW
 from gateway.clock import Clock, monotonic
-
-TIMEOUTS = 5
-"""In a row: what hangs is not asked again."""
-
-WINDOW = 10
-"""Seconds over which failures are counted, in as many buckets."""
-
-CALLS = 20
-"""With fewer calls in the window their failures say nothing."""
-
-FIRST, LONGEST = 1.0, 10.0
-"""Seconds for which it stays open: doubling, each ±20 %, so that nodes do not come back together."""
 
 
 class Breaker:

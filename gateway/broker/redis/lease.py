@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.broker.log import new_uid
+from gateway.broker.redis import patience
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
@@ -22,15 +23,6 @@ MARGIN = 0.9
 
 RENEWALS = 3
 """In one lease."""
-
-RETRY = 0.2
-"""Seconds between two attempts to reach a Redis that is not there, about."""
-
-REST = 0.02
-"""Seconds between two renewals at least, however often the bell rings."""
-
-QUICK = 0.3
-"""Seconds within which a renewal fails because its connection was closed, not because nobody answers."""
 
 UNKNOWN = -1
 """What Redis says of a lease that it has lost."""
@@ -108,8 +100,8 @@ class Lease:
                 wait = await self._once()
             except Exception as error:  # noqa: BLE001 (whatever it is, a node must not lose its lease over it)
                 self._report(error)
-                wait = RETRY
-            await asyncio.sleep(REST)
+                wait = patience.RECONNECT
+            await asyncio.sleep(patience.RENEW)
             try:
                 async with asyncio.timeout(wait):
                     await bell.wait()
@@ -133,11 +125,11 @@ class Lease:
         except GatewayError as error:
             self._contact.lost(str(error))
             self._steady = None
-            await asyncio.sleep(RETRY * (0.5 + random.random()))
-            return RETRY
+            await asyncio.sleep(patience.some(patience.RECONNECT, random.random()))
+            return patience.RECONNECT
         wait = await self._reap()
         breaker = self._contact.breaker
-        return wait if breaker.closed else min(wait, max(breaker.waits, REST))
+        return wait if breaker.closed else min(wait, max(breaker.waits, patience.RENEW))
 
     async def _twice(self) -> None:
         """Renew, and where that fails with Redis believed to be there, once more: over a new connection."""
@@ -145,7 +137,7 @@ class Lease:
         try:
             await self._renew()
         except GatewayError:
-            if not self._contact.up or self._clock() - begun > QUICK:
+            if not self._contact.up or self._clock() - begun > patience.QUICK:
                 raise
             await self._renew()
 
@@ -221,7 +213,7 @@ class Lease:
             await self._clean_up(node, willing=False)
         except GatewayError:
             self._contact.bell.set()
-            return RETRY
+            return patience.RECONNECT
         return 0.0
 
     async def _clean_up(self, node: str, *, willing: bool) -> None:

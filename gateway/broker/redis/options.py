@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.broker.base import Level
+from gateway.broker.redis import patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,13 @@ class RedisOptions:
     """Entries that may wait for a node; one that falls further behind heals from history or is told."""
     level: Level = Level.STORED
     """What a publish waits for that does not say it."""
-    publish_deadline: float = 2.0
-    resume_deadline: float = 3.0
-    presence_deadline: float = 1.0
-    start_deadline: float = 1.0
+    publish_deadline: float = patience.PUBLISH
+    resume_deadline: float = patience.RESUME
+    presence_deadline: float = patience.PRESENCE
+    start_deadline: float = patience.START
     """For how long `start` waits for Redis; without it, the broker starts as well, not ready."""
-    connect_timeout: float = 0.8
-    replication_deadline: float = 0.1
+    connect_timeout: float = patience.CONNECT
+    replication_deadline: float = patience.REPLICATION
     """For how long a publish that is to be replicated waits for that."""
-    block: float = 1.0
+    block: float = patience.BLOCK
     """For how long one read of an empty inbox waits: how late a half-open connection shows."""

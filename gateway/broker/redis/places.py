@@ -14,6 +14,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
+from gateway.broker.redis import patience
 from gateway.broker.redis.servers import Server
 from gateway.clock import Clock, monotonic
 
@@ -22,21 +23,8 @@ Address = tuple[str, int]
 Slots = tuple[int, int, Address]
 """The first and the last of a range, and who has them."""
 
-ANSWER = 0.25
-"""Seconds that a sentinel, or a node of the Cluster, has for its answer before another is asked."""
-
-LOOK = 0.6
-"""Seconds after which sentinels that do not answer have nothing to say: less than a connection may take."""
-
-PAUSE = 0.5
-"""Seconds until another sentinel is listened to when one is gone."""
-
 SWITCHED = "+switch-master"
 """Where sentinels announce another primary: its name, then the former address and the present one."""
-
-RECHECK = 5.0
-"""Seconds after which sentinels are asked again though nothing seems wrong: the primary that this node
-reaches may be one that the others have given up."""
 
 
 class Place(Protocol):
@@ -128,7 +116,7 @@ class BehindSentinels:
             for sentinel in list(sentinels.sentinels):
                 with contextlib.suppress(exceptions.RedisError, OSError):
                     await self._listen(sentinel, master)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(patience.LISTEN)
 
     async def _listen(self, sentinel: Any, master: str) -> None:
         async with sentinel.pubsub(ignore_subscribe_messages=True) as heard:
@@ -143,12 +131,12 @@ class BehindSentinels:
 
     @property
     def _stale(self) -> bool:
-        return self._clock() - self._looked > RECHECK
+        return self._clock() - self._looked > patience.RECHECK
 
     async def _look(self) -> None:
         sentinels, master = self._known
         try:
-            async with asyncio.timeout(LOOK):
+            async with asyncio.timeout(patience.SENTINELS):
                 host, port = await sentinels.discover_master(master)
             self._address = (str(host), int(port))
         except (exceptions.RedisError, OSError) as error:
@@ -263,8 +251,8 @@ def _sentinels(server: Server) -> tuple[Any, str]:
         sentinels.addresses,
         sentinel_kwargs={
             **options,
-            "socket_timeout": ANSWER,
-            "socket_connect_timeout": ANSWER,
+            "socket_timeout": patience.SENTINEL,
+            "socket_connect_timeout": patience.SENTINEL,
             "retry": Retry(NoBackoff(), 0),
         },
     )
@@ -273,11 +261,11 @@ def _sentinels(server: Server) -> tuple[Any, str]:
 
 async def _slots(server: Server, address: Address | None) -> Sequence[Slots]:
     """Return what one node of a Cluster knows: ranges of slots, each with its primary."""
-    connection = server.connection(ANSWER)
+    connection = server.connection(patience.SENTINEL)
     if address is not None:
         connection.host, connection.port = address
     try:
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(patience.SENTINEL):
             await connection.connect()
             await connection.send_command("CLUSTER", "SLOTS")
             told = await connection.read_response()
@@ -294,5 +282,8 @@ _NAMELESS = frozenset((None, b"", b"?"))
 
 
 async def _disconnect(*clients: Any) -> None:
-    """Close what asked: it is asked again in minutes, if at all."""
-    await asyncio.gather(*(client.connection_pool.disconnect() for client in clients), return_exceptions=True)
+    """Close what asked, but not what listens: they are asked again in minutes, if at all."""
+    pools = [client.connection_pool for client in clients]
+    await asyncio.gather(
+        *(pool.disconnect(inuse_connections=False) for pool in pools), return_exceptions=True
+    )

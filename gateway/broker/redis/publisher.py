@@ -12,19 +12,11 @@ from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.patience import BUDGET, CREDIT, JITTER
 from gateway.broker.redis.script import PUBLISH, Command
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable
 from protocol.position import MessageId
-
-BUDGET = 0.1
-"""Of all publishes, the part that may be made again (DESIGN section 6)."""
-
-CREDIT = 10.0
-"""Retries that may be saved up."""
-
-JITTER = 0.1
-"""Seconds within which a retry is made."""
 
 
 class Publisher:

@@ -10,7 +10,7 @@ from typing import Any
 from redis import exceptions
 
 from gateway.broker.base import Cleared, Envelope
-from gateway.broker.redis import envelope
+from gateway.broker.redis import envelope, patience
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.faults import fault_of
 from gateway.broker.redis.followed import Entry, Followed, Verdict
@@ -34,12 +34,6 @@ TRIM = 256
 
 PAGE = 500
 """Messages that healing asks for at a time."""
-
-PAUSE = 0.1
-"""Seconds before a failed read is made again, about."""
-
-GRACE = 1.0
-"""Seconds that Redis may take beyond the time for which a read waits."""
 
 
 class Reader:
@@ -104,7 +98,7 @@ class Reader:
                 await self._once(inbox)
             except Exception as error:  # noqa: BLE001 (a node that no longer listens is worse than any error)
                 self._tasks.report(error)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(patience.READ)
 
     async def _once(self, inbox: str) -> None:
         """Read what waits, or wait for it."""
@@ -146,7 +140,7 @@ class Reader:
         """Return Redis' answers; None, after a moment, where it refuses one or is not there."""
         packed = [self._wire.pack(command) for command in commands]
         try:
-            answers = await self._wire.exchange(packed, self._options.block + GRACE)
+            answers = await self._wire.exchange(packed, self._options.block + patience.GRACE)
         except (exceptions.RedisError, OSError) as error:
             self._contact.failed(fault_of(error))
         else:
@@ -154,7 +148,7 @@ class Reader:
             if not refusals:
                 return answers
             self._contact.failed(fault_of(refusals[0]))
-        await asyncio.sleep(PAUSE * (0.5 + random.random()))
+        await asyncio.sleep(patience.some(patience.READ, random.random()))
         return None
 
     # ------------------------------------------------------------ entries
@@ -225,7 +219,7 @@ class Reader:
         try:
             page = await self._history.page(followed.name, followed.last, PAGE)
         except GatewayError:
-            await asyncio.sleep(PAUSE * (0.5 + random.random()))
+            await asyncio.sleep(patience.some(patience.READ, random.random()))
             return False
         except Exception as error:  # noqa: BLE001 (a history that cannot be understood heals nothing: go on without)
             self._tasks.report(error)

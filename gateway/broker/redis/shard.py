@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.broker.base import Envelope, Node
+from gateway.broker.redis import patience
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.directory import Directory, record_of
@@ -25,14 +26,8 @@ from gateway.clock import Clock, monotonic
 from gateway.eager import Tasks
 from gateway.errors import GatewayError
 
-LEAST, MOST = 0.5, 1.0
-"""Seconds that Redis is given for a renewal: a third of the lease between these."""
-
 REPLICAS = 1
 """That have a message before it counts as replicated."""
-
-CLOSING = 1.0
-"""Seconds that giving up the lease may take when the node ends."""
 
 
 class Shard:
@@ -62,8 +57,8 @@ class Shard:
         self._replicated = self._line(options.publish_deadline, PUBLISH, last=wait)
         self._control = self._line(options.resume_deadline, *SCRIPTS)
         self._reads = self._line(options.resume_deadline, READ)
-        patience = max(LEAST, min(MOST, options.lease / 3))
-        self._leases = self._line(patience, RENEW, BUMP, REAP, exempt=True)
+        renewal = max(patience.RENEWAL_LEAST, min(patience.RENEWAL_MOST, options.lease / 3))
+        self._leases = self._line(renewal, RENEW, BUMP, REAP, exempt=True)
         self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
         self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
@@ -111,7 +106,7 @@ class Shard:
             await asyncio.wait(self._running)
         await self.reader.close()
         try:
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(patience.CLOSING):
                 await self.lease.retire()
         except TimeoutError:
             pass
@@ -161,11 +156,11 @@ class Shard:
         return Wire(self._place, connect_timeout=timeout, scripts=scripts, watchful=watchful)
 
     def _line(
-        self, patience: float, *scripts: Script, exempt: bool = False, last: Command | None = None
+        self, deadline: float, *scripts: Script, exempt: bool = False, last: Command | None = None
     ) -> Line:
         # It is the lease that must not go on with a primary that others have given up.
         wire = self._wire(*scripts, watchful=exempt)
-        return Line(wire, self.contact, self._tasks, patience=patience, exempt=exempt, last=last)
+        return Line(wire, self.contact, self._tasks, patience=deadline, exempt=exempt, last=last)
 
     def _deliver(self, envelope: Envelope) -> None:
         if not self._closed:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 from redis import exceptions
 
 from gateway.broker.redis.places import Address, Place
@@ -40,8 +41,9 @@ class Wire:
 
     def pack(self, command: Command) -> bytes:
         """Return *command* as it travels; raises for what cannot."""
-        packed: list[bytes] = self._connection.pack_command(*command)
-        return packed[0] if len(packed) == 1 else b"".join(packed)
+        # In C: redis-py's own, in Python, takes 10 µs for a publish instead of 1.5.
+        packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub has no tuple of one kind
+        return packed
 
     async def exchange(self, commands: Sequence[bytes], within: float) -> list[Any]:
         """Return the answers to packed *commands*, Redis' refusals among them as exceptions.
@@ -77,7 +79,7 @@ class Wire:
 
     async def _converse(self, commands: Sequence[bytes]) -> list[Any]:
         connection = self._connection
-        await connection.send_packed_command(commands, check_health=False)
+        await connection.send_packed_command(b"".join(commands), check_health=False)
         answers: list[Any] = []
         for _ in commands:
             try:
