@@ -50,32 +50,26 @@ SECOND = 32 * 1024
 BLOCKED = Line(blocked=True)
 
 
-class Cluster:
-    """Its nodes, `n1` and so on, and the ways by which each of them reaches Redis."""
+class Nodes:
+    """Several gateways, `n1` and so on, that are one to their clients."""
 
-    def __init__(self, home: Path, server: RedisServer, ways: Sequence[Proxy], nodes: Sequence[Node]) -> None:
-        self.server = server
-        self.ways = tuple(ways)
-        """One for each node, in their order."""
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = tuple(nodes)
-        self._home = home
         self._asked = 0
 
     @classmethod
     @asynccontextmanager
-    async def open(
+    async def at(
         cls,
         home: Path,
+        urls: Sequence[str],
         *,
         config: str = CONFIG,
-        redis: Sequence[str] = (),
         lease: float = LEASE,
         **settings: str,
     ) -> AsyncIterator[Self]:
-        """Run one, its Redis with the options *redis*; every node that runs at the end must end well."""
+        """Run one for each of *urls*, by which it reaches Redis; those that run at the end must end well."""
         async with AsyncExitStack() as stack:
-            server = stack.enter_context(serving(_folder(home, "redis"), *redis))
-            ways = [await stack.enter_async_context(Proxy.open(server.port)) for _ in range(NODES)]
             nodes = [
                 await stack.enter_async_context(
                     Node.placed(
@@ -83,17 +77,17 @@ class Cluster:
                         config,
                         NODE__NAME=f"n{number}",
                         BROKER__KIND="redis",
-                        BROKER__URL=f"redis://{HOST}:{way.port}/0",
+                        BROKER__URL=url,
                         BROKER__LEASE=f"{lease}s",
                         **{"DRAIN__WINDOW": "0s", **settings},
                     )
                 )
-                for number, way in enumerate(ways, start=1)
+                for number, url in enumerate(urls, start=1)
             ]
             async with asyncio.TaskGroup() as starting:
                 for node in nodes:
                     starting.create_task(node.start())
-            yield cls(home, server, ways, nodes)
+            yield cls(nodes)
 
     @property
     def public(self) -> list[int]:
@@ -114,6 +108,36 @@ class Cluster:
         ]
         told = await asyncio.gather(*map(Node.newest, running, shares))
         return {channel: position for each in told for channel, position in each.items()}
+
+
+class Cluster(Nodes):
+    """Three nodes, their Redis, and the ways by which each of them reaches it."""
+
+    def __init__(self, home: Path, server: RedisServer, ways: Sequence[Proxy], nodes: Sequence[Node]) -> None:
+        super().__init__(nodes)
+        self.server = server
+        self.ways = tuple(ways)
+        """One for each node, in their order."""
+        self._home = home
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        home: Path,
+        *,
+        config: str = CONFIG,
+        redis: Sequence[str] = (),
+        lease: float = LEASE,
+        **settings: str,
+    ) -> AsyncIterator[Self]:
+        """Run one, its Redis with the options *redis*."""
+        async with AsyncExitStack() as stack:
+            server = stack.enter_context(serving(_folder(home, "redis"), *redis))
+            ways = [await stack.enter_async_context(Proxy.open(server.port)) for _ in range(NODES)]
+            urls = [f"redis://{HOST}:{way.port}/0" for way in ways]
+            running = Nodes.at(home, urls, config=config, lease=lease, **settings)
+            yield cls(home, server, ways, (await stack.enter_async_context(running)).nodes)
 
     # ------------------------------------------------------------ its Redis
 
