@@ -9,7 +9,7 @@ from protocol.codec import JSON, Codec
 from protocol.messages import ClientMessage, ServerMessage
 
 if TYPE_CHECKING:
-    from gateway.link.protocol import Receiver
+    from gateway.link.socket import Receiver
 
 _OPCODES = {0x81: False, 0x82: True}
 
