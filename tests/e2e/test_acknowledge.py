@@ -1,0 +1,83 @@
+"""What an answer to a publish may promise: stored, or on a replica as well."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker.redis_fleet import eventually
+from tests.broker.redis_sentinels import following
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import Served, publish, served
+from tests.e2e.wire import Client
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    folders = tmp_path / "primary", tmp_path / "replica"
+    for folder in folders:
+        folder.mkdir()
+    with (
+        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
+        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        yield primary, replica
+
+
+@pytest.fixture
+def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[Served]:
+    with served(
+        tmp_path,
+        BROKER__KIND="redis",
+        BROKER__URL=pair[0].url,
+        BROKER__ACKNOWLEDGE="replicated",
+        DRAIN__WINDOW="0s",
+    ) as gateway:
+        yield gateway
+
+
+async def test_every_way_to_publish_says_what_was_reached(
+    gateway: Served, pair: tuple[RedisServer, RedisServer]
+) -> None:
+    await eventually(lambda: following(pair[0]))
+
+    async def told(path: str, body: dict[str, object]) -> list[str | None]:
+        answer = (await gateway.request("POST", path, body)).json()
+        return [each.get("acknowledged") for each in answer.get("results", [answer])]
+
+    # A busy machine's replica may take longer than the 100 ms for once.
+    async def reached(path: str, body: dict[str, object]) -> bool:
+        return set(await told(path, body)) == {"replicated"}
+
+    await eventually(lambda: reached("/v1/publish", {"channel": "c", "data": 1}))
+    await eventually(lambda: reached("/v1/broadcast", {"channels": ["c", "d"], "data": 1}))
+    await eventually(lambda: reached("/v1/notify", {"users": ["ann"], "data": 1}))
+    each = {"publish": {"channel": "c", "data": 1}}
+    await eventually(lambda: reached("/v1/batch", {"commands": [each, each]}))
+    hasty = {"publish": {"channel": "c", "data": 1, "acknowledge": "stored"}}
+    assert (await told("/v1/batch", {"commands": [each, hasty]}))[1] is None
+    async with Client.open(gateway.public) as ann:
+
+        async def by_client() -> bool:
+            reply = await ann.call("publish", channel="c", data=1)
+            return bool(reply["acknowledged"] == "replicated")
+
+        await eventually(by_client)
+    os.kill(pair[1].pid, signal.SIGSTOP)
+    try:
+        answer = await publish(gateway.internal, "c", 2)
+        assert answer["acknowledged"] == "stored"
+    finally:
+        os.kill(pair[1].pid, signal.SIGCONT)
+
+
+async def test_one_node_without_redis_has_nothing_but_stored(tmp_path: Path) -> None:
+    with served(tmp_path) as gateway:
+        answer = await publish(gateway.internal, "c", 1, acknowledge="replicated")
+        assert answer["acknowledged"] == "stored"
+        assert "acknowledged" not in await publish(gateway.internal, "c", 1)
+        wrong = {"channel": "c", "data": 1, "acknowledge": "twice"}
+        refused = await gateway.request("POST", "/v1/publish", wrong)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "bad_request")

@@ -1,0 +1,90 @@
+"""Two gateways at a Redis Cluster: no client and no backend can tell where a channel is kept."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.broker.redis_cluster import RedisCluster, clustered
+from tests.e2e.gateway import PATIENCE, Served, publish, served, token
+from tests.e2e.wire import Client
+
+CHANNELS = [f"room-{number:02}" for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    with clustered(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def nodes(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+    cluster.execute("FLUSHALL")
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                served(
+                    tmp_path_factory.mktemp(name),
+                    NODE__NAME=name,
+                    BROKER__KIND="redis",
+                    BROKER__URLS=",".join(cluster.urls),
+                    BROKER__CLUSTER="true",
+                    DRAIN__WINDOW="0s",
+                )
+            )
+            for name in ("one", "two")
+        ]
+
+
+async def test_channels_of_every_shard_work_at_once(nodes: list[Served]) -> None:
+    one, two = nodes
+    subs: dict[str, dict[str, object]] = {channel: {} for channel in CHANNELS}
+    async with Client.open(one.public, subs=subs) as ann:
+        assert all(each["type"] == "subscribed" for each in ann.connected["subs"].values())
+        body = {"channels": CHANNELS, "data": "hello"}
+        told = (await two.request("POST", "/v1/broadcast", body)).json()["results"]
+        ids = {each["channel"]: each["message"] for each in told}
+        heard = [await ann.push("message") for _ in CHANNELS]
+        assert {message["channel"]: message["message"] for message in heard} == ids
+    async with Client.open(two.public, subs={name: {"since": ids[name]} for name in CHANNELS}) as ann:
+        assert all(each["recovered"] for each in ann.connected["subs"].values())
+        page = (await one.request("GET", "/v1/channels?prefix=room-&limit=20")).json()
+        rest = (await one.request("GET", f"/v1/channels?prefix=room-&cursor={page['cursor']}")).json()
+        assert [each["channel"] for each in page["channels"] + rest["channels"]] == CHANNELS
+        present = (await one.request("GET", "/v1/channels/room-07/presence")).json()
+        assert present["connections"] == 1
+
+
+async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: list[Served]) -> None:
+    one, two = nodes
+    users = [f"user-{number}" for number in range(8)]
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        connected = asyncio.Barrier(len(users) + 1)
+
+        async def stay(user: str, node: Served) -> None:
+            async with Client.open(node.public, token=token(user, now=time.time())) as client:
+                await connected.wait()
+                assert (await client.push("message"))["data"] == "to all"
+                assert (await client.closed()).code == 4005
+
+        for number, user in enumerate(users):
+            tasks.create_task(stay(user, nodes[number % 2]))
+        await connected.wait()
+        names = [each["node"] for each in (await one.request("GET", "/v1/nodes")).json()["nodes"]]
+        assert sorted(names) == ["one", "two"]
+        told = (await two.request("POST", "/v1/notify", {"users": users, "data": "to all"})).json()
+        assert all(each["message"] for each in told["results"])
+        for user in users:
+            answer = await one.request("POST", f"/v1/users/{user}/disconnect")
+            assert answer.json() == {"connections": 1}
+
+
+async def test_a_key_publishes_once_whichever_node_is_asked(nodes: list[Served]) -> None:
+    for channel in CHANNELS[:6]:
+        first = await publish(nodes[0].internal, channel, 1, key="k")
+        again = await publish(nodes[1].internal, channel, 1, key="k")
+        assert (first["replayed"], again["replayed"]) == (False, True)
+        assert first["message"] == again["message"]
