@@ -70,6 +70,21 @@ _Key = tuple[object, int, int]
 """The era of a channel, and which of the pages of so many messages."""
 
 
+class _Turn:
+    """Somebody reads of a page, and others wait."""
+
+    __slots__ = ("oldest", "over")
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.oldest: MessageId | None = None
+        """From which one of those reads that wait."""
+
+    def awaited_by(self, position: MessageId) -> None:
+        if self.oldest is None or position.offset < self.oldest.offset:
+            self.oldest = position
+
+
 class Pages:
     """Histories, read in pages that begin and end at the same places for everybody."""
 
@@ -79,6 +94,7 @@ class Pages:
         self._limit = size
         self._size = 0
         self._pages: OrderedDict[_Key, _Page] = OrderedDict()
+        self._turns: dict[_Key, _Turn] = {}
         self._looking: dict[tuple[object, int], asyncio.Future[None]] = {}
         self._reads = self._hits = 0
 
@@ -95,15 +111,50 @@ class Pages:
         if here:
             self._hits += 1
             return Part(here)
+        return await self._read_on(channel, position, batch)
+
+    async def _read_on(self, channel: Channel, position: MessageId, batch: int) -> Part:
+        """Return what follows *position*, read after whoever reads of the same page by now.
+
+        In turns, and each from the oldest position that waits: so that in a storm of resumes from many
+        positions hardly anybody but the first has to ask.
+        """
+        era, since = channel.era, position
+        key = (era, batch, position.offset // batch)
+        while (turn := self._turns.get(key)) is not None:
+            turn.awaited_by(position)
+            await asyncio.shield(turn.over)
+            if here := self._find(era, position, batch):
+                self._hits += 1
+                return Part(here)
+            since = turn.oldest or position
+        part = await self._take_turn(key, channel, since)
+        if not (here := self._find(era, position, batch)) and since != position:
+            # The other's position may be of no history at all.
+            part = await self._take_turn(key, channel, position)
+        return Part(here) if here else part
+
+    async def _take_turn(self, key: _Key, channel: Channel, since: MessageId) -> Part:
+        """Read, keep and return what follows *since*."""
+        turn = self._turns[key] = _Turn()
+        era, batch, _ = key
         # To where others read on from; at least half a batch, so that nobody reads for a message or two.
-        limit = batch - position.offset % batch
-        read = await self._read(channel, since=position, limit=limit if limit * 2 > batch else limit + batch)
-        if not read.recovered:
-            return Part(lost="reset" if read.position.offset <= position.offset else "trimmed")
-        if here := self._find(era, position, batch):
-            return Part(here)
-        messages = [Frames(message) for message in read.messages]
-        self._keep(era, position, messages, batch)
+        limit = batch - since.offset % batch
+        try:
+            read = await self._read(channel, since=since, limit=limit if limit * 2 > batch else limit + batch)
+            if not read.recovered:
+                return Part(lost="reset" if read.position.offset <= since.offset else "trimmed")
+            messages = [Frames(message) for message in read.messages]
+            self._keep(era, since, messages, batch)
+        except Exception as error:
+            turn.over.set_exception(error)
+            turn.over.exception()  # it may have nobody else to tell
+            raise
+        finally:
+            if self._turns.get(key) is turn:
+                del self._turns[key]
+            if not turn.over.done():
+                turn.over.set_result(None)
         return Part(messages)
 
     async def _look_back(self, channel: Channel, missed: int, batch: int) -> None:

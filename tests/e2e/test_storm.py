@@ -1,0 +1,168 @@
+"""Everybody loses the connection at once and resumes: Redis pays for each channel, not for each client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from math import ceil
+
+import pytest
+
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import PATIENCE, Served, served
+from tests.e2e.wire import Raw
+
+CLIENTS = 300
+CHANNELS = 20
+EACH = 3
+"""Channels that a client follows."""
+
+AT_ONCE = 40
+"""Messages of each channel that one request publishes."""
+
+OPERATIONS = 3
+"""That a storm may cost Redis for each channel; as many for each further page of it."""
+
+PAGE = 128
+"""Messages that a gateway reads of a history at a time: `outbox.catch_up_batch`."""
+
+CONFIG = """
+[channels.default]
+subscribe = "anyone"
+history = 1_000
+"""
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with serving(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                served(
+                    tmp_path_factory.mktemp(name),
+                    CONFIG,
+                    NODE__NAME=name,
+                    BROKER__KIND="redis",
+                    BROKER__URL=redis.url,
+                    # So that whatever Redis is asked meanwhile, it is asked by the storm.
+                    BROKER__LEASE="1h",
+                    BROKER__LINGER="1h",
+                    DRAIN__WINDOW="0s",
+                )
+            )
+            for name in ("one", "two")
+        ]
+
+
+class Crowd:
+    """Clients, each with its channels and the position that it has reached in them."""
+
+    def __init__(self, rooms: str) -> None:
+        chance = random.Random(1)
+        self.channels = [f"{rooms}:{number}" for number in range(CHANNELS)]
+        self.follows = [chance.sample(self.channels, EACH) for _ in range(CLIENTS)]
+        self.positions: dict[str, list[str]] = {}
+        """The ids of each channel's messages."""
+        self.connections: list[Raw] = []
+        self.staying: Raw | None = None
+
+    def since(self, client: int) -> dict[str, int]:
+        """How many messages *client* has had of each channel that it follows: all sorts of numbers."""
+        return {name: 1 + (client + number) % 10 for number, name in enumerate(self.follows[client])}
+
+    async def publish(self, node: Served, count: int) -> None:
+        """Publish *count* messages in each channel."""
+        said = len(self.positions.get(self.channels[0], ()))
+        for start in range(said, said + count, AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, said + count))
+            batch = [
+                {"publish": {"channel": name, "data": number}} for number in numbers for name in self.channels
+            ]
+            answer = await node.request("POST", "/v1/batch", {"commands": batch})
+            for result in answer.json()["results"]:
+                self.positions.setdefault(result["channel"], []).append(result["message"])
+
+    async def stay(self, node: Served) -> None:
+        """Let one more follow every channel, and not lose its connection."""
+        self.staying = raw = await Raw.websocket(node.public)
+        await raw.say(type="connect", id=1, subs={name: {} for name in self.channels})
+        assert len((await raw.hear())["subs"]) == CHANNELS
+
+    def close(self) -> None:
+        """Let everybody go."""
+        self.vanish()
+        if self.staying is not None:
+            self.staying.close()
+
+    async def come(self, node: Served) -> None:
+        """Connect everybody at once, each from the position that it has."""
+        await asyncio.gather(*(self._resume(node, number) for number in range(CLIENTS)))
+
+    async def _resume(self, node: Served, number: int) -> None:
+        raw = await Raw.websocket(node.public)
+        self.connections.append(raw)
+        had = self.since(number)
+        subs = {name: {"since": self.positions[name][count - 1]} for name, count in had.items()}
+        await raw.say(type="connect", id=1, subs=subs)
+        reply = await raw.hear()
+        for name, count in had.items():
+            said = reply["subs"][name]
+            assert said["recovered"] is True, said
+            assert [each["message"] for each in said["messages"]] == self.positions[name][count:]
+            assert said["position"] == self.positions[name][-1]
+
+    def vanish(self) -> None:
+        """Lose every connection at once."""
+        for raw in self.connections:
+            raw.close()
+        self.connections.clear()
+
+
+async def sessions(node: Served, count: int) -> None:
+    """Wait until so many clients are left at *node*."""
+    async with asyncio.timeout(PATIENCE):
+        while (await node.figures())["hub_sessions"] != count:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0.05)
+
+
+def asked(redis: RedisServer) -> int:
+    """How many scripts Redis was asked to run, by whoever."""
+    stats = redis.execute("INFO", "commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
+
+
+PLACES = ["where somebody stayed", "where nobody is left", "on another node"]
+
+
+@pytest.mark.parametrize(
+    ("where", "missed"),
+    # The hub still remembers so much; it does not; nor does one page hold it.
+    [*((where, missed) for where in PLACES for missed in (5, 100)), ("on another node", 300)],
+)
+async def test_a_storm_costs_redis_by_the_channel(
+    redis: RedisServer, nodes: list[Served], where: str, missed: int
+) -> None:
+    one, two = nodes
+    stays = where == "where somebody stayed"
+    with closing(Crowd(f"{where.replace(' ', '-')}-{missed}")) as crowd:
+        await crowd.publish(one, 10)
+        await crowd.come(one)
+        if stays:
+            await crowd.stay(one)
+        crowd.vanish()
+        await sessions(one, int(stays))
+        await crowd.publish(two, missed)
+        before = asked(redis)
+        await crowd.come(two if where == "on another node" else one)
+        cost = asked(redis) - before
+        assert cost <= OPERATIONS * CHANNELS * ceil(missed / PAGE)
+    await sessions(one, 0)
+    await sessions(two, 0)
