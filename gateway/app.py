@@ -299,10 +299,10 @@ class Gateway:
         """Log that Redis is lost, or back; one line each, however often it was tried."""
         if why is not None:
             self._lost[shard] = monotonic()
-            self._log.warning("redis lost", shard=shard, reason=why)
+            self._log.warning("redis lost", node=self.hub.node, shard=shard, reason=why)
         else:
             away = monotonic() - self._lost.pop(shard)
-            self._log.warning("redis regained", shard=shard, after=round(away, 3))
+            self._log.warning("redis regained", node=self.hub.node, shard=shard, after=round(away, 3))
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)

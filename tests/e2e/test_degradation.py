@@ -48,6 +48,8 @@ async def test_redis_absent_at_start_refuses_newcomers_until_it_is_there(
             await ann.call("subscribe", channel="kept:a")
             sent = await publish(gateway.internal, "kept:a", "hello")
             assert (await ann.push("message"))["message"] == sent["message"]
+        lines = logged(gateway, "redis lost", "redis regained")
+        assert [line["event"] for line in lines] == ["redis lost", "redis regained"]
 
 
 async def test_redis_back_after_its_absence_is_found_within_two_seconds(

@@ -12,7 +12,7 @@ import pytest
 from gateway.broker.redis.keys import Keys
 from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import PATIENCE, Served, publish, served
-from tests.e2e.outages import node, ready, until
+from tests.e2e.outages import far, node, ready, until
 from tests.e2e.wire import Client, Raw, Response, upgrade
 
 KEYS = Keys("fanway", 0)
@@ -83,6 +83,22 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
             restored = back.connected["subs"]["both:a"]
             assert restored["recovered"] is True
             assert [message["message"] for message in restored["messages"]] == [last["message"]]
+
+
+async def test_deploy_does_not_wait_for_a_redis_that_hangs(redis: RedisServer, tmp_path: Path) -> None:
+    """Nothing is let through before the process has ended, and well."""
+    async with (
+        far(tmp_path / "node", redis, DRAIN__TIMEOUT="10s") as (gateway, proxy),
+        Client.open(gateway.public, subs={"both:a": {}}) as ann,
+    ):
+        proxy.hold()
+        await ann.send({"type": "publish", "id": 99, "channel": "both:a", "data": 1})
+        gateway.signal(signal.SIGTERM)
+        assert (await ann.push("reconnect"))["reason"] == "drain"
+        assert await ann.closed() == (4000, "drain")
+        async with asyncio.timeout(PATIENCE):
+            await gateway.gone()
+        assert gateway.process.wait(PATIENCE) == 0
 
 
 # ---------------------------------------------------------------- storm
