@@ -12,10 +12,10 @@ from gateway.link.outbox import BATCH
 from protocol.position import MessageId
 
 if TYPE_CHECKING:
-    from gateway.hub.session import Session
+    from gateway.hub.following import Following
 
 
-async def catch_up(session: Session) -> None:
+async def catch_up(session: Following) -> None:
     """Replay to *session* what it is behind with, a batch of each channel in turn, while its socket takes it.
 
     Each is live again where nothing is left. `BrokerUnavailable` where the broker cannot tell now.
@@ -29,12 +29,12 @@ async def catch_up(session: Session) -> None:
             await asyncio.sleep(0)
 
 
-def _has_room(session: Session) -> bool:
+def _has_room(session: Following) -> bool:
     session.outbox.flush()
     return session.is_open and session.link.writable
 
 
-async def _next_batch(session: Session, subscription: Subscription) -> None:
+async def _next_batch(session: Following, subscription: Subscription) -> None:
     hub, channel = session.services.hub, subscription.channel
     position = cast("MessageId", subscription.behind)  # as everybody has who stands in `session.behind`
     limit = session.services.limits.catch_up_batch
@@ -57,7 +57,7 @@ async def _next_batch(session: Session, subscription: Subscription) -> None:
         _go_live(session, subscription, gap="reset" if lost else None)
 
 
-def _go_live(session: Session, subscription: Subscription, gap: str | None = None) -> None:
+def _go_live(session: Following, subscription: Subscription, gap: str | None = None) -> None:
     """Let *subscription* have whatever comes from now on; tell of what is missing."""
     channel = subscription.channel
     channel.settle()

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
 from gateway.broker.base import ConnectionRecord, Instruction
-from gateway.errors import BrokerUnavailable, GatewayError
+from gateway.errors import GatewayError
 from gateway.hub import commands, subscribing
 from gateway.hub.allowance import Allowance, TooMany
-from gateway.hub.catch_up import catch_up
 from gateway.hub.expiry import Expiry
+from gateway.hub.following import Following, Link
 from gateway.hub.services import Services
-from gateway.hub.subscription import Subscription
-from gateway.link.frames import frame
-from gateway.link.outbox import Link as Writer
-from gateway.link.outbox import Outbox
-from gateway.link.shed import Follower
 from protocol.codec import Codec
 from protocol.conversation import State, Verdict, verdict
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
@@ -32,63 +26,28 @@ from protocol.messages import (
     Error,
     Expiring,
     Pong,
-    ServerMessage,
     ServerPing,
-    Unsubscribed,
 )
-from protocol.position import MessageId
 
 
-class Link(Writer, Protocol):
-    """The socket of a session."""
-
-    @property
-    def peer(self) -> str:
-        """The address of the client."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether frames may still be written."""
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Send a Close frame and end."""
-
-    def pause(self) -> None:
-        """Stop reading."""
-
-    def resume(self) -> None:
-        """Read again."""
-
-
-class Session:
+class Session(Following):
     """The logical life of one connection."""
 
     __slots__ = (
         "_allowance",
         "_backlog",
-        "_catching_up",
         "_deadline",
-        "_leaving",
         "_release",
-        "_retry",
         "_running",
         "_ticket",
-        "behind",
-        "codec",
-        "connection",
         "expiry",
         "granted",
         "header_token",
         "info",
-        "link",
-        "outbox",
         "pinged",
         "seen",
-        "services",
         "since",
         "slot",
-        "state",
-        "subscriptions",
         "user",
     )
 
@@ -102,11 +61,8 @@ class Session:
         header_token: str | None = None,
     ) -> None:
         """Begin on *link*, which is to be attached; *release* is called once when the session ends."""
+        super().__init__(link, codec, services)
         limits = services.limits
-        self.link = link
-        self.codec = codec
-        self.services = services
-        self.connection = secrets.token_urlsafe(12)
         self.user = ""
         self.info: Any = None
         self.granted: tuple[str, ...] = ()
@@ -115,10 +71,6 @@ class Session:
         """When the token ends; None for the anonymous."""
         self.header_token = header_token
         self.since = services.wall()
-        self.state = State.OPENED
-        self.outbox = Outbox(link, services.hub.flusher, self, limits.outbox)
-        self.subscriptions: dict[str, Subscription] = {}
-        self.behind: dict[Subscription, None] = {}
         self.seen = self.pinged = 0.0
         self.slot = -1
         self._release = release
@@ -126,9 +78,6 @@ class Session:
         self._allowance = Allowance(limits, services.clock)
         self._running = False
         self._backlog: deque[ClientMessage | BadRequest | Instruction] | None = None
-        self._leaving: dict[str, asyncio.Task[None]] | None = None
-        self._catching_up = False
-        self._retry: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.connect_timeout, self.end, CloseCode.CONNECT_TIMEOUT
         )
@@ -159,36 +108,6 @@ class Session:
         del code
         self._finish()
 
-    # ------------------------------------------------------------ what the outbox calls
-
-    def fell_behind(self, follower: Follower, position: MessageId) -> None:
-        """Remember where to go on with *follower* once there is room."""
-        if isinstance(follower, Subscription) and self.subscriptions.get(follower.channel.name) is follower:
-            follower.behind = position
-            self.behind[follower] = None
-
-    def too_slow(self) -> None:
-        """End: not even what must not be dropped fits any more."""
-        self.outbox.discard()
-        self.end(CloseCode.SLOW_CONSUMER)
-
-    def caught_breath(self) -> None:
-        """Replay what was dropped meanwhile."""
-        if self.behind and not self._catching_up:
-            self.services.tasks.start(self._catch_up())
-
-    async def _catch_up(self) -> None:
-        self._catching_up = True
-        try:
-            await catch_up(self)
-        except BrokerUnavailable as error:
-            self._retry = asyncio.get_running_loop().call_later(error.retry_after, self.caught_breath)
-        except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
-            self.services.on_error(error)
-            self.end(CloseCode.INTERNAL)
-        finally:
-            self._catching_up = False
-
     # ------------------------------------------------------------ what the heartbeat calls
 
     def ping(self) -> None:
@@ -200,15 +119,6 @@ class Session:
         self.end(CloseCode.HEARTBEAT_TIMEOUT)
 
     # ------------------------------------------------------------ what commands call
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the client is still there and was not told to go."""
-        return self.state is not State.CLOSING
-
-    def send(self, message: ServerMessage) -> None:
-        """Send a reply or a push at the end of the turn."""
-        self.outbox.push(frame(self.codec.encode(message), binary=self.codec.binary))
 
     def refuse(self, error: ProtocolError, command: int | None) -> None:
         """Answer with *error*."""
@@ -252,40 +162,6 @@ class Session:
             self.end(instruction.code or CloseCode.DISCONNECTED, instruction.reason)
         else:
             self._in_turn(instruction)
-
-    def revoke(self, channel: str, code: str, reason: str) -> None:
-        """End the subscription to *channel* and say why."""
-        self.unfollow(channel)
-        self.send(Unsubscribed(channel, code, reason))
-
-    def unfollow(self, channel: str) -> None:
-        """End the subscription to *channel*, and the presence there."""
-        subscription = self.subscriptions.pop(channel)
-        subscription.channel.remove(subscription)
-        self.behind.pop(subscription, None)
-        if subscription.expiry is not None:
-            subscription.expiry.cancel()
-        self.services.hub.tidy(subscription.channel)
-        if subscription.member is not None:
-            self._leave(channel)
-
-    def _leave(self, channel: str) -> None:
-        outcome = self.services.tasks.start(subscribing.leave(self.services, channel, self.connection))
-        if outcome is not None:
-            leaving = self._leaving = self._leaving or {}
-            leaving[channel] = outcome
-            outcome.add_done_callback(lambda _: leaving.pop(channel))
-
-    async def left(self, channel: str) -> None:
-        """Wait until an earlier presence in *channel* has ended, so that it cannot end a newer one."""
-        if self._leaving and (leaving := self._leaving.get(channel)) is not None:
-            await asyncio.wait([leaving])
-
-    def go_live(self, subscription: Subscription) -> None:
-        """Let *subscription* have what comes from now on; it is no longer behind."""
-        self.behind.pop(subscription, None)
-        subscription.behind = None
-        subscription.missed = False
 
     def record(self) -> ConnectionRecord:
         """Return what operators see of it."""
@@ -408,12 +284,10 @@ class Session:
             return
         self.state = State.CLOSING
         self._cancel_deadline()
-        for timer in (self.expiry, self._retry):
-            if timer is not None:
-                timer.cancel()
+        if self.expiry is not None:
+            self.expiry.cancel()
         self.services.heartbeat.remove(self)
-        for channel in list(self.subscriptions):
-            self.unfollow(channel)
+        self.leave_all()
         self.services.hub.exit(self)
         self.outbox.discard()
         self._backlog = None
