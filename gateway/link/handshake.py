@@ -53,6 +53,11 @@ _SWITCHING = (
 """By hand: `ServerProtocol.accept` and its `Response` cost 20 µs more of a handshake's 120."""
 
 
+_FAILED = "the gateway failed; its log says how"
+_CLOSED = "this may not be connected to"
+_STOPPING = "this node stops: connect to another"
+
+
 class Handshake(asyncio.Protocol):
     """One upgrade request, from its head to an open link or a refusal."""
 
@@ -137,7 +142,7 @@ class Handshake(asyncio.Protocol):
         except Exception:
             logging.getLogger("gateway.link").exception("the handshake of a connection failed")
         if not self._answered:
-            self._refuse(_response(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
+            self._refuse(_refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED, code=ErrorCode.INTERNAL))
         elif self.link is not None and not self.link.is_attached:
             self.link.close(CloseCode.INTERNAL, CLOSES[CloseCode.INTERNAL].reason)
 
@@ -153,7 +158,7 @@ class Handshake(asyncio.Protocol):
         if kind == "websocket.accept":
             self._accept(message.get("subprotocol"), message.get("headers", ()))
         elif kind == "websocket.close":
-            self._refuse(_response(HTTPStatus.FORBIDDEN, b""))
+            self._refuse(_refusal(HTTPStatus.FORBIDDEN, _CLOSED, code=ErrorCode.PERMISSION_DENIED))
         elif kind == "websocket.http.response.start":
             headers = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]
@@ -215,7 +220,8 @@ class Handshake(asyncio.Protocol):
     def shutdown(self) -> None:
         """Refuse because the server stops; never raises."""
         if not self._answered:
-            self._refuse(_response(HTTPStatus.SERVICE_UNAVAILABLE, b"", [("Retry-After", "1")]))
+            code = ErrorCode.UNAVAILABLE
+            self._refuse(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, _STOPPING, code=code, retry_after=1))
 
     def abort(self) -> None:
         """End the socket at once."""
@@ -246,10 +252,21 @@ def _tokens(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
     return [item for item in every if item]
 
 
-def _refusal(status: HTTPStatus, message: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
-    """Return the answer to what is no handshake, with the body that docs/protocol.md promises."""
-    body = orjson.dumps({"error": {"code": ErrorCode.BAD_REQUEST, "message": message}})
-    return _response(status, body, [*headers, ("Content-Type", "application/json")])
+def _refusal(
+    status: HTTPStatus,
+    message: str,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    code: ErrorCode = ErrorCode.BAD_REQUEST,
+    retry_after: int = 0,
+) -> Response:
+    """Return a refusal with the body that docs/protocol.md promises; *retry_after* is in seconds."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    every = [*headers, ("Content-Type", "application/json")]
+    if retry_after:
+        error["retry_after_ms"] = retry_after * 1000
+        every.append(("Retry-After", str(retry_after)))
+    return _response(status, orjson.dumps({"error": error}), every)
 
 
 def _response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:

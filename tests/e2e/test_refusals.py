@@ -1,0 +1,78 @@
+"""Handshakes that an application does not answer: what a client reads then is the protocol's error, too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.eager import Tasks
+from gateway.link.http import HttpOptions, PublicHttp
+from gateway.server import Binding, Listener
+from tests.e2e.gateway import listening
+from tests.e2e.wire import Raw, Response, upgrade
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+async def fails(_: Any, __: Any, ___: Any) -> None:
+    raise RuntimeError("a bug with a secret in it")
+
+
+async def forgets(_: Any, __: Any, ___: Any) -> None:
+    """Return without an answer."""
+
+
+async def closes(_: Any, __: Any, send: Any) -> None:
+    await send({"type": "websocket.close", "code": 1000})
+
+
+@asynccontextmanager
+async def listener(app: App) -> AsyncIterator[tuple[Listener, int]]:
+    tasks = Tasks(lambda error: pytest.fail(repr(error)))
+    http = partial(PublicHttp, tasks=tasks, options=HttpOptions())
+    serving = Listener(app, Binding("127.0.0.1", 0), http=http)
+    async with listening(serving) as port:
+        yield serving, port
+    await tasks.close()
+
+
+async def knock(raw: Raw) -> Response:
+    await raw.send(upgrade())
+    return await raw.response()
+
+
+@pytest.mark.parametrize(
+    ("app", "status", "code"),
+    [(fails, 500, "internal"), (forgets, 500, "internal"), (closes, 403, "permission_denied")],
+)
+async def test_a_refusal_has_the_body_of_the_protocol(app: App, status: int, code: str) -> None:
+    async with listener(app) as (_, port):
+        with await Raw.open(port) as raw:
+            answer = await knock(raw)
+            assert await raw.ended() == b""
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+    assert orjson.loads(answer.body)["error"]["code"] == code
+    assert b"secret" not in answer.body
+
+
+async def test_who_is_still_asking_when_the_node_stops_is_told_when_to_come_back() -> None:
+    asked = asyncio.Event()
+
+    async def ponders(_: Any, __: Any, ___: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with listener(ponders) as (serving, port):
+        with await Raw.open(port) as raw:
+            answering = asyncio.ensure_future(knock(raw))
+            await asked.wait()
+            serving.stop()
+            answer = await answering
+            error = orjson.loads(answer.body)["error"]
+            assert (answer.status, error["code"]) == (503, "unavailable")
+            assert error["retry_after_ms"] == 1_000 * int(answer.headers["retry-after"])
+            assert await raw.ended() == b""
