@@ -134,7 +134,8 @@ class Publisher:
         port = self._ports[self._failures % len(self._ports)]
         try:
             response = await self._http.post(f"http://127.0.0.1:{port}/v1/publish", json=publication)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, OSError) as error:
+            # An `OSError` of its own: anyio asks a socket for its peer that has been reset since.
             self.statuses[0] += 1
             self._failures += 1
             return Result.FAILED if isinstance(error, NEVER_SENT) else Result.UNKNOWN, {}, False
