@@ -83,15 +83,20 @@ class RedisCluster:
 
     def move(self, key: str, to: RedisServer) -> None:
         """Give the slot of *key*, and all that is in it, *to* another primary, as `redis-cli` reshards."""
-        source = self.owner(key)
-        slot = source.execute("CLUSTER", "KEYSLOT", key)
-        here, there = source.execute("CLUSTER", "MYID"), to.execute("CLUSTER", "MYID")
-        to.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
-        source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+        source, slot = self.open(key, to)
+        there = to.execute("CLUSTER", "MYID")
         while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 100):
             source.execute("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", *keys)
         for node in (to, source, *self.primaries):
             node.execute("CLUSTER", "SETSLOT", slot, "NODE", there)
+
+    def open(self, key: str, to: RedisServer) -> tuple[RedisServer, int]:
+        """Begin to move the slot of *key*; return who has it, and its number."""
+        source = self.owner(key)
+        slot: int = source.execute("CLUSTER", "KEYSLOT", key)
+        to.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source.execute("CLUSTER", "MYID"))
+        source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", to.execute("CLUSTER", "MYID"))
+        return source, slot
 
     def _known(self, node: RedisServer) -> list[bytes]:
         lines: list[bytes] = _raw(node, "CLUSTER", "NODES").splitlines()

@@ -104,6 +104,24 @@ async def test_a_slot_that_moves_is_followed_and_nothing_is_lost(cluster: RedisC
         assert two.broker.statistics()["resets"] == one.broker.statistics()["resets"] == 0
 
 
+async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cluster: RedisCluster) -> None:
+    async with Fleet(*cluster.urls, cluster=True) as fleet:
+        one = await fleet.launch()
+        base = Keys("fanway", shard_of("room", SHARDS)).base
+        await one.broker.subscribe("room", KEPT)
+        await publish(one.broker, "room", 1)
+        new = next(f"new{n}" for n in range(1_000) if shard_of(f"new{n}", SHARDS) == shard_of("room", SHARDS))
+        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(base))
+        cluster.open(base, target)
+        await publish(one.broker, "room", 2)
+        with pytest.raises(BrokerUnavailable, match="slot of the Redis Cluster is moving"):
+            await one.broker.publish(publication(new, 1))
+        cluster.move(base, target)
+        await publish(one.broker, new, 1)
+        await publish(one.broker, "room", 3)
+        assert values(await one.node.messages(3)) == [1, 2, 3]
+
+
 async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> None:
     with clustered(tmp_path, replicas=1) as cluster:
         async with Fleet(*cluster.urls, cluster=True) as fleet:
