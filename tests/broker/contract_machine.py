@@ -104,7 +104,8 @@ class Contract(RuleBasedStateMachine):
         place = (channel, key or "", self.losses)
         known, spoken = place in self.receipts, self.kept.get(channel)
         before = None if spoken is None else spoken.moment()
-        audience = [(each.following(channel), each.now) for each in self.awake + self.stunned]
+        listeners = self.awake + self.stunned
+        audience = [(it, each.now) for each in listeners for it in each.live if it.channel == channel]
         retention = KEPT.get(channel)
         try:
             receipt = await at.broker.publish(publication(channel, value, key=key, retention=retention))
@@ -123,7 +124,7 @@ class Contract(RuleBasedStateMachine):
             spoken.is_under(receipt.id, value)
             assert receipt.replayed or receipt.id.offset > before.top
         elif not receipt.replayed:
-            self.expected += [(each, now, value) for each, now in audience if each and each.established]
+            self.expected += [(following, now, value) for following, now in audience]
         return True
 
     async def _subscribe(self, at: Listener, channel: str) -> None:

@@ -1,0 +1,295 @@
+"""Marks against entries of an inbox, with answers and callbacks in any order: who follows hears one history.
+
+The reader, the routes and the histories are real; Redis is a few dictionaries that answer when they please.
+FANWAY_SEEDS in the environment is how many orders are tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, cast
+
+from gateway.broker.base import Delivery, Envelope, Retention
+from gateway.broker.redis.breaker import Breaker
+from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.history import History
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.reader import Reader
+from gateway.broker.redis.routes import Routes
+from gateway.broker.redis.script import READ, SUBSCRIBE, UNSUBSCRIBE, Command
+from gateway.eager import Tasks
+from protocol.messages import Gap
+from protocol.position import MessageId
+from tests.gateway.shuffled import in_any_order
+from tests.gateway.standing import the_loop
+
+SEEDS = int(os.environ.get("FANWAY_SEEDS", "50"))
+NAMES = ["a", "b"]
+KEPT = Retention(1_000, 300.0)
+OPTIONS = RedisOptions(linger=0.0)
+KEYS = Keys("t", 0)
+
+Entry = tuple[bytes, bytes]
+
+
+class Redis:
+    """What the scripts do, at once and in the order of the calls."""
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+        self.top = {name: MessageId(0, f"{name}0") for name in NAMES}
+        self.logs: dict[str, list[tuple[MessageId, MessageId]]] = {name: [] for name in NAMES}
+        self.routes: dict[str, set[str]] = defaultdict(set)
+        self.inboxes: dict[str, list[Entry]] = defaultdict(list)
+
+    def publish(self, name: str) -> None:
+        before = self.top[name]
+        id = self.top[name] = MessageId(before.offset + 1, f"{name}{before.offset + 1}")
+        self.logs[name] = [*self.logs[name], (before, id)][-self.kept :]
+        head = f"m {id.offset} {id.uid} {before.uid} {name}".encode()
+        for node in self.routes[name]:
+            self.inboxes[KEYS.inbox(node)].append((head, b"1\n1"))
+
+    def execute(self, command: Command) -> Any:
+        _, digest, keys, *rest = command
+        arguments = [str(each) for each in rest[int(keys) :]]
+        return self._scripts[str(digest)](self, arguments)
+
+    def _subscribe(self, arguments: list[str]) -> list[Any]:
+        node, name, token, *_ = arguments
+        self.routes[name].add(node)
+        top = self.top[name]
+        mark = f"s {top.offset} {top.uid} {token} {name}".encode()
+        self.inboxes[KEYS.inbox(node)].append((mark, b""))
+        return [1, top.offset, top.uid.encode()]
+
+    def _unsubscribe(self, arguments: list[str]) -> int:
+        node, name = arguments
+        self.routes[name].discard(node)
+        return 1
+
+    def _read(self, arguments: list[str]) -> list[Any]:
+        _, _, offset, uid, limit, _ = arguments
+        name, since = uid[0], MessageId(int(offset), uid)
+        top, log = self.top[name], self.logs[name]
+        found = [id for _, id in log if id.offset > since.offset]
+        fault = since != top and not any(before == since for before, _ in log)
+        flat: list[Any] = []
+        for id in [] if fault else found[: int(limit)]:
+            flat += [id.offset, id.uid.encode(), b"1\n1"]
+        return [top.offset, top.uid.encode(), int(fault), flat, 0]
+
+    _scripts: dict[str, Callable[[Redis, list[str]], Any]] = {  # noqa: RUF012 (nobody changes it)
+        SUBSCRIBE.digest: _subscribe,
+        UNSUBSCRIBE.digest: _unsubscribe,
+        READ.digest: _read,
+    }
+
+
+class SlowLine:
+    """Carries calls in their order, each pair of ways as long as chance will have it."""
+
+    def __init__(self, redis: Redis, chance: Random, tasks: Tasks) -> None:
+        self._redis, self._chance, self._tasks = redis, chance, tasks
+        self._waiting: deque[tuple[asyncio.Future[Any], Command]] = deque()
+        self._travelling: set[asyncio.Future[Any]] = set()
+
+    def call(self, command: Command) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not self._waiting and not self._travelling:
+            self._tasks.adopt(self._work())
+        self._waiting.append((answer, command))
+        return answer
+
+    def departed(self, answer: asyncio.Future[Any]) -> bool:
+        return answer.done() or answer in self._travelling
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch, self._waiting = list(self._waiting), deque()
+            self._travelling = {answer for answer, _ in batch}
+            await turns(self._chance)
+            told = [self._redis.execute(command) for _, command in batch]
+            await turns(self._chance)
+            for (answer, _), said in zip(batch, told, strict=True):
+                if not answer.done():
+                    answer.set_result(said)
+            self._travelling = set()
+
+
+class SlowWire:
+    """Gives the reader of an inbox what has come there, when chance will have it."""
+
+    def __init__(self, redis: Redis, chance: Random) -> None:
+        self._redis, self._chance = redis, chance
+        self.lost: set[str] = set()
+        """Inboxes that were cut at the other end."""
+
+    def pack(self, command: Command) -> Command:
+        return command
+
+    async def close(self) -> None:
+        pass
+
+    async def exchange(self, commands: Sequence[Command], within: float) -> list[Any]:
+        await turns(self._chance)
+        return [self._answer(command) for command in commands]
+
+    def _answer(self, command: Command) -> Any:
+        name, inbox = command[0], str(command[-2] if command[0] == "XREAD" else command[1])
+        entries = self._redis.inboxes[inbox]
+        if name == "XLEN":
+            full = OPTIONS.inbox if inbox in self.lost else 0
+            self.lost.discard(inbox)
+            return full
+        numbered = [
+            (b"%d-0" % number, [b"h", head, b"b", body])
+            for number, (head, body) in enumerate(entries, start=1)
+        ]
+        if name == "XREVRANGE":
+            return numbered[-1:]
+        if name == "XTRIM":
+            return 0
+        cursor = int(cast("bytes", command[-1]).partition(b"-")[0])
+        new = numbered[cursor : cursor + self._chance.randint(1, 5)]
+        return [[inbox.encode(), new]] if new else None
+
+
+class Lease:
+    held = True
+
+
+async def turns(chance: Random, most: int = 0) -> None:
+    """Let some turns of the loop pass: fewer than *most*; else mostly few, and sometimes many."""
+    for _ in range(1 + chance.randrange(most or chance.choice([5, 5, 5, 80]))):
+        await asyncio.sleep(0)
+
+
+class Node:
+    """One node; what it is given of each channel that it follows must be one history."""
+
+    def __init__(self, redis: Redis, chance: Random, failures: list[BaseException]) -> None:
+        self.redis, self.chance = redis, chance
+        self.tasks = Tasks(failures.append)
+        self.incarnation = 0
+        control, reads = (cast("Any", SlowLine(redis, chance, self.tasks)) for _ in range(2))
+        self.wire = SlowWire(redis, chance)
+        clock = the_loop().clock
+        self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
+        self.reader = Reader(
+            cast("Any", self.wire),
+            self.routes,
+            History(reads, KEYS, OPTIONS),
+            KEYS,
+            OPTIONS,
+            self.tasks,
+            Contact(Breaker(clock), lambda: None),
+            cast("Any", Lease()),
+            deliver=self.deliver,
+            questions=lambda *_: None,
+        )
+        self.envelopes: list[Envelope] = []
+        self.heard: dict[str, MessageId] = {}
+        """How far it has heard of what it follows."""
+        self.start: dict[str, int] = {}
+        """Where that began that goes on to the end."""
+        self.gaps = 0
+
+    def name(self) -> str:
+        return f"n{self.incarnation}"
+
+    def deliver(self, envelope: Envelope) -> None:
+        self.envelopes.append(envelope)
+
+    def judge(self, channel: str, envelopes: Sequence[Envelope]) -> None:
+        """Fail where *envelopes* do not go on from where it stands."""
+        for each in envelopes:
+            if isinstance(each, Delivery) and each.message.channel == channel:
+                id = each.message.message
+                assert id is not None
+                assert id.follows(self.heard[channel]), f"{id} after {self.heard[channel]}"
+                self.heard[channel] = id
+            elif isinstance(each, Gap) and each.channel == channel:
+                assert each.position is not None
+                self.gaps += 1
+                self.heard[channel] = each.position
+
+    async def follow(self, channel: str) -> None:
+        """Follow it for a while, and then no longer, several times; in the end for good."""
+        for last in (False, False, False, True):
+            await turns(self.chance, 20)
+            begun = len(self.envelopes)
+            position = await self.routes.subscribe(channel, KEPT)
+            assert position is not None
+            self.heard[channel] = position
+            if last:
+                self.start[channel] = begun
+                return
+            await turns(self.chance, 60)
+            self.routes.unsubscribe(channel)
+            self.judge(channel, self.envelopes[begun:])
+            silent = len(self.envelopes)
+            await turns(self.chance)
+            later = self.envelopes[silent:]
+            assert not any(isinstance(each, Delivery) and each.message.channel == channel for each in later)
+
+    async def fail(self) -> None:
+        """Begin a new incarnation, or lose what waits in the inbox, now and then."""
+        for _ in range(self.chance.randrange(6)):
+            await turns(self.chance, self.chance.choice([5, 20, 300]))
+            if self.chance.random() < 0.5:
+                old = self.name()
+                self.incarnation += 1
+                for nodes in self.redis.routes.values():
+                    nodes.discard(old)
+                self.reader.switch(self.name())
+                self.routes.reroute()
+            else:
+                inbox = KEYS.inbox(self.name())
+                entries = self.redis.inboxes[inbox]
+                entries[:] = [(b"?", b"")] * len(entries)
+                self.routes.resume()
+
+
+def explored(kept: int, seeds: int) -> int:
+    """Try so many orders with so many messages kept; return how many gaps were told."""
+    gaps = 0
+
+    async def scenario(chance: Random) -> None:
+        nonlocal gaps
+        failures: list[BaseException] = []
+        redis = Redis(kept)
+        node = Node(redis, chance, failures)
+        node.reader.switch(node.name())
+
+        async def talk() -> None:
+            for _ in range(chance.choice([20, 80])):
+                await turns(chance)
+                redis.publish(chance.choice(NAMES))
+
+        await asyncio.gather(talk(), talk(), node.fail(), *(node.follow(name) for name in NAMES))
+        for _ in range(3_000):
+            await asyncio.sleep(0)
+        for name in NAMES:
+            node.judge(name, node.envelopes[node.start[name] :])
+            assert node.heard[name] == redis.top[name], "the newest never came"
+        gaps += node.gaps
+        await node.reader.close()
+        await node.tasks.close()
+        assert failures == []
+
+    in_any_order(seeds, scenario)
+    return gaps
+
+
+def test_who_follows_misses_nothing_that_history_keeps() -> None:
+    assert explored(kept=1_000, seeds=SEEDS) == 0
+
+
+def test_who_follows_is_told_of_what_history_no_longer_keeps() -> None:
+    assert explored(kept=2, seeds=SEEDS) > 0
