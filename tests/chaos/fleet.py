@@ -145,6 +145,15 @@ class Fleet:
         return verdict
 
 
+async def answered(statuses: Counter[int], count: int, *, status: int = 200) -> None:
+    """Wait until backends have got *count* more answers with *status*."""
+    enough = statuses[status] + count
+    async with asyncio.timeout(PATIENCE):
+        # Nobody is told when that is.
+        while statuses[status] < enough:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 def _from(number: int, ports: Sequence[int]) -> list[int]:
     """Return *ports* from another one on for each *number*, round about."""
     return [ports[(number + step) % len(ports)] for step in range(len(ports))]

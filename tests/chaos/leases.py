@@ -31,10 +31,17 @@ async def look(cluster: Cluster) -> Look:
     return Look(now, {node.decode().partition("~")[0]: int(end) for node, end in ends})
 
 
+async def arrival(cluster: Cluster, node: str) -> None:
+    """Wait until *node* has a lease."""
+    async with asyncio.timeout(PATIENCE):
+        # Redis tells nobody of it.
+        while node not in (await look(cluster)).ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def renewal(cluster: Cluster, node: str, *, since: Look) -> None:
     """Wait until *node* has renewed its lease since that look."""
     async with asyncio.timeout(PATIENCE):
-        # Redis tells nobody of it.
         while (await look(cluster)).ends[node] <= since.ends[node]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
