@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 PACE, PACE_LIMIT = 0.005, 1.0
-"""Seconds between two looks at whether clients take more, and until a publisher waits no longer."""
+"""Seconds between two looks at whether clients take more, and until a publisher waits no longer.
+
+Looks, although a socket could tell when it takes more: publishers who are woken at once fill it with the next
+message again, and a fifth less went through (`bench/compare.py`, `max`).
+"""
 
 PACE_LEAST = 32
 """Full sockets that slow no publisher down, however few clients there are."""
