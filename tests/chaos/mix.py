@@ -19,7 +19,10 @@ from tests.chaos.watcher import Place, places
 from tests.chaos.weather import storm
 from tests.e2e.wire import PATIENCE
 
-LEASE = 1.5
+LEASE = 2.5
+LONG = 5.0
+"""Seconds: two leases."""
+
 WARY = Habits(first=0.02, longest=0.5, silence=0.5, answer=1.0)
 ROOMS = [f"room:{number}" for number in range(10)]
 GUESTS = 30
@@ -52,7 +55,7 @@ async def killed(mix: Mix) -> None:
     node = mix.random.choice(mix.cluster.nodes)
     mix.note(f"{node.name} is killed")
     await node.kill()
-    await mix.a_while(2 * LEASE)
+    await mix.a_while(LONG)
     await node.start()
     mix.note(f"{node.name} is back")
 
@@ -70,7 +73,7 @@ async def asleep(mix: Mix) -> None:
     node = mix.random.choice(mix.cluster.nodes)
     mix.note(f"{node.name} sleeps")
     async with node.stopped():
-        await mix.a_while(3 * LEASE)
+        await mix.a_while(LONG)
     mix.note(f"{node.name} wakes")
 
 
@@ -80,7 +83,7 @@ async def asleep(mix: Mix) -> None:
 async def redis_killed(mix: Mix) -> None:
     mix.note("Redis is killed")
     await mix.cluster.kill_redis()
-    await mix.a_while(2 * LEASE)
+    await mix.a_while(LONG)
     await mix.cluster.start_redis()
     mix.note("Redis is back")
 
@@ -107,7 +110,7 @@ async def redis_cut_off(mix: Mix) -> None:
     name = f"n{mix.cluster.ways.index(way) + 1}"
     mix.note(f"{name} is cut off from Redis, {'in silence' if silent else 'by resets'}")
     with shaped([way], BLOCKED) if silent else cut_off(way):
-        await mix.a_while(3 * LEASE)
+        await mix.a_while(LONG)
     if mix.random.random() < 0.5:
         way.cut()
     mix.note(f"{name} can reach Redis")
@@ -122,7 +125,7 @@ async def redis_reset(mix: Mix) -> None:
 async def redis_full(mix: Mix) -> None:
     mix.note("Redis is full")
     async with mix.cluster.redis_without_memory():
-        await mix.a_while(2 * LEASE)
+        await mix.a_while(LONG)
     mix.note("Redis has room")
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.chaos.cluster import CHANNELS, CLIENTS, EACH, Cluster
+from tests.chaos.cluster import CHANNELS, CLIENTS, EACH, LEASE, Cluster
 from tests.chaos.fleet import BRISK, Fleet, answered
 from tests.chaos.habits import Habits
 from tests.chaos.leases import arrival, burial
@@ -29,7 +29,7 @@ async def crowded(
     home: Path,
     seed: int,
     *,
-    lease: float = 2.0,
+    lease: float = LEASE,
     wary: int = CLIENTS // 3,
     timeout: float = PATIENCE,
     insists: float = 0.0,

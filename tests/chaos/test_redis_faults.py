@@ -16,6 +16,7 @@ from tests.chaos.cluster import (
     DURABLE,
     EACH,
     HASTY,
+    LEASE,
     SECOND,
     Cluster,
     cut_off,
@@ -29,8 +30,6 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.publisher import DOUBTFUL_IN_A_CLUSTER, Publisher
 from tests.chaos.verdict import Told
 from tests.e2e.wire import PATIENCE
-
-LEASE = 1.5
 
 ENOUGH = 60
 """Messages that are taken before something happens, and after it."""
@@ -47,7 +46,7 @@ async def crowded(
 
     The verdict must be clean; everybody must be told in every channel that is *told*, else nobody anything.
     """
-    async with Cluster.open(home, redis=redis, lease=LEASE) as cluster, Fleet.launch(seed) as fleet:
+    async with Cluster.open(home, redis=redis) as cluster, Fleet.launch(seed) as fleet:
         await fleet.join("k", cluster.public, CHANNELS, count=CLIENTS, each=EACH)
         async with fleet.publishing(cluster.internal, CHANNELS, insists=insists) as statuses:
             await answered(statuses, ENOUGH)
@@ -112,7 +111,7 @@ async def test_a_redis_without_memory_refuses_and_loses_nothing(tmp_path: Path, 
 async def test_a_publish_that_is_retried_through_ten_resets_is_stored_once(tmp_path: Path, seed: int) -> None:
     """Its answers are lost: on the way from the node, and on the way from Redis to the node."""
     async with (
-        Cluster.open(tmp_path, lease=LEASE) as cluster,
+        Cluster.open(tmp_path) as cluster,
         Proxy.open(cluster.internal[0]) as first,
         Proxy.open(cluster.internal[1]) as second,
         Fleet.launch(seed) as fleet,
@@ -149,7 +148,7 @@ async def test_who_sleeps_while_history_is_trimmed_is_told_and_gets_no_part_of_i
     short, cut, kept = "short:s", "trimmed", "kept"
     channels = [short, cut, kept]
     async with (
-        Cluster.open(tmp_path, lease=LEASE) as cluster,
+        Cluster.open(tmp_path) as cluster,
         AsyncExitStack() as stack,
         Fleet.launch(seed) as fleet,
     ):
