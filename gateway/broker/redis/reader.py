@@ -111,7 +111,8 @@ class Reader:
         if not self._lease.held:
             await self._lease.established()
         if trim:
-            self.unread = max(0, answers[0] - self._untrimmed)
+            # The one that was read last stays behind, each time.
+            self.unread = max(0, answers[0] - self._untrimmed - 1)
             self._untrimmed = 0
             if answers[0] >= self._options.inbox:
                 # What was trimmed at the other end may have been of any channel.

@@ -1,0 +1,105 @@
+"""What a broker over Redis tells operators: contact lost and regained once each, and how far it is behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.redis.breaker import Breaker
+from gateway.broker.redis.contact import Contact
+from gateway.errors import BrokerUnavailable
+from tests.broker.node import publication
+from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_server import RedisServer, serving
+
+BACKLOG = 2_000
+"""Messages: several reads of an inbox."""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+def contact(told: list[str | None]) -> Contact:
+    return Contact(Breaker(), lambda: None, told.append)
+
+
+def test_a_first_contact_is_no_news() -> None:
+    told: list[str | None] = []
+    contact(told).established()
+    assert told == []
+
+
+def test_contact_is_lost_and_regained_once_however_often_it_is_tried() -> None:
+    told: list[str | None] = []
+    shard = contact(told)
+    shard.established()
+    for times in (1, 2):
+        for why in ("refused", "refused", "loading"):
+            shard.lost(why)
+        assert told == ["refused", None] * (times - 1) + ["refused"]
+        with pytest.raises(BrokerUnavailable, match="loading"):
+            shard.check()
+        for _ in range(3):
+            shard.established()
+        assert told == ["refused", None] * times
+
+
+def test_redis_absent_at_the_start_is_news_once() -> None:
+    told: list[str | None] = []
+    shard = contact(told)
+    shard.lost("refused")
+    shard.lost("refused")
+    shard.established()
+    assert told == ["refused", None]
+
+
+def test_an_end_is_no_loss() -> None:
+    told: list[str | None] = []
+    shard = contact(told)
+    shard.established()
+    shard.close()
+    assert told == []
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        shard.check()
+
+
+async def test_a_node_that_is_behind_says_by_how_much(server: RedisServer) -> None:
+    async with Proxy(server.port) as proxy, Fleet(server.url) as fleet:
+        one, two = await fleet.launch(), await fleet.launch(proxy.url, lease=30.0)
+        await two.broker.subscribe("a", None)
+        proxy.hold()
+        publishes = (one.broker.publish(publication("a", n, retention=None)) for n in range(BACKLOG))
+        await asyncio.gather(*publishes)
+        behind = []
+        proxy.release()
+
+        async def sampled() -> bool:
+            behind.append(two.broker.statistics()["inbox"])
+            await asyncio.sleep(0)
+            return len(two.node.envelopes) == BACKLOG
+
+        async with asyncio.timeout(20):
+            while not await sampled():
+                continue
+        assert BACKLOG / 4 < max(behind) < BACKLOG
+        await eventually(lambda: two.broker.statistics()["inbox"] == 0)
+
+
+async def test_publishes_that_redis_did_not_take_are_counted(server: RedisServer) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch()
+        await one.broker.publish(publication("a", 1))
+        server.kill()
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable):
+                await one.broker.publish(publication("a", 2))
+        await eventually(lambda: not one.broker.ready())
+        figures = one.broker.statistics()
+        assert (figures["published"], figures["refused"], figures["up"]) == (1, 3, 0)
+        server.start()
+        await eventually(lambda: one.broker.ready() and one.broker.statistics()["leases"] == 1)
