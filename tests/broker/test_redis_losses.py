@@ -1,12 +1,14 @@
 """Redis goes back to an earlier state, as failovers make it: whoever knew more is told of it."""
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.script import REAP
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet, Member, eventually
@@ -33,11 +35,14 @@ def remember(folder: Path) -> None:
     shutil.copytree(folder / "appendonlydir", folder / "replica")
 
 
-def go_back(server: RedisServer, folder: Path) -> None:
+def go_back(server: RedisServer, folder: Path, in_between: Callable[[], None] | None = None) -> None:
+    """Let Redis have what was remembered; *in_between* happens before anybody else can ask it."""
     server.kill()
     shutil.rmtree(folder / "appendonlydir")
     shutil.copytree(folder / "replica", folder / "appendonlydir")
     server.start()
+    if in_between is not None:
+        in_between()
 
 
 async def told(node: Member) -> Gap:
@@ -80,3 +85,29 @@ async def test_a_redis_that_goes_back_to_the_same_state_again_confirms_nothing_f
         for since in positions:
             assert not (await one.broker.read("a", since=since)).recovered
         positions.append(position)
+
+
+async def test_a_loss_is_noticed_by_a_node_that_was_cleaned_up_after_first(
+    server: RedisServer, fleet: Fleet, tmp_path: Path
+) -> None:
+    one, other = await fleet.launch(lease=NO_RENEWALS), await fleet.launch(lease=NO_RENEWALS)
+    await one.broker.subscribe("a", LONG)
+    (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
+    remember(tmp_path)
+    await publish(one.broker, "a", "lost", retention=LONG)
+    await one.node.messages(2)
+    (node,) = [
+        each for each in server.execute("ZRANGE", "fanway:{0}:nodes", 0, -1) if each.startswith(b"n1~")
+    ]
+    go_back(server, tmp_path, in_between=lambda: reap(server, node.decode()))
+    assert (await told(one)).position != kept
+    assert not (await other.broker.read("a", since=kept)).recovered
+
+
+def reap(server: RedisServer, node: str) -> None:
+    """Do what another node does that is back first and finds the lease of *node* over."""
+    keys = Keys("fanway", 0)
+    names = [keys.nodes, keys.figures, keys.beats, keys.names]
+    names += [keys.of(node), keys.members(node), keys.inbox(node), keys.tombstone(node)]
+    arguments: list[str | float] = [node, 1_000, 1, keys.routes, keys.who_of, keys.inboxes, 1_000, 60_000]
+    assert server.execute("EVAL", REAP.source, len(names), *names, *arguments) == 0

@@ -79,11 +79,11 @@ class Contact:
             self.bell.set()
         self.beat = max(self.beat, beat)
 
-    def begin(self, node: str) -> None:
-        """Count anew, for another incarnation."""
+    def begin(self, node: str, beat: int) -> None:
+        """Count anew, for another incarnation, which has written *beat* times so far."""
         self.era += 1
         self.node = node
-        self.beat = 0
+        self.beat = beat
         self.regressed = False
 
     def established(self) -> None:

@@ -145,11 +145,13 @@ class Lease:
         if not self.node:
             await self._begin(missed=False)
             return
-        sent = self._clock()
+        sent, contact = self._clock(), self._contact
+        written = 0 if contact.regressed else contact.beat
         told = await self._ask(self.node)
-        _, held, epoch, *_ = told
-        # After this node was cleaned up after, it counts from 1 again without any loss.
-        if held == UNKNOWN or (held and self._contact.regressed):
+        _, held, epoch, *_, buried = told
+        # After this node was cleaned up after, it counts from 1 again without any loss: then it is known how
+        # much it had written by that time, before which Redis may have lost some.
+        if held == UNKNOWN or (held and contact.regressed) or (not held and buried < written):
             # Unless another node was quicker: then the epoch is not the one that we knew.
             await self._line.call(BUMP([self._keys.state], self._epoch, new_uid()))
             await self._begin(missed=not held or sent >= self._until)
@@ -168,14 +170,14 @@ class Lease:
         self.resets += bool(self._epoch) and self._epoch != told[2]
         self.past.add(self.node)
         self.node, self._epoch = node, told[2]
-        self._contact.begin(node)
+        self._contact.begin(node, told[0])
         self._contact.established()
         self._begun(node, missed)
         # Only now: whoever waited with what it had read for the old incarnation has been cancelled by this.
         self._hold(sent, told)
 
     def _hold(self, sent: float, told: list[Any]) -> None:
-        _, _, _, now, other, expiry = told
+        _, _, _, now, other, expiry, _ = told
         self._until = sent + self._ttl
         self._contact.established()
         self._holding.set()

@@ -37,7 +37,7 @@ local left = redis.call('SCARD', of) + redis.call('SCARD', pn)
 if left == 0 then
   redis.call('ZREM', nodes, node)
   redis.call('HDEL', figures, node)
+  redis.call('SET', tombstone, redis.call('HGET', beats, node) or 0, 'PX', remembered)
   redis.call('HDEL', beats, node)
-  redis.call('SET', tombstone, 1, 'PX', remembered)
 end
 return left

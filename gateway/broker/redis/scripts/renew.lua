@@ -1,13 +1,14 @@
 -- Take a lease, or renew it while it is there: one that was taken away stays away.
 -- KEYS: state nodes figures beats tombstone   ARGV: node ttl record fresh take
--- Returns {beat, held, epoch, now, another node, its expiry}: the one whose lease ends first. `held` is 0 where the
--- node was cleaned up after, and -1 where Redis does not know of it: then it has lost writes.
+-- Returns {beat, held, epoch, now, another node, its expiry, buried}: the one whose lease ends first. `held` is 0 where
+-- the node was cleaned up after, when it had written `buried` times, and -1 where Redis does not know of it: then it
+-- has lost writes.
 local state, nodes, figures, beats, tombstone = unpack(KEYS)
 local node, ttl, record, fresh, take = unpack(ARGV)
 
 despite_full_memory(state)
 local now = now_ms()
-local held, beat = 1, 0
+local held, beat, buried = 1, 0, 0
 if take == '1' then
   -- A zombie may have gone on counting.
   for _, other in ipairs(redis.call('HKEYS', beats)) do
@@ -16,7 +17,9 @@ if take == '1' then
     end
   end
 elseif not alive(nodes, node) then
-  held = (redis.call('ZSCORE', nodes, node) or redis.call('EXISTS', tombstone) == 1) and 0 or -1
+  local left = redis.call('GET', tombstone)
+  held = (left or redis.call('ZSCORE', nodes, node)) and 0 or -1
+  buried = tonumber(left or redis.call('HGET', beats, node) or 0)
 end
 if held == 1 then
   redis.call('ZADD', nodes, string.format('%d', now + ttl), node)
@@ -24,7 +27,7 @@ if held == 1 then
   beat = redis.call('HINCRBY', beats, node, 1)
 end
 redis.call('HSETNX', state, 'e', '0.' .. fresh)
-local reply = {beat, held, redis.call('HGET', state, 'e'), now, '', 0}
+local reply = {beat, held, redis.call('HGET', state, 'e'), now, '', 0, buried}
 local first = redis.call('ZRANGE', nodes, 0, 1, 'WITHSCORES')
 for i = 1, #first, 2 do
   if first[i] ~= node then
