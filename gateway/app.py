@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -261,9 +262,9 @@ class Gateway:
 
         def gate(arrival: Arrival) -> Refusal | Callable[[], None]:
             if self._draining:
-                return Refusal(503, "unavailable", "this node drains: connect to another", 1.0)
+                return Refusal(503, "unavailable", "this node drains: connect to another", _soon())
             if not self._broker.ready():
-                return Refusal(503, "unavailable", "this node has no broker yet", 1.0)
+                return Refusal(503, "unavailable", "this node does not reach its broker", _soon())
             if not allowed(arrival.origin, arrival.host, origins, loopback=dev):
                 return Refusal(
                     403, "permission_denied", "this page's origin is not in listen.public.allowed_origins"
@@ -306,6 +307,11 @@ class Gateway:
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)
+
+
+def _soon() -> float:
+    """Return in how many seconds to come back: others than the next one, or a storm follows an outage."""
+    return float(random.randint(1, 5))
 
 
 def _admission_limits(settings: Settings) -> AdmissionLimits:
