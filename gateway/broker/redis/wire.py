@@ -79,7 +79,11 @@ class Wire:
 
     async def _converse(self, commands: Sequence[bytes]) -> list[Any]:
         connection = self._connection
-        await connection.send_packed_command(b"".join(commands), check_health=False)
+        try:
+            await connection.send_packed_command(b"".join(commands), check_health=False)
+        except RuntimeError as closed:
+            # So uvloop speaks of a transport that ended a moment ago, which redis-py has not heard yet.
+            raise exceptions.ConnectionError(f"the connection has ended: {closed}") from closed
         answers: list[Any] = []
         for _ in commands:
             try:
