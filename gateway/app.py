@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from starlette.routing import BaseRoute
 
-from gateway.access.admission import Admission, AdmissionLimits
+from gateway import parts
+from gateway.access.admission import Admission
 from gateway.access.admission import Refusal as Unadmitted
 from gateway.access.jwks import Jwks
-from gateway.access.keys import StaticKeys
 from gateway.access.origins import allowed, client_address
 from gateway.access.permissions import Namespaces
-from gateway.access.tokens import Verifier
-from gateway.broker.base import Broker, Level
 from gateway.broker.memory import MemoryBroker
-from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
-from gateway.clock import monotonic, wall
+from gateway.clock import monotonic
 from gateway.eager import Tasks
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
-from gateway.hub.services import Services, SessionLimits
+from gateway.hub.services import Services
 from gateway.hub.session import Session
 from gateway.link import endpoint
 from gateway.link.endpoint import Arrival, Refusal
@@ -45,9 +41,6 @@ from gateway.server import Binding, Listener
 from gateway.settings import Settings
 from protocol.codec import Codec
 from protocol.errors import CLOSES
-
-RESERVED_DESCRIPTORS = 200
-"""For listeners, backends' connections, files and the broker: without one, even a 503 could not be sent."""
 
 SWEEP = 5.0
 """Seconds between two looks for expired history."""
@@ -77,7 +70,7 @@ class Gateway:
         """When each shard that is out of contact was lost."""
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
-        self._broker = self._make_broker()
+        self._broker = parts.broker(settings, on_error=self._failed, on_contact=self._contact)
         self.hub = Hub(
             settings.node_name(),
             self._broker,
@@ -85,7 +78,7 @@ class Gateway:
             tasks=self._tasks,
             rest=REST if settings.broker.kind == "memory" else REST_OVER_REDIS,
         )
-        self._admission = Admission(_admission_limits(settings))
+        self._admission = Admission(parts.admission_limits(settings))
         self._lag = LoopLag(loop, monotonic, self._overloaded)
         self._heartbeat = Heartbeat(
             loop, interval=settings.heartbeat.interval, grace=settings.heartbeat.grace
@@ -142,46 +135,8 @@ class Gateway:
 
     # ------------------------------------------------------------ the parts
 
-    def _make_broker(self) -> Broker:
-        broker, key_ttl = self.settings.broker, self.settings.push.idempotency_ttl
-        if broker.kind == "memory":
-            return MemoryBroker(memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl)
-        options = RedisOptions(
-            prefix=broker.prefix,
-            shards_per_server=broker.shards_per_server,
-            cluster_shards=broker.cluster_shards,
-            lease=broker.lease,
-            beat=broker.beat,
-            level=Level(broker.acknowledge),
-            linger=broker.linger,
-            key_ttl=key_ttl,
-            meta_ttl=broker.meta_ttl,
-        )
-        credentials = Credentials(
-            broker.username,
-            broker.password.get_secret_value(),
-            broker.tls_ca_file,
-            broker.tls_cert_file,
-            broker.tls_key_file,
-        )
-        servers = [Server.named(url, credentials) for url in broker.addresses()]
-        return RedisBroker(
-            servers, options, cluster=broker.cluster, on_error=self._failed, on_contact=self._contact
-        )
-
     def _make_services(self) -> Services:
         settings = self.settings
-        keys = self._jwks or (StaticKeys(found) if (found := settings.auth.static_keys()) else None)
-        verifier = None
-        if keys is not None:
-            verifier = Verifier(
-                keys,
-                audience=settings.auth.audience or None,
-                issuer=settings.auth.issuer or None,
-                clock=wall,
-                leeway=settings.auth.leeway,
-                max_ttl=settings.auth.max_ttl,
-            )
         return Services(
             hub=self.hub,
             broker=self._broker,
@@ -189,8 +144,8 @@ class Gateway:
             admission=self._admission,
             heartbeat=self._heartbeat,
             tasks=self._tasks,
-            verifier=verifier,
-            limits=_session_limits(settings),
+            verifier=parts.verifier(settings, self._jwks),
+            limits=parts.session_limits(settings),
             anonymous=settings.auth.anonymous,
             per_user_policy=settings.limits.per_user_policy,
             on_error=self._failed,
@@ -312,37 +267,3 @@ class Gateway:
 def _soon() -> float:
     """Return in how many seconds to come back: others than the next one, or a storm follows an outage."""
     return float(random.randint(1, 5))
-
-
-def _admission_limits(settings: Settings) -> AdmissionLimits:
-    limits = settings.limits
-    return AdmissionLimits(
-        upgrades_per_s=limits.connects_per_second,
-        connections=limits.connections or _descriptors_for_connections(),
-        per_address=limits.connections_per_address,
-        per_user=limits.connections_per_user,
-    )
-
-
-def _descriptors_for_connections() -> int:
-    """Return how many connections there are file descriptors for, with some left for everything else."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - RESERVED_DESCRIPTORS)
-
-
-def _session_limits(settings: Settings) -> SessionLimits:
-    limits = settings.limits
-    return SessionLimits(
-        message_size=limits.message_size,
-        channels=limits.channels_per_connection,
-        commands_per_second=limits.commands_per_second,
-        command_burst=limits.command_burst,
-        costs=limits.costs.model_dump(),
-        strikes=limits.strikes,
-        connect_timeout=limits.connect_timeout,
-        history_reply=limits.history_reply,
-        presence_reply=limits.presence_reply,
-        rewind=limits.rewind,
-        outbox=settings.outbox.size,
-        catch_up_batch=settings.outbox.catch_up_batch,
-    )
