@@ -153,6 +153,23 @@ def test_a_mark_while_history_is_asked_has_it_asked_once_more() -> None:
     assert followed.overflowed
 
 
+def test_a_mark_that_overtakes_the_answer_is_where_it_begins() -> None:
+    followed = Followed("a")
+    followed.begin("t", numbered=True)
+    followed.begin_again("t2")
+    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.DELIVER
+    assert followed.answered(followed.life, MessageId(1, "u1")) == MessageId(3, "u3")
+
+
+def test_an_answer_that_comes_late_tells_where_it_began() -> None:
+    followed = Followed("a")
+    followed.begin("t", numbered=True)
+    assert followed.marked("t", MessageId(1, "u1")) is Verdict.DELIVER
+    assert followed.take(message(2)) is Verdict.DELIVER
+    assert followed.answered(followed.life, MessageId(1, "u1")) == MessageId(1, "u1")
+    assert followed.last == MessageId(2, "u2")
+
+
 def test_what_is_held_is_bounded() -> None:
     followed = following()
     followed.take(message(2))

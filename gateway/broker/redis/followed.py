@@ -37,6 +37,7 @@ class Followed:
     """What this node is routed for, and how far it has heard."""
 
     __slots__ = (
+        "begun",
         "held",
         "last",
         "life",
@@ -59,6 +60,8 @@ class Followed:
         """Whether what comes is newer than the latest subscribe."""
         self.token = ""
         """Of the latest subscribe, whose mark in the inbox parts older from newer."""
+        self.begun: MessageId | None = None
+        """Where this life began: everything after that is delivered."""
         self.last: MessageId | None = None
         self.held: list[Entry] | None = None
         """What waits while history is asked."""
@@ -76,7 +79,7 @@ class Followed:
             self.numbered = self.numbered or numbered
             return
         self.wanted, self.live, self.numbered = True, False, numbered
-        self.last, self.held, self.missed = None, None, False
+        self.begun, self.last, self.held, self.missed = None, None, None, False
         self.life += 1
 
     def begin_again(self, token: str) -> None:
@@ -92,10 +95,16 @@ class Followed:
         self.held = None
         self.life += 1
 
-    def answered(self, life: int, position: MessageId | None) -> None:
-        """Hear the position that Redis told who followed it first in *life*: they believe to stand there."""
-        if life == self.life and self.last is None:
-            self.last = position
+    def answered(self, life: int, position: MessageId | None) -> MessageId | None:
+        """Hear the position that Redis told who followed it first in *life*; return where they stand.
+
+        That is later where another mark overtook the answer: what was said between the two has not come.
+        """
+        if life != self.life:
+            return position
+        if self.last is None:
+            self.begun = self.last = position
+        return self.begun or position
 
     def marked(self, token: str, position: MessageId | None) -> Verdict:
         """Judge a mark: HEAL where something was missed before it, DELIVER where all goes on from here."""
@@ -109,7 +118,7 @@ class Followed:
             self.overflowed = True
             return Verdict.DELIVER
         if self.last is None:
-            self.last = position
+            self.begun = self.last = position
         if self.last == position:
             return Verdict.DELIVER
         self.held = []

@@ -80,8 +80,9 @@ class Routes:
                 self._end(followed)
             raise
         position = MessageId(told[1], told[2].decode()) if numbered else None
-        followed.answered(life, position)
-        return position
+        stands = followed.answered(life, position)
+        # Who joins those that follow already begins where Redis says.
+        return position if before == life else stands
 
     def want(self, name: str) -> None:
         """Route *name*, which keeps no history, as soon as Redis can be told; nobody waits for it."""
