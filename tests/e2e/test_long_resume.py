@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from tests.broker.redis_server import RedisServer
+from tests.broker.redis_server import serving
 from tests.e2e.gateway import Served, publish, served
 from tests.e2e.wire import JSON, MSGPACK, Client, Raw
 
@@ -28,13 +29,11 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with served(home, CONFIG) as gateway:
             yield gateway
         return
-    redis = RedisServer(tmp_path_factory.mktemp("redis"))
-    redis.start()
-    try:
-        with served(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway:
-            yield gateway
-    finally:
-        redis.stop()
+    with (
+        serving(tmp_path_factory.mktemp("redis")) as redis,
+        served(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
+    ):
+        yield gateway
 
 
 async def missed(gateway: Served, channel: str) -> str:
@@ -143,3 +142,38 @@ async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: Served) -> Non
         assert (await raw.call(type="ping", id=3))["type"] == "pong"
         again = await raw.call(type="subscribe", id=4, channel=channel)
         assert (again["type"], again["messages"]) == ("subscribed", [])
+
+
+async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    channel = "long:dying"
+    with ExitStack() as stack:
+        redis = stack.enter_context(serving(tmp_path_factory.mktemp("redis")))
+        one, two = (
+            stack.enter_context(
+                served(
+                    tmp_path_factory.mktemp(name),
+                    CONFIG,
+                    NODE__NAME=name,
+                    BROKER__KIND="redis",
+                    BROKER__URL=redis.url,
+                )
+            )
+            for name in ("one", "two")
+        )
+        since = await missed(two, channel)
+        with await Raw.websocket(one.public, receive_buffer=16 * 1024) as raw:
+            await raw.say(type="connect", id=1, subs={channel: {"since": since}})
+            messages = (await raw.hear())["subs"][channel]["messages"]
+            while len(messages) < 300:
+                messages.append(await raw.hear())
+        one.kill()
+        since = messages[-1]["message"]
+        async with Client.open(two.public, subs={channel: {"since": since}}) as client:
+            restored = client.connected["subs"][channel]
+            assert restored["recovered"]
+            messages += restored["messages"]
+            while len(messages) < MISSED:
+                messages.append(await client.push("message"))
+        assert [number(message) for message in messages] == list(range(MISSED))
