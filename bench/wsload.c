@@ -280,14 +280,15 @@ static void *publish_all(void *unused) {
     (void)unused;
     publisher *all = calloc(option.publishers, sizeof *all);
     struct epoll_event events[EVENTS];
-    int epoll = epoll_create1(0), channel = 0, busy = 0;
+    int epoll = epoll_create1(0), channel = 0, busy = 0, turn = 0;
     for (int i = 0; i < option.publishers; i++) watch(epoll, all[i].fd = dial(option.publish_port), &all[i]);
     uint64_t start = now(), end = start + (uint64_t)(option.seconds * 1e9), give_up = end + (uint64_t)(option.drain * 1e9);
     for (uint64_t t = start; t < end || (busy && t < give_up); t = now()) {
         uint64_t due = option.rate ? (uint64_t)((t - start) * (option.rate / 1e9)) + 1 : UINT64_MAX;
         for (int i = 0; i < option.publishers && t < end && published < due; i++) {
-            if (all[i].busy) continue;
-            publish(&all[i], channel);
+            publisher *p = &all[turn++ % option.publishers]; /* in turns: a server closes who is idle for long */
+            if (p->busy) continue;
+            publish(p, channel);
             channel = (channel + 1) % option.channels;
             busy++;
         }
