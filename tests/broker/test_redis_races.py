@@ -240,8 +240,8 @@ class Node:
 
     async def fail(self) -> None:
         """Begin a new incarnation, or lose what waits in the inbox, now and then."""
-        for _ in range(self.chance.randrange(6)):
-            await turns(self.chance, self.chance.choice([5, 20, 300]))
+        for _ in range(self.chance.randrange(9)):
+            await turns(self.chance, self.chance.choice([5, 5, 20, 300]))
             if self.chance.random() < 0.5:
                 old = self.name()
                 self.incarnation += 1
@@ -254,6 +254,10 @@ class Node:
                 entries = self.redis.inboxes[inbox]
                 entries[:] = [(b"?", b"")] * len(entries)
                 self.routes.resume()
+            if self.chance.random() < 0.5:
+                # Perhaps the last that is said: nothing behind it shows that it is missing.
+                await turns(self.chance)
+                self.redis.publish(self.chance.choice(NAMES))
 
 
 def explored(kept: int, seeds: int) -> int:
