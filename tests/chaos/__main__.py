@@ -11,7 +11,7 @@ from random import SystemRandom
 
 import uvloop
 
-from tests.chaos.mix import mixed
+from tests.chaos.mix import LANES, mixed
 
 FOLDER = Path("artifacts/chaos")
 
@@ -22,25 +22,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the first round; each later one has the next number")
     parser.add_argument("--minutes", type=float, default=3.0, help="for how long; at least one round is run")
     parser.add_argument("--seconds", type=float, default=20.0, help="of faults in each round")
+    parser.add_argument("--kind", choices=list(LANES), default="", help="of bad luck; by default any")
     told = parser.parse_args(arguments)
     seed: int = SystemRandom().getrandbits(32) if told.seed is None else told.seed
     end = time.monotonic() + 60 * told.minutes
     while True:
-        if not clean(seed, told.seconds):
+        if not clean(seed, told.seconds, told.kind):
             return 1
         if time.monotonic() > end:
             return 0
         seed += 1
 
 
-def clean(seed: int, seconds: float) -> bool:
+def clean(seed: int, seconds: float, kind: str) -> bool:
     """Run one round; return whether all was well, and say so; what is left of one that was not is kept."""
     home = FOLDER / str(seed)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     began = time.monotonic()
     try:
-        verdict = uvloop.run(mixed(home.absolute(), seed, seconds=seconds))
+        verdict = uvloop.run(mixed(home.absolute(), seed, seconds=seconds, kind=kind))
     except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be told)
         for each in causes(error):
             say("".join(traceback.format_exception(each)))

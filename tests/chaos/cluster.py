@@ -157,8 +157,15 @@ class Cluster(Nodes):
         """Start it again, with whatever is on its disk."""
         await asyncio.to_thread(self.server.start)
 
-    def forget(self, size: int) -> None:
-        """Take the last *size* bytes of a Redis that does not run: they never reached the disk."""
+    async def cut_power(self, size: int, history: History) -> None:
+        """End it, so that the last *size* bytes never reached its disk.
+
+        Numbers begin anew twice: where Redis goes on, and a moment later where nodes find out, and give every
+        channel a position that nobody had before.
+        """
+        await self.kill_redis()
+        history.record(Reset())
+        history.record(Reset())
         written = max((self._home / "redis").rglob("*.aof"), key=lambda file: file.stat().st_mtime_ns)
         os.truncate(written, max(0, written.stat().st_size - size))
 
@@ -184,9 +191,11 @@ class Cluster(Nodes):
         """Let it forget everything at once.
 
         What is published in this moment may be numbered before or after: hence a reset before and one behind.
+        Nodes find out later, as after a power cut.
         """
         history.record(Reset())
         await self.ask("FLUSHALL")
+        history.record(Reset())
         history.record(Reset())
 
 

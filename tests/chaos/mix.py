@@ -12,7 +12,6 @@ from tests.chaos.cluster import BLOCKED, CHANNELS, CLIENTS, DURABLE, EACH, SECON
 from tests.chaos.fleet import BRISK, Fleet
 from tests.chaos.flow import Line
 from tests.chaos.habits import Habits
-from tests.chaos.history import Reset
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Verdict
 from tests.chaos.watcher import Place, places
@@ -145,9 +144,7 @@ async def redis_flushed(mix: Mix) -> None:
 async def redis_lost(mix: Mix) -> None:
     size = mix.random.randint(1, 3 * SECOND)
     mix.note(f"Redis is killed, and {size} bytes of its file are gone")
-    await mix.cluster.kill_redis()
-    mix.fleet.history.record(Reset())
-    mix.cluster.forget(size)
+    await mix.cluster.cut_power(size, mix.fleet.history)
     await mix.a_while(LEASE)
     await mix.cluster.start_redis()
     mix.note("Redis is back")
@@ -169,7 +166,7 @@ REDIS_FAULTS: tuple[Fault, ...] = (
 LOSSES: tuple[Fault, ...] = (redis_flushed, redis_lost)
 
 LANES: Mapping[str, tuple[tuple[Fault, ...], ...]] = {
-    "everything but losses": (NODE_FAULTS, REDIS_FAULTS),
+    "all": (NODE_FAULTS, REDIS_FAULTS),
     "nodes": (NODE_FAULTS,),
     # What is lost is noticed by the node that wrote it: it must be there (docs/redis.md).
     "losses": ((*REDIS_FAULTS, *LOSSES, *LOSSES),),
@@ -185,10 +182,14 @@ async def lane(mix: Mix, faults: tuple[Fault, ...], seconds: float) -> None:
         await mix.random.choice(faults)(mix)
 
 
-async def mixed(home: Path, seed: int, *, seconds: float) -> Verdict:
-    """Run one round in *home*, with chances from *seed*; `AssertionError` says what is wrong with it."""
+async def mixed(home: Path, seed: int, *, seconds: float, kind: str = "") -> Verdict:
+    """Run one round in *home*, with chances from *seed*; `AssertionError` says what is wrong with it.
+
+    Without a *kind* of `LANES` it is chosen by chance.
+    """
     random = Random(seed)
-    kind = random.choice(list(LANES))
+    by_chance = random.choice(list(LANES))
+    kind = kind or by_chance
     lossless = kind != "losses"
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(Cluster.open(home, redis=DURABLE, lease=LEASE))

@@ -24,7 +24,7 @@ from tests.chaos.cluster import (
 )
 from tests.chaos.fleet import Fleet, answered
 from tests.chaos.flow import CLEAR, Line
-from tests.chaos.history import Reset, Result, offset
+from tests.chaos.history import Result, offset
 from tests.chaos.leases import KEYS
 from tests.chaos.proxy import Proxy
 from tests.chaos.publisher import DOUBTFUL_IN_A_CLUSTER, Publisher
@@ -68,9 +68,7 @@ async def test_a_redis_that_was_killed_with_all_on_disk_costs_a_pause(tmp_path: 
 async def test_a_redis_that_lost_its_last_second_is_told_to_everybody(tmp_path: Path, seed: int) -> None:
     """All of its channels are of one shard, which begins a new epoch: also who missed nothing is told."""
     async with crowded(tmp_path, seed, redis=HASTY, told=True) as (cluster, fleet, _):
-        await cluster.kill_redis()
-        fleet.history.record(Reset())
-        cluster.forget(SECOND)
+        await cluster.cut_power(SECOND, fleet.history)
         await cluster.start_redis()
 
 
