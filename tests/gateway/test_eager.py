@@ -250,3 +250,71 @@ async def test_what_is_left_of_a_coroutine_is_for_a_task_alone() -> None:
         rest.close()
         with pytest.raises(RuntimeError, match="cannot reuse"):
             coroutine.send(None)
+
+
+async def twice(first: Awaitable[int], second: Awaitable[int]) -> int:
+    return await first + await second
+
+
+async def step(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_all_return_their_results_in_order_whoever_waits() -> None:
+    async with owner() as (tasks, _):
+        one, two, three, four = future(), future(), future(), future()
+        crowd = [give(0), relay(one), twice(two, three), step(3), relay(four), give(5)]
+        everything = asyncio.create_task(tasks.all(crowd, turn=2))
+        await turns(8)
+        assert tasks.statistics() == {"running": 0}  # what waits takes no task
+        for number, each in enumerate((three, two, one, four), start=10):
+            each.set_result(number)
+        assert await everything == [0, 12, 21, 3, 13, 5]
+
+
+async def test_all_are_started_in_order_and_others_get_their_turn() -> None:
+    async with owner() as (tasks, _):
+        notes: list[str] = []
+
+        async def note(text: str) -> None:
+            notes.append(text)
+
+        asyncio.get_running_loop().call_soon(notes.append, "other")
+        assert await tasks.all((note(str(number)) for number in range(3)), turn=2) == [None] * 3
+        assert notes == ["0", "1", "other", "2"]
+
+
+async def test_one_of_all_that_fails_ends_no_other() -> None:
+    async with owner() as (tasks, _):
+        broken, source, last = future(), future(), Patient()
+        everything = asyncio.create_task(tasks.all([relay(broken), last.wait(source)], turn=9))
+        await asyncio.sleep(0)
+        broken.set_exception(Failed())
+        with pytest.raises(Failed):
+            await everything
+        assert tasks.statistics() == {"running": 1}
+        source.set_result(None)
+        await turns(8)
+        assert last.notes == ["waited", "cleaned up"]
+
+
+async def test_all_go_on_where_the_caller_is_cancelled() -> None:
+    async with owner() as (tasks, _):
+        patients, sources = [Patient(), Patient()], [future(), future()]
+        waits = [patient.wait(source) for patient, source in zip(patients, sources, strict=True)]
+        everything = asyncio.create_task(tasks.all(waits, turn=9))
+        await asyncio.sleep(0)
+        everything.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await everything
+        assert tasks.statistics() == {"running": 2}
+        for source in sources:
+            source.set_result(None)
+        await turns(8)
+        assert [patient.notes for patient in patients] == [["waited", "cleaned up"]] * 2
