@@ -31,21 +31,22 @@ class Authority(Protocol):
 class Fleet:
     """Clients and backends of one test, all of whose chances come from one *seed*."""
 
-    def __init__(self, seed: int, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, seed: int, tasks: asyncio.TaskGroup, patience: float) -> None:
         self.random = Random(seed)
         self.history = History()
         self.clients: list[Client] = []
         self._seed = seed
         self._backends = itertools.count(1)
         self._tasks = tasks
+        self._patience = patience
         self._running: list[asyncio.Task[None]] = []
 
     @classmethod
     @asynccontextmanager
-    async def launch(cls, seed: int) -> AsyncIterator["Fleet"]:
-        """Run a fleet; at the end every client is gone."""
+    async def launch(cls, seed: int, *, patience: float = PATIENCE) -> AsyncIterator["Fleet"]:
+        """Run a fleet, which waits *patience* seconds for clients; at the end every one is gone."""
         async with asyncio.TaskGroup() as tasks:
-            fleet = cls(seed, tasks)
+            fleet = cls(seed, tasks, patience)
             try:
                 yield fleet
             finally:
@@ -123,7 +124,7 @@ class Fleet:
 
     async def reach(self, positions: Mapping[str, str], clients: Iterable[Client] | None = None) -> None:
         """Wait until *clients*, by default all, follow everything and are not behind *positions*."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self._patience):
             for client in self.clients if clients is None else clients:
                 await client.reach(positions)
 

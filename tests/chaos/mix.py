@@ -195,7 +195,7 @@ async def mixed(home: Path, seed: int, *, seconds: float, kind: str = "") -> Ver
         cluster = await stack.enter_async_context(Cluster.open(home, redis=DURABLE, lease=LEASE))
         to_clients = [await stack.enter_async_context(Proxy.open(port)) for port in cluster.public]
         to_backends = [await stack.enter_async_context(Proxy.open(port)) for port in cluster.internal]
-        fleet = await stack.enter_async_context(Fleet.launch(seed))
+        fleet = await stack.enter_async_context(Fleet.launch(seed, patience=3 * PATIENCE))
         mix = Mix(cluster, fleet, random)
         try:
             doors = [door.port for door in to_clients]
@@ -235,7 +235,7 @@ async def settled(mix: Mix) -> None:
     for node in mix.cluster.nodes:
         present, expected = set[Place](), places(guests)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(3 * PATIENCE):
                 # They come and go on their own; nobody tells when that is over.
                 while (present := await node.present(ROOMS)) != (expected := places(guests)):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
