@@ -242,12 +242,12 @@ class Contract(RuleBasedStateMachine):
     async def _everybody_heard(self) -> None:
         """Wait until nobody misses anything of the channel without history."""
         awake = {following for listener in self.awake for following in listener.live}
-        for listener in self.awake:
-            await eventually(lambda at=listener: not self._missing(at, awake))  # type: ignore[misc]
+        await eventually(lambda: not self._missing(awake))
         self.expected = [each for each in self.expected if each[0] not in awake]
 
-    def _missing(self, listener: Listener, awake: set[Following]) -> list[str]:
-        listener.listen()
+    def _missing(self, awake: set[Following]) -> list[str]:
+        for listener in self.awake:
+            listener.listen()
         return [
             value
             for following, place, value in self.expected
