@@ -103,6 +103,15 @@ class View:
         else:
             self.unasked.append(hearing)
 
+    def forsake(self) -> None:
+        """Hear that the history of the last run is no more: what it still owes after all that came is told.
+
+        A recovery is true of the node that serves the client. Where the store has lost writes, another node
+        may have found out, number anew and acknowledge a moment before this one finds out, and says so.
+        """
+        if self.runs:
+            self.runs[-1].complete = -1
+
     def begin(self, at: int, position: str) -> None:
         self.runs.append(Run(self.client, self.channel, at, _id(position)))
         self.follows = True
@@ -112,6 +121,8 @@ class View:
         (asked, since), self.asked = self.asked, (at, None)
         recovered = event.recovered and since is not None
         if not recovered:
+            if since is not None:
+                self.forsake()
             self.begin(at, event.position)
         elif not self.runs:
             self.begin(asked, since or "")
@@ -187,6 +198,8 @@ class Account:
             case Delivered(message=message):
                 view.hear(at, message)
             case Gap(reason=reason, position=position):
+                if reason == "reset":
+                    view.forsake()
                 view.begin(at, position)
                 self.told.append(Told(event.client, event.channel, reason))
 

@@ -110,6 +110,16 @@ class Scene:
         which = bisect_right(places, at)
         return places[which] if which < len(places) else None
 
+    def forsaken(self, at: int, client: str, channel: str) -> bool:
+        """Whether the next that the client hears there is that its history is no more."""
+        place = self.next(at, client, channel)
+        while place is not None and isinstance(self.events[place], Left):
+            place = self.next(place, client, channel)
+        match None if place is None else self.events[place]:
+            case Gap(reason="reset") | Subscribed(recovered=False):
+                return True
+        return False
+
     def heard(self, before: int, client: str, channel: str) -> list[Heard]:
         """What the client has got in that channel before a place."""
         heard: list[Heard] = []

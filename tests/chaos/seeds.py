@@ -70,6 +70,7 @@ def a_resume_stops_before_the_end(scene: Scene) -> Planted:
         (at, event)
         for at, event in scene.resumes(least=2)
         if scene.owed(at, event.client, event.channel, event.messages[-1])
+        and not scene.forsaken(at, event.client, event.channel)
     ]
     at, event = scene.pick(places)
     *rest, last = event.messages

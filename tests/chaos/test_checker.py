@@ -14,6 +14,7 @@ from tests.chaos.history import (
     Attempted,
     Delivered,
     Event,
+    Gap,
     Heard,
     Left,
     Reset,
@@ -169,6 +170,18 @@ def test_numbers_that_begin_anew_untold_are_a_silent_break() -> None:
     assert [(fault.kind, fault.client, fault.ids) for fault in verdict.faults] == [
         (Kind.SILENT, "k", ("2-b", "1-n"))
     ]
+
+
+def test_who_recovers_a_history_that_is_gone_is_owed_to_be_told() -> None:
+    """Another node numbers anew, and acknowledges, before the client's own finds out."""
+    recovered = [*joined("k", "0-z"), Left("k"), Reset(), *published("n1", ids="1-n")]
+    recovered += joined("k", "0-z", since="0-z", recovered=True)
+    assert check([*recovered, Gap("k", "c", "reset", "1-n")]).clean
+    assert check([*recovered, Left("k"), *joined("k", "1-n", since="0-z")]).clean
+    for silent in ([], [Left("k")], [Gap("k", "c", "overflow", "1-n")]):
+        assert check([*recovered, *silent]).kinds == {Kind.LOST}, silent
+    late = [*published("n2", ids="2-o"), got("k", "2-o", "n2"), Gap("k", "c", "reset", "2-p")]
+    assert Kind.LOST in check([*recovered, *late]).kinds
 
 
 def test_nothing_is_owed_to_who_is_not_there() -> None:
