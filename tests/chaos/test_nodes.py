@@ -49,9 +49,7 @@ async def crowded(
 
 async def test_a_killed_node_costs_nobody_a_message(tmp_path: Path, seed: int) -> None:
     async with crowded(tmp_path, seed) as (cluster, fleet):
-        node = fleet.random.choice(cluster.nodes)
-        await node.kill()
-        await burial(cluster, node.name)
+        await fleet.random.choice(cluster.nodes).kill()
 
 
 async def test_a_node_that_slept_through_three_leases_says_nothing_stale(tmp_path: Path, seed: int) -> None:
