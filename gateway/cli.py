@@ -6,6 +6,8 @@ What only one command needs is imported by it: `fanway token` in a script should
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +21,9 @@ from pydantic_core import PydanticCustomError
 from gateway import __version__
 from gateway.errors import GatewayError
 from gateway.settings import FILE, ConfigError, Settings, load, units
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The status of a command that Ctrl-C ended, as shells tell it."""
 
 NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
 
@@ -173,16 +178,15 @@ def listen(
     settings = load(_file(config), complete=False)
     public = settings.listen.public
     own = token is None and bool(settings.auth.secret.get_secret_value())
-    try:
-        follow(
-            websocket_url(url or http_url(public.host, public.port)),
-            Following(channels, rewind=rewind, renewable=own),
-            token=(lambda: _minted(settings, user="fanway-listen", ttl=600.0)) if own else (lambda: token),
-            show=lambda message: typer.echo(as_line(message)),
-            tell=_say,
-        )
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    # Not by an exception: raised while a lock of the connection is held, it would leave nobody to close that.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    follow(
+        websocket_url(url or http_url(public.host, public.port)),
+        Following(channels, rewind=rewind, renewable=own),
+        token=(lambda: _minted(settings, user="fanway-listen", ttl=600.0)) if own else (lambda: token),
+        show=lambda message: typer.echo(as_line(message)),
+        tell=_say,
+    )
 
 
 @app.command()

@@ -341,7 +341,8 @@ async def test_a_node_that_drains_sends_newcomers_elsewhere(tmp_path: Path) -> N
             await told.wait()
             await late.send(b"\r\n")
             response = await late.response()
-            assert (response.status, response.headers["retry-after"]) == (503, "1")
+            assert response.status == 503
+            assert 1 <= int(response.headers["retry-after"]) <= 5
             assert orjson.loads(response.body)["error"]["code"] == "unavailable"
 
 
