@@ -16,10 +16,11 @@ PRESENCE = 1.0
 """For presence, and for what the cluster is asked about users and channels."""
 REPLICATION = 0.1
 """For a replica that is to have a message, once the primary has it."""
-RENEWAL_LEAST, RENEWAL_MOST = 0.5, 1.0
-"""For a renewal of the lease: a third of the lease between these."""
-CONNECT = 0.8
-"""For a connection, the search for the primary included."""
+RENEWAL_LEAST, RENEWAL_MOST = 0.5, 2.0
+"""For a renewal of the lease: a third of the lease, between these. A Redis as slow as a publish may be is not
+lost."""
+CONNECT = 1.5
+"""For a connection, the search for the primary and the loading of scripts included: four round trips."""
 BLOCK = 1.0
 """For which one read of an empty inbox waits ..."""
 GRACE = 1.0
