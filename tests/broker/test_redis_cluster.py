@@ -183,7 +183,7 @@ async def test_a_cluster_that_is_taken_for_a_single_server_says_what_to_set(clus
                 await one.broker.publish(publication(channel, 1))
             except BrokerUnavailable as refused:
                 told.add(str(refused).partition(" (")[0])
-        assert told == {"another node of the Redis Cluster has this slot: set broker.cluster"}
+        assert told == {"this Redis belongs to a Cluster: set broker.cluster"}
 
 
 async def test_a_single_server_that_is_taken_for_a_cluster_is_not_ready(tmp_path: Path) -> None:

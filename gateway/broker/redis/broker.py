@@ -72,10 +72,19 @@ class RedisBroker:
         self._node = node
         options = self._options
         count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
-        keys = [Keys(options.prefix, number) for number in range(count)]
+        keys = [Keys(options.prefix, number, cluster=self._cluster) for number in range(count)]
         where = places(self._servers, [each.base for each in keys], cluster=self._cluster)
         self._shards = [
-            Shard(place, own, node, options, self._tasks, self._wall, partial(self._on_contact, number))
+            Shard(
+                place,
+                own,
+                self._layout(number),
+                node,
+                options,
+                self._tasks,
+                self._wall,
+                partial(self._on_contact, number),
+            )
             for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]
         for place in set(where):
@@ -199,6 +208,13 @@ class RedisBroker:
         return sums
 
     # ------------------------------------------------------------ inside
+
+    def _layout(self, shard: int) -> str:
+        """Return what this node takes *shard*'s server for; every node has to take it for the same."""
+        options, servers = self._options, len(self._servers)
+        if self._cluster:
+            return f"a Cluster with {options.cluster_shards} shards"
+        return f"server {shard % servers + 1} of {servers} with {options.shards_per_server} shards each"
 
     def _serving(self) -> Node:
         if self._node is None:

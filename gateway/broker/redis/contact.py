@@ -28,6 +28,7 @@ class Contact:
         self.doubt = doubt
         self._tell = told
         self._told_lost = False
+        self._deaf = False
         self.up = False
         """Whether this node holds a lease and Redis answered when it was last asked."""
         self.why = "not connected to Redis yet"
@@ -69,7 +70,8 @@ class Contact:
         self.breaks += fault.then is Then.RECONNECT
         if fault.then in (Then.RECONNECT, Then.FOLLOW):
             self.doubt()
-        if fault.then in (Then.RECONNECT, Then.FENCE):
+        refused = fault.then is Then.REFUSE and fault.counts is Counts.FAILURE
+        if refused or fault.then in (Then.RECONNECT, Then.FENCE):
             self.bell.set()
 
     def counted(self, beat: int, expected: int) -> None:
@@ -86,9 +88,20 @@ class Contact:
         self.beat = beat
         self.regressed = False
 
+    def deaf(self, why: str) -> None:
+        """Hear that the inbox cannot be read: who hears nothing is out of contact, lease or not."""
+        self._deaf = True
+        self.lost(why)
+
+    def heard(self) -> None:
+        """Hear that the inbox is read again."""
+        if self._deaf:
+            self._deaf = False
+            self.bell.set()
+
     def established(self) -> None:
         """Hear that this node holds a lease."""
-        if not self.up:
+        if not (self.up or self._deaf):
             self.up = True
             self.breaker.reset()
             if self._told_lost:

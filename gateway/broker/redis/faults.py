@@ -75,7 +75,7 @@ FAULTS = {
     ),
     "ASK": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving to another node"),
     "TRYAGAIN": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving"),
-    "CROSSSLOT": Fault(Then.REFUSE, Counts.ANSWER, "keys of one shard are in several slots", 30.0),
+    "CROSSSLOT": Fault(Then.REFUSE, Counts.ANSWER, "this Redis belongs to a Cluster: set broker.cluster", 30.0),
     "OOM": Fault(Then.FULL, Counts.ANSWER, "Redis is out of memory: raise maxmemory or keep less history"),
     "NOREPLICAS": Fault(Then.REFUSE, Counts.FAILURE, "Redis has fewer replicas than min-replicas-to-write"),
     "MISCONF": Fault(Then.REFUSE, Counts.FAILURE, "Redis cannot save to disk and takes no writes", 5.0),
@@ -87,6 +87,9 @@ FAULTS = {
         Then.REFUSE, Counts.ANSWER, "a key of ours holds what is not ours: set broker.prefix", 30.0
     ),
     "BUSY": Fault(Then.REFUSE, Counts.FAILURE, "Redis is busy with somebody's script"),
+    "LAYOUT": Fault(
+        Then.REFUSE, Counts.ANSWER, "this node has other servers or shards than those that run", 5.0
+    ),
     "FENCED": Fault(Then.FENCE, Counts.ANSWER, "this node's lease is gone", 0.5),
     "ERR": Fault(Then.REFUSE, Counts.ANSWER, "Redis refuses a command: is it at least 6.2?", 5.0),
 }

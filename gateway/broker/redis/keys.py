@@ -22,6 +22,7 @@ class Keys:
         "beats",
         "figures",
         "inboxes",
+        "layout",
         "members_of",
         "names",
         "nodes",
@@ -30,11 +31,13 @@ class Keys:
         "who_of",
     )
 
-    def __init__(self, prefix: str, shard: int) -> None:
-        """Name the keys of *shard*."""
+    def __init__(self, prefix: str, shard: int, *, cluster: bool = False) -> None:
+        """Name the keys of *shard*; in a *cluster* none is outside of its slot."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
         """`e`: the epoch; `n`: how many members there ever were."""
+        self.layout = f"{self.base}layout" if cluster else f"{prefix}:layout"
+        """Which servers and shards the nodes that run have: two that differ would not hear each other."""
         self.nodes = f"{self.base}nodes"
         """When each node's lease ends, in Unix ms by Redis' clock; 0: it is being cleaned up after."""
         self.figures = f"{self.base}figures"

@@ -37,7 +37,7 @@ REAPED = 200
 class Lease:
     """Holds this node's lease on one shard."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what it tells, and to whom)
         self,
         line: Line,
         keys: Keys,
@@ -45,13 +45,17 @@ class Lease:
         options: RedisOptions,
         *,
         name: str,
+        layout: str,
         record: Callable[[], bytes],
         begun: Callable[[str, bool], None],
         renewed: Callable[[], None],
         report: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
-        """Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that."""
+        """Hold it only where every other node has the same *layout*: the same servers and shards.
+
+        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that.
+        """
         self.node = ""
         self.past: set[str] = set()
         """Earlier incarnations."""
@@ -62,6 +66,7 @@ class Lease:
         self._every = options.beat or options.lease / RENEWALS
         self._bound = options.inbox
         self._name = name
+        self._layout = layout
         self._record = record
         self._begun = begun
         self._renewed = renewed
@@ -189,12 +194,13 @@ class Lease:
         keys = self._keys
         told: list[Any] = await self._line.call(
             RENEW(
-                [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node)],
+                [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node), keys.layout],
                 node,
                 milliseconds(self._ttl),
                 self._record(),
                 new_uid(),
                 int(take),
+                self._layout,
             )
         )
         return told

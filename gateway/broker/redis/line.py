@@ -11,7 +11,7 @@ from redis import exceptions
 
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.faults import Fault, Then, fault_of
-from gateway.broker.redis.script import JOIN, PUBLISH, RENEW, SCRIPTS, SUBSCRIBE, Command
+from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SCRIPTS, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
 from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -241,5 +241,5 @@ def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("the broker is closed")
 
 
-_COUNTED = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, RENEW))
+_COUNTED = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW))
 """Scripts whose answer begins with this node's beat; 0 where it was not counted up."""

@@ -51,6 +51,8 @@ QUICK = 0.3
 again at once."""
 READ = 0.1
 """Until a failed read of the inbox, or of a history that heals a hole, is made again, about."""
+DEAF = 3.0
+"""For which reading the inbox may fail; then a node is out of contact, though it may hold its lease."""
 LISTEN = 0.5
 """Until another sentinel is listened to when one is gone."""
 RECHECK = 5.0

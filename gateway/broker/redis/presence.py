@@ -116,12 +116,13 @@ class Rosters:
         keys = self._keys
         return self._line.call(
             LEAVE(
-                [keys.who(channel), keys.route(channel)],
+                [keys.who(channel), keys.route(channel), keys.beats],
                 keys.inboxes,
                 self._options.inbox,
                 keys.members_of,
                 connection,
                 channel,
+                self.node,
             )
         )
 

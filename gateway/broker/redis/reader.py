@@ -21,6 +21,7 @@ from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.routes import Routes
 from gateway.broker.redis.script import Command
 from gateway.broker.redis.wire import Wire
+from gateway.clock import monotonic
 from gateway.eager import Tasks
 from gateway.errors import GatewayError
 from protocol.messages import Gap, Join, Leave
@@ -69,7 +70,9 @@ class Reader:
         self._untrimmed = 0
         """Entries that were read and are still there."""
         self._idle = False
-        self.entries = self.healed = self.gaps = 0
+        self._failing: float | None = None
+        """Since when the inbox cannot be read."""
+        self.entries = self.healed = self.gaps = self.failures = 0
         self.unread = 0
         """Entries that waited in the inbox when it was last trimmed."""
 
@@ -97,7 +100,9 @@ class Reader:
             try:
                 await self._once(inbox)
             except Exception as error:  # noqa: BLE001 (a node that no longer listens is worse than any error)
-                self._tasks.report(error)
+                if self._failing is None:  # one report for each time that it begins
+                    self._tasks.report(error)
+                self._in_vain(repr(error))
                 await asyncio.sleep(patience.READ)
 
     async def _once(self, inbox: str) -> None:
@@ -108,6 +113,14 @@ class Reader:
         answers = await self._ask([*trim, self._next(inbox)])
         if answers is None:
             return
+        refusal = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if refusal is None:
+            self._reads_again()
+        else:
+            # What was read is handed on; but an inbox that cannot be trimmed overflows one day.
+            self._refused(refusal)
+            trim = []
+            await asyncio.sleep(patience.READ)
         if not self._lease.held:
             await self._lease.established()
         if trim:
@@ -129,8 +142,9 @@ class Reader:
         self.entries += len(entries)
 
     def _next(self, inbox: str) -> Command:
-        block = int(self._options.block * 1000)
-        return ("XREAD", "COUNT", COUNT, "BLOCK", block, "STREAMS", inbox, self._cursor)
+        # After a failure at once: that it can be read again is news.
+        wait = () if self._failing is not None else ("BLOCK", int(self._options.block * 1000))
+        return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", inbox, self._cursor)
 
     async def _newest(self, inbox: str) -> bytes | None:
         answers = await self._ask([("XREVRANGE", inbox, "+", "-", "COUNT", 1)])
@@ -138,19 +152,35 @@ class Reader:
         return newest
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any] | None:
-        """Return Redis' answers; None, after a moment, where it refuses one or is not there."""
+        """Return Redis' answers; None, after a moment, where it refuses the last one or is not there."""
         packed = [self._wire.pack(command) for command in commands]
         try:
             answers = await self._wire.exchange(packed, self._options.block + patience.GRACE)
         except (exceptions.RedisError, OSError) as error:
-            self._contact.failed(fault_of(error))
+            self._refused(error)
         else:
-            refusals = [answer for answer in answers if isinstance(answer, Exception)]
-            if not refusals:
+            if not isinstance(answers[-1], Exception):
                 return answers
-            self._contact.failed(fault_of(refusals[0]))
+            self._refused(answers[-1])
         await asyncio.sleep(patience.some(patience.READ, random.random()))
         return None
+
+    def _refused(self, error: Exception) -> None:
+        fault = fault_of(error)
+        self._contact.failed(fault)
+        self._in_vain(str(fault.error(error)))
+
+    def _in_vain(self, why: str) -> None:
+        now = monotonic()
+        self.failures += 1
+        self._failing = now if self._failing is None else self._failing
+        if now - self._failing >= patience.DEAF:
+            self._contact.deaf(f"the inbox cannot be read: {why}")
+
+    def _reads_again(self) -> None:
+        if self._failing is not None:
+            self._failing = None
+            self._contact.heard()
 
     # ------------------------------------------------------------ entries
 

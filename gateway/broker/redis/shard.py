@@ -37,6 +37,7 @@ class Shard:
         self,
         place: Place,
         keys: Keys,
+        layout: str,
         node: Node,
         options: RedisOptions,
         tasks: Tasks,
@@ -70,6 +71,7 @@ class Shard:
             self.contact,
             options,
             name=_printable(node.record().node),
+            layout=layout,
             record=lambda: record_of(node),
             begun=self._begun,
             renewed=self._renewed,
@@ -145,7 +147,7 @@ class Shard:
             "breaker_opened": self.contact.breaker.opened,
             "calls": sum(line.calls for line in lines),
             "trips": sum(line.trips for line in lines),
-            "failures": sum(line.failures for line in lines),
+            "failures": sum(line.failures for line in lines) + self.reader.failures,
             "waiting": sum(line.statistics()["waiting"] for line in lines),
         }
 

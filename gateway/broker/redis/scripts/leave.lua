@@ -1,13 +1,17 @@
 -- Remove a member; where it was there, its channel hears of it, once.
--- KEYS: who route   ARGV: inboxes bound members_of connection channel
-local who, route = unpack(KEYS)
-local inboxes, bound, members_of, connection, channel = unpack(ARGV)
+-- KEYS: who route beats   ARGV: inboxes bound members_of connection channel node
+-- Returns {beat or 0}.
+local who, route, beats = unpack(KEYS)
+local inboxes, bound, members_of, connection, channel, node = unpack(ARGV)
 
 local found = redis.call('HGET', who, connection)
+local beat = 0
 if found then
   local owner, member = string.match(found, '^%d+ (%S+) (.*)$')
   redis.call('HDEL', who, connection)
   redis.call('SREM', members_of .. owner, connection .. ' ' .. channel)
   tell(route, inboxes, bound, 'l ' .. channel, member)
+  -- A Redis that loses this has a ghost.
+  beat = redis.call('HINCRBY', beats, node, 1)
 end
-return found and 1 or 0
+return {beat}

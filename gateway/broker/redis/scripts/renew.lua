@@ -1,12 +1,17 @@
 -- Take a lease, or renew it while it is there: one that was taken away stays away.
--- KEYS: state nodes figures beats tombstone   ARGV: node ttl record fresh take
+-- KEYS: state nodes figures beats tombstone layout   ARGV: node ttl record fresh take layout
 -- Returns {beat, held, epoch, now, another node, its expiry, buried}: the one whose lease ends first. `held` is 0 where
 -- the node was cleaned up after, when it had written `buried` times, and -1 where Redis does not know of it: then it
 -- has lost writes.
-local state, nodes, figures, beats, tombstone = unpack(KEYS)
-local node, ttl, record, fresh, take = unpack(ARGV)
+local state, nodes, figures, beats, tombstone, layout = unpack(KEYS)
+local node, ttl, record, fresh, take, own = unpack(ARGV)
 
+local others = redis.call('GET', layout)
+if others and others ~= own then
+  return redis.error_reply('LAYOUT others have ' .. others .. ', this node has ' .. own)
+end
 despite_full_memory(state)
+redis.call('SET', layout, own, 'PX', ttl)
 local now = now_ms()
 local held, beat, buried = 1, 0, 0
 if take == '1' then

@@ -1,0 +1,124 @@
+"""Nodes that would be ready and hear nothing: they are out of contact, and say why."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.redis import Credentials
+from gateway.broker.redis.patience import DEAF
+from gateway.errors import BrokerUnavailable
+from protocol.messages import Member
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import LEASE, Fleet, eventually
+from tests.broker.redis_server import RedisServer, serving
+
+USER, PASSWORD = "gateway", "a-password"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        server.execute("ACL", "SETUSER", USER, "on", f">{PASSWORD}", "~*", "+@all")
+        yield server
+
+
+# ---------------------------------------------------------------- inboxes that cannot be read
+
+
+@pytest.mark.parametrize("right", ["xread", "xtrim"])
+async def test_who_cannot_read_its_inbox_is_not_ready_and_says_why(server: RedisServer, right: str) -> None:
+    async with Fleet(server.url, credentials=Credentials(USER, PASSWORD)) as fleet:
+        one = await fleet.launch()
+        await one.broker.subscribe("room", KEPT)
+        await publish(one.broker, "room", "before")
+        await one.node.messages(1)
+        server.execute("ACL", "SETUSER", USER, f"-{right}")
+        await eventually(lambda: not one.broker.ready())
+        with pytest.raises(BrokerUnavailable, match="the inbox cannot be read: Redis' ACL forbids"):
+            await one.broker.publish(publication("room", "in vain"))
+        with pytest.raises(BrokerUnavailable):
+            await one.broker.subscribe("another", KEPT)
+        assert one.broker.statistics()["failures"] > DEAF
+        server.execute("ACL", "SETUSER", USER, f"+{right}")
+        await eventually(one.broker.ready)
+        await publish(one.broker, "room", "after")
+        assert values(await one.node.messages(1)) == ["after"]
+
+
+async def test_what_is_read_is_handed_on_though_it_cannot_be_trimmed(server: RedisServer) -> None:
+    server.execute("ACL", "SETUSER", USER, "-xtrim")
+    async with Fleet(server.url, credentials=Credentials(USER, PASSWORD)) as fleet:
+        one = await fleet.launch()
+        await one.broker.subscribe("room", KEPT)
+        for value in range(4):
+            await publish(one.broker, "room", value)
+            assert values(await one.node.messages(1)) == [value]
+
+
+# ---------------------------------------------------------------- nodes that would not hear each other
+
+
+async def refused(fleet: Fleet, *urls: str, why: str, **options: float | str) -> None:
+    another = await fleet.launch(*urls, start_deadline=0.3, **options)
+    assert not another.broker.ready()
+    with pytest.raises(BrokerUnavailable, match=re.escape(why)):
+        await another.broker.publish(publication("room", 1))
+
+
+async def test_a_node_with_other_shards_does_not_join(server: RedisServer) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch()
+        why = "others have server 1 of 1 with 1 shards each, this node has server 1 of 1 with 2 shards each"
+        await refused(fleet, why=why, shards_per_server=2)
+        # Two clusters of gateways at one Redis do not concern each other.
+        other = await fleet.launch(prefix="another", shards_per_server=2)
+        await publish(other.broker, "room", 1)
+        await publish(one.broker, "room", 1)
+
+
+async def test_a_node_with_the_same_servers_in_another_order_does_not_join(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with serving(folder) as second:
+        async with Fleet(server.url, second.url) as fleet:
+            await fleet.launch()
+            await refused(fleet, second.url, server.url, why="others have server")
+
+
+async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServer) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch()
+        await publish(one.broker, "room", 1)
+        await one.broker.close()
+        other = await fleet.launch(shards_per_server=2, start_deadline=0.1)
+        await eventually(other.broker.ready)  # a lease later: nobody says that it goes for good
+
+
+# ---------------------------------------------------------------- ghosts
+
+
+async def test_a_leave_that_redis_loses_leaves_no_ghost(server: RedisServer, tmp_path: Path) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch(lease=LEASE)
+        for connection in ("c1", "c2"):
+            await one.broker.join("room", Member(connection, "ann"))
+        (log,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+        remembered = log.read_bytes()
+        await one.broker.leave("room", "c1")
+        server.kill()
+        log.write_bytes(remembered)
+        server.start()
+
+        async def alone() -> bool:
+            try:
+                members = (await one.broker.presence("room")).members
+            except BrokerUnavailable:
+                return False
+            return [member.connection for member in members] == ["c2"]
+
+        await eventually(alone)
+        assert one.broker.statistics()["resets"] == 1
