@@ -70,7 +70,9 @@ class Gateway:
         """When each shard that is out of contact was lost."""
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
-        self._broker = parts.broker(settings, on_error=self._failed, on_contact=self._contact)
+        self._broker = parts.broker(
+            settings, on_error=self._failed, on_contact=self._contact, on_loss=self._loss
+        )
         self.hub = Hub(
             settings.node_name(),
             self._broker,
@@ -259,6 +261,9 @@ class Gateway:
         else:
             away = monotonic() - self._lost.pop(shard)
             self._log.warning("redis regained", node=self.hub.node, shard=shard, after=round(away, 3))
+
+    def _loss(self, shard: int) -> None:
+        self._log.warning("redis lost writes", node=self.hub.node, shard=shard)
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)

@@ -25,6 +25,7 @@ def broker(
     *,
     on_error: Callable[[BaseException], None],
     on_contact: Callable[[int, str | None], None],
+    on_loss: Callable[[int], None],
 ) -> Broker:
     """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
@@ -49,7 +50,14 @@ def broker(
         broker.tls_key_file,
     )
     servers = [Server.named(url, credentials) for url in broker.addresses()]
-    return RedisBroker(servers, options, cluster=broker.cluster, on_error=on_error, on_contact=on_contact)
+    return RedisBroker(
+        servers,
+        options,
+        cluster=broker.cluster,
+        on_error=on_error,
+        on_contact=on_contact,
+        on_loss=on_loss,
+    )
 
 
 def verifier(settings: Settings, jwks: Jwks | None) -> Verifier | None:

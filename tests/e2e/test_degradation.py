@@ -232,6 +232,7 @@ async def test_redis_flushed_is_told_to_those_who_are_here_and_to_those_who_come
             for client in (ann, bob):
                 assert (await client.push("message"))["data"] == "new"
         assert (await gateway.figures())["broker_resets_total"] == 1
+        assert len(logged(gateway, "redis lost writes")) == 1
 
 
 async def test_redis_that_lost_writes_is_told_though_the_numbers_go_on(

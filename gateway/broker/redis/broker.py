@@ -49,11 +49,13 @@ class RedisBroker:
         cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
         on_contact: Callable[[int, str | None], None] = lambda _, __: None,
+        on_loss: Callable[[int], None] = lambda _: None,
         wall_clock: Clock = wall,
     ) -> None:
         """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
 
         *on_contact* hears the number of a shard that is lost, and why; and of one that is back, with None.
+        *on_loss* that of a shard whose Redis has lost writes: those who follow its channels are told.
         """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
@@ -62,6 +64,7 @@ class RedisBroker:
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or _report)
         self._on_contact = on_contact
+        self._on_loss = on_loss
         self._wall = wall_clock
         self._node: Node | None = None
         self._shards: list[Shard] = []
@@ -84,6 +87,7 @@ class RedisBroker:
                 self._tasks,
                 self._wall,
                 partial(self._on_contact, number),
+                partial(self._on_loss, number),
             )
             for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]

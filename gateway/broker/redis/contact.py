@@ -18,15 +18,17 @@ class Contact:
         breaker: Breaker,
         doubt: Callable[[], None],
         told: Callable[[str | None], None] = lambda _: None,
+        forgot: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin out of contact; `lease` establishes it.
 
         Call *doubt* where the primary does not seem to be one any more, and *told* once with why contact was
-        lost, once with None when it is back.
+        lost, once with None when it is back; *forgot* where Redis has lost writes.
         """
         self.breaker = breaker
         self.doubt = doubt
         self._tell = told
+        self.forgot = forgot
         self._told_lost = False
         self._deaf = False
         self.up = False

@@ -172,7 +172,9 @@ class Lease:
         sent = self._clock()
         told = await self._ask(node, take=True)
         self.incarnations += 1
-        self.resets += bool(self._epoch) and self._epoch != told[2]
+        if self._epoch and self._epoch != told[2]:
+            self.resets += 1
+            self._contact.forgot()
         self.past.add(self.node)
         self.node, self._epoch = node, told[2]
         self._contact.begin(node, told[0])

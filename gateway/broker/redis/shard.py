@@ -43,15 +43,19 @@ class Shard:
         tasks: Tasks,
         wall: Clock,
         told: Callable[[str | None], None],
+        forgot: Callable[[], None],
     ) -> None:
-        """Serve *node*; nothing is connected before `start`. Contact is lost and regained as *told* hears."""
+        """Serve *node*; nothing is connected before `start`.
+
+        Contact is lost and regained as *told* hears, and *forgot* that Redis has lost writes.
+        """
         self._place = place
         self._options = options
         self._tasks = tasks
         self._node = node
         self._closed = False
         self.keys = keys
-        self.contact = Contact(Breaker(), place.doubt, told)
+        self.contact = Contact(Breaker(), place.doubt, told, forgot)
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
