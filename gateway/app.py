@@ -31,6 +31,7 @@ from gateway.link.options import LinkOptions
 from gateway.link.outbox import REST
 from gateway.link.protocol import Link
 from gateway.observe import health, logs, metrics
+from gateway.observe.crew import crew
 from gateway.observe.lag import LoopLag
 from gateway.push import app as push
 from gateway.push import demo
@@ -94,7 +95,7 @@ class Gateway:
 
     async def serve(self, stopped: asyncio.Event, started: Callable[[Gateway], None]) -> None:
         """Run until *stopped*, then drain; call *started* once both listeners listen."""
-        async with self._running(), asyncio.TaskGroup() as listeners:
+        async with self._running(), self._metrics.shared(), asyncio.TaskGroup() as listeners:
             for listener in (self.internal, self.public):
                 listeners.create_task(listener.run_until_stopped())
             started(self)
@@ -190,22 +191,21 @@ class Gateway:
             presence_limit=self.settings.limits.presence_reply,
         )
         hot = Hot(service)
-        routes: list[BaseRoute] = [
-            *health.routes(self._problems),
-            metrics.route(
-                {
-                    "hub": self.hub.statistics,
-                    "outbox": self.hub.flusher.statistics,
-                    "broker": self._broker.statistics,
-                    "heartbeat": self._heartbeat.statistics,
-                    "admission": self._admission.statistics,
-                    "push": hot.statistics,
-                    "tasks": self._tasks.statistics,
-                    "loop": self._lag.statistics,
-                },
-                closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.closed,
-            ),
-        ]
+        self._metrics = metrics.Exposition(
+            {
+                "hub": self.hub.statistics,
+                "outbox": self.hub.flusher.statistics,
+                "broker": self._broker.statistics,
+                "heartbeat": self._heartbeat.statistics,
+                "admission": self._admission.statistics,
+                "push": hot.statistics,
+                "tasks": self._tasks.statistics,
+                "loop": self._lag.statistics,
+            },
+            closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.closed,
+            crew=crew.get(),
+        )
+        routes: list[BaseRoute] = [*health.routes(self._problems), self._metrics.route()]
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()
         app = push.create(service, routes=routes, demo=page)
         binding = Binding(

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 
 from gateway.clock import Scheduler
+from gateway.observe.crew import Crew, crew
 
 SILENT = 10.0
 """Seconds without a sign from a worker's event loop after which it is killed and replaced."""
@@ -88,10 +90,12 @@ class Supervisor:
     workers: list[Worker] = field(default_factory=list)
     _stopping: bool = False
     _ready: bool = False
+    _home: str | None = None
+    """Where the workers tell each other their figures."""
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status: 1 where a worker had to be killed then."""
-        with self._signals() as woken:
+        with self._signals() as woken, self._directory() as self._home:
             self.workers = [self._start(number) for number in range(1, self.count + 1)]
             while not self._stopping:
                 alive = [worker.process.sentinel for worker in self.workers if worker.restart_at is None]
@@ -120,7 +124,10 @@ class Supervisor:
     def _start(self, number: int, *, deaths: int = 0) -> Worker:
         context = multiprocessing.get_context("spawn")
         beat = context.Value("d", 0.0)
-        process = context.Process(target=self.target, args=(number, beat), name=f"worker-{number}")
+        mates = None if self._home is None else Crew(self._home, number, self.count)
+        process = context.Process(
+            target=_work, args=(self.target, mates, number, beat), name=f"worker-{number}"
+        )
         process.start()
         self.report("worker started", worker=number, pid=process.pid)
         return Worker(number, process, beat, self.clock(), deaths)
@@ -154,6 +161,18 @@ class Supervisor:
         return status
 
     @contextmanager
+    def _directory(self) -> Iterator[str | None]:
+        """Yield a directory of the workers alone; None where there can be none."""
+        try:
+            made = tempfile.TemporaryDirectory(prefix="fanway-", ignore_cleanup_errors=True)
+        except OSError as error:
+            self.report("each worker shows its own metrics alone", reason=str(error))
+            yield None
+            return
+        with made as home:
+            yield home
+
+    @contextmanager
     def _signals(self) -> Iterator[socket.socket]:
         """Yield a socket that becomes readable when a signal arrives that says stop."""
 
@@ -172,6 +191,12 @@ class Supervisor:
                 signal.signal(number, handler)
             reader.close()
             writer.close()
+
+
+def _work(target: Target, mates: Crew | None, number: int, beat: Synchronized[float]) -> None:
+    """Run *target* in the process of a worker, which knows its mates."""
+    crew.set(mates)
+    target(number, beat)
 
 
 class Pulse:

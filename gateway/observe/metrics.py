@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +18,8 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from gateway.observe.crew import UP, Crew, merged
 
 Source = Callable[[], Mapping[str, float]]
 
@@ -101,17 +104,65 @@ class Statistics(Collector):
         for code, count in self._closed().items():
             closes.add_metric([str(int(code))], count)
         yield closes
+        yield GaugeMetricFamily(UP, "1 for each worker that answers, this one included", value=1)
 
 
-def route(sources: Mapping[str, Source], closed: Callable[[], Mapping[int, int]]) -> Route:
-    """Return `/metrics` over *sources*, and over the connections *closed* here, by close code."""
-    registry = CollectorRegistry()
-    registry.register(Statistics(sources, closed))
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
+class OfWorker(Collector):
+    """What a registry holds, each sample with the worker that it is of."""
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    def __init__(self, registry: CollectorRegistry, number: int) -> None:
+        self._registry = registry
+        self._worker = {"worker": str(number)}
 
-    return Route("/metrics", metrics)
+    def collect(self) -> Iterable[Metric]:
+        """Return every figure."""
+        for family in self._registry.collect():
+            labelled = Metric(family.name, family.documentation, family.type)
+            labelled.samples = [
+                each._replace(labels={**self._worker, **each.labels}) for each in family.samples
+            ]
+            yield labelled
+
+
+class Exposition:
+    """`/metrics` over the parts of one gateway, or of all workers of a machine: whichever is asked."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        closed: Callable[[], Mapping[int, int]],
+        crew: Crew | None = None,
+    ) -> None:
+        """Show *sources*, and the connections *closed* here, by close code; with *crew*, those of all."""
+        self._crew = crew
+        self._registry = CollectorRegistry()
+        self._registry.register(Statistics(sources, closed))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        if crew is not None:
+            own, self._registry = self._registry, CollectorRegistry()
+            self._registry.register(OfWorker(own, crew.number))
+
+    @contextlib.asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Let other workers show it, too."""
+        if self._crew is None:
+            yield
+        else:
+            async with self._crew.answering(self._page):
+                yield
+
+    def route(self) -> Route:
+        """Return `/metrics`."""
+
+        async def metrics(_: Request) -> Response:
+            page = self._page()
+            if self._crew is not None:
+                page = merged(await self._crew.pages(page))
+            return Response(page, media_type=CONTENT_TYPE_LATEST)
+
+        return Route("/metrics", metrics)
+
+    def _page(self) -> bytes:
+        return generate_latest(self._registry)

@@ -80,6 +80,33 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Serve
         assert (await ann.push("message"))["data"] == "still here"
 
 
+async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
+    await until(gateway, {"box-1", "box-2"})
+    async with Client.open(gateway.public) as ann:
+        own = ann.connected["node"].removeprefix("box-")
+        other = "2" if own == "1" else "1"
+        answers = [await gateway.figures() for _ in range(8)]  # whichever worker takes each
+        for figures in answers:
+            assert figures[f'hub_sessions{{worker="{own}"}}'] == 1
+            assert figures[f'hub_sessions{{worker="{other}"}}'] == 0
+            assert figures[f'worker_up{{worker="{other}"}}'] == 1
+        (pid,) = (each["pid"] for each in events(gateway, "worker started") if each["worker"] == int(other))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # The stopped one is handed some of them, and says nothing.
+            asked = [asyncio.ensure_future(gateway.figures()) for _ in range(16)]
+            done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for each in waiting:
+                each.cancel()
+            await asyncio.wait(asked)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        figures = done.pop().result()
+        assert (figures[f'worker_up{{worker="{own}"}}'], figures[f'worker_up{{worker="{other}"}}']) == (1, 0)
+        assert figures[f'hub_sessions{{worker="{own}"}}'] == 1
+        assert f'hub_sessions{{worker="{other}"}}' not in figures
+
+
 async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
     await until(gateway, {"box-1", "box-2"})
     first = events(gateway, "worker started")[0]["pid"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from gateway.observe import health, logs, metrics
+from gateway.observe.crew import Crew, merged
 
 
 def client(app: Starlette) -> httpx.AsyncClient:
@@ -32,7 +34,8 @@ async def test_ready_while_there_are_no_problems() -> None:
 
 async def test_metrics_are_read_when_asked_for() -> None:
     figures = {"messages": 1.0, "sessions": 3.0}
-    async with client(Starlette(routes=[metrics.route({"hub": lambda: figures}, lambda: {4006: 2})])) as http:
+    exposition = metrics.Exposition({"hub": lambda: figures}, lambda: {4006: 2})
+    async with client(Starlette(routes=[exposition.route()])) as http:
         first = await http.get("/metrics")
         figures["messages"] = 5.0
         second = await http.get("/metrics")
@@ -44,6 +47,34 @@ async def test_metrics_are_read_when_asked_for() -> None:
     assert values(second.text)["fanway_hub_messages_total"] == pytest.approx(5.0)
     assert 'fanway_hub_closed_total{code="4006"} 2.0' in second.text
     assert "process_resident_memory_bytes" in found
+    assert "worker=" not in second.text
+
+
+async def test_metrics_of_any_worker_are_those_of_all(tmp_path: Path) -> None:
+    def of(number: int) -> metrics.Exposition:
+        crew = Crew(str(tmp_path), number, 3)
+        return metrics.Exposition({"hub": lambda: {"sessions": number}}, lambda: {4006: 10 * number}, crew)
+
+    one, two = of(1), of(2)
+    async with client(Starlette(routes=[one.route()])) as http, two.shared():
+        text = (await http.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert len(families) == text.count("# TYPE"), "each is described once"
+
+    def by_worker(name: str) -> dict[str, float]:
+        return {sample.labels["worker"]: sample.value for sample in families[name].samples}
+
+    assert by_worker("fanway_hub_sessions") == {"1": 1, "2": 2}
+    assert by_worker("fanway_hub_closed") == {"1": 10, "2": 20}
+    assert by_worker("fanway_worker_up") == {"1": 1, "2": 1, "3": 0}
+    assert set(by_worker("process_resident_memory_bytes")) == {"1", "2"}
+
+
+def test_a_page_of_a_worker_that_says_nothing_is_left_out() -> None:
+    page = b'# HELP a b c\n# TYPE a gauge\na{worker="2"} 5.0\n'
+    lost = "# HELP {0} x\n# TYPE {0} gauge\n".format("fanway_worker_up").encode()
+    up = lost + b'fanway_worker_up{worker="2"} 1.0\n'
+    assert merged({1: None, 2: page + up}) == page + up + b'fanway_worker_up{worker="1"} 0.0\n'
 
 
 def values(text: str) -> dict[str, float]:
