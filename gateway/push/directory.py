@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from gateway.broker.base import ConnectionRecord, Instruction, NodeRecord
+from gateway.broker.partial import Partial
 from gateway.presence.members import that_fit
 from gateway.push.failures import Refused
 from gateway.push.names import cursor_behind, name_before
@@ -36,12 +37,17 @@ class Directory:
     # ------------------------------------------------------------ channels
 
     async def channels(self, prefix: str, *, limit: int, cursor: str | None) -> Answer:
-        """Return at most *limit* followed channels by name, and the cursor of those behind them."""
+        """Return at most *limit* followed channels by name, and the cursor of those behind them.
+
+        `partial`, where those of a server that does not answer are missing.
+        """
         records = await self._broker.following(prefix, after=name_before(cursor), limit=limit + 1)
         page = records[:limit]
         answer: Answer = {"channels": [asdict(record) for record in page]}
         if len(records) > limit:
             answer["cursor"] = cursor_behind(page[-1].channel)
+        if isinstance(records, Partial):
+            answer["partial"] = True
         return answer
 
     async def channel(self, channel: str) -> Answer:
@@ -49,6 +55,8 @@ class Directory:
         rules = self._namespaces.rules(channel)
         # The channel itself is the first of those that start with its name.
         records = await self._broker.following(channel, after="", limit=1)
+        if isinstance(records, Partial) and records.lacks(channel):
+            raise records.error
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
         answer: Answer = {"channel": channel, "subscribers": subscribers, "history": 0}
         if rules.presence:

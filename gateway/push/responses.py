@@ -84,6 +84,9 @@ class ChannelList(BaseModel):
 
     channels: list[ChannelEntry]
     cursor: Annotated[str | None, Field(description="For the next page; absent on the last one.")] = None
+    partial: Annotated[
+        bool | None, Field(description="true: without the channels of a Redis that does not answer.")
+    ] = None
 
 
 class ChannelInfo(BaseModel):

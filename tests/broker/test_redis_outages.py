@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from gateway.broker.base import Delivery, Retention
+from gateway.broker.base import ChannelRecord, Delivery, Retention
+from gateway.broker.partial import Partial
+from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerFull, BrokerUnavailable
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
@@ -380,6 +382,36 @@ async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path
             assert [isinstance(each, BrokerUnavailable) for each in outcomes].count(True) == shares[0]
             await eventually(lambda: len(one.node.envelopes) == shares[1])
             assert two.broker.ready(), "half of the channels is better than none"
+
+
+async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+        async with Fleet(first.url, second.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            names = [f"c{n:02}" for n in range(20)]
+            for member in (one, two):
+                member.node.followed.update(dict.fromkeys(names, 1))
+                for name in names:
+                    await member.broker.subscribe(name, None)
+            whole = await one.broker.following("c", after="", limit=100)
+            assert list(whole) == [ChannelRecord(name, 2) for name in names]
+            assert not isinstance(whole, Partial)
+            first.kill()
+            left = [name for name in names if shard_of(name, 2) == 1]
+            found = await one.broker.following("c", after="", limit=100)
+            assert isinstance(found, Partial)
+            assert found == [ChannelRecord(name, 2) for name in left]
+            assert [name for name in names if not found.lacks(name)] == left
+            paged: list[str] = []
+            while page := await one.broker.following("c", after=paged[-1] if paged else "", limit=3):
+                assert isinstance(page, Partial)
+                paged += [record.channel for record in page]
+            assert paged == left
+            second.kill()
+            with pytest.raises(BrokerUnavailable):
+                await one.broker.following("c", after="", limit=100)
 
 
 async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ async def test_one_of_two_servers_lost_takes_only_its_channels(redis: RedisServe
             assert (await ann.call("presence", channel=lost))["code"] == "unavailable"
             assert (await ann.call("presence", channel=here))["connections"] == 1
             assert (await gateway.request("GET", "/v1/nodes")).status_code == 200
+            listed = await gateway.request("GET", "/v1/channels")
+            assert listed.json() == {"channels": [{"channel": here, "subscribers": 1}], "partial": True}
+            statuses = [
+                (await gateway.request("GET", f"/v1/channels/{name}")).status_code
+                for name in (here, lost, *channels_by_shard(2, "plain"))
+            ]
+            assert statuses == [200, 503, 503, 200], "nobody is told that nobody follows what cannot be seen"
             async with Client.open(gateway.public, subs={lost: {}, here: {}}) as bob:
                 subs = bob.connected["subs"]
                 assert (subs[lost]["code"], subs[here]["type"]) == ("unavailable", "subscribed")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from gateway.broker.base import (
     ChannelRecord,
@@ -18,6 +19,7 @@ from gateway.broker.base import (
     Retention,
     Slice,
 )
+from gateway.broker.partial import Partial
 from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
 from gateway.broker.redis.keys import Keys, shard_of
 from gateway.broker.redis.options import RedisOptions
@@ -30,6 +32,8 @@ from gateway.errors import BrokerUnavailable, GatewayError
 from protocol.channels import personal
 from protocol.messages import Member
 from protocol.position import MessageId
+
+T = TypeVar("T")
 
 NOT_STARTED = "the broker is not started"
 
@@ -180,15 +184,21 @@ class RedisBroker:
         await self._shard(personal(instruction.user)).directory.instruct(instruction)
 
     async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        """Return followed channels, by name, behind *after*."""
+        """Return followed channels, by name, behind *after*; `Partial` where a shard does not answer."""
         self._shard(prefix)
+        lost: dict[int, GatewayError] = {}
         page: list[ChannelRecord] = []
         more = limit > 0
         while more and len(page) < limit:
-            found, end, more = await self._followed(prefix, after, limit)
+            found, end, more = await self._followed(prefix, after, limit, lost)
             page += found
             after = end
-        return page[:limit]
+        if not lost:
+            return page[:limit]
+        count, error = len(self._shards), next(iter(lost.values()))
+        if len(lost) == count:
+            raise error
+        return Partial(page[:limit], error, lambda name: shard_of(name, count) in lost)
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the live nodes: this one as it is, others as they were at their last renewal."""
@@ -230,22 +240,45 @@ class RedisBroker:
             raise BrokerUnavailable(NOT_STARTED)
         return self._shards[shard_of(name, len(self._shards))]
 
-    async def _followed(self, prefix: str, after: str, limit: int) -> tuple[list[ChannelRecord], str, bool]:
-        """Return the followed channels between *after* and the name returned, and whether there are more."""
-        own = {name: count for name, count in self._serving().following(prefix).items() if name > after}
-        counts, end = dict(own), ""
-        for shard in self._shards:
-            names, elsewhere = await shard.directory.following(prefix, after=after, limit=limit)
-            for name, count in elsewhere.items():
-                counts[name] = counts.get(name, 0) + count
+    async def _followed(
+        self, prefix: str, after: str, limit: int, lost: dict[int, GatewayError]
+    ) -> tuple[list[ChannelRecord], str, bool]:
+        """Return the followed channels between *after* and the name returned, and whether there are more.
+
+        Without those of *lost* shards, to which this adds.
+        """
+        shards = [(number, shard) for number, shard in enumerate(self._shards) if number not in lost]
+        answers = await asyncio.gather(
+            *(self._told(shard.directory.following(prefix, after=after, limit=limit)) for _, shard in shards)
+        )
+        elsewhere: dict[str, int] = {}
+        end = ""
+        for (number, _), answer in zip(shards, answers, strict=True):
+            if isinstance(answer, GatewayError):
+                lost[number] = answer
+                continue
+            names, counts = answer
+            elsewhere |= counts
             if len(names) >= min(limit, NAMES_AT_ONCE):
                 end = min(end or names[-1], names[-1])
+        own = self._serving().following(prefix)
         records = [
-            ChannelRecord(name, counts[name])
-            for name in sorted(counts)
-            if counts[name] and (not end or name <= end)
+            ChannelRecord(name, count)
+            for name in sorted({*own, *elsewhere})
+            if (count := own.get(name, 0) + elsewhere.get(name, 0))
+            and name > after
+            and (not end or name <= end)
+            and shard_of(name, len(self._shards)) not in lost
         ]
         return records, end, bool(end)
+
+    @staticmethod
+    async def _told(answer: Awaitable[T]) -> T | GatewayError:
+        """Return *answer*, or why there is none."""
+        try:
+            return await answer
+        except GatewayError as error:
+            return error
 
     def __repr__(self) -> str:
         return f"<RedisBroker {self._shards}>"
