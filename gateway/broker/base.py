@@ -103,6 +103,8 @@ class Instruction:
     reason: str = ""
     spare: frozenset[str] = frozenset()
     """Connections that are left alone."""
+    before: float | None = None
+    """Unix seconds, where a node hears of it late: connections that came since are left alone, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,8 @@ class Hub:
 
     def _instruct(self, instruction: Instruction) -> None:
         for session in list(self.users.get(instruction.user, {}).values()):
-            if session.connection not in instruction.spare:
+            late = instruction.before is not None and session.since >= instruction.before
+            if session.connection not in instruction.spare and not late:
                 session.instruct(instruction)
 
     async def _route(self, channel: Channel) -> None:

@@ -79,6 +79,28 @@ async def test_the_server_disconnects_a_user_but_for_those_it_spares() -> None:
 
 
 @standing
+async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
+    async with life() as node:
+        old = await node.client(user="ann")
+        node.clock.advance(1.0)
+        time = node.wall()
+        node.clock.advance(1.0)
+        new = await node.client(user="ann")
+        for channel, before in (("nobody:a", time), ("nobody:b", node.wall() + 1)):
+            await node.instruct("ann", "subscribe", channel, before=before)
+        await node.publish("nobody:a", 1)
+        await node.publish("nobody:b", 2)
+        await quiet()
+        assert [(client.got("nobody:a"), client.got("nobody:b")) for client in (old, new)] == [
+            ([1], [2]),
+            ([], [2]),
+        ]
+        await node.instruct("ann", "disconnect", before=time)
+        await node.instruct("ann", "disconnect", before=new.session.since)
+        assert (old.link.closed, new.link.closed) == ((4005, "disconnected"), None)
+
+
+@standing
 async def test_what_the_server_may_not_do_either_is_not_done() -> None:
     async with life(strict=True) as node:
         client = await node.client(user="ann")

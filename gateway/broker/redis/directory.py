@@ -15,10 +15,11 @@ import orjson
 
 from gateway.broker.base import ConnectionRecord, Instruction, Node, NodeRecord
 from gateway.broker.log import new_uid
-from gateway.broker.redis import envelope
+from gateway.broker.redis import envelope, said
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line, within
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.publisher import milliseconds
 from gateway.broker.redis.script import NAMES, NODES, POST, TELL
 from gateway.errors import GatewayError
 from protocol.channels import personal
@@ -54,16 +55,20 @@ class Directory:
         return [ConnectionRecord(*record) for answer in answers for record in answer]
 
     async def instruct(self, instruction: Instruction) -> None:
-        """Hand *instruction* to every node with a connection of its user, and to this one."""
+        """Hand *instruction* to every node with a connection of its user, and to this one.
+
+        Those that are away hear of it when they are back within the hour.
+        """
         keys, user = self._keys, instruction.user
         routes = [keys.route(name) for name in (interest(user), personal(user))]
         command = TELL(
-            [keys.state, keys.nodes, *routes],
+            [keys.state, keys.nodes, keys.said, *routes],
             keys.inboxes,
             self._options.inbox,
-            "i",
             envelope.pack_instruction(instruction),
             self.incarnation,
+            said.KEPT,
+            milliseconds(said.REMEMBERED),
         )
         await within(self._line.call(command), self._options.publish_deadline)
 

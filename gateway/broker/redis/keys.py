@@ -27,6 +27,7 @@ class Keys:
         "names",
         "nodes",
         "routes",
+        "said",
         "state",
         "who_of",
     )
@@ -45,6 +46,8 @@ class Keys:
         """How much each node has written; it alone counts it up, so that a lower count means lost writes."""
         self.names = f"{self.base}names"
         """Every routed channel, by name."""
+        self.said = f"{self.base}said"
+        """What users' connections were told to do, for nodes that were not there to hear it."""
         self.routes = f"{self.base}route:"
         self.inboxes = f"{self.base}in:"
         self.who_of = f"{self.base}who:"

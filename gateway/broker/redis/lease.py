@@ -72,6 +72,8 @@ class Lease:
         self._renewed = renewed
         self._report = report
         self._clock = clock
+        self.now = 0
+        """When it was last renewed, in Unix ms by Redis' clock."""
         self._epoch = b""
         self._until = 0.0
         self._steady: float | None = None
@@ -186,6 +188,7 @@ class Lease:
     def _hold(self, sent: float, told: list[Any]) -> None:
         _, _, _, now, other, expiry, _ = told
         self._until = sent + self._ttl
+        self.now = now
         self._contact.established()
         self._holding.set()
         if self._steady is None:

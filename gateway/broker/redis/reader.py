@@ -198,8 +198,6 @@ class Reader:
             _, offset, uid, token, name = head.split(b" ", 4)
             if (followed := self._routes.followed.get(name)) is not None:
                 self._mark(followed, token.decode(), MessageId(int(offset), uid.decode()))
-        elif kind == b"i":
-            self._deliver(envelope.unpack_instruction(body))
         else:
             self._questions(kind, head.split(b" "), body)
 

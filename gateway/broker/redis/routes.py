@@ -38,8 +38,12 @@ class Routes:
         *,
         node: Callable[[], str],
         clock: Clock,
+        missed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Route to whatever *node* returns: the id of the present incarnation."""
+        """Route to whatever *node* returns: the id of the present incarnation.
+
+        Call *missed* when everything is asked for that was not routed for a while.
+        """
         self.followed: dict[bytes, Followed] = {}
         self._line = line
         self._keys = keys
@@ -47,6 +51,7 @@ class Routes:
         self._tasks = tasks
         self._node = node
         self._clock = clock
+        self._missed = missed
         self._lingering: deque[tuple[float, Followed, int]] = deque()
         self._unrouting = False
         self._unheard: dict[Followed, int] = {}
@@ -119,6 +124,8 @@ class Routes:
                 self._ask_again(followed)
             if number % TURN == 0:
                 await asyncio.sleep(0)
+        if wanted:
+            self._missed()
 
     def settle(self) -> None:
         """Ask again for what was asked for in vain."""
@@ -126,6 +133,8 @@ class Routes:
         for followed, life in unheard.items():
             if followed.life == life:
                 self._ask_again(followed)
+        if unheard:
+            self._missed()
 
     def _ask_again(self, followed: Followed) -> None:
         token = new_uid()

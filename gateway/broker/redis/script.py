@@ -48,6 +48,7 @@ RENEW = Script("renew")
 BUMP = Script("bump")
 REAP = Script("reap")
 TELL = Script("tell")
+SAID = Script("said")
 POST = Script("post")
 NAMES = Script("names")
 NODES = Script("nodes")
@@ -65,6 +66,7 @@ SCRIPTS = (
     BUMP,
     REAP,
     TELL,
+    SAID,
     POST,
     NAMES,
     NODES,

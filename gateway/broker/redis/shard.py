@@ -20,6 +20,7 @@ from gateway.broker.redis.presence import Rosters
 from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
 from gateway.broker.redis.routes import Routes
+from gateway.broker.redis.said import Said
 from gateway.broker.redis.script import BUMP, CLEAR, PUBLISH, READ, REAP, RENEW, SCRIPTS, Command, Script
 from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
@@ -69,6 +70,7 @@ class Shard:
         self.history = History(self._reads, self.keys, options)
         self.rosters = Rosters(self._control, self._reads, self.keys, options)
         self.directory = Directory(self._control, self.keys, options, node)
+        self.said = Said(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
         self.lease = Lease(
             self._leases,
             self.keys,
@@ -83,7 +85,13 @@ class Shard:
             clock=monotonic,
         )
         self.routes = Routes(
-            self._control, self.keys, options, tasks, node=lambda: self.lease.node, clock=monotonic
+            self._control,
+            self.keys,
+            options,
+            tasks,
+            node=lambda: self.lease.node,
+            clock=monotonic,
+            missed=self.said.missed,
         )
         self.reader = Reader(
             self._wire(),
@@ -95,7 +103,7 @@ class Shard:
             self.contact,
             self.lease,
             deliver=self._deliver,
-            questions=self.directory.hear,
+            questions=self._hear,
         )
         self._running: list[asyncio.Task[None]] = []
 
@@ -180,9 +188,18 @@ class Shard:
         # Where Redis has only lost its members, nobody was told that they left.
         self._tasks.adopt(self.rosters.rejoin(announce=missed))
 
+    def _hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
+        """Take what stands in the inbox and is of no channel."""
+        if kind == b"i":
+            self.said.hear(head, body)
+        else:
+            self.directory.hear(kind, head, body)
+
     def _renewed(self) -> None:
         self.routes.settle()
         self.rosters.settle()
+        if self.contact.up:  # else the inbox cannot be read
+            self.said.settle(self.lease.now)
 
     async def _touch(self) -> None:
         while True:

@@ -1,22 +1,23 @@
--- Put one entry into the inbox of every node that is routed for one of some names, and of one more.
--- KEYS: state nodes route...   ARGV: inboxes bound head body node
--- Returns the nodes.
-local routes = {}
-for i = 3, #KEYS do
-  routes[#routes + 1] = KEYS[i]
-end
-despite_full_memory(KEYS[1])
+-- Keep one instruction, and put it into the inbox of every node that is routed for one of some names, and of one more.
+-- KEYS: state nodes said route...   ARGV: inboxes bound body node kept remembered
+-- Returns the nodes. The others read what was kept once they are back.
+local state, nodes, said = unpack(KEYS)
+local inboxes, bound, body, own, kept, remembered = unpack(ARGV)
+
+despite_full_memory(state)
+local id = redis.call('XADD', said, 'MAXLEN', '~', kept, '*', 'b', body)
+redis.call('PEXPIRE', said, remembered)
 local told = {}
-for _, node in ipairs(redis.call('SUNION', unpack(routes))) do
+for _, node in ipairs(redis.call('SUNION', unpack(KEYS, 4))) do
   told[node] = true
 end
-if ARGV[5] ~= '' then
-  told[ARGV[5]] = true
+if own ~= '' then
+  told[own] = true
 end
 local reply = {}
 for node in pairs(told) do
-  if alive(KEYS[2], node) then
-    post(ARGV[1] .. node, ARGV[2], ARGV[3], ARGV[4])
+  if alive(nodes, node) then
+    post(inboxes .. node, bound, 'i ' .. id, body)
     reply[#reply + 1] = node
   end
 end

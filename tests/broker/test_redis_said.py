@@ -1,0 +1,204 @@
+"""What a node was told to do while it was away: it does that when it is back, once."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import time
+
+import pytest
+import pytest_asyncio
+
+from gateway.broker.base import ConnectionRecord, Instruction
+from gateway.broker.redis.envelope import pack_instruction
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.said import KEPT, REMEMBERED
+from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_server import RedisServer, serving
+
+KEYS = Keys("fanway", 0)
+OUT = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+LIVE = Instruction("ann", "disconnect", code=4006, reason="live")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    async with Fleet(server.url) as fleet:
+        yield fleet
+
+
+@pytest_asyncio.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server.port) as proxy:
+        yield proxy
+
+
+async def enter(member: Member, server: RedisServer, user: str = "ann") -> None:
+    """Let *user* be connected to *member*."""
+    connect(member, user)
+    await member.broker.arrive(user)
+    await eventually(lambda: routed(server, member, user))
+
+
+def connect(member: Member, user: str) -> None:
+    member.node.connected[user] = [ConnectionRecord("c1", member.node.name, [], time())]
+
+
+def routed(server: RedisServer, member: Member, user: str = "ann") -> bool:
+    nodes = server.execute("SMEMBERS", KEYS.route(f"={user}"))
+    return any(node.startswith(f"{member.node.name}~".encode()) for node in nodes)
+
+
+async def late(member: Member, count: int) -> list[Instruction]:
+    """Return the instructions that *member* was told, without their times, which must be there."""
+    told = [each for each in await member.node.received(count) if isinstance(each, Instruction)]
+    assert all(each.before is not None for each in told)
+    return [replace(each, before=None) for each in told]
+
+
+# ---------------------------------------------------------------- nodes that were away
+
+
+@pytest.mark.parametrize("buried", [False, True], ids=["in an inbox that is deleted", "to no inbox"])
+async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_time(
+    server: RedisServer, proxy: Proxy, fleet: Fleet, buried: bool
+) -> None:
+    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    await enter(away, server)
+    await one.broker.instruct(replace(OUT, reason="before"))
+    assert [each.reason for each in await away.node.received(1)] == ["before"]  # type: ignore[union-attr]
+    proxy.hold()
+    if buried:
+        await eventually(lambda: not routed(server, away))
+    begun = time()
+    await one.broker.instruct(OUT)
+    await one.broker.instruct(Instruction("ann", "subscribe", "room"))
+    await one.broker.instruct(replace(OUT, user="bob"))
+    await eventually(lambda: not routed(server, away))
+    proxy.release()
+    first, second = await away.node.received(2)
+    assert isinstance(first, Instruction)
+    assert replace(first, before=None) == OUT
+    assert isinstance(second, Instruction)
+    assert replace(second, before=None) == Instruction("ann", "subscribe", "room")
+    assert first.before is not None
+    assert second.before is not None
+    assert begun - 0.001 <= first.before <= second.before
+    await eventually(lambda: routed(server, away))
+    await one.broker.instruct(LIVE)
+    assert await away.node.received(1) == [LIVE]
+
+
+async def test_who_goes_away_again_and_again_is_told_each_time_what_is_new(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    await enter(away, server)
+    for number in range(3):
+        proxy.hold()
+        await eventually(lambda: not routed(server, away))
+        await one.broker.instruct(replace(OUT, reason=str(number)))
+        proxy.release()
+        assert await late(away, 1) == [replace(OUT, reason=str(number))]
+        await eventually(lambda: routed(server, away))
+    assert away.node.envelopes == []
+
+
+async def test_who_keeps_its_lease_is_told_of_a_user_that_came_when_it_was_cut_off(
+    proxy: Proxy, fleet: Fleet
+) -> None:
+    one, away = await fleet.launch(), await fleet.launch(proxy.url, lease=60.0)
+    proxy.hold()
+    proxy.cut()
+    await eventually(lambda: not away.broker.ready())
+    connect(away, "ann")
+    await away.broker.arrive("ann")
+    await one.broker.instruct(OUT)
+    proxy.release()
+    assert await late(away, 1) == [OUT]
+    assert away.broker.statistics()["incarnations"] == 1
+
+
+async def test_what_was_told_later_already_is_not_undone(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    away = await fleet.launch(proxy.url, lease=60.0)
+    await enter(away, server)
+    old, new = Instruction("ann", "subscribe", "room"), Instruction("ann", "unsubscribe", "room")
+    server.execute("XADD", KEYS.said, "*", "b", pack_instruction(old))
+    id = server.execute("XADD", KEYS.said, "*", "b", pack_instruction(new))
+    (node,) = server.execute("SMEMBERS", KEYS.route("=ann"))
+    server.execute("XADD", KEYS.inbox(node.decode()), "*", "h", b"i " + id, "b", pack_instruction(new))
+    assert await away.node.received(1) == [new]
+    server.execute("XADD", KEYS.said, "*", "b", pack_instruction(OUT))
+    proxy.hold()
+    proxy.cut()
+    await eventually(lambda: not away.broker.ready())
+    await away.broker.arrive("bob")
+    proxy.release()
+    assert await late(away, 1) == [OUT]
+
+
+async def test_a_node_that_starts_is_told_nothing_of_before(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    await one.broker.instruct(OUT)
+    new = await fleet.launch()
+    await enter(new, server)
+    await one.broker.instruct(LIVE)
+    assert await new.node.received(1) == [LIVE]
+
+
+async def test_a_redis_that_forgets_has_nobody_told_twice(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await enter(two, server)
+    await one.broker.instruct(OUT)
+    assert await two.node.received(1) == [OUT]
+    server.execute("FLUSHALL")
+    await eventually(lambda: two.broker.statistics()["incarnations"] == 2)
+    await eventually(lambda: one.broker.statistics()["incarnations"] == 2)
+    await eventually(lambda: routed(server, two))
+    await one.broker.instruct(LIVE)
+    assert await two.node.received(1) == [LIVE]
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    flood = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'b', ARGV[2]) end"
+    server.execute("EVAL", flood, 1, KEYS.said, KEPT * 2, pack_instruction(OUT))
+    await one.broker.instruct(OUT)
+    assert KEPT <= server.execute("XLEN", KEYS.said) <= KEPT + 100
+    assert REMEMBERED * 900 < server.execute("PTTL", KEYS.said) <= REMEMBERED * 1000
+
+
+async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    await enter(away, server)
+    proxy.hold()
+    await eventually(lambda: not routed(server, away))
+    flood = "for i = 1, 1200 do redis.call('XADD', KEYS[1], '*', 'b', ARGV[1]) end"
+    server.execute("EVAL", flood, 1, KEYS.said, pack_instruction(OUT))
+    await one.broker.instruct(replace(OUT, reason="last"))
+    proxy.release()
+    assert await late(away, 1201) == [OUT] * 1200 + [replace(OUT, reason="last")]
+
+
+async def test_a_full_redis_keeps_them_all_the_same(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+    server.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    await enter(away, server)
+    proxy.hold()
+    await eventually(lambda: not routed(server, away))
+    server.execute("CONFIG", "SET", "maxmemory", "1")
+    await one.broker.instruct(OUT)
+    server.execute("CONFIG", "SET", "maxmemory", "0")
+    proxy.release()
+    assert await late(away, 1) == [OUT]
