@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.settings.faults import Fault, dotted, shown
 from gateway.settings.model import NAMESPACE, Settings
-
-_SENTINELS = ("redis+sentinel", "rediss+sentinel")
-_SCHEMES = ("redis", "rediss", "unix", *_SENTINELS)
 
 
 def check(settings: Settings) -> Iterator[Fault]:
@@ -78,9 +76,16 @@ def _keys(settings: Settings) -> Iterator[Fault]:
 
 def _jwks(settings: Settings) -> Iterator[Fault]:
     url = settings.auth.jwks_url
-    parts = urlsplit(url)
-    if url and not (parts.scheme in {"http", "https"} and parts.hostname):
+    if url and not _fetchable(url):
         yield Fault("auth.jwks_url", shown("auth.jwks_url", url), "not a URL", "write https://host/path")
+
+
+def _fetchable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _push_keys(settings: Settings) -> Iterator[Fault]:
@@ -113,60 +118,88 @@ def _broker(settings: Settings) -> Iterator[Fault]:
     if broker.urls and broker.url.get_secret_value():
         yield Fault("broker.urls", "", "broker.url is set as well", "keep one of them")
     for address in addresses:
-        if urlsplit(address).scheme not in _SCHEMES:
-            yield Fault(
-                where,
-                shown(where, address),
-                "not a Redis URL",
-                'write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary',
-            )
-
-
-def _sentinels(settings: Settings) -> Iterator[Fault]:
-    where = "broker.urls" if settings.broker.urls else "broker.url"
-    for address in settings.broker.addresses():
-        parts = urlsplit(address)
-        if parts.scheme in _SENTINELS and not parts.path.strip("/"):
-            yield Fault(
-                where,
-                shown(where, address),
-                "does not name the primary that its sentinels watch",
-                'write "redis+sentinel://host:26379,host2:26379/mymaster"',
-            )
-
-
-def _cluster(settings: Settings) -> Iterator[Fault]:
-    broker = settings.broker
-    if not broker.cluster:
-        return
-    if broker.kind != "redis":
+        if unfit := _unfit(address, cluster=broker.cluster):
+            yield Fault(where, shown(where, address), *unfit)
+    if broker.cluster and broker.kind != "redis":
         yield Fault("broker.cluster", "true", f"broker.kind is {broker.kind}", 'set broker.kind = "redis"')
-    where = "broker.urls" if broker.urls else "broker.url"
-    for address in broker.addresses():
-        parts = urlsplit(address)
-        if parts.scheme not in ("redis", "rediss"):
-            problem, remedy = "no node of a Cluster", 'write "redis://host:6379" or rediss://'
-        elif parts.path.strip("/") not in ("", "0"):
-            problem, remedy = "a Cluster has database 0 alone", "leave it out"
-        else:
-            continue
-        yield Fault(where, shown(where, address), problem, remedy)
+
+
+def _unfit(address: str, *, cluster: bool) -> tuple[str, str] | None:
+    """Return problem and remedy where *address* names no Redis, or none that a Cluster has."""
+    # Only who has a Redis waits for its library.
+    from gateway.broker.redis.urls import BadUrl, read  # noqa: PLC0415
+
+    try:
+        url = read(address)
+    except BadUrl as error:
+        return error.problem, error.remedy
+    if cluster and (url.primary or url.path):
+        return "no node of a Cluster", 'write "redis://host:6379" or rediss://'
+    if cluster and url.database:
+        return f"names database {url.database}, and a Cluster has 0 alone", "leave it out"
+    return None
 
 
 def _tls(settings: Settings) -> Iterator[Fault]:
     broker = settings.broker
     files = {key: getattr(broker, key) for key in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
-    encrypted = any(urlsplit(each).scheme.startswith("rediss") for each in broker.addresses())
+    encrypted = any(each.lower().startswith("rediss") for each in broker.addresses())
+    faults = []
     for key, file in files.items():
         if file and not Path(file).is_file():
-            yield Fault(f"broker.{key}", shown(key, file), "there is no such file", "name a file in PEM")
-        elif file and not encrypted:
-            yield Fault(
-                f"broker.{key}",
-                shown(key, file),
-                "no connection is encrypted",
-                "write rediss:// in broker.url",
+            faults.append(
+                Fault(f"broker.{key}", shown(key, file), "there is no such file", "name a file in PEM")
             )
+        elif file and not encrypted:
+            faults.append(
+                Fault(
+                    f"broker.{key}",
+                    shown(key, file),
+                    "no connection is encrypted",
+                    "write rediss:// in broker.url",
+                )
+            )
+    yield from faults or _certificates(**files)
+
+
+def _certificates(tls_ca_file: str, tls_cert_file: str, tls_key_file: str) -> Iterator[Fault]:
+    """Yield what is wrong inside of files that are there."""
+    context = ssl.create_default_context()
+    if tls_ca_file:
+        try:
+            context.load_verify_locations(tls_ca_file)
+        except OSError as error:
+            yield Fault(
+                "broker.tls_ca_file",
+                shown("broker.tls_ca_file", tls_ca_file),
+                f"no certificates can be read from it ({_reason(error)})",
+                "name a file in PEM",
+            )
+    if tls_key_file and not tls_cert_file:
+        yield Fault("broker.tls_key_file", "", "broker.tls_cert_file is missing", "set both")
+    elif tls_cert_file:
+        try:
+            # Without a password of ours, OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(tls_cert_file, tls_key_file or None, password="")
+        except (OSError, ValueError) as error:
+            yield Fault(
+                "broker.tls_cert_file",
+                shown("broker.tls_cert_file", tls_cert_file),
+                f"no certificate with its key can be read ({_reason(error)})",
+                "name files in PEM that belong together, the key without a password",
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Return the system's word for *error*, or OpenSSL's."""
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or "PEM_LIB"
+        return "not PEM" if reason in _NOT_PEM else reason.replace("_", " ").lower()
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+_NOT_PEM = ("PEM_LIB", "NO_START_LINE", "NO_CERTIFICATE_OR_CRL_FOUND")
+"""What OpenSSL, by its version, says of files that hold something else."""
 
 
 def _beat(settings: Settings) -> Iterator[Fault]:
@@ -244,8 +277,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _jwks,
     _push_keys,
     _broker,
-    _sentinels,
-    _cluster,
     _tls,
     _beat,
     _workers,

@@ -71,9 +71,19 @@ def shown(key: str, value: object) -> str:
     if key in SECRET or isinstance(value, SecretStr):
         return "***"
     if key.startswith(("broker.url", "auth.jwks_url")):
-        value = units.redacted(str(value))
+        value = _ports_only(units.redacted(str(value)))
     text = repr(value) if not isinstance(value, str) else '"' + value.encode("unicode_escape").decode() + '"'
     return text if len(text) <= _SHOWN else text[:_SHOWN] + '…"'
+
+
+def _ports_only(url: str) -> str:
+    """Return *url* without what stands in the place of a port: who forgot the host wrote a password there."""
+    scheme, mark, hosts = url.partition("://")
+    shown = []
+    for host in hosts.split(","):
+        name, colon, port = host.rpartition(":")
+        shown.append(f"{name}:***" if colon and not port.isdigit() and port[-1:] != "]" else host)
+    return f"{scheme}{mark}{','.join(shown)}"
 
 
 def explain(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], Fault]]:

@@ -18,6 +18,9 @@ from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Se
 NAMESPACE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 """The grammar of a namespace's name: that of a channel's, without `:`, which ends it, and `@`, a user's."""
 
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""The grammar of what our keys in Redis start with: no colon, which ends it, and no brace of a Cluster's."""
+
 
 class Section(BaseModel):
     """One table of the file; a key that it does not name is a fault."""
@@ -116,6 +119,12 @@ class Push(Section):
     idempotency_ttl: Period = 300.0
 
 
+def _prefix(value: str) -> str:
+    if not PREFIX.fullmatch(value):
+        raise units.unfit("not a prefix of keys", "use 1 to 64 of A-Z a-z 0-9 _ . -")
+    return value
+
+
 class Broker(Section):
     """What carries messages between nodes."""
 
@@ -130,7 +139,7 @@ class Broker(Section):
     tls_cert_file: str = ""
     tls_key_file: str = ""
     acknowledge: Literal["stored", "replicated"] = "stored"
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "fanway"
+    prefix: Annotated[str, AfterValidator(_prefix)] = "fanway"
     shards_per_server: Annotated[Positive, Field(le=64)] = 1
     lease: Annotated[Period, Field(ge=1)] = 10.0
     beat: Seconds = 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis import Credentials, Server
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, GatewayError
 from tests.broker.node import publication, publish
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_server import RedisServer, serving
@@ -151,33 +151,56 @@ async def test_who_shows_no_certificate_is_refused(tls: TlsServer, authority: Au
 
 
 @pytest.mark.parametrize(
-    ("url", "addresses", "master", "primary"),
+    ("url", "addresses", "master", "database"),
     [
-        ("redis+sentinel://a/m", (("a", 26379),), "m", "redis://a"),
-        ("redis+sentinel://a:1,b,[::1]:3/m/2", (("a", 1), ("b", 26379), ("::1", 3)), "m", "redis://a:1/2"),
-        ("rediss+sentinel://u:p@a:1,b:2/m", (("a", 1), ("b", 2)), "m", "rediss://u:p@a:1"),
-        (
-            "redis+sentinel://a/m%20n?sentinel_username=s&sentinel_password=t&ssl_check_hostname=no",
-            (("a", 26379),),
-            "m n",
-            "redis://a?ssl_check_hostname=no",
-        ),
+        ("redis+sentinel://a/m", (("a", 26379),), "m", 0),
+        ("redis+sentinel://a:1,b,[::1]:3/m/2", (("a", 1), ("b", 26379), ("::1", 3)), "m", 2),
+        ("rediss+sentinel://u:p@a:1,b:2/m", (("a", 1), ("b", 2)), "m", 0),
+        ("redis+sentinel://a/m%20n?sentinel_username=s&sentinel_password=t", (("a", 26379),), "m n", 0),
     ],
 )
 def test_sentinels_are_read_out_of_a_url(
-    url: str, addresses: tuple[tuple[str, int], ...], master: str, primary: str
+    url: str, addresses: tuple[tuple[str, int], ...], master: str, database: int
 ) -> None:
     server = Server.named(url)
     assert server.sentinels is not None
-    assert (server.sentinels.addresses, server.sentinels.master, server.url) == (addresses, master, primary)
+    assert (server.sentinels.addresses, server.sentinels.master) == (addresses, master)
+    assert server.url.database == database
     if "sentinel_username" in url:
         assert (server.sentinels.username, server.sentinels.password) == ("s", "t")
+        sentinel = server.to_sentinel(("a", 1), 1.0)
+        assert (sentinel.username, sentinel.password) == ("s", "t")
 
 
-@pytest.mark.parametrize("url", ["http://a", "redis+sentinel://a", "redis+sentinel:///m", "a:6379"])
+def test_a_connection_is_made_as_its_url_says() -> None:
+    url = f"rediss://{USER}:{ESCAPED}@[::1]:7/5?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=no"
+    connection = Server.named(url, Credentials("another", "another")).connection(1.5)
+    assert (connection.host, connection.port, connection.db) == ("::1", 7, 5)
+    assert (connection.username, connection.password) == (USER, PASSWORD)
+    assert (connection.ca_certs, connection.check_hostname) == ("/etc/ca.pem", False)
+
+
+async def test_a_socket_is_reached_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with serving(tmp_path, "--unixsocket", str(path)) as server:
+        async with Fleet(f"unix://{path}?db=3") as fleet:
+            await works(fleet)
+        assert server.execute("INFO", "keyspace").keys() == {"db3"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a", "redis+sentinel://a", "redis+sentinel:///m", "a:6379", "redis://"]
+)
 def test_what_names_no_server_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="redis"):
+    with pytest.raises(GatewayError, match="a Redis URL"):
         Server.named(url)
+
+
+@pytest.mark.parametrize("url", ["redis://u:{}/x@h/0", "redis://u:{}", "redis://h?{}=1", "redis://h/{}"])
+def test_what_is_refused_is_not_repeated(url: str) -> None:
+    with pytest.raises(GatewayError) as refused:
+        Server.named(url.format("Secret-1"))
+    assert "Secret-1" not in f"{refused.value!r} {refused.value}"
 
 
 def test_no_password_is_shown() -> None:

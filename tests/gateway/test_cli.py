@@ -86,6 +86,39 @@ def test_check_prints_every_fault_with_its_key(home: Path) -> None:
     assert SECRET not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:abc",
+        "redis://h:99999/0",
+        "redis://h:6379?foo=bar",
+        f"redis://u:{SECRET}/pw@localhost:6379/0",
+        f"redis+sentinel://u:{SECRET}@h:x/m/0",
+    ],
+)
+def test_a_redis_that_cannot_be_meant_is_one_line(home: Path, command: str, url: str) -> None:
+    given = {"FANWAY_BROKER__KIND": "redis", "FANWAY_BROKER__URL": url, "FANWAY_PUSH__KEYS": "k"}
+    done = fanway(home, command, **given, FANWAY_AUTH__SECRET=SECRET)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("broker.url = ")
+    assert SECRET not in line
+
+
+def test_a_module_is_a_command_as_well(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "version"],
+        cwd=home,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
+
+
 def test_check_sums_up_what_has_no_faults(home: Path) -> None:
     (home / "mine.toml").write_text('[channels.chat]\n[listen.public]\nport = 9000\n[push]\nkeys = ["k"]\n')
     done = fanway(home, "check", "--config", "mine.toml", FANWAY_AUTH__SECRET=SECRET)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr
 from gateway.settings import ConfigError, Settings, load
 from gateway.settings.faults import keys
 from gateway.settings.units import Address, redacted
+from tests.broker.redis_tls import Authority
 
 SECRET = "a-secret-that-nobody-may-ever-read-in-a-log"
 OURS = Path(__file__).parents[2] / "gateway.toml"
@@ -214,11 +215,33 @@ ONE_FAULT = [
     ),
     (
         '[broker]\nkind = "redis"\ncluster = true\nurls = ["redis://h", "redis://i/1"]',
-        'broker.urls = "redis://i": a Cluster has database 0 alone; leave it out',
+        'broker.urls = "redis://i": names database 1, and a Cluster has 0 alone; leave it out',
     ),
     (
         '[broker]\nkind = "redis"\ncluster = true\nurl = "unix:///run/redis.sock"',
         'broker.url = "unix://": no node of a Cluster; write "redis://host:6379" or rediss://',
+    ),
+    (
+        '[broker]\nprefix = "a:b"',
+        'broker.prefix = "a:b": not a prefix of keys; use 1 to 64 of A-Z a-z 0-9 _ . -',
+    ),
+    (
+        f'[broker]\nkind = "redis"\nurl = "rediss://h"\ntls_ca_file = "{__file__}"',
+        (
+            f'broker.tls_ca_file = "{__file__[:80]}": no certificates can be read from it '
+            "(not PEM); name a file in PEM"
+        ),
+    ),
+    (
+        f'[broker]\nkind = "redis"\nurl = "rediss://h"\ntls_cert_file = "{__file__}"',
+        (
+            f'broker.tls_cert_file = "{__file__[:80]}": no certificate with its key can be read '
+            "(not PEM); name files in PEM that belong together, the key without a password"
+        ),
+    ),
+    (
+        f'[broker]\nkind = "redis"\nurl = "rediss://h"\ntls_key_file = "{__file__}"',
+        "broker.tls_key_file: broker.tls_cert_file is missing; set both",
     ),
     ("[broker]\ncluster = true", 'broker.cluster = true: broker.kind is memory; set broker.kind = "redis"'),
     (
@@ -243,6 +266,115 @@ ONE_FAULT = [
 @pytest.mark.parametrize(("text", "line"), ONE_FAULT)
 def test_a_fault_names_key_value_problem_and_remedy(file: Path, text: str, line: str) -> None:
     assert faults_of(file, text, flags=KEYS) == [line]
+
+
+NO_PORT = "not a host with a port from 1 to 65535; write host or host:port, and an IPv6 address as [::1]"
+NO_DATABASE = "what follows the last / is not a database's number; write a number, or leave it out"
+NOT_HERE = "is not to be set here; leave it out; docs/configuration.md has what is"
+ESCAPE = "escape it where it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
+
+URL_FAULTS = [
+    ("redis://h:abc", "redis://h:***", NO_PORT),
+    (f"redis://:{SECRET}", "redis://:***", "a host is missing; write host or host:port"),
+    (f"redis://u:{SECRET}", "redis://u:***", NO_PORT),
+    ("redis://h:99999/0", "redis://h:99999", NO_PORT),
+    ("redis://h:0", "redis://h:0", NO_PORT),
+    ("redis://h:", "redis://h:***", NO_PORT),
+    ("redis://[::g]:1", "redis://[::g]:1", "what stands in brackets is no IPv6 address; write [::1]:6379"),
+    ("redis://[::1/0", "redis://[::1", NO_PORT),
+    ("redis://", "redis://", "a host is missing; write host or host:port"),
+    ("redis://a,b", "redis://a,b", "names several hosts; list a URL for each in broker.urls"),
+    (f"redis://u:{SECRET}/pw@h:6379/0", "***", f"has an @ after a / or ?; {ESCAPE}"),
+    (f"redis://u:{SECRET}#pw@h:6379/0", "***", f"has a #, a blank or a control character; {ESCAPE}"),
+    ("redis://h/0 ", "redis://h", f"has a #, a blank or a control character; {ESCAPE}"),
+    ("redis://h/notadb", "redis://h", NO_DATABASE),
+    ("redis://h/-1", "redis://h", NO_DATABASE),
+    ("redis://h/0/1", "redis://h", NO_DATABASE),
+    ("redis://h/0/", "redis://h", NO_DATABASE),
+    ("redis://h/1?db=1", "redis://h", "has a database both in its path and as ?db; keep one of them"),
+    ("redis://h?db=one", "redis://h", "?db has a value that it may not have; write a database's number"),
+    ("redis://h:6379?foo=bar", "redis://h:6379", f"?foo {NOT_HERE}"),
+    (f"redis://h?{SECRET}", "redis://h", f"an argument {NOT_HERE}"),
+    ("redis://h?decode_responses=true", "redis://h", f"?decode_responses {NOT_HERE}"),
+    ("redis://h?protocol=3", "redis://h", f"?protocol {NOT_HERE}"),
+    ("redis://h?max_connections=3", "redis://h", f"?max_connections {NOT_HERE}"),
+    ("redis://h?socket_timeout=1", "redis://h", f"?socket_timeout {NOT_HERE}"),
+    (f"redis://h?password={SECRET}", "redis://h", f"?password {NOT_HERE}"),
+    (
+        "redis://h?ssl_ca_certs=ca.pem",
+        "redis://h",
+        "?ssl_ca_certs is for encrypted connections; write rediss://, or leave it out",
+    ),
+    (
+        "rediss://h?ssl_cert_reqs=maybe",
+        "rediss://h",
+        "?ssl_cert_reqs has a value that it may not have; write none, optional or required",
+    ),
+    (
+        "rediss://h?ssl_ciphers=&ssl_ciphers=a",
+        "rediss://h",
+        "?ssl_ciphers has a value that it may not have; write one, or leave it out",
+    ),
+    (
+        f"redis://h?sentinel_password={SECRET}",
+        "redis://h",
+        "?sentinel_password is for sentinels; write redis+sentinel://, or leave it out",
+    ),
+    ("redis+sentinel://h:1,,h2/m", "redis+sentinel://h:1,,h2", "a host is missing; write host or host:port"),
+    (f"redis+sentinel://u:{SECRET}@h:x/m/0", "redis+sentinel://h:***", NO_PORT),
+    ("redis+sentinel:///m", "redis+sentinel://", "a host is missing; write host or host:port"),
+    ("redis+sentinel://h/m/x", "redis+sentinel://h", NO_DATABASE),
+    ("redis+sentinel://h/m/0/1", "redis+sentinel://h", NO_DATABASE),
+    (
+        "unix://run/redis.sock",
+        "unix://run",
+        'does not name a socket\'s absolute path; write "unix:///run/redis.sock"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("url", "shown", "text"), URL_FAULTS)
+def test_nothing_in_a_url_is_guessed(file: Path, url: str, shown: str, text: str) -> None:
+    flags = {**KEYS, "broker.kind": "redis", "broker.url": url}
+    assert faults_of(file, "", flags=flags) == [f'broker.url = "{shown}": {text}']
+
+
+GOOD_URLS = [
+    "redis://h",
+    "redis://h/",
+    "REDIS://H:1/0",
+    "redis://[::1]:6379/3",
+    "redis://h?db=3",
+    "redis://user:p%2Fw%40@my_host.example:6379/15",
+    "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=no&ssl_min_version=772&ssl_ciphers=HIGH",
+    "unix:///run/redis.sock",
+    "unix://u:p@/run/redis.sock?db=2",
+    "redis+sentinel://:p@h,i:1/mymaster/2?sentinel_username=u&sentinel_password=p%40",
+    "rediss+sentinel://h/m?ssl_ca_path=/etc/ssl&db=1",
+]
+
+
+@pytest.mark.parametrize("url", GOOD_URLS)
+def test_a_url_that_can_be_meant(file: Path, url: str) -> None:
+    assert loaded(file, "", flags={"broker.kind": "redis", "broker.url": url}).broker.addresses() == (url,)
+
+
+@pytest.mark.parametrize("url", ["https://[x", "https://h:abc/keys", "https://h:99999/"])
+def test_keys_at_what_is_no_url(file: Path, url: str) -> None:
+    (line,) = faults_of(file, "", flags={"auth.jwks_url": url, "push.keys": ["k"]})
+    assert line.endswith("not a URL; write https://host/path")
+
+
+def test_a_certificate_and_its_key(file: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("gateway")
+    _, another = authority.issue("another")
+    flags = {"broker.kind": "redis", "broker.url": "rediss://h"}
+    flags |= {"broker.tls_ca_file": str(authority.certificate), "broker.tls_cert_file": str(certificate)}
+    assert loaded(file, "", flags={**flags, "broker.tls_key_file": str(key)}).broker.tls_key_file == str(key)
+    (line,) = faults_of(file, "", flags={**KEYS, **flags, "broker.tls_key_file": str(another)})
+    assert line.startswith("broker.tls_cert_file")
+    assert "(key values mismatch)" in line
 
 
 KEY_FAULTS = [

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-SENTINEL = "+sentinel"
-"""What the scheme of a URL ends with that names sentinels, not the primary."""
+from gateway.broker.redis.urls import Url, read
 
-SENTINEL_PORT = 26_379
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Sentinels:
     """Who knows where the primary called *master* is."""
 
     master: str
-    addresses: tuple[tuple[str, int], ...]
+    addresses: tuple[Address, ...]
     username: str = ""
     password: str = field(default="", repr=False)
 
@@ -57,74 +54,90 @@ class Sentinels:
 class Server:
     """One Redis as an operator names it.
 
-    `redis://`, `rediss://` (TLS) and `unix://` as redis-py reads them, its query arguments included. And
+    `redis://` and `rediss://` (TLS) `[[user]:password@]host[:port][/db]`, `unix:///path[?db=…]`, and
     `redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/master[/db]`, with `rediss` for TLS, and
-    `?sentinel_username=…&sentinel_password=…` where the sentinels have credentials of their own.
+    `?sentinel_username=…&sentinel_password=…` where the sentinels have credentials of their own. Arguments
+    for TLS are those of redis-py's `SSLConnection`.
     """
 
-    url: str = field(repr=False)
+    url: Url
     credentials: Credentials = NO_CREDENTIALS
     sentinels: Sentinels | None = None
 
     @classmethod
     def named(cls, url: str, credentials: Credentials = NO_CREDENTIALS) -> Server:
-        """Return the server of *url*; `ValueError` says what is wrong with one that names none."""
-        scheme = urlsplit(url).scheme
-        if scheme.endswith(SENTINEL):
-            url, sentinels = _behind_sentinels(url)
-        else:
-            sentinels = None
-        redis_connection.parse_url(url)
-        return cls(url, credentials, sentinels)
+        """Return the server of *url*; `BadUrl` says what is wrong with one that names none."""
+        told = read(url)
+        sentinels = None
+        if told.primary:
+            own = told.sentinel_username, told.sentinel_password
+            sentinels = Sentinels(told.primary, told.addresses, *own)
+        return cls(told, credentials, sentinels)
 
     @property
     def tls(self) -> bool:
         """Whether connections to it are encrypted."""
-        return self.url.startswith("rediss:")
+        return self.url.scheme == "rediss"
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people; empty where only its sentinels know."""
+        if self.sentinels is not None:
+            return ""
+        return self.url.path or shown(self.url.addresses[0])
 
     def options(self) -> dict[str, Any]:
-        """Return everything that redis-py's clients want to know to reach it, its address included."""
-        told: dict[str, Any] = dict(cast("Mapping[str, Any]", redis_connection.parse_url(self.url)))
-        told.pop("connection_class", None)
-        return {**self.credentials.options(tls=self.tls), **told}
+        """Return who a connection is and how it is encrypted, under redis-py's names."""
+        told = {"username": self.url.username, "password": self.url.password}
+        given = {name: value for name, value in told.items() if value}
+        return {**self.credentials.options(tls=self.tls), **given, **self.url.tls}
 
     def connection(self, connect_timeout: float) -> Any:
         """Return an unconnected connection of redis-py's: it does handshake and parsing, and no retries."""
-        # A Unix socket knows neither of these two.
-        tcp: dict[str, Any] = {"socket_connect_timeout": connect_timeout, "socket_keepalive": True}
-        pool = redis_connection.ConnectionPool.from_url(
-            self.url,
-            decode_responses=False,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            # Who asks bounds the whole; a timer for every answer of a pipeline costs more than to parse it.
-            socket_timeout=None,
-            health_check_interval=0,
-            **self.credentials.options(tls=self.tls),
-            **({} if self.url.startswith("unix:") else tcp),
+        told = {**self.options(), "db": self.url.database}
+        if self.url.scheme == "unix":
+            # It knows no timeout of its own for connecting.
+            return cast("Any", redis_connection).UnixDomainSocketConnection(
+                path=self.url.path, **told, **_plain()
+            )
+        # The first one is a sentinel's, where there are any: each connection is told the primary's.
+        return self._connection(self.url.addresses[0], connect_timeout, told)
+
+    def to_sentinel(self, address: Address, connect_timeout: float) -> Any:
+        """Return an unconnected connection to the sentinel at *address*."""
+        # TLS is the same for both; who one is is not: sentinels have an ACL of their own.
+        told = {name: value for name, value in self.options().items() if name.startswith("ssl_")}
+        if self.sentinels is not None:
+            own = {"username": self.sentinels.username, "password": self.sentinels.password}
+            told |= {name: value for name, value in own.items() if value}
+        return self._connection(address, connect_timeout, told)
+
+    def _connection(self, address: Address, connect_timeout: float, told: dict[str, Any]) -> Any:
+        host, port = address
+        kind = redis_connection.SSLConnection if self.tls else redis_connection.Connection
+        return cast("Any", kind)(
+            host=host,
+            port=port,
+            socket_connect_timeout=connect_timeout,
+            socket_keepalive=True,
+            **told,
+            **_plain(),
         )
-        return cast("Any", pool).make_connection()
 
 
-def _behind_sentinels(url: str) -> tuple[str, Sentinels]:
-    """Return the URL of whatever primary there is, and who knows its address."""
-    parts = urlsplit(url)
-    userinfo, at, hosts = parts.netloc.rpartition("@")
-    master, _, db = parts.path.strip("/").partition("/")
-    if not master or not hosts:
-        raise ValueError("name the sentinels and the primary: redis+sentinel://host:26379,host2/mymaster")
-    query = dict(parse_qsl(parts.query))
-    username, password = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
-    scheme = parts.scheme.removesuffix(SENTINEL)
-    addresses = tuple(_address(host) for host in hosts.split(","))
-    # The address is a sentinel's here, to have one: each connection is told the primary's.
-    host = hosts.split(",")[0]
-    primary = urlunsplit((scheme, f"{userinfo}{at}{host}", f"/{db}" if db else "", urlencode(query), ""))
-    return primary, Sentinels(unquote(master), addresses, username, password)
+def _plain() -> dict[str, Any]:
+    """Return what is the same for every connection: who reads is us, and who retries."""
+    return {
+        "decode_responses": False,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        # Who asks bounds the whole; a timer for every answer of a pipeline costs more than to parse it.
+        "socket_timeout": None,
+        "health_check_interval": 0,
+    }
 
 
-def _address(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError(f"{text!r} is no sentinel's address: write host or host:port")
-    return parts.hostname, parts.port or SENTINEL_PORT
+def shown(address: Address) -> str:
+    """Return *address* as it is written."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
