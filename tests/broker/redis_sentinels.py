@@ -1,4 +1,4 @@
-"""A primary, its replica, and three sentinels that put one in the place of the other, all on free ports."""
+"""A primary, its replica, and sentinels that put one in the place of the other, all on free ports."""
 
 import contextlib
 import time
@@ -29,8 +29,9 @@ class Sentinel(RedisServer):
 class Watched:
     """A primary and a replica, and sentinels that watch them."""
 
-    def __init__(self, folder: Path, *options: str, credentials: str = "") -> None:
-        """Give both servers *options*; *credentials* are `user:password@`, for URLs."""
+    def __init__(self, folder: Path, *options: str, credentials: str = "", count: int = 3) -> None:
+        """Give both servers *options*, and *count* sentinels; *credentials* are `user:password@`, for URLs."""
+        self._count = count
         self._folder = folder
         self._credentials = credentials
         self.servers = [_server(folder / name, *options) for name in ("one", "two")]
@@ -59,7 +60,7 @@ class Watched:
         two.start()
         two.execute("REPLICAOF", "127.0.0.1", one.port)
         until(lambda: following(one))
-        for number in range(3):
+        for number in range(self._count):
             self.sentinels.append(self._sentinel(number))
         for sentinel in self.sentinels:
             until(lambda sentinel=sentinel: self._knows_all(sentinel))
@@ -96,13 +97,13 @@ class Watched:
 
     def _knows_all(self, sentinel: RedisServer) -> bool:
         others = sentinel.execute("SENTINEL", "SENTINELS", MASTER)
-        return len(others) == 2 and len(sentinel.execute("SENTINEL", "REPLICAS", MASTER)) == 1
+        return len(others) == self._count - 1 and len(sentinel.execute("SENTINEL", "REPLICAS", MASTER)) == 1
 
 
 @contextlib.contextmanager
-def watched(folder: Path, *options: str, credentials: str = "") -> Iterator[Watched]:
+def watched(folder: Path, *options: str, credentials: str = "", count: int = 3) -> Iterator[Watched]:
     """Servers and sentinels that run until the end of the block."""
-    watched = Watched(folder, *options, credentials=credentials)
+    watched = Watched(folder, *options, credentials=credentials, count=count)
     try:
         watched.start()
         yield watched

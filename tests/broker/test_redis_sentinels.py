@@ -1,23 +1,25 @@
 """The broker behind sentinels, and what a replica is worth: failovers of a real primary to a real replica."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import exceptions
 
 from gateway.broker.base import Delivery, Level
 from gateway.broker.redis import RedisBroker, Server
-from gateway.broker.redis.patience import RECHECK
+from gateway.broker.redis.patience import RECHECK, UNKNOWN
 from gateway.broker.redis.places import BehindSentinels
 from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually
-from tests.broker.redis_sentinels import Watched, following, watched
+from tests.broker.redis_sentinels import MASTER, Watched, following, watched
 from tests.broker.redis_server import RedisServer, serving
 
 
@@ -171,6 +173,67 @@ async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
     assert second == ("127.0.0.1", primary_and_replica.primary.port) != first
     assert not place.settled(first, watchful=False)
     assert place.settled(second, watchful=True)
+
+
+@contextlib.contextmanager
+def hanging(*servers: RedisServer) -> Iterator[None]:
+    """Have *servers* take connections, and say nothing."""
+    for server in servers:
+        os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for server in servers:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
+    with watched(tmp_path, count=5) as servers, hanging(*servers.sentinels[:3]):
+        async with Fleet(servers.url) as fleet:
+            one = await fleet.launch()
+            assert one.broker.ready()
+            await publish(one.broker, "room", 1)
+        place = BehindSentinels(Server.named(servers.url), FakeClock())
+        assert await place.locate(watchful=False) == ("127.0.0.1", servers.primary.port)
+
+
+async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: Watched) -> None:
+    clock = FakeClock()
+    place = BehindSentinels(Server.named(primary_and_replica.url), clock)
+    first = await place.locate(watchful=True)
+    await asyncio.to_thread(primary_and_replica.promote)
+    place.doubt()
+    with hanging(*primary_and_replica.sentinels):
+        assert await place.locate(watchful=True) == first
+        assert place.settled(first, watchful=True), "a primary that goes on does not suffer"
+    clock.advance(UNKNOWN)
+    assert place.settled(first, watchful=False)
+    assert not place.settled(first, watchful=True)
+    assert await place.locate(watchful=True) == ("127.0.0.1", primary_and_replica.primary.port) != first
+
+
+async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and_replica: Watched) -> None:
+    place = BehindSentinels(Server.named(primary_and_replica.url), FakeClock())
+    with hanging(*primary_and_replica.sentinels[1:]):
+        looking = asyncio.ensure_future(place.locate(watchful=False))
+        await asyncio.sleep(0)
+        place.doubt()
+        first = await looking
+    assert not place.settled(first, watchful=False)
+    assert place.settled(await place.locate(watchful=False), watchful=False)
+
+
+async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watched) -> None:
+    dead, hung, asked = primary_and_replica.sentinels
+    place = BehindSentinels(Server.named(primary_and_replica.url.replace(MASTER, "another")))
+    dead.kill()
+    with hanging(hung), pytest.raises(exceptions.ConnectionError) as told:
+        await place.locate(watchful=False)
+    text = str(told.value)
+    assert text.startswith("no sentinel knows 'another': ")
+    assert f"127.0.0.1:{dead.port}: Connect" in text
+    assert f"127.0.0.1:{hung.port}: no answer in time" in text
+    assert f"127.0.0.1:{asked.port}: No such master with that name" in text
 
 
 # ---------------------------------------------------------------- replicas, without sentinels

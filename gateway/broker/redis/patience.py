@@ -30,9 +30,9 @@ START = 1.0
 CLOSING = 1.0
 """For giving up the lease when a node ends."""
 SENTINEL = 0.25
-"""For one sentinel, or one node of a Cluster, before another is asked where the primary is ..."""
-SENTINELS = 0.6
-"""... and for all of them: less than a connection may take."""
+"""For the sentinels, or for one node of a Cluster before another is asked, to tell where the primary is."""
+SECOND_OPINION = 0.05
+"""For other sentinels, once one has told: it may not have heard yet of a failover that they know of."""
 
 # ---------------------------------------------------------------- asking again
 
@@ -58,6 +58,8 @@ LISTEN = 0.5
 RECHECK = 5.0
 """After which sentinels are asked again though nothing seems wrong: the primary that this node reaches may be
 one that the others have given up."""
+UNKNOWN = 1.0
+"""After which they are asked again where none of them knew."""
 
 # ---------------------------------------------------------------- the breaker, one per shard
 
