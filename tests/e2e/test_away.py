@@ -1,0 +1,71 @@
+"""A node that was cut off from the others: it makes up for what its users were told meanwhile."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.redis.keys import Keys, shard_of
+from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import token
+from tests.e2e.outages import node, ready, until
+from tests.e2e.wire import Client
+
+ANN = "ann"
+LEASE = "1s"
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(serving(made(tmp_path / name))) for name in ("redis", "other")]
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+async def test_who_is_signed_out_while_its_node_is_cut_off_is_closed_when_that_is_back(
+    servers: list[RedisServer], tmp_path: Path
+) -> None:
+    """By the other server the node takes connections all the time; who came after the sign-out stays."""
+    shard = shard_of(f"@{ANN}", 2)
+    hers, nodes = servers[shard], Keys("fanway", shard).nodes
+
+    async def buried() -> bool:
+        return not any(name.startswith(b"far~") for name in hers.execute("ZRANGE", nodes, 0, -1))
+
+    def settings(name: str, url: str) -> dict[str, str]:
+        urls = [url if each is hers else each.url for each in servers]
+        return {"NODE__NAME": name, "BROKER__URLS": ",".join(urls), "BROKER__LEASE": LEASE}
+
+    ann = token(ANN, now=time.time())
+    async with (
+        Proxy(hers.port) as wire,
+        node(tmp_path / "near", "", **settings("near", hers.url)) as near,
+        node(tmp_path / "far", "", **settings("far", wire.url)) as far,
+    ):
+        await ready(near)
+        await ready(far)
+        async with Client.open(far.public, token=ann) as stolen:
+            wire.hold()
+            await until(buried)
+            told = await near.request("POST", f"/v1/users/{ANN}/disconnect", {"reason": "signed out"})
+            assert told.status_code == 200
+            async with Client.open(far.public, token=ann) as again:
+                assert (await stolen.call("ping"))["type"] == "pong"
+                wire.release()
+                assert await stolen.closed() == (4005, "signed out")
+
+                async def routed() -> bool:
+                    body = await near.request("GET", f"/v1/users/{ANN}")
+                    return len(body.json()["connections"]) == 1
+
+                await until(routed)
+                asked = await near.request("POST", f"/v1/users/{ANN}/subscribe", {"channel": "plain:a"})
+                assert asked.json() == {"connections": 1}
+                assert (await again.push("subscribed"))["channel"] == "plain:a"
