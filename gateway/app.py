@@ -19,6 +19,7 @@ from gateway.access.permissions import Namespaces
 from gateway.broker.memory import MemoryBroker
 from gateway.clock import monotonic
 from gateway.eager import Tasks
+from gateway.errors import GatewayError
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
@@ -112,10 +113,12 @@ class Gateway:
             self._jwks.start()
         self._lag.start()
         sweeping = self._tasks.adopt(self._sweep())
+        self._look_for_namesakes_later()
         try:
             yield
         finally:
             sweeping.cancel()
+            self._look.cancel()
             self._lag.close()
             self._heartbeat.close()
             await self._tasks.close()
@@ -127,6 +130,22 @@ class Gateway:
         while isinstance(self._broker, MemoryBroker):
             await asyncio.sleep(SWEEP)
             self._broker.sweep()
+
+    def _look_for_namesakes_later(self) -> None:
+        # By then, a node that this one replaces after a crash has lost its lease.
+        self._look = asyncio.get_running_loop().call_later(
+            self.settings.broker.lease, lambda: self._tasks.adopt(self._look_for_namesakes())
+        )
+
+    async def _look_for_namesakes(self) -> None:
+        """Warn, once, where another live node has this one's name."""
+        try:
+            nodes = await self._broker.nodes()
+        except GatewayError:
+            self._look_for_namesakes_later()
+            return
+        if sum(each.node == self.hub.node for each in nodes) > 1:
+            self._log.warning("node name taken", node=self.hub.node)
 
     async def _drain(self) -> None:
         """Not ready, no new connections, everybody sent away, everything sent."""

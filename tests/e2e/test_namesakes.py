@@ -1,0 +1,55 @@
+"""Two live nodes with one name: the second one says so, and one that replaces a dead node does not."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.broker.redis_server import RedisServer, serving
+from tests.e2e.gateway import PATIENCE, Served, publish, served
+from tests.e2e.wire import Client
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    with serving(tmp_path / "redis") as server:
+        yield server
+
+
+def node(home: Path, name: str, redis: RedisServer) -> AbstractContextManager[Served]:
+    home.mkdir()
+    return served(
+        home,
+        NODE__NAME=name,
+        BROKER__KIND="redis",
+        BROKER__URL=redis.url,
+        BROKER__LEASE="1s",
+        DRAIN__WINDOW="0s",
+        LOG__FORMAT="json",
+    )
+
+
+async def test_the_second_of_one_name_warns_and_both_work(redis: RedisServer, tmp_path: Path) -> None:
+    with node(tmp_path / "crashed", "box", redis) as crashed:
+        crashed.kill()
+    with (
+        node(tmp_path / "replaced", "box", redis) as replaced,
+        node(tmp_path / "first", "twin", redis) as first,
+        node(tmp_path / "second", "twin", redis) as second,
+    ):
+        async with asyncio.timeout(PATIENCE):
+            # A node tells its log alone.
+            while "node name taken" not in second.stderr:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert second.stderr.count("node name taken") == 1
+        assert "node name taken" not in replaced.stderr, "it looked before"
+        async with Client.open(first.public) as ann, Client.open(second.public) as bob:
+            for client in (ann, bob):
+                await client.call("subscribe", channel="room")
+            for number, each in enumerate((first, second)):
+                await publish(each.internal, "room", number)
+            for client in (ann, bob):
+                assert [(await client.push("message"))["data"] for _ in range(2)] == [0, 1]
