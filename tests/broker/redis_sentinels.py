@@ -30,7 +30,7 @@ class Watched:
     """A primary and a replica, and sentinels that watch them."""
 
     def __init__(self, folder: Path, *options: str, credentials: str = "", count: int = 3) -> None:
-        """Give both servers *options*, and *count* sentinels; *credentials* are `user:password@`, for URLs."""
+        """Give both servers *options* and *count* sentinels; *credentials* are `user:password@`, for URLs."""
         self._count = count
         self._folder = folder
         self._credentials = credentials

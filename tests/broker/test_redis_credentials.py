@@ -83,6 +83,12 @@ async def test_a_password_that_is_missing_is_told(tmp_path: Path) -> None:
             await publish(one.broker, "room", 1)
 
 
+async def test_a_password_that_nobody_wants_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url, credentials=Credentials(password=PASSWORD)) as fleet:
+            await refused(fleet, f"this Redis has no password: .* \\(127.0.0.1:{server.port}: ")
+
+
 async def test_a_user_who_may_not_is_told(guarded: RedisServer) -> None:
     guarded.execute("ACL", "SETUSER", USER, "-evalsha")
     async with Fleet(guarded.url, credentials=Credentials(USER, PASSWORD)) as fleet:

@@ -162,3 +162,46 @@ def test_what_redis_refuses_is_an_error_of_ours() -> None:
 def test_a_broken_connection_is_made_anew(error: Exception, counts: Counts) -> None:
     fault = fault_of(error)
     assert (fault.then, fault.counts) == (Then.RECONNECT, counts)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            exceptions.AuthenticationError(
+                "AUTH <password> called without any password configured for the default user. Are you sure"
+            ),
+            "has no password",
+        ),
+        (exceptions.ResponseError("DB index is out of range"), "no database of that number"),
+        (exceptions.ResponseError("SELECT is not allowed in cluster mode"), "has database 0 alone"),
+        (exceptions.ResponseError("This instance has cluster support disabled"), "no Cluster"),
+    ],
+)
+def test_what_the_first_word_does_not_tell_the_text_does(error: Exception, says: str) -> None:
+    fault = fault_of(error)
+    assert says in fault.says
+    assert (fault.then, fault.counts) == (Then.RECONNECT, Counts.FAILURE)
+
+
+@pytest.mark.parametrize(
+    ("error", "server", "text"),
+    [
+        (TimeoutError(), "", "Redis did not answer in time"),
+        (TimeoutError(), "h:1", "Redis did not answer in time (h:1)"),
+        (OSError("no route"), "h:1", "the connection to Redis failed (h:1: no route)"),
+        (
+            exceptions.ConnectionError("Error 111 connecting to h:1."),
+            "h:1",
+            "the connection to Redis failed (Error 111 connecting to h:1.)",
+        ),
+    ],
+)
+def test_an_error_names_its_server_once(error: Exception, server: str, text: str) -> None:
+    assert str(fault_of(error).error(error, server)) == text
+
+
+def test_an_error_of_five_sentinels_is_whole() -> None:
+    each = "; ".join(f"sentinel-{number}.example.com:26379: no answer in time" for number in range(5))
+    error = exceptions.ConnectionError(f"no sentinel knows 'mymaster': {each}")
+    assert str(fault_of(error).error(error)).endswith("no answer in time)")

@@ -1,6 +1,8 @@
 """What a real Redis answers instead of carrying a call out: told, survived, and over when it is over."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,6 +142,56 @@ class Loading(RedisServer):
     """A Redis that listens, and has not read yet what it keeps."""
 
     READY = "Server initialized"
+
+
+async def says(fleet: Fleet, why: str) -> None:
+    """Wait for a node that was refused, and expect it to tell *why*."""
+    one = await fleet.launch(start_deadline=0.5)
+    assert not one.broker.ready()
+    with pytest.raises(BrokerUnavailable, match=why):
+        await one.broker.publish(publication("room", "in vain"))
+
+
+async def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url.removesuffix("0") + "99") as fleet:
+            await says(fleet, f"no database of that number.*127.0.0.1:{server.port}")
+
+
+async def test_a_redis_that_is_no_cluster_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url, cluster=True) as fleet:
+            await says(fleet, "this Redis is no Cluster: set broker.cluster = false")
+
+
+async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        pass
+    async with Fleet(server.url) as fleet:
+        await says(fleet, f"connection to Redis failed.*127.0.0.1:{server.port}")
+
+
+async def test_a_redis_that_hangs_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            async with Fleet(server.url) as fleet:
+                one = await fleet.launch(start_deadline=0.2)
+                name = f"Redis did not answer in time (127.0.0.1:{server.port})"
+
+                async def named() -> bool:
+                    return await refusal(one) == name
+
+                await eventually(named)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+async def refusal(member: Member) -> str:
+    """Return why a publish is refused."""
+    with pytest.raises(BrokerUnavailable) as refused:
+        await member.broker.publish(publication("room", "in vain"))
+    return str(refused.value)
 
 
 async def test_a_cluster_without_all_of_its_slots_is_down(tmp_path: Path) -> None:

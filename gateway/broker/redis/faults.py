@@ -10,6 +10,9 @@ from redis import exceptions
 
 from gateway.errors import BrokerFull, BrokerUnavailable, GatewayError
 
+_LONGEST = 400
+"""Characters of an error that are repeated: a line for each of several sentinels is among them."""
+
 
 class Then(Enum):
     """What becomes of the connection and of the call."""
@@ -50,9 +53,12 @@ class Fault:
     says: str
     retry_after: float = 1.0
 
-    def error(self, cause: BaseException | None = None) -> GatewayError:
-        """Return what the caller is told."""
-        text = self.says if cause is None else f"{self.says} ({str(cause)[:200]})"
+    def error(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
+        """Return what the caller is told: what *server* did, and how it, or redis-py, says so itself."""
+        own = "" if cause is None else str(cause)[:_LONGEST]
+        # redis-py repeats the address in some of its own.
+        details = ": ".join(each for each in ("" if server in own else server, own) if each)
+        text = f"{self.says} ({details})" if details else self.says
         if self.then is Then.FULL:
             return BrokerFull(text)
         if self.then is Then.FENCE:
@@ -75,7 +81,9 @@ FAULTS = {
     ),
     "ASK": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving to another node"),
     "TRYAGAIN": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving"),
-    "CROSSSLOT": Fault(Then.REFUSE, Counts.ANSWER, "this Redis belongs to a Cluster: set broker.cluster", 30.0),
+    "CROSSSLOT": Fault(
+        Then.REFUSE, Counts.ANSWER, "this Redis belongs to a Cluster: set broker.cluster", 30.0
+    ),
     "OOM": Fault(Then.FULL, Counts.ANSWER, "Redis is out of memory: raise maxmemory or keep less history"),
     "NOREPLICAS": Fault(Then.REFUSE, Counts.FAILURE, "Redis has fewer replicas than min-replicas-to-write"),
     "MISCONF": Fault(Then.REFUSE, Counts.FAILURE, "Redis cannot save to disk and takes no writes", 5.0),
@@ -111,6 +119,28 @@ _CLASSES: dict[type[Exception], str] = {
 }
 """redis-py takes the first word away from the errors that it knows."""
 
+_TEXTS = {
+    "without any password configured": Fault(
+        Then.RECONNECT,
+        Counts.FAILURE,
+        "this Redis has no password: remove broker.password, or the one in the URL",
+        5.0,
+    ),
+    "DB index is out of range": Fault(
+        Then.RECONNECT,
+        Counts.FAILURE,
+        "this Redis has no database of that number: see its `databases`, or choose another in the URL",
+        5.0,
+    ),
+    "SELECT is not allowed in cluster mode": Fault(
+        Then.RECONNECT, Counts.FAILURE, "a Redis Cluster has database 0 alone: leave it out of the URL", 5.0
+    ),
+    "cluster support disabled": Fault(
+        Then.RECONNECT, Counts.FAILURE, "this Redis is no Cluster: set broker.cluster = false", 5.0
+    ),
+}
+"""By what Redis says in whole words, where the first one tells nothing."""
+
 _INNER = re.compile(r"^ERR Error running script.*?-([A-Z]+) ")
 """Redis 6.2 wraps what a command inside of a script was answered."""
 
@@ -119,6 +149,10 @@ def fault_of(error: BaseException) -> Fault:
     """Return how *error*, as redis-py or asyncio raised it, is dealt with."""
     if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
         return TIMED_OUT
+    if isinstance(error, exceptions.RedisError):
+        for text, fault in _TEXTS.items():
+            if text in str(error):
+                return fault
     for kind in type(error).__mro__:
         if kind in _CLASSES:
             wrong = kind is exceptions.AuthenticationError and "invalid username" in str(error)

@@ -211,14 +211,14 @@ class Line:
         """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
         self._contact.failed(fault, len(batch))
         waiting = [self._take() for _ in range(len(self._waiting))]
-        self._fail([*batch, *waiting], lambda: fault.error(error))
+        self._fail([*batch, *waiting], lambda: fault.error(error, self._wire.server))
 
     def _refused(self, future: Answer, fault: Fault, error: Exception) -> bool:
         """Fail one call; return whether the connection is no good, either."""
         self.failures += 1
         self._contact.failed(fault)
         if not future.done():
-            future.set_exception(fault.error(error))
+            future.set_exception(fault.error(error, self._wire.server))
             future.exception()  # it may have nobody else to tell
         return fault.then is Then.RECONNECT
 

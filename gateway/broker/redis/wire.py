@@ -9,8 +9,9 @@ from typing import Any
 import hiredis
 from redis import exceptions
 
-from gateway.broker.redis.places import Address, Place
+from gateway.broker.redis.places import Fixed, Place
 from gateway.broker.redis.script import Command, Script
+from gateway.broker.redis.servers import Address, shown
 
 
 class Wire:
@@ -38,6 +39,13 @@ class Wire:
         self._connection = place.server.connection(connect_timeout)
         self._scripts = scripts
         self._connect_timeout = connect_timeout
+
+    @property
+    def server(self) -> str:
+        """Who is talked to, for people; empty where that has to be found out first."""
+        if self._address is not None:
+            return shown(self._address)
+        return self._place.server.address if isinstance(self._place, Fixed) else ""
 
     def pack(self, command: Command) -> bytes:
         """Return *command* as it travels; raises for what cannot."""
