@@ -42,10 +42,19 @@ def _run_workers(settings: Settings) -> int:
             partial(work, shared),
             settings.node.workers,
             grace=settings.drain.timeout + 5.0,
-            report=logs.logger().info,
+            report=_report,
             ready=partial(_announce, shared, *ports),
         )
         return supervisor.run()
+
+
+def _report(event: str, **fields: object) -> None:
+    """Log what the supervisor says: that a worker starts is how it should be, all else is not."""
+    log = logs.logger()
+    (log.info if event in _CALM else log.warning)(event, **fields)
+
+
+_CALM = ("worker started", "each worker shows its own metrics alone")
 
 
 def work(settings: Settings, number: int, beat: Synchronized[float]) -> None:

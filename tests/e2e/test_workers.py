@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -38,7 +39,7 @@ def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
         yield gateway
 
 
-def events(gateway: Served, name: str) -> list[dict[str, int]]:
+def events(gateway: Served, name: str) -> list[dict[str, Any]]:
     lines = [line for line in gateway.stderr.splitlines() if line.startswith("{")]
     return [event for event in map(orjson.loads, lines) if event["event"] == name]
 
@@ -75,6 +76,7 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Serve
         await until(gateway, {ann.connected["node"]})
         await until(gateway, {"box-1", "box-2"})
         (death,) = events(gateway, "worker died")
+        assert death["level"] == "warning"
         assert (death["worker"], death["status"]) == (other, -signal.SIGKILL)
         await publish(gateway.internal, "room", "still here")
         assert (await ann.push("message"))["data"] == "still here"
@@ -115,7 +117,10 @@ async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
         # The supervisor tells its log alone.
         while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    assert [each["pid"] for each in events(gateway, "worker is silent")] == [first]
+    assert [(each["pid"], each["level"]) for each in events(gateway, "worker is silent")] == [
+        (first, "warning")
+    ]
+    assert {each["level"] for each in events(gateway, "worker started")} == {"info"}
 
 
 def test_without_redis_several_workers_are_an_error(tmp_path: Path) -> None:
