@@ -171,11 +171,12 @@ async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
         await says(fleet, f"connection to Redis failed.*127.0.0.1:{server.port}")
 
 
-async def test_a_redis_that_hangs_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", [False, True])
+async def test_a_redis_that_hangs_is_named(tmp_path: Path, cluster: bool) -> None:
     with serving(tmp_path) as server:
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            async with Fleet(server.url) as fleet:
+            async with Fleet(server.url, cluster=cluster) as fleet:
                 one = await fleet.launch(start_deadline=0.2)
                 name = f"Redis did not answer in time (127.0.0.1:{server.port})"
 

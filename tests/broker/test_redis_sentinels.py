@@ -13,7 +13,7 @@ from redis import exceptions
 from gateway.broker.base import Delivery, Level
 from gateway.broker.redis import RedisBroker, Server
 from gateway.broker.redis.patience import RECHECK, UNKNOWN
-from gateway.broker.redis.places import BehindSentinels
+from gateway.broker.redis.sentinels import BehindSentinels
 from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -141,3 +143,19 @@ def shown(address: Address) -> str:
     """Return *address* as it is written."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def connected(connection: Any) -> AsyncIterator[Any]:
+    """Have *connection*, until the end of the block at most."""
+    try:
+        await connection.connect()
+        yield connection
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def asked(connection: Any, *command: str) -> Any:
+    """Return the answer to *command*."""
+    await connection.send_command(*command)
+    return await connection.read_response()
