@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from gateway.broker.redis import patience
 from gateway.broker.redis.sentinels import BehindSentinels
-from gateway.broker.redis.servers import Address, Server, asked, connected, shown
+from gateway.broker.redis.servers import Address, Server, asked, connected
 
 Slots = tuple[int, int, Address]
 """The first and the last of a range, and who has them."""
@@ -23,6 +23,8 @@ class Place(Protocol):
 
     server: Server
     """How to connect to it."""
+    first: str
+    """Who is asked before anything is known, for people; empty where errors say that themselves."""
 
     def settled(self, address: Address | None, *, watchful: bool) -> bool:
         """Return whether the primary is at *address*, and nobody need be asked.
@@ -49,6 +51,7 @@ class Fixed:
     def __init__(self, server: Server) -> None:
         """Stay at the address of *server* for ever."""
         self.server = server
+        self.first = server.address
 
     def settled(self, address: Address | None, *, watchful: bool) -> bool:
         """Return True: there is nobody to ask."""
@@ -101,8 +104,6 @@ class Topology:
             try:
                 self._ranges = await _slots(server, address)
                 break
-            except TimeoutError:
-                told = exceptions.TimeoutError(server.address if address is None else shown(address))
             except (exceptions.RedisError, OSError) as error:
                 told = error
         else:
@@ -120,6 +121,7 @@ class InCluster:
     def __init__(self, topology: Topology, key: str) -> None:
         """Look for the slot of *key*, and with it of every key of its shard: they share a hash tag."""
         self.server = topology.servers[0]
+        self.first = ", ".join(each.address for each in topology.servers)
         self._topology = topology
         self._slot: int = cast("Any", key_slot)(key.encode())
 

@@ -26,6 +26,7 @@ class BehindSentinels:
         if server.sentinels is None:
             raise ValueError("this server has no sentinels")
         self.server = server
+        self.first = ""
         self._master = server.sentinels.master
         self._sentinels = server.sentinels.addresses
         self._clock = clock

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 from redis import exceptions
 
-from gateway.broker.redis.places import Fixed, Place
+from gateway.broker.redis.places import Place
 from gateway.broker.redis.script import Command, Script
 from gateway.broker.redis.servers import Address, shown
 
@@ -42,10 +42,8 @@ class Wire:
 
     @property
     def server(self) -> str:
-        """Who is talked to, for people; empty where that has to be found out first."""
-        if self._address is not None:
-            return shown(self._address)
-        return self._place.server.address if isinstance(self._place, Fixed) else ""
+        """Who is talked to, for people; empty where errors say that themselves."""
+        return self._place.first if self._address is None else shown(self._address)
 
     def pack(self, command: Command) -> bytes:
         """Return *command* as it travels; raises for what cannot."""
