@@ -168,7 +168,7 @@ class Reader:
     def _refused(self, error: Exception) -> None:
         fault = fault_of(error)
         self._contact.failed(fault)
-        self._in_vain(str(fault.error(error)))
+        self._in_vain(str(fault.error(error, self._wire.server)))
 
     def _in_vain(self, why: str) -> None:
         now = monotonic()
