@@ -32,7 +32,7 @@ from gateway.link.options import LinkOptions
 from gateway.link.outbox import REST
 from gateway.link.protocol import Link
 from gateway.observe import health, logs, metrics
-from gateway.observe.crew import crew
+from gateway.observe.crew import Crew
 from gateway.observe.lag import LoopLag
 from gateway.push import app as push
 from gateway.push import demo
@@ -58,14 +58,15 @@ With the rest of one node alone, 1 ms, messages of a flood travelled nearly alon
 class Gateway:
     """One node: both listeners and everything behind them."""
 
-    def __init__(self, settings: Settings, *, shared: bool = False) -> None:
+    def __init__(self, settings: Settings, *, shared: bool = False, crew: Crew | None = None) -> None:
         """Build every part; nothing runs yet. `GatewayError` where a listener's port cannot be had.
 
-        *shared* says that other workers listen on the same ports.
+        *shared* says that other workers listen on the same ports; of its *crew* it shows the metrics, too.
         """
         loop = asyncio.get_running_loop()
         self.settings = settings
         self._shared = shared
+        self._crew = crew
         self._log = logs.logger()
         self._draining = False
         self._lost: dict[int, float] = {}
@@ -222,7 +223,7 @@ class Gateway:
                 "loop": self._lag.statistics,
             },
             closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.closed,
-            crew=crew.get(),
+            crew=self._crew,
         )
         routes: list[BaseRoute] = [*health.routes(self._problems), self._metrics.route()]
         page = demo.routes(lambda: self.public.port) if self.settings.dev else ()

@@ -15,6 +15,7 @@ from gateway.app import Gateway
 from gateway.errors import GatewayError
 from gateway.link.endpoint import PATH
 from gateway.observe import logs
+from gateway.observe.crew import Crew
 from gateway.server import Binding, reserved
 from gateway.settings import Settings
 from gateway.workers import Pulse, Supervisor
@@ -27,7 +28,7 @@ def run(settings: Settings) -> int:
         if settings.node.workers > 1:
             return _run_workers(settings)
         calm_collector()
-        uvloop.run(_main(settings))
+        uvloop.run(_serve(settings))
     except GatewayError as error:
         logs.logger().error("cannot start", reason=str(error))
         return 1
@@ -57,29 +58,37 @@ def _report(event: str, **fields: object) -> None:
 _CALM = ("worker started", "each worker shows its own metrics alone")
 
 
-def work(settings: Settings, number: int, beat: Synchronized[float]) -> None:
+def work(settings: Settings, number: int, crew: Crew | None, beat: Synchronized[float]) -> None:
     """Run the worker of that *number* until it is told to end: a node of its own, on ports that all share."""
     logs.configure(settings.log.level, settings.log.format)
     calm_collector()
     try:
-        uvloop.run(_main(settings, number, beat))
+        uvloop.run(_serve_as_worker(settings, number, crew, beat))
     except GatewayError as error:
         logs.logger().error("cannot start", worker=number, reason=str(error))
         sys.exit(1)
 
 
-async def _main(settings: Settings, worker: int = 0, beat: Synchronized[float] | None = None) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    if beat is None:
-        await Gateway(settings).serve(stopped, announce)
-        return
-    pulse = Pulse(beat, loop, stopped.set)
-    name = f"{settings.node_name()}-{worker}"
+async def _serve(settings: Settings) -> None:
+    await Gateway(settings).serve(_told_to_stop(), announce)
+
+
+async def _serve_as_worker(
+    settings: Settings, number: int, crew: Crew | None, beat: Synchronized[float]
+) -> None:
+    stopped = _told_to_stop()
+    pulse = Pulse(beat, asyncio.get_running_loop(), stopped.set)
+    name = f"{settings.node_name()}-{number}"
     own = settings.model_copy(update={"node": settings.node.model_copy(update={"name": name})})
-    await Gateway(own, shared=True).serve(stopped, lambda _: pulse.start())
+    await Gateway(own, shared=True, crew=crew).serve(stopped, lambda _: pulse.start())
+
+
+def _told_to_stop() -> asyncio.Event:
+    """Return what a signal to stop sets."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
 
 
 def _with_ports(settings: Settings, public: int, internal: int) -> Settings:

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 
 from gateway.clock import Scheduler
-from gateway.observe.crew import Crew, crew
+from gateway.observe.crew import Crew
 
 SILENT = 10.0
 """Seconds without a sign from a worker's event loop after which it is killed and replaced."""
@@ -41,8 +41,8 @@ STEADY = 60.0
 LOOK, LOOK_AT_START = 0.5, 0.05
 """Seconds between two looks at the workers: always, and until all of them serve."""
 
-Target = Callable[[int, "Synchronized[float]"], None]
-"""What a worker runs in a process of its own, with its number and the beat to keep (`Pulse`)."""
+Target = Callable[[int, "Crew | None", "Synchronized[float]"], None]
+"""What a worker runs in a process of its own, with its number, its mates, and the beat to keep (`Pulse`)."""
 
 
 def restart_delay(deaths: int, chance: float) -> float:
@@ -125,9 +125,7 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")
         beat = context.Value("d", 0.0)
         mates = None if self._home is None else Crew(self._home, number, self.count)
-        process = context.Process(
-            target=_work, args=(self.target, mates, number, beat), name=f"worker-{number}"
-        )
+        process = context.Process(target=self.target, args=(number, mates, beat), name=f"worker-{number}")
         process.start()
         self.report("worker started", worker=number, pid=process.pid)
         return Worker(number, process, beat, self.clock(), deaths)
@@ -191,12 +189,6 @@ class Supervisor:
                 signal.signal(number, handler)
             reader.close()
             writer.close()
-
-
-def _work(target: Target, mates: Crew | None, number: int, beat: Synchronized[float]) -> None:
-    """Run *target* in the process of a worker, which knows its mates."""
-    crew.set(mates)
-    target(number, beat)
 
 
 class Pulse:

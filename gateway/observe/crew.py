@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -68,10 +67,6 @@ class Crew:
 
     def _path(self, number: int) -> str:
         return str(Path(self.home, str(number)))
-
-
-crew: ContextVar[Crew | None] = ContextVar("crew", default=None)
-"""Set in the process of a worker before anything else runs there."""
 
 
 class _Teller(asyncio.Protocol):
