@@ -75,6 +75,8 @@ class Run:
     claims: list[Claim] = field(default_factory=list)
     complete: float = -1
     """Everything acknowledged before this place in the history is owed, whatever came later."""
+    complete_before: float = -1
+    """The same, as it was before the last recovery."""
 
     @property
     def last(self) -> MessageId | None:
@@ -104,13 +106,13 @@ class View:
             self.unasked.append(hearing)
 
     def forsake(self) -> None:
-        """Hear that the history of the last run is no more: what it still owes after all that came is told.
+        """Hear that the history of the last run is no more: what its last recovery still owes is told.
 
         A recovery is true of the node that serves the client. Where the store has lost writes, another node
         may have found out, number anew and acknowledge a moment before this one finds out, and says so.
         """
         if self.runs:
-            self.runs[-1].complete = -1
+            self.runs[-1].complete = self.runs[-1].complete_before
 
     def begin(self, at: int, position: str) -> None:
         self.runs.append(Run(self.client, self.channel, at, _id(position)))
@@ -131,7 +133,7 @@ class View:
             self.hear(at, message)
         if recovered:
             run, claimed, position = self.runs[-1], _id(since or ""), _id(event.position)
-            run.complete = max(run.complete, asked)
+            run.complete, run.complete_before = max(run.complete, asked), run.complete
             if claimed is not None and position is not None:
                 run.claims.append(Claim(at, claimed, position, run.last))
         return since is not None and not recovered
