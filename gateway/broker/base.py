@@ -203,12 +203,19 @@ class Streams(Protocol):
         """Stop routing *channel* to this node."""
 
     async def read(
-        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
     ) -> Slice:
         """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*).
 
-        At most *limit* messages, those nearest to *since*. Where that has a hole, or *since* is not of this
-        history: no messages, and `recovered` is False.
+        At most *limit* messages, those nearest to *since*, and no more than have about *size* bytes together,
+        but one where there is any. Where that has a hole, or *since* is not of this history: no messages, and
+        `recovered` is False.
         """
 
     async def clear(self, channel: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 from gateway.broker.base import Publication, Retention, Slice
@@ -71,7 +72,9 @@ class Log:
         over = len(self._kept) + 1 - retention.size
         return sum(size for _, _, _, size in islice(self._kept, max(0, over)))
 
-    def read(self, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
+    def read(
+        self, since: MessageId | None, limit: int | None, size: int | None = None, *, reverse: bool
+    ) -> Slice:
         """Return a slice as `broker.base.Streams.read` promises it."""
         if since is not None and not self._knows(since):
             return Slice((), self.top, recovered=False)
@@ -87,7 +90,7 @@ class Log:
         messages = [message for _, _, message, _ in islice(self._kept, first, last)]
         if reverse:
             messages.reverse()
-        return Slice(messages, self.top, recovered=True)
+        return Slice(messages if size is None else _of(size, messages), self.top, recovered=True)
 
     def _knows(self, position: MessageId) -> bool:
         if position in (self.base, self.top):
@@ -104,3 +107,12 @@ class Log:
 
     def __repr__(self) -> str:
         return f"<Log {self.base}…{self.top} {len(self)} messages {self.size} bytes>"
+
+
+def _of(size: int, messages: Sequence[Message]) -> Sequence[Message]:
+    """Return as many of *messages* as have *size* bytes together; the first in any case."""
+    for count, message in enumerate(messages):
+        size -= len(message.data.json)
+        if size < 0:
+            return messages[: max(1, count)]
+    return messages

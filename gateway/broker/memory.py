@@ -130,7 +130,13 @@ class MemoryBroker:
         """Do nothing: there is one node, and it ignores what nobody follows."""
 
     async def read(
-        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
     ) -> Slice:
         """Return what is kept of *channel*."""
         self._serving()
@@ -139,7 +145,7 @@ class MemoryBroker:
             position = self._beginning(channel)
             return Slice((), position, recovered=since is None or since == position)
         self._expire(log, self._clock())
-        return log.read(since, limit, reverse=reverse)
+        return log.read(since, limit, size, reverse=reverse)
 
     async def clear(self, channel: str) -> None:
         """Forget the history of *channel*."""

@@ -160,18 +160,15 @@ async def history(session: Session, command: History) -> HistoryPage:
         raise _keeps_no("history", name, rules)
     most = services.limits.history_reply
     limit = most if command.limit is None else min(command.limit, most)
-    page = await services.broker.read(name, since=command.since, limit=limit, reverse=command.reverse)
+    room = services.limits.outbox // 2  # the rest is there for the next page
+    page = await services.broker.read(
+        name, since=command.since, limit=limit, size=room, reverse=command.reverse
+    )
     if not page.recovered:
         raise ClientFault(
             ErrorCode.BAD_REQUEST, f"history.since: {command.since} is no longer in this history"
         )
-    size, messages = 0, list[Frames]()
-    for message in page.messages:
-        size += len(message.data)
-        if messages and size > services.limits.outbox // 2:
-            break  # the rest is there for the next page
-        messages.append(Frames(message))
-    return HistoryPage(command.id, name, page.position, messages)
+    return HistoryPage(command.id, name, page.position, [Frames(message) for message in page.messages])
 
 
 # ---------------------------------------------------------------- shared

@@ -19,9 +19,15 @@ ENVELOPE = 150
 """Bytes that an encoded message takes beside its data, about."""
 
 SIZE = 4 * 1024 * 1024
-"""Bytes of messages, as JSON, that stay here; beside the page that was read last, however large."""
+"""Bytes of messages, as JSON, that stay here."""
 
-FEW = 64
+PAGE = 1024
+"""Messages of a page: as many as a read asks for, unless they are large."""
+
+READ = 512 * 1024
+"""Bytes of messages that a read asks for: about what one reply may hold."""
+
+FEW = 128
 """Messages that are looked back at by all who missed fewer: so all of them ask for the same."""
 
 
@@ -66,8 +72,8 @@ class _Page:
         return _Page(self.before, [*self.messages[:skip], *other.messages, *behind])
 
 
-_Key = tuple[object, int, int]
-"""The era of a channel, and which of the pages of so many messages."""
+_Key = tuple[object, int]
+"""The era of a channel, and which of its pages."""
 
 
 class _Turn:
@@ -88,48 +94,53 @@ class _Turn:
 class Pages:
     """Histories, read in pages that begin and end at the same places for everybody."""
 
-    def __init__(self, broker: Broker, *, size: int = SIZE) -> None:
-        """Keep about *size* bytes of what was read from *broker*."""
+    def __init__(self, broker: Broker, *, size: int = SIZE, page: int = PAGE) -> None:
+        """Read *page* messages at a time from *broker*, and keep about *size* bytes of them."""
         self._broker = broker
         self._limit = size
+        self._page = page
         self._size = 0
         self._pages: OrderedDict[_Key, _Page] = OrderedDict()
         self._turns: dict[_Key, _Turn] = {}
         self._looking: dict[tuple[object, int], asyncio.Future[None]] = {}
         self._reads = self._hits = 0
 
-    async def after(self, channel: Channel, position: MessageId, batch: int) -> Part:
-        """Return what follows *position* in *channel*, about *batch* messages at most.
+    async def after(self, channel: Channel, position: MessageId, most: int | None = None) -> Part:
+        """Return what follows *position* in *channel*: what is at hand of it, at most *most* messages.
 
         Raises what the broker raises.
         """
+        part = await self._after(channel, position)
+        return part if most is None or part.lost else Part(part.messages[:most])
+
+    async def _after(self, channel: Channel, position: MessageId) -> Part:
         era, top = channel.era, channel.top
-        here = self._find(era, position, batch)
-        if not here and position.offset and top is not None and 0 < top.offset - position.offset < batch:
-            await self._look_back(channel, top.offset - position.offset, batch)
-            here = self._find(era, position, batch)
+        here = self._find(era, position)
+        if not here and position.offset and top is not None and 0 < top.offset - position.offset < self._page:
+            await self._look_back(channel, top.offset - position.offset)
+            here = self._find(era, position)
         if here:
             self._hits += 1
             return Part(here)
-        return await self._read_on(channel, position, batch)
+        return await self._read_on(channel, position)
 
-    async def _read_on(self, channel: Channel, position: MessageId, batch: int) -> Part:
+    async def _read_on(self, channel: Channel, position: MessageId) -> Part:
         """Return what follows *position*, read after whoever reads of the same page by now.
 
         In turns, and each from the oldest position that waits: so that in a storm of resumes from many
         positions hardly anybody but the first has to ask.
         """
         era, since = channel.era, position
-        key = (era, batch, position.offset // batch)
+        key = (era, position.offset // self._page)
         while (turn := self._turns.get(key)) is not None:
             turn.awaited_by(position)
             await asyncio.shield(turn.over)
-            if here := self._find(era, position, batch):
+            if here := self._find(era, position):
                 self._hits += 1
                 return Part(here)
             since = turn.oldest or position
         part = await self._take_turn(key, channel, since)
-        if not (here := self._find(era, position, batch)) and since != position:
+        if not (here := self._find(era, position)) and since != position:
             # The other's position may be of no history at all.
             part = await self._take_turn(key, channel, position)
         return Part(here) if here else part
@@ -137,15 +148,16 @@ class Pages:
     async def _take_turn(self, key: _Key, channel: Channel, since: MessageId) -> Part:
         """Read, keep and return what follows *since*."""
         turn = self._turns[key] = _Turn()
-        era, batch, _ = key
-        # To where others read on from; at least half a batch, so that nobody reads for a message or two.
-        limit = batch - since.offset % batch
+        era, _ = key
+        # To where others read on from; at least half a page, so that nobody reads for a message or two.
+        limit = self._page - since.offset % self._page
         try:
-            read = await self._read(channel, since=since, limit=limit if limit * 2 > batch else limit + batch)
+            limit = limit if limit * 2 > self._page else limit + self._page
+            read = await self._read(channel, since=since, limit=limit)
             if not read.recovered:
                 return Part(lost="reset" if read.position.offset <= since.offset else "trimmed")
             messages = [Frames(message) for message in read.messages]
-            self._keep(era, since, messages, batch)
+            self._keep(era, since, messages)
         except Exception as error:
             turn.over.set_exception(error)
             turn.over.exception()  # it may have nobody else to tell
@@ -157,13 +169,13 @@ class Pages:
                 turn.over.set_result(None)
         return Part(messages)
 
-    async def _look_back(self, channel: Channel, missed: int, batch: int) -> None:
-        """Read the newest messages, a few more than the *missed* ones, or a whole batch.
+    async def _look_back(self, channel: Channel, missed: int) -> None:
+        """Read the newest messages, a few more than the *missed* ones, or a whole page.
 
         This way of asking names no position, so that a storm of resumes from many asks only once: those who
         come meanwhile wait for the same answer, and look whether it is theirs.
         """
-        key = (channel.era, min(batch, FEW) if missed < FEW else batch)
+        key = (channel.era, min(self._page, FEW) if missed < FEW else self._page)
         if (asked := self._looking.get(key)) is not None:
             await asyncio.shield(asked)
             return
@@ -175,7 +187,7 @@ class Pages:
             # Across a loss numbers follow one another, and messages do not.
             messages = [each for each in messages if _offset(each) > read.floor]
             if (before := last_of(messages[:1], None)) is not None:
-                self._keep(era, before, messages[1:], batch)
+                self._keep(era, before, messages[1:])
         except Exception as error:
             asked.set_exception(error)
             asked.exception()  # it may have nobody else to tell
@@ -189,10 +201,10 @@ class Pages:
         self, channel: Channel, *, since: MessageId | None = None, limit: int, reverse: bool = False
     ) -> Slice:
         self._reads += 1
-        return await self._broker.read(channel.name, since=since, limit=limit, reverse=reverse)
+        return await self._broker.read(channel.name, since=since, limit=limit, size=READ, reverse=reverse)
 
-    def _find(self, era: object, position: MessageId, batch: int) -> Sequence[Frames]:
-        key = (era, batch, position.offset // batch)
+    def _find(self, era: object, position: MessageId) -> Sequence[Frames]:
+        key = (era, position.offset // self._page)
         page = self._pages.get(key)
         skip = None if page is None else page.skip(position)
         if page is None or skip is None:
@@ -200,13 +212,13 @@ class Pages:
         self._pages.move_to_end(key)
         return page.messages[skip:]
 
-    def _keep(self, era: object, before: MessageId, messages: Sequence[Frames], batch: int) -> None:
+    def _keep(self, era: object, before: MessageId, messages: Sequence[Frames]) -> None:
         """Keep *messages*, which directly follow *before*."""
         start = 0
         while start < len(messages):
-            block, within = divmod(before.offset, batch)
-            piece = messages[start : start + batch - within]
-            self._put((era, batch, block), _Page(before, piece))
+            block, within = divmod(before.offset, self._page)
+            piece = messages[start : start + self._page - within]
+            self._put((era, block), _Page(before, piece))
             before = last_of(piece, before) or before
             start += len(piece)
         while self._size > self._limit and len(self._pages) > 1:
@@ -217,7 +229,8 @@ class Pages:
         old = self._pages.pop(key, None)
         if old is not None:
             self._size -= old.size
-            page = old.joined(page) or page.joined(old) or page
+            if old.size + page.size <= self._limit:
+                page = old.joined(page) or page.joined(old) or page
         self._pages[key] = page
         self._size += page.size
 

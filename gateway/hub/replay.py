@@ -88,16 +88,15 @@ async def prepare(
     since: MessageId | None,
     rewind: int | None,
     room: int,
-    batch: int,
 ) -> Replay:
-    """Return what a new subscriber of *name* missed; the caller owes a `hub.release` of its channel.
+    """Return what a new subscriber of *name* missed, as far as it fits into *room* bytes.
 
-    It fetches about *batch* messages at a time, and no more than fit into *room* bytes.
+    The caller owes a `hub.release` of its channel.
     """
     channel = await hub.hold(name, rules)
     try:
         if since is not None:
-            return await _since(hub, channel, since, room, batch)
+            return await _since(hub, channel, since, room)
         if rewind:
             return await _rewound(hub, channel, rewind, room)
     except BaseException:
@@ -106,7 +105,7 @@ async def prepare(
     return Replay(channel)
 
 
-async def _since(hub: Hub, channel: Channel, since: MessageId, room: int, batch: int) -> Replay:
+async def _since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Replay:
     """Return what follows *since*: what the hub has no longer, the broker has perhaps."""
     messages: list[Frames] = []
     position, breaks, patience = since, channel.breaks, PATIENCE
@@ -114,7 +113,7 @@ async def _since(hub: Hub, channel: Channel, since: MessageId, room: int, batch:
         recent = channel.after(position)
         if recent is not None:
             return Replay(channel, [*messages, *recent], channel.top, since, channel.breaks)
-        part = await hub.pages.after(channel, position, batch)
+        part = await hub.pages.after(channel, position)
         if part.lost or channel.top is None:
             break
         if position.offset > channel.top.offset:

@@ -158,7 +158,6 @@ async def _prepare(session: Session, command: Subscribe, room: int, *, granted: 
         since=command.since,
         rewind=rewind,
         room=room,
-        batch=services.limits.catch_up_batch,
     )
     prepared = _Prepared(command, ready, server_side=granted)
     if token is not None and not granted and rules.subscribe == "token":

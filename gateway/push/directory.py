@@ -102,7 +102,9 @@ class Directory:
         if not rules.history:
             raise _without(channel, rules.namespace, "history", "history = 100")
         most = self._history_limit if limit is None else min(limit, self._history_limit)
-        found = await self._broker.read(channel, since=since, limit=most, reverse=reverse)
+        found = await self._broker.read(
+            channel, since=since, limit=most, size=self._page_size, reverse=reverse
+        )
         if not found.recovered:
             # An empty page would read as "nothing happened since".
             raise Refused(422, ErrorCode.BAD_REQUEST, f"since: {since} is no longer in this history")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.broker.base import Broker, Cleared, Retention
+from gateway.broker.base import Broker, Cleared, Publication, Retention
+from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.broker.node import KEPT, Later, RecordingNode, publish, values
 
@@ -35,6 +36,30 @@ class Histories:
             assert values(page.messages) == expected[:limit], index
             assert page.recovered
             assert page.position == ids[-1]
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_a_read_is_bounded_in_bytes(self, broker: Broker, reverse: bool) -> None:
+        many = Retention(400, 60.0)
+        receipts = [
+            await broker.publish(Publication("a", payload_of(str(number) * 1_000), many))
+            for number in range(1, 10)
+        ]
+        ids = [receipt.id for receipt in receipts]
+        for size, expected in ((1, 1), (2_900, 2), (4_700, 4), (100_000, 8)):
+            page = await broker.read("a", since=ids[-1 if reverse else 0], size=size, reverse=reverse)
+            assert len(page.messages) == expected, "the nearest one, however large; then what fits"
+            nearest = ids[-2::-1] if reverse else ids[1:]
+            assert [message.message for message in page.messages] == nearest[:expected]
+            assert (page.position, page.recovered) == (ids[-1], True)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_a_long_read_has_every_message_once(self, broker: Broker, reverse: bool) -> None:
+        for number in range(350):
+            await broker.publish(Publication("a", payload_of(number), Retention(400, 60.0)))
+        for limit in (99, 100, 101, 200, 349, 350, 351, None):
+            page = await broker.read("a", limit=limit, size=1_000_000, reverse=reverse)
+            expected = list(range(350))
+            assert values(page.messages) == (expected[::-1] if reverse else expected)[:limit]
 
     async def test_a_position_that_is_not_of_this_history_gets_nothing(self, broker: Broker) -> None:
         ids = await publish(broker, "a", 1, 2, 3)

@@ -31,13 +31,13 @@ async def test_who_comes_from_before_a_loss_recovers_nothing_from_behind_it(
             behind = await publish(broker, "c", *range(newer), retention=LONG)
             assert behind[0].offset == 4
             for position in before:
-                channel, pages = Channel("c", RULES), Pages(broker)
+                channel, pages = Channel("c", RULES), Pages(broker, page=8)
                 channel.begin(behind[-1])
-                part = await pages.after(channel, position, 8)
+                part = await pages.after(channel, position)
                 assert part.lost, position
                 assert not part.messages
-            channel, pages = Channel("c", RULES), Pages(broker)
+            channel, pages = Channel("c", RULES), Pages(broker, page=8)
             channel.begin(behind[-1])
-            part = await pages.after(channel, behind[0], 8)
+            part = await pages.after(channel, behind[0])
             assert not part.lost
             assert [frames.message.message for frames in part.messages] == behind[1 : 1 + len(part.messages)]

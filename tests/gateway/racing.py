@@ -153,9 +153,16 @@ class RacingBroker:
         await self.inner.unsubscribe(channel)
 
     async def read(
-        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
     ) -> Slice:
-        return await self._slowly("read", self.inner.read(channel, since=since, limit=limit, reverse=reverse))
+        reading = self.inner.read(channel, since=since, limit=limit, size=size, reverse=reverse)
+        return await self._slowly("read", reading)
 
     async def clear(self, channel: str) -> None:
         await self._slowly("clear", self.inner.clear(channel))

@@ -31,11 +31,11 @@ async def asking(test: Test) -> None:
     async with life(broker=broker, rules=LONG) as node:
         receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(SAID)]
         ids = [receipt.id for receipt in receipts if receipt.id is not None]
-        channel, pages = Channel("h:a", LONG["h"]), Pages(broker)
+        channel, pages = Channel("h:a", LONG["h"]), Pages(broker, page=BATCH)
         channel.begin(ids[-1])
 
         def ask(position: MessageId) -> asyncio.Task[Part]:
-            return asyncio.get_running_loop().create_task(pages.after(channel, position, BATCH))
+            return asyncio.get_running_loop().create_task(pages.after(channel, position))
 
         await test(broker, ids, ask)
 

@@ -6,9 +6,10 @@ import msgpack
 import orjson
 import pytest
 
-from gateway.broker.base import ConnectionRecord, Instruction
+from gateway.broker.base import ConnectionRecord, Instruction, Publication, Retention
 from protocol.codec import JSON
 from protocol.messages import Member, Message
+from protocol.payload import payload_of
 from tests.gateway.push_kit import Stand, stand
 
 
@@ -186,6 +187,20 @@ async def test_history_never_answers_more_than_configured() -> None:
             for query in ({}, {"limit": 3}, {"limit": 1})
         ]
     assert [len(answer["messages"]) for answer in answers] == [2, 2, 1]
+
+
+async def test_a_page_of_history_is_no_larger_than_a_request_may_be() -> None:
+    api = await stand(body_size=10_000)
+    said = ["1" * 4_000, "2" * 4_000, "3" * 9_900, "4" * 4_000, "5"]
+    pages, options = list[list[str]](), dict[str, str]()
+    async with api.client() as client:
+        for data in said:
+            await api.broker.publish(Publication("chat", payload_of(data), Retention(5, 60.0)))
+        while page := (await client.get("/v1/channels/chat/history", params=options)).json()["messages"]:
+            pages.append([message["data"] for message in page])
+            options = {"since": page[-1]["message"]}
+    assert [len(page) for page in pages] == [2, 1, 2]
+    assert [data for page in pages for data in page] == said
 
 
 async def test_what_is_gone_is_an_error_and_no_empty_page() -> None:

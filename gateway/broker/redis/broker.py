@@ -138,10 +138,16 @@ class RedisBroker:
         self._shard(channel).routes.unsubscribe(channel)
 
     async def read(
-        self, channel: str, *, since: MessageId | None = None, limit: int | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
     ) -> Slice:
         """Return what is kept of *channel*."""
-        return await self._shard(channel).history.read(channel, since, limit, reverse=reverse)
+        return await self._shard(channel).history.read(channel, since, limit, size, reverse=reverse)
 
     async def clear(self, channel: str) -> None:
         """Forget the history of *channel*."""

@@ -19,7 +19,7 @@ from protocol.position import MessageId
 
 _REASONS = {0: "", 1: "trimmed", 2: "reset"}
 
-Wanted = tuple[str, MessageId | None, int | None, bool]
+Wanted = tuple[str, MessageId | None, int | None, int | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,27 @@ class History:
         self._asked: dict[Wanted, tuple[Answer, asyncio.Future[Page]]] = {}
         self.reads = self.shared = 0
 
-    async def read(self, channel: str, since: MessageId | None, limit: int | None, *, reverse: bool) -> Slice:
+    async def read(
+        self, channel: str, since: MessageId | None, limit: int | None, size: int | None, *, reverse: bool
+    ) -> Slice:
         """Return a slice as `broker.base.Streams.read` promises it."""
-        page = await self.page(channel, since, limit, reverse=reverse)
+        page = await self.page(channel, since, limit, size, reverse=reverse)
         if page.fault:
             return Slice((), page.position, recovered=False, floor=page.floor)
         messages = [delivery.message for delivery in page.deliveries]
         return Slice(messages, page.position, recovered=True, floor=page.floor)
 
     async def page(
-        self, channel: str, since: MessageId | None, limit: int | None, *, reverse: bool = False
+        self,
+        channel: str,
+        since: MessageId | None,
+        limit: int | None,
+        size: int | None = None,
+        *,
+        reverse: bool = False,
     ) -> Page:
         """Return a part of the history of *channel*."""
-        wanted = (channel, since, limit, reverse)
+        wanted = (channel, since, limit, size, reverse)
         asked = self._asked.get(wanted)
         if asked is None or self._line.departed(asked[0]):
             asked = self._asked[wanted] = self._start(wanted)
@@ -86,7 +94,7 @@ class History:
         return answer, page
 
     def _ask(self, wanted: Wanted) -> Answer:
-        channel, since, limit, reverse = wanted
+        channel, since, limit, size, reverse = wanted
         keys = self._keys
         return self._line.call(
             READ(
@@ -96,6 +104,7 @@ class History:
                 "" if since is None else since.offset,
                 "" if since is None else since.uid,
                 "" if limit is None else max(0, limit),
+                "" if size is None else size,
                 int(reverse),
             )
         )

@@ -33,8 +33,8 @@ COUNT = 500
 TRIM = 256
 """Entries that are read before the inbox is trimmed behind them."""
 
-PAGE = 500
-"""Messages that healing asks for at a time."""
+PAGE, PAGE_BYTES = 500, 1024 * 1024
+"""Messages, and bytes of them, that healing asks for at a time."""
 
 
 class Reader:
@@ -246,7 +246,7 @@ class Reader:
     async def _caught_up(self, followed: Followed, life: int) -> bool:
         """Deliver the next page of what is missing; return whether that is all."""
         try:
-            page = await self._history.page(followed.name, followed.last, PAGE)
+            page = await self._history.page(followed.name, followed.last, PAGE, PAGE_BYTES)
         except GatewayError:
             await asyncio.sleep(patience.some(patience.READ, random.random()))
             return False

@@ -1,9 +1,9 @@
 -- A part of a channel's history, all of it or none.
--- KEYS: state meta log   ARGV: fresh meta_ttl since_offset since_uid limit reverse
--- since_offset and limit may be ''. Returns {offset, uid, fault, {offset, uid, body, ...}, floor}; fault 1: trimmed,
+-- KEYS: state meta log   ARGV: fresh meta_ttl since_offset since_uid limit size reverse
+-- since_offset, limit and size may be ''. Returns {offset, uid, fault, {offset, uid, body, ...}, floor}; fault 1: trimmed,
 -- 2: reset.
 local state, meta, log = unpack(KEYS)
-local fresh, meta_ttl, since, since_uid, limit, reverse = unpack(ARGV)
+local fresh, meta_ttl, since, since_uid, limit, size, reverse = unpack(ARGV)
 
 local function field(entry, name)
   for i = 1, #entry[2], 2 do
@@ -55,18 +55,32 @@ if since ~= '' then
   to = string.format('%d', math.max(0, position - 1))
 end
 
-local entries = {}
-if limit ~= '0' then
-  local arguments = reverse == '1' and {'XREVRANGE', log, to, '-'} or {'XRANGE', log, from, '+'}
-  if limit ~= '' then
-    arguments[5], arguments[6] = 'COUNT', limit
+-- A piece at a time, so that no more is looked at than is told.
+local flat, left, room = {}, tonumber(limit) or math.huge, tonumber(size) or math.huge
+while left > 0 do
+  local count = math.min(left, 100)
+  local piece
+  if reverse == '1' then
+    piece = redis.call('XREVRANGE', log, to, '-', 'COUNT', count)
+  else
+    piece = redis.call('XRANGE', log, from, '+', 'COUNT', count)
   end
-  entries = redis.call(unpack(arguments))
-end
-local flat = {}
-for i = 1, #entries do
-  flat[#flat + 1] = offset_of(entries[i])
-  flat[#flat + 1] = field(entries[i], 'u')
-  flat[#flat + 1] = field(entries[i], 'b')
+  local offset
+  for i = 1, #piece do
+    local body = field(piece[i], 'b')
+    room = room - #body
+    if room < 0 and #flat > 0 then
+      return {top, uid, 0, flat, floor}
+    end
+    offset = offset_of(piece[i])
+    flat[#flat + 1] = offset
+    flat[#flat + 1] = field(piece[i], 'u')
+    flat[#flat + 1] = body
+  end
+  if #piece < count then
+    break
+  end
+  from, to = string.format('%d', offset + 1), string.format('%d', offset - 1)
+  left = left - count
 end
 return {top, uid, 0, flat, floor}
