@@ -1,11 +1,10 @@
 """Redis goes back to an earlier state, as failovers make it: whoever knew more is told of it."""
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.script import REAP
@@ -23,12 +22,6 @@ NO_RENEWALS = 30.0
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
-
-
-@pytest_asyncio.fixture
-async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
-    async with Fleet(server.url) as fleet:
-        yield fleet
 
 
 def remember(folder: Path) -> None:

@@ -2,11 +2,10 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from gateway.broker.base import ChannelRecord, Delivery, Retention
 from gateway.broker.partial import Partial
@@ -28,18 +27,6 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with serving(tmp_path, *DURABLE) as server:
         yield server
-
-
-@pytest_asyncio.fixture
-async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
-    async with Fleet(server.url) as fleet:
-        yield fleet
-
-
-@pytest_asyncio.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with Proxy(server.port) as proxy:
-        yield proxy
 
 
 async def back(member: NodeMember) -> None:

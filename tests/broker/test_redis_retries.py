@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import pytest
@@ -17,7 +16,7 @@ from gateway.broker.redis.script import PUBLISH
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
 
 CHUNK = 64 * 1024
@@ -120,22 +119,10 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             sink.write(data)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path) as server:
-        yield server
-
-
 @pytest_asyncio.fixture
 async def scissors(server: RedisServer) -> AsyncIterator[Scissors]:
     async with Scissors(server.port) as scissors:
         yield scissors
-
-
-@pytest_asyncio.fixture
-async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
-    async with Fleet(server.url) as fleet:
-        yield fleet
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)

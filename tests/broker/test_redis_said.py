@@ -1,12 +1,9 @@
 """What a node was told to do while it was away: it does that when it is back, once."""
 
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from time import time
 
 import pytest
-import pytest_asyncio
 
 from gateway.broker.base import ConnectionRecord, Instruction
 from gateway.broker.redis.envelope import pack_instruction
@@ -14,29 +11,11 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.said import KEPT, REMEMBERED
 from tests.broker.redis_fleet import Fleet, Member, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer
 
 KEYS = Keys("fanway", 0)
 OUT = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
 LIVE = Instruction("ann", "disconnect", code=4006, reason="live")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path) as server:
-        yield server
-
-
-@pytest_asyncio.fixture
-async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
-    async with Fleet(server.url) as fleet:
-        yield fleet
-
-
-@pytest_asyncio.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with Proxy(server.port) as proxy:
-        yield proxy
 
 
 async def enter(member: Member, server: RedisServer, user: str = "ann") -> None:

@@ -9,7 +9,7 @@ from threading import Thread
 
 from tests.docs.pages import ROOT, Page
 from tests.e2e.browser import chromium
-from tests.e2e.demo_kit import publish
+from tests.e2e.demo.kit import publish
 from tests.e2e.gateway import served
 
 GUIDE = Page(ROOT / "docs" / "getting-started.md")

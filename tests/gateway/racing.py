@@ -26,7 +26,7 @@ from gateway.broker.memory import MemoryBroker
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from protocol.position import MessageId
-from tests.gateway.life import memory_broker
+from tests.gateway.life import Life, memory_broker
 from tests.gateway.standing import quiet
 
 T = TypeVar("T")
@@ -281,6 +281,13 @@ async def race(broker: RacingBroker, choices: Choices, *acts: Callable[[], Await
         else:
             chosen()
         await quiet()
+
+
+async def published(node: Life, channel: str, value: object) -> None:
+    """Publish at the broker's end of the wire, and let it be heard."""
+    assert isinstance(node.broker, RacingBroker)
+    await node.broker.inner.publish(node.publication(channel, value))
+    await quiet()
 
 
 def unavailable() -> BrokerUnavailable:

@@ -23,17 +23,9 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.payload import Payload
-from tests.gateway.life import RULES, Life, life
-from tests.gateway.racing import RacingBroker, every_order, race, unavailable
+from tests.gateway.life import RULES, life
+from tests.gateway.racing import RacingBroker, every_order, published, race, unavailable
 from tests.gateway.standing import quiet, standing
-
-
-async def published(node: Life, channel: str, value: Any) -> None:
-    """Publish at the broker's end of the wire, and let it be heard."""
-    assert isinstance(node.broker, RacingBroker)
-    await node.broker.inner.publish(node.publication(channel, value))
-    await quiet()
-
 
 # ---------------------------------------------------------------- who is here
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -23,17 +22,9 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.payload import payload_of
-from tests.gateway.life import Client, Life, life
-from tests.gateway.racing import RacingBroker, every_order, race
+from tests.gateway.life import Client, life
+from tests.gateway.racing import RacingBroker, every_order, published, race
 from tests.gateway.standing import quiet, standing
-
-
-async def published(node: Life, channel: str, value: Any) -> None:
-    """Publish at the broker's end of the wire, and let it be heard."""
-    assert isinstance(node.broker, RacingBroker)
-    await node.broker.inner.publish(node.publication(channel, value))
-    await quiet()
-
 
 # ---------------------------------------------------------------- instructions
 

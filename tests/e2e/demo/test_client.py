@@ -9,14 +9,9 @@ from time import time
 
 import pytest
 
-from tests.e2e.browser import Browser, Page, chromium
-from tests.e2e.demo_kit import CONNECTED, framed, names, publish, push, rows, says, serving, show
+from tests.e2e.browser import Browser, Page
+from tests.e2e.demo.kit import CONNECTED, framed, publish, push, rows, says, serving, show
 from tests.e2e.gateway import Served, served, token
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +19,6 @@ def gateway(home: Path) -> Iterator[Served]:
     """One that asks after half a second of silence, while the page itself speaks every two."""
     with served(home, HEARTBEAT__INTERVAL="500ms", HEARTBEAT__GRACE="5s") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(home: Path) -> Iterator[Browser]:
-    with chromium(home / "profile") as running:
-        yield running
-
-
-@pytest.fixture
-def channel() -> str:
-    return next(names)
-
-
-@pytest.fixture
-def page(gateway: Served, browser: Browser, channel: str) -> Iterator[Page]:
-    """The page, connected, in a channel that no other test uses; its console stays clean."""
-    with browser.page() as tab:
-        show(tab, gateway, channel)
-        yield tab
-        assert tab.problems() == []
 
 
 def test_it_answers_the_servers_pings(page: Page) -> None:

@@ -13,43 +13,18 @@ import httpx
 import pytest
 
 from gateway.push import demo
-from tests.e2e.browser import Browser, Page, chromium
-from tests.e2e.demo_kit import CONNECTED, client, names, publish, push, rows, says, show, until
+from tests.e2e.browser import Browser, Page
+from tests.e2e.demo.kit import CONNECTED, client, names, publish, push, rows, says, show, until
 from tests.e2e.gateway import PATIENCE, Served, served
 
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+ARTIFACTS = Path(__file__).parents[3] / "artifacts"
 FILES = sorted(path.name for path in Path(demo.__file__).parent.iterdir() if path.suffix in demo.TYPES)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture(scope="module")
 def gateway(home: Path) -> Iterator[Served]:
     with served(home) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(home: Path) -> Iterator[Browser]:
-    with chromium(home / "profile") as running:
-        yield running
-
-
-@pytest.fixture
-def channel() -> str:
-    return next(names)
-
-
-@pytest.fixture
-def page(gateway: Served, browser: Browser, channel: str) -> Iterator[Page]:
-    """The page, connected, in a channel that no other test uses; its console stays clean."""
-    with browser.page() as tab:
-        show(tab, gateway, channel)
-        yield tab
-        assert tab.problems() == []
 
 
 # ---------------------------------------------------------------- how it is served

@@ -1,0 +1,35 @@
+"""A browser with the demo page in a channel of its own; each file has the gateway that it needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.browser import Browser, Page, chromium
+from tests.e2e.demo.kit import names, show
+from tests.e2e.gateway import Served
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def browser(home: Path) -> Iterator[Browser]:
+    with chromium(home / "profile") as running:
+        yield running
+
+
+@pytest.fixture
+def channel() -> str:
+    return next(names)
+
+
+@pytest.fixture
+def page(gateway: Served, browser: Browser, channel: str) -> Iterator[Page]:
+    """The page, connected, in a channel that no other test uses; its console stays clean."""
+    with browser.page() as tab:
+        show(tab, gateway, channel)
+        yield tab
+        assert tab.problems() == []
