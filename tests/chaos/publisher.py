@@ -135,7 +135,7 @@ class Publisher:
         try:
             response = await self._http.post(f"http://127.0.0.1:{port}/v1/publish", json=publication)
         except (httpx.TransportError, OSError, AttributeError) as error:
-            # anyio asks for its peer a socket that has been reset since: an `OSError`, or there is no socket any more.
+            # Not only httpx's own: anyio asks a socket for its peer that has been reset since, or is no more.
             self.statuses[0] += 1
             self._failures += 1
             return Result.FAILED if isinstance(error, NEVER_SENT) else Result.UNKNOWN, {}, False
