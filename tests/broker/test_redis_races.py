@@ -74,7 +74,7 @@ class Redis:
         return 1
 
     def _read(self, arguments: list[str]) -> list[Any]:
-        _, _, offset, uid, limit, _ = arguments
+        _, _, offset, uid, limit, *_ = arguments
         name, since = uid[0], MessageId(int(offset), uid)
         top, log = self.top[name], self.logs[name]
         found = [id for _, id in log if id.offset > since.offset]
