@@ -1,14 +1,17 @@
-"""What lingers while its node becomes another: whoever follows it again is not unrouted with it."""
+"""What lingers is unrouted all at once when it is due, and never from under whoever follows it again."""
 
 from pathlib import Path
 
 from gateway.broker.redis.keys import Keys
 from tests.broker.node import KEPT, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, serving
 
 KEYS = Keys("fanway", 0)
 LINGER = 0.6
+USERS = [f"u{number}" for number in range(300)]
+ROUTES = [KEYS.route(f"={user}") for user in USERS]
 
 
 async def become_another(server: RedisServer, member: Member) -> None:
@@ -20,6 +23,16 @@ async def become_another(server: RedisServer, member: Member) -> None:
     server.execute("SET", KEYS.tombstone(node.decode()), 1)
     server.execute("ZREM", KEYS.nodes, node)
     await eventually(lambda: member.broker.statistics()["incarnations"] == 2)
+
+
+async def told(member: Member) -> None:
+    """Wait until Redis has answered whatever the node said of its routes before."""
+    await member.broker.subscribe("marker", None)
+
+
+def routed(server: RedisServer) -> int:
+    """How many of the users some node is routed for."""
+    return int(server.execute("EXISTS", *ROUTES))
 
 
 async def test_who_follows_again_after_a_fence_is_not_unrouted_with_what_lingered_before(
@@ -39,3 +52,62 @@ async def test_who_follows_again_after_a_fence_is_not_unrouted_with_what_lingere
             await eventually(lambda: not server.execute("EXISTS", KEYS.route("d")))
             await publish(broker, "c", "heard")
             assert values(await member.node.messages(1)) == ["heard"]
+
+
+async def test_who_comes_and_goes_while_it_is_unrouted_leaves_no_route(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    member = await fleet.launch(proxy.url, lease=30.0)
+    broker, route = member.broker, KEYS.route("=ann")
+    await broker.arrive("ann")
+    await told(member)
+    assert server.execute("EXISTS", route)
+    proxy.hold_answers()
+    await broker.depart("ann")
+    await eventually(lambda: not server.execute("EXISTS", route))
+    await broker.arrive("ann")
+    await broker.depart("ann")
+    proxy.release()
+    await told(member)  # that she came again, at the latest
+    await eventually(lambda: not server.execute("EXISTS", route))
+    await eventually(lambda: broker.statistics()["channels"] == 1)
+
+
+async def test_what_is_due_together_is_unrouted_in_a_few_round_trips(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    member = await fleet.launch(lease=30.0)
+    broker = member.broker
+    for user in USERS:
+        await broker.arrive(user)
+    await told(member)
+    assert routed(server) == len(USERS)
+    before = broker.statistics()["trips"]
+    for user in USERS:
+        await broker.depart(user)
+    await eventually(lambda: broker.statistics()["channels"] == 1)
+    assert routed(server) == 0
+    assert broker.statistics()["trips"] - before < 10
+
+
+async def test_who_comes_again_while_all_are_unrouted_is_routed_after_that(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    member = await fleet.launch(proxy.url, lease=30.0)
+    broker = member.broker
+    for user in USERS:
+        await broker.arrive(user)
+    await told(member)
+    proxy.hold_answers()
+    for user in USERS:
+        await broker.depart(user)
+    await eventually(lambda: routed(server) < len(USERS))
+    for user in USERS:
+        await broker.arrive(user)
+    proxy.release()
+    await told(member)
+    assert routed(server) == len(USERS)
+    # Nor is anybody unrouted late: whoever goes now goes after all that.
+    await broker.unsubscribe("marker")
+    await eventually(lambda: not server.execute("EXISTS", KEYS.route("marker")))
+    assert routed(server) == len(USERS)

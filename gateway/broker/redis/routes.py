@@ -23,7 +23,7 @@ TOUCHES = 200
 """Channels whose positions one call keeps."""
 
 TURN = 200
-"""Channels that are asked for again before others get their turn of the loop."""
+"""Channels that are asked for again, or given up, before others get their turn."""
 
 
 class Routes:
@@ -186,37 +186,55 @@ class Routes:
 
     def _end(self, followed: Followed) -> None:
         followed.end()
-        self._lingering.append((self._clock() + self._options.linger, followed, followed.life))
+        self._linger(followed, followed.life, self._options.linger)
         if not self._unrouting:
             self._unrouting = True
             self._tasks.adopt(self._unroute())
+
+    def _linger(self, followed: Followed, life: int, seconds: float) -> None:
+        self._lingering.append((self._clock() + seconds, followed, life))
 
     async def _unroute(self) -> None:
         """Tell Redis of what has not been wanted for long enough; ends when there is nothing of that kind."""
         try:
             while self._lingering:
-                due, followed, life = self._lingering.popleft()
-                if (wait := due - self._clock()) > 0:
-                    await asyncio.sleep(wait)
-                if followed.wanted or followed.life != life or not self._known(followed):
-                    continue
-                if not await self._forget(followed):
-                    self._lingering.append((self._clock() + max(1.0, self._options.linger), followed, life))
+                await asyncio.sleep(max(0.0, self._lingering[0][0] - self._clock()))
+                # All of them before the first answer: one line keeps the order of the calls, so that whoever
+                # subscribes again from here on is heard after this.
+                asked = [(followed, life, self._unask(followed)) for followed, life in self._due()]
+                for followed, life, answer in asked:
+                    if await _heard(answer):
+                        self._forget(followed, life)
+                    else:
+                        self._linger(followed, life, max(1.0, self._options.linger))
         finally:
             self._unrouting = False
 
-    async def _forget(self, followed: Followed) -> bool:
-        """Unroute *followed*; return whether Redis has heard of it."""
+    def _due(self) -> list[tuple[Followed, int]]:
+        """Take what has lingered for long enough, the oldest first, and is not followed again."""
+        due: list[tuple[Followed, int]] = []
+        while self._lingering and self._lingering[0][0] <= self._clock() and len(due) < TURN:
+            _, followed, life = self._lingering.popleft()
+            if followed.life == life and self._known(followed):
+                due.append((followed, life))
+        return due
+
+    def _unask(self, followed: Followed) -> Answer | None:
+        """Ask Redis to unroute *followed*; None where asking is no use."""
         keys, node, name = self._keys, self._node(), followed.name
         try:
-            answer = self._line.call(UNSUBSCRIBE([keys.route(name), keys.of(node), keys.names], node, name))
-            # Whoever subscribes again from here on is heard after this.
-            await answer
+            return self._line.call(UNSUBSCRIBE([keys.route(name), keys.of(node), keys.names], node, name))
         except GatewayError:
-            return False
-        if not followed.wanted and self._known(followed):
-            del self.followed[name.encode()]
-        return True
+            return None
+
+    def _forget(self, followed: Followed, life: int) -> None:
+        """Drop *followed*, unless it was followed since *life*: of that Redis heard after this."""
+        if followed.life == life:
+            self._drop(followed)
+
+    def _drop(self, followed: Followed) -> None:
+        if self._known(followed):
+            del self.followed[followed.name.encode()]
 
     def _known(self, followed: Followed) -> bool:
         """Whether *followed* is still what stands for its channel: since `reroute`, that may be another."""
@@ -224,3 +242,14 @@ class Routes:
 
     def __repr__(self) -> str:
         return f"<Routes {len(self.followed)} channels>"
+
+
+async def _heard(answer: Answer | None) -> bool:
+    """Return whether Redis has carried out what *answer* is to."""
+    if answer is None:
+        return False
+    try:
+        await answer
+    except GatewayError:
+        return False
+    return True
