@@ -20,6 +20,7 @@ from tests.broker.redis_server import RedisServer, serving
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
+ATTEMPTS = 100
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -136,6 +137,47 @@ async def test_what_keeps_no_history_is_followed_again_once_redis_is_back(
     assert await one.node.received(1) == [Gap("a", "reset", None)]
     await publish(one.broker, "a", 1, retention=None)
     assert values(await one.node.messages(1)) == [1]
+
+
+async def test_what_redis_never_heard_of_leaves_nothing_behind(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    broker = one.broker
+    server.kill()
+    await eventually(lambda: not broker.ready())
+    for number in range(ATTEMPTS):
+        # As a client that subscribes, in vain, to one name after the other.
+        await broker.subscribe(f"x{number}", None)
+        with pytest.raises(BrokerUnavailable):
+            await broker.join(f"x{number}", ANN)
+        await broker.leave(f"x{number}", "c1")
+        await broker.unsubscribe(f"x{number}")
+        await broker.arrive(f"u{number}")
+        await broker.depart(f"u{number}")
+    assert broker.statistics()["channels"] == 0
+    server.start()
+    await back(one)
+    await broker.subscribe("marker", None)
+    asked = server.execute("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
+    assert asked < ATTEMPTS, "there was nothing to make up for"
+
+
+async def test_what_redis_may_have_heard_of_is_taken_back(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    one = await fleet.launch(proxy.url, lease=30.0, beat=0.05, presence_deadline=0.1)
+    broker, keys = one.broker, ("fanway:{0}:who:a", "fanway:{0}:route:=ann")
+    await broker.subscribe("marker", None)
+    proxy.hold_answers()
+    await broker.arrive("ann")
+    with pytest.raises(BrokerUnavailable):
+        await broker.join("a", ANN)
+    await eventually(lambda: server.execute("EXISTS", *keys) == 2)
+    await broker.leave("a", "c1")
+    await broker.depart("ann")
+    proxy.cut()
+    proxy.release()
+    await eventually(lambda: server.execute("EXISTS", *keys) == 0)
+    await eventually(lambda: broker.statistics()["channels"] == 1)
 
 
 # ---------------------------------------------------------------- Redis forgets

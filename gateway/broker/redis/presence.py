@@ -51,8 +51,9 @@ class Rosters:
     async def leave(self, channel: str, connection: str) -> None:
         """Remove the member: as soon as Redis can be told of it."""
         place = (channel, connection)
-        self._mine.pop(place, None)
-        self._owed[place] = None
+        if self._mine.pop(place, None) is not None:
+            self._owed[place] = None
+        # A leave is owed only where Redis was asked to join: else each attempt while it is away would stay here.
         try:
             await within(self._leave(*place), self._options.presence_deadline)
         except GatewayError:

@@ -55,6 +55,8 @@ class Routes:
         self._lingering: deque[tuple[float, Followed, int]] = deque()
         self._unrouting = False
         self._unheard: dict[Followed, int] = {}
+        self._untold: set[Followed] = set()
+        """Those of which Redis was never told a word: nothing of them need be taken back."""
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
         """Route *name* to this node and return its position."""
@@ -74,6 +76,7 @@ class Routes:
         followed = self.followed.get(name.encode())
         if followed is None:
             followed = self.followed[name.encode()] = Followed(name)
+        self._untold.discard(followed)
         before = followed.life
         followed.begin(token, numbered=numbered)
         life = followed.life
@@ -91,7 +94,10 @@ class Routes:
 
     def want(self, name: str) -> None:
         """Route *name*, which keeps no history, as soon as Redis can be told; nobody waits for it."""
-        followed = self.followed.setdefault(name.encode(), Followed(name))
+        followed = self.followed.get(name.encode())
+        if followed is None:
+            followed = self.followed[name.encode()] = Followed(name)
+            self._untold.add(followed)
         if not (followed.wanted and followed.token):
             followed.begin(new_uid(), numbered=False)
             self._ask_again(followed)
@@ -149,6 +155,8 @@ class Routes:
             self._ask(followed.name, token, numbered=followed.numbered).add_done_callback(check)
         except GatewayError:
             self._unheard[followed] = life
+        else:
+            self._untold.discard(followed)
 
     def touch(self) -> None:
         """Keep the positions of what is followed here, though nobody may have said anything for long."""
@@ -186,6 +194,11 @@ class Routes:
 
     def _end(self, followed: Followed) -> None:
         followed.end()
+        if followed in self._untold:
+            self._untold.discard(followed)
+            self._unheard.pop(followed, None)
+            self._drop(followed)
+            return
         self._linger(followed, followed.life, self._options.linger)
         if not self._unrouting:
             self._unrouting = True
