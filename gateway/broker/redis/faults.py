@@ -138,11 +138,13 @@ _TEXTS = {
     "cluster support disabled": Fault(
         Then.RECONNECT, Counts.FAILURE, "this Redis is no Cluster: set broker.cluster = false", 5.0
     ),
+    # Redis 6.2, of a command inside of a script.
+    "The user executing the script can't": FAULTS["NOPERM"],
 }
 """By what Redis says in whole words, where the first one tells nothing."""
 
-_INNER = re.compile(r"^ERR Error running script.*?-([A-Z]+) ")
-"""Redis 6.2 wraps what a command inside of a script was answered."""
+_INNER = re.compile(r"^(?:ERR )?Error running script.*?: -?([A-Z]+) ")
+"""Redis 6.2 wraps what a command inside of a script was answered, and redis-py takes its `ERR ` away."""
 
 
 def fault_of(error: BaseException) -> Fault:
