@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import Protocol
 
-from gateway.errors import BrokerUnavailable
+from gateway.errors import GatewayError
 from gateway.hub import subscribing
 from gateway.hub.catch_up import catch_up
 from gateway.hub.services import Services
@@ -153,8 +153,9 @@ class Following:
         self._catching_up = True
         try:
             await catch_up(self)
-        except BrokerUnavailable as error:
-            self._retry = asyncio.get_running_loop().call_later(error.retry_after, self.caught_breath)
+        except GatewayError as error:
+            wait = (subscribing.unavailable(error).retry_after_ms or 0) / 1000  # as a client is told to
+            self._retry = asyncio.get_running_loop().call_later(wait, self.caught_breath)
         except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
             self.services.on_error(error)
             self.end(CloseCode.INTERNAL)

@@ -380,6 +380,19 @@ async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -
             assert values((await two.broker.read("a")).messages) == [1, 5]
 
 
+async def test_a_full_redis_is_read_though_an_epoch_begins(tmp_path: Path) -> None:
+    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch()
+            await publish(one.broker, "a", 1, 2)
+            server.execute("HSET", "fanway:{0}:state", "e", "another")  # as after a failover
+            server.execute("CONFIG", "SET", "maxmemory", "1")
+            assert values((await one.broker.read("a")).messages) == [1, 2]
+            assert values((await one.broker.read("nobody wrote there")).messages) == []
+            server.execute("HDEL", "fanway:{0}:state", "e")
+            assert values((await one.broker.read("a")).messages) == [1, 2]
+
+
 def _beat(server: RedisServer, name: str) -> int:
     beats = server.execute("HGETALL", "fanway:{0}:beats")
     return next(int(beat) for node, beat in beats.items() if node.startswith(name.encode() + b"~"))

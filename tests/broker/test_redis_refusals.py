@@ -121,6 +121,16 @@ async def test_a_refusal_is_told_and_over_when_it_is_over(word: str, tmp_path: P
             await works(one)
 
 
+@pytest.mark.parametrize("word", ["NOREPLICAS", "MISCONF", "READONLY"])
+async def test_what_takes_no_write_is_read_where_that_needs_none(word: str, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(lease=30.0)
+            (id,) = await publish(one.broker, "room", "before")
+            with TROUBLES[word](server, tmp_path):
+                assert (await one.broker.read("room")).position == id
+
+
 async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
     with serving(tmp_path) as server, server.client() as client:
         client.mset({f"x{number}": number for number in range(2_000)})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.broker.base import Slice
+from gateway.errors import BrokerFull, GatewayError
 from gateway.hub.services import SessionLimits
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Gap, Subscribe, Unsubscribe, Unsubscribed
@@ -169,21 +170,22 @@ async def fallen_behind(node: Life, *channels: str, count: int = 80) -> Client:
     return client
 
 
+@pytest.mark.parametrize(("error", "wait"), [(unavailable(), 0.5), (BrokerFull("the test wants it so"), 5.0)])
 @standing
-async def test_a_broker_that_cannot_tell_now_is_asked_again() -> None:
+async def test_a_broker_that_cannot_tell_now_is_asked_again(error: GatewayError, wait: float) -> None:
     broker = RacingBroker(only=frozenset())
     async with life(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         broker.only = frozenset({"read"})
-        broker.fails["read"] = unavailable()
+        broker.fails["read"] = error
         slow.link.drain()
         for _ in range(3):
             await broker.pass_all()
             assert pushes(slow, "h:a") == []
-            await passed(0.5)
+            await passed(wait)
         broker.fails.clear()
         await broker.pass_all()
-        await passed(0.5)
+        await passed(wait)
         await broker.pass_all()
         assert pushes(slow, "h:a") == list(range(80))
 

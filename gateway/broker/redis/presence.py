@@ -53,7 +53,7 @@ class Rosters:
         place = (channel, connection)
         if self._mine.pop(place, None) is not None:
             self._owed[place] = None
-        # A leave is owed only where Redis was asked to join: else each attempt while it is away would stay here.
+        # Owed only where Redis was asked to join: else what is tried while it is away would pile up here.
         try:
             await within(self._leave(*place), self._options.presence_deadline)
         except GatewayError:

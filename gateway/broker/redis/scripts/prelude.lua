@@ -32,22 +32,24 @@ end
 -- A channel of an older epoch goes on with its numbers, under a uid that nobody holds: the store has lost writes.
 local function stand(meta, log, state, fresh, ttl)
   local epoch = redis.call('HGET', state, 'e')
+  local found = redis.call('HMGET', meta, 'o', 'u', 'e', 'f')
+  if epoch and found[3] == epoch then
+    return tonumber(found[1]), found[2], tonumber(found[4])
+  end
+  -- Only here, as a Redis that takes no writes at all is read, too. Whoever has more kept was refused before.
+  despite_full_memory(state)
   if not epoch then
     epoch = '0.' .. fresh
     redis.call('HSET', state, 'e', epoch)
   end
-  local found = redis.call('HMGET', meta, 'o', 'u', 'e', 'f')
   if not found[1] then
     redis.call('DEL', log)
     redis.call('HSET', meta, 'o', 0, 'u', fresh, 'e', epoch, 'f', 0)
     redis.call('PEXPIRE', meta, ttl)
     return 0, fresh, 0
   end
-  if found[3] ~= epoch then
-    redis.call('HSET', meta, 'u', fresh, 'e', epoch, 'f', found[1])
-    return tonumber(found[1]), fresh, tonumber(found[1])
-  end
-  return tonumber(found[1]), found[2], tonumber(found[4])
+  redis.call('HSET', meta, 'u', fresh, 'e', epoch, 'f', found[1])
+  return tonumber(found[1]), fresh, tonumber(found[1])
 end
 
 local function keep(meta, ttl)
