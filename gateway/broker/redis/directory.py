@@ -19,8 +19,7 @@ from gateway.broker.redis import envelope, said
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line, within
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.publisher import milliseconds
-from gateway.broker.redis.script import NAMES, NODES, POST, TELL
+from gateway.broker.redis.script import NAMES, NODES, POST, TELL, milliseconds
 from gateway.errors import GatewayError
 from protocol.channels import personal
 
@@ -116,7 +115,7 @@ class Directory:
             head = f"q {token} {self.incarnation}"
             told = await within(self._post(head, orjson.dumps(question), *others), 1.0)
             asked.expect(len(told))
-            await _until(asked.complete, self._options.presence_deadline)
+            await asyncio.wait((asked.complete,), timeout=self._options.presence_deadline)
         finally:
             del self._asked[token]
         return asked.answers
@@ -168,20 +167,6 @@ class _Asked:
     def _check(self) -> None:
         if self.expected is not None and len(self.answers) >= self.expected and not self.complete.done():
             self.complete.set_result(None)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _until(future: asyncio.Future[None], seconds: float) -> None:
-    """Wait for *future*, for so many seconds at most."""
-    timer = asyncio.get_running_loop().call_later(seconds, _settle, future)
-    try:
-        await future
-    finally:
-        timer.cancel()
 
 
 def record_of(node: Node) -> bytes:

@@ -13,8 +13,7 @@ from gateway.broker.redis import envelope
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Answer, Line
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.publisher import milliseconds
-from gateway.broker.redis.script import READ
+from gateway.broker.redis.script import READ, milliseconds
 from protocol.position import MessageId
 
 _REASONS = {0: "", 1: "trimmed", 2: "reset"}

@@ -13,8 +13,7 @@ from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.publisher import milliseconds
-from gateway.broker.redis.script import BUMP, REAP, RENEW
+from gateway.broker.redis.script import BUMP, REAP, RENEW, milliseconds
 from gateway.clock import Clock
 from gateway.errors import GatewayError
 

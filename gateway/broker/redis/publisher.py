@@ -13,7 +13,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.patience import BUDGET, CREDIT, JITTER
-from gateway.broker.redis.script import PUBLISH, Command
+from gateway.broker.redis.script import PUBLISH, Command, milliseconds
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable
 from protocol.position import MessageId
@@ -57,7 +57,7 @@ class Publisher:
                 raise
             self._credit -= 1.0
             self.retried += 1
-            await _pause(random.random() * JITTER)
+            await asyncio.sleep(random.random() * JITTER)
             # Made anew: this node may have become another incarnation.
             answer = await line.call(self._command(publication, body))
         _, offset, uid, replayed, *replicas = answer
@@ -92,24 +92,3 @@ class Publisher:
 
     def __repr__(self) -> str:
         return f"<Publisher {self.published} published>"
-
-
-def milliseconds(seconds: float) -> int:
-    """Return *seconds* as Redis counts them: none is too short to count."""
-    return max(1, round(seconds * 1000))
-
-
-def _settle(over: asyncio.Future[None]) -> None:
-    if not over.done():
-        over.set_result(None)
-
-
-async def _pause(seconds: float) -> None:
-    """Wait without a task of one's own: the caller may be running eagerly."""
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(seconds, _settle, over)
-    try:
-        await over
-    finally:
-        timer.cancel()

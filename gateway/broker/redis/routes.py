@@ -12,8 +12,7 @@ from gateway.broker.redis.followed import Followed
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Answer, Line, within
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.publisher import milliseconds
-from gateway.broker.redis.script import SUBSCRIBE, TOUCH, UNSUBSCRIBE
+from gateway.broker.redis.script import SUBSCRIBE, TOUCH, UNSUBSCRIBE, milliseconds
 from gateway.clock import Clock
 from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError

@@ -36,6 +36,11 @@ class Script:
         return f"<Script {self.name} {self.digest:.8}>"
 
 
+def milliseconds(seconds: float) -> int:
+    """Return *seconds* as Redis counts them: none is too short to count."""
+    return max(1, round(seconds * 1000))
+
+
 PUBLISH = Script("publish")
 SUBSCRIBE = Script("subscribe")
 UNSUBSCRIBE = Script("unsubscribe")
@@ -44,6 +49,7 @@ CLEAR = Script("clear")
 TOUCH = Script("touch")
 JOIN = Script("join")
 LEAVE = Script("leave")
+COUNT = Script("count")
 RENEW = Script("renew")
 BUMP = Script("bump")
 REAP = Script("reap")
@@ -62,6 +68,7 @@ SCRIPTS = (
     TOUCH,
     JOIN,
     LEAVE,
+    COUNT,
     RENEW,
     BUMP,
     REAP,
