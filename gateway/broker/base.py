@@ -136,6 +136,14 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
+class Headcount:
+    """How many are in a channel: the numbers of its `Presence`."""
+
+    connections: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionRecord:
     """One live connection of a user."""
 
@@ -236,6 +244,9 @@ class Rosters(Protocol):
 
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*, those who came first first."""
+
+    async def count(self, channel: str) -> Headcount:
+        """Return how many are in *channel*; elsewhere that takes as long for many as for few."""
 
 
 class Directory(Protocol):

@@ -13,6 +13,7 @@ from gateway.broker.base import (
     Cleared,
     ConnectionRecord,
     Delivery,
+    Headcount,
     Instruction,
     Level,
     Node,
@@ -175,6 +176,11 @@ class MemoryBroker:
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*."""
         return Presence(tuple(self._rosters.get(channel, ())))
+
+    async def count(self, channel: str) -> Headcount:
+        """Return how many are in *channel*."""
+        present = await self.presence(channel)
+        return Headcount(present.connections, present.users)
 
     # ------------------------------------------------------------ directory
 

@@ -141,11 +141,13 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     _unless(may_read(rules, subscribed=command.channel in session.subscriptions, channel=command.channel))
     if not rules.presence:
         raise _keeps_no("presence", command.channel, rules)
-    present = await session.services.broker.presence(command.channel)
-    counted = PresenceState(command.id, command.channel, present.connections, present.users)
+    services = session.services
     if not command.members:
-        return counted
-    limits = session.services.limits
+        count = await services.broker.count(command.channel)
+        return PresenceState(command.id, command.channel, count.connections, count.users)
+    present = await services.broker.presence(command.channel)
+    counted = PresenceState(command.id, command.channel, present.connections, present.users)
+    limits = services.limits
     members, _ = that_fit(present.members, most=limits.presence_reply, room=limits.outbox // 2)
     truncated = True if len(members) < len(present.members) else None
     return replace(counted, members=members, truncated=truncated)

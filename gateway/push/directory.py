@@ -60,7 +60,7 @@ class Directory:
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
         answer: Answer = {"channel": channel, "subscribers": subscribers, "history": 0}
         if rules.presence:
-            answer["users"] = (await self._broker.presence(channel)).users
+            answer["users"] = (await self._broker.count(channel)).users
         if rules.history:
             oldest = await self._broker.read(channel, limit=1)
             answer["position"] = str(oldest.position)
@@ -80,10 +80,11 @@ class Directory:
         rules = self._namespaces.rules(channel)
         if not rules.presence:
             raise _without(channel, rules.namespace, "presence", "presence = true")
+        if not members:
+            count = await self._broker.count(channel)
+            return _as_reply(PresenceState(0, channel, count.connections, count.users))
         found = await self._broker.presence(channel)
         counted = PresenceState(0, channel, found.connections, found.users)
-        if not members:
-            return _as_reply(counted)
         after = name_before(cursor)
         rest = sorted((one for one in found.members if one.connection > after), key=_by_connection)
         most = self._presence_limit if limit is None else min(limit, self._presence_limit)

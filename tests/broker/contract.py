@@ -10,6 +10,7 @@ from gateway.broker.base import (
     ChannelRecord,
     ConnectionRecord,
     Delivery,
+    Headcount,
     Instruction,
     NodeRecord,
     Receipt,
@@ -183,6 +184,25 @@ class Rosters:
         await broker.join("a", Member("c3", "ann"))
         present = await broker.presence("a")
         assert (present.connections, present.users) == (2, 1)
+
+    async def test_they_are_counted_as_they_come_and_go(self, broker: Broker) -> None:
+        names = ["", "ann", 'a "quoted" one', "two words", "ä\\n", "x" * 128]
+        for number, name in enumerate(names):
+            await broker.join("a", Member(f"c{number}", name, {"name": name}))
+            await broker.join("a", Member(f"d{number}", name))
+        assert await broker.count("a") == Headcount(12, 6)
+        await broker.join("a", Member("c1", "ann", {"name": "Annie"}))
+        assert await broker.count("a") == Headcount(12, 6)
+        await broker.join("a", Member("c1", "bob"))
+        assert await broker.count("a") == Headcount(12, 7)
+        for number in range(6):
+            await broker.leave("a", f"d{number}")
+        for connection in ("d0", "unknown"):
+            await broker.leave("a", connection)
+        assert await broker.count("a") == Headcount(6, 6)
+        present = await broker.presence("a")
+        assert (present.connections, present.users) == (6, 6)
+        assert await broker.count("b") == Headcount(0, 0)
 
     async def test_channels_are_apart(self, broker: Broker) -> None:
         await broker.join("a", ANN)

@@ -199,7 +199,7 @@ class Contract(RuleBasedStateMachine):
             return
         self.joining.add(place)
         try:
-            await at.broker.join(channel, Member(place[1], "ann"))
+            await at.broker.join(channel, Member(place[1], "ann" if number else at.node.name))
             self.members[place] = at
         except BrokerUnavailable:
             return
@@ -260,6 +260,9 @@ class Contract(RuleBasedStateMachine):
 
         async def right() -> bool:
             found = (await surely(lambda: self.awake[0].broker.presence(channel))).members
+            count = await surely(lambda: self.awake[0].broker.count(channel))
+            if (count.connections, count.users) != (len(found), len({each.user for each in found})):
+                return False
             there = {each.connection for each in found if each.connection.split(".")[0] not in unsure}
             return there == {
                 place[1]

@@ -13,6 +13,7 @@ from gateway.broker.base import (
     ConnectionRecord,
     Delivery,
     Envelope,
+    Headcount,
     Instruction,
     Node,
     NodeRecord,
@@ -175,6 +176,9 @@ class RacingBroker:
 
     async def presence(self, channel: str) -> Presence:
         return await self._slowly("presence", self.inner.presence(channel))
+
+    async def count(self, channel: str) -> Headcount:
+        return await self._slowly("count", self.inner.count(channel))
 
     async def arrive(self, user: str) -> None:
         self.users.add(user)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from gateway.broker.base import (
     ChannelRecord,
     ConnectionRecord,
+    Headcount,
     Instruction,
     Node,
     NodeRecord,
@@ -167,6 +168,10 @@ class RedisBroker:
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*."""
         return await self._shard(channel).rosters.presence(channel)
+
+    async def count(self, channel: str) -> Headcount:
+        """Return how many are in *channel*; Redis looks at none of them for that."""
+        return await self._shard(channel).rosters.count(channel)
 
     # ------------------------------------------------------------ directory
 

@@ -38,13 +38,14 @@ def unpack(channel: str, message: MessageId | None, body: bytes) -> Delivery:
 
 
 def pack_member(member: Member) -> bytes:
-    """Return *member* as bytes."""
-    return orjson.dumps([member.connection, member.user, member.info])
+    """Return *member* as bytes, its user in the first line: scripts count users without decoding the rest."""
+    return b"[%b,\n%b]" % (orjson.dumps(member.user), orjson.dumps([member.connection, member.info]))
 
 
 def unpack_member(body: bytes) -> Member:
     """Return what `pack_member` made into *body*."""
-    return Member(*orjson.loads(body))
+    user, (connection, info) = orjson.loads(body)
+    return Member(connection, user, info)
 
 
 def pack_instruction(instruction: Instruction) -> bytes:

@@ -69,6 +69,10 @@ class Keys:
         """Its members."""
         return self.who_of + channel
 
+    def users(self, channel: str) -> str:
+        """How many connections each user has there; no channel's name has a newline."""
+        return f"{self.who(channel)}\nusers"
+
     def key(self, channel: str, key: str) -> str:
         """What a publish with that idempotency key was answered; no channel's name has a newline."""
         return f"{self.base}key:{channel}\n{key}"

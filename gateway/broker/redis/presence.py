@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
-from gateway.broker.base import Presence
+from gateway.broker.base import Headcount, Presence
 from gateway.broker.redis import envelope
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Answer, Line, within
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.script import JOIN, LEAVE
+from gateway.broker.redis.script import COUNT, JOIN, LEAVE, Command
+from gateway.broker.redis.shared import Shared
+from gateway.eager import Tasks
 from gateway.errors import GatewayError
 from protocol.messages import Member
 
 TURN = 200
-"""Members of whom Redis is told again before others get their turn of the loop."""
+"""Members of whom Redis is told again, or who are unpacked, before others get their turn of the loop."""
 
 
 class Rosters:
     """The members of one shard's channels."""
 
-    def __init__(self, line: Line, reads: Line, keys: Keys, options: RedisOptions, node: str = "") -> None:
-        """Write by *line*, read by *reads*; `node` is the incarnation that members belong to."""
-        self.node = node
+    def __init__(self, line: Line, reads: Line, keys: Keys, options: RedisOptions, tasks: Tasks) -> None:
+        """Write by *line*, read by *reads*."""
+        self.node = ""
+        """The incarnation that members belong to."""
         self._line = line
-        self._reads = reads
         self._keys = keys
         self._options = options
         self._mine: dict[tuple[str, str], Member] = {}
@@ -33,6 +36,9 @@ class Rosters:
         """Leaves that Redis has not heard of."""
         self._unsure: dict[tuple[str, str], bool] = {}
         """Members of ours that Redis may not know of, and whether to announce them."""
+        seconds = options.presence_deadline
+        self._members = Shared(reads, tasks, command=self._read, make=unpacked, seconds=seconds)
+        self._counts = Shared(reads, tasks, command=self._count, make=_counted, seconds=seconds)
 
     async def join(self, channel: str, member: Member) -> None:
         """Add *member*."""
@@ -62,10 +68,11 @@ class Rosters:
 
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*, those who came first first."""
-        answer = self._reads.call(("HGETALL", self._keys.who(channel)))
-        found = await within(answer, self._options.presence_deadline)
-        ordered = sorted(_entry(value) for value in found[1::2])
-        return Presence(tuple(envelope.unpack_member(body) for _, body in ordered))
+        return await self._members.of(channel)
+
+    async def count(self, channel: str) -> Headcount:
+        """Return how many are in *channel*; that costs the same however many they are."""
+        return await self._counts.of(channel)
 
     async def rejoin(self, *, announce: bool) -> None:
         """Tell Redis of every member here; *announce* where others have been told that they left."""
@@ -90,6 +97,13 @@ class Rosters:
 
     # ------------------------------------------------------------ inside
 
+    def _read(self, channel: str) -> Command:
+        # Values alone: each tells its connection.
+        return ("HVALS", self._keys.who(channel))
+
+    def _count(self, channel: str) -> Command:
+        return COUNT([self._keys.who(channel), self._keys.users(channel)])
+
     def _join(self, channel: str, member: Member, *, announce: bool) -> Answer:
         keys, node = self._keys, self.node
         return self._line.call(
@@ -98,6 +112,7 @@ class Rosters:
                     keys.state,
                     keys.beats,
                     keys.who(channel),
+                    keys.users(channel),
                     keys.route(channel),
                     keys.nodes,
                     keys.members(node),
@@ -117,7 +132,7 @@ class Rosters:
         keys = self._keys
         return self._line.call(
             LEAVE(
-                [keys.who(channel), keys.route(channel), keys.beats],
+                [keys.who(channel), keys.users(channel), keys.route(channel), keys.beats],
                 keys.inboxes,
                 self._options.inbox,
                 keys.members_of,
@@ -147,6 +162,21 @@ class Rosters:
 
     def __repr__(self) -> str:
         return f"<Rosters {len(self._mine)} members here {len(self._owed)} leaves owed>"
+
+
+async def unpacked(who: Sequence[bytes]) -> Presence:
+    """Return the members that stand in *who*, those who came first first."""
+    ordered = sorted(_entry(value) for value in who)
+    members: list[Member] = []
+    for start in range(0, len(ordered), TURN):
+        if start:
+            await asyncio.sleep(0)
+        members += [envelope.unpack_member(body) for _, body in ordered[start : start + TURN]]
+    return Presence(tuple(members))
+
+
+async def _counted(told: Sequence[int]) -> Headcount:
+    return Headcount(*told)
 
 
 def _entry(value: bytes) -> tuple[int, bytes]:

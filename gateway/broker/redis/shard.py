@@ -21,7 +21,18 @@ from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
 from gateway.broker.redis.routes import Routes
 from gateway.broker.redis.said import Said
-from gateway.broker.redis.script import BUMP, CLEAR, PUBLISH, READ, REAP, RENEW, SCRIPTS, Command, Script
+from gateway.broker.redis.script import (
+    BUMP,
+    CLEAR,
+    COUNT,
+    PUBLISH,
+    READ,
+    REAP,
+    RENEW,
+    SCRIPTS,
+    Command,
+    Script,
+)
 from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
 from gateway.eager import Tasks
@@ -62,13 +73,13 @@ class Shard:
         wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
         self._replicated = self._line(options.publish_deadline, PUBLISH, last=wait)
         self._control = self._line(options.resume_deadline, *SCRIPTS)
-        self._reads = self._line(options.resume_deadline, READ)
+        self._reads = self._line(options.resume_deadline, READ, COUNT)
         renewal = max(patience.RENEWAL_LEAST, min(patience.RENEWAL_MOST, options.lease / 3))
         self._leases = self._line(renewal, RENEW, BUMP, REAP, exempt=True)
         self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
         self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
-        self.rosters = Rosters(self._control, self._reads, self.keys, options)
+        self.rosters = Rosters(self._control, self._reads, self.keys, options, tasks)
         self.directory = Directory(self._control, self.keys, options, node)
         self.said = Said(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
         self.lease = Lease(

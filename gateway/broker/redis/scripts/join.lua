@@ -1,7 +1,8 @@
 -- Add a member; where it is new, its channel hears of it.
--- KEYS: state beats who route nodes pn   ARGV: inboxes bound members_of node connection channel member announce
+-- KEYS: state beats who users route nodes pn
+-- ARGV: inboxes bound members_of node connection channel member announce
 -- Returns {beat, new}.
-local state, beats, who, route, nodes, pn = unpack(KEYS)
+local state, beats, who, users, route, nodes, pn = unpack(KEYS)
 local inboxes, bound, members_of, node, connection, channel, member, announce = unpack(ARGV)
 
 if not alive(nodes, node) then
@@ -12,16 +13,18 @@ local entry = connection .. ' ' .. channel
 local found = redis.call('HGET', who, connection)
 local order
 if found then
-  local came, owner = string.match(found, '^(%d+) (%S+) ')
+  local came, owner, before = string.match(found, '^(%d+) (%S+) (.*)$')
   order = came
   if owner ~= node then
     redis.call('SREM', members_of .. owner, entry)
   end
+  count(users, before, -1)
 else
   order = redis.call('HINCRBY', state, 'n', 1)
 end
 redis.call('HSET', who, connection, order .. ' ' .. node .. ' ' .. member)
 redis.call('SADD', pn, entry)
+count(users, member, 1)
 if not found and announce == '1' then
   tell(route, inboxes, bound, 'j ' .. channel, member)
 end

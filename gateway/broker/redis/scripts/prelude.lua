@@ -28,6 +28,14 @@ local function tell(route, inboxes, bound, head, body)
   end
 end
 
+-- A member came to a channel, or left it: its user, who stands in the first line, has a connection more or less there.
+local function count(users, member, by)
+  local user = string.match(member, '^%[([^\n]*),\n')
+  if redis.call('HINCRBY', users, user, by) == 0 then
+    redis.call('HDEL', users, user)
+  end
+end
+
 -- Where a channel stands: offset and uid of its newest message, and the offset below which nothing is confirmed.
 -- A channel of an older epoch goes on with its numbers, under a uid that nobody holds: the store has lost writes.
 local function stand(meta, log, state, fresh, ttl)

@@ -23,11 +23,13 @@ if #channels == 0 then
   local entries = redis.call('SPOP', pn, batch)
   for i = 1, #entries do
     local connection, channel = string.match(entries[i], '^(%S+) (.*)$')
-    local found = redis.call('HGET', who_of .. channel, connection)
+    local who = who_of .. channel
+    local found = redis.call('HGET', who, connection)
     if found then
       local owner, member = string.match(found, '^%d+ (%S+) (.*)$')
       if owner == node then
-        redis.call('HDEL', who_of .. channel, connection)
+        redis.call('HDEL', who, connection)
+        count(who .. '\nusers', member, -1)
         tell(routes .. channel, inboxes, bound, 'l ' .. channel, member)
       end
     end
