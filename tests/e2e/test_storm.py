@@ -28,6 +28,11 @@ CONFIG = """
 [channels.default]
 subscribe = "anyone"
 history = 1_000
+
+[channels.here]
+subscribe = "anyone"
+history = 1_000
+presence = true
 """
 
 
@@ -129,10 +134,22 @@ async def sessions(node: Served, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-def asked(redis: RedisServer) -> int:
-    """How many scripts Redis was asked to run, by whoever."""
+def asked(redis: RedisServer, command: str = "evalsha") -> int:
+    """How many scripts Redis was asked to run, by whoever; or how many of another *command*."""
     stats = redis.execute("INFO", "commandstats")
-    return int(stats["cmdstat_evalsha"]["calls"])
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def present(redis: RedisServer, crowd: Crowd) -> int:
+    """How many members the channels of *crowd* have together."""
+    return sum(redis.execute("HLEN", f"fanway:{{0}}:who:{name}") for name in crowd.channels)
+
+
+async def presence(redis: RedisServer, crowd: Crowd, count: int) -> None:
+    """Wait until Redis has heard who came, or who left."""
+    async with asyncio.timeout(PATIENCE):
+        while present(redis, crowd) != count:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0.05)
 
 
 PLACES = ["where somebody stayed", "where nobody is left", "on another node"]
@@ -160,5 +177,41 @@ async def test_a_storm_costs_redis_by_the_channel(
         await crowd.come(two if where == "on another node" else one)
         cost = asked(redis) - before
         assert cost <= OPERATIONS * CHANNELS
+    await sessions(one, 0)
+    await sessions(two, 0)
+
+
+async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_others(
+    redis: RedisServer, nodes: list[Served]
+) -> None:
+    one, two = nodes
+    everybody = CLIENTS * EACH
+    with closing(Crowd("here")) as crowd:
+        await crowd.publish(one, 10)
+        await crowd.come(one)
+        await presence(redis, crowd, everybody)
+        crowd.vanish()
+        await presence(redis, crowd, 0)
+        await crowd.publish(two, 5)
+        before, looks = asked(redis), asked(redis, "hvals")
+        await crowd.come(two)
+        cost = asked(redis) - before
+        assert cost <= OPERATIONS * CHANNELS + everybody
+        # Nor is a look at them needed to count them, whoever asks.
+        await crowd.stay(two)
+        await presence(redis, crowd, everybody + CHANNELS)
+        name = crowd.channels[0]
+        there = 1 + sum(name in each for each in crowd.follows)
+        assert crowd.staying is not None
+        await crowd.staying.say(type="presence", id=2, channel=name)
+        counted = await crowd.staying.hear()
+        assert (counted["connections"], counted["users"]) == (there, 1)
+        counted = (await one.request("GET", f"/v1/channels/{name}/presence?members=false")).json()
+        assert (counted["connections"], counted["users"]) == (there, 1)
+        assert (await one.request("GET", f"/v1/channels/{name}")).json()["users"] == 1
+        assert asked(redis, "hvals") == looks
+        listed = (await one.request("GET", f"/v1/channels/{name}/presence")).json()
+        assert len(listed["members"]) == there
+        assert asked(redis, "hvals") == looks + 1
     await sessions(one, 0)
     await sessions(two, 0)
