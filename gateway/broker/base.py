@@ -114,7 +114,17 @@ class Cleared:
     channel: str
 
 
-Envelope = Delivery | Join | Leave | Gap | Cleared | Instruction
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What a channel's history does not tell may be missing: who came and went, and what was not to be kept.
+
+    Its messages are complete up to here.
+    """
+
+    channel: str
+
+
+Envelope = Delivery | Join | Leave | Gap | Cleared | Missed | Instruction
 """What crosses the broker. Those of one channel arrive in one order on every node."""
 
 

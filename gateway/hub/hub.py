@@ -15,6 +15,7 @@ from gateway.broker.base import (
     Delivery,
     Envelope,
     Instruction,
+    Missed,
     NodeRecord,
 )
 from gateway.clock import Clock, Scheduler, monotonic, wall
@@ -88,6 +89,8 @@ class Hub:
             self._break(channel, envelope)
         elif isinstance(envelope, Cleared):
             channel.forget()
+        elif isinstance(envelope, Missed):
+            _warn_watchers(channel)
         else:
             channel.announce(envelope)
 
@@ -269,3 +272,13 @@ class Hub:
 
     def __repr__(self) -> str:
         return f"<Hub {self.node} {len(self.sessions)} sessions {len(self.channels)} channels>"
+
+
+def _warn_watchers(channel: Channel) -> None:
+    """Tell those who watch joins and leaves that some may be missing; once they are live, where behind."""
+    channel.settle()
+    for subscription in list(channel.watchers):
+        if subscription.behind is not None:
+            subscription.missed = True
+        else:
+            subscription.outbox.push(subscription.gap(channel.top, "trimmed"))

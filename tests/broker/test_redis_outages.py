@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker.base import ChannelRecord, Delivery, Retention
+from gateway.broker.base import ChannelRecord, Delivery, Missed, Retention
 from gateway.broker.partial import Partial
 from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerFull, BrokerUnavailable
@@ -281,10 +281,11 @@ async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) ->
     assert zombie.node.envelopes == []
     proxy.release()
     # What the first incarnation had in its buffers, it keeps to itself; history tells all, in order, once.
-    received = await zombie.node.received(6)
+    received = await zombie.node.received(7)
     messages = [each.message.message for each in received if isinstance(each, Delivery)]
     assert messages == missed
     assert Gap("not", "reset", None) in received
+    assert Missed("a") in received, "that somebody left, or what was not to be kept: no history tells"
     assert Join("a", ANN) in received
     assert await one.node.received(1) == [Join("a", ANN)]
     await publish(one.broker, "a", "live", retention=LONG)

@@ -17,6 +17,7 @@ from gateway.broker.base import Delivery, Envelope, Retention
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.history import History
+from gateway.broker.redis.intake import Intake
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.reader import Reader
@@ -181,18 +182,13 @@ class Node:
         self.wire = SlowWire(redis, chance)
         clock = the_loop().clock
         self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
-        self.reader = Reader(
-            cast("Any", self.wire),
-            self.routes,
-            History(reads, KEYS, OPTIONS),
-            KEYS,
-            OPTIONS,
-            self.tasks,
-            Contact(Breaker(clock), lambda: None),
-            cast("Any", Lease()),
-            deliver=self.deliver,
-            questions=lambda *_: None,
+        lease = cast("Any", Lease())
+        history, contact = History(reads, KEYS, OPTIONS), Contact(Breaker(clock), lambda: None)
+        intake = Intake(
+            self.routes, history, lease, self.tasks, deliver=self.deliver, questions=lambda *_: None
         )
+        wire = cast("Any", self.wire)
+        self.reader = Reader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
         self.envelopes: list[Envelope] = []
         self.heard: dict[str, MessageId] = {}
         """How far it has heard of what it follows."""

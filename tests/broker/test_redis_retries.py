@@ -43,10 +43,11 @@ PLACES = [
 
 
 class Scissors:
-    """A wire to Redis on *port* that cuts the connection of a publish, at each of `places` in turn."""
+    """A wire to Redis on *port* that cuts the connection of what has *mark*, at each of `places` in turn."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, mark: bytes = MARK) -> None:
         self._port = port
+        self._mark = mark
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self.places: list[Place] = []
@@ -81,7 +82,7 @@ class Scissors:
         try:
             with suppress(OSError, asyncio.CancelledError):
                 while data := await reader.read(CHUNK):
-                    if MARK in data and self.places:
+                    if self._mark in data and self.places:
                         answers.cancel()
                         await asyncio.wait([answers])
                         await self._cut(self.places.pop(0), data, (there, away), writer)

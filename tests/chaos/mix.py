@@ -24,6 +24,8 @@ LONG = 5.0
 
 WARY = Habits(first=0.02, longest=0.5, silence=0.5, answer=1.0)
 ROOMS = [f"room:{number}" for number in range(10)]
+"""Where joins and leaves are told: no history has those that a node missed, and that is told as `trimmed`."""
+
 GUESTS = 30
 
 
@@ -221,7 +223,8 @@ async def mixed(home: Path, seed: int, *, seconds: float, kind: str = "") -> Ver
                 for door in to_backends:
                     tasks.create_task(storm(door, random, seconds=seconds, rate=0.5))
             verdict = await fleet.verdict(cluster, channels, home)
-            assert not (lossless and verdict.told), verdict.told
+            lost = [told for told in verdict.told if not (told.channel in ROOMS and told.how == "trimmed")]
+            assert not (lossless and lost), lost
             await settled(mix)
         except BaseException as error:
             error.add_note(f"{kind}:\n" + "\n".join(mix.log))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.broker.base import Delivery
+from gateway.broker.base import Delivery, Missed
 from gateway.broker.memory import MemoryBroker
 from gateway.clock import FakeClock
 from gateway.eager import Tasks
@@ -13,6 +13,7 @@ from gateway.hub.channel import Channel
 from gateway.hub.hub import Hub
 from protocol.codec import MSGPACK
 from protocol.messages import (
+    Gap,
     Join,
     Leave,
     Member,
@@ -294,3 +295,24 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
     assert not done
     hub.flusher.full.clear()
     await waiting
+
+
+# ---------------------------------------------------------------- what no history tells
+
+
+@standing
+async def test_who_watches_joins_and_leaves_is_told_that_some_may_be_missing() -> None:
+    async with life() as node:
+        watching, other = await node.client(), await node.client()
+        await watching.follow("hp:a")
+        await other.follow("hp:a", join_leave=False)
+        receipt = await node.publish("hp:a", 1)
+        node.hub.deliver(Missed("hp:a"))
+        node.hub.deliver(Missed("hp:nobody"))
+        await node.publish("hp:a", 2)
+        await quiet()
+        kinds = [type(each) for each in watching.link.messages if isinstance(each, Message | Gap)]
+        assert kinds == [Message, Gap, Message]
+        assert Gap("hp:a", "trimmed", receipt.id) in watching.link.messages
+        assert other.got("hp:a") == [1, 2]
+        assert not any(isinstance(each, Gap) for each in other.link.messages)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.broker.base import Slice
+from gateway.broker.base import Missed, Slice
 from gateway.errors import BrokerFull, GatewayError
 from gateway.hub.services import SessionLimits
 from protocol.codec import JSON, MSGPACK, Codec
@@ -340,3 +340,17 @@ async def test_what_was_cleared_meanwhile_is_a_gap() -> None:
         await say(node, "h:a", "after")
         await read_on(slow)
         assert pushes(slow, "h:a") == [("trimmed", 81)]
+
+
+@standing
+async def test_who_is_behind_is_told_once_it_is_live_that_joins_may_be_missing() -> None:
+    async with life(limits=LIMITS) as node:
+        slow = await node.client()
+        await slow.follow("hp:a")
+        slow.link.fill()
+        await say(node, "hp:a", *range(30))
+        assert slow.session.statistics()["behind"] == 1
+        node.hub.deliver(Missed("hp:a"))
+        await read_on(slow)
+        await say(node, "hp:a", "live")
+        assert pushes(slow, "hp:a") == [*range(30), ("overflow", 30), "live"]

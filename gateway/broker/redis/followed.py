@@ -67,7 +67,7 @@ class Followed:
         """What waits while history is asked."""
         self.overflowed = False
         self.missed = False
-        """Whether something was missed that no history tells."""
+        """Whether something may be missing that no history tells."""
         self.life = 0
         """How often it was followed afresh."""
 
@@ -86,7 +86,7 @@ class Followed:
         """Go on from the mark *token*, in another inbox: what was said between may be missing."""
         self.token = token
         self.live = False
-        self.missed = not self.numbered
+        self.missed = True
 
     def end(self) -> None:
         """Be followed by nobody."""
@@ -133,6 +133,7 @@ class Followed:
                 self.held.append(entry)
             else:
                 self.overflowed = True
+                self.missed |= entry.id is None
             return Verdict.HOLD
         identity = entry.id
         if identity is None or not self.numbered:
@@ -145,6 +146,11 @@ class Followed:
             return Verdict.DROP
         self.held = [entry]
         return Verdict.HEAL
+
+    def look_again(self) -> None:
+        """Let history tell what was held, too; it cannot tell all."""
+        self.missed |= any(entry.id is None for entry in self.held or ())
+        self.overflowed, self.held = False, []
 
     def release(self) -> list[Entry]:
         """Return what was held; nothing is any more."""

@@ -86,14 +86,13 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether the lease is surely held; else wait until it is `established`."""
-        if self._clock() < self._until:
-            return True
-        self._holding.clear()
-        return False
+        return self._clock() < self._until
 
     async def established(self) -> None:
         """Wait for the lease."""
-        await self._holding.wait()
+        while not self.held:
+            self._holding.clear()
+            await self._holding.wait()
 
     # ------------------------------------------------------------ its life
 

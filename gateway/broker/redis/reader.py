@@ -1,20 +1,18 @@
-"""The inbox of this node: read from a cursor, trimmed behind it, checked for holes, delivered in order."""
+"""The inbox of this node: read from a cursor, trimmed behind it, watched for an overflow."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from redis import exceptions
 
-from gateway.broker.base import Cleared, Envelope
-from gateway.broker.redis import envelope, patience
+from gateway.broker.redis import patience
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.faults import fault_of
-from gateway.broker.redis.followed import Entry, Followed, Verdict
-from gateway.broker.redis.history import History
+from gateway.broker.redis.intake import Intake
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.options import RedisOptions
@@ -23,9 +21,6 @@ from gateway.broker.redis.script import Command
 from gateway.broker.redis.wire import Wire
 from gateway.clock import monotonic
 from gateway.eager import Tasks
-from gateway.errors import GatewayError
-from protocol.messages import Gap, Join, Leave
-from protocol.position import MessageId
 
 COUNT = 500
 """Entries of one read."""
@@ -33,48 +28,42 @@ COUNT = 500
 TRIM = 256
 """Entries that are read before the inbox is trimmed behind them."""
 
-PAGE, PAGE_BYTES = 500, 1024 * 1024
-"""Messages, and bytes of them, that healing asks for at a time."""
-
 
 class Reader:
-    """Reads one shard's inbox and hands on what is for this node."""
+    """Reads one shard's inbox, entry by entry."""
 
     def __init__(
         self,
         wire: Wire,
         routes: Routes,
-        history: History,
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
         contact: Contact,
         lease: Lease,
-        *,
-        deliver: Callable[[Envelope], None],
-        questions: Callable[[bytes, list[bytes], bytes], None],
+        intake: Intake,
     ) -> None:
-        """Hand on what was read only while *lease* is held: a zombie must not speak."""
+        """Give *intake* what was read only while *lease* is held: a zombie must not speak."""
         self._wire = wire
         self._routes = routes
-        self._history = history
         self._keys = keys
         self._options = options
         self._tasks = tasks
         self._contact = contact
-        self._deliver = deliver
         self._lease = lease
-        self._questions = questions
+        self._intake = intake
         self._reading: asyncio.Task[None] | None = None
         self._cursor = b"0-0"
         self._untrimmed = 0
-        """Entries that were read and are still there."""
+        """Entries that were read since the inbox was last looked at."""
+        self._whole: bytes | None = None
+        """Up to here nothing was missing when it was looked at: this may be trimmed."""
         self._idle = False
         self._failing: float | None = None
         """Since when the inbox cannot be read."""
-        self.entries = self.healed = self.gaps = self.failures = 0
+        self.entries = self.failures = 0
         self.unread = 0
-        """Entries that waited in the inbox when it was last trimmed."""
+        """Entries that waited in the inbox when it was last looked at."""
 
     def switch(self, node: str) -> None:
         """Read the inbox of *node* from its beginning; what was read of another is stale."""
@@ -95,7 +84,7 @@ class Reader:
     async def _read(self, inbox: str, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        self._cursor, self._untrimmed, self._idle = b"0-0", 0, False
+        self._cursor, self._untrimmed, self._whole, self._idle = b"0-0", 0, None, False
         while True:
             try:
                 await self._once(inbox)
@@ -106,11 +95,17 @@ class Reader:
                 await asyncio.sleep(patience.READ)
 
     async def _once(self, inbox: str) -> None:
-        """Read what waits, or wait for it."""
-        trim: list[Command] = []
-        if self._untrimmed >= TRIM or (self._untrimmed and self._idle):
-            trim = [("XLEN", inbox), ("XTRIM", inbox, "MINID", self._cursor)]
-        answers = await self._ask([*trim, self._next(inbox)])
+        """Read what waits, or wait for it.
+
+        What was read is trimmed in the exchange after the one that finds the inbox whole up to there, never
+        in the same: where its answer is lost, an inbox that has overflowed must look like it next time, too.
+        """
+        before, cursor = self._whole, self._cursor
+        look = before is None and (self._untrimmed >= TRIM or (self._untrimmed > 0 and self._idle))
+        keep: list[Command] = [] if before is None else [("XTRIM", inbox, "MINID", before)]
+        if look:
+            keep = [("XLEN", inbox)]
+        answers = await self._ask([*keep, self._next(inbox)])
         if answers is None:
             return
         refusal = next((answer for answer in answers if isinstance(answer, Exception)), None)
@@ -119,27 +114,33 @@ class Reader:
         else:
             # What was read is handed on; but an inbox that cannot be trimmed overflows one day.
             self._refused(refusal)
-            trim = []
             await asyncio.sleep(patience.READ)
         if not self._lease.held:
             await self._lease.established()
-        if trim:
-            # The one that was read last stays behind, each time.
-            self.unread = max(0, answers[0] - self._untrimmed - 1)
-            self._untrimmed = 0
-            if answers[0] >= self._options.inbox:
-                # What was trimmed at the other end may have been of any channel.
-                self._cursor = await self._newest(inbox) or self._cursor
-                self._routes.resume()
+        if refusal is None:
+            self._whole = None
+            if look and await self._overflowed(inbox, answers[0], cursor):
                 return
         entries = answers[-1][0][1] if answers[-1] else ()
         for id, fields in entries:
             # First, so that one that cannot be understood is not met again.
             self._cursor = id
-            self._apply(fields[1], fields[3])
+            self._intake.take(fields[1], fields[3])
         self._idle = not entries
         self._untrimmed += len(entries)
         self.entries += len(entries)
+
+    async def _overflowed(self, inbox: str, length: int, cursor: bytes) -> bool:
+        """Note that the inbox was whole up to *cursor*; where it is too long for that, go on behind it."""
+        # The one that was read last stays behind, each time.
+        self.unread = max(0, length - self._untrimmed - 1)
+        self._untrimmed, self._whole = 0, cursor
+        if length < self._options.inbox:
+            return False
+        # What was trimmed at the other end may have been of any channel.
+        self._cursor = self._whole = await self._newest(inbox) or self._cursor
+        self._routes.resume()
+        return True
 
     def _next(self, inbox: str) -> Command:
         # After a failure at once: that it can be read again is news.
@@ -182,100 +183,5 @@ class Reader:
             self._failing = None
             self._contact.heard()
 
-    # ------------------------------------------------------------ entries
-
-    def _apply(self, head: bytes, body: bytes) -> None:
-        kind = head[:1]
-        if kind == b"m":
-            _, offset, uid, before, name = head.split(b" ", 4)
-            if (followed := self._routes.followed.get(name)) is not None:
-                identity = None if offset == b"0" else MessageId(int(offset), uid.decode())
-                self._take(followed, Entry(kind, identity, before.decode(), body))
-        elif kind in _OF_CHANNELS:
-            if (followed := self._routes.followed.get(head[2:])) is not None:
-                self._take(followed, Entry(kind, None, "", body))
-        elif kind == b"s":
-            _, offset, uid, token, name = head.split(b" ", 4)
-            if (followed := self._routes.followed.get(name)) is not None:
-                self._mark(followed, token.decode(), MessageId(int(offset), uid.decode()))
-        else:
-            self._questions(kind, head.split(b" "), body)
-
-    def _mark(self, followed: Followed, token: str, position: MessageId) -> None:
-        verdict = followed.marked(token, position if followed.numbered else None)
-        if verdict is Verdict.HEAL:
-            self._tasks.adopt(self._heal(followed, followed.life))
-        elif verdict is Verdict.DELIVER and followed.missed:
-            followed.missed = False
-            if not followed.name.startswith("="):
-                self._gap(followed, "reset", None)
-
-    def _take(self, followed: Followed, entry: Entry, *, healed: bool = False) -> None:
-        verdict = followed.take(entry, healed=healed)
-        if verdict is Verdict.DELIVER:
-            self._hand_on(followed.name, entry)
-        elif verdict is Verdict.HEAL:
-            self._tasks.adopt(self._heal(followed, followed.life))
-
-    def _hand_on(self, name: str, entry: Entry) -> None:
-        if entry.kind == b"m":
-            self._deliver(envelope.unpack(name, entry.id, entry.body))
-        elif entry.kind == b"c":
-            self._deliver(Cleared(name))
-        else:
-            announce = Join if entry.kind == b"j" else Leave
-            self._deliver(announce(name, envelope.unpack_member(entry.body)))
-
-    def _gap(self, followed: Followed, reason: str, position: MessageId | None) -> None:
-        self.gaps += 1
-        self._deliver(Gap(followed.name, reason, position))
-
-    # ------------------------------------------------------------ holes
-
-    async def _heal(self, followed: Followed, life: int) -> None:
-        """Deliver from history what is missing, or tell of it; then what was held meanwhile."""
-        while followed.life == life and not await self._caught_up(followed, life):
-            continue
-        held = followed.release() if followed.life == life else []
-        for number, entry in enumerate(held):
-            self._take(followed, entry, healed=True)
-            if followed.held is not None:
-                followed.held.extend(held[number + 1 :])
-                return
-
-    async def _caught_up(self, followed: Followed, life: int) -> bool:
-        """Deliver the next page of what is missing; return whether that is all."""
-        try:
-            page = await self._history.page(followed.name, followed.last, PAGE, PAGE_BYTES)
-        except GatewayError:
-            await asyncio.sleep(patience.some(patience.READ, random.random()))
-            return False
-        except Exception as error:  # noqa: BLE001 (a history that cannot be understood heals nothing: go on without)
-            self._tasks.report(error)
-            if followed.life == life:
-                followed.last = None
-                self._gap(followed, "reset", None)
-            return True
-        if not self._lease.held:
-            await self._lease.established()
-        if followed.life != life:
-            return False
-        if page.fault:
-            followed.last = page.position
-            self._gap(followed, page.fault, page.position)
-        for delivery in page.deliveries:
-            self.healed += 1
-            followed.last = delivery.message.message
-            self._deliver(delivery)
-        if followed.last != page.position:
-            return False
-        if followed.overflowed:
-            followed.overflowed, followed.held = False, []
-            return False
-        return True
-
     def __repr__(self) -> str:
-        return f"<Reader {self.entries} entries {self.healed} healed {self.gaps} gaps>"
-
-
-_OF_CHANNELS = frozenset((b"j", b"l", b"c"))
+        return f"<Reader {self.entries} entries {self.unread} unread>"

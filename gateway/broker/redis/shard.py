@@ -11,6 +11,7 @@ from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.directory import Directory, record_of
 from gateway.broker.redis.history import History
+from gateway.broker.redis.intake import Intake
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.line import Line, within
@@ -104,17 +105,11 @@ class Shard:
             clock=monotonic,
             missed=self.said.missed,
         )
+        self.intake = Intake(
+            self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._hear
+        )
         self.reader = Reader(
-            self._wire(),
-            self.routes,
-            self.history,
-            self.keys,
-            options,
-            tasks,
-            self.contact,
-            self.lease,
-            deliver=self._deliver,
-            questions=self._hear,
+            self._wire(), self.routes, self.keys, options, tasks, self.contact, self.lease, self.intake
         )
         self._running: list[asyncio.Task[None]] = []
 
@@ -159,8 +154,8 @@ class Shard:
             "retried": self.publisher.retried,
             "channels": len(self.routes.followed),
             "entries": self.reader.entries,
-            "healed": self.reader.healed,
-            "gaps": self.reader.gaps,
+            "healed": self.intake.healed,
+            "gaps": self.intake.gaps,
             "inbox": self.reader.unread,
             "reads": self.history.reads,
             "reads_shared": self.history.shared,
