@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.broker.base import Receipt
+from gateway.broker.redis.patience import BUDGET, CREDIT
 from gateway.broker.redis.script import PUBLISH
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
@@ -165,3 +166,44 @@ async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
     assert values((await one.broker.read("a")).messages) == [1]
     await publish(one.broker, "a", "marker", retention=LONG)
     assert values(await one.node.messages(2)) == [1, "marker"]
+
+
+# ---------------------------------------------------------------- the budget
+
+
+async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(scissors: Scissors, fleet: Fleet) -> None:
+    one = await fleet.launch(scissors.url, lease=30.0)
+    published = 0
+
+    async def cut(count: int) -> int:
+        """Cut off so many publishes; return how many of them were made again, and so got through."""
+        nonlocal published
+        through = 0
+        for _ in range(count):
+            published += 1
+            await eventually(one.broker.ready)
+            scissors.places = [Place(request=0.0)]
+            with suppress(BrokerUnavailable):
+                await one.broker.publish(publication("a", 1, key=f"k{published}"))
+                through += 1
+            retried = one.broker.statistics()["retried"]
+            assert retried <= CREDIT + BUDGET * published
+        return through
+
+    saved = await cut(20)
+    assert CREDIT <= saved < 20, "what was saved up is used up"
+    assert saved == one.broker.statistics()["retried"]
+    await publish(one.broker, "a", *range(40))
+    published += 40
+    assert 4 <= await cut(8) <= 5
+
+
+async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(lease=3.0)
+    await publish(one.broker, "a", 0)
+    server.kill()
+    await eventually(lambda: not one.broker.ready())
+    keyed = [publication("a", number, key=f"k{number}") for number in range(10)]
+    told = await asyncio.gather(*map(one.broker.publish, keyed), return_exceptions=True)
+    assert {type(each) for each in told} == {BrokerUnavailable}
+    assert one.broker.statistics()["retried"] == 0

@@ -49,8 +49,10 @@ class Publisher:
         body = envelope.pack(publication, int(self._wall() * 1000))
         level = publication.level or self._options.level
         line = self._lines[level]
+        # Outside of the `try`: what is refused here was not sent, and asking again would be no use, either.
+        sent = line.call(self._command(publication, body))
         try:
-            answer = await line.call(self._command(publication, body))
+            answer = await sent
         except BrokerUnavailable:
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
             if publication.key is None or self._credit < 1.0:
