@@ -17,6 +17,7 @@ from gateway.broker.redis.script import PUBLISH
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
 
@@ -207,3 +208,13 @@ async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet
     told = await asyncio.gather(*map(one.broker.publish, keyed), return_exceptions=True)
     assert {type(each) for each in told} == {BrokerUnavailable}
     assert one.broker.statistics()["retried"] == 0
+
+
+async def test_nothing_is_made_again_when_its_time_is_over(proxy: Proxy, fleet: Fleet) -> None:
+    one = await fleet.launch(proxy.url, lease=30.0, publish_deadline=0.3)
+    await publish(one.broker, "a", 0)
+    proxy.hold()
+    with pytest.raises(BrokerUnavailable):
+        await one.broker.publish(publication("a", 1, key="k"))
+    assert one.broker.statistics()["retried"] == 0
+    proxy.release()

@@ -17,7 +17,7 @@ from gateway.broker.base import ConnectionRecord, Instruction, Node, NodeRecord
 from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope, said
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.line import Line, within
+from gateway.broker.redis.line import Line, by, within
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.script import NAMES, NODES, POST, TELL, milliseconds
 from gateway.errors import GatewayError
@@ -47,10 +47,10 @@ class Directory:
 
     async def connections(self, user: str) -> list[ConnectionRecord]:
         """Return the connections of *user* on other nodes than this."""
-        keys = self._keys
+        keys, until = self._keys, self._until()
         routes = [keys.route(name) for name in (interest(user), personal(user))]
-        nodes = await within(self._line.call(("SUNION", *routes)), self._options.presence_deadline)
-        answers = await self._ask([node.decode() for node in nodes], {"user": user})
+        nodes = await by(until, self._line.call(("SUNION", *routes)))
+        answers = await self._ask([node.decode() for node in nodes], {"user": user}, until)
         return [ConnectionRecord(*record) for answer in answers for record in answer]
 
     async def instruct(self, instruction: Instruction) -> None:
@@ -75,16 +75,17 @@ class Directory:
 
     async def following(self, prefix: str, *, after: str, limit: int) -> tuple[list[str], dict[str, int]]:
         """Return at most *limit* routed channels by name, and how many follow each on other nodes."""
+        until = self._until()
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
         count = min(limit, NAMES_AT_ONCE)
         command = NAMES([self._keys.names], from_, to, count, self._keys.routes)
-        found, nodes = await within(self._line.call(command), self._options.presence_deadline)
+        found, nodes = await by(until, self._line.call(command))
         names = [name.decode() for name in found]
         counts: dict[str, int] = {}
         if names:
             question = {"prefix": prefix, "names": names}
-            for answer in await self._ask([node.decode() for node in nodes], question):
+            for answer in await self._ask([node.decode() for node in nodes], question, until):
                 for name, followers in answer.items():
                     counts[name] = counts.get(name, 0) + followers
         return names, counts
@@ -94,7 +95,7 @@ class Directory:
     async def nodes(self, past: Collection[str]) -> list[NodeRecord]:
         """Return what the other live nodes say of themselves; *past* are former incarnations of this one."""
         command = NODES([self._keys.nodes, self._keys.figures])
-        told = await within(self._line.call(command), self._options.presence_deadline)
+        told = await by(self._until(), self._line.call(command))
         own = {self.incarnation, *past}
         return [
             NodeRecord(**orjson.loads(record))
@@ -104,8 +105,12 @@ class Directory:
 
     # ------------------------------------------------------------ questions and answers
 
-    async def _ask(self, nodes: Iterable[str], question: dict[str, Any]) -> Sequence[Any]:
-        """Return what other *nodes* answer; one that says nothing in time is left out."""
+    def _until(self) -> float:
+        """Return when a question that is put now has to be answered, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self._options.presence_deadline
+
+    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> Sequence[Any]:
+        """Return what other *nodes* answer; one that says nothing before *until* is left out."""
         others = [node for node in nodes if node != self.incarnation]
         if not others:
             return ()
@@ -113,9 +118,10 @@ class Directory:
         asked = self._asked[token] = _Asked()
         try:
             head = f"q {token} {self.incarnation}"
-            told = await within(self._post(head, orjson.dumps(question), *others), 1.0)
+            told = await by(until, self._post(head, orjson.dumps(question), *others))
             asked.expect(len(told))
-            await asyncio.wait((asked.complete,), timeout=self._options.presence_deadline)
+            left = until - asyncio.get_running_loop().time()
+            await asyncio.wait((asked.complete,), timeout=max(0.0, left))
         finally:
             del self._asked[token]
         return asked.answers

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.broker.base import Delivery, Slice
 from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
+from gateway.broker.redis.faults import TIMED_OUT
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Answer, Line
 from gateway.broker.redis.options import RedisOptions
@@ -37,7 +38,7 @@ class History:
     """Histories of one shard."""
 
     def __init__(self, line: Line, keys: Keys, options: RedisOptions) -> None:
-        """Ask by *line*, whose patience is the deadline of a resume."""
+        """Ask by *line*."""
         self._line = line
         self._keys = keys
         self._options = options
@@ -63,7 +64,7 @@ class History:
         *,
         reverse: bool = False,
     ) -> Page:
-        """Return a part of the history of *channel*."""
+        """Return a part of the history of *channel*, or `BrokerUnavailable` in the time of a resume."""
         wanted = (channel, since, limit, size, reverse)
         asked = self._asked.get(wanted)
         if asked is None or self._line.departed(asked[0]):
@@ -71,8 +72,11 @@ class History:
             self.reads += 1
         else:
             self.shared += 1
-        # Shielded: who gives up must not take the answer from the others.
-        return await asyncio.shield(asked[1])
+        # Who gives up must not take the answer from the others: those who asked later have longer.
+        told, _ = await asyncio.wait((asked[1],), timeout=self._options.resume_deadline)
+        if not told:
+            raise TIMED_OUT.error()
+        return asked[1].result()
 
     def _start(self, wanted: Wanted) -> tuple[Answer, asyncio.Future[Page]]:
         """Ask for *wanted*, and have the answer unpacked once, for everybody."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
+from itertools import chain, zip_longest
 from typing import Any
 
 from redis import exceptions
 
 from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.faults import Fault, Then, fault_of
+from gateway.broker.redis.faults import TIMED_OUT, Fault, Then, fault_of
+from gateway.broker.redis.patience import COARSE
 from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SCRIPTS, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
 from gateway.eager import Tasks
@@ -28,21 +31,27 @@ WAITING_BYTES = 64 * 1024 * 1024
 
 Answer = asyncio.Future[Any]
 
-Call = tuple[Answer, bytes, int]
-"""A packed command, and the era in which its answer counts this node's beat; -1 where it does not."""
+Call = tuple[Answer, bytes, int, float]
+"""A packed command, the era in which its answer counts this node's beat (-1 where it does not), and until
+when somebody waits for it, by the loop's clock."""
 
 
 async def within(answer: Answer, seconds: float) -> Any:
-    """Return what *answer* is within *seconds*; else it is `BrokerUnavailable` for everybody.
+    """Return what *answer* is within *seconds*; else it is `BrokerUnavailable` for everybody."""
+    return await by(asyncio.get_running_loop().time() + seconds, answer)
+
+
+async def by(until: float, answer: Answer) -> Any:
+    """Return what *answer* is before *until*, by the loop's clock; else `BrokerUnavailable`, for everybody.
 
     By a timer instead of `asyncio.timeout`, which needs a task: the caller may be running eagerly.
     """
 
     def expire() -> None:
         if not answer.done():
-            answer.set_exception(BrokerUnavailable(f"Redis did not answer within {seconds:g} s"))
+            answer.set_exception(TIMED_OUT.error())
 
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    timer = asyncio.get_running_loop().call_at(until, expire)
     try:
         return await answer
     finally:
@@ -74,17 +83,23 @@ class Line:
         self._last = None if last is None else wire.pack(last)
         self._waiting: deque[Call] = deque()
         self._bytes = 0
+        self._batch: list[Call] = []
+        """Those that travel, and ..."""
         self._travelling: frozenset[Answer] = frozenset()
+        self._known: list[Any] = []
+        """... what Redis has answered to them, while the last command is still out."""
+        self._timer: asyncio.TimerHandle | None = None
         self._breaks = 0
         self._running = False
         self._closed = False
         self.trips = self.calls = self.failures = 0
 
-    def call(self, command: Command) -> Answer:
+    def call(self, command: Command, until: float = math.inf) -> Answer:
         """Return the future answer to *command*.
 
         Redis' refusals and a lost connection are raised as `BrokerUnavailable` or `BrokerFull`. Nobody need
-        wait for it. `BrokerUnavailable` at once where asking is no use.
+        wait for it. `BrokerUnavailable` at once where asking is no use; and at *until*, by the loop's clock,
+        sent or not, but not before calls that were made earlier.
         """
         if self._closed:
             raise _closed()
@@ -94,9 +109,12 @@ class Line:
         packed = self._wire.pack(command)
         if len(self._waiting) >= WAITING or self._bytes + len(packed) > WAITING_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
-        answer: Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((answer, packed, self._contact.era if command[1] in _COUNTED else -1))
+        loop = asyncio.get_running_loop()
+        answer: Answer = loop.create_future()
+        self._waiting.append((answer, packed, self._contact.era if command[1] in _COUNTED else -1, until))
         self._bytes += len(packed)
+        if self._timer is None and until < math.inf:
+            self._timer = loop.call_at(until + COARSE, self._expire)
         if not self._running:
             self._running = True
             # It begins in the next turn of the loop, and takes along whatever is called for until then.
@@ -110,6 +128,8 @@ class Line:
     async def close(self) -> None:
         """Fail what waits, and close the connection."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._fail([self._take() for _ in range(len(self._waiting))], _closed)
         await self._wire.close()
 
@@ -125,13 +145,36 @@ class Line:
     # ------------------------------------------------------------ inside
 
     async def _work(self) -> None:
-        batch: list[Call] = []
         try:
             while batch := self._next_batch():
+                self._batch = batch
                 await self._travel(batch)
+                self._batch, self._known = [], []
         finally:
             self._running = False
-            self._fail(batch, _closed)
+            self._fail(self._batch, _closed)
+
+    def _expire(self) -> None:
+        """Fail the calls whose time is over, and look again when that of the next one is.
+
+        Their connection stays: what is late for them is soon enough for those behind them.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        late: list[Call] = []
+        for each, answer in zip_longest(self._batch, self._known):
+            if each[3] > now:
+                break
+            if answer is None or isinstance(answer, Exception):
+                late.append(each)
+            elif not each[0].done():
+                each[0].set_result([*answer, None])
+        while self._waiting and self._waiting[0][3] <= now:
+            late.append(self._take())
+        self._fail(late, lambda: TIMED_OUT.error(server=self._wire.server))
+        left = (until for future, _, _, until in chain(self._batch, self._waiting) if not future.done())
+        until = next(left, math.inf)
+        self._timer = None if until == math.inf else loop.call_at(until + COARSE, self._expire)
 
     def _take(self) -> Call:
         each = self._waiting.popleft()
@@ -157,14 +200,15 @@ class Line:
             await self._wire.close(gently=False)
         expected, told = self._contact.beat, None
         try:
-            answers = await self._exchange([packed for _, packed, _ in batch])
+            answers = await self._exchange([packed for _, packed, *_ in batch])
             if self._last is not None:
+                self._known = answers
                 told = await self._ask_last(self._last)
         except (exceptions.RedisError, OSError) as error:
             self._lost(batch, fault_of(error), error)
             return
         answered, misled = 0, False
-        for (future, _, era), answer in zip(batch, answers, strict=True):
+        for (future, _, era, _), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
                 misled |= self._refused(future, fault_of(answer), answer)
                 continue

@@ -16,6 +16,9 @@ PRESENCE = 1.0
 """For presence, and for what the cluster is asked about users and channels."""
 REPLICATION = 0.1
 """For a replica that is to have a message, once the primary has it."""
+COARSE = 0.05
+"""By which a publish may outlive its deadline: one timer looks after all that wait, and a pipeline that ends
+with it, of which the breaker hears, ends first."""
 RENEWAL_LEAST, RENEWAL_MOST = 0.5, 2.0
 """For a renewal of the lease: a third of the lease, between these. A Redis as slow as a publish may be is not
 lost."""

@@ -10,7 +10,7 @@ from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.line import Line
+from gateway.broker.redis.line import Line, by
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.patience import BUDGET, CREDIT, JITTER
 from gateway.broker.redis.script import PUBLISH, Command, milliseconds
@@ -31,10 +31,7 @@ class Publisher:
         options: RedisOptions,
         wall: Clock,
     ) -> None:
-        """Send by *line*, whose patience is the deadline of a publish.
-
-        By *replicated* what waits for a replica, so that it delays nobody who does not.
-        """
+        """Send by *line*; by *replicated* what waits for a replica, so that it delays nobody who does not."""
         self._lines = {Level.STORED: line, Level.REPLICATED: replicated}
         self._contact = contact
         self._keys = keys
@@ -44,24 +41,27 @@ class Publisher:
         self.published = self.replayed = self.retried = 0
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Return the receipt for *publication*."""
+        """Return the receipt for *publication*; `BrokerUnavailable` in time, made again or not."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._options.publish_deadline
         self._credit = min(CREDIT, self._credit + BUDGET)
         body = envelope.pack(publication, int(self._wall() * 1000))
         level = publication.level or self._options.level
         line = self._lines[level]
         # Outside of the `try`: what is refused here was not sent, and asking again would be no use, either.
-        sent = line.call(self._command(publication, body))
+        sent = line.call(self._command(publication, body), until)
         try:
             answer = await sent
         except BrokerUnavailable:
+            pause = random.random() * JITTER
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
-            if publication.key is None or self._credit < 1.0:
+            if publication.key is None or self._credit < 1.0 or loop.time() + pause >= until:
                 raise
             self._credit -= 1.0
             self.retried += 1
-            await asyncio.sleep(random.random() * JITTER)
+            await asyncio.sleep(pause)
             # Made anew: this node may have become another incarnation.
-            answer = await line.call(self._command(publication, body))
+            answer = await by(until, line.call(self._command(publication, body), until))
         _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
