@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,9 @@ UNKNOWN = -1
 
 REMEMBERED = 86_400.0
 """Seconds for which Redis knows of a node that it was cleaned up after: no zombie sleeps longer."""
+
+PAST = 100
+"""Incarnations that are remembered: each was reaped long before so many others have been."""
 
 REAPED = 200
 """Routes or members that one call cleans up."""
@@ -56,8 +60,8 @@ class Lease:
         Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that.
         """
         self.node = ""
-        self.past: set[str] = set()
-        """Earlier incarnations."""
+        self.past: deque[str] = deque(maxlen=PAST)
+        """Earlier incarnations, which Redis may still know."""
         self._line = line
         self._keys = keys
         self._contact = contact
@@ -175,7 +179,7 @@ class Lease:
         if self._epoch and self._epoch != told[2]:
             self.resets += 1
             self._contact.forgot()
-        self.past.add(self.node)
+        self.past.append(self.node)
         self.node, self._epoch = node, told[2]
         self._contact.begin(node, told[0])
         self._contact.established()
