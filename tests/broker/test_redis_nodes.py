@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ from gateway.broker.base import (
     ConnectionRecord,
     Delivery,
     Instruction,
+    Level,
     Retention,
 )
 from protocol.messages import Gap, Join, Leave, Member
@@ -40,6 +42,32 @@ def inboxes(server: RedisServer) -> dict[str, int]:
         key.decode().partition(":in:")[2].partition("~")[0]: server.execute("XLEN", key)
         for key in server.execute("KEYS", "fanway:*:in:*")
     }
+
+
+# ---------------------------------------------------------------- publishes made again
+
+
+async def test_only_what_is_to_be_replicated_is_written_when_it_is_made_again(tmp_path: Path) -> None:
+    """For a replica to have heard of it, there has to be something to hear, by this connection."""
+    with serving(tmp_path, "--appendonly", "yes") as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(lease=30.0)
+            key = "fanway:{0}:key:a\nk"
+
+            def written() -> int:
+                return int(server.execute("INFO", "persistence")["aof_current_size"])
+
+            await one.broker.publish(publication("a", 1, key="k"))
+            server.execute("PEXPIRE", key, 60_000)
+            before = written()
+            receipt = await one.broker.publish(publication("a", 1, key="k"))
+            assert (receipt.replayed, written()) == (True, before)
+            server.execute("CONFIG", "SET", "maxmemory", "1mb")
+            receipt = await one.broker.publish(publication("a", 1, key="k", level=Level.REPLICATED))
+            server.execute("CONFIG", "SET", "maxmemory", "0")
+            assert (receipt.replayed, receipt.level) == (True, Level.STORED)
+            assert written() > before
+            assert 0 < server.execute("PTTL", key) <= 60_000, "no longer than before"
 
 
 # ---------------------------------------------------------------- routes

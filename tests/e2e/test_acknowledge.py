@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.broker.redis_fleet import eventually
 from tests.broker.redis_sentinels import following
 from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import Served, publish, served
+from tests.e2e.outages import ready
 from tests.e2e.wire import Client
 
 
@@ -71,6 +73,37 @@ async def test_every_way_to_publish_says_what_was_reached(
         assert answer["acknowledged"] == "stored"
     finally:
         os.kill(pair[1].pid, signal.SIGCONT)
+
+
+async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
+    gateway: Served, pair: tuple[RedisServer, RedisServer]
+) -> None:
+    """Since 7.2 Redis waits for what the own connection wrote alone, and another one wrote it."""
+    primary, replica = pair
+    await eventually(lambda: following(primary))
+
+    async def again(key: str) -> Any:
+        """Publish under *key* over connections that have written nothing yet."""
+        primary.execute("CLIENT", "KILL", "TYPE", "normal")
+        await ready(gateway)
+        answer = await publish(gateway.internal, "c", key, key=key)
+        assert answer["replayed"]
+        return answer["acknowledged"]
+
+    await publish(gateway.internal, "c", "one", key="one")
+    os.kill(replica.pid, signal.SIGSTOP)
+    try:
+        answer = await publish(gateway.internal, "c", "two", key="two")
+        assert (answer["replayed"], answer["acknowledged"]) == (False, "stored")
+        assert await again("two") == "stored"
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+
+    async def reached() -> bool:
+        return bool(await again("two") == "replicated")
+
+    await eventually(reached)
+    assert 0 < primary.execute("PTTL", "fanway:{0}:key:c\ntwo") <= 300_000
 
 
 async def test_one_node_without_redis_has_nothing_but_stored(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Publisher:
         level = publication.level or self._options.level
         line = self._lines[level]
         # Outside of the `try`: what is refused here was not sent, and asking again would be no use, either.
-        sent = line.call(self._command(publication, body), until)
+        sent = line.call(self._command(publication, body, level), until)
         try:
             answer = await sent
         except BrokerUnavailable:
@@ -61,7 +61,7 @@ class Publisher:
             self.retried += 1
             await asyncio.sleep(pause)
             # Made anew: this node may have become another incarnation.
-            answer = await by(until, line.call(self._command(publication, body), until))
+            answer = await by(until, line.call(self._command(publication, body, level), until))
         _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
@@ -72,7 +72,7 @@ class Publisher:
             return Receipt(id, bool(replayed))
         return Receipt(id, bool(replayed), Level.REPLICATED if replicas[0] else Level.STORED)
 
-    def _command(self, publication: Publication, body: bytes) -> Command:
+    def _command(self, publication: Publication, body: bytes, level: Level) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
         names = [keys.state, keys.beats, keys.meta(channel), keys.log(channel), keys.route(channel)]
         if publication.key is not None:
@@ -90,6 +90,7 @@ class Publisher:
             new_uid(),
             milliseconds(self._options.key_ttl),
             self._contact.node,
+            *(() if level is Level.STORED else ("replicate",)),
         )
 
     def __repr__(self) -> str:

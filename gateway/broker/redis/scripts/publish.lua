@@ -1,6 +1,6 @@
 -- Number one message, keep it, and put it into the inbox of every node that is routed for its channel.
 -- KEYS: state beats meta log route [key]
--- ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl node
+-- ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl node [replicate]
 -- Returns {beat or 0, offset, uid, replayed}; offset 0 where nothing is kept.
 local state, beats, meta, log, route, key = unpack(KEYS)
 local inboxes, bound, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -9,6 +9,10 @@ local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
 if key then
   local earlier = redis.call('GET', key)
   if earlier then
+    if ARGV[12] then
+      -- WAIT asks since 7.2 who has what this connection has written; another one may have written the receipt.
+      redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', key)))
+    end
     local offset, said = string.match(earlier, '^(%d+) (%S*)$')
     return {0, tonumber(offset), said, 1}
   end
