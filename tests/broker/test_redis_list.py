@@ -1,0 +1,84 @@
+"""A list of independent servers: each has its channels, and is lost for itself."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.base import ChannelRecord
+from gateway.broker.partial import Partial
+from gateway.broker.redis.keys import shard_of
+from gateway.errors import BrokerUnavailable
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_server import serving
+
+
+async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+        async with Fleet(first.url, second.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            channels = [f"c{n}" for n in range(20)]
+            for channel in channels:
+                await one.broker.subscribe(channel, KEPT)
+                await publish(two.broker, channel, channel)
+            assert sorted(values(await one.node.messages(20))) == sorted(channels)
+            shares = [len(server.execute("KEYS", "*:log:*")) for server in (first, second)]
+            assert sum(shares) == 20
+            assert min(shares) > 0
+            followed = await one.broker.following("c", after="", limit=100)
+            assert list(followed) == []
+            first.kill()
+            outcomes = await asyncio.gather(
+                *(two.broker.publish(publication(channel, 1)) for channel in channels), return_exceptions=True
+            )
+            assert [isinstance(each, BrokerUnavailable) for each in outcomes].count(True) == shares[0]
+            await eventually(lambda: len(one.node.envelopes) == shares[1])
+            assert two.broker.ready(), "half of the channels is better than none"
+
+
+async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+        async with Fleet(first.url, second.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            names = [f"c{n:02}" for n in range(20)]
+            for member in (one, two):
+                member.node.followed.update(dict.fromkeys(names, 1))
+                for name in names:
+                    await member.broker.subscribe(name, None)
+            whole = await one.broker.following("c", after="", limit=100)
+            assert list(whole) == [ChannelRecord(name, 2) for name in names]
+            assert not isinstance(whole, Partial)
+            first.kill()
+            left = [name for name in names if shard_of(name, 2) == 1]
+            found = await one.broker.following("c", after="", limit=100)
+            assert isinstance(found, Partial)
+            assert found == [ChannelRecord(name, 2) for name in left]
+            assert [name for name in names if not found.lacks(name)] == left
+            paged: list[str] = []
+            while page := await one.broker.following("c", after=paged[-1] if paged else "", limit=3):
+                assert isinstance(page, Partial)
+                paged += [record.channel for record in page]
+            assert paged == left
+            second.kill()
+            with pytest.raises(BrokerUnavailable):
+                await one.broker.following("c", after="", limit=100)
+
+
+async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(shards_per_server=3)
+            two = await fleet.launch(shards_per_server=3)
+            names = [f"c{n:02}" for n in range(30)]
+            two.node.followed.update(dict.fromkeys(names, 2))
+            for name in [*names, "c99"]:
+                await two.broker.subscribe(name, None)
+            found: list[str] = []
+            while page := await one.broker.following("c", after=found[-1] if found else "", limit=7):
+                found += [record.channel for record in page]
+            assert found == names

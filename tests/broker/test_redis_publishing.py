@@ -1,0 +1,126 @@
+"""What is published while the connection breaks, or Redis hangs or is full: stored once, or refused."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.base import Retention
+from gateway.errors import BrokerFull, BrokerUnavailable
+from protocol.messages import Leave, Member
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_server import RedisServer, serving
+
+LONG = Retention(10_000, 300.0)
+ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with serving(tmp_path, *DURABLE) as server:
+        yield server
+
+
+@pytest.mark.parametrize("executed", [True, False])
+async def test_a_key_publishes_once_across_a_cut(
+    server: RedisServer, proxy: Proxy, fleet: Fleet, executed: bool
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch(proxy.url, lease=30.0)
+    await one.broker.subscribe("a", KEPT)
+    await publish(two.broker, "a", "warm")
+    if executed:
+        proxy.hold_answers()
+    else:
+        proxy.hold()
+    publishing = asyncio.gather(two.broker.publish(publication("a", 1, key="k")))
+    if executed:
+        await eventually(lambda: server.execute("XLEN", "fanway:{0}:log:a") == 2)
+    else:
+        await asyncio.sleep(0)
+    proxy.cut()
+    proxy.release()
+    (receipt,) = await publishing
+    assert receipt.replayed is executed
+    await publish(two.broker, "a", "marker")
+    assert values(await one.node.messages(3)) == ["warm", 1, "marker"]
+    assert two.broker.statistics()["retried"] == 1
+
+
+async def test_without_a_key_nothing_is_published_again(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    two = await fleet.launch(proxy.url, lease=30.0)
+    await publish(two.broker, "a", "warm")
+    proxy.hold_answers()
+    publishing = asyncio.gather(two.broker.publish(publication("a", 1)))
+    await eventually(lambda: server.execute("XLEN", "fanway:{0}:log:a") == 2)
+    proxy.cut()
+    proxy.release()
+    with pytest.raises(BrokerUnavailable):
+        await publishing
+    assert values((await two.broker.read("a")).messages) == ["warm", 1]
+
+
+async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) -> None:
+    one = await fleet.launch(proxy.url, publish_deadline=0.2, lease=30.0)
+    await publish(one.broker, "a", 1)
+    proxy.hold()
+    attempts = (one.broker.publish(publication("a", n)) for n in range(5))
+    failed = await asyncio.gather(*attempts, return_exceptions=True)
+    assert all(isinstance(each, BrokerUnavailable) for each in failed)
+    assert not one.broker.ready(), "five timeouts in a row"
+    # Nothing waits any more: it fails before it is sent.
+    publishing = one.broker.publish(publication("a", 9))
+    with pytest.raises(BrokerUnavailable):
+        publishing.send(None)
+    proxy.release()
+    await eventually(one.broker.ready)
+    await publish(one.broker, "a", 2)
+
+
+async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -> None:
+    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        async with Fleet(server.url) as fleet:
+            one, two = await fleet.launch(), await fleet.launch()
+            await one.broker.subscribe("a", KEPT)
+            await one.broker.join("a", ANN)
+            ids = await publish(one.broker, "a", 1)
+            await one.node.received(2)
+            server.execute("CONFIG", "SET", "maxmemory", "1")
+            for wrong in (publication("a", 2), publication("a", 3, key="k"), publication("b", 4)):
+                with pytest.raises(BrokerFull):
+                    await two.broker.publish(wrong)
+            with pytest.raises(BrokerFull):
+                await two.broker.join("a", BOB)
+            assert values((await two.broker.read("a", since=ids[0])).messages) == []
+            await one.broker.leave("a", "c1")
+            assert await one.node.received(1) == [Leave("a", ANN)], "what frees memory goes on"
+            renewals = _beat(server, "n1")
+            await eventually(lambda: _beat(server, "n1") > renewals + 2)
+            assert one.broker.ready()
+            server.execute("CONFIG", "SET", "maxmemory", "0")
+            assert not (await two.broker.publish(publication("a", 5, key="k"))).replayed
+            assert values(await one.node.messages(1)) == [5]
+            assert values((await two.broker.read("a")).messages) == [1, 5]
+
+
+async def test_a_full_redis_is_read_though_an_epoch_begins(tmp_path: Path) -> None:
+    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch()
+            await publish(one.broker, "a", 1, 2)
+            server.execute("HSET", "fanway:{0}:state", "e", "another")  # as after a failover
+            server.execute("CONFIG", "SET", "maxmemory", "1")
+            assert values((await one.broker.read("a")).messages) == [1, 2]
+            assert values((await one.broker.read("nobody wrote there")).messages) == []
+            server.execute("HDEL", "fanway:{0}:state", "e")
+            assert values((await one.broker.read("a")).messages) == [1, 2]
+
+
+def _beat(server: RedisServer, name: str) -> int:
+    beats = server.execute("HGETALL", "fanway:{0}:beats")
+    return next(int(beat) for node, beat in beats.items() if node.startswith(name.encode() + b"~"))
