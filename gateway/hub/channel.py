@@ -22,7 +22,7 @@ RECENT = 64
 
 RECENT_BYTES = 256 * 1024
 
-PATIENCE = 3.0
+HEARD_WITHIN = 3.0
 """Seconds for which a resume waits until this node has heard what its client has (DESIGN section 6)."""
 
 
@@ -231,7 +231,7 @@ class Channel:
         newest = list(islice(self._recent, len(self._recent) - count, None))
         return newest if (newest[0].message.time or 0) > no_older * 1000 else None
 
-    async def reached(self, offset: int, within: float = PATIENCE) -> bool:
+    async def reached(self, offset: int, within: float = HEARD_WITHIN) -> bool:
         """Wait until the message *offset* was delivered here, or will not be because the numbering broke.
 
         Return False where *within* seconds are not enough: this node lags behind, or has lost its broker.
