@@ -36,6 +36,8 @@ class Publisher:
         self._contact = contact
         self._keys = keys
         self._options = options
+        self._meta_ttl = milliseconds(options.meta_ttl)
+        self._key_ttl = milliseconds(options.key_ttl)
         self._wall = wall
         self._credit = CREDIT
         self.published = self.replayed = self.retried = 0
@@ -44,7 +46,8 @@ class Publisher:
         """Return the receipt for *publication*; `BrokerUnavailable` in time, made again or not."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._options.publish_deadline
-        self._credit = min(CREDIT, self._credit + BUDGET)
+        if self._credit < CREDIT:
+            self._credit = min(CREDIT, self._credit + BUDGET)
         body = envelope.pack(publication, int(self._wall() * 1000))
         level = publication.level or self._options.level
         line = self._lines[level]
@@ -77,7 +80,7 @@ class Publisher:
         names = [keys.state, keys.beats, keys.meta(channel), keys.log(channel), keys.route(channel)]
         if publication.key is not None:
             names.append(keys.key(channel, publication.key))
-        return PUBLISH(
+        command = PUBLISH(
             names,
             keys.inboxes,
             self._options.inbox,
@@ -86,12 +89,12 @@ class Publisher:
             body,
             0 if retention is None else retention.size,
             0 if retention is None else milliseconds(retention.ttl),
-            milliseconds(self._options.meta_ttl),
+            self._meta_ttl,
             new_uid(),
-            milliseconds(self._options.key_ttl),
+            self._key_ttl,
             self._contact.node,
-            *(() if level is Level.STORED else ("replicate",)),
         )
+        return command if level is Level.STORED else (*command, "replicate")
 
     def __repr__(self) -> str:
         return f"<Publisher {self.published} published>"
