@@ -76,6 +76,25 @@ class Tasks:
             results[number] = await task
         return results
 
+    async def together(self, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Start every one of *coroutines* in order, and return once all have ended: none outlives this call.
+
+        Each goes on as soon as it can, in a task where it has to wait; cancelled are all where the caller is.
+        One that fails ends no other; what the first of those raised is raised in the end.
+        """
+        running = [begun for each in coroutines if (begun := self._begin(each)) is not None]
+        if not running:
+            return
+        try:
+            await asyncio.wait(running)
+        except BaseException:
+            for each in running:
+                each.cancel()
+            await asyncio.wait(running)
+            raise
+        for each in running:
+            each.result()
+
     def adopt(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run *coroutine* in a task that ends with this owner."""
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -97,6 +116,15 @@ class Tasks:
     def statistics(self) -> dict[str, int]:
         """Return how many coroutines are waiting."""
         return {"running": len(self._running)}
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
+        """Start *coroutine*; return what tells of its end or of its failure, None where it has ended well."""
+        try:
+            return self.start(coroutine)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (whoever awaits it is told)
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

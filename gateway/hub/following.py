@@ -7,7 +7,7 @@ import secrets
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.hub import subscribing
+from gateway.hub import preparing, subscribing
 from gateway.hub.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
@@ -107,7 +107,7 @@ class Following:
             self._leave(channel)
 
     def _leave(self, channel: str) -> None:
-        outcome = self.services.tasks.start(subscribing.leave(self.services, channel, self.connection))
+        outcome = self.services.tasks.start(preparing.leave(self.services, channel, self.connection))
         if outcome is not None:
             leaving = self._leaving = self._leaving or {}
             leaving[channel] = outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.access.permissions import ChannelRules
@@ -11,6 +11,7 @@ from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
 from gateway.hub.hub import Hub
 from gateway.hub.pages import ENVELOPE, weight
+from gateway.hub.room import Room
 from gateway.link.frames import Frames, last_of
 from protocol.position import MessageId
 
@@ -28,9 +29,12 @@ class Answer(NamedTuple):
     """How far `messages` reach, where more follows; None where they reach up to now."""
 
 
-@dataclass(frozen=True, slots=True)
+NOTHING = Answer((), recovered=False)
+
+
+@dataclass(slots=True)
 class Replay:
-    """What a new subscriber missed, as far as it was fetched."""
+    """What a new subscriber missed, as far as it was fetched and there is room for it."""
 
     channel: Channel
     messages: Sequence[Frames] = ()
@@ -40,6 +44,20 @@ class Replay:
     """The position asked for, where everything after it is there; else None."""
     breaks: int = 0
     """How often the channel's numbering had broken when this was fetched."""
+    size: int = field(init=False)
+    """Bytes that `messages` take in a reply, about."""
+
+    def __post_init__(self) -> None:
+        self.size = weight(self.messages) if self.messages else 0
+
+    def cut(self, room: int) -> None:
+        """Keep what a reply of at most *room* bytes can tell of it; the rest is left to a catch-up."""
+        if self.since is None:
+            self.messages = _newest(self.messages, room)
+        else:
+            self.messages = self.messages[: that_fit(self.messages, room)]
+            self.position = last_of(self.messages, self.since)
+        self.size = weight(self.messages)
 
     def complete(self, room: int) -> Answer:
         """Return what a reply of at most *room* bytes tells, from everything up to now.
@@ -48,7 +66,7 @@ class Replay:
         oldest messages are told, without a hole, and the others left for a catch-up; else the newest.
         """
         if self.position is None or self.channel.breaks != self.breaks:
-            return Answer((), recovered=False)
+            return NOTHING
         newer = self.channel.after(self.position)
         if self.since is None:
             return Answer(() if newer is None else _newest([*self.messages, *newer], room), recovered=False)
@@ -86,27 +104,46 @@ async def prepare(
     rules: ChannelRules,
     *,
     since: MessageId | None,
-    rewind: int | None,
-    room: int,
+    rewind: int,
+    room: Room,
 ) -> Replay:
-    """Return what a new subscriber of *name* missed, as far as it fits into *room* bytes.
+    """Return what a new subscriber of *name* missed, as far as it finds *room* there.
 
     The caller owes a `hub.release` of its channel.
     """
     channel = await hub.hold(name, rules)
     try:
         if since is not None:
-            return await _since(hub, channel, since, room)
-        if rewind:
-            return await _rewound(hub, channel, rewind, room)
+            replay = await _since(hub, channel, since, room)
+        elif rewind:
+            replay = await _rewound(hub, channel, rewind, room)
+        else:
+            return Replay(channel)
     except BaseException:
         hub.release(channel)
         raise
+    room.keep(name, replay)
+    return replay
+
+
+async def _since(hub: Hub, channel: Channel, since: MessageId, room: Room) -> Replay:
+    """Return what follows *since*: what the hub has no longer, the broker has perhaps."""
+    for _ in range(PATIENCE):
+        recent = channel.after(since)
+        if recent is not None:
+            return Replay(channel, recent, channel.top, since, channel.breaks)
+        async with room.turn():
+            replay = await _read_on(hub, channel, since, room.left_to(channel.name))
+        if replay is not None:
+            return replay
+        # The client heard more on another node than has arrived here: let it not hear that again.
+        if not await channel.reached(since.offset):
+            raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {since}")
     return Replay(channel)
 
 
-async def _since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Replay:
-    """Return what follows *since*: what the hub has no longer, the broker has perhaps."""
+async def _read_on(hub: Hub, channel: Channel, since: MessageId, room: int) -> Replay | None:
+    """Return what follows *since*, as much as *room* bytes hold; None where this node has not come so far."""
     messages: list[Frames] = []
     position, breaks, patience = since, channel.breaks, PATIENCE
     while channel.top is not None and patience:
@@ -117,12 +154,7 @@ async def _since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Rep
         if part.lost or channel.top is None:
             break
         if position.offset > channel.top.offset:
-            # The client heard more on another node than has arrived here: let it not hear that again.
-            if not await channel.reached(position.offset):
-                raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {position}")
-            breaks = channel.breaks
-            patience -= 1
-            continue
+            return None
         newer = until(channel.top, part.messages)
         fit = that_fit(newer, room)
         messages += newer[:fit]
@@ -134,7 +166,7 @@ async def _since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Rep
     return Replay(channel)
 
 
-async def _rewound(hub: Hub, channel: Channel, count: int, room: int) -> Replay:
+async def _rewound(hub: Hub, channel: Channel, count: int, room: Room) -> Replay:
     """Return the newest *count* messages that history keeps."""
     if channel.top is None:
         return Replay(channel)
@@ -143,10 +175,12 @@ async def _rewound(hub: Hub, channel: Channel, count: int, room: int) -> Replay:
     recent = channel.last(count, no_older=hub.wall() - rules.history_ttl)
     if recent is not None:
         return Replay(channel, recent, channel.top, breaks=channel.breaks)
-    kept = await hub.broker.read(channel.name, limit=count, reverse=True)
+    async with room.turn():
+        left = room.left_to(channel.name)
+        kept = await hub.broker.read(channel.name, limit=count, size=max(1, left), reverse=True)
     messages = until(channel.top, [Frames(message) for message in reversed(kept.messages)])
     position = last_of(messages, channel.top)
-    return Replay(channel, _newest(messages, room), position, breaks=channel.breaks)
+    return Replay(channel, _newest(messages, left), position, breaks=channel.breaks)
 
 
 def _newest(messages: Sequence[Frames], room: int) -> Sequence[Frames]:

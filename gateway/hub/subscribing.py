@@ -1,26 +1,21 @@
-"""How a subscription is made: prepared with all the waiting that takes, then live in one instant.
-
-Whatever was prepared is owed a `commit` or an `abandon`, also where the client goes away meanwhile.
-"""
+"""How a subscription is made: prepared with all the waiting that takes, then live in one instant."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.access.claims import ChannelToken
-from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.errors import BrokerUnavailable, GatewayError
-from gateway.hub import replay
 from gateway.hub.pages import weight
-from gateway.hub.replay import Replay
-from gateway.hub.services import Services
+from gateway.hub.preparing import Prepared, abandon, prepare, too_many
+from gateway.hub.room import Room
 from gateway.hub.subscription import Subscription
-from gateway.presence.members import that_fit, up_to_date
+from gateway.presence.members import that_fit
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError, ServerFault
-from protocol.messages import Error, Join, Leave, Member, Resume, Subscribe, Subscribed
+from protocol.messages import Error, Resume, Subscribe, Subscribed
 
 if TYPE_CHECKING:
     from gateway.hub.session import Session
@@ -28,11 +23,17 @@ if TYPE_CHECKING:
 FULL_RETRY_MS = 5_000
 """When a client may try again what the broker had no room for: after the next look for what is too old."""
 
+FROM_NOW_ON = Resume()
+
+Outcomes = dict[str, Prepared | ProtocolError]
+"""What became of each channel."""
+
 
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
     """Follow a channel: now, since a position, or from the last messages on."""
     granted = command.channel in session.granted
-    prepared = await _prepare(session, command, _room(session), granted=granted)
+    room = _shared(session, _room(session), (command.channel,))
+    prepared = await prepare(session, command, room, granted=granted)
     await _still_wanted(session, prepared)
     return _commit(session, prepared, _room(session))
 
@@ -40,7 +41,9 @@ async def subscribe(session: Session, command: Subscribe) -> Subscribed:
 async def server_subscribe(session: Session, channel: str) -> None:
     """Let the server's API subscribe *session* to *channel*; nothing happens where it is already."""
     try:
-        prepared = await _prepare(session, Subscribe(0, channel), 0, granted=True)
+        prepared = await prepare(
+            session, Subscribe(0, channel), _shared(session, 0, (channel,)), granted=True
+        )
         await _still_wanted(session, prepared)
         session.send(_commit(session, prepared, 0))
     except (ProtocolError, GatewayError):
@@ -52,36 +55,20 @@ async def server_subscribe(session: Session, channel: str) -> None:
 async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Subscribed | Error]:
     """Subscribe to what the client asks for and to what the server adds; each succeeds or fails for itself.
 
-    All waiting comes first: then every channel goes live in the same instant, and no message overtakes the
-    reply. What is replayed fits into one reply together; the rest of it follows.
+    All waiting comes first, for all channels at once: what they ask of a broker elsewhere travels together.
+    Then every channel goes live in the same instant, and no message overtakes the reply. What is replayed
+    fits into one reply together, in the order asked; the rest of it follows.
     """
-    server_side = dict.fromkeys(_server_side(session), Resume())
-    prepared: dict[str, _Prepared | ProtocolError] = {}
-    places, room = session.services.limits.channels, _room(session)
+    server_side = dict.fromkeys(_server_side(session), FROM_NOW_ON)
+    wanted = {**server_side, **asked}
+    outcomes: Outcomes = {}
     try:
-        for channel, resume in {**server_side, **asked}.items():
-            ask = Subscribe(0, channel, resume.token, resume.since, resume.rewind)
-            granted = channel in server_side
-            if not places:
-                prepared[channel] = _too_many(session.services)
-                continue
-            each = prepared[channel] = await _attempt(session, ask, room, granted=granted)
-            if isinstance(each, _Prepared):
-                places -= 1
-                room -= weight(each.replay.messages)
+        await _prepare_all(session, wanted, outcomes, granted=server_side)
+        still_here(session)
     except BaseException:
-        await _abandon(session, *prepared.values())
+        await abandon(session, *_prepared(outcomes))
         raise
-    await _still_wanted(session, *prepared.values())
-    return _commit_all(session, prepared)
-
-
-async def leave(services: Services, channel: str, connection: str) -> None:
-    """Remove a member from *channel*; a broker that cannot be reached ends its membership by itself."""
-    try:
-        await services.broker.leave(channel, connection)
-    except GatewayError:
-        return
+    return _commit_all(session, wanted, outcomes)
 
 
 def unavailable(error: GatewayError) -> ProtocolError:
@@ -101,26 +88,47 @@ def still_here(session: Session) -> None:
 # ---------------------------------------------------------------- prepare: everything that may wait
 
 
-class _Prepared:
-    """A subscription that may go live: allowed, held, its replay and the channel's members at hand."""
+async def _prepare_all(
+    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, *, granted: Container[str]
+) -> None:
+    """Put into *outcomes* what becomes of each channel that is *wanted*; end early where the client leaves.
 
-    __slots__ = ("changes", "command", "expires_at", "member", "present", "replay", "server_side")
+    As many at once as there are places: what is refused takes none, and leaves it to one of the next.
+    """
+    services, room = session.services, _shared(session, _room(session), wanted)
+    asks = [
+        Subscribe(0, channel, resume.token, resume.since, resume.rewind) for channel, resume in wanted.items()
+    ]
+    places = services.limits.channels
+    while places and asks and session.is_open:
+        batch, asks = asks[:places], asks[places:]
+        attempts = [_attempt(session, ask, room, outcomes, granted=ask.channel in granted) for ask in batch]
+        # One alone needs no task, wherever the broker is.
+        await (attempts[0] if len(attempts) == 1 else services.tasks.together(attempts))
+        if asks:
+            places -= sum(isinstance(outcomes[ask.channel], Prepared) for ask in batch)
+    for ask in asks:
+        outcomes[ask.channel] = too_many(services)
 
-    def __init__(self, command: Subscribe, ready: Replay, *, server_side: bool) -> None:
-        self.command = command
-        self.replay = ready
-        self.server_side = server_side
-        self.expires_at: float | None = None
-        self.member: Member | None = None
-        self.present: Sequence[Member] | None = None
-        """Who was there when the broker was asked."""
-        self.changes: list[Join | Leave] = []
-        """Who came and went since."""
 
-    @property
-    def members(self) -> Sequence[Member] | None:
-        """Who is there, where the client wants to know."""
-        return None if self.present is None else up_to_date(self.present, self.changes)
+async def _attempt(
+    session: Session, command: Subscribe, room: Room, outcomes: Outcomes, *, granted: bool
+) -> None:
+    """Put into *outcomes* what becomes of one channel: there it is found also where others are cancelled."""
+    try:
+        outcomes[command.channel] = await prepare(session, command, room, granted=granted)
+    except ProtocolError as error:
+        outcomes[command.channel] = error
+    except GatewayError as error:
+        outcomes[command.channel] = unavailable(error)
+
+
+def _prepared(outcomes: Outcomes) -> list[Prepared]:
+    return [each for each in outcomes.values() if isinstance(each, Prepared)]
+
+
+def _shared(session: Session, size: int, channels: Iterable[str]) -> Room:
+    return Room(size, channels, wanted=partial(still_here, session))
 
 
 def _room(session: Session) -> int:
@@ -131,122 +139,32 @@ def _room(session: Session) -> int:
     return session.services.limits.outbox // 2 - session.outbox.size
 
 
-async def _attempt(
-    session: Session, command: Subscribe, room: int, *, granted: bool
-) -> _Prepared | ProtocolError:
-    try:
-        return await _prepare(session, command, room, granted=granted)
-    except ProtocolError as error:
-        return error
-    except GatewayError as error:
-        return unavailable(error)
-
-
-async def _prepare(session: Session, command: Subscribe, room: int, *, granted: bool) -> _Prepared:
-    """Check and fetch what a subscription needs."""
-    services, name = session.services, command.channel
-    rules = services.namespaces.rules(name)
-    _may_follow(session, name)
-    token = await _channel_token(services, command.token)
-    if not granted:
-        _check(session, rules, name, token)
-    rewind = min(command.rewind or 0, services.limits.rewind)
-    ready = await replay.prepare(
-        services.hub,
-        name,
-        rules,
-        since=command.since,
-        rewind=rewind,
-        room=room,
-    )
-    prepared = _Prepared(command, ready, server_side=granted)
-    if token is not None and not granted and rules.subscribe == "token":
-        prepared.expires_at = token.expires_at
-    try:
-        if rules.presence and session.is_open:
-            await _appear(session, prepared)
-    except BaseException:
-        await _abandon(session, prepared)
-        raise
-    return prepared
-
-
-async def _appear(session: Session, prepared: _Prepared) -> None:
-    """Be present, and see who else is."""
-    channel, broker = prepared.replay.channel, session.services.broker
-    await session.left(channel.name)
-    prepared.member = Member(session.connection, session.user, session.info)
-    await broker.join(channel.name, prepared.member)
-    if prepared.command.members:
-        channel.arriving[prepared] = None
-        prepared.present = (await broker.presence(channel.name)).members
-
-
 def _server_side(session: Session) -> list[str]:
     personal = channels.personal(session.user)
     # A user whose name does not fit a channel's has none: the client could not name it to resume.
     return [personal, *session.granted] if session.user and channels.valid(personal) else [*session.granted]
 
 
-def _may_follow(session: Session, channel: str) -> None:
-    if channel in session.subscriptions:
-        raise ClientFault(ErrorCode.ALREADY_SUBSCRIBED, f"this connection follows {channel!r} already")
-    if len(session.subscriptions) >= session.services.limits.channels:
-        raise _too_many(session.services)
-
-
-def _too_many(services: Services) -> ClientFault:
-    return ClientFault(
-        ErrorCode.LIMIT_EXCEEDED, f"a connection follows at most {services.limits.channels} channels"
-    )
-
-
-async def _channel_token(services: Services, token: str | None) -> ChannelToken | None:
-    if token is None or services.verifier is None:
-        return None
-    return await services.verifier.channel_token(token)
-
-
-def _check(session: Session, rules: ChannelRules, channel: str, token: ChannelToken | None) -> None:
-    denied = may_subscribe(
-        rules, user=session.user, channel=channel, channel_token=token, granted=session.granted
-    )
-    if denied is not None:
-        raise ClientFault(denied.code, denied.message)
-
-
-# ---------------------------------------------------------------- commit or abandon
-
-
-async def _still_wanted(session: Session, *prepared: _Prepared | ProtocolError) -> None:
+async def _still_wanted(session: Session, prepared: Prepared) -> None:
     """Abandon what was prepared, and end the command, where the client has gone meanwhile."""
     if not session.is_open:
-        await _abandon(session, *prepared)
+        await abandon(session, prepared)
         still_here(session)
 
 
-async def _abandon(session: Session, *prepared: _Prepared | ProtocolError) -> None:
-    """Undo what `_prepare` did."""
-    for each in prepared:
-        if isinstance(each, _Prepared):
-            channel = each.replay.channel
-            channel.arriving.pop(each, None)
-            session.services.hub.release(channel)
-            if each.member is not None:
-                await leave(session.services, channel.name, session.connection)
+# ---------------------------------------------------------------- commit
 
 
-def _commit_all(
-    session: Session, prepared: Mapping[str, _Prepared | ProtocolError]
-) -> dict[str, Subscribed | Error]:
-    for each in prepared.values():
-        if isinstance(each, _Prepared):
+def _commit_all(session: Session, wanted: Iterable[str], outcomes: Outcomes) -> dict[str, Subscribed | Error]:
+    for each in outcomes.values():
+        if isinstance(each, Prepared):
             # Who proves too slow for what waits leaves now, and is not announced before the reply.
             each.replay.channel.settle()
     room = _room(session)
     subs: dict[str, Subscribed | Error] = {}
-    for channel, each in prepared.items():
-        if isinstance(each, _Prepared):
+    for channel in wanted:
+        each = outcomes[channel]
+        if isinstance(each, Prepared):
             subscribed = subs[channel] = _commit(session, each, room)
             room -= weight(subscribed.messages)
         else:
@@ -254,7 +172,7 @@ def _commit_all(
     return subs
 
 
-def _commit(session: Session, prepared: _Prepared, room: int) -> Subscribed:
+def _commit(session: Session, prepared: Prepared, room: int) -> Subscribed:
     """Go live, and say from where, with at most *room* bytes of what was missed; without waiting.
 
     Where more was missed, the subscription is behind: what is left is for the catch-up, after the reply.

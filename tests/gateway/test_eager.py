@@ -318,3 +318,75 @@ async def test_all_go_on_where_the_caller_is_cancelled() -> None:
             source.set_result(None)
         await turns(8)
         assert [patient.notes for patient in patients] == [["waited", "cleaned up"]] * 2
+
+
+async def test_together_nobody_waits_for_another() -> None:
+    async with owner() as (tasks, reports):
+        sources = [future() for _ in range(4)]
+        last = Patient()
+        crowd = [relay(sources[0]), twice(sources[1], sources[2]), last.wait(sources[3])]
+        everything = asyncio.create_task(tasks.together([nothing(each) for each in crowd]))
+        await turns(2)
+        assert tasks.statistics() == {"running": 3}
+        for source in reversed(sources):
+            assert not everything.done()
+            source.set_result(1)
+            await turns(4)
+        assert last.notes == ["waited", "cleaned up"]
+        await everything
+        assert reports == []
+
+
+async def test_together_what_need_not_wait_takes_no_task() -> None:
+    async with owner() as (tasks, _):
+        assert tasks.start(tasks.together(nothing(give(number)) for number in range(3))) is None
+        assert tasks.start(tasks.together([])) is None
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_together_one_that_fails_ends_no_other(at_once: bool) -> None:
+    async with owner() as (tasks, reports):
+        broken, source, last = future(), future(), Patient()
+        if at_once:
+            broken.set_exception(Failed())
+        everything = asyncio.create_task(tasks.together([nothing(relay(broken)), last.wait(source)]))
+        await turns(3)
+        if not at_once:
+            broken.set_exception(Failed())
+        await turns(3)
+        assert not everything.done()
+        source.set_result(None)
+        with pytest.raises(Failed):
+            await everything
+        assert last.notes == ["waited", "cleaned up"]
+        assert len(reports) == (0 if at_once else 1)
+
+
+@pytest.mark.parametrize("early", [0, 1, 3])
+async def test_together_all_are_cancelled_with_the_caller_and_have_ended_before_it(early: int) -> None:
+    async with owner() as (tasks, reports):
+        patients = [Patient() for _ in range(3)]
+        everything = tasks.start(tasks.together([patient.wait(future()) for patient in patients]))
+        assert isinstance(everything, asyncio.Task)
+        await turns(early)
+        everything.cancel()
+        assert isinstance(await ended(everything), asyncio.CancelledError)
+        assert tasks.statistics() == {"running": 0}
+        assert [patient.notes for patient in patients] == [["cancelled", "cleaned up"]] * 3
+        assert reports == []
+
+
+async def test_together_one_that_is_cancelled_alone_is_told_of_once_the_others_have_ended() -> None:
+    async with owner() as (tasks, _):
+        gone, source, last = future(), future(), Patient()
+        gone.cancel()
+        everything = asyncio.create_task(tasks.together([nothing(relay(gone)), last.wait(source)]))
+        await turns(3)
+        assert not everything.done()
+        source.set_result(None)
+        assert isinstance(await ended(everything), asyncio.CancelledError)
+        assert last.notes == ["waited", "cleaned up"]
+
+
+async def nothing(work: Awaitable[object]) -> None:
+    await work
