@@ -1,13 +1,20 @@
-"""A lease that is over before the answer which grants it is read: nobody speaks in its name."""
+"""A lease: when it is renewed, by whose clock it ends, and that nobody speaks in its name once it has."""
 
 import asyncio
 
+import pytest
+
+from gateway.broker.redis import RedisBroker, Server
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.options import RedisOptions
-from gateway.clock import FakeClock
+from gateway.clock import FakeClock, wall
+from protocol.messages import Member
+from tests.broker.node import RecordingNode
+from tests.broker.redis_fleet import OPTIONS, Fleet, eventually
+from tests.broker.redis_server import RedisServer
 
 GRANTED = [1, 1, b"0.a", 1_000, b"", 0, 0]
 """What Redis says of a lease that it has given."""
@@ -53,3 +60,43 @@ async def test_an_answer_that_comes_when_the_lease_is_over_establishes_nothing()
         await waiting
         assert [*held, lease.held] == [False, False, True]
         running.cancel()
+
+
+def beats(server: RedisServer) -> dict[str, int]:
+    """How much each node has written."""
+    told = server.execute("HGETALL", "fanway:{0}:beats")
+    return {node.decode().partition("~")[0]: int(beat) for node, beat in told.items()}
+
+
+async def test_how_often_it_is_renewed_is_a_setting(server: RedisServer, fleet: Fleet) -> None:
+    await fleet.launch(lease=600.0, beat=0.05)
+    await fleet.launch(lease=600.0)
+    before = beats(server)
+    await eventually(lambda: beats(server)["n1"] >= before["n1"] + 5)
+    assert beats(server)["n2"] == before["n2"], "it has a third of its lease"
+
+
+@pytest.mark.parametrize("wrong", [-86_400.0, 86_400.0])
+async def test_it_ends_by_the_clock_of_redis(server: RedisServer, fleet: Fleet, wrong: float) -> None:
+    """Whatever a node takes the time for, others neither clean up after it nor wait for it in vain."""
+    one, node = await fleet.launch(), RecordingNode("wrong")
+    broker = RedisBroker([Server.named(server.url)], OPTIONS, wall_clock=lambda: wall() + wrong)
+    await broker.start(node)
+    try:
+        seconds, _ = server.execute("TIME")
+        (end,) = (end for name, end in ends(server).items() if name.startswith("wrong~"))
+        assert abs(end / 1000 - seconds) < 60
+        await broker.join("a", Member("c1", "ann"))
+        start = beats(server)["wrong"]
+        await eventually(lambda: beats(server)["wrong"] >= start + 3)
+        assert one.broker.statistics()["reaped"] == 0
+        assert (await one.broker.presence("a")).connections == 1
+    finally:
+        await broker.close()
+
+
+def ends(server: RedisServer) -> dict[str, float]:
+    """When each node's lease ends, in Unix ms."""
+    told = server.execute("ZRANGE", "fanway:{0}:nodes", 0, -1, "WITHSCORES")
+    pairs = told if told and isinstance(told[0], list | tuple) else zip(told[::2], told[1::2], strict=True)
+    return {name.decode(): float(end) for name, end in pairs}

@@ -285,7 +285,7 @@ async def test_a_node_that_ends_takes_its_members_with_it(fleet: Fleet) -> None:
 
 
 async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer, fleet: Fleet) -> None:
-    nodes = [await fleet.launch() for _ in range(3)]
+    nodes = [await fleet.launch() for _ in range(4)]
     records = [ConnectionRecord(f"c{n}", f"n{n}", ["a", "b"], 12.5) for n in range(3)]
     for each, record in zip(nodes[:2], records, strict=False):
         each.node.connected["ann b"] = [record]
@@ -296,6 +296,7 @@ async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer
     assert found[0] == records[2], "its own first"
     assert sorted(found, key=lambda record: record.connection) == records
     assert list(await nodes[2].broker.connections("bob")) == []
+    assert "n4" not in inboxes(server), "who does not have the user is not asked"
 
 
 async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServer, fleet: Fleet) -> None:
@@ -326,7 +327,7 @@ async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> Non
         assert [list(page) for page in pages] == [[record] for record in expected]
 
 
-async def test_nodes_say_what_they_said_last(fleet: Fleet) -> None:
+async def test_nodes_say_what_they_said_last(server: RedisServer, fleet: Fleet) -> None:
     for _ in range(3):
         one = await fleet.launch()
     assert sorted((record.node, record.connections) for record in await one.broker.nodes()) == [
@@ -334,3 +335,4 @@ async def test_nodes_say_what_they_said_last(fleet: Fleet) -> None:
         ("n2", 3),
         ("n3", 3),
     ]
+    assert inboxes(server) == {}, "nobody was asked"
