@@ -274,10 +274,11 @@ class Gateway:
         self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._lag.p99)
 
     def _contact(self, shard: int, why: str | None) -> None:
-        """Log that Redis is lost, or back; one line each, however often it was tried."""
+        """Log that Redis is lost, for what other reasons it still is, or that it is back: one line each."""
         if why is not None:
-            self._lost[shard] = monotonic()
-            self._log.warning("redis lost", node=self.hub.node, shard=shard, reason=why)
+            event = "redis still lost" if shard in self._lost else "redis lost"
+            self._lost.setdefault(shard, monotonic())
+            self._log.warning(event, node=self.hub.node, shard=shard, reason=why)
         else:
             away = monotonic() - self._lost.pop(shard)
             self._log.warning("redis regained", node=self.hub.node, shard=shard, after=round(away, 3))

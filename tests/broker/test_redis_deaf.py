@@ -89,13 +89,28 @@ async def test_a_node_with_the_same_servers_in_another_order_does_not_join(
             await refused(fleet, second.url, server.url, why="others have server")
 
 
+@pytest.mark.parametrize("forgets", [("FLUSHALL",), ("DEL", "fanway:layout")], ids=["all", "after a lease"])
+async def test_who_waits_outside_takes_nothing_from_those_who_run(
+    server: RedisServer, forgets: tuple[str, ...]
+) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch()
+        outside = await fleet.launch(start_deadline=0.1, shards_per_server=2)
+        for number in range(5):
+            server.execute(*forgets)
+            await eventually(lambda: server.execute("EXISTS", "fanway:layout") == 1)
+            await eventually(one.broker.ready)
+            await publish(one.broker, "room", number)
+            assert not outside.broker.ready()
+
+
 async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServer) -> None:
     async with Fleet(server.url) as fleet:
         one = await fleet.launch()
         await publish(one.broker, "room", 1)
         await one.broker.close()
         other = await fleet.launch(shards_per_server=2, start_deadline=0.1)
-        await eventually(other.broker.ready)  # a lease later: nobody says that it goes for good
+        await eventually(other.broker.ready)  # two leases later: nobody says that it goes for good
 
 
 # ---------------------------------------------------------------- ghosts

@@ -22,14 +22,15 @@ class Contact:
     ) -> None:
         """Begin out of contact; `lease` establishes it.
 
-        Call *doubt* where the primary does not seem to be one any more, and *told* once with why contact was
-        lost, once with None when it is back; *forgot* where Redis has lost writes.
+        Call *doubt* where the primary does not seem to be one any more, *forgot* where Redis has lost writes,
+        and *told* with why contact was lost, again where that changes, and with None when it is back.
         """
         self.breaker = breaker
         self.doubt = doubt
         self._tell = told
         self.forgot = forgot
-        self._told_lost = False
+        self._told: set[str] = set()
+        """Of what kinds the reasons were that this loss of contact has had."""
         self._deaf = False
         self.up = False
         """Whether this node holds a lease and Redis answered when it was last asked."""
@@ -106,16 +107,17 @@ class Contact:
         if not (self.up or self._deaf):
             self.up = True
             self.breaker.reset()
-            if self._told_lost:
-                self._told_lost = False
+            if self._told:
+                self._told.clear()
                 self._tell(None)
 
     def lost(self, why: str) -> None:
         """Hear that the lease cannot be renewed now."""
         self.up = False
         self.why = why
-        if not self._told_lost:
-            self._told_lost = True
+        kind, _, _ = why.partition(" (")
+        if kind not in self._told:
+            self._told.add(kind)
             self._tell(why)
 
     def close(self) -> None:

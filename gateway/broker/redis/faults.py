@@ -95,9 +95,6 @@ FAULTS = {
         Then.REFUSE, Counts.ANSWER, "a key of ours holds what is not ours: set broker.prefix", 30.0
     ),
     "BUSY": Fault(Then.REFUSE, Counts.FAILURE, "Redis is busy with somebody's script"),
-    "LAYOUT": Fault(
-        Then.REFUSE, Counts.ANSWER, "this node has other servers or shards than those that run", 5.0
-    ),
     "FENCED": Fault(Then.FENCE, Counts.ANSWER, "this node's lease is gone", 0.5),
     "ERR": Fault(Then.REFUSE, Counts.ANSWER, "Redis refuses a command: is it at least 6.2?", 5.0),
 }

@@ -16,7 +16,7 @@ from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.script import BUMP, REAP, RENEW, milliseconds
 from gateway.clock import Clock
-from gateway.errors import GatewayError
+from gateway.errors import BrokerUnavailable, GatewayError
 
 MARGIN = 0.9
 """Of the lease, the part that Redis hears of: what follows its end is over before the lease is."""
@@ -26,6 +26,9 @@ RENEWALS = 3
 
 UNKNOWN = -1
 """What Redis says of a lease that it has lost."""
+
+REFUSED = -2
+"""What Redis says to a node that has other servers or shards than those that run."""
 
 REMEMBERED = 86_400.0
 """Seconds for which Redis knows of a node that it was cleaned up after: no zombie sleeps longer."""
@@ -61,7 +64,7 @@ class Lease:
         """
         self.node = ""
         self.past: deque[str] = deque(maxlen=PAST)
-        """Earlier incarnations, which Redis may still know."""
+        """Incarnations of this node, which Redis may still know."""
         self._line = line
         self._keys = keys
         self._contact = contact
@@ -82,6 +85,10 @@ class Lease:
         self._steady: float | None = None
         self._first: tuple[str, float] | None = None
         """Another node, and when its lease ends by our clock: the earliest."""
+        self._outsider = False
+        """Whether those who ran when Redis was last asked had another layout."""
+        self._vacant: float | None = None
+        """Since when nobody has had one, where this node is an outsider."""
         self._holding = asyncio.Event()
         self.incarnations = self.reaped = self.resets = 0
 
@@ -174,12 +181,12 @@ class Lease:
         """Begin a new incarnation; *missed* says that others may have been told that this node is gone."""
         node = f"{self._name}~{new_uid()}"
         sent = self._clock()
+        self.past.append(node)  # also where the answer does not come: Redis may know it
         told = await self._ask(node, take=True)
         self.incarnations += 1
         if self._epoch and self._epoch != told[2]:
             self.resets += 1
             self._contact.forgot()
-        self.past.append(self.node)
         self.node, self._epoch = node, told[2]
         self._contact.begin(node, told[0])
         self._contact.established()
@@ -199,18 +206,43 @@ class Lease:
 
     async def _ask(self, node: str, *, take: bool = False) -> list[Any]:
         keys = self._keys
-        told: list[Any] = await self._line.call(
-            RENEW(
-                [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node), keys.layout],
-                node,
-                milliseconds(self._ttl),
-                self._record(),
-                new_uid(),
-                int(take),
-                self._layout,
-            )
+        command = RENEW(
+            [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node), keys.layout],
+            node,
+            milliseconds(self._ttl),
+            self._record(),
+            new_uid(),
+            int(take),
+            self._layout,
+            int(self._outsider and not self._waited()),
         )
+        try:
+            told: list[Any] = await self._line.call(command)
+        except GatewayError:
+            self._vacant = None  # the others may not have been able to come back, either
+            raise
+        if told[1] == REFUSED:
+            raise self._refused(told[2].decode())
+        self._outsider, self._vacant = False, None
         return told
+
+    def _refused(self, others: str) -> BrokerUnavailable:
+        """Return what is said where *others* have another layout, or nobody has any now: they may be back soon.
+
+        After an outage that was longer than a lease, or where Redis has lost all, whoever ran before has the
+        time of one lease to go on, before one that was refused takes its place.
+        """
+        self._outsider = True
+        if others:
+            self._vacant = None
+        elif self._vacant is None:
+            self._vacant = self._clock()
+        have = f"others have {others or 'gone'}, this node has {self._layout}"
+        text = f"this node has other servers or shards than those that run ({have})"
+        return BrokerUnavailable(text, retry_after=5.0)
+
+    def _waited(self) -> bool:
+        return self._vacant is not None and self._clock() - self._vacant >= self._ttl
 
     # ------------------------------------------------------------ others' ends
 

@@ -1,14 +1,15 @@
 -- Take a lease, or renew it while it is there: one that was taken away stays away.
--- KEYS: state nodes figures beats tombstone layout   ARGV: node ttl record fresh take layout
+-- KEYS: state nodes figures beats tombstone layout   ARGV: node ttl record fresh take layout wary
 -- Returns {beat, held, epoch, now, another node, its expiry, buried}: the one whose lease ends first. `held` is 0 where
 -- the node was cleaned up after, when it had written `buried` times, and -1 where Redis does not know of it: then it
--- has lost writes.
+-- has lost writes. Or {0, -2, layout} where others have another layout; it is '' where nobody has any and the node is
+-- wary of being the first.
 local state, nodes, figures, beats, tombstone, layout = unpack(KEYS)
-local node, ttl, record, fresh, take, own = unpack(ARGV)
+local node, ttl, record, fresh, take, own, wary = unpack(ARGV)
 
-local others = redis.call('GET', layout)
-if others and others ~= own then
-  return redis.error_reply('LAYOUT others have ' .. others .. ', this node has ' .. own)
+local others = redis.call('GET', layout) or ''
+if others ~= own and (others ~= '' or wary == '1') then
+  return {0, -2, others}
 end
 despite_full_memory(state)
 redis.call('SET', layout, own, 'PX', ttl)
