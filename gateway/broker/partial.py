@@ -1,20 +1,22 @@
-"""What a broker of several servers tells while some of them are away."""
+"""What a broker tells while some of those that know it are away: one of several servers, or a node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from gateway.broker.base import ChannelRecord
 from gateway.errors import GatewayError
 
+T = TypeVar("T")
 
-class Partial(list[ChannelRecord]):
-    """Followed channels, but for those of a server that does not answer."""
+
+class Partial(list[T]):
+    """What is known without those that do not answer."""
 
     def __init__(
-        self, records: Iterable[ChannelRecord], error: GatewayError, lacks: Callable[[str], bool]
+        self, known: Iterable[T], error: GatewayError, lacks: Callable[[str], bool] = lambda _: False
     ) -> None:
-        """Tell *records*; *lacks* says whether a channel would be missing, and *error* why."""
-        super().__init__(records)
+        """Tell what is *known*; *lacks* says whether nothing at all is known of a name, and *error* why."""
+        super().__init__(known)
         self.error = error
         self.lacks = lacks

@@ -39,7 +39,7 @@ class Directory:
     async def channels(self, prefix: str, *, limit: int, cursor: str | None) -> Answer:
         """Return at most *limit* followed channels by name, and the cursor of those behind them.
 
-        `partial`, where those of a server that does not answer are missing.
+        `partial`, where those of a server, or of a node, that does not answer are missing.
         """
         records = await self._broker.following(prefix, after=name_before(cursor), limit=limit + 1)
         page = records[:limit]
@@ -59,6 +59,8 @@ class Directory:
             raise records.error
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
         answer: Answer = {"channel": channel, "subscribers": subscribers, "history": 0}
+        if isinstance(records, Partial):
+            answer["partial"] = True
         if rules.presence:
             answer["users"] = (await self._broker.count(channel)).users
         if rules.history:
@@ -120,11 +122,12 @@ class Directory:
     # ------------------------------------------------------------ users
 
     async def user(self, user: str) -> Answer:
-        """Return the connections of *user* on every node."""
-        return {
-            "user": user,
-            "connections": [_connection(one) for one in await self._broker.connections(user)],
-        }
+        """Return the connections of *user* on every node; `partial` where one does not answer."""
+        found = await self._broker.connections(user)
+        answer: Answer = {"user": user, "connections": [_connection(one) for one in found]}
+        if isinstance(found, Partial):
+            answer["partial"] = True
+        return answer
 
     async def disconnect(self, user: str, wanted: Disconnect) -> Answer:
         """Close the connections of *user* with a code and a reason."""

@@ -85,7 +85,7 @@ class ChannelList(BaseModel):
     channels: list[ChannelEntry]
     cursor: Annotated[str | None, Field(description="For the next page; absent on the last one.")] = None
     partial: Annotated[
-        bool | None, Field(description="true: without the channels of a Redis that does not answer.")
+        bool | None, Field(description="true: without what a Redis, or a node, knows that does not answer.")
     ] = None
 
 
@@ -99,6 +99,9 @@ class ChannelInfo(BaseModel):
         MessageId | None, Field(description="Of the newest message; absent without history.")
     ] = None
     history: Annotated[int, Field(description="Messages kept.")]
+    partial: Annotated[
+        bool | None, Field(description="true: without subscribers of a node that does not answer.")
+    ] = None
 
 
 class MemberEntry(BaseModel):
@@ -167,6 +170,7 @@ class UserInfo(BaseModel):
 
     user: str
     connections: list[ConnectionEntry]
+    partial: Annotated[bool | None, Field(description="true: without a node that does not answer.")] = None
 
 
 class Told(BaseModel):

@@ -15,9 +15,11 @@ from gateway.broker.base import (
     Level,
     Retention,
 )
+from gateway.broker.partial import Partial
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, serving
 
 LONG = Retention(10_000, 300.0)
@@ -297,6 +299,33 @@ async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer
     assert sorted(found, key=lambda record: record.connection) == records
     assert list(await nodes[2].broker.connections("bob")) == []
     assert "n4" not in inboxes(server), "who does not have the user is not asked"
+
+
+async def test_what_a_node_does_not_tell_is_said_to_be_missing(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
+    one, hangs = (
+        await fleet.launch(lease=30.0, presence_deadline=0.3),
+        await fleet.launch(proxy.url, lease=30.0),
+    )
+    for each, connection in ((one, "c1"), (hangs, "c2")):
+        each.node.connected["ann"] = [ConnectionRecord(connection, each.node.name, [], 1.0)]
+        each.node.followed["r"] = 1
+        await each.broker.arrive("ann")
+        await each.broker.subscribe("r", None)
+    await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann") == 2)
+    everything = await one.broker.connections("ann"), await one.broker.following("r", after="", limit=9)
+    assert list(everything[1]) == [ChannelRecord("r", 2)]
+    assert not any(isinstance(each, Partial) for each in everything)
+    proxy.hold()
+    users = await one.broker.connections("ann")
+    channels = await one.broker.following("r", after="", limit=9)
+    assert [record.connection for record in users] == ["c1"]
+    assert list(channels) == [ChannelRecord("r", 1)]
+    assert isinstance(users, Partial)
+    assert isinstance(channels, Partial)
+    assert not channels.lacks("r"), "something is known of it"
+    proxy.release()
 
 
 async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServer, fleet: Fleet) -> None:

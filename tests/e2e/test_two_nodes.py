@@ -1,9 +1,10 @@
 """Two gateways at one Redis: no client can tell which of them serves it, and nothing ends when one dies."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -22,23 +23,31 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.stop()
 
 
-@pytest.fixture
-def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+@contextmanager
+def pair(
+    redis: RedisServer, homes: pytest.TempPathFactory, lease: str = LEASE
+) -> Iterator[tuple[Served, Served]]:
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(
                 served(
-                    tmp_path_factory.mktemp(name),
+                    homes.mktemp(name),
                     NODE__NAME=name,
                     BROKER__KIND="redis",
                     BROKER__URL=redis.url,
-                    BROKER__LEASE=LEASE,
+                    BROKER__LEASE=lease,
                     DRAIN__WINDOW="0s",
                 )
             )
             for name in ("one", "two")
         )
         yield first, second
+
+
+@pytest.fixture
+def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    with pair(redis, tmp_path_factory) as both:
+        yield both
 
 
 async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(nodes: tuple[Served, Served]) -> None:
@@ -101,6 +110,24 @@ async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[Served, Served]
         assert answer.json() == {"connections": 2}
         for client in (here, there):
             assert (await client.closed()).code == 4005
+
+
+async def test_what_a_node_that_hangs_would_know_is_said_to_be_missing(
+    redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pair(redis, tmp_path_factory, lease="1m") as (one, hangs):
+        async with Client.open(hangs.public, token=token("ann", now=time.time()), subs={"room": {}}):
+            whole = (await one.request("GET", "/v1/channels/room")).json()
+            assert (whole["subscribers"], "partial" in whole) == (1, False)
+            hangs.signal(signal.SIGSTOP)
+            try:
+                paths = ("users/ann", "channels/room", "channels")
+                user, room, listed = [(await one.request("GET", f"/v1/{path}")).json() for path in paths]
+            finally:
+                hangs.signal(signal.SIGCONT)
+        assert user == {"user": "ann", "connections": [], "partial": True}
+        assert (room["subscribers"], room["users"], room["partial"]) == (0, 1, True)
+        assert listed == {"channels": [], "partial": True}
 
 
 async def test_without_redis_connections_stay_and_publishes_fail_fast(

@@ -186,26 +186,28 @@ class RedisBroker:
             self._shard(personal(user)).routes.unsubscribe(interest(user))
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user* on every node that answers within a second."""
+        """Return the connections of *user*; `Partial` without a node that does not answer within a second."""
         elsewhere = await self._shard(personal(user)).directory.connections(user)
-        return [*self._serving().connections(user), *elsewhere]
+        found = [*self._serving().connections(user), *elsewhere]
+        return Partial(found, elsewhere.error) if isinstance(elsewhere, Partial) else found
 
     async def instruct(self, instruction: Instruction) -> None:
         """Hand *instruction* to every node where that user is connected."""
         await self._shard(personal(instruction.user)).directory.instruct(instruction)
 
     async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        """Return followed channels, by name, behind *after*; `Partial` where a shard does not answer."""
+        """Return followed channels, by name, behind *after*; `Partial` where a shard or a node is silent."""
         self._shard(prefix)
         lost: dict[int, GatewayError] = {}
+        silent: list[GatewayError] = []
         page: list[ChannelRecord] = []
         more = limit > 0
         while more and len(page) < limit:
-            found, end, more = await self._followed(prefix, after, limit, lost)
+            found, end, more = await self._followed(prefix, after, limit, lost, silent)
             page += found
             after = end
         if not lost:
-            return page[:limit]
+            return Partial(page[:limit], silent[0]) if silent else page[:limit]
         count, error = len(self._shards), next(iter(lost.values()))
         if len(lost) == count:
             raise error
@@ -252,11 +254,11 @@ class RedisBroker:
         return self._shards[shard_of(name, len(self._shards))]
 
     async def _followed(
-        self, prefix: str, after: str, limit: int, lost: dict[int, GatewayError]
+        self, prefix: str, after: str, limit: int, lost: dict[int, GatewayError], silent: list[GatewayError]
     ) -> tuple[list[ChannelRecord], str, bool]:
         """Return the followed channels between *after* and the name returned, and whether there are more.
 
-        Without those of *lost* shards, to which this adds.
+        Without those of *lost* shards, to which this adds, as to what *silent* nodes are lacking for.
         """
         shards = [(number, shard) for number, shard in enumerate(self._shards) if number not in lost]
         answers = await asyncio.gather(
@@ -268,8 +270,10 @@ class RedisBroker:
             if isinstance(answer, GatewayError):
                 lost[number] = answer
                 continue
-            names, counts = answer
+            names, counts, lacking = answer
             elsewhere |= counts
+            if lacking is not None:
+                silent.append(lacking)
             if len(names) >= min(limit, NAMES_AT_ONCE):
                 end = min(end or names[-1], names[-1])
         own = self._serving().following(prefix)

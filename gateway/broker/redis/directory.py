@@ -7,7 +7,7 @@ subscription is asked of the nodes that have it, through their inboxes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,15 +15,18 @@ import orjson
 
 from gateway.broker.base import ConnectionRecord, Instruction, Node, NodeRecord
 from gateway.broker.log import new_uid
+from gateway.broker.partial import Partial
 from gateway.broker.redis import envelope, said
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line, by, within
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.script import NAMES, NODES, POST, TELL, milliseconds
-from gateway.errors import GatewayError
+from gateway.errors import BrokerUnavailable, GatewayError
 from protocol.channels import personal
 
 NAMES_AT_ONCE = 1_000
+
+SILENT = "a node does not answer"
 
 
 def interest(user: str) -> str:
@@ -46,12 +49,13 @@ class Directory:
     # ------------------------------------------------------------ users
 
     async def connections(self, user: str) -> list[ConnectionRecord]:
-        """Return the connections of *user* on other nodes than this."""
+        """Return the connections of *user* on other nodes than this; `Partial` where one does not answer."""
         keys, until = self._keys, self._until()
         routes = [keys.route(name) for name in (interest(user), personal(user))]
         nodes = await by(until, self._line.call(("SUNION", *routes)))
         answers = await self._ask([node.decode() for node in nodes], {"user": user}, until)
-        return [ConnectionRecord(*record) for answer in answers for record in answer]
+        records = [ConnectionRecord(*record) for answer in answers for record in answer]
+        return Partial(records, answers.error) if isinstance(answers, Partial) else records
 
     async def instruct(self, instruction: Instruction) -> None:
         """Hand *instruction* to every node with a connection of its user, and to this one.
@@ -73,8 +77,13 @@ class Directory:
 
     # ------------------------------------------------------------ channels
 
-    async def following(self, prefix: str, *, after: str, limit: int) -> tuple[list[str], dict[str, int]]:
-        """Return at most *limit* routed channels by name, and how many follow each on other nodes."""
+    async def following(
+        self, prefix: str, *, after: str, limit: int
+    ) -> tuple[list[str], dict[str, int], GatewayError | None]:
+        """Return at most *limit* routed channels by name, and how many follow each on other nodes.
+
+        And why these numbers may be too low, where a node does not answer.
+        """
         until = self._until()
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
@@ -83,12 +92,14 @@ class Directory:
         found, nodes = await by(until, self._line.call(command))
         names = [name.decode() for name in found]
         counts: dict[str, int] = {}
-        if names:
-            question = {"prefix": prefix, "names": names}
-            for answer in await self._ask([node.decode() for node in nodes], question, until):
-                for name, followers in answer.items():
-                    counts[name] = counts.get(name, 0) + followers
-        return names, counts
+        if not names:
+            return names, counts, None
+        question = {"prefix": prefix, "names": names}
+        answers = await self._ask([node.decode() for node in nodes], question, until)
+        for answer in answers:
+            for name, followers in answer.items():
+                counts[name] = counts.get(name, 0) + followers
+        return names, counts, answers.error if isinstance(answers, Partial) else None
 
     # ------------------------------------------------------------ nodes
 
@@ -109,11 +120,11 @@ class Directory:
         """Return when a question that is put now has to be answered, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._options.presence_deadline
 
-    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> Sequence[Any]:
-        """Return what other *nodes* answer; one that says nothing before *until* is left out."""
+    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> list[Any]:
+        """Return what other *nodes* answer; `Partial` without one that says nothing before *until*."""
         others = [node for node in nodes if node != self.incarnation]
         if not others:
-            return ()
+            return []
         token = new_uid()
         asked = self._asked[token] = _Asked()
         try:
@@ -124,7 +135,7 @@ class Directory:
             await asyncio.wait((asked.complete,), timeout=max(0.0, left))
         finally:
             del self._asked[token]
-        return asked.answers
+        return asked.answers if asked.complete.done() else Partial(asked.answers, BrokerUnavailable(SILENT))
 
     def hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
         """Take a question of another node, or an answer to one of ours."""

@@ -227,7 +227,7 @@ class Lease:
         return told
 
     def _refused(self, others: str) -> BrokerUnavailable:
-        """Return what is said where *others* have another layout, or nobody has any now: they may be back soon.
+        """Return what is said where *others* have another layout, or nobody has any: they may be back soon.
 
         After an outage that was longer than a lease, or where Redis has lost all, whoever ran before has the
         time of one lease to go on, before one that was refused takes its place.
