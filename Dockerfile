@@ -3,7 +3,7 @@
 #   docker build -t fanway .
 #   docker run -p 8000:8000 -e FANWAY_AUTH__SECRET=… -e FANWAY_PUSH__KEYS='["…"]' fanway
 #
-# A gateway.toml goes to /etc/fanway. Draining takes up to 30 s: stop with `docker stop --time 35`.
+# A gateway.toml goes to /etc/fanway. Draining takes up to 30 s: stop with `docker stop --time 40`.
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build

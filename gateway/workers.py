@@ -142,20 +142,22 @@ class Supervisor:
         worker.process.close()
 
     def _stop(self) -> int:
-        running = [worker.process for worker in self.workers if worker.restart_at is None]
-        for process in running:
-            process.terminate()
-        deadline = self.clock() + self.grace
-        for process in running:
-            process.join(max(0.0, deadline - self.clock()))
-        killed = [process for process in running if process.exitcode is None]
-        for process in killed:
-            self.report("worker did not end", pid=process.pid)
-            process.kill()
-            process.join()
-        status = 1 if killed else 0
-        for process in running:
-            process.close()
+        """Tell every worker to end; kill those that are silent, or not done in time."""
+        leaving = [worker for worker in self.workers if worker.restart_at is None]
+        for worker in leaving:
+            worker.process.terminate()
+        deadline, status = self.clock() + self.grace, 0
+        while running := [worker for worker in leaving if worker.process.exitcode is None]:
+            wait([worker.process.sentinel for worker in running], LOOK)
+            now = self.clock()
+            for worker in running:
+                if worker.process.exitcode is None and (now >= deadline or worker.is_silent(now)):
+                    status = 1
+                    self.report("worker did not end", pid=worker.process.pid)
+                    worker.process.kill()
+                    worker.process.join()
+        for worker in leaving:
+            worker.process.close()
         return status
 
     @contextmanager

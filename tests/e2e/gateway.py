@@ -72,6 +72,10 @@ class Served:
             loop.remove_reader(descriptor)
             os.close(descriptor)
 
+    def fails(self, status: int) -> None:
+        """Expect it to end with *status* instead of 0."""
+        self._status = status
+
     def kill(self) -> None:
         """End it as a power cut does."""
         self._status = -signal.SIGKILL

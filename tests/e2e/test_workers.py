@@ -123,6 +123,27 @@ async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
     assert {each["level"] for each in events(gateway, "worker started")} == {"info"}
 
 
+async def test_a_stuck_worker_does_not_hold_up_the_end(redis: RedisServer, tmp_path: Path) -> None:
+    with served(
+        tmp_path,
+        NODE__NAME="box",
+        NODE__WORKERS="2",
+        BROKER__KIND="redis",
+        BROKER__URL=redis.url,
+        DRAIN__WINDOW="0s",
+        DRAIN__TIMEOUT="10m",
+        LOG__FORMAT="json",
+    ) as gateway:
+        await until(gateway, {"box-1", "box-2"})
+        stuck = events(gateway, "worker started")[0]["pid"]
+        os.kill(stuck, signal.SIGSTOP)
+        gateway.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            await gateway.gone()
+        assert [each["pid"] for each in events(gateway, "worker did not end")] == [stuck]
+        gateway.fails(1)
+
+
 def test_without_redis_several_workers_are_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(AssertionError, match="several workers need a broker between them"),
