@@ -34,19 +34,20 @@ def test_a_first_contact_is_no_news() -> None:
     assert told == []
 
 
-def test_contact_is_lost_and_regained_once_however_often_it_is_tried() -> None:
+def test_contact_is_lost_once_for_each_reason_and_regained_once_however_often_it_is_tried() -> None:
     told: list[str | None] = []
     shard = contact(told)
     shard.established()
+    lost = ["failed (refused)", "loading"]
     for times in (1, 2):
-        for why in ("refused", "refused", "loading"):
+        for why in ("failed (refused)", "failed (reset)", "loading", "failed (refused)", "loading"):
             shard.lost(why)
-        assert told == ["refused", None] * (times - 1) + ["refused"]
+        assert told == [*lost, None] * (times - 1) + lost
         with pytest.raises(BrokerUnavailable, match="loading"):
             shard.check()
         for _ in range(3):
             shard.established()
-        assert told == ["refused", None] * times
+        assert told == [*lost, None] * times
 
 
 def test_redis_absent_at_the_start_is_news_once() -> None:
