@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def catch_up(session: Following) -> None:
     """Replay to *session* what it is behind with, a batch of each channel in turn, while its socket takes it.
 
-    Each is live again where nothing is left. `BrokerUnavailable` where the broker cannot tell now.
+    Each is live again where nothing is left. `GatewayError` where the broker cannot tell now.
     """
     while session.behind and _has_room(session):
         subscription = next(iter(session.behind))
