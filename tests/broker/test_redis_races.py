@@ -162,7 +162,10 @@ class SlowWire:
 
 
 class Lease:
-    held = True
+    """One that is never over."""
+
+    async def established(self) -> None:
+        return
 
 
 async def turns(chance: Random, most: int = 0) -> None:

@@ -125,8 +125,7 @@ class Intake:
     async def _caught_up(self, followed: Followed, life: int) -> bool:
         """Deliver the next page of what is missing, in turn; return whether that is all."""
         async with self._healing:
-            if not self._lease.held:
-                await self._lease.established()
+            await self._lease.established()
             return followed.life == life and await self._next_page(followed, life)
 
     async def _next_page(self, followed: Followed, life: int) -> bool:
@@ -141,8 +140,7 @@ class Intake:
                 followed.last = None
                 self._gap(followed, "reset", None)
             return True
-        if not self._lease.held:
-            await self._lease.established()
+        await self._lease.established()
         if followed.life != life:
             return False
         if page.fault:

@@ -100,7 +100,7 @@ class Lease:
         return self._clock() < self._until
 
     async def established(self) -> None:
-        """Wait for the lease."""
+        """Wait until the lease is held, if it is not."""
         while not self.held:
             self._holding.clear()
             await self._holding.wait()

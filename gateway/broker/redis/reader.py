@@ -115,8 +115,7 @@ class Reader:
             # What was read is handed on; but an inbox that cannot be trimmed overflows one day.
             self._refused(refusal)
             await asyncio.sleep(patience.READ)
-        if not self._lease.held:
-            await self._lease.established()
+        await self._lease.established()
         if refusal is None:
             self._whole = None
             if look and await self._overflowed(inbox, answers[0], cursor):
