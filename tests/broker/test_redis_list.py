@@ -1,6 +1,8 @@
 """A list of independent servers: each has its channels, and is lost for itself."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,21 @@ from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_server import serving
+from tests.broker.redis_server import RedisServer, serving
+
+
+@contextmanager
+def servers(home: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Run two Redis that know nothing of each other."""
+    folders = home / "1", home / "2"
+    for folder in folders:
+        folder.mkdir()
+    with serving(folders[0]) as first, serving(folders[1]) as second:
+        yield first, second
 
 
 async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    (tmp_path / "2").mkdir()
-    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+    with servers(tmp_path) as (first, second):
         async with Fleet(first.url, second.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
             channels = [f"c{n}" for n in range(20)]
@@ -40,9 +50,7 @@ async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path
 
 
 async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    (tmp_path / "2").mkdir()
-    with serving(tmp_path / "1") as first, serving(tmp_path / "2") as second:
+    with servers(tmp_path) as (first, second):
         async with Fleet(first.url, second.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
             names = [f"c{n:02}" for n in range(20)]

@@ -20,7 +20,6 @@ from tests.broker.redis_server import RedisServer, serving
 LONG = Retention(100_000, 600.0)
 CHANNELS = [f"c{n}" for n in range(6)]
 FAULTS = 10
-KINDS = ["kill", "hold", "hold", "cut", "flush"]
 
 
 class Publishers:

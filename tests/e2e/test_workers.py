@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,26 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-@pytest.fixture
-def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+@contextmanager
+def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[Served]:
+    """Run two workers in *home*."""
     with served(
-        tmp_path,
+        home,
+        dev=True,
         NODE__NAME="box",
         NODE__WORKERS="2",
         BROKER__KIND="redis",
         BROKER__URL=redis.url,
-        BROKER__LEASE="1s",
         DRAIN__WINDOW="0s",
         LOG__FORMAT="json",
+        **settings,
     ) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with box(redis, tmp_path, BROKER__LEASE="1s") as gateway:
         yield gateway
 
 
@@ -124,16 +133,7 @@ async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
 
 
 async def test_a_stuck_worker_does_not_hold_up_the_end(redis: RedisServer, tmp_path: Path) -> None:
-    with served(
-        tmp_path,
-        NODE__NAME="box",
-        NODE__WORKERS="2",
-        BROKER__KIND="redis",
-        BROKER__URL=redis.url,
-        DRAIN__WINDOW="0s",
-        DRAIN__TIMEOUT="10m",
-        LOG__FORMAT="json",
-    ) as gateway:
+    with box(redis, tmp_path, DRAIN__TIMEOUT="10m") as gateway:
         await until(gateway, {"box-1", "box-2"})
         stuck = events(gateway, "worker started")[0]["pid"]
         os.kill(stuck, signal.SIGSTOP)
