@@ -224,10 +224,11 @@ static void skim(subscriber *s) {
     else if (got == 0 || (errno != EAGAIN && errno != EINTR)) close(s->fd), closed++;
 }
 
-static void receive(subscriber *s) {
-    if (s->skims && s->ready) return skim(s);
-    int got = recv(s->fd, s->buffer + s->used, BUFFER - s->used, 0), done = 0, size = 0;
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+/* Returns whether more is there: the buffer came back full. */
+static bool receive(subscriber *s) {
+    if (s->skims && s->ready) return skim(s), false;
+    int room = BUFFER - s->used, got = recv(s->fd, s->buffer + s->used, room, 0), done = 0, size = 0;
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
     uint64_t at = now();
     if (got > 0) {
         s->used += got;
@@ -236,7 +237,8 @@ static void receive(subscriber *s) {
         while (s->upgraded && (size = take_frame(s, s->buffer + done, s->used - done, at)) > 0) done += size;
         memmove(s->buffer, s->buffer + done, s->used -= done);
     }
-    if (got <= 0 || size < 0) close(s->fd), closed++;
+    if (got <= 0 || size < 0) return close(s->fd), closed++, false;
+    return got == room;
 }
 
 /* ---- publishers: each sends its next request when the last one was answered */
@@ -359,8 +361,9 @@ int main(int argc, char **argv) {
         int n = epoll_wait(epoll, events, EVENTS, 20);
         for (int i = 0; i < n; i++) {
             char line[64];
-            if (events[i].data.ptr) receive(events[i].data.ptr);
-            else if (read(0, line, sizeof line) <= 0) return 0;
+            if (events[i].data.ptr) {
+                while (receive(events[i].data.ptr) && option.rest); /* who rests reads all, or is the slow phone itself */
+            } else if (read(0, line, sizeof line) <= 0) return 0;
             else {
                 epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
                 for (int j = 0; j < option.connections; j++) all[j].bytes = 0;
