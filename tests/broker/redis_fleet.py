@@ -1,13 +1,15 @@
 """Several nodes on one Redis, in one process, with short leases."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
 from gateway.broker.redis import RedisBroker, RedisOptions, Server
 from gateway.broker.redis.servers import NO_CREDENTIALS, Credentials
-from tests.broker.node import RecordingNode
+from gateway.errors import BrokerUnavailable
+from tests.broker.node import RecordingNode, publication
 
 LEASE = 0.6
 """Seconds: as short as two busy cores bear."""
@@ -55,6 +57,20 @@ class Fleet:
         self.members.append(member)
         await broker.start(node)
         return member
+
+
+async def refuses(member: Member, why: str, channel: str = "room") -> None:
+    """Wait until *member* is not ready and refuses a publish for what *why*, a pattern, finds."""
+
+    async def refused() -> bool:
+        try:
+            await member.broker.publish(publication(channel, "in vain"))
+        except BrokerUnavailable as error:
+            return re.search(why, str(error)) is not None
+        return False
+
+    await eventually(refused)
+    assert not member.broker.ready()
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
