@@ -32,6 +32,7 @@ COUNTERS: Mapping[str, str] = {
     "broker_retried": "publishes that were sent to Redis a second time, under their key",
     "broker_entries": "entries read from this node's inboxes",
     "broker_healed": "messages that were missing from an inbox and were read from history",
+    "broker_mended": "routes that were gone from Redis, and were asked for again",
     "broker_gaps": "gaps that nothing could fill, of which the followers here were told",
     "broker_reads": "reads of histories that went to Redis",
     "broker_reads_shared": "reads that got the answer of another",

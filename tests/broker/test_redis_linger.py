@@ -16,12 +16,14 @@ ROUTES = [KEYS.route(f"={user}") for user in USERS]
 
 async def become_another(server: RedisServer, member: Member) -> None:
     """Let others clean up after the node, as if it had slept, and wait until it has begun anew."""
-    (node,) = server.execute("ZRANGE", KEYS.nodes, 0, -1)
-    for key in (KEYS.route("c"), KEYS.route("d")):
-        server.execute("SREM", key, node)
-    server.execute("DEL", KEYS.inbox(node.decode()), KEYS.of(node.decode()))
-    server.execute("SET", KEYS.tombstone(node.decode()), 1)
-    server.execute("ZREM", KEYS.nodes, node)
+    with server.client() as client, client.pipeline() as at_once:
+        (node,) = client.zrange(KEYS.nodes, 0, -1)
+        at_once.srem(KEYS.route("c"), node)
+        at_once.srem(KEYS.route("d"), node)
+        at_once.delete(KEYS.inbox(node.decode()), KEYS.of(node.decode()))
+        at_once.set(KEYS.tombstone(node.decode()), 1)
+        at_once.zrem(KEYS.nodes, node)
+        at_once.execute()
     await eventually(lambda: member.broker.statistics()["incarnations"] == 2)
 
 

@@ -12,10 +12,7 @@ from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet, Member, eventually
 from tests.broker.redis_server import RedisServer, serving
-from tests.broker.test_redis_nodes import LONG
-
-NO_RENEWALS = 30.0
-"""A lease that nobody renews within a test, so that nothing else is written."""
+from tests.broker.test_redis_nodes import LONG, NO_RENEWALS
 
 
 @pytest.fixture

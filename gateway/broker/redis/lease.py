@@ -69,7 +69,8 @@ class Lease:
         self._keys = keys
         self._contact = contact
         self._ttl = options.lease * MARGIN
-        self._every = options.beat or options.lease / RENEWALS
+        self.every = options.beat or options.lease / RENEWALS
+        """Seconds between two renewals, at most."""
         self._bound = options.inbox
         self._name = name
         self._layout = layout
@@ -249,13 +250,13 @@ class Lease:
     async def _reap(self) -> float:
         """Clean up after the node whose lease ended first, if it has; return the seconds to the next look."""
         if self._first is None or self._steady is None:
-            return self._every
+            return self.every
         node, end = self._first
         # After Redis was away all leases are over, and everybody is about to renew: wait while they may.
         end = max(end, self._steady + self._ttl)
         left = end - self._clock()
         if left > 0:
-            return min(self._every, left + random.random() * self._ttl / 100)
+            return min(self.every, left + random.random() * self._ttl / 100)
         try:
             await self._clean_up(node, willing=False)
         except GatewayError:

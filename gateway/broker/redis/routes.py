@@ -12,14 +12,11 @@ from gateway.broker.redis.followed import Followed
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Answer, Line, within
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.script import SUBSCRIBE, TOUCH, UNSUBSCRIBE, milliseconds
+from gateway.broker.redis.script import SUBSCRIBE, UNSUBSCRIBE, milliseconds
 from gateway.clock import Clock
 from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError
 from protocol.position import MessageId
-
-TOUCHES = 200
-"""Channels whose positions one call keeps."""
 
 TURN = 200
 """Channels that are asked for again, or given up, before others get their turn."""
@@ -141,6 +138,12 @@ class Routes:
         if unheard:
             self._missed()
 
+    def again(self, lost: Sequence[Followed]) -> None:
+        """Route each of *lost* again, which Redis has forgotten: what was said meanwhile may be missing."""
+        for followed in lost:
+            self._ask_again(followed)
+        self._missed()
+
     def _ask_again(self, followed: Followed) -> None:
         token = new_uid()
         followed.begin_again(token)
@@ -156,12 +159,6 @@ class Routes:
             self._unheard[followed] = life
         else:
             self._untold.discard(followed)
-
-    def touch(self) -> None:
-        """Keep the positions of what is followed here, though nobody may have said anything for long."""
-        metas = [self._keys.meta(followed.name) for followed in self.followed.values() if followed.numbered]
-        for start in range(0, len(metas), TOUCHES):
-            self._line.call(TOUCH(metas[start : start + TOUCHES], milliseconds(self._options.meta_ttl)))
 
     # ------------------------------------------------------------ inside
 

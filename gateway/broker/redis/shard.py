@@ -20,6 +20,7 @@ from gateway.broker.redis.places import Place
 from gateway.broker.redis.presence import Rosters
 from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
+from gateway.broker.redis.rounds import Rounds
 from gateway.broker.redis.routes import Routes
 from gateway.broker.redis.said import Said
 from gateway.broker.redis.script import (
@@ -37,7 +38,6 @@ from gateway.broker.redis.script import (
 from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
 from gateway.eager import Tasks
-from gateway.errors import GatewayError
 
 REPLICAS = 1
 """That have a message before it counts as replicated."""
@@ -105,6 +105,15 @@ class Shard:
             clock=monotonic,
             missed=self.said.missed,
         )
+        self.rounds = Rounds(
+            self._control,
+            self.keys,
+            options,
+            tasks,
+            self.routes,
+            node=lambda: self.lease.node,
+            every=self.lease.every,
+        )
         self.intake = Intake(
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._hear
         )
@@ -115,7 +124,7 @@ class Shard:
 
     def start(self) -> None:
         """Connect, and stay connected, in the background."""
-        self._running = [self._tasks.adopt(self.lease.run()), self._tasks.adopt(self._touch())]
+        self._running = [self._tasks.adopt(self.lease.run())]
 
     async def close(self) -> None:
         """Give everything up; nothing is delivered from now on."""
@@ -155,6 +164,7 @@ class Shard:
             "channels": len(self.routes.followed),
             "entries": self.reader.entries,
             "healed": self.intake.healed,
+            "mended": self.rounds.mended,
             "gaps": self.intake.gaps,
             "inbox": self.reader.unread,
             "reads": self.history.reads,
@@ -203,17 +213,10 @@ class Shard:
 
     def _renewed(self) -> None:
         self.routes.settle()
+        self.rounds.go_on()
         self.rosters.settle()
         if self.contact.up:  # else the inbox cannot be read
             self.said.settle(self.lease.now)
-
-    async def _touch(self) -> None:
-        while True:
-            await asyncio.sleep(self._options.meta_ttl / 3)
-            try:
-                self.routes.touch()
-            except GatewayError:
-                continue
 
     def __repr__(self) -> str:
         return f"<Shard {self.keys.base} {self.contact}>"

@@ -1,0 +1,96 @@
+"""Keys that go from Redis without a word, as evictions or people take them: who needs them looks again."""
+
+from gateway.broker.base import ConnectionRecord, Delivery, Instruction, Missed
+from gateway.broker.redis.rounds import MOST
+from protocol.messages import Gap
+from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_server import RedisServer
+
+SOON = {"beat": 0.05}
+
+
+def key(kind: str, name: str) -> str:
+    return f"fanway:{{0}}:{kind}:{name}"
+
+
+async def mended(node: Member, routes: int) -> None:
+    await eventually(lambda: node.broker.statistics()["mended"] == routes)
+
+
+async def test_what_a_lost_route_kept_back_is_delivered(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(**SOON), await fleet.launch()
+    await one.broker.subscribe("a", KEPT)
+    await publish(two.broker, "a", 1)
+    assert values(await one.node.messages(1)) == [1]
+    server.execute("DEL", key("route", "a"))
+    await publish(two.broker, "a", 2, 3)
+    assert values(await one.node.messages(2)) == [2, 3]
+    assert await one.node.received(1) == [Missed("a")]
+    assert one.broker.statistics()["mended"] == 1
+    await publish(two.broker, "a", 4)
+    assert values(await one.node.messages(1)) == [4]
+
+
+async def test_who_cannot_know_what_was_missed_is_told(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(**SOON), await fleet.launch()
+    await one.broker.subscribe("a", None)
+    server.execute("DEL", key("route", "a"))
+    assert await one.node.received(1) == [Gap("a", "reset", None)]
+    await two.broker.publish(publication("a", 1, retention=None))
+    assert values(await one.node.messages(1)) == [1]
+
+
+async def test_users_whose_route_is_lost_hear_again_what_they_are_told(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one, two = await fleet.launch(**SOON), await fleet.launch()
+    one.node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
+    await one.broker.arrive("ann")
+    await eventually(lambda: server.execute("SCARD", key("route", "=ann")) == 1)
+    server.execute("DEL", key("route", "=ann"))
+    await two.broker.instruct(Instruction("ann", "disconnect"))
+    (heard,) = await one.node.received(1)
+    assert isinstance(heard, Instruction)
+    assert (heard.user, heard.action) == ("ann", "disconnect")
+
+
+async def test_a_route_that_nobody_would_take_back_is_noted_again(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(**SOON)
+    await one.broker.subscribe("a", KEPT)
+    (of,) = server.execute("KEYS", key("of", "*"))
+    server.execute("DEL", of)
+    await mended(one, 1)
+    assert server.execute("SMEMBERS", of) == {b"a"}
+
+
+async def test_all_that_is_followed_has_its_turn(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(**SOON)
+    names = [f"c{number}" for number in range(2 * MOST + 1)]
+    for name in names:
+        await one.broker.subscribe(name, KEPT)
+    server.execute("DEL", *(key("route", name) for name in names))
+    await mended(one, len(names))
+    assert len(server.execute("KEYS", key("route", "*"))) == len(names)
+
+
+async def test_many_channels_have_their_turns_before_their_positions_are_forgotten(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch(beat=0.1, meta_ttl=0.4)
+    names = [f"c{number}" for number in range(5 * MOST)]
+    for name in names:
+        await one.broker.subscribe(name, KEPT)
+    server.execute("DEL", *(key("route", name) for name in names))
+    await mended(one, len(names))
+
+
+async def test_what_is_wanted_no_longer_stays_away(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(linger=30.0, **SOON)
+    for name in ("a", "b"):
+        await one.broker.subscribe(name, KEPT)
+    await one.broker.unsubscribe("a")
+    server.execute("DEL", key("route", "a"), key("route", "b"))
+    await mended(one, 1)
+    assert not server.execute("EXISTS", key("route", "a"))
+    assert not [each for each in one.node.envelopes if isinstance(each, Delivery)]
