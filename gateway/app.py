@@ -34,6 +34,7 @@ from gateway.link.protocol import Link
 from gateway.observe import health, logs, metrics
 from gateway.observe.crew import Crew
 from gateway.observe.lag import LoopLag
+from gateway.observe.news import NewsLog
 from gateway.push import app as push
 from gateway.push import demo
 from gateway.push.hot import Hot, HotHttp
@@ -69,12 +70,10 @@ class Gateway:
         self._crew = crew
         self._log = logs.logger()
         self._draining = False
-        self._lost: dict[int, float] = {}
-        """When each shard that is out of contact was lost."""
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
         self._broker = parts.broker(
-            settings, on_error=self._failed, on_contact=self._contact, on_loss=self._loss
+            settings, on_error=self._failed, on_news=NewsLog(self._log, settings.node_name())
         )
         self.hub = Hub(
             settings.node_name(),
@@ -272,19 +271,6 @@ class Gateway:
     def _overloaded(self, overloaded: bool) -> None:  # noqa: FBT001 (a callback's only argument)
         self._admission.overloaded = overloaded
         self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._lag.p99)
-
-    def _contact(self, shard: int, why: str | None) -> None:
-        """Log that Redis is lost, for what other reasons it still is, or that it is back: one line each."""
-        if why is not None:
-            event = "redis still lost" if shard in self._lost else "redis lost"
-            self._lost.setdefault(shard, monotonic())
-            self._log.warning(event, node=self.hub.node, shard=shard, reason=why)
-        else:
-            away = monotonic() - self._lost.pop(shard)
-            self._log.warning("redis regained", node=self.hub.node, shard=shard, after=round(away, 3))
-
-    def _loss(self, shard: int) -> None:
-        self._log.warning("redis lost writes", node=self.hub.node, shard=shard)
 
     def _failed(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)

@@ -12,6 +12,7 @@ from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker, Level
 from gateway.broker.memory import MemoryBroker
 from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
+from gateway.broker.redis.news import News
 from gateway.clock import wall
 from gateway.hub.services import SessionLimits
 from gateway.settings import Settings
@@ -24,8 +25,7 @@ def broker(
     settings: Settings,
     *,
     on_error: Callable[[BaseException], None],
-    on_contact: Callable[[int, str | None], None],
-    on_loss: Callable[[int], None],
+    on_news: Callable[[int, News], None],
 ) -> Broker:
     """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
@@ -55,8 +55,7 @@ def broker(
         options,
         cluster=broker.cluster,
         on_error=on_error,
-        on_contact=on_contact,
-        on_loss=on_loss,
+        on_news=on_news,
     )
 
 

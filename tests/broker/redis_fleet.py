@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from gateway.broker.redis import RedisBroker, RedisOptions, Server
+from gateway.broker.redis.news import News
 from gateway.broker.redis.servers import NO_CREDENTIALS, Credentials
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import RecordingNode, publication
@@ -26,6 +27,8 @@ class Member:
 
     node: RecordingNode
     broker: RedisBroker
+    news: list[News]
+    """What it has told of its shards."""
 
 
 class Fleet:
@@ -52,8 +55,15 @@ class Fleet:
         node = RecordingNode(f"n{len(self.members) + 1}")
         set_ = replace(OPTIONS, **options)  # type: ignore[arg-type]
         servers = [Server.named(url, self._credentials) for url in urls or self._urls]
-        broker = RedisBroker(servers, set_, cluster=self._cluster, on_error=self.errors.append)
-        member = Member(node, broker)
+        news: list[News] = []
+        broker = RedisBroker(
+            servers,
+            set_,
+            cluster=self._cluster,
+            on_error=self.errors.append,
+            on_news=lambda _, each: news.append(each),
+        )
+        member = Member(node, broker, news)
         self.members.append(member)
         await broker.start(node)
         return member

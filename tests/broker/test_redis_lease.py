@@ -45,6 +45,7 @@ async def test_an_answer_that_comes_when_the_lease_is_over_establishes_nothing()
         record=lambda: b"",
         begun=lambda *_: None,
         renewed=lambda: None,
+        reaped=lambda _: None,
         report=lambda _: None,
         clock=clock,
     )

@@ -42,7 +42,7 @@ async def late(member: Member, count: int) -> list[Instruction]:
 
 
 async def told(member: Member) -> Instruction:
-    """Return the next instruction, without its time: a node that has just been away may read it either way."""
+    """Return the next instruction, without its time: who has just been away may read it either way."""
     (heard,) = await member.node.received(1)
     assert isinstance(heard, Instruction)
     return replace(heard, before=None)

@@ -23,6 +23,7 @@ from gateway.broker.base import (
 from gateway.broker.partial import Partial
 from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
 from gateway.broker.redis.keys import Keys, shard_of
+from gateway.broker.redis.news import News
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.places import places
 from gateway.broker.redis.servers import Server
@@ -53,14 +54,12 @@ class RedisBroker:
         *,
         cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
-        on_contact: Callable[[int, str | None], None] = lambda _, __: None,
-        on_loss: Callable[[int], None] = lambda _: None,
+        on_news: Callable[[int, News], None] = lambda _, __: None,
         wall_clock: Clock = wall,
     ) -> None:
         """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
 
-        *on_contact* hears the number of a shard that is lost, and why; and of one that is back, with None.
-        *on_loss* that of a shard whose Redis has lost writes: those who follow its channels are told.
+        *on_news* hears the number of a shard and what happened to it.
         """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
@@ -68,8 +67,7 @@ class RedisBroker:
         self._cluster = cluster
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or _report)
-        self._on_contact = on_contact
-        self._on_loss = on_loss
+        self._on_news = on_news
         self._wall = wall_clock
         self._node: Node | None = None
         self._shards: list[Shard] = []
@@ -91,8 +89,7 @@ class RedisBroker:
                 options,
                 self._tasks,
                 self._wall,
-                partial(self._on_contact, number),
-                partial(self._on_loss, number),
+                partial(self._on_news, number),
             )
             for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]

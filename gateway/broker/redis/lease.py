@@ -55,12 +55,14 @@ class Lease:
         record: Callable[[], bytes],
         begun: Callable[[str, bool], None],
         renewed: Callable[[], None],
+        reaped: Callable[[str], None],
         report: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
         """Hold it only where every other node has the same *layout*: the same servers and shards.
 
-        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that.
+        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that, and
+        *reaped* with the id of whom it has cleaned up after.
         """
         self.node = ""
         self.past: deque[str] = deque(maxlen=PAST)
@@ -77,6 +79,7 @@ class Lease:
         self._record = record
         self._begun = begun
         self._renewed = renewed
+        self._reaped = reaped
         self._report = report
         self._clock = clock
         self.now = 0
@@ -288,7 +291,9 @@ class Lease:
         )
         while left > 0:
             left = await self._line.call(command)
-        self.reaped += left == 0 and not willing
+        if left == 0 and not willing:
+            self.reaped += 1
+            self._reaped(node)
 
     def __repr__(self) -> str:
         return f"<Lease {self.node or self._name} {'held' if self._clock() < self._until else 'not held'}>"

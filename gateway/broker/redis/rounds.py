@@ -40,8 +40,12 @@ class Rounds:
         *,
         node: Callable[[], str],
         every: float,
+        gone: Callable[[int], None],
     ) -> None:
-        """Look after *routes* to whatever *node* returns; `go_on` is called *every* so many seconds."""
+        """Look after *routes* to whatever *node* returns; `go_on` is called *every* so many seconds.
+
+        Call *gone* with how many were not there any more.
+        """
         self._line = line
         self._keys = keys
         self._meta_ttl = options.meta_ttl
@@ -49,6 +53,7 @@ class Rounds:
         self._routes = routes
         self._node = node
         self._share = every * ROUNDS / options.meta_ttl
+        self._gone = gone
         self._left: deque[Followed] = deque()
         self.mended = 0
         """Routes that were not there any more."""
@@ -78,6 +83,7 @@ class Rounds:
         ]
         if again:
             self.mended += len(again)
+            self._gone(len(again))
             self._routes.again([followed for followed, _ in again])
 
     def _ask(self, names: Sequence[str], node: str) -> Answer:

@@ -10,11 +10,13 @@ from gateway.broker.redis import patience
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.directory import Directory, record_of
+from gateway.broker.redis.eviction import evicting
 from gateway.broker.redis.history import History
 from gateway.broker.redis.intake import Intake
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.line import Line, within
+from gateway.broker.redis.news import Lost, LostLease, LostWrites, News, Reaped, Regained, Unrouted
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.places import Place
 from gateway.broker.redis.presence import Rosters
@@ -55,20 +57,17 @@ class Shard:
         options: RedisOptions,
         tasks: Tasks,
         wall: Clock,
-        told: Callable[[str | None], None],
-        forgot: Callable[[], None],
+        news: Callable[[News], None],
     ) -> None:
-        """Serve *node*; nothing is connected before `start`.
-
-        Contact is lost and regained as *told* hears, and *forgot* that Redis has lost writes.
-        """
+        """Serve *node*; nothing is connected before `start`. Tell *news* what happens."""
         self._place = place
         self._options = options
         self._tasks = tasks
         self._node = node
+        self._news = news
         self._closed = False
         self.keys = keys
-        self.contact = Contact(Breaker(), place.doubt, told, forgot)
+        self.contact = Contact(Breaker(), place.doubt, self._told, lambda: news(LostWrites()))
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
@@ -93,6 +92,7 @@ class Shard:
             record=lambda: record_of(node),
             begun=self._begun,
             renewed=self._renewed,
+            reaped=lambda node: news(Reaped(node)),
             report=tasks.report,
             clock=monotonic,
         )
@@ -113,6 +113,7 @@ class Shard:
             self.routes,
             node=lambda: self.lease.node,
             every=self.lease.every,
+            gone=lambda routes: news(Unrouted(routes)),
         )
         self.intake = Intake(
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._hear
@@ -198,11 +199,24 @@ class Shard:
 
     def _begun(self, node: str, missed: bool) -> None:  # noqa: FBT001 (a callback's arguments)
         """Go on under another id: another inbox, everything routed and everybody present again."""
+        if missed:
+            self._news(LostLease())
+        self._tasks.adopt(self._look_at_eviction())
         self.directory.incarnation = self.rosters.node = node
         self.reader.switch(node)
         self.routes.reroute()
         # Where Redis has only lost its members, nobody was told that they left.
         self._tasks.adopt(self.rosters.rejoin(announce=missed))
+
+    def _told(self, why: str | None) -> None:
+        self._news(Regained() if why is None else Lost(why))
+        if why is None:  # perhaps it is another Redis, with settings of its own
+            self._tasks.adopt(self._look_at_eviction())
+
+    async def _look_at_eviction(self) -> None:
+        news = await evicting(self._wire(), self._options.resume_deadline)
+        if news is not None:
+            self._news(news)
 
     def _hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
         """Take what stands in the inbox and is of no channel."""

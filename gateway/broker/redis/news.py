@@ -1,0 +1,52 @@
+"""What whoever is on call should hear of a shard, as it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Its Redis does not answer, or refuses; told again where that is for another reason, in words."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regained:
+    """Its Redis answers again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostWrites:
+    """Its Redis has forgotten what it had acknowledged: those who follow its channels are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostLease:
+    """This node came too late to renew its lease, and has begun anew: what it missed is healed, or told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """This node has cleaned up after another, which did not renew its lease."""
+
+    reaped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unrouted:
+    """So many channels or users were no longer routed to this node: somebody takes keys from Redis."""
+
+    routes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MayEvict:
+    """Its Redis evicts keys by this policy when it is full, in use or not."""
+
+    server: str
+    policy: str
+
+
+News = Lost | Regained | LostWrites | LostLease | Reaped | Unrouted | MayEvict

@@ -1,0 +1,123 @@
+"""What a broker tells whoever is on call."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.redis import Credentials, Server
+from gateway.broker.redis.eviction import evicting
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.news import Lost, LostLease, LostWrites, MayEvict, News, Reaped, Regained, Unrouted
+from gateway.broker.redis.places import Fixed
+from gateway.broker.redis.wire import Wire
+from tests.broker.node import KEPT
+from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_server import RedisServer, serving
+
+KEYS = Keys("fanway", 0)
+LIMITED = ("--maxmemory", "100mb")
+
+
+async def hears(member: Member, *news: News) -> None:
+    await eventually(lambda: member.news == [*news])
+
+
+async def fenced(server: RedisServer) -> str:
+    """Let the only node's lease go, as if it had slept and others had cleaned up; return its incarnation."""
+    (node,) = server.execute("ZRANGE", KEYS.nodes, 0, -1)
+    with server.client() as client, client.pipeline() as at_once:
+        at_once.set(KEYS.tombstone(node.decode()), 1)
+        at_once.zrem(KEYS.nodes, node)
+        at_once.execute()
+    return str(node.decode())
+
+
+async def test_a_redis_that_goes_and_comes(tmp_path: Path) -> None:
+    with serving(tmp_path, "--appendonly", "yes") as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch()
+            assert one.news == []
+            server.kill()
+            await eventually(lambda: len(one.news) > 0)
+            server.start()
+            await eventually(lambda: Regained() in one.news)
+            assert isinstance(one.news[0], Lost)
+            assert one.news[0].reason.startswith("the connection to Redis failed (")
+            assert LostWrites() not in one.news
+
+
+async def test_a_redis_that_has_forgotten(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    server.execute("FLUSHALL")
+    await hears(one, LostWrites())
+
+
+async def test_a_lease_that_was_lost(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    await fenced(server)
+    await hears(one, LostLease())
+
+
+async def test_a_node_that_was_cleaned_up_after(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    now = int(server.execute("TIME")[0]) * 1000
+    server.execute("ZADD", KEYS.nodes, now + 1_000, "n9~gone")
+    await hears(one, Reaped("n9~gone"))
+
+
+async def test_routes_that_are_gone(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    for name in ("a", "b"):
+        await one.broker.subscribe(name, KEPT)
+    server.execute("DEL", KEYS.route("a"), KEYS.route("b"))
+    await hears(one, Unrouted(2))
+
+
+async def test_nodes_that_come_and_go_are_no_news(fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await two.broker.subscribe("a", KEPT)
+    await two.broker.close()
+    assert (one.news, two.news) == ([], [])
+
+
+# ---------------------------------------------------------------- what takes keys
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_a_redis_that_would_evict(tmp_path: Path, policy: str) -> None:
+    with serving(tmp_path, *LIMITED, "--maxmemory-policy", policy) as server:
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch()
+            await hears(one, MayEvict(f"127.0.0.1:{server.port}", policy))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(*LIMITED, "--maxmemory-policy", "noeviction"), ("--maxmemory-policy", "allkeys-lru")],
+    ids=["takes nothing", "has no limit"],
+)
+async def test_a_redis_that_evicts_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with serving(tmp_path, *options) as server:
+        assert await evicting(wire(server), 5.0) is None
+
+
+async def test_a_redis_that_is_not_there(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        pass
+    assert await evicting(wire(server), 5.0) is None
+
+
+async def test_a_redis_that_must_not_be_asked(tmp_path: Path) -> None:
+    with serving(tmp_path, *LIMITED, "--maxmemory-policy", "allkeys-lru") as server:
+        server.execute("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", "-@admin", "-@dangerous")
+        async with Fleet(server.url, credentials=Credentials("gateway", "secret")) as fleet:
+            one = await fleet.launch()
+            with server.client() as client:
+                await eventually(lambda: [each["object"] for each in client.acl_log()] == ["info"])
+            assert one.broker.ready()
+            assert one.broker.statistics()["failures"] == 0
+            assert one.news == []
+
+
+def wire(server: RedisServer) -> Wire:
+    return Wire(Fixed(Server.named(server.url)), connect_timeout=5.0)
