@@ -138,6 +138,8 @@ class Campaign:
 
     def _init(self, *, environment: Environment, runner: Runner, **_: object) -> None:
         self.environment = environment
+        # Locust's time limit counts from when its loop last looked at the clock: before all imports, else.
+        gevent.get_hub().loop.update_now()
         if getattr(environment.parsed_options, "headless", False) and not isinstance(runner, WorkerRunner):
             # Locust's own handler comes only after a shape has ended.
             gevent.signal_handler(signal.SIGTERM, self._stop, runner.quit)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 
 from loadtests.__main__ import parser
 from loadtests.serving import serving
@@ -14,9 +15,11 @@ from tests.docs.pages import ROOT, Page
 PAGE = Page(ROOT / "docs" / "load-testing.md")
 
 
-async def test_its_scenario_runs_as_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "import time\n\ntime.sleep(2.5)\n"], ids=["", "where all takes long"])
+async def test_its_scenario_runs_as_it_is_written(tmp_path: Path, before: str) -> None:
+    """For as long as it is told, however long it took to begin."""
     (block,) = (block for block in PAGE.blocks if block.language == "python")
-    (tmp_path / "roll_call.py").write_text(block.text)
+    (tmp_path / "roll_call.py").write_text(before + block.text)
     with serving(tmp_path / "gateway.log") as gateway:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "locust", "-f", "roll_call.py", "--headless", "-u5", "-r5", "-t2s"),
