@@ -15,11 +15,11 @@ from typing import Self
 # An open file warns by itself when it is collected; these are what a server forgets.
 LEAKABLE = ("socket:", "pipe:", "anon_inode:")
 # How long a thread that was told to end may take; nothing waits where nothing is left.
-JOIN_SECONDS = 2.0
+JOIN_SECONDS = 10.0
 # How many turns of the loop a task that was cancelled may take to unwind.
 TURNS = 25
 # How long the other end of a connection may take to see that this end is closed.
-CLOSE_SECONDS = 1.0
+CLOSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
