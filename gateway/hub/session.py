@@ -10,24 +10,15 @@ from typing import Any
 from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
 from gateway.broker.base import ConnectionRecord, Instruction
-from gateway.errors import GatewayError
-from gateway.hub import commands, subscribing
+from gateway.hub import answering, subscribing
 from gateway.hub.allowance import Allowance, TooMany
 from gateway.hub.expiry import Expiry
 from gateway.hub.following import Following, Link
 from gateway.hub.services import Services
 from protocol.codec import Codec
 from protocol.conversation import State, Verdict, verdict
-from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
-from protocol.messages import (
-    ClientMessage,
-    Command,
-    Connect,
-    Error,
-    Expiring,
-    Pong,
-    ServerPing,
-)
+from protocol.errors import CLOSES, BadRequest, CloseCode, ProtocolError
+from protocol.messages import ClientMessage, Error, Expiring, Pong, ServerPing
 
 
 class Session(Following):
@@ -204,7 +195,7 @@ class Session(Following):
             if isinstance(command, Pong):
                 self._admitted(command.type, None)
             elif self._admitted(command.type, command.id):
-                self._run(self._carry_out(command))
+                self._run(answering.answer(self, command))
 
     def _obey(self, instruction: Instruction) -> None:
         channel = instruction.channel
@@ -233,35 +224,6 @@ class Session(Following):
             self._take(self._backlog.popleft())
         if not self._backlog and self.is_open:
             self.link.resume()
-
-    async def _carry_out(self, command: Command) -> None:
-        try:
-            if isinstance(command, Connect):
-                self.state = State.CONNECTING
-            reply = await commands.HANDLERS[command.type](self, command)
-            if self.is_open:
-                if isinstance(command, Connect):
-                    self.state = State.CONNECTED
-                self.send(reply)
-                self.caught_breath()  # what the reply could not hold follows it
-        except Exception as error:  # noqa: BLE001 (a command must not end more than itself)
-            self._failed(command, self._told(error))
-
-    def _failed(self, command: Command, error: ProtocolError) -> None:
-        if not self.is_open:
-            return
-        self.refuse(error, command.id)
-        if isinstance(command, Connect):
-            self.end(CLOSE_ON_ERROR.get(error.code, CloseCode.INTERNAL), error.message)
-
-    def _told(self, error: Exception) -> ProtocolError:
-        """Return what a client is told of *error*."""
-        if isinstance(error, ProtocolError):
-            return error
-        if isinstance(error, GatewayError):
-            return subscribing.unavailable(error)
-        self.services.on_error(error)
-        return ProtocolError(ErrorCode.INTERNAL, "something went wrong on our side")
 
     def _admitted(self, kind: str, command: int | None) -> bool:
         try:
