@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.settings.faults import Fault, dotted, shown
-from gateway.settings.model import NAMESPACE, Settings
+from gateway.settings.model import Settings
+from gateway.settings.sections import NAMESPACE
 
 
 def check(settings: Settings) -> Iterator[Fault]:

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from gateway.errors import GatewayError
 from gateway.settings import units
-from gateway.settings.model import NAMESPACE, Settings
+from gateway.settings.model import Settings
+from gateway.settings.sections import NAMESPACE
 
 SECRET = ("auth.secret", "auth.public_key", "push.keys", "broker.password")
 """Keys whose value is not repeated: a private key is easily pasted where the public one belongs."""
