@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Sequence
-from hashlib import blake2b
-from zlib import crc32
 
 from gateway.broker.base import (
     ChannelRecord,
@@ -24,21 +20,15 @@ from gateway.broker.base import (
     Retention,
     Slice,
 )
-from gateway.broker.log import OVERHEAD, Log, cost, new_uid
+from gateway.broker.store import Store
 from gateway.clock import Clock, monotonic, wall
-from gateway.errors import BrokerFull, BrokerUnavailable
+from gateway.errors import BrokerUnavailable
 from gateway.presence.members import Members
-from protocol.messages import Join, Leave, Member, Message
+from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
 KEY_TTL = 300.0
 """Seconds for which an idempotency key is remembered (PROTOCOL section 5)."""
-
-SWEEP_REST = 1.0
-"""Seconds between two sweeps for room: a full broker must not look at every channel for every publish."""
-
-GENERATIONS = 4096
-"""Groups of channels whose beginnings change together when the log of one of them is forgotten."""
 
 
 class MemoryBroker:
@@ -60,22 +50,11 @@ class MemoryBroker:
     ) -> None:
         """Keep an idle channel's position for *meta_ttl* seconds after its last message is gone."""
         self._node: Node | None = None
-        self._memory = memory
-        self._ample = memory - 3 * OVERHEAD
-        """Up to here there is room for what a message brings with it: its own overhead, a log and a key."""
-        self._key_ttl = key_ttl
-        self._meta_ttl = meta_ttl
+        self._store = Store(memory, key_ttl=key_ttl, meta_ttl=meta_ttl, now=clock())
         self._clock = clock
         self._wall = wall_clock
-        self._logs: dict[str, Log] = {}
         self._rosters: dict[str, Members] = {}
-        self._receipts: dict[tuple[str, str], Receipt] = {}
-        self._keys: deque[tuple[float, tuple[str, str]]] = deque()
-        self._secret = os.urandom(16)
-        self._generations = [0] * GENERATIONS
-        self._swept = clock() - SWEEP_REST
-        self._used = 0
-        self._published = self._replayed = self._refused = 0
+        self._published = self._replayed = 0
 
     async def start(self, node: Node) -> None:
         """Begin to serve *node*."""
@@ -94,30 +73,15 @@ class MemoryBroker:
     async def publish(self, publication: Publication) -> Receipt:
         """Store *publication*, deliver it, return its id."""
         node = self._serving()
-        now = self._clock()
-        key = None if publication.key is None else (publication.channel, publication.key)
-        if key is not None and (earlier := self._receipt(key, now)) is not None:
+        now, channel, key = self._clock(), publication.channel, publication.key
+        level = _reached(publication)
+        if key is not None and (earlier := self._store.receipt(channel, key, now)) is not None:
             self._replayed += 1
-            return Receipt(earlier.id, replayed=True, level=_reached(publication))
-        if self._used + len(publication.data.json) > self._ample or publication.tags is not None:
-            self._make_room(publication, now)
-        retention = publication.retention
-        log = None if retention is None else self._log(publication.channel, now)
-        message = Message(
-            publication.channel,
-            publication.data,
-            None if log is None else MessageId(log.top.offset + 1, new_uid()),
-            publication.sender,
-            publication.tags,
-            int(self._wall() * 1000),
-        )
-        if log is not None and retention is not None:
-            before = log.size
-            log.append(message, retention, now)
-            self._used += log.size - before
-        receipt = Receipt(message.message, level=_reached(publication))
+            return Receipt(earlier.id, replayed=True, level=level)
+        message = self._store.keep(publication, now, int(self._wall() * 1000))
+        receipt = Receipt(message.message, level=level)
         if key is not None:
-            self._remember(key, receipt, now)
+            self._store.remember(channel, key, receipt, now)
         self._published += 1
         node.deliver(Delivery(message, publication.exclude))
         return receipt
@@ -125,7 +89,7 @@ class MemoryBroker:
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
         """Return the position of *channel*; everything reaches the one node anyway."""
         self._serving()
-        return None if retention is None else self._position(channel)
+        return None if retention is None else self._store.position(channel)
 
     async def unsubscribe(self, channel: str) -> None:
         """Do nothing: there is one node, and it ignores what nobody follows."""
@@ -141,19 +105,12 @@ class MemoryBroker:
     ) -> Slice:
         """Return what is kept of *channel*."""
         self._serving()
-        log = self._logs.get(channel)
-        if log is None:
-            position = self._beginning(channel)
-            return Slice((), position, recovered=since is None or since == position)
-        self._expire(log, self._clock())
-        return log.read(since, limit, size, reverse=reverse)
+        return self._store.read(channel, since, limit, size, reverse=reverse, now=self._clock())
 
     async def clear(self, channel: str) -> None:
         """Forget the history of *channel*."""
         node = self._serving()
-        if (log := self._logs.get(channel)) is not None:
-            self._used -= log.size
-            log.clear(self._clock())
+        self._store.clear(channel, self._clock())
         node.deliver(Cleared(channel))
 
     # ------------------------------------------------------------ presence
@@ -210,27 +167,11 @@ class MemoryBroker:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
-        return {
-            "channels": len(self._logs),
-            "bytes": self._used,
-            "bytes_limit": self._memory,
-            "keys": len(self._receipts),
-            "published": self._published,
-            "replayed": self._replayed,
-            "refused": self._refused,
-        }
+        return {**self._store.statistics(), "published": self._published, "replayed": self._replayed}
 
     def sweep(self) -> None:
         """Drop what is too old: call it every few seconds, the cost is one look at each channel."""
-        now = self._swept = self._clock()
-        self._forget_keys(now)
-        for name, log in list(self._logs.items()):
-            self._expire(log, now)
-            if not log and log.until + self._meta_ttl <= now:
-                self._used -= OVERHEAD
-                del self._logs[name]
-                # Whoever still holds the old beginning must not be told that nothing came after it.
-                self._generations[_group(name)] += 1
+        self._store.sweep(self._clock())
 
     # ------------------------------------------------------------ inside
 
@@ -239,72 +180,8 @@ class MemoryBroker:
             raise BrokerUnavailable("the broker is not started")
         return self._node
 
-    def _position(self, channel: str) -> MessageId:
-        log = self._logs.get(channel)
-        return self._beginning(channel) if log is None else log.top
-
-    def _beginning(self, channel: str) -> MessageId:
-        """Return the position before the first message of *channel*; derived: asking costs no memory."""
-        name = f"{self._generations[_group(channel)]} {channel}"
-        return MessageId(0, blake2b(name.encode(), key=self._secret, digest_size=6).hexdigest())
-
-    def _needed(self, publication: Publication) -> int:
-        """Return the bytes that keeping *publication* and its key takes."""
-        needed = 0 if publication.key is None else OVERHEAD
-        if publication.retention is not None:
-            needed += cost(publication)
-            if publication.channel not in self._logs:
-                needed += OVERHEAD
-        return needed
-
-    def _make_room(self, publication: Publication, now: float) -> None:
-        """Drop what is too old; `BrokerFull` where that and what *publication* displaces is not enough."""
-        if self._used + self._needed(publication) <= self._memory:
-            return
-        if now - self._swept >= SWEEP_REST:
-            self.sweep()
-        log, displaced = self._logs.get(publication.channel), 0
-        if log is not None and publication.retention is not None:
-            self._expire(log, now)
-            displaced = log.displaced(publication.retention)
-        needed = self._needed(publication) - displaced
-        if needed > 0 and self._used + needed > self._memory:
-            self._refused += 1
-            raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
-
-    def _log(self, channel: str, now: float) -> Log:
-        log = self._logs.get(channel)
-        if log is None:
-            self._used += OVERHEAD
-            log = self._logs[channel] = Log(self._beginning(channel), now)
-        return log
-
-    def _expire(self, log: Log, now: float) -> None:
-        before = log.size
-        log.expire(now)
-        self._used += log.size - before
-
-    def _receipt(self, key: tuple[str, str], now: float) -> Receipt | None:
-        self._forget_keys(now)
-        return self._receipts.get(key)
-
-    def _remember(self, key: tuple[str, str], receipt: Receipt, now: float) -> None:
-        self._receipts[key] = receipt
-        self._keys.append((now + self._key_ttl, key))
-        self._used += OVERHEAD
-
-    def _forget_keys(self, now: float) -> None:
-        while self._keys and self._keys[0][0] <= now:
-            _, key = self._keys.popleft()
-            del self._receipts[key]
-            self._used -= OVERHEAD
-
     def __repr__(self) -> str:
-        return f"<MemoryBroker {len(self._logs)} channels {self._used} bytes>"
-
-
-def _group(channel: str) -> int:
-    return crc32(channel.encode()) % GENERATIONS
+        return f"<MemoryBroker {self._store}>"
 
 
 def _reached(publication: Publication) -> Level | None:

@@ -5,7 +5,8 @@ import pytest_asyncio
 
 from gateway.broker.base import Retention
 from gateway.broker.log import OVERHEAD
-from gateway.broker.memory import SWEEP_REST, MemoryBroker
+from gateway.broker.memory import MemoryBroker
+from gateway.broker.store import SWEEP_REST
 from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.position import MessageId
@@ -175,14 +176,14 @@ async def test_all_bytes_come_back(clock: FakeClock, broker: MemoryBroker) -> No
     await broker.clear("b")
     clock.advance(300.0)
     assert values((await broker.read("a")).messages) == []
-    assert repr(broker) != "<MemoryBroker 0 channels 0 bytes>"
+    assert repr(broker) != "<MemoryBroker <Store 0 channels 0 bytes>>"
     broker.sweep()
     assert broker.statistics()["bytes"] == 3 * OVERHEAD
     clock.advance(META_TTL)
     broker.sweep()
     statistics = broker.statistics()
     assert (statistics["bytes"], statistics["channels"], statistics["keys"]) == (0, 0, 0)
-    assert repr(broker) == "<MemoryBroker 0 channels 0 bytes>"
+    assert repr(broker) == "<MemoryBroker <Store 0 channels 0 bytes>>"
 
 
 async def test_what_is_too_old_is_not_shown_before_it_is_swept(
