@@ -22,7 +22,7 @@ KEPT = Retention(size=5, ttl=300.0)
 Later = Callable[[float], Awaitable[None]]
 """Lets so many seconds pass for the broker, which drops meanwhile what is too old."""
 
-SECONDS = 5.0
+SECONDS = 20.0
 """For which a broker elsewhere may keep a delivery waiting; none of them takes it."""
 
 

@@ -102,10 +102,10 @@ async def test_who_waits_outside_takes_nothing_from_those_who_run(
 
 async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServer) -> None:
     async with Fleet(server.url) as fleet:
-        one = await fleet.launch()
+        one = await fleet.launch(lease=LEASE)
         await publish(one.broker, "room", 1)
         await one.broker.close()
-        other = await fleet.launch(shards_per_server=2, start_deadline=0.1)
+        other = await fleet.launch(lease=LEASE, shards_per_server=2, start_deadline=0.1)
         await eventually(other.broker.ready)  # two leases later: nobody says that it goes for good
 
 

@@ -30,6 +30,8 @@ from tests.gateway.standing import patient
 EXAMPLES = int(os.environ.get("FANWAY_MODEL", "0"))
 NODES = 4
 FLOOD = 250
+LEASE = 0.6
+"""Seconds: a node that is stunned loses it, or not."""
 
 several = st.lists(acts, min_size=1, max_size=6)
 
@@ -70,7 +72,8 @@ class OnRedis(Contract):
         inbox=st.sampled_from([50, 100_000]),
     )
     def begin(self, nodes: int, shards: int, linger: float, inbox: int) -> None:
-        self.options = replace(OPTIONS, shards_per_server=shards, linger=linger, inbox=inbox)
+        short = replace(OPTIONS, lease=LEASE, beat=0.0)
+        self.options = replace(short, shards_per_server=shards, linger=linger, inbox=inbox)
         for _ in range(nodes):
             self.run(self.launch())
 

@@ -11,7 +11,7 @@ from gateway.broker.redis.news import Lost, LostLease, LostWrites, MayEvict, New
 from gateway.broker.redis.places import Fixed
 from gateway.broker.redis.wire import Wire
 from tests.broker.node import KEPT
-from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
 from tests.broker.redis_server import RedisServer, serving
 
 KEYS = Keys("fanway", 0)
@@ -59,7 +59,7 @@ async def test_a_lease_that_was_lost(server: RedisServer, fleet: Fleet) -> None:
 
 
 async def test_a_node_that_was_cleaned_up_after(server: RedisServer, fleet: Fleet) -> None:
-    one = await fleet.launch()
+    one = await fleet.launch(lease=LEASE)
     now = int(server.execute("TIME")[0]) * 1000
     server.execute("ZADD", KEYS.nodes, now + 1_000, "n9~gone")
     await hears(one, Reaped("n9~gone"))

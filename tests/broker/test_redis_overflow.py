@@ -4,7 +4,7 @@ from gateway.broker.base import Delivery, Missed
 from gateway.broker.redis.intake import HEALING
 from protocol.messages import Gap
 from tests.broker.node import publish
-from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_fleet import LEASE, Fleet, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
@@ -32,7 +32,7 @@ async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: Redis
 
 
 async def test_more_channels_than_are_healed_at_once_are_whole(proxy: Proxy, fleet: Fleet) -> None:
-    away, other = await fleet.launch(proxy.url), await fleet.launch()
+    away, other = await fleet.launch(proxy.url, lease=LEASE), await fleet.launch(lease=LEASE)
     names = [f"c{number}" for number in range(3 * HEALING)]
     for name in names:
         await away.broker.subscribe(name, LONG)

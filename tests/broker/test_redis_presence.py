@@ -11,7 +11,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.presence import TURN, unpacked
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
-from tests.broker.redis_fleet import Fleet, eventually
+from tests.broker.redis_fleet import LEASE, Fleet, eventually
 from tests.broker.redis_fleet import Member as NodeMember
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
@@ -89,7 +89,7 @@ async def test_who_gives_up_takes_the_answer_from_nobody(
 
 
 async def test_all_who_wait_hear_that_redis_does_not_answer(proxy: Proxy, fleet: Fleet) -> None:
-    one = await fleet.launch(proxy.url, lease=30.0, presence_deadline=0.1)
+    one = await fleet.launch(proxy.url, lease=30.0, presence_deadline=2.0)
     await one.broker.join("a", ANN)
     proxy.hold()
     looks = await asking([one.broker.presence("a") for _ in range(ASKERS)])
@@ -140,7 +140,7 @@ async def test_those_who_count_share_one_call_and_read_no_members(server: RedisS
 async def test_who_is_gone_with_a_dead_node_counts_no_more(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one, dead = await fleet.launch(), await fleet.launch(proxy.url)
+    one, dead = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
     await one.broker.join("a", ANN)
     for member in (Member("c3", "ann"), Member("c4", "cid"), Member("c5", "cid")):
         await dead.broker.join("a", member)

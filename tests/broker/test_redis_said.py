@@ -9,7 +9,7 @@ from gateway.broker.base import ConnectionRecord, Instruction
 from gateway.broker.redis.envelope import pack_instruction
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.said import KEPT, REMEMBERED
-from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 
@@ -55,7 +55,7 @@ async def told(member: Member) -> Instruction:
 async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_time(
     server: RedisServer, proxy: Proxy, fleet: Fleet, buried: bool
 ) -> None:
-    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
     await enter(away, server)
     await one.broker.instruct(replace(OUT, reason="before"))
     assert [each.reason for each in await away.node.received(1)] == ["before"]  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_
 async def test_who_goes_away_again_and_again_is_told_each_time_what_is_new(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
     await enter(away, server)
     for number in range(3):
         proxy.hold()
@@ -166,7 +166,7 @@ async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: F
 
 
 async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
-    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
     await enter(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))
@@ -179,7 +179,7 @@ async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: P
 
 async def test_a_full_redis_keeps_them_all_the_same(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
     server.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    one, away = await fleet.launch(), await fleet.launch(proxy.url)
+    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
     await enter(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))

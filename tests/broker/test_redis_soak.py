@@ -20,6 +20,8 @@ from tests.broker.redis_server import RedisServer, serving
 LONG = Retention(100_000, 600.0)
 CHANNELS = [f"c{n}" for n in range(6)]
 FAULTS = 10
+LEASE = 0.6
+"""Seconds: faults are shorter, and longer."""
 
 
 class Publishers:
@@ -95,7 +97,7 @@ async def test_nothing_is_lost_doubled_or_swapped_whatever_fails(seed: int, tmp_
     chance = random.Random(seed)
     with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with Proxy(server.port) as near, Proxy(server.port) as far, Fleet(server.url) as fleet:
-            nodes = [await fleet.launch(near.url), await fleet.launch(far.url), await fleet.launch()]
+            nodes = [await fleet.launch(*urls, lease=LEASE) for urls in ([near.url], [far.url], [])]
             for node in nodes:
                 for channel in CHANNELS:
                     await node.broker.subscribe(channel, LONG)
