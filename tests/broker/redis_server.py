@@ -10,8 +10,10 @@ from typing import Any
 
 import redis
 
+from tests.chaos.ports import reserved
+
 STARTS = 5
-"""How often another port is tried: one that was free a moment ago may be taken by somebody else."""
+"""How often another port is tried: one that nobody holds may be taken a moment later."""
 
 
 class RedisServer:
@@ -114,13 +116,15 @@ class RedisServer:
 
 @contextlib.contextmanager
 def serving(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """A server that runs until the end of the block."""
-    server = RedisServer(folder, *options)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+    """A server that runs until the end of the block; however often it is killed, its port stays its own."""
+    with reserved() as port:
+        server = RedisServer(folder, *options)
+        server.port = port
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
 
 
 def _age_log(client: Any, key: bytes, milliseconds: int) -> None:

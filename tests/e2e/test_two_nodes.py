@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.broker.redis_server import RedisServer
+from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import PATIENCE, Served, publish, served, token
 from tests.e2e.wire import JSON, MSGPACK, Client
 
@@ -17,10 +17,8 @@ LEASE = "1s"
 
 @pytest.fixture
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with serving(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @contextmanager

@@ -12,17 +12,15 @@ import httpx
 import orjson
 import pytest
 
-from tests.broker.redis_server import RedisServer
+from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import PATIENCE, Served, publish, served
 from tests.e2e.wire import Client
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with serving(tmp_path) as server:
+        yield server
 
 
 @contextmanager
