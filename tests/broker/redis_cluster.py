@@ -9,6 +9,8 @@ from typing import Any
 from tests.broker.redis_server import RedisServer, free_port
 
 SLOTS = 16_384
+DOWN_AFTER, NEVER = 1_500, 60_000
+"""Milliseconds of silence after which a node counts as down: where replicas take over, and elsewhere."""
 PATIENCE = 20.0
 """Seconds that the nodes may take to agree; they need two or three."""
 
@@ -22,8 +24,7 @@ class ClusterNode(RedisServer):
     def _arguments(self, port: int) -> list[str]:
         # The one from before only where it is the same node that comes back.
         self.bus = self.bus if self.port else free_port()
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
-        options += ["--repl-diskless-sync-delay", "0"]
+        options = ["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]
         return [*super()._arguments(port), *options, "--cluster-port", str(self.bus)]
 
 
@@ -32,8 +33,11 @@ class RedisCluster:
 
     def __init__(self, folder: Path, *, primaries: int = 3, replicas: int = 0) -> None:
         """Keep every node's files in a folder of its own below *folder*."""
-        self.primaries = [_node(folder / f"primary{number}") for number in range(primaries)]
-        self.replicas = [_node(folder / f"replica{number}") for number in range(primaries * replicas)]
+        timeout = ("--cluster-node-timeout", str(DOWN_AFTER if replicas else NEVER))
+        self.primaries = [_node(folder / f"primary{number}", *timeout) for number in range(primaries)]
+        self.replicas = [
+            _node(folder / f"replica{number}", *timeout) for number in range(primaries * replicas)
+        ]
 
     @property
     def nodes(self) -> Sequence[ClusterNode]:
@@ -118,9 +122,9 @@ def clustered(folder: Path, *, replicas: int = 0) -> Iterator[RedisCluster]:
         cluster.kill()
 
 
-def _node(folder: Path) -> "ClusterNode":
+def _node(folder: Path, *options: str) -> "ClusterNode":
     folder.mkdir(parents=True)
-    return ClusterNode(folder)
+    return ClusterNode(folder, *options)
 
 
 def _slots(node: RedisServer) -> set[int]:

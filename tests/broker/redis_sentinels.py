@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.broker.redis_server import RedisServer
 
 MASTER = "mymaster"
-DOWN_AFTER = 500
+DOWN_AFTER = 1_500
 """Milliseconds of silence after which a sentinel takes a primary for dead."""
 
 QUORUM = 2

@@ -12,6 +12,7 @@ from gateway.broker.redis.keys import Keys, shard_of
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
 from tests.broker.contract import BrokerContract
+from tests.broker.contract_machine import surely
 from tests.broker.node import KEPT, Later, RecordingNode, publication, publish, values
 from tests.broker.redis_cluster import RedisCluster, clustered
 from tests.broker.redis_fleet import OPTIONS, Fleet, eventually, refuses
@@ -152,7 +153,7 @@ async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> 
             while isinstance(heard[-1], Gap) or heard[-1].message.data.value != "after":  # type: ignore[union-attr]
                 heard += await two.node.received(1)
             # What was "in vain" may have been stored; what was replicated is there in any case.
-            kept = values((await two.broker.read(CHANNELS[0])).messages)
+            kept = values((await surely(lambda: two.broker.read(CHANNELS[0]))).messages)
             assert [value for value in kept if value != "in vain"] == ["before", "after"]
 
 
