@@ -133,9 +133,10 @@ async def test_what_takes_no_write_is_read_where_that_needs_none(word: str, tmp_
 
 async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
     with serving(tmp_path) as server, server.client() as client:
-        client.mset({f"x{number}": number for number in range(2_000)})
+        client.mset({f"x{number}": os.urandom(1024) for number in range(600)})
         client.save()
-    slow = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+    # A minute for all of it, unless it is told to go on; it listens to that ten times a second.
+    slow = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
     loading = Loading(tmp_path, *slow)
     try:
         loading.start()
@@ -143,6 +144,7 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
             one = await fleet.launch(start_deadline=0.2)
             assert not one.broker.ready()
             await told(one, "LOADING")
+            loading.execute("CONFIG", "SET", "key-load-delay", 0)
             await works(one)
     finally:
         loading.kill()

@@ -211,7 +211,7 @@ async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet
 
 
 async def test_nothing_is_made_again_when_its_time_is_over(proxy: Proxy, fleet: Fleet) -> None:
-    one = await fleet.launch(proxy.url, lease=30.0, publish_deadline=0.3)
+    one = await fleet.launch(proxy.url, lease=30.0, publish_deadline=2.0)
     await publish(one.broker, "a", 0)
     proxy.hold()
     with pytest.raises(BrokerUnavailable):

@@ -37,7 +37,7 @@ async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
             one = await fleet.launch(lease=LEASE, block=2.0)
             await one.broker.subscribe("room", KEPT)
             await publish(one.broker, "room", "to connect")
-            way.shape(up=Line(delay=0.9))
+            way.shape(up=Line(delay=0.6))
             # That takes so long that the lease is renewed meanwhile.
             before = one.broker.statistics()["calls"]
             await publish(one.broker, "room", *range(5))
@@ -50,7 +50,7 @@ async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
 
 async def test_a_publish_that_waits_for_its_turn_fails_before_its_answer_comes(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
-        one = await fleet.launch(lease=LEASE, block=2.0)
+        one = await fleet.launch(lease=LEASE, block=2.0, publish_deadline=2.0)
         await publish(one.broker, "room", "to connect")
         # The second goes when the first is back, and would be back itself after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
@@ -104,7 +104,8 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
     server: RedisServer,
 ) -> None:
     async with Proxy.open(server.port) as way, Fleet(server.url) as fleet:
-        one = await fleet.launch(f"redis://127.0.0.1:{way.port}/0", lease=LEASE, block=2.0)
+        url = f"redis://127.0.0.1:{way.port}/0"
+        one = await fleet.launch(url, lease=LEASE, block=2.0, presence_deadline=2.0)
         two = await fleet.launch(lease=LEASE)
         two.node.connected["ann"], two.node.followed["room"] = [ANN], 1
         await two.broker.arrive("ann")
@@ -112,7 +113,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list(await one.broker.connections("ann")) == [ANN]
         # One call is answered in time, and so would each of two be.
-        way.shape(up=Line(delay=0.7))
+        way.shape(up=Line(delay=1.2))
         with pytest.raises(BrokerUnavailable, match="in time"):
             await one.broker.connections("ann")
         with pytest.raises(BrokerUnavailable, match="in time"):
@@ -123,14 +124,14 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
 async def test_a_node_that_answers_a_question_too_late_is_left_out(server: RedisServer) -> None:
     async with Proxy.open(server.port) as near, Proxy.open(server.port) as far, Fleet() as fleet:
         urls = [f"redis://127.0.0.1:{way.port}/0" for way in (near, far)]
-        one, two = [await fleet.launch(url, lease=LEASE, block=2.0, presence_deadline=2.0) for url in urls]
+        one, two = [await fleet.launch(url, lease=LEASE, block=2.0, presence_deadline=3.0) for url in urls]
         two.node.connected["ann"] = [ANN]
         await two.broker.arrive("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list(await one.broker.connections("ann")) == [ANN]
-        # The question is put after 1.4 seconds, and answered after 2.3.
-        near.shape(up=Line(delay=0.7))
-        far.shape(up=Line(delay=0.9))
+        # The question is put after 1.8 seconds, and answered after 3.4.
+        near.shape(up=Line(delay=0.9))
+        far.shape(up=Line(delay=1.6))
         assert list(await one.broker.connections("ann")) == []
         for way in (near, far):
             way.shape(up=CLEAR)
