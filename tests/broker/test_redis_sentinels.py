@@ -34,7 +34,7 @@ def primary_and_replica(tmp_path: Path) -> Iterator[Watched]:
 async def published(
     broker: RedisBroker, channel: str, value: str, level: Level = Level.STORED
 ) -> MessageId | None:
-    """Publish once as a backend does: by one key until it is taken, and has reached *level*; return its id."""
+    """Publish as a backend does: by one key until it is taken, and has reached *level*; return its id."""
     receipts: list[Receipt] = []
 
     async def taken() -> bool:
