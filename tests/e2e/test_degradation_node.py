@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -16,8 +17,8 @@ from tests.e2e.outages import far, node, ready, until
 from tests.e2e.wire import Client, Raw, Response, upgrade
 
 KEYS = Keys("fanway", 0)
-CROWD = 150
-"""Clients: at 200 a second, they leave over most of a second."""
+CROWD = 500
+"""Clients: at 200 a second, they leave over two and a half seconds."""
 
 
 @pytest.fixture
@@ -47,11 +48,12 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
         Client.open(stays.public, subs={"both:a": {}}) as watcher,
         AsyncExitStack() as stack,
     ):
-        crowd = [
-            await stack.enter_async_context(Client.open(goes.public, subs={"both:a": {}}))
-            for _ in range(CROWD)
-        ]
-        seen = await publish(stays.internal, "both:a", "seen")
+        # Most are not told of who comes and goes: of so many, that would be too much.
+        followed: list[dict[str, Any]] = [{"kept:a": {}}] * (CROWD - 20) + [{"kept:a": {}, "both:a": {}}] * 20
+        crowd = await asyncio.gather(
+            *(stack.enter_async_context(Client.open(goes.public, subs=subs)) for subs in followed)
+        )
+        seen = await publish(stays.internal, "kept:a", "seen")
         for client in crowd:
             assert (await client.push("message"))["message"] == seen["message"]
         goes.signal(signal.SIGTERM)
@@ -63,7 +65,7 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
         with pytest.raises(ConnectionRefusedError):
             await Raw.open(goes.public)
         # Who has not been told yet is served as before, and so is who publishes here.
-        last = await publish(goes.internal, "both:a", "while it drains")
+        last = await publish(goes.internal, "kept:a", "while it drains")
         for client, push in zip(crowd, told, strict=True):
             reconnect = await push
             assert (reconnect["reason"], 0 <= reconnect["after_ms"] <= 1_000) == ("drain", True)
@@ -78,9 +80,9 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
         assert [each["node"] for each in nodes] == ["stays"]
         assert (await watcher.call("presence", channel="both:a"))["connections"] == 1
         # Each of them is back where it was, at the other node, with nothing lost.
-        resume = {"both:a": {"since": seen["message"]}}
+        resume = {"kept:a": {"since": seen["message"]}}
         async with Client.open(stays.public, subs=resume) as back:
-            restored = back.connected["subs"]["both:a"]
+            restored = back.connected["subs"]["kept:a"]
             assert restored["recovered"] is True
             assert [message["message"] for message in restored["messages"]] == [last["message"]]
 
@@ -109,7 +111,7 @@ async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
 ) -> None:
     storm = 60
     async with node(tmp_path / "node", redis.url, LIMITS__CONNECTS_PER_SECOND="1") as gateway:
-        answers = await asyncio.gather(*(knock(gateway.public) for _ in range(storm)))
+        answers = await asyncio.gather(*(admitted_or_not(gateway.public) for _ in range(storm)))
         refused = [answer for answer in answers if answer.status != 101]
         assert len(refused) < storm, "somebody gets in"
         assert len(refused) > storm / 2, "and not everybody"
@@ -123,6 +125,13 @@ async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
         assert len(waits) > 1, "they do not come back together"
         figures = await gateway.figures()
         assert figures["admission_refused_rate_total"] == len(refused)
+
+
+async def admitted_or_not(port: int) -> Response:
+    """Knock, and again as long as it is the machine that is too busy."""
+    while b"overloaded" in (answer := await knock(port)).body:  # noqa: ASYNC110 (it says when)
+        await asyncio.sleep(int(answer.headers["retry-after"]))
+    return answer
 
 
 # ---------------------------------------------------------------- overload
