@@ -15,7 +15,7 @@ from tests.e2e.outages import node, ready, until
 from tests.e2e.wire import Client
 
 ANN = "ann"
-LEASE = "1s"
+LEASE = "2s"
 
 
 @pytest.fixture
