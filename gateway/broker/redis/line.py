@@ -88,6 +88,8 @@ class Line:
         self._travelling: frozenset[Answer] = frozenset()
         self._known: list[Any] = []
         """... what Redis has answered to them, while the last command is still out."""
+        self._latest = -math.inf
+        """The latest of all deadlines so far: calls come in their order, but for those made again."""
         self._timer: asyncio.TimerHandle | None = None
         self._breaks = 0
         self._running = False
@@ -99,7 +101,7 @@ class Line:
 
         Redis' refusals and a lost connection are raised as `BrokerUnavailable` or `BrokerFull`. Nobody need
         wait for it. `BrokerUnavailable` at once where asking is no use; and at *until*, by the loop's clock,
-        sent or not, but not before calls that were made earlier.
+        sent or not.
         """
         if self._closed:
             raise _closed()
@@ -111,10 +113,17 @@ class Line:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
         loop = asyncio.get_running_loop()
         answer: Answer = loop.create_future()
-        self._waiting.append((answer, packed, self._contact.era if command[1] in _COUNTED else -1, until))
+        call = (answer, packed, self._contact.era if command[1] in _COUNTED else -1, until)
+        self._waiting.append(call)
         self._bytes += len(packed)
-        if self._timer is None and until < math.inf:
-            self._timer = loop.call_at(until + COARSE, self._expire)
+        if until < self._latest:
+            # Those before it, which have longer, would hide it from the timer of all.
+            timer = loop.call_at(until, self._fail, [call], self._timed_out)
+            answer.add_done_callback(lambda _: timer.cancel())
+        else:
+            self._latest = until
+            if self._timer is None and until < math.inf:
+                self._timer = loop.call_at(until + COARSE, self._expire)
         if not self._running:
             self._running = True
             # It begins in the next turn of the loop, and takes along whatever is called for until then.
@@ -171,7 +180,7 @@ class Line:
                 each[0].set_result([*answer, None])
         while self._waiting and self._waiting[0][3] <= now:
             late.append(self._take())
-        self._fail(late, lambda: TIMED_OUT.error(server=self._wire.server))
+        self._fail(late, self._timed_out)
         left = (until for future, _, _, until in chain(self._batch, self._waiting) if not future.done())
         until = next(left, math.inf)
         self._timer = None if until == math.inf else loop.call_at(until + COARSE, self._expire)
@@ -272,6 +281,9 @@ class Line:
                 self.failures += 1
                 future.set_exception(error())
                 future.exception()
+
+    def _timed_out(self) -> GatewayError:
+        return TIMED_OUT.error(server=self._wire.server)
 
     def __repr__(self) -> str:
         return f"<Line {len(self._waiting)} waiting {self._contact}>"

@@ -10,7 +10,7 @@ from gateway.broker.log import new_uid
 from gateway.broker.redis import envelope
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.line import Line, by
+from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.patience import BUDGET, CREDIT, JITTER
 from gateway.broker.redis.script import PUBLISH, Command, milliseconds
@@ -64,7 +64,7 @@ class Publisher:
             self.retried += 1
             await asyncio.sleep(pause)
             # Made anew: this node may have become another incarnation.
-            answer = await by(until, line.call(self._command(publication, body, level), until))
+            answer = await line.call(self._command(publication, body, level), until)
         _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
