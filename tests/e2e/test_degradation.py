@@ -143,7 +143,7 @@ async def test_redis_lost_is_not_asked_again_before_it_is_there(redis: RedisServ
 async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    settings = {"BROKER__LEASE": "1s"}
+    settings = {"BROKER__LEASE": "2s"}
     async with (
         node(tmp_path / "one", redis.url, NODE__NAME="one", **settings) as one,
         node(tmp_path / "two", redis.url, NODE__NAME="two", **settings) as two,
@@ -156,7 +156,7 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
         redis.kill()
         await unready(one)
         await unready(two)
-        await asyncio.sleep(1.5)  # longer than the lease: time has to pass, that is what a lease is about
+        await asyncio.sleep(2.5)  # longer than the lease: time has to pass, that is what a lease is about
         redis.start()
         await ready(one)
         await ready(two)

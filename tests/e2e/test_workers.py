@@ -42,7 +42,7 @@ def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[Served]:
 
 @pytest.fixture
 def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
-    with box(redis, tmp_path, BROKER__LEASE="1s") as gateway:
+    with box(redis, tmp_path, BROKER__LEASE="2s") as gateway:
         yield gateway
 
 
