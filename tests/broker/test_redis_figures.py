@@ -1,27 +1,20 @@
 """What a broker over Redis tells operators: contact lost and regained once each, and how far it is behind."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.faults import FAULTS, LOST, TIMED_OUT
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer
 
 BACKLOG = 2_000
 """Messages: several reads of an inbox."""
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 def contact(told: list[str | None]) -> Contact:
@@ -38,10 +31,12 @@ def test_contact_is_lost_once_for_each_reason_and_regained_once_however_often_it
     told: list[str | None] = []
     shard = contact(told)
     shard.established()
-    lost = ["failed (refused)", "loading"]
+    refused, reset = LOST.error(OSError("refused")), LOST.error(OSError("reset"))
+    loading = FAULTS["LOADING"].error()
+    lost = ["the connection to Redis failed (refused)", "Redis is loading its data"]
     for times in (1, 2):
-        for why in ("failed (refused)", "failed (reset)", "loading", "failed (refused)", "loading"):
-            shard.lost(why)
+        for error in (refused, reset, loading, refused, loading):
+            shard.lost(error)
         assert told == [*lost, None] * (times - 1) + lost
         with pytest.raises(BrokerUnavailable, match="loading"):
             shard.check()
@@ -53,10 +48,10 @@ def test_contact_is_lost_once_for_each_reason_and_regained_once_however_often_it
 def test_redis_absent_at_the_start_is_news_once() -> None:
     told: list[str | None] = []
     shard = contact(told)
-    shard.lost("refused")
-    shard.lost("refused")
+    for _ in range(2):
+        shard.lost(TIMED_OUT.error())
     shard.established()
-    assert told == ["refused", None]
+    assert told == ["Redis did not answer in time", None]
 
 
 def test_an_end_is_no_loss() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.faults import Counts, Fault, Then
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, GatewayError
 
 
 class Contact:
@@ -94,7 +94,7 @@ class Contact:
     def deaf(self, why: str) -> None:
         """Hear that the inbox cannot be read: who hears nothing is out of contact, lease or not."""
         self._deaf = True
-        self.lost(why)
+        self.lost(BrokerUnavailable(why))
 
     def heard(self) -> None:
         """Hear that the inbox is read again."""
@@ -111,14 +111,13 @@ class Contact:
                 self._told.clear()
                 self._tell(None)
 
-    def lost(self, why: str) -> None:
+    def lost(self, error: GatewayError) -> None:
         """Hear that the lease cannot be renewed now."""
         self.up = False
-        self.why = why
-        kind, _, _ = why.partition(" (")
-        if kind not in self._told:
-            self._told.add(kind)
-            self._tell(why)
+        self.why = str(error)
+        if error.kind not in self._told:
+            self._told.add(error.kind)
+            self._tell(self.why)
 
     def close(self) -> None:
         """End contact for good, which is no news to anybody."""

@@ -58,12 +58,10 @@ class Fault:
         own = "" if cause is None else str(cause)[:_LONGEST]
         # redis-py repeats the address in some of its own.
         details = ": ".join(each for each in ("" if server in own else server, own) if each)
-        text = f"{self.says} ({details})" if details else self.says
         if self.then is Then.FULL:
-            return BrokerFull(text)
-        if self.then is Then.FENCE:
-            return Fenced(text, retry_after=self.retry_after)
-        return BrokerUnavailable(text, retry_after=self.retry_after)
+            return BrokerFull(self.says, details=details)
+        unavailable = Fenced if self.then is Then.FENCE else BrokerUnavailable
+        return unavailable(self.says, details=details, retry_after=self.retry_after)
 
 
 TIMED_OUT = Fault(Then.RECONNECT, Counts.TIMEOUT, "Redis did not answer in time")

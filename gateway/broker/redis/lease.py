@@ -143,7 +143,7 @@ class Lease:
         try:
             await self._twice()
         except GatewayError as error:
-            self._contact.lost(str(error))
+            self._contact.lost(error)
             self._steady = None
             await asyncio.sleep(patience.some(patience.RECONNECT, random.random()))
             return patience.RECONNECT
@@ -242,8 +242,8 @@ class Lease:
         elif self._vacant is None:
             self._vacant = self._clock()
         have = f"others have {others or 'gone'}, this node has {self._layout}"
-        text = f"this node has other servers or shards than those that run ({have})"
-        return BrokerUnavailable(text, retry_after=5.0)
+        text = "this node has other servers or shards than those that run"
+        return BrokerUnavailable(text, details=have, retry_after=5.0)
 
     def _waited(self) -> bool:
         return self._vacant is not None and self._clock() - self._vacant >= self._ttl
