@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from gateway import refusal
 from gateway.link.handshake import EXTENSION
 from gateway.link.protocol import Link
 from protocol.codec import CODECS, JSON, Codec
@@ -34,12 +35,8 @@ class Refusal:
 
     def response(self) -> Response:
         """Return the HTTP response."""
-        error: dict[str, Any] = {"code": self.code, "message": self.message}
-        headers = {}
-        if self.retry_after is not None:
-            error["retry_after_ms"] = int(self.retry_after * 1000)
-            headers["retry-after"] = str(max(1, round(self.retry_after)))
-        return Response(orjson.dumps({"error": error}), self.status, headers, "application/json")
+        body = orjson.dumps(refusal.body(self.code, self.message, self.retry_after))
+        return Response(body, self.status, refusal.headers(self.retry_after), "application/json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from gateway import refusal
 from gateway.eager import Tasks
 from gateway.link.farewell import part
 from gateway.link.options import LinkOptions
@@ -258,15 +259,12 @@ def _refusal(
     headers: Sequence[tuple[str, str]] = (),
     *,
     code: ErrorCode = ErrorCode.BAD_REQUEST,
-    retry_after: int = 0,
+    retry_after: float | None = None,
 ) -> Response:
     """Return a refusal with the body that docs/protocol.md promises; *retry_after* is in seconds."""
-    error: dict[str, Any] = {"code": code, "message": message}
-    every = [*headers, ("Content-Type", "application/json")]
-    if retry_after:
-        error["retry_after_ms"] = retry_after * 1000
-        every.append(("Retry-After", str(retry_after)))
-    return _response(status, orjson.dumps({"error": error}), every)
+    body = orjson.dumps(refusal.body(code, message, retry_after))
+    later = refusal.headers(retry_after).items()
+    return _response(status, body, [*headers, ("Content-Type", "application/json"), *later])
 
 
 def _response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:

@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway import refusal
 from gateway.eager import Tasks
 from gateway.link.farewell import part
 from gateway.link.handshake import Handshake
@@ -21,7 +22,7 @@ from protocol.errors import ErrorCode
 
 
 def _refusal(status: HTTPStatus, message: str) -> bytes:
-    body = orjson.dumps({"error": {"code": ErrorCode.BAD_REQUEST, "message": message}})
+    body = orjson.dumps(refusal.body(ErrorCode.BAD_REQUEST, message))
     head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 

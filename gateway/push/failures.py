@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from gateway import refusal
 from gateway.errors import BrokerFull, BrokerUnavailable
 from protocol import fields
 from protocol.errors import ErrorCode, ProtocolError
@@ -62,16 +62,11 @@ class Failure:
 
     def body(self) -> dict[str, Any]:
         """Return the map that tells of it: PROTOCOL's `{"error": {…}}`."""
-        error: dict[str, Any] = {"code": str(self.code), "message": self.message}
-        if self.retry_after is not None:
-            error["retry_after_ms"] = math.ceil(self.retry_after * 1000)
-        return {"error": error}
+        return refusal.body(self.code, self.message, self.retry_after)
 
     def all_headers(self) -> dict[str, str]:
         """Return `headers`, with Retry-After where the same request may succeed later."""
-        if self.retry_after is None:
-            return dict(self.headers)
-        return {**self.headers, "retry-after": str(max(1, math.ceil(self.retry_after)))}
+        return {**self.headers, **refusal.headers(self.retry_after)}
 
 
 def failure_of(error: Exception) -> Failure:
