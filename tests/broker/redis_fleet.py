@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from gateway.broker.redis import RedisBroker, RedisOptions, Server
+from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.news import News
 from gateway.broker.redis.servers import NO_CREDENTIALS, Credentials
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import RecordingNode, publication
+from tests.broker.redis_server import RedisServer
 
 LEASE = 1.5
 """Seconds, where one is to be over: longer than a busy machine stands still."""
@@ -82,6 +84,20 @@ class Fleet:
         self.members.append(member)
         await broker.start(node)
         return member
+
+
+def clean_up(server: RedisServer, *channels: str) -> None:
+    """Do what another node does once the lease of the only one is over, which is routed for *channels*."""
+    keys = Keys("fanway", 0)
+    with server.client() as client, client.pipeline() as at_once:
+        (node,) = client.zrange(keys.nodes, 0, -1)
+        name = node.decode()
+        for channel in channels:
+            at_once.srem(keys.route(channel), name)
+        at_once.delete(keys.inbox(name), keys.of(name))
+        at_once.hset(keys.state, f"gone:{name}", "1 9999999999999")
+        at_once.zrem(keys.nodes, name)
+        at_once.execute()
 
 
 async def refuses(member: Member, why: str, channel: str = "room") -> None:

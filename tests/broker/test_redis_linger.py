@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gateway.broker.redis.keys import Keys
 from tests.broker.node import KEPT, publish, values
-from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_fleet import Fleet, Member, clean_up, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, serving
 
@@ -16,14 +16,7 @@ ROUTES = [KEYS.route(f"={user}") for user in USERS]
 
 async def become_another(server: RedisServer, member: Member) -> None:
     """Let others clean up after the node, as if it had slept, and wait until it has begun anew."""
-    with server.client() as client, client.pipeline() as at_once:
-        (node,) = client.zrange(KEYS.nodes, 0, -1)
-        at_once.srem(KEYS.route("c"), node)
-        at_once.srem(KEYS.route("d"), node)
-        at_once.delete(KEYS.inbox(node.decode()), KEYS.of(node.decode()))
-        at_once.set(KEYS.tombstone(node.decode()), 1)
-        at_once.zrem(KEYS.nodes, node)
-        at_once.execute()
+    clean_up(server, "c", "d")
     await eventually(lambda: member.broker.statistics()["incarnations"] == 2)
 
 

@@ -47,7 +47,7 @@ async def told(node: Member) -> Gap:
 async def test_a_single_lost_write_is_noticed(
     server: RedisServer, fleet: Fleet, tmp_path: Path, lost: int
 ) -> None:
-    one = await fleet.launch(lease=NO_RENEWALS)
+    one = await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
     remember(tmp_path)
@@ -61,7 +61,7 @@ async def test_a_single_lost_write_is_noticed(
 async def test_a_redis_that_goes_back_to_the_same_state_again_confirms_nothing_from_before(
     server: RedisServer, fleet: Fleet, tmp_path: Path
 ) -> None:
-    one = await fleet.launch(lease=NO_RENEWALS)
+    one = await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     positions = await publish(one.broker, "a", "kept", retention=LONG)
     remember(tmp_path)
@@ -80,7 +80,7 @@ async def test_a_redis_that_goes_back_to_the_same_state_again_confirms_nothing_f
 async def test_a_loss_is_noticed_by_a_node_that_was_cleaned_up_after_first(
     server: RedisServer, fleet: Fleet, tmp_path: Path
 ) -> None:
-    one, other = await fleet.launch(lease=NO_RENEWALS), await fleet.launch(lease=NO_RENEWALS)
+    one, other = await fleet.launch(beat=NO_RENEWALS), await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
     remember(tmp_path)
@@ -97,7 +97,7 @@ async def test_a_loss_is_noticed_by_a_node_that_was_cleaned_up_after_first(
 def reap(server: RedisServer, node: str) -> None:
     """Do what another node does that is back first and finds the lease of *node* over."""
     keys = Keys("fanway", 0)
-    names = [keys.nodes, keys.figures, keys.beats, keys.names]
-    names += [keys.of(node), keys.members(node), keys.inbox(node), keys.tombstone(node)]
+    names = [keys.state, keys.nodes, keys.figures, keys.beats, keys.names]
+    names += [keys.of(node), keys.members(node), keys.inbox(node)]
     arguments: list[str | float] = [node, 1_000, 1, keys.routes, keys.who_of, keys.inboxes, 1_000, 60_000]
     assert server.execute("EVAL", REAP.source, len(names), *names, *arguments) == 0

@@ -11,7 +11,7 @@ from gateway.broker.redis.news import Lost, LostLease, LostWrites, MayEvict, New
 from gateway.broker.redis.places import Fixed
 from gateway.broker.redis.wire import Wire
 from tests.broker.node import KEPT
-from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
+from tests.broker.redis_fleet import LEASE, Fleet, Member, clean_up, eventually
 from tests.broker.redis_server import RedisServer, serving
 
 KEYS = Keys("fanway", 0)
@@ -20,16 +20,6 @@ LIMITED = ("--maxmemory", "100mb")
 
 async def hears(member: Member, *news: News) -> None:
     await eventually(lambda: member.news == [*news])
-
-
-async def fenced(server: RedisServer) -> str:
-    """Let the only node's lease go, as if it had slept and others had cleaned up; return its incarnation."""
-    (node,) = server.execute("ZRANGE", KEYS.nodes, 0, -1)
-    with server.client() as client, client.pipeline() as at_once:
-        at_once.set(KEYS.tombstone(node.decode()), 1)
-        at_once.zrem(KEYS.nodes, node)
-        at_once.execute()
-    return str(node.decode())
 
 
 async def test_a_redis_that_goes_and_comes(tmp_path: Path) -> None:
@@ -54,7 +44,7 @@ async def test_a_redis_that_has_forgotten(server: RedisServer, fleet: Fleet) -> 
 
 async def test_a_lease_that_was_lost(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
-    await fenced(server)
+    clean_up(server)
     await hears(one, LostLease())
 
 

@@ -25,7 +25,7 @@ from tests.broker.redis_server import RedisServer, serving
 LONG = Retention(10_000, 300.0)
 
 NO_RENEWALS = 30.0
-"""A lease that nobody renews within a test, so that nothing else is written."""
+"""Seconds between two renewals of a lease: none within a test, so that nothing else is written."""
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ async def without_a_route(server: RedisServer, channel: str) -> bytes:
 
 
 async def test_a_hole_is_filled_from_history(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(lease=NO_RENEWALS), await fleet.launch()
+    one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", LONG)
     (first,) = await publish(two.broker, "a", 0, retention=LONG)
     node = await without_a_route(server, "a")
@@ -167,7 +167,7 @@ async def test_a_hole_is_filled_from_history(server: RedisServer, fleet: Fleet) 
 
 
 async def test_a_hole_that_history_no_longer_fills_is_told(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(lease=NO_RENEWALS), await fleet.launch()
+    one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", KEPT)
     await publish(two.broker, "a", 0)
     node = await without_a_route(server, "a")
@@ -182,7 +182,7 @@ async def test_a_hole_that_history_no_longer_fills_is_told(server: RedisServer, 
 
 
 async def test_what_comes_while_a_hole_is_filled_keeps_its_place(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(lease=NO_RENEWALS), await fleet.launch()
+    one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", LONG)
     node = await without_a_route(server, "a")
     await publish(two.broker, "a", 0, retention=LONG)

@@ -21,7 +21,7 @@ def test_every_key_of_a_shard_is_in_its_slot() -> None:
     names = [
         *(keys.state, keys.nodes, keys.figures, keys.beats, keys.names, keys.meta("a"), keys.log("a")),
         *(keys.route("a"), keys.who("a"), keys.key("a", "k"), keys.inbox("n"), keys.of("n")),
-        *(keys.members("n"), keys.tombstone("n")),
+        keys.members("n"),
     ]
     assert all(name.startswith("fanway:{3}:") for name in names)
     assert len(set(names)) == len(names)

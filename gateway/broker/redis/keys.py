@@ -36,7 +36,7 @@ class Keys:
         """Name the keys of *shard*; in a *cluster* none is outside of its slot."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
-        """`e`: the epoch; `n`: how many members there ever were."""
+        """`e`: the epoch; `n`: how many members there ever were; `gone:<node>`: it was cleaned up after."""
         self.layout = f"{self.base}layout" if cluster else f"{prefix}:layout"
         """Which servers and shards the nodes that run have: two that differ would not hear each other."""
         self.nodes = f"{self.base}nodes"
@@ -84,10 +84,6 @@ class Keys:
     def of(self, node: str) -> str:
         """What *node* is routed for."""
         return f"{self.base}of:{node}"
-
-    def tombstone(self, node: str) -> str:
-        """That *node* was cleaned up after."""
-        return f"{self.base}gone:{node}"
 
     def members(self, node: str) -> str:
         """The members that live on *node*."""

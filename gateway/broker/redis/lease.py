@@ -211,7 +211,7 @@ class Lease:
     async def _ask(self, node: str, *, take: bool = False) -> list[Any]:
         keys = self._keys
         command = RENEW(
-            [keys.state, keys.nodes, keys.figures, keys.beats, keys.tombstone(node), keys.layout],
+            [keys.state, keys.nodes, keys.figures, keys.beats, keys.layout],
             node,
             milliseconds(self._ttl),
             self._record(),
@@ -271,6 +271,7 @@ class Lease:
         keys, left = self._keys, 1
         command = REAP(
             [
+                keys.state,
                 keys.nodes,
                 keys.figures,
                 keys.beats,
@@ -278,7 +279,6 @@ class Lease:
                 keys.of(node),
                 keys.members(node),
                 keys.inbox(node),
-                keys.tombstone(node),
             ],
             node,
             REAPED,

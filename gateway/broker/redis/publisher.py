@@ -77,7 +77,10 @@ class Publisher:
 
     def _command(self, publication: Publication, body: bytes, level: Level) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
-        names = [keys.state, keys.beats, keys.meta(channel), keys.log(channel), keys.route(channel)]
+        # None that is not there: a slot of a Cluster that is about to move refuses these.
+        names = [keys.state, keys.beats, keys.route(channel)]
+        if retention is not None:
+            names += [keys.meta(channel), keys.log(channel)]
         if publication.key is not None:
             names.append(keys.key(channel, publication.key))
         command = PUBLISH(

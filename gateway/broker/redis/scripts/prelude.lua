@@ -17,6 +17,18 @@ local function alive(nodes, node)
   return expiry and tonumber(expiry) > 0
 end
 
+-- That a node was cleaned up after stands in `state`: in a slot of a Cluster that is about to move, a script that names
+-- a key which is not there is refused, and a node that lives has no tombstone.
+local function tombstone(node)
+  return 'gone:' .. node
+end
+
+-- How much a node had written when it was cleaned up after; nil where it was not, or so long ago that it is forgotten.
+local function buried(state, node)
+  local written, forgotten = string.match(redis.call('HGET', state, tombstone(node)) or '', '^(%d+) (%d+)$')
+  return forgotten and tonumber(forgotten) > now_ms() and tonumber(written) or nil
+end
+
 local function post(inbox, bound, head, body)
   redis.call('XADD', inbox, 'MAXLEN', '~', bound, '*', 'h', head, 'b', body)
 end

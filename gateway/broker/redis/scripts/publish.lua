@@ -1,10 +1,16 @@
 -- Number one message, keep it, and put it into the inbox of every node that is routed for its channel.
--- KEYS: state beats meta log route [key]
+-- KEYS: state beats route, where it is kept meta and log, where it has one key
 -- ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl node [replicate]
 -- Returns {beat or 0, offset, uid, replayed}; offset 0 where nothing is kept.
-local state, beats, meta, log, route, key = unpack(KEYS)
+local state, beats, route = KEYS[1], KEYS[2], KEYS[3]
 local inboxes, bound, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local meta, log, key
+if size > 0 then
+  meta, log, key = KEYS[4], KEYS[5], KEYS[6]
+else
+  key = KEYS[4]
+end
 
 if key then
   local earlier = redis.call('GET', key)

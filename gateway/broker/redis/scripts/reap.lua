@@ -1,8 +1,8 @@
 -- Clean up after a node whose lease is over, a batch at a time, so that Redis stays there for others.
--- KEYS: nodes figures beats names of pn inbox tombstone
+-- KEYS: state nodes figures beats names of pn inbox
 -- ARGV: node batch willing routes who_of inboxes bound remembered
 -- From the first batch on the node is fenced: its expiry is 0. Returns how much is left; -1 where it lives.
-local nodes, figures, beats, names, of, pn, inbox, tombstone = unpack(KEYS)
+local state, nodes, figures, beats, names, of, pn, inbox = unpack(KEYS)
 local node, batch, willing, routes, who_of, inboxes, bound, remembered = unpack(ARGV)
 
 local expiry = redis.call('ZSCORE', nodes, node)
@@ -39,7 +39,15 @@ local left = redis.call('SCARD', of) + redis.call('SCARD', pn)
 if left == 0 then
   redis.call('ZREM', nodes, node)
   redis.call('HDEL', figures, node)
-  redis.call('SET', tombstone, redis.call('HGET', beats, node) or 0, 'PX', remembered)
+  local fields = redis.call('HKEYS', state)
+  for i = 1, #fields do
+    local dead = string.match(fields[i], '^gone:(.*)$')
+    if dead and not buried(state, dead) then
+      redis.call('HDEL', state, fields[i])
+    end
+  end
+  local written = redis.call('HGET', beats, node) or '0'
+  redis.call('HSET', state, tombstone(node), written .. ' ' .. string.format('%d', now_ms() + remembered))
   redis.call('HDEL', beats, node)
 end
 return left
