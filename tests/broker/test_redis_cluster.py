@@ -1,6 +1,7 @@
 """The broker on a real Redis Cluster: the contract, and what only a Cluster does."""
 
 from collections.abc import AsyncIterator, Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -108,19 +109,50 @@ async def test_a_slot_that_moves_is_followed_and_nothing_is_lost(cluster: RedisC
 async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cluster: RedisCluster) -> None:
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         one = await fleet.launch()
-        base = Keys("fanway", shard_of("room", SHARDS)).base
+        shard = shard_of("room", SHARDS)
+        keys = Keys("fanway", shard)
+        new, plain = islice((f"c{n}" for n in count() if shard_of(f"c{n}", SHARDS) == shard), 2)
         await one.broker.subscribe("room", KEPT)
+        await one.broker.subscribe(plain, None)
         await publish(one.broker, "room", 1)
-        new = next(f"new{n}" for n in range(1_000) if shard_of(f"new{n}", SHARDS) == shard_of("room", SHARDS))
-        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(base))
-        cluster.open(base, target)
+        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(keys.base))
+        source, _ = cluster.open(keys.base, target)
+        await renewed(source, keys)
         await publish(one.broker, "room", 2)
+        await one.broker.publish(publication(plain, 2, retention=None))
         with pytest.raises(BrokerUnavailable, match="slot of the Redis Cluster is moving"):
             await one.broker.publish(publication(new, 1))
-        cluster.move(base, target)
+        cluster.move(keys.base, target)
         await publish(one.broker, new, 1)
         await publish(one.broker, "room", 3)
+        assert values(await one.node.messages(4)) == [1, 2, 2, 3]
+        assert one.news == []
+
+
+async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluster) -> None:
+    async with Fleet(*cluster.urls, cluster=True) as fleet:
+        one = await fleet.launch()
+        keys = Keys("fanway", shard_of("room", SHARDS))
+        await one.broker.subscribe("room", KEPT)
+        await publish(one.broker, "room", 1)
+        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(keys.base))
+        source, _ = cluster.open(keys.base, target)
+        source.execute("MIGRATE", "127.0.0.1", target.port, keys.figures, 0, 5_000)
+        failures = one.broker.statistics()["failures"]
+        await eventually(lambda: one.broker.statistics()["failures"] > failures + 3)
+        await publish(one.broker, "room", 2)
+        cluster.move(keys.base, target)
+        await renewed(target, keys)
+        await publish(one.broker, "room", 3)
         assert values(await one.node.messages(3)) == [1, 2, 3]
+        assert one.news == []
+        assert one.broker.statistics()["incarnations"] == SHARDS
+
+
+async def renewed(server: RedisServer, keys: Keys) -> None:
+    """Wait until the only node has renewed its lease at *server*, three times."""
+    (before,) = server.execute("HVALS", keys.beats)
+    await eventually(lambda: int(server.execute("HVALS", keys.beats)[0]) >= int(before) + 3)
 
 
 async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> None:

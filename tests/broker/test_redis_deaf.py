@@ -85,6 +85,32 @@ async def test_a_node_with_the_same_servers_in_another_order_does_not_join(
             await refused(fleet, second.url, server.url, why="others have server")
 
 
+@pytest.mark.parametrize("longer", [("first", "second"), ("second", "first")], ids=["behind", "before"])
+async def test_a_node_that_knows_a_server_more_serves_no_channel_at_all(
+    server: RedisServer, tmp_path: Path, longer: tuple[str, str]
+) -> None:
+    """The server that nobody else knows takes it in; what it said there would reach none of the others."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with serving(folder) as second:
+        urls = {"first": server.url, "second": second.url}
+        async with Fleet(server.url) as fleet:
+            one = await fleet.launch(lease=LEASE)
+            other = await fleet.launch(*(urls[name] for name in longer), lease=LEASE)
+            for number in range(10):
+                await refuses(
+                    other, "this node has other servers or shards than those that run", f"c{number}"
+                )
+                with pytest.raises(BrokerUnavailable):
+                    await other.broker.subscribe(f"c{number}", KEPT)
+            assert other.broker.statistics()["leases"] == 1
+            await publish(one.broker, "room", 1)
+            await one.broker.close()
+            await eventually(other.broker.ready)
+            for number in range(10):
+                await publish(other.broker, f"c{number}", 1)
+
+
 @pytest.mark.parametrize("forgets", [("FLUSHALL",), ("DEL", "fanway:layout")], ids=["all", "after a lease"])
 async def test_who_waits_outside_takes_nothing_from_those_who_run(
     server: RedisServer, forgets: tuple[str, ...]

@@ -23,6 +23,7 @@ from gateway.broker.base import (
 from gateway.broker.partial import Partial
 from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
 from gateway.broker.redis.keys import Keys, shard_of
+from gateway.broker.redis.membership import Membership
 from gateway.broker.redis.news import News
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.places import places
@@ -80,6 +81,7 @@ class RedisBroker:
         count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
         keys = [Keys(options.prefix, number, cluster=self._cluster) for number in range(count)]
         where = places(self._servers, [each.base for each in keys], cluster=self._cluster)
+        membership = Membership()
         self._shards = [
             Shard(
                 place,
@@ -89,6 +91,7 @@ class RedisBroker:
                 options,
                 self._tasks,
                 self._wall,
+                membership,
                 partial(self._on_news, number),
             )
             for number, (place, own) in enumerate(zip(where, keys, strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gateway.broker.redis.breaker import Breaker
 from gateway.broker.redis.faults import Counts, Fault, Then
+from gateway.broker.redis.membership import Membership
 from gateway.errors import BrokerUnavailable, GatewayError
 
 
@@ -19,16 +20,19 @@ class Contact:
         doubt: Callable[[], None],
         told: Callable[[str | None], None] = lambda _: None,
         forgot: Callable[[], None] = lambda: None,
+        membership: Membership | None = None,
     ) -> None:
         """Begin out of contact; `lease` establishes it.
 
         Call *doubt* where the primary does not seem to be one any more, *forgot* where Redis has lost writes,
-        and *told* with why contact was lost, again where that changes, and with None when it is back.
+        and *told* with why contact was lost, again where that changes, and with None when it is back. Nothing
+        is asked where the *membership* of this node, which its shards share, is disputed.
         """
         self.breaker = breaker
         self.doubt = doubt
         self._tell = told
         self.forgot = forgot
+        self._membership = membership or Membership()
         self._told: set[str] = set()
         """Of what kinds the reasons were that this loss of contact has had."""
         self._deaf = False
@@ -52,13 +56,15 @@ class Contact:
         """Raise `BrokerUnavailable` where asking is no use."""
         if not self.up:
             raise BrokerUnavailable(self.why)
+        if (fault := self._membership.fault) is not None:
+            raise BrokerUnavailable(str(fault), retry_after=fault.retry_after)
         if not self.breaker.admit():
             raise BrokerUnavailable("Redis does not answer", retry_after=max(0.1, self.breaker.waits))
 
     @property
     def serving(self) -> bool:
         """Whether calls are let through."""
-        return self.up and self.breaker.closed
+        return self.up and self.breaker.closed and self._membership.fault is None
 
     def answered(self, calls: int) -> None:
         """Hear that *calls* were answered."""
@@ -110,6 +116,14 @@ class Contact:
             if self._told:
                 self._told.clear()
                 self._tell(None)
+
+    def refused(self, error: BrokerUnavailable) -> None:
+        """Hear that those who run are no peers of this node."""
+        self._membership.refused(self, error)
+
+    def admitted(self) -> None:
+        """Hear that they are."""
+        self._membership.admitted(self)
 
     def lost(self, error: GatewayError) -> None:
         """Hear that the lease cannot be renewed now."""

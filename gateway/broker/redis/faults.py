@@ -27,6 +27,8 @@ class Then(Enum):
     """The scripts are loaded and the call is made again, once: it was not carried out."""
     FOLLOW = auto()
     """The primary is looked up anew and the call is made again there, once: it was not carried out."""
+    WAIT = auto()
+    """The call fails with `Moving`: what it needs is on its way to another node of the Cluster."""
     FENCE = auto()
     """This node's lease is gone: it begins a new incarnation."""
 
@@ -42,6 +44,10 @@ class Counts(Enum):
 
 class Fenced(BrokerUnavailable):
     """This node's lease was taken away; it is about to take another."""
+
+
+class Moving(BrokerUnavailable):
+    """The slot of a Cluster moves; what it holds is partly here and partly there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +66,12 @@ class Fault:
         details = ": ".join(each for each in ("" if server in own else server, own) if each)
         if self.then is Then.FULL:
             return BrokerFull(self.says, details=details)
-        unavailable = Fenced if self.then is Then.FENCE else BrokerUnavailable
-        return unavailable(self.says, details=details, retry_after=self.retry_after)
+        return _UNAVAILABLE.get(self.then, BrokerUnavailable)(
+            self.says, details=details, retry_after=self.retry_after
+        )
 
+
+_UNAVAILABLE = {Then.FENCE: Fenced, Then.WAIT: Moving}
 
 TIMED_OUT = Fault(Then.RECONNECT, Counts.TIMEOUT, "Redis did not answer in time")
 LOST = Fault(Then.RECONNECT, Counts.FAILURE, "the connection to Redis failed")
@@ -75,10 +84,10 @@ FAULTS = {
     "MOVED": Fault(
         Then.FOLLOW,
         Counts.FAILURE,
-        "another node of the Redis Cluster has this slot: set broker.cluster",
+        "another node of the Redis Cluster has this slot: set broker.cluster, where it is not set",
     ),
-    "ASK": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving to another node"),
-    "TRYAGAIN": Fault(Then.REFUSE, Counts.ANSWER, "this slot of the Redis Cluster is moving"),
+    "ASK": Fault(Then.WAIT, Counts.ANSWER, "this slot of the Redis Cluster is moving to another node"),
+    "TRYAGAIN": Fault(Then.WAIT, Counts.ANSWER, "this slot of the Redis Cluster is moving"),
     "CROSSSLOT": Fault(
         Then.REFUSE, Counts.ANSWER, "this Redis belongs to a Cluster: set broker.cluster", 30.0
     ),

@@ -11,6 +11,7 @@ from typing import Any
 from gateway.broker.log import new_uid
 from gateway.broker.redis import patience
 from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.faults import Moving
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
@@ -143,7 +144,8 @@ class Lease:
         try:
             await self._twice()
         except GatewayError as error:
-            self._contact.lost(error)
+            if not (isinstance(error, Moving) and self.held):
+                self._contact.lost(error)
             self._steady = None
             await asyncio.sleep(patience.some(patience.RECONNECT, random.random()))
             return patience.RECONNECT
@@ -226,8 +228,11 @@ class Lease:
             self._vacant = None  # the others may not have been able to come back, either
             raise
         if told[1] == REFUSED:
-            raise self._refused(told[2].decode())
+            error = self._refused(told[2].decode())
+            self._contact.refused(error)
+            raise error
         self._outsider, self._vacant = False, None
+        self._contact.admitted()
         return told
 
     def _refused(self, others: str) -> BrokerUnavailable:

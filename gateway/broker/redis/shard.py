@@ -16,6 +16,7 @@ from gateway.broker.redis.intake import Intake
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.line import Line, within
+from gateway.broker.redis.membership import Membership
 from gateway.broker.redis.news import Lost, LostLease, LostWrites, News, Reaped, Regained, Unrouted
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.places import Place
@@ -57,6 +58,7 @@ class Shard:
         options: RedisOptions,
         tasks: Tasks,
         wall: Clock,
+        membership: Membership,
         news: Callable[[News], None],
     ) -> None:
         """Serve *node*; nothing is connected before `start`. Tell *news* what happens."""
@@ -67,7 +69,9 @@ class Shard:
         self._news = news
         self._closed = False
         self.keys = keys
-        self.contact = Contact(Breaker(), place.doubt, self._told, lambda: news(LostWrites()))
+        self.contact = Contact(
+            Breaker(), place.doubt, self._told, forgot=lambda: news(LostWrites()), membership=membership
+        )
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
