@@ -5,10 +5,9 @@ from gateway.broker.redis.intake import HEALING
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import LEASE, Fleet, eventually
-from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_proxy import Place, Proxy, Scissors
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
-from tests.broker.test_redis_retries import Place, Scissors
 
 FLOOD = """
 for i = 1, 2000 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', 200, '*', 'h', 'm 0 - - not', 'b', '1\\n1') end

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Self
 
 import pytest
 import pytest_asyncio
@@ -17,20 +15,11 @@ from gateway.broker.redis.script import PUBLISH
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_proxy import Proxy
+from tests.broker.redis_proxy import Place, Proxy, Scissors
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
 
-CHUNK = 64 * 1024
 MARK = PUBLISH.digest.encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How much of a publish, and of its answer, goes through before the connection ends."""
-
-    request: float = 1.0
-    answer: float = 1.0
 
 
 PLACES = [
@@ -44,87 +33,9 @@ PLACES = [
 ]
 
 
-class Scissors:
-    """A wire to Redis on *port* that cuts the connection of what has *mark*, at each of `places` in turn."""
-
-    def __init__(self, port: int, mark: bytes = MARK) -> None:
-        self._port = port
-        self._mark = mark
-        self._server: asyncio.Server | None = None
-        self._pumps: set[asyncio.Task[None]] = set()
-        self.places: list[Place] = []
-        self.cuts = 0
-        self.answered: list[bytes] = []
-        """What was cut off, whole."""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for pump in self._pumps:
-            pump.cancel()
-        while self._pumps:
-            await asyncio.wait(self._pumps)
-        await self._server.wait_closed()
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pumps.add(task)
-        there, away = await asyncio.open_connection("127.0.0.1", self._port)
-        answers = asyncio.ensure_future(_pump(there, writer))
-        try:
-            with suppress(OSError, asyncio.CancelledError):
-                while data := await reader.read(CHUNK):
-                    if self._mark in data and self.places:
-                        answers.cancel()
-                        await asyncio.wait([answers])
-                        await self._cut(self.places.pop(0), data, (there, away), writer)
-                        break
-                    away.write(data)
-        finally:
-            answers.cancel()
-            for each in (away, writer):
-                each.transport.abort()
-            self._pumps.discard(task)
-
-    async def _cut(
-        self,
-        place: Place,
-        data: bytes,
-        redis: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        node: asyncio.StreamWriter,
-    ) -> None:
-        self.cuts += 1
-        redis[1].write(data[: int(len(data) * place.request)])
-        if place.request == 1.0:
-            # It has been carried out: Redis says so.
-            answer = await redis[0].read(CHUNK)
-            self.answered.append(answer)
-            node.write(answer[: int(len(answer) * place.answer)])
-        for each in (redis[1], node):
-            each.close()
-            with suppress(OSError):
-                await each.wait_closed()
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with suppress(OSError, RuntimeError):
-        while data := await source.read(CHUNK):
-            sink.write(data)
-
-
 @pytest_asyncio.fixture
 async def scissors(server: RedisServer) -> AsyncIterator[Scissors]:
-    async with Scissors(server.port) as scissors:
+    async with Scissors(server.port, MARK) as scissors:
         yield scissors
 
 
