@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.broker.redis_server import RedisServer
+from tests.broker.redis_server import RedisServer, serving
 
 MASTER = "mymaster"
 DOWN_AFTER = 1_500
@@ -109,6 +109,19 @@ def watched(folder: Path, *options: str, credentials: str = "", count: int = 3) 
         yield watched
     finally:
         watched.kill()
+
+
+@contextlib.contextmanager
+def replicated(folder: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and a replica that run until the end of the block, with nobody who watches them."""
+    folders = folder / "primary", folder / "replica"
+    for each in folders:
+        each.mkdir()
+    with (
+        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
+        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        yield primary, replica
 
 
 def linked(replica: RedisServer) -> bool:

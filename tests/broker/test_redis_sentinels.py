@@ -21,7 +21,7 @@ from protocol.position import MessageId
 from tests.broker.contract_machine import surely
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually, refuses
-from tests.broker.redis_sentinels import MASTER, Watched, following, watched
+from tests.broker.redis_sentinels import MASTER, Watched, following, replicated, watched
 from tests.broker.redis_server import RedisServer, serving
 
 
@@ -249,14 +249,8 @@ async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watche
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    folders = tmp_path / "primary", tmp_path / "replica"
-    for folder in folders:
-        folder.mkdir()
-    with (
-        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
-        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
-    ):
-        yield primary, replica
+    with replicated(tmp_path) as pair:
+        yield pair
 
 
 async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.broker.redis_fleet import eventually
-from tests.broker.redis_sentinels import following
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_sentinels import following, replicated
+from tests.broker.redis_server import RedisServer
 from tests.e2e.gateway import Served, publish, served
 from tests.e2e.outages import ready
 from tests.e2e.wire import Client
@@ -18,14 +18,8 @@ from tests.e2e.wire import Client
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    folders = tmp_path / "primary", tmp_path / "replica"
-    for folder in folders:
-        folder.mkdir()
-    with (
-        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
-        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
-    ):
-        yield primary, replica
+    with replicated(tmp_path) as pair:
+        yield pair
 
 
 @pytest.fixture
