@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
+import pytest
 
 from gateway.access.keys import secret_keys
 from gateway.access.tokens import mint
@@ -115,6 +116,21 @@ def served(home: Path, config: str = "", *, dev: bool = True, **settings: str) -
             gateway.stop()
         finally:
             process.kill()
+
+
+@contextmanager
+def pair(homes: pytest.TempPathFactory, config: str = "", **settings: str) -> Iterator[tuple[Served, Served]]:
+    """Run two nodes of one cluster, `one` and `two`, each with *config* and *settings*."""
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(
+                served(
+                    homes.mktemp(name), config, dev=True, NODE__NAME=name, BROKER__KIND="redis", **settings
+                )
+            )
+            for name in ("one", "two")
+        )
+        yield one, two
 
 
 class Running:

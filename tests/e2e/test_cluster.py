@@ -3,12 +3,11 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from tests.broker.redis_cluster import RedisCluster, clustered
-from tests.e2e.gateway import PATIENCE, Served, publish, served, token
+from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
 from tests.e2e.wire import Client
 
 CHANNELS = [f"room-{number:02}" for number in range(30)]
@@ -21,25 +20,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 
 @pytest.fixture
-def nodes(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+def nodes(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
     cluster.execute("FLUSHALL")
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                served(
-                    tmp_path_factory.mktemp(name),
-                    NODE__NAME=name,
-                    BROKER__KIND="redis",
-                    BROKER__URLS=",".join(cluster.urls),
-                    BROKER__CLUSTER="true",
-                    DRAIN__WINDOW="0s",
-                )
-            )
-            for name in ("one", "two")
-        ]
+    urls = ",".join(cluster.urls)
+    with pair(tmp_path_factory, BROKER__URLS=urls, BROKER__CLUSTER="true", DRAIN__WINDOW="0s") as nodes:
+        yield nodes
 
 
-async def test_channels_of_every_shard_work_at_once(nodes: list[Served]) -> None:
+async def test_channels_of_every_shard_work_at_once(nodes: tuple[Served, Served]) -> None:
     one, two = nodes
     subs: dict[str, dict[str, object]] = {channel: {} for channel in CHANNELS}
     async with Client.open(one.public, subs=subs) as ann:
@@ -58,7 +46,7 @@ async def test_channels_of_every_shard_work_at_once(nodes: list[Served]) -> None
         assert present["connections"] == 1
 
 
-async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: list[Served]) -> None:
+async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: tuple[Served, Served]) -> None:
     one, two = nodes
     users = [f"user-{number}" for number in range(8)]
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
@@ -82,7 +70,7 @@ async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: list
             assert answer.json() == {"connections": 1}
 
 
-async def test_a_key_publishes_once_whichever_node_is_asked(nodes: list[Served]) -> None:
+async def test_a_key_publishes_once_whichever_node_is_asked(nodes: tuple[Served, Served]) -> None:
     for channel in CHANNELS[:6]:
         first = await publish(nodes[0].internal, channel, 1, key="k")
         again = await publish(nodes[1].internal, channel, 1, key="k")

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from tests.broker.redis_server import serving
-from tests.e2e.gateway import Served, publish, served
+from tests.e2e.gateway import Served, pair, publish, served
 from tests.e2e.wire import JSON, MSGPACK, Client, Raw
 
 CONFIG = """
@@ -148,20 +147,10 @@ async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     channel = "long:dying"
-    with ExitStack() as stack:
-        redis = stack.enter_context(serving(tmp_path_factory.mktemp("redis")))
-        one, two = (
-            stack.enter_context(
-                served(
-                    tmp_path_factory.mktemp(name),
-                    CONFIG,
-                    NODE__NAME=name,
-                    BROKER__KIND="redis",
-                    BROKER__URL=redis.url,
-                )
-            )
-            for name in ("one", "two")
-        )
+    with (
+        serving(tmp_path_factory.mktemp("redis")) as redis,
+        pair(tmp_path_factory, CONFIG, BROKER__URL=redis.url) as (one, two),
+    ):
         since = await missed(two, channel)
         with await Raw.websocket(one.public, receive_buffer=16 * 1024) as raw:
             await raw.say(type="connect", id=1, subs={channel: {"since": since}})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 import pytest
 
 from tests.broker.redis_server import RedisServer, serving
-from tests.e2e.gateway import PATIENCE, Served, served
+from tests.e2e.gateway import PATIENCE, Served, pair
 from tests.e2e.wire import Raw
 
 CLIENTS = 300
@@ -43,24 +43,17 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                served(
-                    tmp_path_factory.mktemp(name),
-                    CONFIG,
-                    NODE__NAME=name,
-                    BROKER__KIND="redis",
-                    BROKER__URL=redis.url,
-                    # So that whatever Redis is asked meanwhile, it is asked by the storm.
-                    BROKER__LEASE="1h",
-                    BROKER__LINGER="1h",
-                    DRAIN__WINDOW="0s",
-                )
-            )
-            for name in ("one", "two")
-        ]
+def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    with pair(
+        tmp_path_factory,
+        CONFIG,
+        BROKER__URL=redis.url,
+        # So that whatever Redis is asked meanwhile, it is asked by the storm.
+        BROKER__LEASE="1h",
+        BROKER__LINGER="1h",
+        DRAIN__WINDOW="0s",
+    ) as nodes:
+        yield nodes
 
 
 class Crowd:
@@ -161,7 +154,7 @@ PLACES = ["where somebody stayed", "where nobody is left", "on another node"]
     [*((where, missed) for where in PLACES for missed in (5, 100)), ("on another node", 800)],
 )
 async def test_a_storm_costs_redis_by_the_channel(
-    redis: RedisServer, nodes: list[Served], where: str, missed: int
+    redis: RedisServer, nodes: tuple[Served, Served], where: str, missed: int
 ) -> None:
     one, two = nodes
     stays = where == "where somebody stayed"
@@ -182,7 +175,7 @@ async def test_a_storm_costs_redis_by_the_channel(
 
 
 async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_others(
-    redis: RedisServer, nodes: list[Served]
+    redis: RedisServer, nodes: tuple[Served, Served]
 ) -> None:
     one, two = nodes
     everybody = CLIENTS * EACH

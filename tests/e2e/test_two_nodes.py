@@ -4,12 +4,12 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
 from tests.broker.redis_server import RedisServer, serving
-from tests.e2e.gateway import PATIENCE, Served, publish, served, token
+from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
 from tests.e2e.wire import JSON, MSGPACK, Client
 
 LEASE, LONG = "2s", "1m"
@@ -22,30 +22,15 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@contextmanager
-def pair(
+def over(
     redis: RedisServer, homes: pytest.TempPathFactory, lease: str = LONG
-) -> Iterator[tuple[Served, Served]]:
-    with ExitStack() as stack:
-        first, second = (
-            stack.enter_context(
-                served(
-                    homes.mktemp(name),
-                    NODE__NAME=name,
-                    BROKER__KIND="redis",
-                    BROKER__URL=redis.url,
-                    BROKER__LEASE=lease,
-                    DRAIN__WINDOW="0s",
-                )
-            )
-            for name in ("one", "two")
-        )
-        yield first, second
+) -> AbstractContextManager[tuple[Served, Served]]:
+    return pair(homes, BROKER__URL=redis.url, BROKER__LEASE=lease, DRAIN__WINDOW="0s")
 
 
 @pytest.fixture
 def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
-    with pair(redis, tmp_path_factory) as both:
+    with over(redis, tmp_path_factory) as both:
         yield both
 
 
@@ -68,7 +53,7 @@ async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(nodes: tu
 async def test_a_client_resumes_at_the_other_node_when_its_own_is_killed(
     redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pair(redis, tmp_path_factory, LEASE) as nodes:
+    with over(redis, tmp_path_factory, LEASE) as nodes:
         await resumed(*nodes)
 
 
@@ -118,7 +103,7 @@ async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[Served, Served]
 async def test_what_a_node_that_hangs_would_know_is_said_to_be_missing(
     redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pair(redis, tmp_path_factory) as (one, hangs):
+    with over(redis, tmp_path_factory) as (one, hangs):
         async with Client.open(hangs.public, token=token("ann", now=time.time()), subs={"room": {}}):
             whole = (await one.request("GET", "/v1/channels/room")).json()
             assert (whole["subscribers"], "partial" in whole) == (1, False)
