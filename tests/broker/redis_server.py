@@ -12,6 +12,9 @@ import redis
 
 from tests.chaos.ports import reserved
 
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of one that comes back with all it had acknowledged."""
+
 STARTS = 5
 """How often another port is tried: one that nobody holds may be taken a moment later."""
 

@@ -14,12 +14,11 @@ from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import LEASE, SECONDS, Fleet, eventually
 from tests.broker.redis_fleet import Member as NodeMember
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
 ATTEMPTS = 100
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from protocol.messages import Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.broker.node import publication, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_fleet import Member as NodeMember
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 
 LONG = Retention(100_000, 600.0)
 CHANNELS = [f"c{n}" for n in range(6)]
@@ -95,7 +95,7 @@ async def present(node: NodeMember, channel: str) -> int:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_is_lost_doubled_or_swapped_whatever_fails(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
-    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+    with serving(tmp_path, *DURABLE) as server:
         async with Proxy(server.port) as near, Proxy(server.port) as far, Fleet(server.url) as fleet:
             nodes = [await fleet.launch(*urls, lease=LEASE) for urls in ([near.url], [far.url], [])]
             for node in nodes:

@@ -12,9 +12,6 @@ from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 from tests.e2e.gateway import PATIENCE, Served, served
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-"""A Redis that comes back with all it had acknowledged."""
-
 CONFIG = """
 [channels.default]
 subscribe = "anyone"

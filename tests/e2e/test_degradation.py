@@ -2,27 +2,18 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
-import pytest
 
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import MARGIN
 from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import publish
-from tests.e2e.outages import DURABLE, is_unavailable, logged, node, ready, refused, unready, until
+from tests.e2e.outages import is_unavailable, logged, node, ready, refused, unready, until
 from tests.e2e.wire import Client, Raw, upgrade
 
 KEYS = Keys("fanway", 0)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis", *DURABLE) as server:
-        yield server
 
 
 # ---------------------------------------------------------------- absent at start

@@ -1,17 +1,15 @@
 """The internal API while Redis is away, hangs, or is half gone: every path answers, with a type."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import pytest
 
 from gateway.broker.redis.keys import shard_of
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 from tests.e2e.gateway import Served, publish
-from tests.e2e.outages import DURABLE, far, is_unavailable, logged, node, ready, unready, until
+from tests.e2e.outages import far, is_unavailable, logged, node, ready, unready, until
 from tests.e2e.wire import Client
 
 
@@ -49,13 +47,6 @@ CALLS = [
 
 KNOWN_HERE = ("/v1/nodes", "/v1/stats")
 """What a node could answer from what it knows itself."""
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis", *DURABLE) as server:
-        yield server
 
 
 async def ask(gateway: Served, call: Call) -> tuple[Call, httpx.Response]:

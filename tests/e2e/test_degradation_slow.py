@@ -1,23 +1,13 @@
 """Redis slow or hanging: who does not need it does not wait, who does is told in time."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer
 from tests.e2e.gateway import publish
-from tests.e2e.outages import DURABLE, far, is_unavailable, ready, refused
+from tests.e2e.outages import far, is_unavailable, ready, refused
 from tests.e2e.wire import Client
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis", *DURABLE) as server:
-        yield server
 
 
 async def test_redis_slow_keeps_nobody_waiting_who_does_not_need_it(
