@@ -51,16 +51,25 @@ def events(gateway: Served, name: str) -> list[dict[str, Any]]:
     return [event for event in map(orjson.loads, lines) if event["event"] == name]
 
 
-async def until(gateway: Served, nodes: set[str]) -> None:
-    """Wait until exactly *nodes* are alive, as the cluster sees them."""
+async def both(gateway: Served) -> None:
+    """Wait until two workers are alive, as the cluster sees them, and none of their predecessors."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 answer = await gateway.request("GET", "/v1/nodes")
             except httpx.TransportError:
                 continue  # whoever listened was killed
-            if answer.status_code == 200 and {each["node"] for each in answer.json()["nodes"]} == nodes:
-                return
+            if answer.status_code == 200:
+                nodes = sorted(each["node"] for each in answer.json()["nodes"])
+                if nodes == ["box-1", "box-2"]:
+                    return
+
+
+async def another_starts(gateway: Served) -> None:
+    """Wait for a third worker; the supervisor tells its log alone."""
+    async with asyncio.timeout(PATIENCE):
+        while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 def test_addresses_are_announced_when_every_worker_listens(gateway: Served) -> None:
@@ -71,7 +80,7 @@ def test_addresses_are_announced_when_every_worker_listens(gateway: Served) -> N
 
 
 async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Served) -> None:
-    await until(gateway, {"box-1", "box-2"})
+    await both(gateway)
     async with Client.open(gateway.public) as ann:
         await ann.call("subscribe", channel="room")
         for number in range(10):  # whichever worker takes each
@@ -80,8 +89,8 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Serve
         other = 2 if ann.connected["node"] == "box-1" else 1
         (victim,) = (each["pid"] for each in events(gateway, "worker started") if each["worker"] == other)
         os.kill(victim, signal.SIGKILL)
-        await until(gateway, {ann.connected["node"]})
-        await until(gateway, {"box-1", "box-2"})
+        await another_starts(gateway)
+        await both(gateway)
         (death,) = events(gateway, "worker died")
         assert death["level"] == "warning"
         assert (death["worker"], death["status"]) == (other, -signal.SIGKILL)
@@ -90,7 +99,7 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Serve
 
 
 async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
-    await until(gateway, {"box-1", "box-2"})
+    await both(gateway)
     async with Client.open(gateway.public) as ann:
         own = ann.connected["node"].removeprefix("box-")
         other = "2" if own == "1" else "1"
@@ -117,13 +126,10 @@ async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
 
 
 async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
-    await until(gateway, {"box-1", "box-2"})
+    await both(gateway)
     first = events(gateway, "worker started")[0]["pid"]
     os.kill(first, signal.SIGSTOP)
-    async with asyncio.timeout(PATIENCE):
-        # The supervisor tells its log alone.
-        while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await another_starts(gateway)
     assert [(each["pid"], each["level"]) for each in events(gateway, "worker is silent")] == [
         (first, "warning")
     ]
@@ -132,7 +138,7 @@ async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
 
 async def test_a_stuck_worker_does_not_hold_up_the_end(redis: RedisServer, tmp_path: Path) -> None:
     with box(redis, tmp_path, DRAIN__TIMEOUT="10m") as gateway:
-        await until(gateway, {"box-1", "box-2"})
+        await both(gateway)
         stuck = events(gateway, "worker started")[0]["pid"]
         os.kill(stuck, signal.SIGSTOP)
         gateway.signal(signal.SIGTERM)
