@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
@@ -18,11 +17,11 @@ from gateway.observe import logs
 from gateway.observe.crew import Crew
 from gateway.server import Binding, reserved
 from gateway.settings import Settings
-from gateway.workers import Pulse, Supervisor
+from gateway.workers import Pulse, Supervisor, stop_signals
 
 
 def run(settings: Settings) -> int:
-    """Run a gateway until SIGTERM or SIGINT; return the exit status."""
+    """Run a gateway until one of `stop_signals`; return the exit status."""
     logs.configure(settings.log.level, settings.log.format)
     try:
         if settings.node.workers > 1:
@@ -86,7 +85,7 @@ async def _serve_as_worker(
 def _told_to_stop() -> asyncio.Event:
     """Return what a signal to stop sets."""
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     return stopped
 

@@ -1,7 +1,7 @@
 """Several workers on one machine: each a process and a node of its own, on shared ports, kept running.
 
 The parent serves nothing. It keeps the ports, starts the workers, replaces one that died (with backoff) or
-whose event loop is silent, and passes SIGTERM and SIGINT on.
+whose event loop is silent, and passes on what tells it to stop.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Supervisor:
     """Where the workers tell each other their figures."""
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT; return the exit status: 1 where a worker had to be killed then."""
+        """Run until one of `stop_signals`; return the exit status: 1 where a worker had to be killed then."""
         with self._signals() as woken, self._directory() as self._home:
             self.workers = [self._start(number) for number in range(1, self.count + 1)]
             while not self._stopping:
@@ -182,7 +182,7 @@ class Supervisor:
         reader, writer = socket.socketpair()
         writer.settimeout(0)
         wakeup = signal.set_wakeup_fd(writer.fileno())
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, stop) for number in stop_signals()}
         try:
             yield reader
         finally:
@@ -191,6 +191,12 @@ class Supervisor:
                 signal.signal(number, handler)
             reader.close()
             writer.close()
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return what tells a gateway to drain and end: also that its terminal has gone, but under `nohup`."""
+    hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hung_up else [])]
 
 
 class Pulse:

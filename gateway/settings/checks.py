@@ -12,6 +12,8 @@ from gateway.settings.faults import Fault, dotted, shown
 from gateway.settings.model import Settings
 from gateway.settings.sections import NAMESPACE
 
+MOST_WORKERS = 256
+
 
 def check(settings: Settings) -> Iterator[Fault]:
     """Yield every fault between keys that are each right alone."""
@@ -118,27 +120,33 @@ def _broker(settings: Settings) -> Iterator[Fault]:
         )
     if broker.urls and broker.url.get_secret_value():
         yield Fault("broker.urls", "", "broker.url is set as well", "keep one of them")
+    known: set[object] = set()
     for address in addresses:
-        if unfit := _unfit(address, cluster=broker.cluster):
+        server, unfit = _server(address, cluster=broker.cluster)
+        if unfit is None and server in known:
+            unfit = "named twice", "name every server once"
+        if unfit is not None:
             yield Fault(where, shown(where, address), *unfit)
+        known.add(server)
     if broker.cluster and broker.kind != "redis":
         yield Fault("broker.cluster", "true", f"broker.kind is {broker.kind}", 'set broker.kind = "redis"')
 
 
-def _unfit(address: str, *, cluster: bool) -> tuple[str, str] | None:
-    """Return problem and remedy where *address* names no Redis, or none that a Cluster has."""
+def _server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | None]:
+    """Return which Redis *address* names, and where that cannot be the broker's, problem and remedy."""
     # Only who has a Redis waits for its library.
     from gateway.broker.redis.urls import BadUrl, read  # noqa: PLC0415
 
     try:
         url = read(address)
     except BadUrl as error:
-        return error.problem, error.remedy
+        return address, (error.problem, error.remedy)
+    server = url.addresses, url.path, url.primary, url.database
     if cluster and (url.primary or url.path):
-        return "no node of a Cluster", 'write "redis://host:6379" or rediss://'
+        return server, ("no node of a Cluster", 'write "redis://host:6379" or rediss://')
     if cluster and url.database:
-        return f"names database {url.database}, and a Cluster has 0 alone", "leave it out"
-    return None
+        return server, (f"names database {url.database}, and a Cluster has 0 alone", "leave it out")
+    return server, None
 
 
 def _tls(settings: Settings) -> Iterator[Fault]:
@@ -222,6 +230,13 @@ def _workers(settings: Settings) -> Iterator[Fault]:
             str(workers),
             "several workers need a broker between them",
             'set broker.kind = "redis", or 1 worker',
+        )
+    if workers > MOST_WORKERS:
+        yield Fault(
+            "node.workers",
+            str(workers),
+            "more processes than a machine has cores for",
+            f"give at most {MOST_WORKERS}, and as many as there are cores",
         )
 
 

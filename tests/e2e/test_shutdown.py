@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import orjson
@@ -25,9 +25,19 @@ window = "1s"
 CLIENTS = 20
 
 
+@contextmanager
+def hangups(handler: signal.Handlers) -> Iterator[None]:
+    """Let what is started meanwhile begin with *handler* for SIGHUP, whatever the tests run under."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path, CONFIG) as gateway:
+    with hangups(signal.SIG_DFL), served(tmp_path, CONFIG) as gateway:
         yield gateway
 
 
@@ -52,7 +62,7 @@ async def until_gone(gateway: Served) -> None:
     gateway.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_everybody_is_told_and_the_process_ends_well(gateway: Served, number: signal.Signals) -> None:
     async with AsyncExitStack() as stack:
         clients = [
@@ -64,6 +74,14 @@ async def test_everybody_is_told_and_the_process_ends_well(gateway: Served, numb
             for client in clients:
                 each.create_task(is_told(client))
         await until_gone(gateway)
+
+
+async def test_under_nohup_nobody_ends_with_the_terminal(tmp_path: Path) -> None:
+    with hangups(signal.SIG_IGN), served(tmp_path, CONFIG) as gateway:
+        async with Client.open(gateway.public, subs={"news": {}}) as client:
+            gateway.signal(signal.SIGHUP)
+            await publish(gateway.internal, "news", 1)
+            assert (await client.push("message"))["data"] == 1
 
 
 async def test_a_second_signal_takes_nothing_from_anybody(gateway: Served) -> None:

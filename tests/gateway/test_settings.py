@@ -167,6 +167,17 @@ ONE_FAULT = [
         ),
     ),
     (
+        '[node]\nworkers = 1000\n[broker]\nkind = "redis"\nurl = "redis://h"',
+        (
+            "node.workers = 1000: more processes than a machine has cores for; "
+            "give at most 256, and as many as there are cores"
+        ),
+    ),
+    (
+        f'[broker]\nkind = "redis"\nurls = ["redis://h", "redis://i", "redis://u:{SECRET}@h:6379/0"]',
+        'broker.urls = "redis://h:6379": named twice; name every server once',
+    ),
+    (
         "[outbox]\nsize = 100000",
         "outbox.size = 100000: holds fewer than two messages; give at least 131072",
     ),
