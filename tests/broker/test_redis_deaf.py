@@ -12,14 +12,14 @@ from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.node import KEPT, publish, values
 from tests.broker.redis_fleet import LEASE, Fleet, eventually, refuses
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 
 USER, PASSWORD = "gateway", "a-password"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+    with serving(tmp_path, *DURABLE) as server:
         server.execute("ACL", "SETUSER", USER, "on", f">{PASSWORD}", "~*", "+@all")
         yield server
 

@@ -11,13 +11,13 @@ from gateway.broker.redis.script import REAP
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet, Member, eventually
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, serving
 from tests.broker.test_redis_nodes import LONG, NO_RENEWALS
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+    with serving(tmp_path, *DURABLE) as server:
         yield server
 
 
