@@ -14,7 +14,7 @@ from redis import exceptions
 from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.faults import TIMED_OUT, Fault, Then, fault_of
 from gateway.broker.redis.patience import COARSE
-from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SCRIPTS, SUBSCRIBE, Command
+from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
 from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -209,7 +209,7 @@ class Line:
             await self._wire.close(gently=False)
         expected, told = self._contact.beat, None
         try:
-            answers = await self._exchange([packed for _, packed, *_ in batch])
+            answers = await self._wire.ask([packed for _, packed, *_ in batch], self._patience)
             if self._last is not None:
                 self._known = answers
                 told = await self._ask_last(self._last)
@@ -230,26 +230,6 @@ class Line:
             self._contact.answered(answered)
         if misled:
             await self._wire.close(gently=False)
-
-    async def _exchange(self, commands: list[bytes]) -> list[Any]:
-        """Return the answers; what was refused for want of a script or sent elsewhere is asked for again."""
-        answers = await self._wire.exchange(commands, self._patience)
-        for then in (Then.FOLLOW, Then.LOAD):
-            again = [number for number, answer in enumerate(answers) if _wants(answer, then)]
-            if again:
-                await self._repeat(commands, answers, again, then)
-        return answers
-
-    async def _repeat(self, commands: list[bytes], answers: list[Any], again: list[int], then: Then) -> None:
-        """Put the answers to a second attempt in the place of the first, in the same order."""
-        loads: list[bytes] = []
-        if then is Then.FOLLOW:
-            self._contact.doubt()
-        else:
-            loads = [self._wire.pack(script.load) for script in SCRIPTS]
-        told = await self._wire.exchange([*loads, *(commands[number] for number in again)], self._patience)
-        for number, answer in zip(again, told[len(loads) :], strict=True):
-            answers[number] = answer
 
     async def _ask_last(self, last: bytes) -> Any:
         """Return the answer; None where there is none: the calls before it were answered all the same."""
@@ -287,10 +267,6 @@ class Line:
 
     def __repr__(self) -> str:
         return f"<Line {len(self._waiting)} waiting {self._contact}>"
-
-
-def _wants(answer: Any, then: Then) -> bool:
-    return isinstance(answer, Exception) and fault_of(answer).then is then
 
 
 def _closed() -> BrokerUnavailable:

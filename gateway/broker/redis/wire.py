@@ -9,8 +9,9 @@ from typing import Any
 import hiredis
 from redis import exceptions
 
+from gateway.broker.redis.faults import Then, fault_of
 from gateway.broker.redis.places import Place
-from gateway.broker.redis.script import Command, Script
+from gateway.broker.redis.script import SCRIPTS, Command, Script
 from gateway.broker.redis.servers import Address, shown
 
 
@@ -68,6 +69,27 @@ class Wire:
             await self.close(gently=False)
             raise
 
+    async def ask(self, commands: Sequence[bytes], within: float) -> list[Any]:
+        """Return the answers as `exchange` does, but ask again, once, for what was not carried out.
+
+        That is what was refused for want of a script, or what another node has by now.
+        """
+        answers = await self.exchange(commands, within)
+        for then in (Then.FOLLOW, Then.LOAD):
+            again = [number for number, answer in enumerate(answers) if _wants(answer, then)]
+            if again:
+                told = await self._again([commands[number] for number in again], then, within)
+                for number, answer in zip(again, told, strict=True):
+                    answers[number] = answer
+        return answers
+
+    async def _again(self, commands: Sequence[bytes], then: Then, within: float) -> list[Any]:
+        if then is Then.FOLLOW:
+            self._place.doubt()
+            return await self.exchange(commands, within)
+        loads = [self.pack(script.load) for script in SCRIPTS]
+        return (await self.exchange([*loads, *commands], within))[len(loads) :]
+
     async def _connect(self) -> None:
         """Be connected to where the primary is now."""
         connection, address = self._connection, await self._place.locate(watchful=self._watchful)
@@ -104,3 +126,7 @@ class Wire:
             await self._connection.disconnect(nowait=not gently)
         except (exceptions.RedisError, OSError):
             return
+
+
+def _wants(answer: Any, then: Then) -> bool:
+    return isinstance(answer, Exception) and fault_of(answer).then is then
