@@ -155,15 +155,23 @@ def client_info(value: Any) -> ClientInfo:
 
 
 def resumes(value: Any) -> dict[str, Resume]:
-    """A map from channel to how it is to be restored."""
+    """A map from channel to how it is to be restored; what is wrong with one does not hinder the others."""
     if not isinstance(value, Mapping):
         raise BadRequest(f"expected a map from channel to options, not {type(value).__name__}")
     if len(value) > limits.SUBSCRIPTIONS_AT_CONNECT:
         raise BadRequest(f"expected at most {limits.SUBSCRIPTIONS_AT_CONNECT} channels, not {len(value)}")
-    return {channel(name): part(name, _resume, options) for name, options in value.items()}
+    return {string(name): _restored(name, options) for name, options in value.items()}
 
 
 _RESUME: dict[str, Check] = {"since": since, "token": token, "rewind": count}
+
+
+def _restored(name: str, options: Any) -> Resume:
+    try:
+        channel(name)
+        return _resume(options)
+    except BadRequest as fault:
+        return Resume(fault=fault.message)
 
 
 def _resume(value: Any) -> Resume:

@@ -28,6 +28,8 @@ class Resume:
     since: MessageId | None = None
     token: str | None = None
     rewind: int | None = None
+    fault: str = ""
+    """What is wrong with a channel or its options that cannot be read: a `bad_request` for it alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,16 +89,23 @@ def still_here(session: Session) -> None:
 
 
 async def _prepare_all(
-    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, *, granted: Container[str]
+    session: Session,
+    wanted: Mapping[str, Resume],
+    outcomes: Outcomes,
+    *,
+    granted: Container[str],
 ) -> None:
     """Put into *outcomes* what becomes of each channel that is *wanted*; end early where the client leaves.
 
     As many at once as there are places: what is refused takes none, and leaves it to one of the next.
     """
     services, room = session.services, _shared(session, _room(session), wanted)
-    asks = [
-        Subscribe(0, channel, resume.token, resume.since, resume.rewind) for channel, resume in wanted.items()
-    ]
+    asks = []
+    for channel, resume in wanted.items():
+        if resume.fault:
+            outcomes[channel] = ClientFault(ErrorCode.BAD_REQUEST, resume.fault)
+        else:
+            asks.append(Subscribe(0, channel, resume.token, resume.since, resume.rewind))
     places = services.limits.channels
     while places and asks and session.is_open:
         batch, asks = asks[:places], asks[places:]

@@ -71,6 +71,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
             "token:a": Resume(token="nonsense"),
             "h:c": Resume(rewind=5),
             "h:d": Resume(),
+            "a b": Resume(fault="expected a channel name"),
         }
         token = node.token("ann", channels=["nobody:a", "h:e"])
         reply = await client.connected(Connect(1, token=token, subs=subs))
@@ -86,6 +87,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
             "token:a": "limit_exceeded",
             "h:c": "limit_exceeded",
             "h:d": "limit_exceeded",
+            "a b": "bad_request",
         }
         resumed, lost = reply.subs["h:a"], reply.subs["h:b"]
         assert isinstance(resumed, Subscribed)
