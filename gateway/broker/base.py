@@ -269,7 +269,7 @@ class Directory(Protocol):
         """Hear that *user* has no connection on this node any more; never fails."""
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user* on every node."""
+        """Return the connections of *user* on every node, the oldest first."""
 
     async def instruct(self, instruction: Instruction) -> None:
         """Hand *instruction* to every node where that user is connected."""

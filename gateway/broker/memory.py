@@ -167,7 +167,12 @@ class MemoryBroker:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
-        return {**self._store.statistics(), "published": self._published, "replayed": self._replayed}
+        return {
+            **self._store.statistics(),
+            "published": self._published,
+            "replayed": self._replayed,
+            "refused": self._store.refused,
+        }
 
     def sweep(self) -> None:
         """Drop what is too old: call it every few seconds, the cost is one look at each channel."""

@@ -39,7 +39,7 @@ class Store:
         self._secret = os.urandom(16)
         self._generations = [0] * GENERATIONS
         self._swept = now - SWEEP_REST
-        self._used = self._refused = 0
+        self._used = self.refused = 0
 
     # ------------------------------------------------------------ publishes
 
@@ -128,7 +128,6 @@ class Store:
             "bytes": self._used,
             "bytes_limit": self._memory,
             "keys": len(self._receipts),
-            "refused": self._refused,
         }
 
     # ------------------------------------------------------------ inside
@@ -159,7 +158,7 @@ class Store:
             displaced = log.displaced(publication.retention)
         needed = self._needed(publication) - displaced
         if needed > 0 and self._used + needed > self._memory:
-            self._refused += 1
+            self.refused += 1
             raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
 
     def _log(self, channel: str, now: float) -> Log:

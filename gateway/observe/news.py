@@ -13,6 +13,7 @@ from gateway.broker.redis.news import (
     MayEvict,
     News,
     Reaped,
+    Refused,
     Regained,
     Unrouted,
 )
@@ -26,6 +27,7 @@ EVENTS: Mapping[type[News], str] = {
     Reaped: "node reaped",
     Unrouted: "routes gone from redis",
     MayEvict: "redis may evict",
+    Refused: "redis refuses",
 }
 
 

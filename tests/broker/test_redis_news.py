@@ -7,10 +7,21 @@ import pytest
 from gateway.broker.redis import Credentials, Server
 from gateway.broker.redis.eviction import evicting
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.news import Lost, LostLease, LostWrites, MayEvict, News, Reaped, Regained, Unrouted
+from gateway.broker.redis.news import (
+    Lost,
+    LostLease,
+    LostWrites,
+    MayEvict,
+    News,
+    Reaped,
+    Refused,
+    Regained,
+    Unrouted,
+)
 from gateway.broker.redis.places import Fixed
 from gateway.broker.redis.wire import Wire
-from tests.broker.node import KEPT
+from gateway.errors import BrokerUnavailable
+from tests.broker.node import KEPT, publish
 from tests.broker.redis_fleet import LEASE, Fleet, Member, clean_up, eventually
 from tests.broker.redis_server import RedisServer, serving
 
@@ -61,6 +72,19 @@ async def test_routes_that_are_gone(server: RedisServer, fleet: Fleet) -> None:
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", KEYS.route("a"), KEYS.route("b"))
     await hears(one, Unrouted(2))
+
+
+async def test_a_key_that_is_not_ours_is_told_once(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    for name in ("a", "b"):
+        server.execute("SET", KEYS.meta(name), "theirs")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="set broker"):
+                await publish(one.broker, name, 1)
+    assert one.broker.ready()
+    (told,) = one.news
+    assert isinstance(told, Refused)
+    assert told.reason.startswith("a key of ours holds what is not ours: set broker.prefix (")
 
 
 async def test_nodes_that_come_and_go_are_no_news(fleet: Fleet) -> None:

@@ -291,15 +291,17 @@ async def test_a_node_that_ends_takes_its_members_with_it(fleet: Fleet) -> None:
 
 async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer, fleet: Fleet) -> None:
     nodes = [await fleet.launch() for _ in range(4)]
-    records = [ConnectionRecord(f"c{n}", f"n{n}", ["a", "b"], 12.5) for n in range(3)]
+    records = [
+        ConnectionRecord(f"c{n}", f"n{n}", ["a", "b"], since) for n, since in enumerate((2.0, 1.0, 3.0))
+    ]
     for each, record in zip(nodes[:2], records, strict=False):
         each.node.connected["ann b"] = [record]
         await each.broker.arrive("ann b")
     await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann b") == 2)
     nodes[2].node.connected["ann b"] = [records[2]]
-    found = await nodes[2].broker.connections("ann b")
-    assert found[0] == records[2], "its own first"
-    assert sorted(found, key=lambda record: record.connection) == records
+    assert await nodes[2].broker.connections("ann b") == [records[1], records[0], records[2]], (
+        "the oldest first"
+    )
     assert list(await nodes[2].broker.connections("bob")) == []
     assert "n4" not in inboxes(server), "who does not have the user is not asked"
 

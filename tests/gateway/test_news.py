@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.broker.redis.news import Lost, LostLease, LostWrites, MayEvict, News, Reaped, Regained, Unrouted
+from gateway.broker.redis.news import (
+    Lost,
+    LostLease,
+    LostWrites,
+    MayEvict,
+    News,
+    Reaped,
+    Refused,
+    Regained,
+    Unrouted,
+)
 from gateway.clock import FakeClock
 from gateway.observe.news import NewsLog
 
@@ -49,6 +59,7 @@ def test_an_outage_is_told_once_for_each_reason_and_shard() -> None:
         (LostLease(), {"event": "lease lost"}),
         (Reaped("n2~x"), {"event": "node reaped", "reaped": "n2~x"}),
         (Unrouted(3), {"event": "routes gone from redis", "routes": 3}),
+        (Refused("why"), {"event": "redis refuses", "reason": "why"}),
     ],
 )
 def test_what_happens_again_is_told_again(news: News, line: dict[str, Any]) -> None:

@@ -186,9 +186,13 @@ class RedisBroker:
             self._shard(personal(user)).routes.unsubscribe(interest(user))
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user*; `Partial` without a node that does not answer within a second."""
+        """Return the connections of *user*, the oldest first.
+
+        `Partial` without those on a node that does not answer within a second.
+        """
         elsewhere = await self._shard(personal(user)).directory.connections(user)
-        found = [*self._serving().connections(user), *elsewhere]
+        every = [*self._serving().connections(user), *elsewhere]
+        found = sorted(every, key=lambda each: (each.since, each.connection))
         return Partial(found, elsewhere.error) if isinstance(elsewhere, Partial) else found
 
     async def instruct(self, instruction: Instruction) -> None:

@@ -20,18 +20,23 @@ class Contact:
         doubt: Callable[[], None],
         told: Callable[[str | None], None] = lambda _: None,
         forgot: Callable[[], None] = lambda: None,
+        odd: Callable[[str], None] = lambda _: None,
         membership: Membership | None = None,
     ) -> None:
         """Begin out of contact; `lease` establishes it.
 
-        Call *doubt* where the primary does not seem to be one any more, *forgot* where Redis has lost writes,
-        and *told* with why contact was lost, again where that changes, and with None when it is back. Nothing
-        is asked where the *membership* of this node, which its shards share, is disputed.
+        Call *doubt* where the primary does not seem to be one any more, *told* with why contact was lost,
+        again where that changes, and with None when it is back, *forgot* where Redis has lost writes, and
+        *odd* with what Redis refuses though it works, once for each kind of that. Nothing is asked where the
+        *membership* of this node, which its shards share, is disputed.
         """
         self.breaker = breaker
         self.doubt = doubt
         self._tell = told
         self.forgot = forgot
+        self._odd = odd
+        self._puzzles: set[str] = set()
+        """The kinds of refusals that *odd* has heard of."""
         self._membership = membership or Membership()
         self._told: set[str] = set()
         """Of what kinds the reasons were that this loss of contact has had."""
@@ -82,6 +87,12 @@ class Contact:
         refused = fault.then is Then.REFUSE and fault.counts is Counts.FAILURE
         if refused or fault.then in (Then.RECONNECT, Then.FENCE):
             self.bell.set()
+
+    def puzzled(self, error: GatewayError) -> None:
+        """Hear of a call that Redis refuses for what it is, not for how Redis is."""
+        if error.kind not in self._puzzles:
+            self._puzzles.add(error.kind)
+            self._odd(str(error))
 
     def counted(self, beat: int, expected: int) -> None:
         """Hear that Redis counts *beat* with a call, where it had told of *expected* before."""

@@ -61,7 +61,8 @@ class Fault:
 
     def error(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
         """Return what the caller is told: what *server* did, and how it, or redis-py, says so itself."""
-        own = "" if cause is None else str(cause)[:_LONGEST]
+        # What it does not know it repeats: that may be all of a script.
+        own = "" if cause is None else str(cause).partition(", with args beginning with")[0][:_LONGEST]
         # redis-py repeats the address in some of its own.
         details = ": ".join(each for each in ("" if server in own else server, own) if each)
         if self.then is Then.FULL:
@@ -103,7 +104,9 @@ FAULTS = {
     ),
     "BUSY": Fault(Then.REFUSE, Counts.FAILURE, "Redis is busy with somebody's script"),
     "FENCED": Fault(Then.FENCE, Counts.ANSWER, "this node's lease is gone", 0.5),
-    "ERR": Fault(Then.REFUSE, Counts.ANSWER, "Redis refuses a command: is it at least 6.2?", 5.0),
+    "ERR": Fault(
+        Then.REFUSE, Counts.ANSWER, "Redis refuses a command: is it at least 6.2, and no sentinel?", 5.0
+    ),
 }
 """By the first word of Redis' answer."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from redis import exceptions
 
 from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.faults import TIMED_OUT, Fault, Then, fault_of
+from gateway.broker.redis.faults import TIMED_OUT, Counts, Fault, Then, fault_of
 from gateway.broker.redis.patience import COARSE
 from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
@@ -249,9 +249,12 @@ class Line:
     def _refused(self, future: Answer, fault: Fault, error: Exception) -> bool:
         """Fail one call; return whether the connection is no good, either."""
         self.failures += 1
+        told = fault.error(error, self._wire.server)
         self._contact.failed(fault)
+        if fault.then is Then.REFUSE and fault.counts is Counts.ANSWER:
+            self._contact.puzzled(told)
         if not future.done():
-            future.set_exception(fault.error(error, self._wire.server))
+            future.set_exception(told)
             future.exception()  # it may have nobody else to tell
         return fault.then is Then.RECONNECT
 

@@ -49,4 +49,11 @@ class MayEvict:
     policy: str
 
 
-News = Lost | Regained | LostWrites | LostLease | Reaped | Unrouted | MayEvict
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Its Redis works and refuses a call that can never succeed; told once for each kind of reason."""
+
+    reason: str
+
+
+News = Lost | Regained | LostWrites | LostLease | Reaped | Unrouted | MayEvict | Refused

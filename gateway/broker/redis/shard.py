@@ -17,7 +17,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.line import Line, within
 from gateway.broker.redis.membership import Membership
-from gateway.broker.redis.news import Lost, LostLease, LostWrites, News, Reaped, Regained, Unrouted
+from gateway.broker.redis.news import Lost, LostLease, LostWrites, News, Reaped, Refused, Regained, Unrouted
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.places import Place
 from gateway.broker.redis.presence import Rosters
@@ -70,7 +70,12 @@ class Shard:
         self._closed = False
         self.keys = keys
         self.contact = Contact(
-            Breaker(), place.doubt, self._told, forgot=lambda: news(LostWrites()), membership=membership
+            Breaker(),
+            place.doubt,
+            self._told,
+            forgot=lambda: news(LostWrites()),
+            odd=lambda why: news(Refused(why)),
+            membership=membership,
         )
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
         self._publishes = self._line(options.publish_deadline, PUBLISH)
