@@ -13,7 +13,6 @@ from gateway.broker.redis.line import Answer, Line, within
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.script import COUNT, JOIN, LEAVE, Command
 from gateway.broker.redis.shared import Shared
-from gateway.eager import Tasks
 from gateway.errors import GatewayError
 from protocol.messages import Member
 
@@ -24,7 +23,7 @@ TURN = 200
 class Rosters:
     """The members of one shard's channels."""
 
-    def __init__(self, line: Line, reads: Line, keys: Keys, options: RedisOptions, tasks: Tasks) -> None:
+    def __init__(self, line: Line, reads: Line, keys: Keys, options: RedisOptions) -> None:
         """Write by *line*, read by *reads*."""
         self.node = ""
         """The incarnation that members belong to."""
@@ -37,8 +36,8 @@ class Rosters:
         self._unsure: dict[tuple[str, str], bool] = {}
         """Members of ours that Redis may not know of, and whether to announce them."""
         seconds = options.presence_deadline
-        self._members = Shared(reads, tasks, command=self._read, make=unpacked, seconds=seconds)
-        self._counts = Shared(reads, tasks, command=self._count, make=_counted, seconds=seconds)
+        self._members = Shared(reads, command=self._read, make=_roster, seconds=seconds)
+        self._counts = Shared(reads, command=self._count, make=_counted, seconds=seconds)
 
     async def join(self, channel: str, member: Member) -> None:
         """Add *member*."""
@@ -68,7 +67,8 @@ class Rosters:
 
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*, those who came first first."""
-        return await self._members.of(channel)
+        roster = await self._members.of(channel)
+        return await roster.presence()
 
     async def count(self, channel: str) -> Headcount:
         """Return how many are in *channel*; that costs the same however many they are."""
@@ -164,6 +164,23 @@ class Rosters:
         return f"<Rosters {len(self._mine)} members here {len(self._owed)} leaves owed>"
 
 
+class _Roster:
+    """The members that Redis has told of, unpacked once: by the first who asks, for all the others."""
+
+    __slots__ = ("_presence", "_unpacking", "_who")
+
+    def __init__(self, who: Sequence[bytes]) -> None:
+        self._who = who
+        self._unpacking = asyncio.Lock()
+        self._presence: Presence | None = None
+
+    async def presence(self) -> Presence:
+        async with self._unpacking:
+            if self._presence is None:
+                self._presence = await unpacked(self._who)
+            return self._presence
+
+
 async def unpacked(who: Sequence[bytes]) -> Presence:
     """Return the members that stand in *who*, those who came first first."""
     ordered = sorted(_entry(value) for value in who)
@@ -175,7 +192,11 @@ async def unpacked(who: Sequence[bytes]) -> Presence:
     return Presence(tuple(members))
 
 
-async def _counted(told: Sequence[int]) -> Headcount:
+def _roster(_: str, who: Sequence[bytes]) -> _Roster:
+    return _Roster(who)
+
+
+def _counted(_: str, told: Sequence[int]) -> Headcount:
     return Headcount(*told)
 
 

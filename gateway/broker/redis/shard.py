@@ -88,7 +88,7 @@ class Shard:
         self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
         self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
         self.history = History(self._reads, self.keys, options)
-        self.rosters = Rosters(self._control, self._reads, self.keys, options, tasks)
+        self.rosters = Rosters(self._control, self._reads, self.keys, options)
         self.directory = Directory(self._control, self.keys, options, node)
         self.said = Said(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
         self.lease = Lease(
