@@ -1,4 +1,4 @@
-"""What many nodes over Redis cost: latency, publishes, traffic by interest, and what a second worker adds.
+"""What many nodes over Redis cost: latency, publishes, traffic, neighbours, and what a second worker adds.
 
 `make bench-redis`. `compare.py --peers fanway-redis,fanway` compares one worker over Redis with one without.
 Everything runs on one machine: Redis, the gateway and the load share its cores, so each table says what every
@@ -19,6 +19,7 @@ from pathlib import Path
 from batches import bare, batched
 from interest import traffic
 from load import Row, built, conditions, measured
+from neighbours import WAYS, beside
 from peers import ROOT, fanway, over_redis, working_tree
 from running import BenchError, redis
 
@@ -27,6 +28,8 @@ MAX = {"connections": 1000, "channels": 1, "publishers": 16, "seconds": 4, "witn
 """`max` as in compare.py, with a load generator that takes as little as it can."""
 QUICK = {"connections": 100, "seconds": 0.3}
 """So many that what is published meanwhile fits an outbox, also where the load generator is not let run."""
+QUIET = {"connections": 10, "channels": 10, "rate": 100, "publishers": 4, "seconds": 3}
+FLOOD = {"connections": 25, "channels": 1, "publishers": 8, "seconds": 4}
 BATCHES = ((100, 1), (100, 2), (100, 4), (1000, 1), (1000, 2), (1000, 4))
 
 TABLES: dict[str, Sequence[tuple[str, int, str]]] = {
@@ -52,6 +55,14 @@ TABLES: dict[str, Sequence[tuple[str, int, str]]] = {
         ("entries", 9, ",d"),
         ("KiB", 9, ",.0f"),
         ("most KiB", 10, ",.0f"),
+    ),
+    "neighbours": (
+        ("way", 11, ""),
+        ("flood", 9, ",.0f"),
+        ("delivered/expected", 20, ""),
+        ("p50 ms", 9, ".2f"),
+        ("p99 ms", 9, ".2f"),
+        ("max ms", 9, ".1f"),
     ),
     "workers": (
         ("workers", 10, ""),
@@ -107,6 +118,19 @@ def interest(asked: argparse.Namespace) -> list[Row]:
     return [*grown, *wider]
 
 
+def neighbours(asked: argparse.Namespace) -> list[Row]:
+    """The latency of a quiet channel beside one that is flooded."""
+    wsload, rows = built(), []
+    seconds = {"seconds": QUICK["seconds"]} if asked.quick else {}
+    for way in WAYS:
+        for flood in (None, {**FLOOD, **seconds}):
+            turns = [beside(way, flood, {**QUIET, **seconds}, wsload) for _ in range(asked.repeat)]
+            rows.append(_median(turns, "p99 ms"))
+    _head("neighbours", "a quiet channel beside another's publishes per second, to 25 subscribers", QUIET)
+    _rows("neighbours", rows)
+    return rows
+
+
 def workers(asked: argparse.Namespace) -> list[Row]:
     """Deliveries by one worker and by two."""
     scenario = _sized(MAX, asked)
@@ -133,7 +157,13 @@ def _capacity(row: Row) -> Row:
     return {**row, "capacity/s": len(busy) * 1e6 / (row["CPU µs"] or 1.0), "used": used}
 
 
-SECTIONS = {"latency": latency, "batch": batch, "interest": interest, "workers": workers}
+SECTIONS = {
+    "latency": latency,
+    "batch": batch,
+    "interest": interest,
+    "neighbours": neighbours,
+    "workers": workers,
+}
 
 
 def main() -> int:

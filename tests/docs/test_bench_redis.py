@@ -48,6 +48,14 @@ def test_a_node_reads_what_it_follows_whatever_the_size_of_the_cluster(sections:
     assert max(each) < 1.5 * min(each)
 
 
+def test_a_flood_takes_nothing_from_its_neighbour(sections: dict[str, Rows]) -> None:
+    rows = sections["neighbours"]
+    assert [row["way"] for row in rows] == ["one node"] * 2 + ["two nodes"] * 2
+    assert [row["flood"] > 0 for row in rows] == [False, True] * 2
+    for row in rows:
+        _arrived(row)
+
+
 def test_workers_share_the_subscribers(sections: dict[str, Rows]) -> None:
     assert [row["workers"] for row in sections["workers"]] == ["1, memory", "1", "2"]
     for row in sections["workers"]:
