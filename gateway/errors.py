@@ -10,6 +10,7 @@ class GatewayError(Exception):
         """Say what *kind* of error it is, and in brackets *details*, which may differ from time to time."""
         super().__init__(f"{kind} ({details})" if details else kind)
         self.kind = kind
+        self.details = details
 
 
 class BrokerUnavailable(GatewayError):

@@ -108,10 +108,10 @@ class Contact:
         self.beat = beat
         self.regressed = False
 
-    def deaf(self, why: str) -> None:
+    def deaf(self, why: GatewayError) -> None:
         """Hear that the inbox cannot be read: who hears nothing is out of contact, lease or not."""
         self._deaf = True
-        self.lost(BrokerUnavailable(why))
+        self.lost(BrokerUnavailable(f"the inbox cannot be read: {why.kind}", details=why.details))
 
     def heard(self) -> None:
         """Hear that the inbox is read again."""

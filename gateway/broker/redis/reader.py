@@ -21,6 +21,7 @@ from gateway.broker.redis.script import Command
 from gateway.broker.redis.wire import Wire
 from gateway.clock import monotonic
 from gateway.eager import Tasks
+from gateway.errors import GatewayError
 
 COUNT = 500
 """Entries of one read."""
@@ -91,7 +92,7 @@ class Reader:
             except Exception as error:  # noqa: BLE001 (a node that no longer listens is worse than any error)
                 if self._failing is None:  # one report for each time that it begins
                     self._tasks.report(error)
-                self._in_vain(repr(error))
+                self._in_vain(GatewayError("something unexpected", details=repr(error)))
                 await asyncio.sleep(patience.READ)
 
     async def _once(self, inbox: str) -> None:
@@ -168,14 +169,14 @@ class Reader:
     def _refused(self, error: Exception) -> None:
         fault = fault_of(error)
         self._contact.failed(fault)
-        self._in_vain(str(fault.error(error, self._wire.server)))
+        self._in_vain(fault.error(error, self._wire.server))
 
-    def _in_vain(self, why: str) -> None:
+    def _in_vain(self, why: GatewayError) -> None:
         now = monotonic()
         self.failures += 1
         self._failing = now if self._failing is None else self._failing
         if now - self._failing >= patience.DEAF:
-            self._contact.deaf(f"the inbox cannot be read: {why}")
+            self._contact.deaf(why)
 
     def _reads_again(self) -> None:
         if self._failing is not None:
