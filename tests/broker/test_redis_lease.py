@@ -10,6 +10,7 @@ from gateway.broker.redis.contact import Contact
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.lease import Lease
 from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.reaper import Reaper
 from gateway.clock import FakeClock, wall
 from protocol.messages import Member
 from tests.broker.node import RecordingNode
@@ -35,17 +36,19 @@ class Asked:
 async def test_an_answer_that_comes_when_the_lease_is_over_establishes_nothing() -> None:
     clock, line = FakeClock(), Asked()
     contact = Contact(Breaker(), lambda: None)
+    keys, options = Keys("fanway", 0), RedisOptions(lease=3.0)
+    reaper = Reaper(line, keys, options, reaped=lambda _: None)  # type: ignore[arg-type]
     lease = Lease(
         line,  # type: ignore[arg-type]
-        Keys("fanway", 0),
+        keys,
         contact,
-        RedisOptions(lease=3.0),
+        reaper,
+        options,
         name="n",
         layout="",
         record=lambda: b"",
         begun=lambda *_: None,
         renewed=lambda: None,
-        reaped=lambda _: None,
         report=lambda _: None,
         clock=clock,
     )

@@ -1,4 +1,4 @@
-"""A node's life in Redis: one id per incarnation, a lease that is renewed, and the ends of others."""
+"""A node's life in Redis: one id per incarnation, a lease that is renewed, and a look at those of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gateway.broker.redis.faults import Moving
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.line import Line
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.script import BUMP, REAP, RENEW, milliseconds
+from gateway.broker.redis.reaper import Reaper
+from gateway.broker.redis.script import BUMP, RENEW, milliseconds
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
 
@@ -31,14 +32,8 @@ UNKNOWN = -1
 REFUSED = -2
 """What Redis says to a node that has other servers or shards than those that run."""
 
-REMEMBERED = 86_400.0
-"""Seconds for which Redis knows of a node that it was cleaned up after: no zombie sleeps longer."""
-
 PAST = 100
 """Incarnations that are remembered: each was reaped long before so many others have been."""
-
-REAPED = 200
-"""Routes or members that one call cleans up."""
 
 
 class Lease:
@@ -49,6 +44,7 @@ class Lease:
         line: Line,
         keys: Keys,
         contact: Contact,
+        reaper: Reaper,
         options: RedisOptions,
         *,
         name: str,
@@ -56,14 +52,12 @@ class Lease:
         record: Callable[[], bytes],
         begun: Callable[[str, bool], None],
         renewed: Callable[[], None],
-        reaped: Callable[[str], None],
         report: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
         """Hold it only where every other node has the same *layout*: the same servers and shards.
 
-        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that, and
-        *reaped* with the id of whom it has cleaned up after.
+        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that.
         """
         self.node = ""
         self.past: deque[str] = deque(maxlen=PAST)
@@ -71,16 +65,15 @@ class Lease:
         self._line = line
         self._keys = keys
         self._contact = contact
+        self._reaper = reaper
         self._ttl = options.lease * MARGIN
         self.every = options.beat or options.lease / RENEWALS
         """Seconds between two renewals, at most."""
-        self._bound = options.inbox
         self._name = name
         self._layout = layout
         self._record = record
         self._begun = begun
         self._renewed = renewed
-        self._reaped = reaped
         self._report = report
         self._clock = clock
         self.now = 0
@@ -95,7 +88,7 @@ class Lease:
         self._vacant: float | None = None
         """Since when nobody has had one, where this node is an outsider."""
         self._holding = asyncio.Event()
-        self.incarnations = self.reaped = self.resets = 0
+        self.incarnations = self.resets = 0
 
     # ------------------------------------------------------------ what others ask
 
@@ -134,7 +127,7 @@ class Lease:
         self._until = 0.0
         if self.node and self._contact.up:
             try:
-                await self._clean_up(self.node, willing=True)
+                await self._reaper.clean_up(self.node, willing=True)
             except GatewayError:
                 return
 
@@ -266,39 +259,11 @@ class Lease:
         if left > 0:
             return min(self.every, left + random.random() * self._ttl / 100)
         try:
-            await self._clean_up(node, willing=False)
+            await self._reaper.clean_up(node, willing=False)
         except GatewayError:
             self._contact.bell.set()
             return patience.RECONNECT
         return 0.0
-
-    async def _clean_up(self, node: str, *, willing: bool) -> None:
-        keys, left = self._keys, 1
-        command = REAP(
-            [
-                keys.state,
-                keys.nodes,
-                keys.figures,
-                keys.beats,
-                keys.names,
-                keys.of(node),
-                keys.members(node),
-                keys.inbox(node),
-            ],
-            node,
-            REAPED,
-            int(willing),
-            keys.routes,
-            keys.who_of,
-            keys.inboxes,
-            self._bound,
-            milliseconds(REMEMBERED),
-        )
-        while left > 0:
-            left = await self._line.call(command)
-        if left == 0 and not willing:
-            self.reaped += 1
-            self._reaped(node)
 
     def __repr__(self) -> str:
         return f"<Lease {self.node or self._name} {'held' if self._clock() < self._until else 'not held'}>"

@@ -23,6 +23,7 @@ from gateway.broker.redis.places import Place
 from gateway.broker.redis.presence import Rosters
 from gateway.broker.redis.publisher import Publisher
 from gateway.broker.redis.reader import Reader
+from gateway.broker.redis.reaper import Reaper
 from gateway.broker.redis.rounds import Rounds
 from gateway.broker.redis.routes import Routes
 from gateway.broker.redis.said import Said
@@ -91,17 +92,18 @@ class Shard:
         self.rosters = Rosters(self._control, self._reads, self.keys, options)
         self.directory = Directory(self._control, self.keys, options, node)
         self.said = Said(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
+        self.reaper = Reaper(self._leases, self.keys, options, reaped=lambda node: news(Reaped(node)))
         self.lease = Lease(
             self._leases,
             self.keys,
             self.contact,
+            self.reaper,
             options,
             name=_printable(node.record().node),
             layout=layout,
             record=lambda: record_of(node),
             begun=self._begun,
             renewed=self._renewed,
-            reaped=lambda node: news(Reaped(node)),
             report=tasks.report,
             clock=monotonic,
         )
@@ -181,7 +183,7 @@ class Shard:
             "reads_shared": self.history.shared,
             "incarnations": self.lease.incarnations,
             "resets": self.lease.resets,
-            "reaped": self.lease.reaped,
+            "reaped": self.reaper.count,
             "breaker_opened": self.contact.breaker.opened,
             "calls": sum(line.calls for line in lines),
             "trips": sum(line.trips for line in lines),
