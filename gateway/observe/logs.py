@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -15,6 +16,7 @@ _LONGEST = 500
 def configure(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
     """Log to stderr: as JSON, or readable where that is a terminal (`auto`)."""
     json = style == "json" or (style == "auto" and not sys.stderr.isatty())
+    stderr: Any = Unfailing(sys.stderr)
     renderer: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
@@ -26,10 +28,10 @@ def configure(level: str = "info", style: Literal["auto", "json", "console"] = "
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
@@ -42,6 +44,28 @@ def configure(level: str = "info", style: Literal["auto", "json", "console"] = "
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+
+
+class Unfailing:
+    """A stream whose reader may go: what cannot be written is dropped, and stops nobody who logs.
+
+    A terminal that was closed, or a collector that died, must not take the gateway with it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to *stream*."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write *text*, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

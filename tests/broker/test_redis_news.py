@@ -87,6 +87,18 @@ async def test_a_key_that_is_not_ours_is_told_once(server: RedisServer, fleet: F
     assert told.reason.startswith("a key of ours holds what is not ours: set broker.prefix (")
 
 
+async def test_a_right_that_only_some_calls_need_is_told_to_be_missing(server: RedisServer) -> None:
+    server.execute("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", "-xadd")
+    async with Fleet(server.url, credentials=Credentials("gateway", "secret")) as fleet:
+        one = await fleet.launch()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable):
+                await publish(one.broker, "a", 1)
+        (told,) = one.news
+        assert isinstance(told, Refused)
+        assert told.reason.startswith("Redis' ACL forbids this user a command or a key (")
+
+
 async def test_nodes_that_come_and_go_are_no_news(fleet: Fleet) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     await two.broker.subscribe("a", KEPT)

@@ -29,6 +29,7 @@ _ADDRESS = re.compile(r"(?:clients|backends) +\w+://[^/]*:(\d+)/")
 # What a gateway may take to start and to end; a healthy one takes a second on a busy machine.
 PATIENCE = 40.0
 _PAGE = os.sysconf("SC_PAGESIZE")
+LOG = "stderr.log"
 
 
 class Served:
@@ -95,23 +96,30 @@ class Served:
 @contextmanager
 def served(home: Path, config: str = "", *, dev: bool = True, **settings: str) -> Iterator[Served]:
     """Run `fanway serve` in *home* with *config* as file and *settings* as SECTION__KEY; it must end well."""
+    with (home / LOG).open("w") as log, logging_to(log.fileno(), home, config, settings, dev=dev) as gateway:
+        yield gateway
+
+
+@contextmanager
+def logging_to(
+    stderr: int, home: Path, config: str, settings: Mapping[str, str] | None = None, *, dev: bool = True
+) -> Iterator[Served]:
+    """Run one whose log goes to the file descriptor *stderr*."""
     arguments = ["--config", str(_file(home, config))] if config else []
     arguments += ["--dev"] if dev else []
-    ours = {f"FANWAY_{name}": value for name, value in settings.items()}
+    ours = {f"FANWAY_{name}": value for name, value in (settings or {}).items()}
     others = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
-    errors = home / "stderr.log"
-    with errors.open("w") as log:
-        process = subprocess.Popen(
-            [FANWAY, "serve", "--port", "0", "--internal-port", "0", *arguments],
-            cwd=home,
-            env={**others, "FANWAY_AUTH__SECRET": SECRET, **ours},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
+    process = subprocess.Popen(
+        [FANWAY, "serve", "--port", "0", "--internal-port", "0", *arguments],
+        cwd=home,
+        env={**others, "FANWAY_AUTH__SECRET": SECRET, **ours},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
     with process:
         try:
-            gateway = Served(process, errors)
+            gateway = Served(process, home / LOG)
             yield gateway
             gateway.stop()
         finally:

@@ -1,6 +1,7 @@
 """The end of a node, with every sort of client still on it."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.e2e.gateway import Served, publish, served
+from tests.e2e.gateway import LOG, Served, logging_to, publish, served
 from tests.e2e.wire import JSON, MSGPACK, TEXT, Client, Raw, close_frame, frame, upgrade
 
 # The first group of clients leaves at once, the last after a second; who does not answer has five more.
@@ -82,6 +83,19 @@ async def test_under_nohup_nobody_ends_with_the_terminal(tmp_path: Path) -> None
             gateway.signal(signal.SIGHUP)
             await publish(gateway.internal, "news", 1)
             assert (await client.push("message"))["data"] == 1
+
+
+async def test_a_terminal_that_goes_takes_nothing_from_anybody(tmp_path: Path) -> None:
+    """Nor does it hinder the end that nobody can read any more what is logged."""
+    (tmp_path / LOG).touch()
+    reader, writer = os.pipe()
+    with hangups(signal.SIG_DFL), logging_to(writer, tmp_path, CONFIG) as gateway:
+        os.close(writer)
+        os.close(reader)
+        async with Client.open(gateway.public, subs={"news": {}}) as client:
+            gateway.signal(signal.SIGHUP)
+            await is_told(client)
+        await until_gone(gateway)
 
 
 async def test_a_second_signal_takes_nothing_from_anybody(gateway: Served) -> None:

@@ -89,7 +89,7 @@ class Contact:
             self.bell.set()
 
     def puzzled(self, error: GatewayError) -> None:
-        """Hear of a call that Redis refuses for what it is, not for how Redis is."""
+        """Hear of a call that Redis refuses for what it is or who asks, not for how Redis is."""
         if error.kind not in self._puzzles:
             self._puzzles.add(error.kind)
             self._odd(str(error))

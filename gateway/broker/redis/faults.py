@@ -59,6 +59,11 @@ class Fault:
     says: str
     retry_after: float = 1.0
 
+    @property
+    def tells_of_itself(self) -> bool:
+        """Whether the lease may be renewed all the same, so that the call has to say what is wrong."""
+        return self.then is Then.REFUSE and (self.counts is Counts.ANSWER or self is FAULTS["NOPERM"])
+
     def error(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
         """Return what the caller is told: what *server* did, and how it, or redis-py, says so itself."""
         # What it does not know it repeats: that may be all of a script.

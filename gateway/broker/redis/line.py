@@ -12,7 +12,7 @@ from typing import Any
 from redis import exceptions
 
 from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.faults import TIMED_OUT, Counts, Fault, Then, fault_of
+from gateway.broker.redis.faults import TIMED_OUT, Fault, Then, fault_of
 from gateway.broker.redis.patience import COARSE
 from gateway.broker.redis.script import JOIN, LEAVE, PUBLISH, RENEW, SUBSCRIBE, Command
 from gateway.broker.redis.wire import Wire
@@ -251,7 +251,7 @@ class Line:
         self.failures += 1
         told = fault.error(error, self._wire.server)
         self._contact.failed(fault)
-        if fault.then is Then.REFUSE and fault.counts is Counts.ANSWER:
+        if fault.tells_of_itself:
             self._contact.puzzled(told)
         if not future.done():
             future.set_exception(told)
