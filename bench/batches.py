@@ -25,7 +25,7 @@ from running import BenchError, Redis, redis
 from tap import tapped
 
 from gateway.broker.base import Publication
-from gateway.broker.redis.script import PUBLISH
+from gateway.broker.redis.scripts.registry import PUBLISH
 from protocol.payload import payload_of
 
 CHANNELS = [f"bench:{number}" for number in range(100)]

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import msgpack
 import orjson
 
-from protocol import commands, events, limits
+from protocol import commands, limits, server_messages
 from protocol.errors import BadRequest
 from protocol.messages import ClientMessage, Message, Publish, ServerMessage
 from protocol.payload import Payload, brackets, check_depth, check_integers, check_value
@@ -34,7 +34,7 @@ class Codec(Protocol):
     def encode(self, message: ServerMessage, /) -> bytes:
         """Return the bytes of a reply or a push."""
 
-    def decode_event(self, received: bytes, /) -> ServerMessage:
+    def decode_server_message(self, received: bytes, /) -> ServerMessage:
         """Return the reply or push in *received*, as a client reads it; `BadRequest` for everything else."""
 
     def encode_command(self, command: ClientMessage, /) -> bytes:
@@ -61,11 +61,13 @@ class JsonCodec:
         """Return *message* as JSON; what is already encoded is spliced in."""
         if type(message) is Message and message.sender is None and message.tags is None:
             return _json_message(message)
-        return orjson.dumps(events.map_of(message), default=_json_splice)
+        return orjson.dumps(server_messages.map_of(message), default=_json_splice)
 
-    def decode_event(self, received: bytes) -> ServerMessage:
+    def decode_server_message(self, received: bytes) -> ServerMessage:
         """Return the reply or push in *received*."""
-        return events.event_of(_map(decode_json(received, depth=limits.EVENT_DEPTH)))
+        return server_messages.server_message_of(
+            _map(decode_json(received, depth=limits.SERVER_MESSAGE_DEPTH))
+        )
 
     def encode_command(self, command: ClientMessage) -> bytes:
         """Return *command* as JSON."""
@@ -86,11 +88,13 @@ class MsgpackCodec:
 
     def encode(self, message: ServerMessage) -> bytes:
         """Return *message* as MessagePack; what is already encoded is spliced in."""
-        return _pack(events.map_of(message))
+        return _pack(server_messages.map_of(message))
 
-    def decode_event(self, received: bytes) -> ServerMessage:
+    def decode_server_message(self, received: bytes) -> ServerMessage:
         """Return the reply or push in *received*."""
-        return events.event_of(_map(decode_msgpack(received, depth=limits.EVENT_DEPTH)))
+        return server_messages.server_message_of(
+            _map(decode_msgpack(received, depth=limits.SERVER_MESSAGE_DEPTH))
+        )
 
     def encode_command(self, command: ClientMessage) -> bytes:
         """Return *command* as MessagePack."""

@@ -11,7 +11,7 @@ COMMAND_ID = 2**53 - 1
 DEPTH = 64
 """Levels of arrays and maps in a message from a client; orjson encodes 254, a phone's parser often fewer."""
 
-EVENT_DEPTH = DEPTH + 4
+SERVER_MESSAGE_DEPTH = DEPTH + 4
 """Levels in what a server says: `data` is one level down in a `publish`, and up to five in a `connected`."""
 
 MESSAGE_SIZE = 64 * 1024

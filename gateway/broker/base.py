@@ -1,7 +1,7 @@
 """What any broker must do: keep each channel's order and its history, and reach every node that follows it.
 
 Every method is `async` for brokers that talk to others; those that need not wait do not, and may be run
-without a task (`gateway.eager`). So no method relies on the current task: no `asyncio.timeout` in the frame
+without a task (`gateway.tasks`). So no method relies on the current task: no `asyncio.timeout` in the frame
 of the caller.
 
 A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for
@@ -29,7 +29,7 @@ class Retention:
     ttl: float
 
 
-class Level(StrEnum):
+class AckLevel(StrEnum):
     """What has become of a message before its publisher is told that it was published."""
 
     STORED = "stored"
@@ -51,7 +51,7 @@ class Publication:
     tags: Mapping[str, str] | None = None
     exclude: frozenset[str] = frozenset()
     """Connections that are not to get it."""
-    level: Level | None = None
+    level: AckLevel | None = None
     """What to wait for, but not for long; None for what the broker was told."""
 
 
@@ -64,12 +64,12 @@ class Receipt:
 
     id: MessageId | None
     replayed: bool = False
-    level: Level | None = None
+    level: AckLevel | None = None
     """What was reached, where more than `stored` was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class HistorySlice:
     """A part of a channel's history, without a hole, in the order asked for."""
 
     messages: Sequence[Message]
@@ -93,7 +93,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Instruction:
+class UserCommand:
     """What the server's API wants done with a user's connections."""
 
     user: str
@@ -108,14 +108,14 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Cleared:
+class HistoryCleared:
     """The history of a channel was forgotten. Its numbering goes on: who follows it has missed nothing."""
 
     channel: str
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class PossibleLoss:
     """What a channel's history does not tell may be missing: who came and went, and what was not to be kept.
 
     Its messages are complete up to here.
@@ -124,7 +124,7 @@ class Missed:
     channel: str
 
 
-Envelope = Delivery | Join | Leave | Gap | Cleared | Missed | Instruction
+Envelope = Delivery | Join | Leave | Gap | HistoryCleared | PossibleLoss | UserCommand
 """What crosses the broker. Those of one channel arrive in one order on every node."""
 
 
@@ -146,7 +146,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Headcount:
+class PresenceCount:
     """How many are in a channel: the numbers of its `Presence`."""
 
     connections: int
@@ -185,7 +185,7 @@ class NodeRecord:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Node(Protocol):
+class LocalNode(Protocol):
     """What a broker finds on the node that it serves."""
 
     def deliver(self, envelope: Envelope) -> None:
@@ -201,7 +201,7 @@ class Node(Protocol):
         """Return what this node says of itself."""
 
 
-class Streams(Protocol):
+class MessageBroker(Protocol):
     """Messages: order, history, routing."""
 
     async def publish(self, publication: Publication) -> Receipt:
@@ -213,8 +213,8 @@ class Streams(Protocol):
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
         """Route *channel* to this node; return its position at that moment, None where it keeps no history.
 
-        Whatever is published from then on, and nothing older, reaches `Node.deliver`: perhaps before this
-        returns.
+        Whatever is published from then on, and nothing older, reaches `LocalNode.deliver`, perhaps before
+        this returns.
         """
 
     async def unsubscribe(self, channel: str) -> None:
@@ -228,7 +228,7 @@ class Streams(Protocol):
         limit: int | None = None,
         size: int | None = None,
         reverse: bool = False,
-    ) -> Slice:
+    ) -> HistorySlice:
         """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*).
 
         At most *limit* messages, those nearest to *since*, and no more than have about *size* bytes together,
@@ -237,13 +237,13 @@ class Streams(Protocol):
         """
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*; `Cleared` reaches every node with a subscriber.
+        """Forget the history of *channel*; `HistoryCleared` reaches every node with a subscriber.
 
         Its numbering goes on.
         """
 
 
-class Rosters(Protocol):
+class PresenceBroker(Protocol):
     """Presence."""
 
     async def join(self, channel: str, member: Member) -> None:
@@ -255,11 +255,11 @@ class Rosters(Protocol):
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*, those who came first first."""
 
-    async def count(self, channel: str) -> Headcount:
+    async def count(self, channel: str) -> PresenceCount:
         """Return how many are in *channel*; elsewhere that takes as long for many as for few."""
 
 
-class Directory(Protocol):
+class DirectoryBroker(Protocol):
     """What the cluster knows of its nodes, users and channels."""
 
     async def arrive(self, user: str) -> None:
@@ -271,7 +271,7 @@ class Directory(Protocol):
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* on every node, the oldest first."""
 
-    async def instruct(self, instruction: Instruction) -> None:
+    async def instruct(self, instruction: UserCommand) -> None:
         """Hand *instruction* to every node where that user is connected."""
 
     async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
@@ -281,10 +281,10 @@ class Directory(Protocol):
         """Return the live nodes."""
 
 
-class Broker(Streams, Rosters, Directory, Protocol):
+class Broker(MessageBroker, PresenceBroker, DirectoryBroker, Protocol):
     """All of it, for one node."""
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: LocalNode) -> None:
         """Begin to serve *node*."""
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
-from gateway.link.frames import Chunk, Frames, frame
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame
 from protocol.codec import Codec
 from protocol.messages import Join, Leave
 from protocol.position import MessageId
@@ -34,7 +34,7 @@ class Arriving(Protocol):
         """What has changed since it asked for them."""
 
 
-class Tally:
+class DeliveryCounter:
     """How many times a message was offered to a subscriber, on all channels of a node."""
 
     __slots__ = ("deliveries",)
@@ -67,10 +67,10 @@ class Channel:
         "watchers",
     )
 
-    def __init__(self, name: str, rules: ChannelRules, tally: Tally | None = None) -> None:
+    def __init__(self, name: str, rules: ChannelRules, tally: DeliveryCounter | None = None) -> None:
         self.name = name
         self.rules = rules
-        self._tally = tally or Tally()
+        self._tally = tally or DeliveryCounter()
         self.audience: dict[Codec, dict[Subscription, None]] = {}
         """Who follows it, by the codec they speak: each chunk is encoded once for each."""
         self.watchers: dict[Subscription, None] = {}
@@ -88,9 +88,9 @@ class Channel:
         """How often the numbering did not go on from `top`."""
         self.era = object()
         """Stands for its history as this node knows it; another one where that is reset or cleared."""
-        self._recent: deque[Frames] = deque()
+        self._recent: deque[EncodedMessage] = deque()
         self._recent_bytes = 0
-        self._pending: list[Frames] = []
+        self._pending: list[EncodedMessage] = []
         self._before: MessageId | None = None
         self._progress: asyncio.Future[None] | None = None
 
@@ -134,7 +134,7 @@ class Channel:
         if position is not None and self.top is None:
             self.base = self.top = position
 
-    def append(self, frames: Frames) -> bool:
+    def append(self, frames: EncodedMessage) -> bool:
         """Take a message that is to be delivered; return whether it is the first one that waits."""
         identity = frames.message.message
         if not self._pending:
@@ -158,7 +158,7 @@ class Channel:
         for codec, subscriptions in self.audience.items():
             if not subscriptions:
                 continue
-            chunk = Chunk(codec, messages, self._before)
+            chunk = EncodedBatch(codec, messages, self._before)
             self._tally.deliveries += len(messages) * len(subscriptions)
             # A copy: who is too slow leaves the audience while it is walked.
             for subscription in list(subscriptions):
@@ -169,7 +169,7 @@ class Channel:
                 else:
                     subscription.outbox.offer(subscription, chunk)
 
-    def offer_to(self, frames: Frames, exclude: frozenset[str]) -> None:
+    def offer_to(self, frames: EncodedMessage, exclude: frozenset[str]) -> None:
         """Offer one message to everybody but the connections in *exclude*, which take it as delivered."""
         self.settle()
         identity = frames.message.message
@@ -181,7 +181,7 @@ class Channel:
         for codec, subscriptions in self.audience.items():
             if not subscriptions:
                 continue
-            chunk = Chunk(codec, [frames], before)
+            chunk = EncodedBatch(codec, [frames], before)
             self._tally.deliveries += len(subscriptions)
             for subscription in list(subscriptions):
                 if subscription.session.connection in exclude:
@@ -204,10 +204,10 @@ class Channel:
                 continue
             codec = subscription.codec
             if codec not in encoded:
-                encoded[codec] = frame(codec.encode(push), binary=codec.binary)
+                encoded[codec] = data_frame(codec.encode(push), binary=codec.binary)
             subscription.outbox.push(encoded[codec])
 
-    def after(self, position: MessageId, limit: int | None = None) -> list[Frames] | None:
+    def after(self, position: MessageId, limit: int | None = None) -> list[EncodedMessage] | None:
         """Return the messages delivered after *position*; None unless the hub still has every one of them."""
         if position == self.top:
             return []
@@ -221,7 +221,7 @@ class Channel:
             return None
         return list(islice(self._recent, skip, None if limit is None else skip + limit))
 
-    def last(self, count: int, *, no_older: float) -> list[Frames] | None:
+    def last(self, count: int, *, no_older: float) -> list[EncodedMessage] | None:
         """Return the newest *count* messages if the hub has them; None otherwise, or if one is too old.
 
         *no_older* is in Unix seconds: what history no longer keeps is not shown to who comes now.
@@ -280,7 +280,7 @@ class Channel:
         if progress is not None:
             progress.set_result(None)
 
-    def _remember(self, frames: Frames, identity: MessageId) -> None:
+    def _remember(self, frames: EncodedMessage, identity: MessageId) -> None:
         if self.top is None or not identity.follows(self.top):
             # The broker began to number anew, after it had forgotten an idle channel.
             self.breaks += 1

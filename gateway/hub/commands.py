@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from gateway.access.claims import Identity
 from gateway.access.permissions import ChannelRules, Denied, may_publish, may_read
 from gateway.broker.base import Publication, Retention
+from gateway.delivery.encoding import EncodedMessage
 from gateway.hub.services import Services
-from gateway.hub.subscribing import restore, still_here, subscribe
+from gateway.hub.subscribe import restore, still_here, subscribe
 from gateway.hub.subscription import Subscription
-from gateway.link.frames import Frames
 from gateway.presence.members import that_fit
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
@@ -170,7 +170,9 @@ async def history(session: Session, command: History) -> HistoryPage:
         raise ClientFault(
             ErrorCode.BAD_REQUEST, f"history.since: {command.since} is no longer in this history"
         )
-    return HistoryPage(command.id, name, page.position, [Frames(message) for message in page.messages])
+    return HistoryPage(
+        command.id, name, page.position, [EncodedMessage(message) for message in page.messages]
+    )
 
 
 # ---------------------------------------------------------------- shared

@@ -6,15 +6,14 @@ import asyncio
 import secrets
 from typing import Protocol
 
+from gateway.delivery.encoding import data_frame
+from gateway.delivery.outbox import Outbox, Writer
+from gateway.delivery.overflow import Subscriber
 from gateway.errors import GatewayError
-from gateway.hub import preparing, subscribing
-from gateway.hub.catch_up import catch_up
+from gateway.hub import preparing, subscribe
+from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
-from gateway.link.frames import frame
-from gateway.link.outbox import Link as Writer
-from gateway.link.outbox import Outbox
-from gateway.link.shed import Follower
 from protocol.codec import Codec
 from protocol.conversation import State
 from protocol.errors import CloseCode
@@ -22,7 +21,7 @@ from protocol.messages import ServerMessage, Unsubscribed
 from protocol.position import MessageId
 
 
-class Link(Writer, Protocol):
+class Transport(Writer, Protocol):
     """The socket of a session."""
 
     @property
@@ -60,7 +59,7 @@ class Following:
         "subscriptions",
     )
 
-    def __init__(self, link: Link, codec: Codec, services: Services) -> None:
+    def __init__(self, link: Transport, codec: Codec, services: Services) -> None:
         """Begin with nothing, on *link*."""
         self.link = link
         self.codec = codec
@@ -82,7 +81,7 @@ class Following:
 
     def send(self, message: ServerMessage) -> None:
         """Send a reply or a push at the end of the turn."""
-        self.outbox.push(frame(self.codec.encode(message), binary=self.codec.binary))
+        self.outbox.push(data_frame(self.codec.encode(message), binary=self.codec.binary))
 
     def end(self, code: int, reason: str = "") -> None:
         """Send what waits, then a Close frame with *code*, and leave everything."""
@@ -133,7 +132,7 @@ class Following:
 
     # ------------------------------------------------------------ what the outbox calls
 
-    def fell_behind(self, follower: Follower, position: MessageId) -> None:
+    def fell_behind(self, follower: Subscriber, position: MessageId) -> None:
         """Remember where to go on with *follower* once there is room."""
         if isinstance(follower, Subscription) and self.subscriptions.get(follower.channel.name) is follower:
             follower.behind = position
@@ -154,7 +153,7 @@ class Following:
         try:
             await catch_up(self)
         except GatewayError as error:
-            wait = (subscribing.unavailable(error).retry_after_ms or 0) / 1000  # as a client is told to
+            wait = (subscribe.unavailable(error).retry_after_ms or 0) / 1000  # as a client is told to
             self._retry = asyncio.get_running_loop().call_later(wait, self.caught_breath)
         except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
             self.services.on_error(error)

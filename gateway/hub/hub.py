@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import (
     Broker,
-    Cleared,
     ConnectionRecord,
     Delivery,
     Envelope,
-    Instruction,
-    Missed,
+    HistoryCleared,
     NodeRecord,
+    PossibleLoss,
+    UserCommand,
 )
 from gateway.clock import Clock, Scheduler, monotonic, wall
-from gateway.eager import Tasks
+from gateway.delivery.encoding import EncodedMessage
+from gateway.delivery.outbox import REST, Flusher
 from gateway.errors import GatewayError
-from gateway.hub.channel import Channel, Tally
-from gateway.hub.pages import Pages
-from gateway.link.frames import Frames
-from gateway.link.outbox import REST, Flusher
+from gateway.hub.channel import Channel, DeliveryCounter
+from gateway.hub.history_cache import HistoryCache
+from gateway.tasks import Tasks
 from protocol.messages import Gap
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Hub:
         self.broker = broker
         self.tasks = tasks
         self.flusher = Flusher(scheduler, self.settle, clock, rest=rest)
-        self.pages = Pages(broker)
+        self.pages = HistoryCache(broker)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}
         self.users: dict[str, dict[str, Session]] = {}
@@ -73,7 +73,7 @@ class Hub:
         self.closed: Counter[int] = Counter()
         """How many connections were closed from here, by close code."""
         self._messages = 0
-        self._tally = Tally()
+        self._tally = DeliveryCounter()
 
     # ------------------------------------------------------------ what a broker calls
 
@@ -81,15 +81,15 @@ class Hub:
         """Take what arrived for whoever follows its channel here, in the order of the calls."""
         if isinstance(envelope, Delivery):
             self._deliver(envelope)
-        elif isinstance(envelope, Instruction):
+        elif isinstance(envelope, UserCommand):
             self._instruct(envelope)
         elif (channel := self.channels.get(envelope.channel)) is None:
             return
         elif isinstance(envelope, Gap):
             self._break(channel, envelope)
-        elif isinstance(envelope, Cleared):
+        elif isinstance(envelope, HistoryCleared):
             channel.forget()
-        elif isinstance(envelope, Missed):
+        elif isinstance(envelope, PossibleLoss):
             _warn_watchers(channel)
         else:
             channel.announce(envelope)
@@ -210,7 +210,7 @@ class Hub:
         if channel is None:
             return
         self._messages += 1
-        frames = Frames(delivery.message)
+        frames = EncodedMessage(delivery.message)
         if delivery.exclude:
             channel.offer_to(frames, delivery.exclude)
         elif channel.append(frames):
@@ -224,7 +224,7 @@ class Hub:
                 subscription.session.go_live(subscription)
                 subscription.outbox.push(subscription.gap(gap.position, gap.reason))
 
-    def _instruct(self, instruction: Instruction) -> None:
+    def _instruct(self, instruction: UserCommand) -> None:
         for session in list(self.users.get(instruction.user, {}).values()):
             late = instruction.before is not None and session.since >= instruction.before
             if session.connection not in instruction.spare and not late:

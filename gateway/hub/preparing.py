@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from gateway.access.claims import ChannelToken
 from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.errors import GatewayError
-from gateway.hub import replay
-from gateway.hub.replay import Replay
-from gateway.hub.room import Room
+from gateway.hub.recovery import recover
+from gateway.hub.recovery.recover import Recovery
+from gateway.hub.recovery.reply_budget import ReplyBudget
 from gateway.hub.services import Services
 from gateway.presence.members import up_to_date
 from protocol.errors import ClientFault, ErrorCode
@@ -28,7 +28,7 @@ class Prepared:
 
     __slots__ = ("changes", "command", "expires_at", "member", "present", "replay", "server_side")
 
-    def __init__(self, command: Subscribe, ready: Replay, *, server_side: bool) -> None:
+    def __init__(self, command: Subscribe, ready: Recovery, *, server_side: bool) -> None:
         self.command = command
         self.replay = ready
         self.server_side = server_side
@@ -45,7 +45,7 @@ class Prepared:
         return None if self.present is None else up_to_date(self.present, self.changes)
 
 
-async def prepare(session: Session, command: Subscribe, room: Room, *, granted: bool) -> Prepared:
+async def prepare(session: Session, command: Subscribe, room: ReplyBudget, *, granted: bool) -> Prepared:
     """Check and fetch what a subscription needs; what it missed finds its place in *room*.
 
     *granted* says that the server wants it, whatever the rules say. Raises `ProtocolError`, `GatewayError`.
@@ -57,7 +57,7 @@ async def prepare(session: Session, command: Subscribe, room: Room, *, granted: 
     if not granted:
         _check(session, rules, name, token)
     rewind = min(command.rewind or 0, services.limits.rewind)
-    ready = await replay.prepare(services.hub, name, rules, since=command.since, rewind=rewind, room=room)
+    ready = await recover.prepare(services.hub, name, rules, since=command.since, rewind=rewind, room=room)
     prepared = Prepared(command, ready, server_side=granted)
     if token is not None and not granted and rules.subscribe == "token":
         prepared.expires_at = token.expires_at

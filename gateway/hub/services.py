@@ -11,9 +11,9 @@ from gateway.access.permissions import Namespaces
 from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker
 from gateway.clock import Clock, monotonic, wall
-from gateway.eager import Tasks
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
+from gateway.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)

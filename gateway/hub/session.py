@@ -9,11 +9,11 @@ from typing import Any
 
 from gateway.access.admission import UserTicket
 from gateway.access.claims import Identity
-from gateway.broker.base import ConnectionRecord, Instruction
-from gateway.hub import answering, subscribing
+from gateway.broker.base import ConnectionRecord, UserCommand
+from gateway.hub import dispatch, subscribe
 from gateway.hub.allowance import Allowance, TooMany
 from gateway.hub.expiry import Expiry
-from gateway.hub.following import Following, Link
+from gateway.hub.following import Following, Transport
 from gateway.hub.services import Services
 from protocol.codec import Codec
 from protocol.conversation import State, Verdict, verdict
@@ -44,7 +44,7 @@ class Session(Following):
 
     def __init__(
         self,
-        link: Link,
+        link: Transport,
         codec: Codec,
         services: Services,
         *,
@@ -68,7 +68,7 @@ class Session(Following):
         self._ticket: UserTicket | None = None
         self._allowance = Allowance(limits, services.clock)
         self._running = False
-        self._backlog: deque[ClientMessage | BadRequest | Instruction] | None = None
+        self._backlog: deque[ClientMessage | BadRequest | UserCommand] | None = None
         self._deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.connect_timeout, self.end, CloseCode.CONNECT_TIMEOUT
         )
@@ -147,7 +147,7 @@ class Session(Following):
         self.link.close(code, reason or _reason(code))
         self._finish()
 
-    def instruct(self, instruction: Instruction) -> None:
+    def instruct(self, instruction: UserCommand) -> None:
         """Do what the server's API wants; but for a disconnect, in its turn among the commands."""
         if instruction.action == "disconnect":
             self.end(instruction.code or CloseCode.DISCONNECTED, instruction.reason)
@@ -171,14 +171,14 @@ class Session(Following):
 
     # ------------------------------------------------------------ inside
 
-    def _in_turn(self, item: ClientMessage | BadRequest | Instruction) -> None:
+    def _in_turn(self, item: ClientMessage | BadRequest | UserCommand) -> None:
         if self._running:
             self._wait(item)
         else:
             self._take(item)
 
-    def _take(self, item: ClientMessage | BadRequest | Instruction) -> None:
-        if isinstance(item, Instruction):
+    def _take(self, item: ClientMessage | BadRequest | UserCommand) -> None:
+        if isinstance(item, UserCommand):
             self._obey(item)
         elif isinstance(item, BadRequest):
             if self.is_open and self._admitted("bad_request", item.id):
@@ -195,12 +195,12 @@ class Session(Following):
             if isinstance(command, Pong):
                 self._admitted(command.type, None)
             elif self._admitted(command.type, command.id):
-                self._run(answering.answer(self, command))
+                self._run(dispatch.answer(self, command))
 
-    def _obey(self, instruction: Instruction) -> None:
+    def _obey(self, instruction: UserCommand) -> None:
         channel = instruction.channel
         if instruction.action == "subscribe":
-            self._run(subscribing.server_subscribe(self, channel))
+            self._run(subscribe.server_subscribe(self, channel))
         elif channel in self.subscriptions:
             self.revoke(channel, "unsubscribed", instruction.reason or "unsubscribed by the server")
 
@@ -211,7 +211,7 @@ class Session(Following):
             self._running = True
             outcome.add_done_callback(self._carried_out)
 
-    def _wait(self, item: ClientMessage | BadRequest | Instruction) -> None:
+    def _wait(self, item: ClientMessage | BadRequest | UserCommand) -> None:
         if self._backlog is None:
             self._backlog = deque()
         self._backlog.append(item)

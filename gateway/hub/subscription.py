@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.link.frames import frame
-from gateway.link.outbox import Outbox
+from gateway.delivery.encoding import data_frame
+from gateway.delivery.outbox import Outbox
 from protocol.codec import Codec
 from protocol.messages import Gap, Member
 from protocol.position import MessageId
@@ -59,7 +59,7 @@ class Subscription:
     def gap(self, position: MessageId | None, reason: str = "overflow") -> bytes:
         """Return the frame that tells of messages missing up to *position*."""
         codec = self.codec
-        return frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
+        return data_frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
 
     def __repr__(self) -> str:
         state = "live" if self.behind is None else f"behind at {self.behind}"

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.observe.crew import UP, Crew, merged
+from gateway.observe.worker_metrics import UP, WorkerMetrics, merged
 
 Source = Callable[[], Mapping[str, float]]
 
@@ -132,7 +132,7 @@ class Exposition:
         self,
         sources: Mapping[str, Source],
         closed: Callable[[], Mapping[int, int]],
-        crew: Crew | None = None,
+        crew: WorkerMetrics | None = None,
     ) -> None:
         """Show *sources*, and the connections *closed* here, by close code; with *crew*, those of all."""
         self._crew = crew

@@ -13,12 +13,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gateway
-from gateway.push import docs
-from gateway.push.directory import Directory
-from gateway.push.exchange import refusal
-from gateway.push.failures import FAILURES, Refused, failure_of
+from gateway.push import docs_page
+from gateway.push.body import refusal
+from gateway.push.errors import FAILURES, Refused, failure_of
 from gateway.push.keys import Keys
-from gateway.push.operations import with_bodies
+from gateway.push.lookups import Lookups
+from gateway.push.openapi import with_bodies
 from gateway.push.publisher import Publisher
 from gateway.push.routes import LookupRoutes, PublishRoutes
 from gateway.push.service import Service
@@ -107,13 +107,13 @@ def create(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=[*routes, *docs.routes("/docs", "/openapi.json"), *demo],
+        routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *demo],
         exception_handlers=dict.fromkeys(FAILURES, _refuse),
     )
     app.add_middleware(Shell)
     router = APIRouter(prefix="/v1", dependencies=[Security(Bearer(service.keys))])
     PublishRoutes(Publisher(service), body_size=service.body_size).add_to(router)
-    LookupRoutes(Directory(service), body_size=service.body_size).add_to(router)
+    LookupRoutes(Lookups(service), body_size=service.body_size).add_to(router)
     app.include_router(router)
     return app
 

@@ -11,9 +11,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.link.farewell import part
-from gateway.push.failures import Failure
-from gateway.push.media import JSON, Media
+from gateway.push.content_types import JSON, ContentType
+from gateway.push.errors import Failure
+from gateway.transport.http.lingering_close import close_lingering
 from protocol.errors import ErrorCode
 
 LINGER = 5.0
@@ -188,7 +188,7 @@ class InternalHttp(HttpToolsProtocol):
         )
         self._leave()
 
-    def _response(self, status: int, headers: Mapping[str, str], media: Media, body: bytes) -> bytes:
+    def _response(self, status: int, headers: Mapping[str, str], media: ContentType, body: bytes) -> bytes:
         lines = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -222,7 +222,7 @@ class InternalHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         # Whoever still waits for the body hears that there is no more.
         self.connection_lost(ConnectionAbortedError())
-        part(self.transport, self.server_state, timeout=LINGER)
+        close_lingering(self.transport, self.server_state, timeout=LINGER)
 
     def _expect_more(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)

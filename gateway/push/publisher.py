@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from gateway.access.permissions import ChannelRules
-from gateway.broker.base import Level, Publication, Receipt, Retention
-from gateway.push.failures import Refused, failure_of
-from gateway.push.names import channel_name, personal_channel
+from gateway.broker.base import AckLevel, Publication, Receipt, Retention
+from gateway.push.errors import Refused, failure_of
+from gateway.push.params import channel_name, personal_channel
 from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
 from gateway.push.service import Service
 from protocol.channels import valid
@@ -115,7 +115,7 @@ class Publisher:
             None,
             wanted.tags or None,
             frozenset(wanted.exclude) if wanted.exclude else _NOBODY,
-            None if wanted.acknowledge is None else Level(wanted.acknowledge),
+            None if wanted.acknowledge is None else AckLevel(wanted.acknowledge),
         )
 
     def _retained(self, rules: ChannelRules) -> Retention | None:

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.push.directory import Directory
-from gateway.push.exchange import Decoded, read, read_optional, reply
-from gateway.push.names import channel_in, position_in, user_in
-from gateway.push.operations import operation
+from gateway.push.body import DecodedBody, read, read_optional, reply
+from gateway.push.lookups import Lookups
+from gateway.push.openapi import operation
+from gateway.push.params import channel_in, position_in, user_in
 from gateway.push.publisher import Publisher
 from gateway.push.requests import Batch, Broadcast, ChannelChoice, Disconnect, Notify, Publish
 from gateway.push.responses import (
@@ -82,7 +82,7 @@ class PublishRoutes:
         results = await self._publisher.batch(body.as_a(Batch), source=body.source)
         return reply(request, {"results": results})
 
-    async def _read(self, request: Request) -> Decoded:
+    async def _read(self, request: Request) -> DecodedBody:
         return await read(request, at_most=self._body_size)
 
     def add_to(self, router: APIRouter) -> None:
@@ -112,7 +112,7 @@ class PublishRoutes:
 class LookupRoutes:
     """The paths that look, and those that tell users' connections what to do."""
 
-    def __init__(self, directory: Directory, *, body_size: int) -> None:
+    def __init__(self, directory: Lookups, *, body_size: int) -> None:
         """Ask *directory*."""
         self._directory = directory
         self._body_size = body_size

@@ -8,8 +8,8 @@ from typing import Any
 
 from gateway.access.permissions import Namespaces
 from gateway.broker.base import Broker
-from gateway.eager import Tasks
 from gateway.push.keys import Keys
+from gateway.tasks import Tasks
 from protocol import limits
 
 

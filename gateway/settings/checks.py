@@ -135,7 +135,7 @@ def _broker(settings: Settings) -> Iterator[Fault]:
 def _server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | None]:
     """Return which Redis *address* names, and where that cannot be the broker's, problem and remedy."""
     # Only who has a Redis waits for its library.
-    from gateway.broker.redis.urls import BadUrl, read  # noqa: PLC0415
+    from gateway.broker.redis.connection.urls import BadUrl, read  # noqa: PLC0415
 
     try:
         url = read(address)

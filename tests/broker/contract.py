@@ -10,10 +10,10 @@ from gateway.broker.base import (
     ChannelRecord,
     ConnectionRecord,
     Delivery,
-    Headcount,
-    Instruction,
     NodeRecord,
+    PresenceCount,
     Receipt,
+    UserCommand,
 )
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Join, Leave, Member, Message, Sender
@@ -190,19 +190,19 @@ class Rosters:
         for number, name in enumerate(names):
             await broker.join("a", Member(f"c{number}", name, {"name": name}))
             await broker.join("a", Member(f"d{number}", name))
-        assert await broker.count("a") == Headcount(12, 6)
+        assert await broker.count("a") == PresenceCount(12, 6)
         await broker.join("a", Member("c1", "ann", {"name": "Annie"}))
-        assert await broker.count("a") == Headcount(12, 6)
+        assert await broker.count("a") == PresenceCount(12, 6)
         await broker.join("a", Member("c1", "bob"))
-        assert await broker.count("a") == Headcount(12, 7)
+        assert await broker.count("a") == PresenceCount(12, 7)
         for number in range(6):
             await broker.leave("a", f"d{number}")
         for connection in ("d0", "unknown"):
             await broker.leave("a", connection)
-        assert await broker.count("a") == Headcount(6, 6)
+        assert await broker.count("a") == PresenceCount(6, 6)
         present = await broker.presence("a")
         assert (present.connections, present.users) == (6, 6)
-        assert await broker.count("b") == Headcount(0, 0)
+        assert await broker.count("b") == PresenceCount(0, 0)
 
     async def test_channels_are_apart(self, broker: Broker) -> None:
         await broker.join("a", ANN)
@@ -222,7 +222,7 @@ class Directory:
 
     async def test_instructions_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
         node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
-        instruction = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+        instruction = UserCommand("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
         await broker.instruct(instruction)
         assert await node.received(1) == [instruction]
 
@@ -269,7 +269,7 @@ class Life:
             idle.clear("a"),
             idle.join("a", ANN),
             idle.connections("ann"),
-            idle.instruct(Instruction("ann", "disconnect")),
+            idle.instruct(UserCommand("ann", "disconnect")),
             idle.following("", after="", limit=1),
             idle.nodes(),
         ]

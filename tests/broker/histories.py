@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.broker.base import Broker, Cleared, Publication, Retention
+from gateway.broker.base import Broker, HistoryCleared, Publication, Retention
 from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.broker.node import KEPT, Later, RecordingNode, publish, values
@@ -104,7 +104,7 @@ class Histories:
         await broker.subscribe("a", KEPT)
         ids = await publish(broker, "a", 1, 2, 3)
         await broker.clear("a")
-        assert (await node.received(4))[3] == Cleared("a")
+        assert (await node.received(4))[3] == HistoryCleared("a")
         page = await broker.read("a")
         assert (list(page.messages), page.position) == ([], ids[-1])
         assert (await broker.read("a", since=ids[-1])).recovered, "nothing came after it"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.broker.base import Broker, Cleared, Delivery, Envelope, Instruction
+from gateway.broker.base import Broker, Delivery, Envelope, HistoryCleared, UserCommand
 from protocol.messages import Gap, Join, Leave
 from protocol.position import MessageId
 from tests.broker.node import RecordingNode
@@ -80,7 +80,7 @@ class Listener:
             self.cursor += 1
 
     def _hear(self, index: int, envelope: Envelope) -> None:
-        assert not isinstance(envelope, Instruction)
+        assert not isinstance(envelope, UserCommand)
         channel = envelope.message.channel if isinstance(envelope, Delivery) else envelope.channel
         found = [each for each in self.history if each.channel == channel and each.covers(index)]
         if self.hears_all and not found:
@@ -98,7 +98,7 @@ class Listener:
             assert not (isinstance(envelope, Leave) and last is Leave), f"left twice: {envelope}"
             following.members[envelope.member.connection] = type(envelope)
         else:
-            assert isinstance(envelope, Cleared)
+            assert isinstance(envelope, HistoryCleared)
 
     def _message(self, following: Following, delivery: Delivery, index: int) -> None:
         spoken = self.kept.get(following.channel)

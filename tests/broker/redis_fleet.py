@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from gateway.broker.notices import Notice
 from gateway.broker.redis import RedisBroker, RedisOptions, Server
+from gateway.broker.redis.connection.servers import NO_CREDENTIALS, Credentials
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.news import News
-from gateway.broker.redis.servers import NO_CREDENTIALS, Credentials
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import RecordingNode, publication
 from tests.broker.redis_server import RedisServer
@@ -40,7 +40,7 @@ class Member:
 
     node: RecordingNode
     broker: RedisBroker
-    news: list[News]
+    news: list[Notice]
     """What it has told of its shards."""
 
 
@@ -72,7 +72,7 @@ class Fleet:
         own = {"beat": 0.0, **options} if "lease" in options else options
         set_ = replace(OPTIONS, **own)  # type: ignore[arg-type]
         servers = [Server.named(url, self._credentials) for url in urls or self._urls]
-        news: list[News] = []
+        news: list[Notice] = []
         broker = RedisBroker(
             servers,
             set_,

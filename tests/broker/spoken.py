@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.broker.base import Retention, Slice
+from gateway.broker.base import HistorySlice, Retention
 from protocol.messages import Message
 from protocol.position import MessageId
 
@@ -96,7 +96,7 @@ class Spoken:
         """Return what is certain now."""
         return Moment(max(self.acknowledged, default=0), self.losses, self.cleared, self.clears)
 
-    def check(self, page: Slice, since: MessageId, limit: int | None, asked: Moment) -> None:
+    def check(self, page: HistorySlice, since: MessageId, limit: int | None, asked: Moment) -> None:
         """Judge what was answered to who *asked* for everything after *since*."""
         self.stands(page.position)
         if not page.recovered:
@@ -119,7 +119,7 @@ class Spoken:
                 assert self.acknowledged.get(since.offset, since) == since, "another was acknowledged there"
         return since
 
-    def _must_recover(self, page: Slice, since: MessageId, asked: Moment) -> bool:
+    def _must_recover(self, page: HistorySlice, since: MessageId, asked: Moment) -> bool:
         kept = page.position.offset - since.offset <= self.retention.size and since.offset >= self.cleared
         calm = self.noticed and asked.losses == self.losses and asked.clears == self.clears
         return kept and calm and since not in self.shaky and self.positions[since] == self.losses

@@ -8,7 +8,7 @@ from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
 from gateway.broker.redis.keys import Keys
 from gateway.hub.channel import Channel
-from gateway.hub.pages import Pages
+from gateway.hub.history_cache import HistoryCache
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet
 from tests.broker.redis_server import serving
@@ -31,12 +31,12 @@ async def test_who_comes_from_before_a_loss_recovers_nothing_from_behind_it(
             behind = await publish(broker, "c", *range(newer), retention=LONG)
             assert behind[0].offset == 4
             for position in before:
-                channel, pages = Channel("c", RULES), Pages(broker, page=8)
+                channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
                 channel.begin(behind[-1])
                 part = await pages.after(channel, position)
                 assert part.lost, position
                 assert not part.messages
-            channel, pages = Channel("c", RULES), Pages(broker, page=8)
+            channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
             channel.begin(behind[-1])
             part = await pages.after(channel, behind[0])
             assert not part.lost

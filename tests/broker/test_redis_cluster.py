@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from gateway.broker.base import Level
+from gateway.broker.base import AckLevel
 from gateway.broker.redis import RedisBroker, RedisOptions
 from gateway.broker.redis.keys import Keys, shard_of
 from gateway.errors import BrokerUnavailable
@@ -161,7 +161,7 @@ async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> 
             one, two = await fleet.launch(), await fleet.launch()
             for channel in CHANNELS:
                 await two.broker.subscribe(channel, KEPT)
-                await publish(one.broker, channel, "before", level=Level.REPLICATED)
+                await publish(one.broker, channel, "before", level=AckLevel.REPLICATED)
             await two.node.messages(len(CHANNELS))
             victim = owner_of(cluster, CHANNELS[0])
             elsewhere = next(each for each in CHANNELS if owner_of(cluster, each) is not victim)

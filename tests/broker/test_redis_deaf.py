@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis import Credentials
-from gateway.broker.redis.patience import DEAF
+from gateway.broker.redis.timeouts import DEAF
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.node import KEPT, publish, values

@@ -3,8 +3,8 @@
 import pytest
 from redis import exceptions
 
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.faults import FAULTS, Counts, Fenced, Then, fault_of
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.error_table import ERROR_TABLE, Action, BreakerOutcome, Fenced, rule_for
 from gateway.clock import FakeClock
 from gateway.errors import BrokerFull, BrokerUnavailable
 
@@ -131,7 +131,7 @@ def test_what_was_sent_before_it_opened_decides_nothing() -> None:
     ],
 )
 def test_every_refusal_has_its_row(error: Exception, word: str) -> None:
-    assert fault_of(error) is FAULTS[word]
+    assert rule_for(error) is ERROR_TABLE[word]
 
 
 RUNNING = "Error running script (call to f_bd6f3018b28bbdb36260f19d3c44afed740db987): @user_script:1: "
@@ -158,11 +158,11 @@ RUNNING = "Error running script (call to f_bd6f3018b28bbdb36260f19d3c44afed740db
 )
 def test_what_a_command_inside_of_a_script_was_refused_has_its_row(said: str, word: str) -> None:
     """As redis-py, which takes `ERR ` away, passes on what Redis 6.2.16 says."""
-    assert fault_of(exceptions.ResponseError(RUNNING + said)) is FAULTS[word]
+    assert rule_for(exceptions.ResponseError(RUNNING + said)) is ERROR_TABLE[word]
 
 
 def test_what_redis_refuses_is_an_error_of_ours() -> None:
-    for word, fault in FAULTS.items():
+    for word, fault in ERROR_TABLE.items():
         error = fault.error(exceptions.ResponseError("because"))
         assert isinstance(error, BrokerFull if word == "OOM" else BrokerUnavailable), word
         assert isinstance(error, Fenced) == (word == "FENCED")
@@ -172,17 +172,17 @@ def test_what_redis_refuses_is_an_error_of_ours() -> None:
 @pytest.mark.parametrize(
     ("error", "counts"),
     [
-        (TimeoutError(), Counts.TIMEOUT),
-        (exceptions.TimeoutError("Timeout connecting to server"), Counts.TIMEOUT),
-        (exceptions.ConnectionError("Connection closed by server."), Counts.FAILURE),
-        (ConnectionRefusedError(), Counts.FAILURE),
-        (OSError("no route to host"), Counts.FAILURE),
-        (exceptions.InvalidResponse("Protocol Error"), Counts.FAILURE),
+        (TimeoutError(), BreakerOutcome.TIMEOUT),
+        (exceptions.TimeoutError("Timeout connecting to server"), BreakerOutcome.TIMEOUT),
+        (exceptions.ConnectionError("Connection closed by server."), BreakerOutcome.FAILURE),
+        (ConnectionRefusedError(), BreakerOutcome.FAILURE),
+        (OSError("no route to host"), BreakerOutcome.FAILURE),
+        (exceptions.InvalidResponse("Protocol Error"), BreakerOutcome.FAILURE),
     ],
 )
-def test_a_broken_connection_is_made_anew(error: Exception, counts: Counts) -> None:
-    fault = fault_of(error)
-    assert (fault.then, fault.counts) == (Then.RECONNECT, counts)
+def test_a_broken_connection_is_made_anew(error: Exception, counts: BreakerOutcome) -> None:
+    fault = rule_for(error)
+    assert (fault.then, fault.counts) == (Action.RECONNECT, counts)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_a_broken_connection_is_made_anew(error: Exception, counts: Counts) -> N
     ],
 )
 def test_what_the_first_word_does_not_tell_the_text_does(error: Exception, says: str) -> None:
-    fault = fault_of(error)
+    fault = rule_for(error)
     assert says in fault.says
-    assert (fault.then, fault.counts) == (Then.RECONNECT, Counts.FAILURE)
+    assert (fault.then, fault.counts) == (Action.RECONNECT, BreakerOutcome.FAILURE)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_what_the_first_word_does_not_tell_the_text_does(error: Exception, says:
     ],
 )
 def test_an_error_names_its_server_once(error: Exception, server: str, text: str) -> None:
-    assert str(fault_of(error).error(error, server)) == text
+    assert str(rule_for(error).error(error, server)) == text
 
 
 def test_an_error_of_five_sentinels_is_whole() -> None:
     each = "; ".join(f"sentinel-{number}.example.com:26379: no answer in time" for number in range(5))
     error = exceptions.ConnectionError(f"no sentinel knows 'mymaster': {each}")
-    assert str(fault_of(error).error(error)).endswith("no answer in time)")
+    assert str(rule_for(error).error(error)).endswith("no answer in time)")

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.faults import FAULTS, LOST, TIMED_OUT
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.error_table import CONNECTION_LOST, ERROR_TABLE, TIMED_OUT
+from gateway.broker.redis.connection.health import ShardHealth
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication
 from tests.broker.redis_fleet import Fleet, eventually
@@ -17,8 +17,8 @@ BACKLOG = 2_000
 """Messages: several reads of an inbox."""
 
 
-def contact(told: list[str | None]) -> Contact:
-    return Contact(Breaker(), lambda: None, told.append)
+def contact(told: list[str | None]) -> ShardHealth:
+    return ShardHealth(Breaker(), lambda: None, told.append)
 
 
 def test_a_first_contact_is_no_news() -> None:
@@ -31,8 +31,8 @@ def test_contact_is_lost_once_for_each_reason_and_regained_once_however_often_it
     told: list[str | None] = []
     shard = contact(told)
     shard.established()
-    refused, reset = LOST.error(OSError("refused")), LOST.error(OSError("reset"))
-    loading = FAULTS["LOADING"].error()
+    refused, reset = CONNECTION_LOST.error(OSError("refused")), CONNECTION_LOST.error(OSError("reset"))
+    loading = ERROR_TABLE["LOADING"].error()
     lost = ["the connection to Redis failed (refused)", "Redis is loading its data"]
     for times in (1, 2):
         for error in (refused, reset, loading, refused, loading):

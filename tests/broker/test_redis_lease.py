@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from gateway.broker.redis import RedisBroker, Server
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.contact import Contact
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.lease import Lease
+from gateway.broker.redis.membership.lease import Lease
+from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.reaper import Reaper
 from gateway.clock import FakeClock, wall
 from protocol.messages import Member
 from tests.broker.node import RecordingNode
@@ -35,7 +35,7 @@ class Asked:
 
 async def test_an_answer_that_comes_when_the_lease_is_over_establishes_nothing() -> None:
     clock, line = FakeClock(), Asked()
-    contact = Contact(Breaker(), lambda: None)
+    contact = ShardHealth(Breaker(), lambda: None)
     keys, options = Keys("fanway", 0), RedisOptions(lease=3.0)
     reaper = Reaper(line, keys, options, reaped=lambda _: None)  # type: ignore[arg-type]
     lease = Lease(

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.line import Line
-from gateway.broker.redis.places import Fixed
-from gateway.broker.redis.servers import Server
-from gateway.broker.redis.wire import Wire
-from gateway.eager import Tasks
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.connection import RedisConnection
+from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pipeline import Pipeline
+from gateway.broker.redis.connection.servers import Server
+from gateway.broker.redis.connection.topology import FixedPrimary
 from gateway.errors import BrokerUnavailable
+from gateway.tasks import Tasks
 from tests.broker.redis_proxy import Proxy
 
 PING = ("PING", "")
@@ -22,12 +22,17 @@ LONG = 60.0
 
 
 @pytest_asyncio.fixture
-async def line(proxy: Proxy) -> AsyncIterator[Line]:
+async def line(proxy: Proxy) -> AsyncIterator[Pipeline]:
     errors: list[BaseException] = []
     tasks = Tasks(errors.append)
-    contact = Contact(Breaker(), lambda: None)
+    contact = ShardHealth(Breaker(), lambda: None)
     contact.established()
-    line = Line(Wire(Fixed(Server.named(proxy.url)), connect_timeout=LONG), contact, tasks, patience=LONG)
+    line = Pipeline(
+        RedisConnection(FixedPrimary(Server.named(proxy.url)), connect_timeout=LONG),
+        contact,
+        tasks,
+        patience=LONG,
+    )
     proxy.hold()
     yield line
     await line.close()
@@ -36,7 +41,7 @@ async def line(proxy: Proxy) -> AsyncIterator[Line]:
 
 
 async def test_a_call_for_which_less_time_is_left_than_for_those_before_it_does_not_wait_for_theirs(
-    line: Line,
+    line: Pipeline,
 ) -> None:
     now = asyncio.get_running_loop().time()
     before = line.call(PING, now + LONG)
@@ -47,7 +52,7 @@ async def test_a_call_for_which_less_time_is_left_than_for_those_before_it_does_
     assert (before.done(), behind.done(), line.failures) == (False, False, 1)
 
 
-async def test_each_call_fails_at_its_own_time(line: Line) -> None:
+async def test_each_call_fails_at_its_own_time(line: Pipeline) -> None:
     now = asyncio.get_running_loop().time()
     calls = [line.call(PING, now + seconds) for seconds in (0.1, 0.1, LONG)]
     for call in calls[:2]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.base import ChannelRecord
-from gateway.broker.partial import Partial
+from gateway.broker.partial_result import PartialResult
 from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
@@ -60,16 +60,16 @@ async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_
                     await member.broker.subscribe(name, None)
             whole = await one.broker.following("c", after="", limit=100)
             assert list(whole) == [ChannelRecord(name, 2) for name in names]
-            assert not isinstance(whole, Partial)
+            assert not isinstance(whole, PartialResult)
             first.kill()
             left = [name for name in names if shard_of(name, 2) == 1]
             found = await one.broker.following("c", after="", limit=100)
-            assert isinstance(found, Partial)
+            assert isinstance(found, PartialResult)
             assert found == [ChannelRecord(name, 2) for name in left]
             assert [name for name in names if not found.lacks(name)] == left
             paged: list[str] = []
             while page := await one.broker.following("c", after=paged[-1] if paged else "", limit=3):
-                assert isinstance(page, Partial)
+                assert isinstance(page, PartialResult)
                 paged += [record.channel for record in page]
             assert paged == left
             second.kill()

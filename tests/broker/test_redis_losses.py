@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.script import REAP
+from gateway.broker.redis.scripts.registry import REAP
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet, Member, eventually

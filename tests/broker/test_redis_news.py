@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker.redis import Credentials, Server
-from gateway.broker.redis.eviction import evicting
-from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.news import (
-    Lost,
-    LostLease,
-    LostWrites,
-    MayEvict,
-    News,
-    Reaped,
-    Refused,
-    Regained,
-    Unrouted,
+from gateway.broker.notices import (
+    CallRejected,
+    EvictionEnabled,
+    LeaseLost,
+    NodeReaped,
+    Notice,
+    RedisLost,
+    RedisRestored,
+    RoutesMissing,
+    WritesLost,
 )
-from gateway.broker.redis.places import Fixed
-from gateway.broker.redis.wire import Wire
+from gateway.broker.redis import Credentials, Server
+from gateway.broker.redis.connection.connection import RedisConnection
+from gateway.broker.redis.connection.topology import FixedPrimary
+from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.membership.eviction_check import evicting
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publish
 from tests.broker.redis_fleet import LEASE, Fleet, Member, clean_up, eventually
@@ -29,7 +29,7 @@ KEYS = Keys("fanway", 0)
 LIMITED = ("--maxmemory", "100mb")
 
 
-async def hears(member: Member, *news: News) -> None:
+async def hears(member: Member, *news: Notice) -> None:
     await eventually(lambda: member.news == [*news])
 
 
@@ -41,29 +41,29 @@ async def test_a_redis_that_goes_and_comes(tmp_path: Path) -> None:
             server.kill()
             await eventually(lambda: len(one.news) > 0)
             server.start()
-            await eventually(lambda: Regained() in one.news)
-            assert isinstance(one.news[0], Lost)
+            await eventually(lambda: RedisRestored() in one.news)
+            assert isinstance(one.news[0], RedisLost)
             assert one.news[0].reason.startswith("the connection to Redis failed (")
-            assert LostWrites() not in one.news
+            assert WritesLost() not in one.news
 
 
 async def test_a_redis_that_has_forgotten(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     server.execute("FLUSHALL")
-    await hears(one, LostWrites())
+    await hears(one, WritesLost())
 
 
 async def test_a_lease_that_was_lost(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     clean_up(server)
-    await hears(one, LostLease())
+    await hears(one, LeaseLost())
 
 
 async def test_a_node_that_was_cleaned_up_after(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch(lease=LEASE)
     now = int(server.execute("TIME")[0]) * 1000
     server.execute("ZADD", KEYS.nodes, now + 1_000, "n9~gone")
-    await hears(one, Reaped("n9~gone"))
+    await hears(one, NodeReaped("n9~gone"))
 
 
 async def test_routes_that_are_gone(server: RedisServer, fleet: Fleet) -> None:
@@ -71,7 +71,7 @@ async def test_routes_that_are_gone(server: RedisServer, fleet: Fleet) -> None:
     for name in ("a", "b"):
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", KEYS.route("a"), KEYS.route("b"))
-    await hears(one, Unrouted(2))
+    await hears(one, RoutesMissing(2))
 
 
 async def test_a_key_that_is_not_ours_is_told_once(server: RedisServer, fleet: Fleet) -> None:
@@ -83,7 +83,7 @@ async def test_a_key_that_is_not_ours_is_told_once(server: RedisServer, fleet: F
                 await publish(one.broker, name, 1)
     assert one.broker.ready()
     (told,) = one.news
-    assert isinstance(told, Refused)
+    assert isinstance(told, CallRejected)
     assert told.reason.startswith("a key of ours holds what is not ours: set broker.prefix (")
 
 
@@ -95,7 +95,7 @@ async def test_a_right_that_only_some_calls_need_is_told_to_be_missing(server: R
             with pytest.raises(BrokerUnavailable):
                 await publish(one.broker, "a", 1)
         (told,) = one.news
-        assert isinstance(told, Refused)
+        assert isinstance(told, CallRejected)
         assert told.reason.startswith("Redis' ACL forbids this user a command or a key (")
 
 
@@ -114,7 +114,7 @@ async def test_a_redis_that_would_evict(tmp_path: Path, policy: str) -> None:
     with serving(tmp_path, *LIMITED, "--maxmemory-policy", policy) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch()
-            await hears(one, MayEvict(f"127.0.0.1:{server.port}", policy))
+            await hears(one, EvictionEnabled(f"127.0.0.1:{server.port}", policy))
 
 
 @pytest.mark.parametrize(
@@ -145,5 +145,5 @@ async def test_a_redis_that_must_not_be_asked(tmp_path: Path) -> None:
             assert one.news == []
 
 
-def wire(server: RedisServer) -> Wire:
-    return Wire(Fixed(Server.named(server.url)), connect_timeout=5.0)
+def wire(server: RedisServer) -> RedisConnection:
+    return RedisConnection(FixedPrimary(Server.named(server.url)), connect_timeout=5.0)

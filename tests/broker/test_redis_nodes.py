@@ -8,14 +8,14 @@ import pytest
 import pytest_asyncio
 
 from gateway.broker.base import (
+    AckLevel,
     ChannelRecord,
     ConnectionRecord,
     Delivery,
-    Instruction,
-    Level,
     Retention,
+    UserCommand,
 )
-from gateway.broker.partial import Partial
+from gateway.broker.partial_result import PartialResult
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
@@ -68,9 +68,9 @@ async def test_only_what_is_to_be_replicated_is_written_when_it_is_made_again(tm
             receipt = await one.broker.publish(publication("a", 1, key="k"))
             assert (receipt.replayed, written()) == (True, before)
             server.execute("CONFIG", "SET", "maxmemory", "1mb")
-            receipt = await one.broker.publish(publication("a", 1, key="k", level=Level.REPLICATED))
+            receipt = await one.broker.publish(publication("a", 1, key="k", level=AckLevel.REPLICATED))
             server.execute("CONFIG", "SET", "maxmemory", "0")
-            assert (receipt.replayed, receipt.level) == (True, Level.STORED)
+            assert (receipt.replayed, receipt.level) == (True, AckLevel.STORED)
             assert written() > before
             assert 0 < server.execute("PTTL", key) <= 60_000, "no longer than before"
 
@@ -321,14 +321,14 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
     await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann") == 2)
     everything = await one.broker.connections("ann"), await one.broker.following("r", after="", limit=9)
     assert list(everything[1]) == [ChannelRecord("r", 2)]
-    assert not any(isinstance(each, Partial) for each in everything)
+    assert not any(isinstance(each, PartialResult) for each in everything)
     proxy.hold()
     users = await one.broker.connections("ann")
     channels = await one.broker.following("r", after="", limit=9)
     assert [record.connection for record in users] == ["c1"]
     assert list(channels) == [ChannelRecord("r", 1)]
-    assert isinstance(users, Partial)
-    assert isinstance(channels, Partial)
+    assert isinstance(users, PartialResult)
+    assert isinstance(channels, PartialResult)
     assert not channels.lacks("r"), "something is known of it"
     proxy.release()
 
@@ -337,7 +337,7 @@ async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServ
     one, two, three = [await fleet.launch() for _ in range(3)]
     await one.broker.arrive("ann")
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
-    instruction = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+    instruction = UserCommand("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
     await two.broker.instruct(instruction)
     assert await one.node.received(1) == [instruction]
     assert await two.node.received(1) == [instruction]

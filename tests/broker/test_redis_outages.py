@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker.base import Delivery, Missed, Retention
+from gateway.broker.base import Delivery, PossibleLoss, Retention
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
@@ -279,7 +279,7 @@ async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) ->
     messages = [each.message.message for each in received if isinstance(each, Delivery)]
     assert messages == missed
     assert Gap("not", "reset", None) in received
-    assert Missed("a") in received, "that somebody left, or what was not to be kept: no history tells"
+    assert PossibleLoss("a") in received, "that somebody left, or what was not to be kept: no history tells"
     assert Join("a", ANN) in received
     assert await one.node.received(1) == [Join("a", ANN)]
     await publish(one.broker, "a", "live", retention=LONG)

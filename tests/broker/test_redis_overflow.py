@@ -1,7 +1,7 @@
 """A node that cannot keep up with its inbox: what was cut off at the other end is healed, or told."""
 
-from gateway.broker.base import Delivery, Missed
-from gateway.broker.redis.intake import HEALING
+from gateway.broker.base import Delivery, PossibleLoss
+from gateway.broker.redis.inbox.dispatcher import HEALING
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import LEASE, Fleet, eventually
@@ -23,7 +23,7 @@ async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: Redis
         scissors.places = [Place(answer=0.0) for _ in range(3)]
         server.execute("EVAL", FLOOD, 1, f"fanway:{{0}}:in:{node.decode()}")
         await eventually(lambda: Gap("not", "reset", None) in one.node.envelopes)
-        await eventually(lambda: Missed("kept") in one.node.envelopes)
+        await eventually(lambda: PossibleLoss("kept") in one.node.envelopes)
         assert scissors.cuts == 3
         heard = sum(isinstance(each, Delivery) for each in one.node.envelopes)
         assert heard < 2_000, "else there was nothing to tell"

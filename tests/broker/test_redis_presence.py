@@ -8,7 +8,7 @@ import pytest
 
 from gateway.broker.base import Presence
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.presence import TURN, unpacked
+from gateway.broker.redis.operations.presence import TURN, unpacked
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.redis_fleet import LEASE, Fleet, eventually

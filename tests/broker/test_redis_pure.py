@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker.base import Delivery, Instruction, Publication
-from gateway.broker.redis import envelope
-from gateway.broker.redis.followed import HELD, Entry, Followed, Verdict
+from gateway.broker.base import Delivery, Publication, UserCommand
+from gateway.broker.redis import codec
+from gateway.broker.redis.inbox.channel_state import HELD, ChannelState, EntryAction, InboxEntry
 from gateway.broker.redis.keys import Keys, shard_of
-from gateway.broker.redis.script import SCRIPTS
+from gateway.broker.redis.scripts.registry import SCRIPTS
 from protocol.messages import Member, Message, Sender
 from protocol.payload import payload_of
 from protocol.position import MessageId
@@ -56,116 +56,116 @@ def test_an_envelope_is_what_was_put_into_it(
     publication = Publication("a", payload, sender=sender, tags=tags, exclude=exclude)
     id = MessageId(3, "abc")
     expected = Delivery(Message("a", payload, id, sender, tags, time), exclude)
-    assert envelope.unpack("a", id, envelope.pack(publication, time)) == expected
+    assert codec.unpack("a", id, codec.pack(publication, time)) == expected
 
 
 def test_a_payload_crosses_byte_by_byte() -> None:
     payload = payload_of({"text": "ä\n", "n": 1})
-    assert envelope.pack(Publication("a", payload), 12) == b"12\n" + payload.json
+    assert codec.pack(Publication("a", payload), 12) == b"12\n" + payload.json
 
 
 @given(texts, texts, st.none() | st.dictionaries(texts, st.integers(-9, 9)))
 def test_a_member_is_who_it_was(connection: str, user: str, info: dict[str, int] | None) -> None:
     member = Member(connection, user, info)
-    assert envelope.unpack_member(envelope.pack_member(member)) == member
+    assert codec.unpack_member(codec.pack_member(member)) == member
 
 
 def test_an_instruction_is_what_it_was() -> None:
-    instruction = Instruction("ann", "disconnect", "a", 4005, "bye", frozenset({"c1", "c2"}))
-    assert envelope.unpack_instruction(envelope.pack_instruction(instruction)) == instruction
+    instruction = UserCommand("ann", "disconnect", "a", 4005, "bye", frozenset({"c1", "c2"}))
+    assert codec.unpack_instruction(codec.pack_instruction(instruction)) == instruction
 
 
 # ---------------------------------------------------------------- one followed channel
 
 
-def message(offset: int, before: str = "", uid: str = "") -> Entry:
+def message(offset: int, before: str = "", uid: str = "") -> InboxEntry:
     """The message *offset* of a history whose uids are `u1`, `u2`, …"""
-    return Entry(b"m", MessageId(offset, uid or f"u{offset}"), before or f"u{offset - 1}", b"")
+    return InboxEntry(b"m", MessageId(offset, uid or f"u{offset}"), before or f"u{offset - 1}", b"")
 
 
-def following(offset: int = 0) -> Followed:
-    followed = Followed("a")
+def following(offset: int = 0) -> ChannelState:
+    followed = ChannelState("a")
     followed.begin("t", numbered=True)
     followed.answered(followed.life, MessageId(offset, f"u{offset}"))
-    assert followed.marked("t", MessageId(offset, f"u{offset}")) is Verdict.DELIVER
+    assert followed.marked("t", MessageId(offset, f"u{offset}")) is EntryAction.DELIVER
     return followed
 
 
-UNNUMBERED = Entry(b"m", None, "-", b"")
+UNNUMBERED = InboxEntry(b"m", None, "-", b"")
 
 
 def test_what_comes_before_the_mark_is_older() -> None:
-    followed = Followed("a")
+    followed = ChannelState("a")
     followed.begin("t", numbered=True)
-    assert followed.take(message(4)) is Verdict.DROP
-    assert followed.marked("another", MessageId(4, "u4")) is Verdict.DROP
-    assert followed.marked("t", MessageId(4, "u4")) is Verdict.DELIVER
-    assert followed.take(message(5)) is Verdict.DELIVER
+    assert followed.take(message(4)) is EntryAction.DROP
+    assert followed.marked("another", MessageId(4, "u4")) is EntryAction.DROP
+    assert followed.marked("t", MessageId(4, "u4")) is EntryAction.DELIVER
+    assert followed.take(message(5)) is EntryAction.DELIVER
 
 
 def test_what_follows_is_delivered_and_a_hole_is_healed() -> None:
     followed = following()
-    assert [followed.take(message(n)) for n in (1, 2)] == [Verdict.DELIVER] * 2
-    assert followed.take(UNNUMBERED) is Verdict.DELIVER
-    assert followed.take(message(4)) is Verdict.HEAL
-    assert followed.take(message(5)) is Verdict.HOLD
-    assert followed.take(UNNUMBERED) is Verdict.HOLD
+    assert [followed.take(message(n)) for n in (1, 2)] == [EntryAction.DELIVER] * 2
+    assert followed.take(UNNUMBERED) is EntryAction.DELIVER
+    assert followed.take(message(4)) is EntryAction.HEAL
+    assert followed.take(message(5)) is EntryAction.HOLD
+    assert followed.take(UNNUMBERED) is EntryAction.HOLD
     followed.last = MessageId(4, "u4")
     held = followed.release()
     assert [followed.take(entry, healed=True) for entry in held] == [
-        Verdict.DROP,
-        Verdict.DELIVER,
-        Verdict.DELIVER,
+        EntryAction.DROP,
+        EntryAction.DELIVER,
+        EntryAction.DELIVER,
     ]
 
 
 @pytest.mark.parametrize(
     "entry", [message(3, before="other"), message(2, uid="other"), message(1), message(9)]
 )
-def test_another_history_is_no_continuation(entry: Entry) -> None:
+def test_another_history_is_no_continuation(entry: InboxEntry) -> None:
     followed = following(2)
-    assert followed.take(entry) is Verdict.HEAL
+    assert followed.take(entry) is EntryAction.HEAL
 
 
 def test_a_mark_ahead_of_what_was_heard_is_a_hole() -> None:
     followed = following(2)
     followed.begin_again("t2")
-    assert followed.take(message(3)) is Verdict.DROP
-    assert followed.marked("t", MessageId(2, "u2")) is Verdict.DROP
-    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.HEAL
-    assert followed.take(message(4)) is Verdict.HOLD
+    assert followed.take(message(3)) is EntryAction.DROP
+    assert followed.marked("t", MessageId(2, "u2")) is EntryAction.DROP
+    assert followed.marked("t2", MessageId(3, "u3")) is EntryAction.HEAL
+    assert followed.take(message(4)) is EntryAction.HOLD
 
 
 def test_who_was_told_a_position_that_was_never_marked_goes_on_from_there() -> None:
-    followed = Followed("a")
+    followed = ChannelState("a")
     followed.begin("t", numbered=True)
     followed.answered(followed.life, MessageId(2, "u2"))
     followed.begin_again("t2")
-    assert followed.marked("t2", MessageId(4, "u4")) is Verdict.HEAL
+    assert followed.marked("t2", MessageId(4, "u4")) is EntryAction.HEAL
     assert followed.last == MessageId(2, "u2")
 
 
 def test_a_mark_while_history_is_asked_has_it_asked_once_more() -> None:
     followed = following(2)
-    assert followed.take(message(4)) is Verdict.HEAL
+    assert followed.take(message(4)) is EntryAction.HEAL
     followed.begin_again("t2")
-    assert followed.marked("t2", MessageId(6, "u6")) is Verdict.DELIVER
+    assert followed.marked("t2", MessageId(6, "u6")) is EntryAction.DELIVER
     assert followed.overflowed
 
 
 def test_a_mark_that_overtakes_the_answer_is_where_it_begins() -> None:
-    followed = Followed("a")
+    followed = ChannelState("a")
     followed.begin("t", numbered=True)
     followed.begin_again("t2")
-    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.DELIVER
+    assert followed.marked("t2", MessageId(3, "u3")) is EntryAction.DELIVER
     assert followed.answered(followed.life, MessageId(1, "u1")) == MessageId(3, "u3")
 
 
 def test_an_answer_that_comes_late_tells_where_it_began() -> None:
-    followed = Followed("a")
+    followed = ChannelState("a")
     followed.begin("t", numbered=True)
-    assert followed.marked("t", MessageId(1, "u1")) is Verdict.DELIVER
-    assert followed.take(message(2)) is Verdict.DELIVER
+    assert followed.marked("t", MessageId(1, "u1")) is EntryAction.DELIVER
+    assert followed.take(message(2)) is EntryAction.DELIVER
     assert followed.answered(followed.life, MessageId(1, "u1")) == MessageId(1, "u1")
     assert followed.last == MessageId(2, "u2")
 
@@ -182,26 +182,26 @@ def test_what_is_held_is_bounded() -> None:
 def test_who_follows_already_misses_nothing_by_another_subscribe() -> None:
     followed = following(2)
     followed.begin("t2", numbered=True)
-    assert followed.take(message(3)) is Verdict.DELIVER
-    assert followed.marked("t2", MessageId(3, "u3")) is Verdict.DELIVER
-    assert followed.take(message(4)) is Verdict.DELIVER
+    assert followed.take(message(3)) is EntryAction.DELIVER
+    assert followed.marked("t2", MessageId(3, "u3")) is EntryAction.DELIVER
+    assert followed.take(message(4)) is EntryAction.DELIVER
 
 
 def test_what_nobody_wants_is_dropped() -> None:
     followed = following()
     followed.end()
-    assert followed.take(message(1)) is Verdict.DROP
-    assert followed.marked("t", MessageId(1, "u1")) is Verdict.DROP
+    assert followed.take(message(1)) is EntryAction.DROP
+    assert followed.marked("t", MessageId(1, "u1")) is EntryAction.DROP
     followed.begin("t2", numbered=False)
-    assert followed.take(UNNUMBERED) is Verdict.DROP
-    assert followed.marked("t2", None) is Verdict.DELIVER
-    assert followed.take(UNNUMBERED) is Verdict.DELIVER
+    assert followed.take(UNNUMBERED) is EntryAction.DROP
+    assert followed.marked("t2", None) is EntryAction.DELIVER
+    assert followed.take(UNNUMBERED) is EntryAction.DELIVER
 
 
 def test_entries_of_a_channel_without_history_need_no_order() -> None:
-    followed = Followed("a")
+    followed = ChannelState("a")
     followed.begin("t", numbered=False)
     followed.marked("t", None)
-    assert followed.take(message(9)) is Verdict.DELIVER
+    assert followed.take(message(9)) is EntryAction.DELIVER
     followed.begin_again("t2")
     assert followed.missed

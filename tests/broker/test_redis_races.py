@@ -14,16 +14,16 @@ from random import Random
 from typing import Any, cast
 
 from gateway.broker.base import Delivery, Envelope, Retention
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.history import History
-from gateway.broker.redis.intake import Intake
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
+from gateway.broker.redis.inbox.reader import InboxReader
+from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.operations.history import HistoryReader
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.reader import Reader
-from gateway.broker.redis.routes import Routes
-from gateway.broker.redis.script import READ, SUBSCRIBE, UNSUBSCRIBE, Command
-from gateway.eager import Tasks
+from gateway.broker.redis.scripts.registry import READ, SUBSCRIBE, UNSUBSCRIBE, Command
+from gateway.tasks import Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
 from tests.gateway.shuffled import in_any_order
@@ -186,12 +186,12 @@ class Node:
         clock = the_loop().clock
         self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
         lease = cast("Any", Lease())
-        history, contact = History(reads, KEYS, OPTIONS), Contact(Breaker(clock), lambda: None)
-        intake = Intake(
+        history, contact = HistoryReader(reads, KEYS, OPTIONS), ShardHealth(Breaker(clock), lambda: None)
+        intake = InboxDispatcher(
             self.routes, history, lease, self.tasks, deliver=self.deliver, questions=lambda *_: None
         )
         wire = cast("Any", self.wire)
-        self.reader = Reader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
+        self.reader = InboxReader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
         self.envelopes: list[Envelope] = []
         self.heard: dict[str, MessageId] = {}
         """How far it has heard of what it follows."""

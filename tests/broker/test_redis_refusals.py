@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from gateway.broker.redis.faults import FAULTS
+from gateway.broker.redis.connection.error_table import ERROR_TABLE
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish
 from tests.broker.redis_cluster import ClusterNode
@@ -93,7 +93,7 @@ async def told(member: Member, word: str) -> None:
         try:
             await member.broker.publish(publication("room", "in vain"))
         except BrokerUnavailable as error:
-            return FAULTS[word].says in str(error)
+            return ERROR_TABLE[word].says in str(error)
         return False
 
     await eventually(refused)

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.broker.base import Receipt
-from gateway.broker.redis.patience import BUDGET, CREDIT
-from gateway.broker.redis.script import PUBLISH
+from gateway.broker.redis.scripts.registry import PUBLISH
+from gateway.broker.redis.timeouts import BUDGET, CREDIT
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually

@@ -1,7 +1,7 @@
 """Keys that go from Redis without a word, as evictions or people take them: who needs them looks again."""
 
-from gateway.broker.base import ConnectionRecord, Delivery, Instruction, Missed
-from gateway.broker.redis.rounds import MOST
+from gateway.broker.base import ConnectionRecord, Delivery, PossibleLoss, UserCommand
+from gateway.broker.redis.inbox.route_audit import MOST
 from protocol.messages import Gap
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually
@@ -26,7 +26,7 @@ async def test_what_a_lost_route_kept_back_is_delivered(server: RedisServer, fle
     server.execute("DEL", key("route", "a"))
     await publish(two.broker, "a", 2, 3)
     assert values(await one.node.messages(2)) == [2, 3]
-    assert await one.node.received(1) == [Missed("a")]
+    assert await one.node.received(1) == [PossibleLoss("a")]
     assert one.broker.statistics()["mended"] == 1
     await publish(two.broker, "a", 4)
     assert values(await one.node.messages(1)) == [4]
@@ -49,9 +49,9 @@ async def test_users_whose_route_is_lost_hear_again_what_they_are_told(
     await one.broker.arrive("ann")
     await eventually(lambda: server.execute("SCARD", key("route", "=ann")) == 1)
     server.execute("DEL", key("route", "=ann"))
-    await two.broker.instruct(Instruction("ann", "disconnect"))
+    await two.broker.instruct(UserCommand("ann", "disconnect"))
     (heard,) = await one.node.received(1)
-    assert isinstance(heard, Instruction)
+    assert isinstance(heard, UserCommand)
     assert (heard.user, heard.action) == ("ann", "disconnect")
 
 

@@ -5,17 +5,17 @@ from time import time
 
 import pytest
 
-from gateway.broker.base import ConnectionRecord, Instruction
-from gateway.broker.redis.envelope import pack_instruction
+from gateway.broker.base import ConnectionRecord, UserCommand
+from gateway.broker.redis.codec import pack_instruction
+from gateway.broker.redis.inbox.user_commands import KEPT, REMEMBERED
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.said import KEPT, REMEMBERED
 from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 
 KEYS = Keys("fanway", 0)
-OUT = Instruction("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
-LIVE = Instruction("ann", "disconnect", code=4006, reason="live")
+OUT = UserCommand("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
+LIVE = UserCommand("ann", "disconnect", code=4006, reason="live")
 
 
 async def enter(member: Member, server: RedisServer, user: str = "ann") -> None:
@@ -34,17 +34,17 @@ def routed(server: RedisServer, member: Member, user: str = "ann") -> bool:
     return any(node.startswith(f"{member.node.name}~".encode()) for node in nodes)
 
 
-async def late(member: Member, count: int) -> list[Instruction]:
+async def late(member: Member, count: int) -> list[UserCommand]:
     """Return the instructions that *member* was told, without their times, which must be there."""
-    heard = [each for each in await member.node.received(count) if isinstance(each, Instruction)]
+    heard = [each for each in await member.node.received(count) if isinstance(each, UserCommand)]
     assert all(each.before is not None for each in heard)
     return [replace(each, before=None) for each in heard]
 
 
-async def told(member: Member) -> Instruction:
+async def told(member: Member) -> UserCommand:
     """Return the next instruction, without its time: who has just been away may read it either way."""
     (heard,) = await member.node.received(1)
-    assert isinstance(heard, Instruction)
+    assert isinstance(heard, UserCommand)
     return replace(heard, before=None)
 
 
@@ -64,15 +64,15 @@ async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_
         await eventually(lambda: not routed(server, away))
     begun = time()
     await one.broker.instruct(OUT)
-    await one.broker.instruct(Instruction("ann", "subscribe", "room"))
+    await one.broker.instruct(UserCommand("ann", "subscribe", "room"))
     await one.broker.instruct(replace(OUT, user="bob"))
     await eventually(lambda: not routed(server, away))
     proxy.release()
     first, second = await away.node.received(2)
-    assert isinstance(first, Instruction)
+    assert isinstance(first, UserCommand)
     assert replace(first, before=None) == OUT
-    assert isinstance(second, Instruction)
-    assert replace(second, before=None) == Instruction("ann", "subscribe", "room")
+    assert isinstance(second, UserCommand)
+    assert replace(second, before=None) == UserCommand("ann", "subscribe", "room")
     assert first.before is not None
     assert second.before is not None
     assert begun - 0.001 <= first.before <= second.before
@@ -116,7 +116,7 @@ async def test_what_was_told_later_already_is_not_undone(
 ) -> None:
     away = await fleet.launch(proxy.url, lease=60.0)
     await enter(away, server)
-    old, new = Instruction("ann", "subscribe", "room"), Instruction("ann", "unsubscribe", "room")
+    old, new = UserCommand("ann", "subscribe", "room"), UserCommand("ann", "unsubscribe", "room")
     server.execute("XADD", KEYS.said, "*", "b", pack_instruction(old))
     id = server.execute("XADD", KEYS.said, "*", "b", pack_instruction(new))
     (node,) = server.execute("SMEMBERS", KEYS.route("=ann"))

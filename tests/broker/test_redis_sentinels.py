@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from redis import exceptions
 
-from gateway.broker.base import Delivery, Level, Receipt
+from gateway.broker.base import AckLevel, Delivery, Receipt
 from gateway.broker.redis import RedisBroker, Server
-from gateway.broker.redis.patience import RECHECK, UNKNOWN
-from gateway.broker.redis.sentinels import BehindSentinels
+from gateway.broker.redis.connection.sentinel import SentinelPrimary
+from gateway.broker.redis.timeouts import RECHECK, UNKNOWN
 from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
@@ -32,7 +32,7 @@ def primary_and_replica(tmp_path: Path) -> Iterator[Watched]:
 
 
 async def published(
-    broker: RedisBroker, channel: str, value: str, level: Level = Level.STORED
+    broker: RedisBroker, channel: str, value: str, level: AckLevel = AckLevel.STORED
 ) -> MessageId | None:
     """Publish as a backend does: by one key until it is taken, and has reached *level*; return its id."""
     receipts: list[Receipt] = []
@@ -78,7 +78,7 @@ async def test_a_planned_failover_is_heard_of_though_the_former_primary_goes_on(
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         await two.broker.subscribe("room", KEPT)
-        await published(one.broker, "room", "before", Level.REPLICATED)
+        await published(one.broker, "room", "before", AckLevel.REPLICATED)
         former = primary_and_replica.primary
         await asyncio.to_thread(primary_and_replica.promote)
         present = primary_and_replica.primary
@@ -99,7 +99,7 @@ async def test_what_was_replicated_outlives_the_primary(primary_and_replica: Wat
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         start = await two.broker.subscribe("room", KEPT)
-        await published(one.broker, "room", "before", Level.REPLICATED)
+        await published(one.broker, "room", "before", AckLevel.REPLICATED)
         primary_and_replica.primary.kill()
         await published(one.broker, "room", "after")
         await heard_until(two, "after")
@@ -115,7 +115,7 @@ async def test_a_failover_that_loses_five_messages_is_told_to_every_node(
         one, two = await fleet.launch(), await fleet.launch()
         for member in (one, two):
             await member.broker.subscribe("room", KEPT)
-        kept = await published(one.broker, "room", "kept", Level.REPLICATED)
+        kept = await published(one.broker, "room", "kept", AckLevel.REPLICATED)
         primary_and_replica.part()
         *_, lost = await publish(one.broker, "room", *(f"lost {number}" for number in range(5)))
         for member in (one, two):
@@ -169,7 +169,7 @@ async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
     primary_and_replica: Watched,
 ) -> None:
     clock = FakeClock()
-    place = BehindSentinels(Server.named(primary_and_replica.url), clock)
+    place = SentinelPrimary(Server.named(primary_and_replica.url), clock)
     first = await place.locate(watchful=True)
     assert first == ("127.0.0.1", primary_and_replica.primary.port)
     await asyncio.to_thread(primary_and_replica.promote)
@@ -201,13 +201,13 @@ async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
             one = await fleet.launch()
             assert one.broker.ready()
             await publish(one.broker, "room", 1)
-        place = BehindSentinels(Server.named(servers.url), FakeClock())
+        place = SentinelPrimary(Server.named(servers.url), FakeClock())
         assert await place.locate(watchful=False) == ("127.0.0.1", servers.primary.port)
 
 
 async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: Watched) -> None:
     clock = FakeClock()
-    place = BehindSentinels(Server.named(primary_and_replica.url), clock)
+    place = SentinelPrimary(Server.named(primary_and_replica.url), clock)
     first = await place.locate(watchful=True)
     await asyncio.to_thread(primary_and_replica.promote)
     place.doubt()
@@ -221,7 +221,7 @@ async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replic
 
 
 async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and_replica: Watched) -> None:
-    place = BehindSentinels(Server.named(primary_and_replica.url), FakeClock())
+    place = SentinelPrimary(Server.named(primary_and_replica.url), FakeClock())
     with hanging(*primary_and_replica.sentinels[1:]):
         looking = asyncio.ensure_future(place.locate(watchful=False))
         await asyncio.sleep(0)
@@ -233,7 +233,7 @@ async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and
 
 async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watched) -> None:
     dead, hung, asked = primary_and_replica.sentinels
-    place = BehindSentinels(Server.named(primary_and_replica.url.replace(MASTER, "another")))
+    place = SentinelPrimary(Server.named(primary_and_replica.url.replace(MASTER, "another")))
     dead.kill()
     with hanging(hung), pytest.raises(exceptions.ConnectionError) as told:
         await place.locate(watchful=False)
@@ -258,19 +258,19 @@ async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer,
     await eventually(lambda: following(primary))
     async with Fleet(primary.url) as fleet:
         one = await fleet.launch(replication_deadline=2.0)
-        receipt = await one.broker.publish(publication("room", 1, level=Level.REPLICATED, key="k"))
-        assert (receipt.level, receipt.replayed) == (Level.REPLICATED, False)
+        receipt = await one.broker.publish(publication("room", 1, level=AckLevel.REPLICATED, key="k"))
+        assert (receipt.level, receipt.replayed) == (AckLevel.REPLICATED, False)
         assert replica.execute("XLEN", "fanway:{0}:log:room") == 1
         assert (await one.broker.publish(publication("room", 2))).level is None
         os.kill(replica.pid, signal.SIGSTOP)
         try:
             assert (
-                await one.broker.publish(publication("room", 3, level=Level.REPLICATED))
-            ).level is Level.STORED
+                await one.broker.publish(publication("room", 3, level=AckLevel.REPLICATED))
+            ).level is AckLevel.STORED
             # The same publish again: it is not replicated because it was, but because the replica has it now.
-            again = publication("room", 1, level=Level.REPLICATED, key="k")
+            again = publication("room", 1, level=AckLevel.REPLICATED, key="k")
             receipt = await one.broker.publish(again)
-            assert (receipt.level, receipt.replayed) == (Level.STORED, True)
+            assert (receipt.level, receipt.replayed) == (AckLevel.STORED, True)
         finally:
             os.kill(replica.pid, signal.SIGCONT)
 
@@ -283,21 +283,21 @@ async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServe
         os.kill(replica.pid, signal.SIGSTOP)
         try:
             patient = asyncio.ensure_future(
-                one.broker.publish(publication("room", 1, level=Level.REPLICATED))
+                one.broker.publish(publication("room", 1, level=AckLevel.REPLICATED))
             )
             await publish(one.broker, "room", 2, 3)
             assert not patient.done()
         finally:
             os.kill(replica.pid, signal.SIGCONT)
-        assert (await patient).level is Level.REPLICATED
+        assert (await patient).level is AckLevel.REPLICATED
 
 
 async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Fleet(server.url) as fleet:
-            one = await fleet.launch(level=Level.REPLICATED)
-            assert (await one.broker.publish(publication("room", 1))).level is Level.STORED
-            assert (await one.broker.publish(publication("room", 1, level=Level.STORED))).level is None
+            one = await fleet.launch(level=AckLevel.REPLICATED)
+            assert (await one.broker.publish(publication("room", 1))).level is AckLevel.STORED
+            assert (await one.broker.publish(publication("room", 1, level=AckLevel.STORED))).level is None
 
 
 async def test_a_replica_is_no_primary(pair: tuple[RedisServer, RedisServer]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway.broker.base import ConnectionRecord, Level
+from gateway.broker.base import AckLevel, ConnectionRecord
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually
@@ -70,11 +70,11 @@ async def test_a_publish_that_waits_for_its_turn_fails_before_its_answer_comes(s
 async def test_what_is_stored_is_said_to_be_when_no_replica_tells_in_time(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
         one = await fleet.launch(lease=LEASE, block=2.0)
-        await one.broker.publish(publication("room", "to connect", level=Level.REPLICATED))
+        await one.broker.publish(publication("room", "to connect", level=AckLevel.REPLICATED))
         # Redis has been asked for the second time, and would answer that after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
-        receipt = await one.broker.publish(publication("room", "stored", level=Level.REPLICATED))
-        assert (receipt.id is not None, receipt.level) == (True, Level.STORED)
+        receipt = await one.broker.publish(publication("room", "stored", level=AckLevel.REPLICATED))
+        assert (receipt.id is not None, receipt.level) == (True, AckLevel.STORED)
         assert one.broker.statistics()["failures"] == 0
         way.shape(up=CLEAR)
 

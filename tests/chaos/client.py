@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.chaos.habits import DEFAULT, REACTIONS, RETRY, Habits, Reaction, Stopped
+from tests.chaos.client_policy import DEFAULT, REACTIONS, RETRY, Habits, Reaction, Stopped
 from tests.chaos.history import Asked, Delivered, Gap, Heard, History, Left, Subscribed, offset
 from tests.chaos.publisher import name_of
 from tests.e2e.wire import JSON, MSGPACK, PATH

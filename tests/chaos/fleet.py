@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tests.chaos.checker import check
 from tests.chaos.client import Client
-from tests.chaos.habits import Habits
+from tests.chaos.client_policy import Habits
 from tests.chaos.history import History
 from tests.chaos.publisher import DOUBTFUL, DOUBTFUL_IN_A_CLUSTER, Publisher
 from tests.chaos.verdict import Verdict

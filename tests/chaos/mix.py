@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from tests.chaos.client_policy import Habits
 from tests.chaos.cluster import BLOCKED, CHANNELS, CLIENTS, DURABLE, EACH, SECOND, Cluster, cut_off, shaped
 from tests.chaos.fleet import BRISK, Fleet
 from tests.chaos.flow import Line
-from tests.chaos.habits import Habits
+from tests.chaos.network_faults import storm
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Verdict
 from tests.chaos.watcher import Place, places
-from tests.chaos.weather import storm
 from tests.e2e.wire import PATIENCE
 
 LEASE = 2.5

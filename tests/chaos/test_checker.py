@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.chaos import lies, seeds
+from tests.chaos import planted_faults, seeds
 from tests.chaos.checker import check
 from tests.chaos.history import (
     Asked,
@@ -50,7 +50,7 @@ def test_where_nothing_is_wrong_nothing_is_found(events: list[Event]) -> None:
     assert verdict.clean, verdict
 
 
-@pytest.mark.parametrize("plant", [*seeds.SEEDS, *lies.SEEDS], ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", [*seeds.SEEDS, *planted_faults.SEEDS], ids=lambda plant: plant.__name__)
 def test_every_planted_fault_is_found(plant: Callable[[Scene], Planted]) -> None:
     found = 0
 

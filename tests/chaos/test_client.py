@@ -17,8 +17,8 @@ from websockets.typing import Subprotocol
 
 from tests.chaos.checker import check
 from tests.chaos.client import Client
+from tests.chaos.client_policy import DEFAULT, Habits, Reaction, Stopped
 from tests.chaos.flow import CLEAR, Line
-from tests.chaos.habits import DEFAULT, Habits, Reaction, Stopped
 from tests.chaos.history import Asked, Heard, History, Left, Result, Subscribed
 from tests.chaos.ports import reserved
 from tests.chaos.proxy import Cut, Proxy

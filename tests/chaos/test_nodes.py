@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.chaos.client_policy import Habits
 from tests.chaos.cluster import CHANNELS, CLIENTS, EACH, LEASE, Cluster
 from tests.chaos.fleet import BRISK, Fleet, answered
-from tests.chaos.habits import Habits
 from tests.chaos.leases import arrival, burial
 from tests.e2e.wire import PATIENCE
 

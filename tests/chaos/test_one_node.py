@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from tests.chaos.client_policy import Habits
 from tests.chaos.fleet import Fleet
 from tests.chaos.flow import CLEAR, Line
-from tests.chaos.habits import Habits
 from tests.chaos.history import Reset, offset
+from tests.chaos.network_faults import storm
 from tests.chaos.node import Node
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Told
-from tests.chaos.weather import storm
 from tests.e2e.wire import PATIENCE
 
 CHANNELS = [f"c{number}" for number in range(20)]

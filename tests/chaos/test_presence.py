@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from gateway.broker.redis.lease import RENEWALS
+from gateway.broker.redis.membership.lease import RENEWALS
 from tests.chaos.cluster import Cluster, cut_off
 from tests.chaos.fleet import Fleet
 from tests.chaos.leases import burial, look, renewal

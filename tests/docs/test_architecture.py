@@ -8,8 +8,8 @@ import tomllib
 import pytest
 
 from gateway.access import claims
-from gateway.link.http import HttpOptions
 from gateway.settings import load
+from gateway.transport.public_http import HttpOptions
 from protocol import limits
 from tests.docs.pages import PAGES, ROOT, Page
 

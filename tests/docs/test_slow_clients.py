@@ -114,7 +114,7 @@ async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: Served)
         last = (await client.hear())["message"]
         frames, closed = await client.until_close()
     assert closed.code == 4006
-    last = [JSON.decode_event(frame.payload) for frame in frames][-1].message  # type: ignore[union-attr]
+    last = [JSON.decode_server_message(frame.payload) for frame in frames][-1].message  # type: ignore[union-attr]
     async with Client.open(gateway.public, subs={"book:slow": {"since": str(last)}}) as returned:
         restored = returned.connected["subs"]["book:slow"]
         assert restored["recovered"]
@@ -155,7 +155,7 @@ def number_in(position: str) -> int:
 def test_the_examples_are_pushes_of_the_protocol() -> None:
     for block in PAGE.blocks:
         if block.language == "json":
-            JSON.decode_event(block.text.encode())
+            JSON.decode_server_message(block.text.encode())
 
 
 def test_every_policy_has_its_row_and_its_section() -> None:

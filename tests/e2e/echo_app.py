@@ -9,23 +9,23 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway.eager import Tasks
-from gateway.link.frames import frame
-from gateway.link.handshake import EXTENSION
-from gateway.link.http import HttpOptions, PublicHttp
-from gateway.link.protocol import Link
-from gateway.server import Binding, Listener
+from gateway.delivery.encoding import data_frame
+from gateway.runtime.listeners import Binding, Listener
+from gateway.tasks import Tasks
+from gateway.transport.public_http import HttpOptions, PublicHttp
+from gateway.transport.websocket.handshake import EXTENSION
+from gateway.transport.websocket.transport import WebSocketTransport
 from tests.e2e.gateway import listening
 
 
 class Echo:
     """Sends back every message as it came: text as text, binary as binary."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: WebSocketTransport) -> None:
         self._link = link
 
     def received(self, payload: bytes, *, binary: bool) -> None:
-        self._link.write(frame(payload, binary=binary))
+        self._link.write(data_frame(payload, binary=binary))
 
     def drained(self) -> None:
         """Nothing waits here."""

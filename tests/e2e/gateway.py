@@ -17,8 +17,8 @@ import pytest
 
 from gateway.access.keys import secret_keys
 from gateway.access.tokens import mint
-from gateway.app import Gateway
-from gateway.server import Listener
+from gateway.runtime.listeners import Listener
+from gateway.runtime.node import GatewayNode
 from gateway.settings import load
 
 FANWAY = str(Path(sys.executable).with_name("fanway"))
@@ -144,7 +144,7 @@ def pair(homes: pytest.TempPathFactory, config: str = "", **settings: str) -> It
 class Running:
     """A gateway on the running loop."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayNode) -> None:
         self.gateway = gateway
         self.public, self.internal = gateway.public.port, gateway.internal.port
         self.stopped = asyncio.Event()
@@ -167,7 +167,7 @@ async def running(
         **{name.replace("__", "."): value for name, value in settings.items()},
     }
     loaded = load(_file(home, config) if config else None, dev=dev, flags=flags)
-    gateway = Gateway(loaded)
+    gateway = GatewayNode(loaded)
     run, started = Running(gateway), asyncio.Event()
     serving = asyncio.ensure_future(gateway.serve(run.stopped, lambda _: started.set()))
     await started.wait()

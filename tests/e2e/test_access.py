@@ -13,7 +13,7 @@ from gateway.access.keys import private_key
 from gateway.access.tokens import mint
 from tests.e2e.gateway import FANWAY, SECRET, Served, publish, served, token
 from tests.e2e.wire import Client, Closed, Raw, upgrade
-from tests.gateway.signing import PRIVATE
+from tests.gateway.access.signing import PRIVATE
 
 CONFIG = """
 [push]

@@ -29,7 +29,7 @@ from tests.e2e.wire import (
     close_frame,
     frame,
 )
-from tests.gateway.signing import forged
+from tests.gateway.access.signing import forged
 
 LOCKED = "[push]\nkeys = ['dev']\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.lease import MARGIN
+from gateway.broker.redis.membership.lease import MARGIN
 from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import publish
 from tests.e2e.outages import is_unavailable, logged, node, ready, refused, unready, until

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from websockets.protocol import Protocol as Core
 
+from gateway.delivery.outbox import Outbox
 from gateway.hub.session import Session
-from gateway.link.handshake import Handshake
-from gateway.link.http import PublicHttp
-from gateway.link.outbox import Outbox
-from gateway.link.protocol import Link
+from gateway.transport.public_http import PublicHttp
+from gateway.transport.websocket.handshake import Handshake
+from gateway.transport.websocket.transport import WebSocketTransport
 from protocol.errors import BadRequest, ClientFault
 from tests.e2e.gateway import Running, become, running
 from tests.e2e.wire import CONT, PING, TEXT, Raw, close_frame, frame, upgrade
 
-KINDS = frozenset({Session, Outbox, Link, Core, Handshake, PublicHttp, BadRequest, ClientFault})
+KINDS = frozenset({Session, Outbox, WebSocketTransport, Core, Handshake, PublicHttp, BadRequest, ClientFault})
 
 
 async def _asks(port: int, request: bytes) -> None:

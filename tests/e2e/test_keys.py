@@ -14,7 +14,7 @@ from gateway.access.keys import Key, private_key
 from gateway.access.tokens import mint
 from tests.e2e.gateway import Served, served
 from tests.e2e.wire import Client, Closed, Raw
-from tests.gateway.signing import PRIVATE, PUBLIC, forged
+from tests.gateway.access.signing import PRIVATE, PUBLIC, forged
 
 CONFIG = """
 [push]

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.eager import Tasks
-from gateway.link.http import HttpOptions, PublicHttp
-from gateway.server import Binding, Listener
+from gateway.runtime.listeners import Binding, Listener
+from gateway.tasks import Tasks
+from gateway.transport.public_http import HttpOptions, PublicHttp
 from tests.e2e.gateway import listening
 from tests.e2e.wire import Raw, Response, upgrade
 

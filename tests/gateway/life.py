@@ -12,15 +12,15 @@ from gateway.access.admission import Admission, AdmissionLimits
 from gateway.access.keys import StaticKeys
 from gateway.access.permissions import ChannelRules, Namespaces
 from gateway.access.tokens import Verifier
-from gateway.broker.base import Broker, Instruction, Publication, Receipt, Retention
-from gateway.broker.memory import MemoryBroker
+from gateway.broker.base import Broker, Publication, Receipt, Retention, UserCommand
+from gateway.broker.memory.broker import MemoryBroker
 from gateway.clock import FakeClock
-from gateway.eager import Tasks
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.hub.services import Services, SessionLimits
 from gateway.hub.session import Session
-from gateway.link.memory import MemoryLink
+from gateway.tasks import Tasks
+from gateway.transport.memory import MemoryTransport
 from protocol.codec import JSON, Codec
 from protocol.messages import (
     ClientMessage,
@@ -33,7 +33,7 @@ from protocol.messages import (
     Subscribed,
 )
 from protocol.payload import payload_of
-from tests.gateway.signing import HS256, NOW, forged
+from tests.gateway.access.signing import HS256, NOW, forged
 from tests.gateway.standing import quiet, the_loop
 
 OPEN = ChannelRules("default", subscribe="anyone", publish="anyone")
@@ -116,7 +116,7 @@ class Life:
 
     def open(self, codec: Codec = JSON, *, capacity: int | None = None, header: str | None = None) -> Client:
         """Open a connection on which nothing was said yet."""
-        link = MemoryLink(codec, capacity=capacity)
+        link = MemoryTransport(codec, capacity=capacity)
         client = Client(self, link, header)
         self.clients.append(client)
         return client
@@ -148,7 +148,7 @@ class Life:
 
     async def instruct(self, user: str, action: Any, channel: str = "", **options: Any) -> None:
         """Let the server's API do something to *user*."""
-        await self.broker.instruct(Instruction(user, action, channel, **options))
+        await self.broker.instruct(UserCommand(user, action, channel, **options))
         await quiet()
 
     def assert_empty(self) -> None:
@@ -165,7 +165,7 @@ class Life:
 class Client:
     """One connection, seen from both ends."""
 
-    def __init__(self, life: Life, link: MemoryLink, header: str | None) -> None:
+    def __init__(self, life: Life, link: MemoryTransport, header: str | None) -> None:
         self.life = life
         self.link = link
         self.ids = count(1_000)

@@ -13,17 +13,17 @@ from gateway.broker.base import (
     ConnectionRecord,
     Delivery,
     Envelope,
-    Headcount,
-    Instruction,
-    Node,
+    HistorySlice,
+    LocalNode,
     NodeRecord,
     Presence,
+    PresenceCount,
     Publication,
     Receipt,
     Retention,
-    Slice,
+    UserCommand,
 )
-from gateway.broker.memory import MemoryBroker
+from gateway.broker.memory.broker import MemoryBroker
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from protocol.position import MessageId
@@ -61,7 +61,7 @@ class RacingBroker:
         self.only = only
         """The calls that are slow, where not all of them are."""
         self._lag = lag
-        self._node: Node | None = None
+        self._node: LocalNode | None = None
         self._late: list[Envelope] = []
         self.routes: set[str] = set()
         self.users: set[str] = set()
@@ -97,7 +97,7 @@ class RacingBroker:
     def deliver(self, envelope: Envelope) -> None:
         assert self._node is not None
         channel = envelope.message.channel if isinstance(envelope, Delivery) else envelope.channel
-        if not isinstance(envelope, Instruction) and channel not in self.routes:
+        if not isinstance(envelope, UserCommand) and channel not in self.routes:
             return
         if self._lag and isinstance(envelope, Delivery):
             self._late.append(envelope)
@@ -161,7 +161,7 @@ class RacingBroker:
         limit: int | None = None,
         size: int | None = None,
         reverse: bool = False,
-    ) -> Slice:
+    ) -> HistorySlice:
         reading = self.inner.read(channel, since=since, limit=limit, size=size, reverse=reverse)
         return await self._slowly("read", reading)
 
@@ -177,7 +177,7 @@ class RacingBroker:
     async def presence(self, channel: str) -> Presence:
         return await self._slowly("presence", self.inner.presence(channel))
 
-    async def count(self, channel: str) -> Headcount:
+    async def count(self, channel: str) -> PresenceCount:
         return await self._slowly("count", self.inner.count(channel))
 
     async def arrive(self, user: str) -> None:
@@ -189,7 +189,7 @@ class RacingBroker:
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return await self.inner.connections(user)
 
-    async def instruct(self, instruction: Instruction) -> None:
+    async def instruct(self, instruction: UserCommand) -> None:
         await self.inner.instruct(instruction)
 
     async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
@@ -198,7 +198,7 @@ class RacingBroker:
     async def nodes(self) -> Sequence[NodeRecord]:
         return await self.inner.nodes()
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: LocalNode) -> None:
         self._node = node
         await self.inner.start(_Wire(self, node))
 
@@ -215,7 +215,7 @@ class RacingBroker:
 class _Wire:
     """The node as the inner broker sees it."""
 
-    def __init__(self, broker: RacingBroker, node: Node) -> None:
+    def __init__(self, broker: RacingBroker, node: LocalNode) -> None:
         self.deliver = broker.deliver
         self.connections = node.connections
         self.following = node.following

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.delivery.overflow import POLICIES
 from gateway.hub.services import SessionLimits
-from gateway.link.shed import POLICIES
 from protocol.messages import Gap, Message
 from tests.gateway.life import Client, Life
 from tests.gateway.standing import quiet

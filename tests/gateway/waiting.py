@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.link.frames import Chunk, Frames, frame
-from gateway.link.memory import payloads
-from gateway.link.shed import Entry
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame
+from gateway.delivery.overflow import QueuedItem
+from gateway.transport.memory import payloads
 from protocol.codec import JSON, Codec
 from protocol.messages import Gap, Message, Ping, PongReply, ServerMessage
 from protocol.payload import payload_of
@@ -22,24 +22,24 @@ class Follower:
         self.codec = codec
 
     def gap(self, position: MessageId | None) -> bytes:
-        return frame(self.codec.encode(Gap(self.name, "overflow", position)), binary=self.codec.binary)
+        return data_frame(self.codec.encode(Gap(self.name, "overflow", position)), binary=self.codec.binary)
 
-    def chunk(self, first: int, *numbered: bool, size: int = 0) -> Chunk:
+    def chunk(self, first: int, *numbered: bool, size: int = 0) -> EncodedBatch:
         """Return a run from the number *first* on: for each of *numbered* a message, with one or without."""
         messages, offset = [], first - 1
         for index, has_number in enumerate(numbered or (True,)):
             offset += has_number
             data = payload_of([self.name, offset, index, "x" * size])
-            messages.append(Frames(Message(self.name, data, at(offset) if has_number else None)))
-        return Chunk(self.codec, messages, at(first - 1))
+            messages.append(EncodedMessage(Message(self.name, data, at(offset) if has_number else None)))
+        return EncodedBatch(self.codec, messages, at(first - 1))
 
-    def entry(self, first: int, *numbered: bool, size: int = 0) -> Entry:
+    def entry(self, first: int, *numbered: bool, size: int = 0) -> QueuedItem:
         chunk = self.chunk(first, *numbered, size=size)
-        return Entry(self, chunk.data, chunk)
+        return QueuedItem(self, chunk.data, chunk)
 
-    def mark(self, position: int) -> Entry:
+    def mark(self, position: int) -> QueuedItem:
         """Return the mark of a gap up to *position*."""
-        return Entry(self, self.gap(at(position)), None)
+        return QueuedItem(self, self.gap(at(position)), None)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.on_slow})"
@@ -50,20 +50,20 @@ def at(offset: int) -> MessageId:
 
 
 def reply(number: int) -> bytes:
-    return frame(JSON.encode(PongReply(number)), binary=False)
+    return data_frame(JSON.encode(PongReply(number)), binary=False)
 
 
-def control(number: int) -> Entry:
+def control(number: int) -> QueuedItem:
     """Return a frame that is never dropped."""
-    return Entry(None, reply(number), None)
+    return QueuedItem(None, reply(number), None)
 
 
 def read(data: Iterable[bytes]) -> list[ServerMessage]:
     """Return everything that *data* says."""
-    return [JSON.decode_event(payload) for each in data for _, payload in payloads(each)]
+    return [JSON.decode_server_message(payload) for each in data for _, payload in payloads(each)]
 
 
-def told(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
+def told(entries: Sequence[QueuedItem]) -> list[tuple[object, ...]]:
     """Return what *entries* say: ("pong", 1), ("gap", "a", 3), ("a", 4), or ("a", None) without a number."""
     short: list[tuple[object, ...]] = []
     for message in read(entry.data for entry in entries):

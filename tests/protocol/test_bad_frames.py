@@ -39,7 +39,7 @@ def test_a_bad_frame_is_refused(bad: Bad) -> None:
 )
 def test_a_client_refuses_it_as_well(bad: Bad) -> None:
     with pytest.raises(BadRequest):
-        bad.codec.decode_event(bad.frame)
+        bad.codec.decode_server_message(bad.frame)
 
 
 def test_names_are_unique() -> None:
@@ -67,7 +67,7 @@ def test_every_beginning_of_an_event_is_refused(codec: Codec) -> None:
     for frame in event_frames(codec):
         for end in range(len(frame)):
             with pytest.raises(BadRequest):
-                codec.decode_event(frame[:end])
+                codec.decode_server_message(frame[:end])
 
 
 @codecs
@@ -108,12 +108,12 @@ def test_an_event_with_any_byte_changed_is_an_event_or_refused(codec: Codec) -> 
         for index, byte in enumerate(frame):
             mutated = frame[:index] + bytes([byte ^ change]) + frame[index + 1 :]
             try:
-                event = codec.decode_event(mutated)
+                event = codec.decode_server_message(mutated)
                 outcomes.add(True)
             except BadRequest:
                 outcomes.add(False)
                 continue
-            assert codec.decode_event(codec.encode(event)) == event
+            assert codec.decode_server_message(codec.encode(event)) == event
     assert outcomes == {True, False}
 
 
@@ -147,12 +147,12 @@ def test_what_a_client_may_send_it_can_also_read(codec: Codec, levels: int, fits
     read = codec.encode(replayed)
     if fits:
         assert codec.decode(sent) == Publish(1, "c", message.data)
-        assert codec.decode_event(read) == replayed
+        assert codec.decode_server_message(read) == replayed
     else:
         with pytest.raises(BadRequest, match="nested deeper than 63 levels"):
             codec.decode(sent)
         with pytest.raises(BadRequest, match="nested deeper than 68 levels"):
-            codec.decode_event(read)
+            codec.decode_server_message(read)
 
 
 LEVELS = [(1, True), (63, True), (64, True), (65, False), (1000, False), (2000, False), (30_000, False)]

@@ -14,7 +14,7 @@ from protocol import limits
 from protocol.codec import CODECS, JSON
 from protocol.commands import COMMANDS
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode, ErrorCode, Reaction
-from protocol.events import EVENTS
+from protocol.server_messages import SERVER_MESSAGES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```json\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
@@ -25,7 +25,7 @@ def as_command(text: str) -> Any:
 
 
 def as_event(text: str) -> Any:
-    return orjson.loads(JSON.encode(JSON.decode_event(text.encode())))
+    return orjson.loads(JSON.encode(JSON.decode_server_message(text.encode())))
 
 
 def readings(text: str) -> list[str]:
@@ -48,7 +48,9 @@ def test_an_example_is_a_command_a_reply_or_a_push(block: str) -> None:
 
 def test_every_type_has_an_example() -> None:
     shown = {(reading, json.loads(block)["type"]) for block in BLOCKS for reading in readings(block)}
-    assert shown >= {("command", kind) for kind in COMMANDS} | {("event", kind.type) for kind in EVENTS}
+    assert shown >= {("command", kind) for kind in COMMANDS} | {
+        ("event", kind.type) for kind in SERVER_MESSAGES
+    }
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -104,7 +106,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{limits.PINGS_PER_SECOND:.0f}, {limits.PING_BURST:.0f} at once"
     )
     words = " ".join(DOCUMENT.split())
-    assert f"What a server says may nest {limits.EVENT_DEPTH}," in words
+    assert f"What a server says may nest {limits.SERVER_MESSAGE_DEPTH}," in words
     assert f"due within {limits.CONNECT_TIMEOUT:.0f} s, else {CloseCode.CONNECT_TIMEOUT}" in words
 
 

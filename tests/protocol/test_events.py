@@ -12,7 +12,6 @@ import pytest
 
 from protocol.codec import CODECS, JSON, Codec
 from protocol.errors import BadRequest, ErrorCode
-from protocol.events import EVENTS
 from protocol.messages import (
     Connected,
     Error,
@@ -25,6 +24,7 @@ from protocol.messages import (
     Subscribed,
 )
 from protocol.payload import payload_of
+from protocol.server_messages import SERVER_MESSAGES
 
 codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 
@@ -163,7 +163,7 @@ def name_of(value: Any) -> str:
 
 
 def read(codec: Codec, spelled: dict[str, Any]) -> ServerMessage:
-    return codec.decode_event(orjson.dumps(spelled) if codec is JSON else msgpack.packb(spelled))
+    return codec.decode_server_message(orjson.dumps(spelled) if codec is JSON else msgpack.packb(spelled))
 
 
 def refusal(codec: Codec, spelled: dict[str, Any]) -> str:
@@ -174,11 +174,11 @@ def refusal(codec: Codec, spelled: dict[str, Any]) -> str:
 
 def test_the_table_here_names_every_field() -> None:
     named = {full["type"]: set(full) - {"type"} for full in FULL}
-    assert named == {kind.type: {wire.name for wire in row} for kind, row in EVENTS.items()}
+    assert named == {kind.type: {wire.name for wire in row} for kind, row in SERVER_MESSAGES.items()}
 
 
 def test_what_is_required_is_what_the_class_requires() -> None:
-    for kind, row in EVENTS.items():
+    for kind, row in SERVER_MESSAGES.items():
         needed = {
             field.name for field in fields_of(kind) if field.default is field.default_factory is MISSING
         }
@@ -192,7 +192,7 @@ def test_an_event_is_spelled_as_it_was_read(codec: Codec, full: dict[str, Any]) 
     event = read(codec, full)
     assert orjson.loads(JSON.encode(event)) == full
     assert list(orjson.loads(JSON.encode(event))) == list(full)
-    assert codec.decode_event(codec.encode(event)) == event
+    assert codec.decode_server_message(codec.encode(event)) == event
 
 
 @codecs
@@ -207,8 +207,8 @@ def test_a_wrong_field_is_refused_by_name(codec: Codec, full: dict[str, Any], na
 @codecs
 @pytest.mark.parametrize(("full", "name"), FIELDS, ids=name_of)
 def test_null_stands_for_an_absent_field(codec: Codec, full: dict[str, Any], name: str) -> None:
-    kind = next(kind for kind in EVENTS if kind.type == full["type"])
-    required = next(wire.required for wire in EVENTS[kind] if wire.name == name)
+    kind = next(kind for kind in SERVER_MESSAGES if kind.type == full["type"])
+    required = next(wire.required for wire in SERVER_MESSAGES[kind] if wire.name == name)
     absent = {key: value for key, value in full.items() if key != name}
     if required:
         for spelled in (absent, {**full, name: None}):

@@ -48,7 +48,7 @@ def test_replies_and_pushes(codec: Codec, kind: type) -> None:
     @bounded
     @given(strategies.EVENTS[kind])
     def check(event: Any) -> None:
-        decoded = codec.decode_event(codec.encode(event))
+        decoded = codec.decode_server_message(codec.encode(event))
         assert type(decoded) is kind
         assert decoded == event
 

@@ -53,7 +53,7 @@ def test_a_command_is_understood(case: dict[str, Any]) -> None:
 def test_an_event_means_its_map(case: dict[str, Any]) -> None:
     assert json.loads(case["json"]) == case["map"]
     assert msgpack.unpackb(bytes.fromhex(case["msgpack"])) == case["map"]
-    event = JSON.decode_event(json.dumps(case["map"]).encode())
+    event = JSON.decode_server_message(json.dumps(case["map"]).encode())
     assert JSON.encode(event).decode() == case["json"]
     assert MSGPACK.encode(event).hex() == case["msgpack"]
 

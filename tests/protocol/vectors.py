@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from protocol import events, limits
+from protocol import limits, server_messages
 from protocol.codec import JSON, MSGPACK
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode
 from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
@@ -143,7 +143,7 @@ def _error(bad: Bad) -> Case:
         bad.codec.decode(bad.frame)
     except BadRequest as fault:
         # What the message says is for people, and much of it comes from the parsers.
-        answer = events.map_of(Error(fault.code, fault.message, id=fault.id))
+        answer = server_messages.map_of(Error(fault.code, fault.message, id=fault.id))
         return {name: answer[name] for name in answer if name != "message"}
     raise AssertionError(f"{bad.name} is no bad frame")
 

@@ -10,28 +10,28 @@ from typing import TypeVar
 from gateway.broker.base import (
     ChannelRecord,
     ConnectionRecord,
-    Headcount,
-    Instruction,
-    Node,
+    HistorySlice,
+    LocalNode,
     NodeRecord,
     Presence,
+    PresenceCount,
     Publication,
     Receipt,
     Retention,
-    Slice,
+    UserCommand,
 )
-from gateway.broker.partial import Partial
-from gateway.broker.redis.directory import NAMES_AT_ONCE, interest
+from gateway.broker.notices import Notice
+from gateway.broker.partial_result import PartialResult
+from gateway.broker.redis.connection.servers import Server
+from gateway.broker.redis.connection.topology import primary_locators
 from gateway.broker.redis.keys import Keys, shard_of
-from gateway.broker.redis.membership import Membership
-from gateway.broker.redis.news import News
+from gateway.broker.redis.membership.layout_check import LayoutCheck
+from gateway.broker.redis.operations.lookups import NAMES_AT_ONCE, interest
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.places import places
-from gateway.broker.redis.servers import Server
 from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
-from gateway.eager import Tasks
 from gateway.errors import BrokerUnavailable, GatewayError
+from gateway.tasks import Tasks
 from protocol.channels import personal
 from protocol.messages import Member
 from protocol.position import MessageId
@@ -55,7 +55,7 @@ class RedisBroker:
         *,
         cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
-        on_news: Callable[[int, News], None] = lambda _, __: None,
+        on_news: Callable[[int, Notice], None] = lambda _, __: None,
         wall_clock: Clock = wall,
     ) -> None:
         """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
@@ -70,18 +70,18 @@ class RedisBroker:
         self._tasks = Tasks(on_error or _report)
         self._on_news = on_news
         self._wall = wall_clock
-        self._node: Node | None = None
+        self._node: LocalNode | None = None
         self._shards: list[Shard] = []
         self._refused = 0
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: LocalNode) -> None:
         """Begin to serve *node*; wait a moment for Redis, and go on connecting where that is not enough."""
         self._node = node
         options = self._options
         count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
         keys = [Keys(options.prefix, number, cluster=self._cluster) for number in range(count)]
-        where = places(self._servers, [each.base for each in keys], cluster=self._cluster)
-        membership = Membership()
+        where = primary_locators(self._servers, [each.base for each in keys], cluster=self._cluster)
+        membership = LayoutCheck()
         self._shards = [
             Shard(
                 place,
@@ -146,7 +146,7 @@ class RedisBroker:
         limit: int | None = None,
         size: int | None = None,
         reverse: bool = False,
-    ) -> Slice:
+    ) -> HistorySlice:
         """Return what is kept of *channel*."""
         return await self._shard(channel).history.read(channel, since, limit, size, reverse=reverse)
 
@@ -169,7 +169,7 @@ class RedisBroker:
         """Return who is in *channel*."""
         return await self._shard(channel).rosters.presence(channel)
 
-    async def count(self, channel: str) -> Headcount:
+    async def count(self, channel: str) -> PresenceCount:
         """Return how many are in *channel*; Redis looks at none of them for that."""
         return await self._shard(channel).rosters.count(channel)
 
@@ -188,19 +188,19 @@ class RedisBroker:
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user*, the oldest first.
 
-        `Partial` without those on a node that does not answer within a second.
+        `PartialResult` without those on a node that does not answer within a second.
         """
         elsewhere = await self._shard(personal(user)).directory.connections(user)
         every = [*self._serving().connections(user), *elsewhere]
         found = sorted(every, key=lambda each: (each.since, each.connection))
-        return Partial(found, elsewhere.error) if isinstance(elsewhere, Partial) else found
+        return PartialResult(found, elsewhere.error) if isinstance(elsewhere, PartialResult) else found
 
-    async def instruct(self, instruction: Instruction) -> None:
+    async def instruct(self, instruction: UserCommand) -> None:
         """Hand *instruction* to every node where that user is connected."""
         await self._shard(personal(instruction.user)).directory.instruct(instruction)
 
     async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        """Return followed channels, by name, behind *after*; `Partial` where a shard or a node is silent."""
+        """Return followed channels by name, behind *after*; `PartialResult` without a shard or node."""
         self._shard(prefix)
         lost: dict[int, GatewayError] = {}
         silent: list[GatewayError] = []
@@ -211,11 +211,11 @@ class RedisBroker:
             page += found
             after = end
         if not lost:
-            return Partial(page[:limit], silent[0]) if silent else page[:limit]
+            return PartialResult(page[:limit], silent[0]) if silent else page[:limit]
         count, error = len(self._shards), next(iter(lost.values()))
         if len(lost) == count:
             raise error
-        return Partial(page[:limit], error, lambda name: shard_of(name, count) in lost)
+        return PartialResult(page[:limit], error, lambda name: shard_of(name, count) in lost)
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the live nodes: this one as it is, others as they were at their last renewal."""
@@ -247,7 +247,7 @@ class RedisBroker:
             return f"a Cluster with {options.cluster_shards} shards"
         return f"server {shard % servers + 1} of {servers} with {options.shards_per_server} shards each"
 
-    def _serving(self) -> Node:
+    def _serving(self) -> LocalNode:
         if self._node is None:
             raise BrokerUnavailable(NOT_STARTED)
         return self._node

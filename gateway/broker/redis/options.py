@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.broker.base import Level
-from gateway.broker.redis import patience
+from gateway.broker.base import AckLevel
+from gateway.broker.redis import timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class RedisOptions:
     """For how long an idle channel's position outlives its last message."""
     inbox: int = 100_000
     """Entries that may wait for a node; one that falls further behind heals from history or is told."""
-    level: Level = Level.STORED
+    level: AckLevel = AckLevel.STORED
     """What a publish waits for that does not say it."""
-    publish_deadline: float = patience.PUBLISH
-    resume_deadline: float = patience.RESUME
-    presence_deadline: float = patience.PRESENCE
-    start_deadline: float = patience.START
+    publish_deadline: float = timeouts.PUBLISH
+    resume_deadline: float = timeouts.RESUME
+    presence_deadline: float = timeouts.PRESENCE
+    start_deadline: float = timeouts.START
     """For how long `start` waits for Redis; without it, the broker starts as well, not ready."""
-    connect_timeout: float = patience.CONNECT
-    replication_deadline: float = patience.REPLICATION
+    connect_timeout: float = timeouts.CONNECT
+    replication_deadline: float = timeouts.REPLICATION
     """For how long a publish that is to be replicated waits for that."""
-    block: float = patience.BLOCK
+    block: float = timeouts.BLOCK
     """For how long one read of an empty inbox waits: how late a half-open connection shows."""

@@ -5,29 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.broker.base import Envelope, Node
-from gateway.broker.redis import patience
-from gateway.broker.redis.breaker import Breaker
-from gateway.broker.redis.contact import Contact
-from gateway.broker.redis.directory import Directory, record_of
-from gateway.broker.redis.eviction import evicting
-from gateway.broker.redis.history import History
-from gateway.broker.redis.intake import Intake
+from gateway.broker.base import Envelope, LocalNode
+from gateway.broker.notices import (
+    CallRejected,
+    LeaseLost,
+    NodeReaped,
+    Notice,
+    RedisLost,
+    RedisRestored,
+    RoutesMissing,
+    WritesLost,
+)
+from gateway.broker.redis import timeouts
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.connection import RedisConnection
+from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pipeline import Pipeline, within
+from gateway.broker.redis.connection.topology import PrimaryLocator
+from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
+from gateway.broker.redis.inbox.reader import InboxReader
+from gateway.broker.redis.inbox.route_audit import RouteAudit
+from gateway.broker.redis.inbox.routes import Routes
+from gateway.broker.redis.inbox.user_commands import UserCommandLog
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.lease import Lease
-from gateway.broker.redis.line import Line, within
-from gateway.broker.redis.membership import Membership
-from gateway.broker.redis.news import Lost, LostLease, LostWrites, News, Reaped, Refused, Regained, Unrouted
+from gateway.broker.redis.membership.eviction_check import evicting
+from gateway.broker.redis.membership.layout_check import LayoutCheck
+from gateway.broker.redis.membership.lease import Lease
+from gateway.broker.redis.membership.reaper import Reaper
+from gateway.broker.redis.operations.history import HistoryReader
+from gateway.broker.redis.operations.lookups import Lookups, record_of
+from gateway.broker.redis.operations.presence import PresenceStore
+from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.places import Place
-from gateway.broker.redis.presence import Rosters
-from gateway.broker.redis.publisher import Publisher
-from gateway.broker.redis.reader import Reader
-from gateway.broker.redis.reaper import Reaper
-from gateway.broker.redis.rounds import Rounds
-from gateway.broker.redis.routes import Routes
-from gateway.broker.redis.said import Said
-from gateway.broker.redis.script import (
+from gateway.broker.redis.scripts.registry import (
     BUMP,
     CLEAR,
     COUNT,
@@ -39,9 +49,8 @@ from gateway.broker.redis.script import (
     Command,
     Script,
 )
-from gateway.broker.redis.wire import Wire
 from gateway.clock import Clock, monotonic
-from gateway.eager import Tasks
+from gateway.tasks import Tasks
 
 REPLICAS = 1
 """That have a message before it counts as replicated."""
@@ -52,15 +61,15 @@ class Shard:
 
     def __init__(
         self,
-        place: Place,
+        place: PrimaryLocator,
         keys: Keys,
         layout: str,
-        node: Node,
+        node: LocalNode,
         options: RedisOptions,
         tasks: Tasks,
         wall: Clock,
-        membership: Membership,
-        news: Callable[[News], None],
+        membership: LayoutCheck,
+        news: Callable[[Notice], None],
     ) -> None:
         """Serve *node*; nothing is connected before `start`. Tell *news* what happens."""
         self._place = place
@@ -70,12 +79,12 @@ class Shard:
         self._news = news
         self._closed = False
         self.keys = keys
-        self.contact = Contact(
+        self.contact = ShardHealth(
             Breaker(),
             place.doubt,
             self._told,
-            forgot=lambda: news(LostWrites()),
-            odd=lambda why: news(Refused(why)),
+            forgot=lambda: news(WritesLost()),
+            odd=lambda why: news(CallRejected(why)),
             membership=membership,
         )
         # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
@@ -84,15 +93,15 @@ class Shard:
         self._replicated = self._line(options.publish_deadline, PUBLISH, last=wait)
         self._control = self._line(options.resume_deadline, *SCRIPTS)
         self._reads = self._line(options.resume_deadline, READ, COUNT)
-        renewal = max(patience.RENEWAL_LEAST, min(patience.RENEWAL_MOST, options.lease / 3))
+        renewal = max(timeouts.RENEWAL_LEAST, min(timeouts.RENEWAL_MOST, options.lease / 3))
         self._leases = self._line(renewal, RENEW, BUMP, REAP, exempt=True)
         self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
         self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
-        self.history = History(self._reads, self.keys, options)
-        self.rosters = Rosters(self._control, self._reads, self.keys, options)
-        self.directory = Directory(self._control, self.keys, options, node)
-        self.said = Said(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
-        self.reaper = Reaper(self._leases, self.keys, options, reaped=lambda node: news(Reaped(node)))
+        self.history = HistoryReader(self._reads, self.keys, options)
+        self.rosters = PresenceStore(self._control, self._reads, self.keys, options)
+        self.directory = Lookups(self._control, self.keys, options, node)
+        self.said = UserCommandLog(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
+        self.reaper = Reaper(self._leases, self.keys, options, reaped=lambda node: news(NodeReaped(node)))
         self.lease = Lease(
             self._leases,
             self.keys,
@@ -116,7 +125,7 @@ class Shard:
             clock=monotonic,
             missed=self.said.missed,
         )
-        self.rounds = Rounds(
+        self.rounds = RouteAudit(
             self._control,
             self.keys,
             options,
@@ -124,12 +133,12 @@ class Shard:
             self.routes,
             node=lambda: self.lease.node,
             every=self.lease.every,
-            gone=lambda routes: news(Unrouted(routes)),
+            gone=lambda routes: news(RoutesMissing(routes)),
         )
-        self.intake = Intake(
+        self.intake = InboxDispatcher(
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._hear
         )
-        self.reader = Reader(
+        self.reader = InboxReader(
             self._wire(), self.routes, self.keys, options, tasks, self.contact, self.lease, self.intake
         )
         self._running: list[asyncio.Task[None]] = []
@@ -147,7 +156,7 @@ class Shard:
             await asyncio.wait(self._running)
         await self.reader.close()
         try:
-            async with asyncio.timeout(patience.CLOSING):
+            async with asyncio.timeout(timeouts.CLOSING):
                 await self.lease.retire()
         except TimeoutError:
             pass
@@ -193,16 +202,16 @@ class Shard:
 
     # ------------------------------------------------------------ inside
 
-    def _wire(self, *scripts: Script, watchful: bool = False) -> Wire:
+    def _wire(self, *scripts: Script, watchful: bool = False) -> RedisConnection:
         timeout = self._options.connect_timeout
-        return Wire(self._place, connect_timeout=timeout, scripts=scripts, watchful=watchful)
+        return RedisConnection(self._place, connect_timeout=timeout, scripts=scripts, watchful=watchful)
 
     def _line(
         self, deadline: float, *scripts: Script, exempt: bool = False, last: Command | None = None
-    ) -> Line:
+    ) -> Pipeline:
         # It is the lease that must not go on with a primary that others have given up.
         wire = self._wire(*scripts, watchful=exempt)
-        return Line(wire, self.contact, self._tasks, patience=deadline, exempt=exempt, last=last)
+        return Pipeline(wire, self.contact, self._tasks, patience=deadline, exempt=exempt, last=last)
 
     def _deliver(self, envelope: Envelope) -> None:
         if not self._closed:
@@ -211,7 +220,7 @@ class Shard:
     def _begun(self, node: str, missed: bool) -> None:  # noqa: FBT001 (a callback's arguments)
         """Go on under another id: another inbox, everything routed and everybody present again."""
         if missed:
-            self._news(LostLease())
+            self._news(LeaseLost())
         self._tasks.adopt(self._look_at_eviction())
         self.directory.incarnation = self.rosters.node = node
         self.reader.switch(node)
@@ -220,7 +229,7 @@ class Shard:
         self._tasks.adopt(self.rosters.rejoin(announce=missed))
 
     def _told(self, why: str | None) -> None:
-        self._news(Regained() if why is None else Lost(why))
+        self._news(RedisRestored() if why is None else RedisLost(why))
         if why is None:  # perhaps it is another Redis, with settings of its own
             self._tasks.adopt(self._look_at_eviction())
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.push import demo
+from gateway.console import demo
 from tests.e2e.browser import Browser, Page
 from tests.e2e.demo.kit import CONNECTED, client, names, publish, push, rows, says, show, until
 from tests.e2e.gateway import PATIENCE, Served, served

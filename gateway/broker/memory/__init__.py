@@ -1,0 +1,1 @@
+"""The embedded broker: one node, everything in this process."""

@@ -1,0 +1,194 @@
+"""The embedded broker: one node, nothing beside it, nothing that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.broker.base import (
+    AckLevel,
+    ChannelRecord,
+    ConnectionRecord,
+    Delivery,
+    HistoryCleared,
+    HistorySlice,
+    LocalNode,
+    NodeRecord,
+    Presence,
+    PresenceCount,
+    Publication,
+    Receipt,
+    Retention,
+    UserCommand,
+)
+from gateway.broker.memory.store import Store
+from gateway.clock import Clock, monotonic, wall
+from gateway.errors import BrokerUnavailable
+from gateway.presence.members import Members
+from protocol.messages import Join, Leave, Member
+from protocol.position import MessageId
+
+KEY_TTL = 300.0
+"""Seconds for which an idempotency key is remembered (PROTOCOL section 5)."""
+
+
+class MemoryBroker:
+    """A broker for one node; what it keeps ends with the process.
+
+    Histories and idempotency keys together take at most *memory* bytes. What is too old is dropped for what
+    comes; when nothing is, a publish of which something is to be kept fails with `BrokerFull` instead of
+    silently shortening somebody's history.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: int = 256 * 1024 * 1024,
+        key_ttl: float = KEY_TTL,
+        meta_ttl: float = 3600.0,
+        clock: Clock = monotonic,
+        wall_clock: Clock = wall,
+    ) -> None:
+        """Keep an idle channel's position for *meta_ttl* seconds after its last message is gone."""
+        self._node: LocalNode | None = None
+        self._store = Store(memory, key_ttl=key_ttl, meta_ttl=meta_ttl, now=clock())
+        self._clock = clock
+        self._wall = wall_clock
+        self._rosters: dict[str, Members] = {}
+        self._published = self._replayed = 0
+
+    async def start(self, node: LocalNode) -> None:
+        """Begin to serve *node*."""
+        self._node = node
+
+    async def close(self) -> None:
+        """Stop; nothing is delivered afterwards."""
+        self._node = None
+
+    def ready(self) -> bool:
+        """Return whether publishes are taken now."""
+        return self._node is not None
+
+    # ------------------------------------------------------------ streams
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """Store *publication*, deliver it, return its id."""
+        node = self._serving()
+        now, channel, key = self._clock(), publication.channel, publication.key
+        level = _reached(publication)
+        if key is not None and (earlier := self._store.receipt(channel, key, now)) is not None:
+            self._replayed += 1
+            return Receipt(earlier.id, replayed=True, level=level)
+        message = self._store.keep(publication, now, int(self._wall() * 1000))
+        receipt = Receipt(message.message, level=level)
+        if key is not None:
+            self._store.remember(channel, key, receipt, now)
+        self._published += 1
+        node.deliver(Delivery(message, publication.exclude))
+        return receipt
+
+    async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
+        """Return the position of *channel*; everything reaches the one node anyway."""
+        self._serving()
+        return None if retention is None else self._store.position(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Do nothing: there is one node, and it ignores what nobody follows."""
+
+    async def read(
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
+    ) -> HistorySlice:
+        """Return what is kept of *channel*."""
+        self._serving()
+        return self._store.read(channel, since, limit, size, reverse=reverse, now=self._clock())
+
+    async def clear(self, channel: str) -> None:
+        """Forget the history of *channel*."""
+        node = self._serving()
+        self._store.clear(channel, self._clock())
+        node.deliver(HistoryCleared(channel))
+
+    # ------------------------------------------------------------ presence
+
+    async def join(self, channel: str, member: Member) -> None:
+        """Add *member* and tell those who follow the channel."""
+        node = self._serving()
+        if self._rosters.setdefault(channel, Members()).join(member):
+            node.deliver(Join(channel, member))
+
+    async def leave(self, channel: str, connection: str) -> None:
+        """Remove the member and tell those who follow the channel."""
+        roster = self._rosters.get(channel)
+        member = None if roster is None else roster.leave(connection)
+        if not roster:
+            self._rosters.pop(channel, None)
+        if member is not None and self._node is not None:
+            self._node.deliver(Leave(channel, member))
+
+    async def presence(self, channel: str) -> Presence:
+        """Return who is in *channel*."""
+        return Presence(tuple(self._rosters.get(channel, ())))
+
+    async def count(self, channel: str) -> PresenceCount:
+        """Return how many are in *channel*."""
+        present = await self.presence(channel)
+        return PresenceCount(present.connections, present.users)
+
+    # ------------------------------------------------------------ directory
+
+    async def arrive(self, user: str) -> None:
+        """Note nothing: the one node is asked who is there."""
+
+    async def depart(self, user: str) -> None:
+        """Note nothing."""
+
+    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
+        """Return the connections of *user*."""
+        return self._serving().connections(user)
+
+    async def instruct(self, instruction: UserCommand) -> None:
+        """Hand *instruction* to the node."""
+        self._serving().deliver(instruction)
+
+    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+        """Return followed channels, by name, behind *after*."""
+        followed = self._serving().following(prefix)
+        names = sorted(name for name in followed if name > after)[:limit]
+        return [ChannelRecord(name, followed[name]) for name in names]
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """Return the one node."""
+        return [self._serving().record()]
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes."""
+        return {
+            **self._store.statistics(),
+            "published": self._published,
+            "replayed": self._replayed,
+            "refused": self._store.refused,
+        }
+
+    def sweep(self) -> None:
+        """Drop what is too old: call it every few seconds, the cost is one look at each channel."""
+        self._store.sweep(self._clock())
+
+    # ------------------------------------------------------------ inside
+
+    def _serving(self) -> LocalNode:
+        if self._node is None:
+            raise BrokerUnavailable("the broker is not started")
+        return self._node
+
+    def __repr__(self) -> str:
+        return f"<MemoryBroker {self._store}>"
+
+
+def _reached(publication: Publication) -> AckLevel | None:
+    """Return what to tell who asked for a replica, of which there is none."""
+    return AckLevel.STORED if publication.level is AckLevel.REPLICATED else None

@@ -1,0 +1,1 @@
+"""What arrives for this node: routes, the inbox stream, and the order of its entries."""

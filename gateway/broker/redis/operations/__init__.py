@@ -1,0 +1,1 @@
+"""What a node asks of Redis: publish, history, presence, lookups."""

@@ -1,0 +1,265 @@
+"""The command `fanway`: run a gateway, check its configuration, mint tokens, talk to a gateway that runs.
+
+What only one command needs is imported by it: `fanway token` in a script should not wait for a server.
+"""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from pydantic_core import PydanticCustomError
+
+from gateway import __version__
+from gateway.errors import GatewayError
+from gateway.settings import FILE, ConfigError, Settings, load, units
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The status of a command that Ctrl-C ended, as shells tell it."""
+
+NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
+
+app = typer.Typer(
+    name="fanway",
+    help="A real-time WebSocket gateway.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The configuration; gateway.toml where it exists.")
+]
+Dev = Annotated[bool, typer.Option("--dev", help="Let everybody in, on loopback only.")]
+Url = Annotated[str | None, typer.Option(envvar="FANWAY_URL", help="The public listener, ws://host:port.")]
+InternalUrl = Annotated[
+    str | None, typer.Option(envvar="FANWAY_INTERNAL_URL", help="The internal listener, http://host:port.")
+]
+Key = Annotated[str | None, typer.Option(envvar="FANWAY_KEY", help="A push key; the first one configured.")]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="FANWAY_TOKEN", help="A token; one is made where a secret is configured."),
+]
+
+
+class CommandFailed(GatewayError):
+    """A command that cannot do what it was asked, and says why in one line."""
+
+
+def main() -> None:
+    """Run the command that the arguments name; what goes wrong on purpose is told without a traceback."""
+    try:
+        app()
+    except GatewayError as error:
+        prefix = "" if isinstance(error, ConfigError) else "fanway: "
+        typer.echo(f"{prefix}{error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def serve(
+    *,
+    config: Config = None,
+    dev: Dev = False,
+    host: Annotated[str | None, typer.Option(help="listen.public.host")] = None,
+    port: Annotated[int | None, typer.Option(help="listen.public.port")] = None,
+    internal_host: Annotated[str | None, typer.Option(help="listen.internal.host")] = None,
+    internal_port: Annotated[int | None, typer.Option(help="listen.internal.port")] = None,
+    workers: Annotated[int | None, typer.Option(help="node.workers")] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="broker.url, with kind = redis")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="node.name")] = None,
+) -> None:
+    """Run a gateway."""
+    flags: dict[str, object] = {
+        "listen.public.host": host,
+        "listen.public.port": port,
+        "listen.internal.host": internal_host,
+        "listen.internal.port": internal_port,
+        "node.workers": workers,
+        "node.name": node,
+    }
+    if redis is not None:
+        flags |= {"broker.kind": "redis", "broker.url": redis, "broker.urls": []}
+    settings = load(_file(config), dev=dev, flags=flags)
+    if settings.dev:
+        _say(
+            "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
+            "publish, and push with the key dev. Never put it where others can reach it."
+        )
+    from gateway.runtime.process import run
+
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def check(*, config: Config = None, dev: Dev = False) -> None:
+    """Validate the configuration and print every fault with its key."""
+    file = _file(config)
+    settings = load(file, dev=dev)
+    listen, rules = settings.listen, settings.namespaces()
+    typer.echo(f"{file or 'defaults and environment'}: no faults")
+    typer.echo(f"public listener    {listen.public.host}:{listen.public.port}")
+    typer.echo(f"internal listener  {listen.internal.host}:{listen.internal.port}")
+    typer.echo(f"tokens             {', '.join(settings.auth.key_sources()) or 'none: anonymous only'}")
+    typer.echo(f"broker             {settings.broker.kind}")
+    typer.echo(f"namespaces         {', '.join(sorted(rules))}")
+
+
+@app.command()
+def token(
+    *,
+    user: Annotated[str, typer.Option(help="Whose token: its sub.")],
+    ttl: Annotated[str, typer.Option(help="How long it holds: 90s, 15m, 1h30m.")] = "1h",
+    channel: Annotated[str | None, typer.Option(help="A token to subscribe to this channel.")] = None,
+    info: Annotated[str | None, typer.Option(metavar="JSON", help="What presence shows.")] = None,
+    config: Config = None,
+) -> None:
+    """Print a token, signed with the configured secret."""
+    settings = load(_file(config), complete=False)
+    typer.echo(
+        _minted(
+            settings,
+            user=user,
+            ttl=_seconds("--ttl", ttl),
+            channel=channel,
+            info=None if info is None else _json("--info", info),
+        )
+    )
+
+
+@app.command()
+def publish(
+    channel: str,
+    data: Annotated[str, typer.Argument(metavar="JSON", help="The message; - reads it from stdin.")],
+    *,
+    internal_url: InternalUrl = None,
+    key: Key = None,
+    config: Config = None,
+) -> None:
+    """Publish a message through the push API."""
+    body = {"channel": channel, "data": _json("JSON", sys.stdin.read() if data == "-" else data)}
+    _api(config, internal_url, key, lambda api: api.post(PUBLISH, body), orjson.OPT_APPEND_NEWLINE)
+
+
+@app.command()
+def nodes(*, internal_url: InternalUrl = None, key: Key = None, config: Config = None) -> None:
+    """Print the nodes of the cluster, as JSON."""
+    _api(config, internal_url, key, lambda api: api.get(NODES))
+
+
+@app.command()
+def stats(*, internal_url: InternalUrl = None, key: Key = None, config: Config = None) -> None:
+    """Print the totals of the cluster, as JSON."""
+    _api(config, internal_url, key, lambda api: api.get(STATS))
+
+
+@app.command()
+def listen(
+    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...")],
+    *,
+    rewind: Annotated[int | None, typer.Option(metavar="N", help="Begin with the last N messages.")] = None,
+    url: Url = None,
+    token: Token = None,
+    config: Config = None,
+) -> None:
+    """Print every message of some channels, a JSON line each, until interrupted."""
+    from gateway.cli.api_client import http_url, websocket_url
+    from gateway.cli.listen import Following, as_line, follow
+
+    settings = load(_file(config), complete=False)
+    public = settings.listen.public
+    own = token is None and bool(settings.auth.secret.get_secret_value())
+    # Not by an exception: raised while a lock of the connection is held, it would leave nobody to close that.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    follow(
+        websocket_url(url or http_url(public.host, public.port)),
+        Following(channels, rewind=rewind, renewable=own),
+        token=(lambda: _minted(settings, user="fanway-listen", ttl=600.0)) if own else (lambda: token),
+        show=lambda message: typer.echo(as_line(message)),
+        tell=_say,
+    )
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"fanway {__version__}")
+
+
+def _file(config: Path | None) -> Path | None:
+    """Return the configuration's file: the one that was named, else that of the working directory if any."""
+    return config or (FILE if FILE.exists() else None)
+
+
+def _api(
+    config: Path | None,
+    url: str | None,
+    key: str | None,
+    call: Callable[[Any], Any],
+    option: int = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
+) -> None:
+    """Print what the internal API answers to *call*."""
+    from gateway.cli.api_client import Api, http_url
+
+    settings = load(_file(config), complete=False)
+    internal = settings.listen.internal
+    configured = [each.get_secret_value() for each in settings.push.keys]
+    api = Api(url or http_url(internal.host, internal.port), key or next(iter(configured), "dev"))
+    sys.stdout.write(orjson.dumps(call(api), option=option).decode())
+
+
+def _minted(
+    settings: Settings, *, user: str, ttl: float, channel: str | None = None, info: object = None
+) -> str:
+    from gateway.access.tokens import mint
+
+    auth = settings.auth
+    if not auth.secret.get_secret_value():
+        raise CommandFailed(
+            "auth.secret is missing, which signs tokens; set it (FANWAY_AUTH__SECRET), "
+            "for fanway serve as well: without it, --dev makes up one of its own at every start"
+        )
+    if ttl > auth.max_ttl:
+        raise CommandFailed(
+            f"--ttl is {ttl:g} s, more than auth.max_ttl allows; give at most {auth.max_ttl:g}s"
+        )
+    try:
+        return mint(
+            auth.static_keys()[0],
+            user=user,
+            ttl=ttl,
+            now=float(int(time.time())),
+            channel=channel,
+            info=info,
+            audience=auth.audience or None,
+            issuer=auth.issuer or None,
+        )
+    except ValueError as error:
+        raise CommandFailed(str(error)) from None
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return units.seconds(text)
+    except PydanticCustomError as error:
+        raise CommandFailed(f"{name} {text!r}: {error}; {(error.context or {}).get('remedy')}") from None
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise CommandFailed(f"{name} is no JSON: {error}; text needs its quotes, too: '\"hello\"'") from None
+
+
+def _say(line: str) -> None:
+    typer.echo(f"fanway: {line}", err=True)

@@ -1,0 +1,1 @@
+"""Pages for people on the internal listener: the demo of dev mode."""

@@ -1,0 +1,1 @@
+"""From a message to the socket: encoded once per codec, queued per connection, bounded."""

@@ -1,0 +1,1 @@
+"""What a subscriber missed: history first, then live messages, without a gap."""

@@ -1,0 +1,65 @@
+"""What the OpenAPI document says of a route: its bodies in both encodings, and every status it may answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from gateway.push.content_types import MEDIA
+from gateway.push.requests import Batch, Broadcast, ChannelChoice, Disconnect, Notify, Publish
+from gateway.push.responses import Failed
+
+_REFERENCE = "#/components/schemas/{model}"
+BODIES: tuple[type[BaseModel], ...] = (Publish, Broadcast, Notify, Batch, Disconnect, ChannelChoice)
+
+MEANINGS: dict[int, str] = {
+    400: "Malformed: neither JSON nor MessagePack, nested too deep, or a number that 64 bits cannot carry",
+    401: "No valid key in `Authorization: Bearer`",
+    413: "The body or the message's data is too large",
+    415: "A Content-Type or Content-Encoding that is not understood",
+    422: "Well-formed but refused: a field is missing or wrong, a channel's namespace unknown",
+    429: "Too many requests: try again after Retry-After",
+    500: "The gateway failed; its log says how",
+    503: "The broker cannot take it now: try again after Retry-After",
+    507: "The broker has no memory left to keep the message",
+}
+_ALWAYS = (401, 422, 500, 503)
+_WITH_BODY = (400, 401, 413, 415, 422, 500, 503)
+_PUBLISHING = (400, 401, 413, 415, 422, 429, 500, 503, 507)
+_LATER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+
+
+def operation(
+    summary: str, answer: type[BaseModel], *, body: type[BaseModel] | None = None, publishes: bool = False
+) -> dict[str, Any]:
+    """Return the keyword arguments that make FastAPI document a route."""
+    statuses = _PUBLISHING if publishes else _ALWAYS if body is None else _WITH_BODY
+    responses: dict[int, dict[str, Any]] = {200: _answer(answer, "Done")}
+    for status in statuses:
+        responses[status] = _answer(Failed, MEANINGS[status])
+        if status in (429, 503, 507):
+            responses[status]["headers"] = _LATER
+    extra = None if body is None else {"requestBody": _body(body)}
+    return {"summary": summary, "responses": responses, "openapi_extra": extra}
+
+
+def with_bodies(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI *document* with the schemas of those bodies that FastAPI does not decode."""
+    _, schemas = models_json_schema([(body, "validation") for body in BODIES], ref_template=_REFERENCE)
+    document["components"]["schemas"].update(schemas["$defs"])
+    return document
+
+
+def _answer(model: type[BaseModel], description: str) -> dict[str, Any]:
+    return {"model": model, "description": description, "content": _both(model)}
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    required = any(field.is_required() for field in model.model_fields.values())
+    return {"required": required, "content": _both(model)}
+
+
+def _both(model: type[BaseModel]) -> dict[str, Any]:
+    return {media: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}} for media in MEDIA}

@@ -1,0 +1,1 @@
+"""A gateway as a process: the node and its parts, listeners, workers."""

@@ -1,0 +1,111 @@
+"""Settings turned into what each part asks for; the parts themselves know no settings."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+from gateway.access.admission import AdmissionLimits
+from gateway.access.jwks import Jwks
+from gateway.access.keys import StaticKeys
+from gateway.access.tokens import Verifier
+from gateway.broker.base import AckLevel, Broker
+from gateway.broker.memory.broker import MemoryBroker
+from gateway.broker.notices import Notice
+from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
+from gateway.clock import wall
+from gateway.hub.services import SessionLimits
+from gateway.settings import Settings
+
+RESERVED_DESCRIPTORS = 200
+"""For listeners, backends' connections, files and the broker: without one, even a 503 could not be sent."""
+
+
+def broker(
+    settings: Settings,
+    *,
+    on_error: Callable[[BaseException], None],
+    on_news: Callable[[int, Notice], None],
+) -> Broker:
+    """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
+    broker, key_ttl = settings.broker, settings.push.idempotency_ttl
+    if broker.kind == "memory":
+        return MemoryBroker(memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl)
+    options = RedisOptions(
+        prefix=broker.prefix,
+        shards_per_server=broker.shards_per_server,
+        cluster_shards=broker.cluster_shards,
+        lease=broker.lease,
+        beat=broker.beat,
+        level=AckLevel(broker.acknowledge),
+        linger=broker.linger,
+        key_ttl=key_ttl,
+        meta_ttl=broker.meta_ttl,
+    )
+    credentials = Credentials(
+        broker.username,
+        broker.password.get_secret_value(),
+        broker.tls_ca_file,
+        broker.tls_cert_file,
+        broker.tls_key_file,
+    )
+    servers = [Server.named(url, credentials) for url in broker.addresses()]
+    return RedisBroker(
+        servers,
+        options,
+        cluster=broker.cluster,
+        on_error=on_error,
+        on_news=on_news,
+    )
+
+
+def verifier(settings: Settings, jwks: Jwks | None) -> Verifier | None:
+    """Return who verifies tokens, by *jwks* or the keys that are configured; None without any."""
+    auth = settings.auth
+    keys = jwks or (StaticKeys(found) if (found := auth.static_keys()) else None)
+    if keys is None:
+        return None
+    return Verifier(
+        keys,
+        audience=auth.audience or None,
+        issuer=auth.issuer or None,
+        clock=wall,
+        leeway=auth.leeway,
+        max_ttl=auth.max_ttl,
+    )
+
+
+def admission_limits(settings: Settings) -> AdmissionLimits:
+    """Return who gets in."""
+    limits = settings.limits
+    return AdmissionLimits(
+        upgrades_per_s=limits.connects_per_second,
+        connections=limits.connections or _descriptors(),
+        per_address=limits.connections_per_address,
+        per_user=limits.connections_per_user,
+    )
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """Return what one session may do and have."""
+    limits = settings.limits
+    return SessionLimits(
+        message_size=limits.message_size,
+        channels=limits.channels_per_connection,
+        commands_per_second=limits.commands_per_second,
+        command_burst=limits.command_burst,
+        costs=limits.costs.model_dump(),
+        strikes=limits.strikes,
+        connect_timeout=limits.connect_timeout,
+        history_reply=limits.history_reply,
+        presence_reply=limits.presence_reply,
+        rewind=limits.rewind,
+        outbox=settings.outbox.size,
+        catch_up_batch=settings.outbox.catch_up_batch,
+    )
+
+
+def _descriptors() -> int:
+    """Return how many connections there are file descriptors for, with some left for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - RESERVED_DESCRIPTORS)

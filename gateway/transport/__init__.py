@@ -1,0 +1,1 @@
+"""One client connection: bytes in, messages out, with a bound on what waits to be sent."""

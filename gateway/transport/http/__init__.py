@@ -1,0 +1,1 @@
+"""Pieces of HTTP that every listener and transport shares."""

@@ -1,0 +1,351 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc.jwk import RSAKey
+
+from gateway.access.keys import HMAC, Key, private_key, public_key, secret_keys
+from gateway.access.tokens import ChannelToken, Identity, Verifier, mint
+from gateway.clock import FakeClock
+from protocol import limits
+from tests.gateway.access.signing import (
+    HS256,
+    HS384,
+    HS512,
+    NOW,
+    PAIRS,
+    PRIVATE,
+    PUBLIC,
+    SECRET,
+    at_once,
+    claims,
+    encoded,
+    forged,
+    refused,
+    token,
+    verifier,
+)
+
+# What is accepted.
+
+
+@pytest.mark.parametrize("key", [HS256, HS384, HS512], ids=HMAC)
+def test_a_secret_serves_every_size_of_hmac(key: Key) -> None:
+    minted = mint(key, user="ann", ttl=60, now=NOW)
+    assert at_once(verifier(HS256, HS384, HS512).identity(minted)) == Identity("ann", NOW + 60)
+
+
+@pytest.mark.parametrize("alg", PAIRS)
+def test_a_public_key_serves_the_algorithm_of_its_type(alg: str) -> None:
+    minted = mint(private_key(PRIVATE[alg]), user="ann", ttl=60, now=NOW)
+    key = public_key(PUBLIC[alg])
+    assert key.alg == alg
+    assert at_once(verifier(key).identity(minted)).user == "ann"
+
+
+def test_everything_a_token_can_say_comes_out() -> None:
+    minted = mint(
+        HS256,
+        user="ann",
+        ttl=60,
+        now=NOW,
+        channels=["news", "@ann", "chat:1", "news"],
+        info={"name": "Ann Ünicode", "roles": [1, None]},
+        audience="fanway",
+        issuer="https://id.example.com",
+        token_id="t-1",
+    )
+    identity = at_once(verifier(audience="fanway", issuer="https://id.example.com").identity(minted))
+    assert identity == Identity(
+        user="ann",
+        expires_at=NOW + 60,
+        info={"name": "Ann Ünicode", "roles": [1, None]},
+        channels=("news", "@ann", "chat:1"),
+        token_id="t-1",
+    )
+
+
+def test_a_channel_token_opens_its_channel() -> None:
+    minted = mint(HS256, user="ann", ttl=60, now=NOW, channel="chat:1", info="x")
+    opened = at_once(verifier().channel_token(minted))
+    assert opened == ChannelToken("ann", "chat:1", NOW + 60, "x")
+
+
+def test_an_identity_waits_for_nothing_while_the_keys_are_here() -> None:
+    assert at_once(verifier().identity(token())).user == "ann"
+
+
+def test_header_parameters_that_nobody_needs_are_ignored() -> None:
+    header = {"alg": "HS256", "typ": "at+jwt", "cat": "x", "kid": "whatever", "x5t": "abc"}
+    assert at_once(verifier().identity(forged(header, claims()))).user == "ann"
+
+
+# What is not: signatures, algorithms and headers.
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", ""])
+@pytest.mark.parametrize("signature", ["", "c2ln"])
+def test_an_unsigned_token_is_refused(alg: str, signature: str) -> None:
+    unsigned = f"{encoded({'alg': alg})}.{encoded(claims())}.{signature}"
+    message = refused(verifier(HS256, public_key(PUBLIC["RS256"])).identity(unsigned)).message
+    assert "expected one of ES256, EdDSA, HS256" in message
+
+
+@pytest.mark.parametrize("alg", PAIRS)
+@pytest.mark.parametrize("hmac_alg", HMAC)
+def test_a_public_key_is_no_secret(alg: str, hmac_alg: str) -> None:
+    pem = PUBLIC[alg]
+    for secret in (pem, pem.strip(), PAIRS[alg].as_der(private=False)):
+        attack = forged({"alg": hmac_alg}, claims(), secret=secret, alg=hmac_alg)
+        assert "no key" in refused(verifier(public_key(pem)).identity(attack)).message
+
+
+@pytest.mark.parametrize("alg", PAIRS)
+def test_a_public_key_serves_no_other_algorithm(alg: str) -> None:
+    minted = mint(private_key(PRIVATE[alg]), user="ann", ttl=60, now=NOW)
+    _, payload, signature = minted.split(".")
+    for other in {*PAIRS, "HS256"} - {alg}:
+        attack = f"{encoded({'alg': other})}.{payload}.{signature}"
+        assert "no key" in refused(verifier(public_key(PUBLIC[alg])).identity(attack)).message
+
+
+def test_a_secret_for_one_algorithm_serves_no_other() -> None:
+    (only,) = secret_keys(SECRET, algorithm="HS512")
+    at_once(verifier(only).identity(mint(HS512, user="ann", ttl=60, now=NOW)))
+    for key in (HS256, HS384):
+        refused(verifier(only).identity(mint(key, user="ann", ttl=60, now=NOW)))
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        {"crit": ["exp"]},
+        {"crit": ["urn:example:policy"], "urn:example:policy": 1},
+        {"crit": ["b64"], "b64": False},
+        {"crit": ["b64"], "b64": True},
+        {"crit": ["alg"]},
+        {"crit": []},
+        {"crit": 7},
+        {"crit": None},
+        {"b64": False},
+    ],
+)
+def test_what_is_critical_and_not_understood_is_refused(extension: dict[str, Any]) -> None:
+    refused(verifier().identity(forged({"alg": "HS256", **extension}, claims())))
+
+
+def test_a_token_does_not_bring_its_own_key() -> None:
+    theirs = RSAKey.generate_key(2048)
+    embedded = {"jwk": theirs.as_dict(private=False), "jku": "https://evil.com/jwks", "kid": "x"}
+    attack = mint(Key("RS256", theirs), user="root", ttl=60, now=NOW)
+    _, payload, signature = attack.split(".")
+    for header in ({"alg": "RS256", **embedded}, {"alg": "RS256"}):
+        attempt = f"{encoded(header)}.{payload}.{signature}"
+        assert "signature" in refused(verifier(public_key(PUBLIC["RS256"])).identity(attempt)).message
+
+
+def test_a_signature_of_zeros_proves_nothing() -> None:
+    """CVE-2022-21449: r = s = 0 verified anything."""
+    for zeros in (bytes(64), bytes(63), bytes(65), bytes.fromhex("3006020100020100"), b""):
+        attack = f"{encoded({'alg': 'ES256'})}.{encoded(claims())}.{encoded(zeros)}"
+        assert "signature" in refused(verifier(public_key(PUBLIC["ES256"])).identity(attack)).message
+
+
+@pytest.mark.parametrize("alg", ["HS256", *PAIRS])
+def test_what_is_altered_is_refused(alg: str) -> None:
+    signing, verifying = (
+        (HS256, HS256) if alg == "HS256" else (private_key(PRIVATE[alg]), public_key(PUBLIC[alg]))
+    )
+    header, payload, signature = mint(signing, user="ann", ttl=60, now=NOW).split(".")
+    raised = encoded(claims(sub="root"))
+    for attack in (
+        f"{header}.{raised}.{signature}",
+        f"{encoded({'alg': alg, 'typ': 'other'})}.{payload}.{signature}",
+        f"{header}.{payload}.{signature[:-4]}",
+        f"{header}.{payload}.{'A' * len(signature)}",
+        f"{header}.{payload}.",
+    ):
+        assert "signature" in refused(verifier(verifying).identity(attack)).message
+
+
+def test_another_secret_is_not_ours() -> None:
+    attack = forged({"alg": "HS256"}, claims(), secret=SECRET[:-1])
+    error = refused(verifier().identity(attack))
+    assert (error.code, "signature" in error.message) == ("unauthorized", True)
+
+
+@pytest.mark.parametrize("kid", [7, ["a"], {"a": 1}, True])
+def test_a_kid_is_a_string(kid: Any) -> None:
+    refused(verifier().identity(forged({"alg": "HS256", "kid": kid}, claims())))
+
+
+# What is no token at all.
+
+GOOD = token()
+HEADER, PAYLOAD, SIGNATURE = GOOD.split(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "....",
+        "ann",
+        f"{HEADER}.{PAYLOAD}",
+        f"{GOOD}.",
+        f"{GOOD}.{PAYLOAD}.{PAYLOAD}",
+        f" {GOOD}",
+        f"{GOOD}\n",
+        f"Bearer {GOOD}",
+        f"{GOOD}=",
+        f"{HEADER}=.{PAYLOAD}.{SIGNATURE}",
+        f"{HEADER}.{PAYLOAD}=.{SIGNATURE}",
+        f"{HEADER}.{PAYLOAD}.{SIGNATURE}\x00",
+        f"{HEADER}.{PAYLOAD}.ü{SIGNATURE[1:]}",
+        f"{HEADER}.{PAYLOAD}.\ud800",
+        f"{HEADER}+/.{PAYLOAD}.{SIGNATURE}",
+        f"{encoded(b'{')}.{PAYLOAD}.{SIGNATURE}",
+        f"{encoded(bytes([0xFF, 0xFE]))}.{PAYLOAD}.{SIGNATURE}",
+        f"{encoded(b'[' * 2_000)}.{PAYLOAD}.{SIGNATURE}",
+        f"{encoded(b'[' * 2_000 + b']' * 2_000)}.{PAYLOAD}.{SIGNATURE}",
+    ],
+)
+def test_what_is_no_token_is_refused(text: str) -> None:
+    assert refused(verifier().identity(text)).code == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    "header", [[], ["alg"], ["alg", "b64"], "alg", 7, None, {}, {"alg": 7}, {"alg": None}]
+)
+def test_a_header_is_an_object_with_an_alg(header: Any) -> None:
+    refused(verifier().identity(forged(header, claims())))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [],
+        "sub",
+        7,
+        None,
+        b"",
+        b"{",
+        b"\xff",
+        b'{"sub":"ann","exp":NaN}',
+        b'{"sub":"ann","exp":Infinity}',
+        b'{"sub":"ann","exp":1e999}',
+        b'{"sub":"ann","exp":1' + b"0" * 400 + b"}",
+        b'{"sub":"\\ud800","exp":1700000060}',
+        b'{"info":' + b"[" * 2_000 + b"]" * 2_000 + b"}",
+        {},
+    ],
+)
+def test_a_payload_is_an_object_of_claims(payload: Any) -> None:
+    refused(verifier().identity(forged({"alg": "HS256"}, payload)))
+
+
+class Careless:
+    """Keys that hand out one whatever is asked for."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def find(self, kid: str | None, alg: str) -> Key | None:
+        return self.key
+
+    async def resolve(self, kid: str | None, alg: str) -> Key:
+        return self.key
+
+
+@pytest.mark.parametrize("key", [HS384, HS512, public_key(PUBLIC["RS256"])], ids=["HS384", "HS512", "RS256"])
+def test_a_key_of_another_algorithm_verifies_nothing(key: Key) -> None:
+    careless = Verifier(Careless(key), audience=None, issuer=None, clock=FakeClock(NOW))
+    assert "signature" in refused(careless.identity(token())).message
+
+
+class Untouchable:
+    """Keys that fail the test that asks for one."""
+
+    def find(self, kid: str | None, alg: str) -> Key | None:
+        pytest.fail(f"asked for {kid} {alg}")
+
+    async def resolve(self, kid: str | None, alg: str) -> Key:
+        pytest.fail(f"asked for {kid} {alg}")
+
+
+@pytest.mark.parametrize("text", [f"{GOOD}{'x' * limits.TOKEN_SIZE}", "x" * 10**6, token(pad="x" * 8_000)])
+def test_what_is_too_long_meets_no_cryptography(text: str) -> None:
+    guarded = Verifier(Untouchable(), audience=None, issuer=None, clock=FakeClock(NOW))
+    assert "8192" in refused(guarded.identity(text)).message
+    assert "8192" in refused(guarded.channel_token(text)).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD[:-2],
+        f"{HEADER}.{encoded(claims(sub='root'))}.{SIGNATURE}",
+        token(exp=NOW - 1),
+        token(sub=None),
+        token(channel="chat:1"),
+        forged({"alg": "RS256"}, claims()),
+    ],
+)
+def test_errors_never_show_the_token(text: str) -> None:
+    error = refused(verifier().identity(text))
+    assert not [part for part in text.split(".") if part in f"{error!r} {error.message}"]
+    assert error.__cause__ is None
+
+
+@given(st.text() | st.text("abc.eyJ0", max_size=60))
+def test_any_text_is_refused_and_nothing_worse(text: str) -> None:
+    refused(verifier().identity(text))
+
+
+@given(st.integers(0, len(GOOD) - 1), st.sampled_from("AZaz09-_.=+ \x00é"))
+def test_a_token_with_one_other_character_is_refused(place: int, character: str) -> None:
+    changed = GOOD[:place] + character + GOOD[place + 1 :]
+    if changed != GOOD:
+        refused(verifier().identity(changed))
+
+
+# Minting.
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"user": ""},
+        {"user": "x" * 129},
+        {"ttl": 0},
+        {"ttl": -1},
+        {"ttl": 86_406},
+        {"ttl": float("inf")},
+        {"ttl": float("nan")},
+        {"channel": "a b"},
+        {"channels": ["@bob"]},
+        {"info": "x" * 5_000},
+        {"channels": [f"{n:0100}" for n in range(80)]},
+    ],
+)
+def test_what_a_verifier_would_refuse_is_not_minted(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (a row each, in the words of the claims' rules)
+        mint(HS256, **{"user": "ann", "ttl": 60, "now": NOW, **wrong})
+
+
+def test_a_public_key_mints_nothing() -> None:
+    with pytest.raises(ValueError, match="cannot sign"):
+        mint(public_key(PUBLIC["ES256"]), user="ann", ttl=60, now=NOW)
+    with pytest.raises(ValueError, match="cannot sign"):
+        private_key(PUBLIC["ES256"])
+
+
+def test_a_kid_travels_in_the_header() -> None:
+    key = private_key(PRIVATE["ES256"], kid="2024")
+    minted = mint(key, user="ann", ttl=0.25, now=NOW)
+    serving = public_key(PUBLIC["ES256"], kid="2024")
+    assert at_once(verifier(serving).identity(minted)).expires_at == NOW + 0.25
+    refused(verifier(public_key(PUBLIC["ES256"], kid="2025")).identity(minted))

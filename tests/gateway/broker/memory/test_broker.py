@@ -1,0 +1,218 @@
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from gateway.broker.base import Retention
+from gateway.broker.memory.broker import MemoryBroker
+from gateway.broker.memory.channel_log import OVERHEAD
+from gateway.broker.memory.store import SWEEP_REST
+from gateway.clock import FakeClock
+from gateway.errors import BrokerFull
+from protocol.position import MessageId
+from tests.broker.contract import BrokerContract
+from tests.broker.node import Later, RecordingNode, publication, publish, values
+
+KEY_TTL, META_TTL = 300.0, 3_600.0
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def node() -> RecordingNode:
+    return RecordingNode()
+
+
+def made(clock: FakeClock, memory: int = 1024 * 1024) -> MemoryBroker:
+    return MemoryBroker(memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, clock=clock, wall_clock=clock)
+
+
+@pytest_asyncio.fixture
+async def broker(clock: FakeClock, node: RecordingNode) -> AsyncIterator[MemoryBroker]:
+    broker = made(clock)
+    await broker.start(node)
+    yield broker
+    await broker.close()
+
+
+class TestMemoryBroker(BrokerContract):
+    @pytest_asyncio.fixture
+    async def other(self, clock: FakeClock) -> AsyncIterator[MemoryBroker]:
+        other = made(clock)
+        await other.start(RecordingNode("n2"))
+        yield other
+        await other.close()
+
+    @pytest.fixture
+    def idle(self, clock: FakeClock) -> MemoryBroker:
+        return made(clock)
+
+    @pytest.fixture
+    def later(self, clock: FakeClock, broker: MemoryBroker) -> Later:
+        async def later(seconds: float) -> None:
+            clock.advance(seconds)
+            broker.sweep()
+
+        return later
+
+    @pytest.fixture
+    def key_ttl(self) -> float:
+        return KEY_TTL
+
+    @pytest.fixture
+    def meta_ttl(self) -> float:
+        return META_TTL
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def needed(count: int, data: int = 1) -> int:
+    """Return the memory in which *count* messages of one channel have room, each of *data* bytes."""
+    return OVERHEAD + count * (OVERHEAD + data)
+
+
+async def serving(clock: FakeClock, memory: int) -> tuple[MemoryBroker, RecordingNode]:
+    broker, node = made(clock, memory), RecordingNode()
+    await broker.start(node)
+    return broker, node
+
+
+async def test_a_full_broker_refuses_and_leaves_nothing_half_done(clock: FakeClock) -> None:
+    broker, node = await serving(clock, needed(3))
+    ids = await publish(broker, "a", 1, 2, 3)
+    before = broker.statistics()
+    assert before["bytes"] == before["bytes_limit"] == needed(3)
+    node.envelopes.clear()
+    for wrong in (
+        publication("a", 4),
+        publication("b", 4),
+        publication("a", 4, key="k"),
+        publication("a", 4, key="k", retention=None),
+    ):
+        with pytest.raises(BrokerFull, match=f"{needed(3)} bytes of at most {needed(3)}"):
+            await broker.publish(wrong)
+    assert node.envelopes == []
+    assert broker.statistics() == {**before, "refused": 4}
+    page = await broker.read("a")
+    assert (values(page.messages), page.position) == ([1, 2, 3], ids[-1])
+    assert (await broker.read("b")).position.offset == 0
+
+
+async def test_a_full_broker_still_delivers_what_it_need_not_keep(clock: FakeClock) -> None:
+    broker, node = await serving(clock, 1)
+    await publish(broker, "a", 1, retention=None)
+    assert len(node.envelopes) == 1
+
+
+async def test_a_full_broker_takes_what_makes_its_own_room(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, needed(5))
+    await publish(broker, "a", *range(9))
+    assert values((await broker.read("a")).messages) == [4, 5, 6, 7, 8]
+    with pytest.raises(BrokerFull):
+        await publish(broker, "a", "ten bytes more")
+    with pytest.raises(BrokerFull):
+        await publish(broker, "a", 9, key="k")
+    assert values((await broker.read("a")).messages) == [4, 5, 6, 7, 8]
+
+
+async def test_a_full_broker_drops_what_is_too_old_first(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, needed(2))
+    await publish(broker, "a", 1, 2, retention=Retention(5, 10.0))
+    clock.advance(10.0)
+    await publish(broker, "a", 3)
+    assert values((await broker.read("a")).messages) == [3]
+
+
+async def test_a_full_broker_does_not_look_through_everything_for_every_publish(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, needed(2))
+    clock.advance(SWEEP_REST)
+    await publish(broker, "a", 1, 2, retention=Retention(5, SWEEP_REST / 4))
+    with pytest.raises(BrokerFull):
+        await publish(broker, "b", 1)
+    clock.advance(SWEEP_REST / 2)
+    with pytest.raises(BrokerFull):
+        await publish(broker, "b", 1)
+    clock.advance(SWEEP_REST / 2)
+    await publish(broker, "b", 1, retention=Retention(5, 1.0))
+
+
+async def test_room_is_counted_for_a_channel_that_the_search_for_room_forgot(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, needed(2))
+    await publish(broker, "a", 1, 2, retention=Retention(5, 1.0))
+    clock.advance(1.0 + META_TTL)
+    await publish(broker, "a", 1, 2)
+    statistics = broker.statistics()
+    assert statistics["bytes"] == statistics["bytes_limit"]
+
+
+async def test_keys_are_within_the_bound(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, 3 * OVERHEAD)
+    for n in range(3):
+        await publish(broker, "a", n, key=f"k{n}", retention=None)
+    with pytest.raises(BrokerFull):
+        await publish(broker, "a", 4, key="k4", retention=None)
+    assert (await broker.publish(publication("a", 1, key="k1"))).replayed
+    clock.advance(KEY_TTL)
+    await publish(broker, "a", 4, key="k4", retention=None)
+    assert broker.statistics()["keys"] == 1
+
+
+async def test_a_tag_takes_memory_as_data_does(clock: FakeClock) -> None:
+    broker, _ = await serving(clock, needed(1) + 100)
+    with pytest.raises(BrokerFull):
+        await publish(broker, "a", 1, tags={"k": "v" * 100})
+    await publish(broker, "a", 1, tags={"k": "v" * 99})
+    assert broker.statistics()["bytes"] == needed(1) + 100
+
+
+async def test_all_bytes_come_back(clock: FakeClock, broker: MemoryBroker) -> None:
+    for channel in ("a", "b", "c"):
+        await publish(broker, channel, *range(9), tags={"k": "v"})
+    await publish(broker, "d", 1, key="k", retention=None)
+    await broker.clear("b")
+    clock.advance(300.0)
+    assert values((await broker.read("a")).messages) == []
+    assert repr(broker) != "<MemoryBroker <Store 0 channels 0 bytes>>"
+    broker.sweep()
+    assert broker.statistics()["bytes"] == 3 * OVERHEAD
+    clock.advance(META_TTL)
+    broker.sweep()
+    statistics = broker.statistics()
+    assert (statistics["bytes"], statistics["channels"], statistics["keys"]) == (0, 0, 0)
+    assert repr(broker) == "<MemoryBroker <Store 0 channels 0 bytes>>"
+
+
+async def test_what_is_too_old_is_not_shown_before_it_is_swept(
+    clock: FakeClock, broker: MemoryBroker
+) -> None:
+    (id,) = await publish(broker, "a", 1, key="k")
+    clock.advance(KEY_TTL)
+    page = await broker.read("a")
+    assert (list(page.messages), page.position) == ([], id)
+    assert not (await broker.publish(publication("a", 2, key="k"))).replayed
+
+
+async def test_a_forgotten_channel_leaves_other_empty_ones_their_beginning(
+    clock: FakeClock, broker: MemoryBroker
+) -> None:
+    beginnings = {name: (await broker.read(name)).position for name in map(str, range(200))}
+    await publish(broker, "a", 1)
+    clock.advance(300.0 + META_TTL)
+    broker.sweep()
+    confirmed = [(await broker.read(name, since=since)).recovered for name, since in beginnings.items()]
+    assert sum(confirmed) >= 199
+
+
+async def test_asking_takes_no_memory(broker: MemoryBroker) -> None:
+    before = broker.statistics()
+    for n in range(100):
+        await broker.subscribe(f"c{n}", Retention(5, 300.0))
+        await broker.read(f"c{n}", since=MessageId(3, "x"))
+        await broker.clear(f"c{n}")
+        await broker.leave(f"c{n}", "c1")
+        await broker.presence(f"c{n}")
+    assert broker.statistics() == before

@@ -1,0 +1,138 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker.base import Retention
+from gateway.broker.memory.channel_log import OVERHEAD, ChannelLog, cost
+from gateway.broker.uid import new_uid
+from protocol.messages import Message
+from protocol.payload import payload_of
+from protocol.position import MessageId
+from tests.gateway.standing import patient
+
+BEGINNING = MessageId(0, "zero")
+KEPT = Retention(size=3, ttl=10.0)
+
+
+def message(offset: int, value: Any = None, **other: Any) -> Message:
+    return Message("a", payload_of(value), MessageId(offset, f"u{offset}"), **other)
+
+
+def filled(*offsets: int, retention: Retention = KEPT, now: float = 0.0) -> ChannelLog:
+    log = ChannelLog(BEGINNING, now)
+    for offset in offsets:
+        log.append(message(offset), retention, now)
+    return log
+
+
+def offsets(log: ChannelLog) -> list[int]:
+    return [m.message.offset for m in log.read(None, None, reverse=False).messages if m.message]
+
+
+def test_uids_do_not_repeat() -> None:
+    uids = {new_uid() for _ in range(10_000)}
+    assert len(uids) == 10_000
+    assert all(MessageId.parse(f"1-{uid}") for uid in uids)
+
+
+def test_a_log_begins_where_it_is_told() -> None:
+    log = ChannelLog(BEGINNING, 5.0)
+    assert (log.base, log.top, log.size, log.until, len(log)) == (BEGINNING, BEGINNING, 0, 5.0, 0)
+    assert repr(log) == "<Log 0-zero…0-zero 0 messages 0 bytes>"
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 3, 99])
+def test_only_what_follows_is_appended(wrong: int) -> None:
+    log = filled(1)
+    with pytest.raises(ValueError, match="does not follow 1-u1"):
+        log.append(message(wrong), KEPT, 0.0)
+    with pytest.raises(ValueError, match="None does not follow"):
+        log.append(Message("a", payload_of(1)), KEPT, 0.0)
+    assert offsets(log) == [1]
+
+
+def test_the_oldest_go_beyond_the_count() -> None:
+    log = filled(1, 2, 3, 4, 5)
+    assert offsets(log) == [3, 4, 5]
+    assert (log.base.offset, log.top.offset) == (2, 5)
+    log.append(message(6), Retention(1, 10.0), 0.0)
+    assert offsets(log) == [6], "the retention of the newest counts"
+
+
+def test_each_goes_in_its_time() -> None:
+    log = filled(1, 2, now=0.0)
+    log.append(message(3), KEPT, 4.0)
+    log.expire(9.999)
+    assert offsets(log) == [1, 2, 3]
+    log.expire(10.0)
+    assert offsets(log) == [3]
+    assert log.until == 14.0
+    log.expire(14.0)
+    assert (offsets(log), log.base, log.top) == ([], log.top, MessageId(3, "u3"))
+
+
+def test_what_is_younger_is_kept_behind_what_is_older_and_lives_longer() -> None:
+    log = ChannelLog(BEGINNING, 0.0)
+    log.append(message(1), Retention(3, 100.0), 0.0)
+    log.append(message(2), Retention(3, 1.0), 0.0)
+    log.expire(50.0)
+    assert offsets(log) == [1, 2], "a history has no hole"
+    log.expire(100.0)
+    assert offsets(log) == []
+
+
+def test_clear_keeps_the_numbering() -> None:
+    log = filled(1, 2)
+    log.clear(3.0)
+    assert (log.base.offset, log.top.offset, log.size, log.until) == (2, 2, 0, 3.0)
+    log.clear(30.0)
+    assert log.until == 3.0, "it was empty by then"
+    log.append(message(3), KEPT, 4.0)
+    assert offsets(log) == [3]
+
+
+def test_a_message_costs_its_data_its_tags_and_what_python_adds() -> None:
+    assert cost(message(1, "abc")) == OVERHEAD + 5
+    assert cost(message(1, "abc", tags={"k": "value", "other": ""})) == OVERHEAD + 5 + 11
+
+
+def test_what_an_append_displaces_is_known_before() -> None:
+    log = ChannelLog(BEGINNING, 0.0)
+    for offset in (1, 2, 3):
+        log.append(message(offset, "x" * offset), KEPT, 0.0)
+    assert log.displaced(Retention(4, 10.0)) == 0
+    assert log.displaced(KEPT) == OVERHEAD + 3
+    assert log.displaced(Retention(2, 10.0)) == 2 * OVERHEAD + 3 + 4
+    before, freed = log.size, log.displaced(Retention(1, 10.0))
+    log.append(message(4, ""), Retention(1, 10.0), 0.0)
+    assert log.size == before - freed + OVERHEAD + 2
+
+
+@patient
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 6), st.floats(0.1, 20.0), st.text(max_size=5)),
+            st.tuples(st.just("pass"), st.floats(0.0, 10.0)),
+            st.tuples(st.just("clear")),
+        )
+    )
+)
+def test_size_and_edges_always_add_up(steps: list[tuple[Any, ...]]) -> None:
+    log, now, offset = ChannelLog(BEGINNING, 0.0), 0.0, 0
+    for step in steps:
+        if step[0] == "append":
+            offset += 1
+            log.append(message(offset, step[3]), Retention(step[1], step[2]), now)
+        elif step[0] == "pass":
+            now += step[1]
+            log.expire(now)
+        else:
+            log.clear(now)
+        kept = log.read(None, None, reverse=False).messages
+        assert log.size == sum(map(cost, kept))
+        assert len(log) == len(kept)
+        assert log.top.offset == offset
+        assert [m.message.offset for m in kept if m.message] == list(range(log.base.offset + 1, offset + 1))

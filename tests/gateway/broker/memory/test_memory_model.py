@@ -1,0 +1,180 @@
+"""The embedded broker beside a model of what clients know: no position ever confirms too much."""
+
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from gateway.broker.base import Delivery, Receipt, Retention
+from gateway.broker.memory.broker import MemoryBroker
+from gateway.broker.memory.channel_log import OVERHEAD
+from gateway.clock import FakeClock
+from gateway.errors import BrokerFull
+from protocol.messages import Message
+from protocol.position import MessageId
+from tests.broker.contract_machine import Contract
+from tests.broker.listener import Listener
+from tests.broker.node import RecordingNode, publication
+from tests.gateway.access.signing import at_once
+from tests.gateway.standing import patient
+
+META_TTL, KEY_TTL = 50.0, 20.0
+CHANNELS = st.sampled_from(["a", "b", "c"])
+STEPS = st.sampled_from([0.0, 1.0, 5.0, 20.0, 70.0])
+RETENTIONS = st.sampled_from([Retention(1, 10.0), Retention(3, 10.0), Retention(3, 60.0), None])
+
+
+@dataclass
+class Channel:
+    """What a channel has said in all its lives, and the positions that it gave out."""
+
+    said: list[Message] = field(default_factory=list)
+    """Everything that got a number."""
+    positions: dict[MessageId, int] = field(default_factory=dict)
+    """Position to how much had been said by then."""
+
+
+class Histories(RuleBasedStateMachine):
+    @initialize(memory=st.sampled_from([5 * OVERHEAD, 12 * OVERHEAD, 1_000 * OVERHEAD]))
+    def start(self, memory: int) -> None:
+        self.clock = FakeClock()
+        self.memory = memory
+        self.broker = MemoryBroker(
+            memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, clock=self.clock, wall_clock=self.clock
+        )
+        self.delivered: list[Delivery] = []
+        self.channels = {name: Channel() for name in "abc"}
+        self.receipts: dict[tuple[str, str], tuple[float, Receipt]] = {}
+        self.run(self.broker.start(self))  # type: ignore[arg-type]
+
+    def deliver(self, envelope: Any) -> None:
+        if isinstance(envelope, Delivery):
+            self.delivered.append(envelope)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return at_once(coroutine)
+
+    @rule(
+        name=CHANNELS,
+        retention=RETENTIONS,
+        key=st.none() | st.sampled_from(["k", "l"]),
+        size=st.sampled_from([1, 1, 1, OVERHEAD]),
+    )
+    def publish(self, name: str, retention: Retention | None, key: str | None, size: int) -> None:
+        channel = self.channels[name]
+        earlier = self.receipts.get((name, key or ""))
+        remembered = earlier is not None and earlier[0] > self.clock()
+        before = len(self.delivered)
+        try:
+            receipt = self.run(
+                self.broker.publish(publication(name, "x" * size, retention=retention, key=key))
+            )
+        except BrokerFull:
+            assert len(self.delivered) == before
+            assert not remembered
+            return
+        assert receipt.replayed == remembered
+        if earlier is not None and remembered:
+            assert receipt.id == earlier[1].id
+            assert len(self.delivered) == before
+            return
+        (delivery,) = self.delivered[before:]
+        assert delivery.message.message == receipt.id
+        assert (receipt.id is None) == (retention is None)
+        if key is not None:
+            self.receipts[name, key] = (self.clock() + KEY_TTL, receipt)
+        if receipt.id is not None:
+            channel.said.append(delivery.message)
+            assert receipt.id not in channel.positions
+            channel.positions[receipt.id] = len(channel.said)
+
+    @rule(name=CHANNELS)
+    def subscribe(self, name: str) -> None:
+        channel = self.channels[name]
+        position = self.run(self.broker.subscribe(name, Retention(3, 10.0)))
+        known = channel.positions.setdefault(position, len(channel.said))
+        assert known == len(channel.said), "a position from before what was said since"
+        now = self.run(self.broker.read(name, since=position))
+        assert (list(now.messages), now.position, now.recovered) == ([], position, True)
+
+    @rule(name=CHANNELS, limit=st.none() | st.integers(0, 4), data=st.data())
+    def resume(self, name: str, limit: int | None, data: st.DataObject) -> None:
+        channel = self.channels[name]
+        if not channel.positions:
+            return
+        since = data.draw(st.sampled_from(list(channel.positions)))
+        page = self.run(self.broker.read(name, since=since, limit=limit))
+        missed = channel.said[channel.positions[since] :]
+        if page.recovered:
+            assert list(page.messages) == missed[:limit]
+        else:
+            assert list(page.messages) == []
+        channel.positions.setdefault(page.position, len(channel.said))
+        assert channel.positions[page.position] == len(channel.said)
+
+    @rule(name=CHANNELS, limit=st.none() | st.integers(0, 4))
+    def look_back(self, name: str, limit: int | None) -> None:
+        said = self.channels[name].said
+        kept = self.run(self.broker.read(name)).messages
+        assert list(kept) == said[len(said) - len(kept) :]
+        for index, message in enumerate(kept, start=1):
+            assert self.run(self.broker.read(name, since=message.message)).messages == kept[index:]
+        backwards = self.run(self.broker.read(name, limit=limit, reverse=True)).messages
+        assert list(backwards) == list(reversed(kept))[:limit]
+
+    @rule(name=CHANNELS, of=CHANNELS, data=st.data())
+    def resume_elsewhere(self, name: str, of: str, data: st.DataObject) -> None:
+        if name != of and self.channels[of].positions:
+            since = data.draw(st.sampled_from(list(self.channels[of].positions)))
+            assert not self.run(self.broker.read(name, since=since)).recovered
+
+    @rule(name=CHANNELS)
+    def clear(self, name: str) -> None:
+        channel = self.channels[name]
+        self.run(self.broker.clear(name))
+        page = self.run(self.broker.read(name))
+        assert list(page.messages) == []
+        channel.positions.setdefault(page.position, len(channel.said))
+
+    @rule(seconds=STEPS)
+    def let_pass(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        self.broker.sweep()
+
+    @rule()
+    def empty(self) -> None:
+        self.clock.advance(1_000.0)
+        self.broker.sweep()
+        statistics = self.broker.statistics()
+        assert (statistics["bytes"], statistics["channels"], statistics["keys"]) == (0, 0, 0)
+
+    @invariant()
+    def within_its_memory(self) -> None:
+        assert 0 <= self.broker.statistics()["bytes"] <= self.memory
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(patient, max_examples=100, stateful_step_count=40)
+
+
+class Acts(Contract):
+    """What brokers of many nodes are held to, by the same rules."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(self.launch())
+
+    async def launch(self) -> None:
+        node, broker = RecordingNode(), MemoryBroker()
+        await broker.start(node)
+        self.awake.append(Listener(node, broker, self.kept, hears_all=True))
+
+
+TestActs = Acts.TestCase
+TestActs.settings = settings(patient, max_examples=50, stateful_step_count=30)

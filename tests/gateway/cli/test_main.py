@@ -1,0 +1,452 @@
+"""The command line, run as a person runs it: what it prints where, and with which exit code."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import orjson
+import pytest
+from joserfc.util import urlsafe_b64decode
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from gateway import __version__
+from gateway.access.keys import StaticKeys, secret_keys
+from gateway.access.tokens import Verifier
+from gateway.cli.api_client import Refused, http_url, is_local, websocket_url
+from protocol.codec import JsonCodec
+from protocol.messages import Connected, Message, Subscribed
+from protocol.payload import payload_of
+from protocol.position import MessageId
+
+FANWAY = str(Path(sys.executable).with_name("fanway"))
+SECRET = "a-secret-that-nobody-may-ever-read"
+OURS = Path(__file__).parents[3] / "gateway.toml"
+CODEC = JsonCodec()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")} | extra
+
+
+def fanway(
+    home: Path, *arguments: str, stdin: str | None = None, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FANWAY, *arguments],
+        cwd=home,
+        env=environment(**extra),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port where nothing listens, and nothing else can meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+# ---------------------------------------------------------------- without a gateway
+
+
+def test_version(home: Path) -> None:
+    done = fanway(home, "version")
+    assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
+
+
+def test_check_prints_every_fault_with_its_key(home: Path) -> None:
+    (home / "gateway.toml").write_text(f'[auth]\nsecert = "{SECRET}"\n[channels.chat]\nhistory = "many"\n')
+    done = fanway(home, "check")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "auth.secert",
+        'channels.chat.history = "many"',
+        "auth.secret",
+        "push.keys",
+    ]
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:abc",
+        "redis://h:99999/0",
+        "redis://h:6379?foo=bar",
+        f"redis://u:{SECRET}/pw@localhost:6379/0",
+        f"redis+sentinel://u:{SECRET}@h:x/m/0",
+    ],
+)
+def test_a_redis_that_cannot_be_meant_is_one_line(home: Path, command: str, url: str) -> None:
+    given = {"FANWAY_BROKER__KIND": "redis", "FANWAY_BROKER__URL": url, "FANWAY_PUSH__KEYS": "k"}
+    done = fanway(home, command, **given, FANWAY_AUTH__SECRET=SECRET)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("broker.url = ")
+    assert SECRET not in line
+
+
+def test_a_module_is_a_command_as_well(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "version"],
+        cwd=home,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
+
+
+def test_check_sums_up_what_has_no_faults(home: Path) -> None:
+    (home / "mine.toml").write_text('[channels.chat]\n[listen.public]\nport = 9000\n[push]\nkeys = ["k"]\n')
+    done = fanway(home, "check", "--config", "mine.toml", FANWAY_AUTH__SECRET=SECRET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mine.toml: no faults" in done.stdout
+    assert "127.0.0.1:9000" in done.stdout
+    assert "chat, default" in done.stdout
+    assert SECRET not in done.stdout
+
+
+def test_check_needs_the_file_that_was_named(home: Path) -> None:
+    done = fanway(home, "check", "--config", "none.toml")
+    assert done.returncode == 1
+    assert done.stderr == "none.toml: No such file or directory; name a file that can be read\n"
+
+
+def test_our_own_file_serves_in_dev_mode(home: Path) -> None:
+    assert fanway(home, "check", "--dev", "--config", str(OURS)).returncode == 0
+
+
+async def test_token(home: Path) -> None:
+    done = fanway(
+        home,
+        *("token", "--user", "ann", "--ttl", "5m", "--info", '{"color": "red"}'),
+        FANWAY_AUTH__SECRET=SECRET,
+        FANWAY_AUTH__AUDIENCE="us",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    issued_at = orjson.loads(_payload(done.stdout))["iat"]
+    verifier = Verifier(
+        StaticKeys(secret_keys(SECRET)), audience="us", issuer=None, clock=lambda: float(issued_at)
+    )
+    identity = await verifier.identity(done.stdout.strip())
+    assert (identity.user, identity.info) == ("ann", {"color": "red"})
+    assert identity.expires_at == issued_at + 300
+
+
+async def test_token_for_a_channel(home: Path) -> None:
+    done = fanway(home, "token", "--user", "ann", "--channel", "chat:1", FANWAY_AUTH__SECRET=SECRET)
+    issued_at = orjson.loads(_payload(done.stdout))["iat"]
+    verifier = Verifier(
+        StaticKeys(secret_keys(SECRET)), audience=None, issuer=None, clock=lambda: float(issued_at)
+    )
+    opened = await verifier.channel_token(done.stdout.strip())
+    assert (opened.user, opened.channel, opened.expires_at) == ("ann", "chat:1", issued_at + 3600)
+
+
+def _payload(token: str) -> bytes:
+    return urlsafe_b64decode(token.split(".")[1].encode())
+
+
+TOKEN_FAULTS = [
+    (("--user", "ann"), "", "auth.secret is missing"),
+    (("--user", "ann", "--ttl", "soon"), SECRET, "--ttl 'soon': not a duration; write \"250ms\""),
+    (("--user", "ann", "--ttl", "25h"), SECRET, "--ttl is 90000 s, more than auth.max_ttl allows"),
+    (("--user", "ann", "--ttl", "0s"), SECRET, "expired"),
+    (("--user", "ann", "--info", "{"), SECRET, "--info is no JSON"),
+    (("--user", ""), SECRET, "claim sub"),
+    (("--user", "ann", "--channel", "a b"), SECRET, "claim channel"),
+    (("--user", "ann"), "short", "auth.secret has 5 bytes"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "secret", "line"), TOKEN_FAULTS)
+def test_token_faults(home: Path, arguments: tuple[str, ...], secret: str, line: str) -> None:
+    done = fanway(home, "token", *arguments, FANWAY_AUTH__SECRET=secret)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fanway: ")
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+SERVE_FAULTS = [
+    ((), "auth.secret: missing"),
+    (("--dev", "--host", "0.0.0.0"), 'listen.public.host = "0.0.0.0": --dev lets everybody in'),
+    (
+        ("--dev", "--internal-host", "192.0.2.1"),
+        'listen.internal.host = "192.0.2.1": --dev lets everybody in',
+    ),
+    (("--dev", "--port", "70000"), "listen.public.port = 70000: too large"),
+    (("--dev", "--internal-port", "8000"), "listen.internal.port = 8000: the public listener has it too"),
+    (("--dev", "--workers", "0"), "node.workers = 0: too small"),
+    (("--dev", "--workers", "2"), "node.workers = 2: several workers need a broker"),
+    (("--dev", "--node", "a b"), 'node.name = "a b": not a node\'s name'),
+    (("--dev", "--redis", "http://x"), 'broker.url = "http://x": not a Redis URL'),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), SERVE_FAULTS)
+def test_serve_tells_what_is_wrong_without_a_traceback(
+    home: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    done = fanway(home, "serve", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+UNREACHABLE = [
+    (("publish", "a", "1"), "--internal-url", "http"),
+    (("nodes",), "--internal-url", "http"),
+    (("stats",), "--internal-url", "http"),
+    (("listen", "a"), "--url", "ws"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "option", "scheme"), UNREACHABLE)
+def test_nobody_is_there(
+    home: Path, arguments: tuple[str, ...], option: str, scheme: str, nobody: int
+) -> None:
+    url = f"{scheme}://127.0.0.1:{nobody}"
+    done = fanway(home, *arguments, option, url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"fanway: no gateway at {url}")
+    assert done.stderr.endswith("is it running (fanway serve)?\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "listener"), [(("nodes",), "INTERNAL"), (("listen", "a"), "PUBLIC")])
+def test_the_settings_say_where_the_gateway_is(
+    home: Path, command: tuple[str, ...], listener: str, nobody: int
+) -> None:
+    extra = {f"FANWAY_LISTEN__{listener}__PORT": str(nobody), f"FANWAY_LISTEN__{listener}__HOST": "0.0.0.0"}
+    assert f"://127.0.0.1:{nobody}" in fanway(home, *command, **extra).stderr
+
+
+@pytest.mark.parametrize("arguments", [("publish", "a", "hello"), ("publish", "a", "-")])
+def test_publish_takes_json_only(home: Path, arguments: tuple[str, ...]) -> None:
+    done = fanway(home, *arguments, stdin="hello")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fanway: JSON is no JSON")
+
+
+# ---------------------------------------------------------------- with one that answers
+
+
+class Answers(ThreadingHTTPServer):
+    """An internal listener that gives one answer, and remembers what it was asked."""
+
+    def __init__(self, status: int, answer: object) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status, self.answer = status, answer
+        self.asked: list[tuple[str, str | None, Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Answers
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append(
+            (
+                f"{self.command} {self.path}",
+                self.headers["Authorization"],
+                orjson.loads(body) if body else None,
+            )
+        )
+        answer = orjson.dumps(self.server.answer)
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def answering(status: int, answer: object) -> Iterator[Answers]:
+    with Answers(status, answer) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_publish(home: Path) -> None:
+    answer = {"channel": "chat:1", "message": "1-u", "replayed": False}
+    with answering(200, answer) as server:
+        done = fanway(
+            home, "publish", "chat:1", '{"n": [1, 2.5]}', "--internal-url", server.url, "--key", "k"
+        )
+        piped = fanway(home, "publish", "chat:1", "-", stdin="[1]\n", FANWAY_INTERNAL_URL=server.url)
+    assert (done.returncode, orjson.loads(done.stdout), done.stderr) == (0, answer, "")
+    assert len(done.stdout.splitlines()) == 1
+    assert piped.returncode == 0
+    assert server.asked == [
+        ("POST /v1/publish", "Bearer k", {"channel": "chat:1", "data": {"n": [1, 2.5]}}),
+        ("POST /v1/publish", "Bearer dev", {"channel": "chat:1", "data": [1]}),
+    ]
+
+
+@pytest.mark.parametrize("command", ["nodes", "stats"])
+def test_what_a_cluster_tells_is_printed(home: Path, command: str) -> None:
+    answer = {"nodes": [{"name": "n1"}]}
+    with answering(200, answer) as server:
+        done = fanway(home, command, FANWAY_INTERNAL_URL=server.url, FANWAY_PUSH__KEYS="first,second")
+    assert (done.returncode, orjson.loads(done.stdout)) == (0, answer)
+    assert server.asked == [(f"GET /v1/{command}", "Bearer first", None)]
+
+
+REFUSALS = [
+    (401, {"error": {"code": "unauthorized", "message": "no such key"}}, "unauthorized: no such key"),
+    (503, "busy", "HTTP 503"),
+    (404, [], "HTTP 404"),
+]
+
+
+@pytest.mark.parametrize(("status", "answer", "line"), REFUSALS)
+def test_a_refusal_is_one_line(home: Path, status: int, answer: object, line: str) -> None:
+    with answering(status, answer) as server:
+        done = fanway(home, "stats", "--internal-url", server.url)
+    assert (done.returncode, done.stderr) == (1, f"fanway: the gateway refused: {line}\n")
+
+
+def test_listen_prints_lines_of_json(home: Path) -> None:
+    tokens: list[str] = []
+
+    def script(connection: ServerConnection) -> None:
+        hello = orjson.loads(connection.recv())
+        tokens.append(hello["token"])
+        made = Subscribed("chat:1", MessageId(1, "u"))
+        for event in (
+            Connected(1, "c1", "", "n1", 25.0, subs={"chat:1": made}),
+            Message("chat:1", payload_of({"text": "naïve\n"}), MessageId(2, "u")),
+        ):
+            connection.send(CODEC.encode(event), text=True)
+        connection.close(4005, "enough")
+
+    with serve(script, "127.0.0.1", 0, subprotocols=[Subprotocol(CODEC.subprotocol)]) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        done = fanway(home, "listen", "chat:1", "--url", url, FANWAY_AUTH__SECRET=SECRET)
+        given = fanway(home, "listen", "chat:1", "--url", url, FANWAY_TOKEN="mine")
+        server.shutdown()
+        thread.join()
+    assert done.returncode == 1
+    assert [orjson.loads(line) for line in done.stdout.splitlines()] == [
+        {"type": "message", "channel": "chat:1", "message": "2-u", "data": {"text": "naïve\n"}}
+    ]
+    assert done.stderr.splitlines() == [
+        "fanway: listening as connection c1 on node n1",
+        "fanway: the gateway closed with 4005: enough",
+    ]
+    assert orjson.loads(_payload(tokens[0]))["sub"] == "fanway-listen"
+    assert (given.returncode, tokens[1]) == (1, "mine")
+
+
+def test_listen_ends_quietly_when_interrupted(home: Path) -> None:
+    def script(connection: ServerConnection) -> None:
+        connection.recv()
+        made = Connected(1, "c1", "", "n1", 25.0, subs={"a": Subscribed("a")})
+        connection.send(CODEC.encode(made), text=True)
+        for _ in connection:
+            pass
+
+    with serve(script, "127.0.0.1", 0, subprotocols=[Subprotocol(CODEC.subprotocol)]) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        command = [FANWAY, "listen", "a", "--url", f"ws://127.0.0.1:{server.socket.getsockname()[1]}"]
+        with subprocess.Popen(
+            command, cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "fanway: listening as connection c1 on node n1\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("", "")
+        server.shutdown()
+        thread.join()
+    assert process.returncode == 130
+
+
+# ---------------------------------------------------------------- URLs
+
+URLS = [
+    ("ws://h:1", "ws://h:1/v1/ws"),
+    ("http://h:1/", "ws://h:1/v1/ws"),
+    ("https://h", "wss://h/v1/ws"),
+    ("wss://h/live/v1/ws", "wss://h/live/v1/ws"),
+    ("http://[::1]:1", "ws://[::1]:1/v1/ws"),
+]
+
+
+@pytest.mark.parametrize(("url", "meant"), URLS)
+def test_websocket_urls(url: str, meant: str) -> None:
+    assert websocket_url(url) == meant
+
+
+@pytest.mark.parametrize("url", ["h:1", "ftp://h", "ws://", "localhost"])
+def test_no_websocket_urls(url: str) -> None:
+    with pytest.raises(Refused, match="is no URL of a gateway"):
+        websocket_url(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("::1", "http://[::1]:1"),
+        ("h", "http://h:1"),
+    ],
+)
+def test_where_a_listener_answers(host: str, url: str) -> None:
+    assert http_url(host, 1) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.2:1", True),
+        ("ws://[::1]:1", True),
+        ("http://localhost", True),
+        ("http://h", False),
+        ("", False),
+    ],
+)
+def test_what_is_on_this_machine(url: str, local: bool) -> None:
+    assert is_local(url) is local

@@ -1,0 +1,95 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, last_of
+from gateway.transport.memory import payloads
+from protocol.codec import CODECS, JSON, MSGPACK, Codec
+from protocol.messages import Message
+from protocol.payload import payload_of
+from tests.gateway.standing import patient
+from tests.gateway.waiting import Follower, at
+
+SIZES = [0, 1, 2, 124, 125, 126, 127, 128, 1_000, 65_534, 65_535, 65_536, 65_537, 200_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None:
+    payload = b"x" * size
+    opcode = Opcode.BINARY if binary else Opcode.TEXT
+    assert data_frame(payload, binary=binary) == Frame(opcode, payload).serialize(mask=False)
+
+
+@patient
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300))))
+def test_joined_frames_come_apart_again(parts: list[tuple[bool, bytes]]) -> None:
+    joined = b"".join(data_frame(payload, binary=binary) for binary, payload in parts)
+    assert list(payloads(joined)) == parts
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_frame_that_is_cut_is_none(size: int) -> None:
+    whole = data_frame(b"x" * size, binary=False)
+    for cut in {1, 2, 3, 4, len(whole) // 2, len(whole) - 1} - {0}:
+        if cut < len(whole):
+            with pytest.raises(ValueError, match="no whole data frame at byte 0"):
+                list(payloads(whole[:cut]))
+
+
+@pytest.mark.parametrize("wrong", [b"\x88\x00", b"\x01\x00", b"\x00\x00", b"\xc1\x00", b"\x89\x00"])
+def test_nothing_but_whole_data_frames_is_written(wrong: bytes) -> None:
+    with pytest.raises(ValueError, match="at byte 2 of 4"):
+        list(payloads(b"\x81\x00" + wrong))
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
+    message = Message("a", payload_of({"x": 1}), at(1))
+    frames = EncodedMessage(message)
+    body = frames.body(codec.subprotocol)
+    assert body == codec.encode(message)
+    assert frames.body(codec.subprotocol) is body
+    assert repr(frames) == f"<Frames a 1-u1 in ['{codec.subprotocol}']>"
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
+    follower = Follower("a", "catch_up", codec)
+    chunk = follower.chunk(1, *[True] * count)
+    assert len(chunk) == len(chunk.data)
+    assert repr(chunk) == f"<Chunk {count} messages {len(chunk.data)} bytes>"
+    said = [codec.decode_server_message(payload) for _, payload in payloads(chunk.data)]
+    assert said == [frames.message for frames in chunk.messages]
+    assert {binary for binary, _ in payloads(chunk.data)} == {codec.binary}
+
+
+def test_both_codecs_share_a_message() -> None:
+    frames = EncodedMessage(Message("a", payload_of(1), at(1)))
+    for codec in (JSON, MSGPACK):
+        EncodedBatch(codec, [frames], at(0))
+    assert repr(frames) == "<Frames a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
+
+
+@pytest.mark.parametrize(
+    ("numbered", "last", "unnumbered"),
+    [
+        ((True,), 7, False),
+        ((True, True, True), 9, False),
+        ((True, False), 7, True),
+        ((False, True), 7, True),
+        ((False,), 6, True),
+        ((False, False), 6, True),
+    ],
+)
+def test_a_chunk_knows_its_edges(numbered: tuple[bool, ...], last: int, unnumbered: bool) -> None:
+    chunk = Follower("a", "catch_up").chunk(7, *numbered)
+    assert (chunk.before, chunk.last, chunk.unnumbered) == (at(6), at(last), unnumbered)
+    assert last_of(chunk.messages, None) == (at(last) if last > 6 else None)
+
+
+def test_nothing_ends_where_it_begins() -> None:
+    assert last_of([], at(3)) == at(3)
+    assert last_of([], None) is None

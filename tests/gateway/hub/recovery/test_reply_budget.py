@@ -1,0 +1,97 @@
+"""Who gets what of the bytes of a reply, whichever part of it is known first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.hub.recovery.reply_budget import READS, ReplyBudget
+from tests.gateway.standing import quiet, standing
+
+CHANNELS = ["a", "b", "c", "d", "e"]
+
+
+class Pieces:
+    """Something that can be cut anywhere."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def cut(self, room: int) -> None:
+        self.size = max(0, min(self.size, room))
+
+
+class Gone(Exception):
+    pass
+
+
+def wanted() -> None:
+    pass
+
+
+def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
+    """Return what each gets where one is asked after the other."""
+    got = {}
+    for channel in CHANNELS:
+        got[channel] = max(0, min(sizes[channel], size))
+        size -= got[channel]
+    return got
+
+
+@given(
+    st.integers(-10, 100),
+    st.fixed_dictionaries({channel: st.integers(0, 60) for channel in CHANNELS}),
+    st.permutations(CHANNELS),
+)
+def test_each_gets_what_those_before_it_leave_in_any_order(
+    size: int, sizes: dict[str, int], order: list[str]
+) -> None:
+    room, parts = ReplyBudget(size, CHANNELS, wanted=wanted), dict[str, Pieces]()
+    for channel in order:
+        part = parts[channel] = Pieces(max(0, min(sizes[channel], room.left_to(channel))))
+        room.keep(channel, part)
+        assert sum(each.size for each in parts.values()) <= max(0, size)
+    assert {channel: part.size for channel, part in parts.items()} == in_turn(size, sizes)
+
+
+def test_what_is_refused_after_all_leaves_its_room_to_those_who_come_later() -> None:
+    room = ReplyBudget(10, CHANNELS, wanted=wanted)
+    room.keep("a", Pieces(8))
+    assert room.left_to("b") == 2
+    room.give_up("a")
+    room.give_up("b")
+    assert room.left_to("b") == 10
+
+
+@standing
+async def test_a_few_fetch_at_once_and_nobody_for_who_has_gone() -> None:
+    here, fetching = True, 0
+    most = 0
+
+    def still() -> None:
+        if not here:
+            raise Gone
+
+    room, going = ReplyBudget(10, CHANNELS, wanted=still), asyncio.Event()
+
+    async def fetch() -> None:
+        nonlocal fetching, most
+        async with room.turn():
+            fetching += 1
+            most = max(most, fetching)
+            await going.wait()
+            fetching -= 1
+
+    tasks = [asyncio.create_task(fetch()) for _ in range(READS + 2)]
+    await quiet()
+    assert fetching == most == READS
+    here = False
+    going.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert ends.count(None) == READS
+    assert [type(end) for end in ends if end is not None] == [Gone, Gone]
+    with pytest.raises(Gone):
+        await fetch()

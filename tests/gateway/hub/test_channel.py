@@ -1,0 +1,500 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker.base import Retention
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage
+from gateway.hub.channel import RECENT, RECENT_BYTES, Channel
+from gateway.hub.subscription import Subscription
+from protocol.codec import JSON, MSGPACK, Codec
+from protocol.messages import Gap, Join, Leave, Member, Message
+from protocol.payload import payload_of
+from protocol.position import MessageId
+from tests.gateway.life import OPEN, RULES
+from tests.gateway.standing import patient, quiet, standing, the_loop
+from tests.gateway.waiting import at, read
+
+KEPT = RULES["hp"]
+Offered = list[tuple[MessageId | None, list[Any]]]
+
+
+class Listener:
+    """A session as a channel knows it: keeps what its outbox was offered, and how."""
+
+    def __init__(self, connection: str = "c1", codec: Codec = JSON) -> None:
+        self.connection = connection
+        self.codec = codec
+        self.outbox = self
+        self.subscriptions: dict[str, Any] = {"a": None, "b": None}
+        self.offered: Offered = []
+        self.at_once = 0
+        self.pushed: list[bytes] = []
+
+    def offer(self, _: Any, chunk: EncodedBatch) -> None:
+        self.offered.append((chunk.before, [frames.message.data.value for frames in chunk.messages]))
+
+    def offer_now(self, follower: Any, chunk: EncodedBatch) -> None:
+        self.at_once += 1
+        self.offer(follower, chunk)
+
+    def push(self, data: bytes) -> None:
+        self.pushed.append(data)
+
+    def heard(self) -> list[Any]:
+        return [value for _, values in self.offered for value in values]
+
+
+def follow(
+    channel: Channel, connection: str = "c1", *, codec: Codec = JSON, watches: bool = False
+) -> tuple[Listener, Subscription]:
+    listener = Listener(connection, codec)
+    subscription = Subscription(
+        listener,  # type: ignore[arg-type]
+        channel,
+        watches=watches,
+        server_side=False,
+    )
+    channel.add(subscription)
+    return listener, subscription
+
+
+def said(number: int | None, value: Any = None, *, life: str = "u", time: int = 0) -> EncodedMessage:
+    value = number if value is None else value
+    id = None if number is None else MessageId(number, f"{life}{number}")
+    return EncodedMessage(Message("a", payload_of(value), id, time=time))
+
+
+def begun(position: int = 0) -> Channel:
+    channel = Channel("a", KEPT)
+    channel.begin(at(position))
+    return channel
+
+
+def say(channel: Channel, *numbers: int, life: str = "u") -> None:
+    for number in numbers:
+        channel.append(said(number, life=life))
+
+
+def numbers(frames: list[EncodedMessage] | None) -> list[int] | None:
+    return (
+        None if frames is None else [each.message.message.offset for each in frames if each.message.message]
+    )
+
+
+# ---------------------------------------------------------------- who follows
+
+
+def test_a_channel_says_what_the_broker_is_to_keep() -> None:
+    assert Channel("a", KEPT).retention == Retention(100, 300.0)
+    assert Channel("a", OPEN).retention is None
+
+
+def test_a_channel_is_idle_once_nobody_follows_or_holds_it() -> None:
+    channel = begun()
+    states = [channel.idle]
+    channel.holds += 1
+    states.append(channel.idle)
+    _, subscription = follow(channel)
+    channel.holds -= 1
+    states.append(channel.idle)
+    assert (len(channel), repr(channel)) == (1, "<Channel a at 0-u0 1 subscribers>")
+    for _ in range(2):
+        channel.remove(subscription)
+        states.append(channel.idle)
+    assert states == [True, False, False, True, True]
+    assert repr(subscription) == "<Subscription a live>"
+
+
+def test_who_comes_hears_what_comes_then_and_who_leaves_what_came_until_then() -> None:
+    channel = begun()
+    early, _ = follow(channel, "c1")
+    say(channel, 1)
+    late, _ = follow(channel, "c2")
+    say(channel, 2)
+    gone, leaving = follow(channel, "c3")
+    say(channel, 3)
+    channel.remove(leaving)
+    say(channel, 4)
+    channel.settle()
+    assert (early.heard(), late.heard(), gone.heard()) == ([1, 2, 3, 4], [2, 3, 4], [3])
+
+
+def test_a_run_is_offered_once_to_each_and_says_what_it_follows() -> None:
+    channel = begun(6)
+    listener, _ = follow(channel)
+    assert channel.append(said(7)) is True
+    assert channel.append(said(8)) is False
+    channel.settle()
+    channel.settle()
+    say(channel, 9)
+    channel.settle()
+    assert listener.offered == [(at(6), [7, 8]), (at(8), [9])]
+
+
+def test_each_codec_has_its_own_chunk_and_nobody_none() -> None:
+    channel = begun()
+    text, _ = follow(channel, "c1")
+    _, gone = follow(channel, "c2", codec=MSGPACK)
+    channel.remove(gone)
+    frames = said(1)
+    channel.append(frames)
+    channel.settle()
+    assert repr(frames) == "<Frames a 1-u1 in ['fanway.v1.json']>"
+    binary, _ = follow(channel, "c3", codec=MSGPACK)
+    say(channel, 2)
+    channel.settle()
+    assert (text.heard(), binary.heard()) == ([1, 2], [2])
+
+
+@pytest.mark.parametrize("one", ["one channel has something", "it follows one channel"])
+def test_where_nothing_else_can_come_it_is_written_at_once(one: str) -> None:
+    channel = begun()
+    listener, _ = follow(channel)
+    say(channel, 1)
+    channel.settle()
+    if one == "it follows one channel":
+        del listener.subscriptions["b"]
+    say(channel, 2)
+    channel.settle(alone=one == "one channel has something")
+    assert (listener.heard(), listener.at_once) == ([1, 2], 1)
+
+
+@pytest.mark.parametrize("number", [1, None])
+def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(number: int | None) -> None:
+    channel = begun()
+    listener, subscription = follow(channel)
+    subscription.behind = at(0)
+    assert repr(subscription) == "<Subscription a behind at 0-u0>"
+    channel.append(said(number, "x"))
+    channel.settle()
+    assert (listener.heard(), subscription.missed) == ([], number is None)
+
+
+@pytest.mark.parametrize("number", [1, None])
+def test_who_is_behind_is_not_offered_alone_either(number: int | None) -> None:
+    channel = begun()
+    listener, subscription = follow(channel)
+    subscription.behind = at(0)
+    channel.offer_to(said(number, "x"), frozenset({"other"}))
+    assert (listener.heard(), subscription.missed) == ([], number is None)
+
+
+# ---------------------------------------------------------------- messages for all but some
+
+
+def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
+    channel = begun()
+    listener, _ = follow(channel, "c1")
+    excluded, _ = follow(channel, "c2")
+    _, gone = follow(channel, "c3", codec=MSGPACK)
+    channel.remove(gone)
+    say(channel, 1)
+    channel.offer_to(said(2), frozenset({"c2"}))
+    say(channel, 3)
+    channel.settle()
+    assert listener.offered == [(at(0), [1]), (at(1), [2]), (at(2), [3])]
+    assert excluded.offered == [(at(0), [1]), (at(2), [3])]
+
+
+def test_an_excluding_message_without_a_number_moves_nothing() -> None:
+    channel = begun()
+    listener, _ = follow(channel)
+    channel.offer_to(said(None, "x"), frozenset({"c9"}))
+    say(channel, 1)
+    channel.settle()
+    assert listener.offered == [(at(0), ["x"]), (at(0), [1])]
+
+
+# ---------------------------------------------------------------- joins and leaves
+
+
+def test_joins_and_leaves_are_told_to_who_watches_but_not_to_the_member() -> None:
+    channel = begun()
+    watching, _ = follow(channel, "c1", watches=True)
+    binary, _ = follow(channel, "c2", watches=True, codec=MSGPACK)
+    not_watching, _ = follow(channel, "c3")
+    joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))
+    for push in (joined, left):
+        channel.announce(push)
+    assert read(watching.pushed) == [left]
+    assert [MSGPACK.decode_server_message(data[2:]) for data in binary.pushed] == [joined, left]
+    assert not_watching.pushed == []
+
+
+def test_a_join_comes_behind_what_was_said_before() -> None:
+    channel = begun()
+    listener, _ = follow(channel, watches=True)
+    say(channel, 1)
+    channel.announce(Join("a", Member("c9", "ben")))
+    assert listener.heard() == [1]
+
+
+def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
+    class Waiting:
+        def __init__(self) -> None:
+            self.changes: list[Join | Leave] = []
+
+    channel, waiting = begun(), Waiting()
+    joined = Join("a", Member("c9", "ben"))
+    channel.announce(joined)
+    channel.arriving[waiting] = None
+    channel.announce(joined)
+    assert waiting.changes == [joined]
+
+
+# ---------------------------------------------------------------- what it still has
+
+
+def test_it_stands_where_the_broker_says_unless_something_came_meanwhile() -> None:
+    channel = Channel("a", KEPT)
+    say(channel, 8)
+    channel.begin(at(7))
+    assert (channel.base, channel.top) == (MessageId(7, ""), at(8))
+    assert channel.after(at(7)) is None, "it does not know that this is what came before"
+    assert numbers(channel.after(at(8))) == []
+    without = Channel("a", OPEN)
+    without.begin(None)
+    assert (without.base, without.top) == (None, None)
+    assert without.after(at(0)) is None
+
+
+def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
+    channel = begun(10)
+    say(channel, 11, 12, 13)
+    assert [numbers(channel.after(at(n))) for n in range(9, 15)] == [
+        None,
+        [11, 12, 13],
+        [12, 13],
+        [13],
+        [],
+        None,
+    ]
+    assert channel.after(MessageId(11, "other")) is None
+    assert channel.after(MessageId(13, "other")) is None
+    assert channel.after(MessageId(10, "other")) is None
+    assert numbers(channel.after(at(10), 2)) == [11, 12]
+
+
+def test_what_waits_is_known_already() -> None:
+    channel = begun()
+    follow(channel)
+    say(channel, 1, 2)
+    assert numbers(channel.after(at(0))) == [1, 2]
+
+
+def test_only_the_recent_messages_stay() -> None:
+    channel = begun()
+    listener, _ = follow(channel)
+    count = 3 * RECENT
+    say(channel, *range(1, count + 1))
+    channel.settle()
+    assert listener.offered == [(at(0), list(range(1, count + 1)))], "however many wait"
+    assert channel.base == at(count - RECENT)
+    assert channel.after(at(count - RECENT - 1)) is None
+    assert numbers(channel.after(at(count - RECENT))) == list(range(count - RECENT + 1, count + 1))
+
+
+def test_large_messages_do_not_stay_long() -> None:
+    channel = begun()
+    for number in range(1, 6):
+        channel.append(said(number, "x" * (RECENT_BYTES // 3)))
+    assert channel.base == at(3)
+    channel.append(said(6, "x" * 2 * RECENT_BYTES))
+    assert (channel.base, numbers(channel.after(at(5)))) == (at(5), [6]), "one stays, whatever its size"
+    say(channel, 7)
+    assert channel.base == at(6)
+
+
+def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
+    channel = begun()
+    say(channel, 1, 2, 3)
+    say(channel, 1, 2, life="v")
+    assert (channel.base, channel.top, channel.breaks) == (MessageId(0, ""), MessageId(2, "v2"), 1)
+    for old in (at(0), at(1), at(2), at(3)):
+        assert channel.after(old) is None
+    assert numbers(channel.after(MessageId(1, "v1"))) == [2]
+    channel.forget()
+    say(channel, 3, life="v")
+    assert numbers(channel.after(MessageId(2, "v2"))) == [3]
+
+
+def test_the_base_of_a_new_numbering_is_forgotten_like_any_other() -> None:
+    channel = begun(100)
+    say(channel, *range(1, RECENT + 2), life="v")
+    assert channel.base == MessageId(1, "v1")
+    assert numbers(channel.after(MessageId(1, "v1"))) == list(range(2, RECENT + 2))
+
+
+def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
+    channel = begun()
+    listener, _ = follow(channel)
+    say(channel, 1)
+    channel.reset(at(9))
+    assert listener.heard() == [1]
+    assert (channel.base, channel.top, channel.after(at(1)), channel.after(at(9))) == (at(9), at(9), None, [])
+    say(channel, 10)
+    channel.settle()
+    assert listener.offered[-1] == (at(9), [10])
+    channel.reset(None)
+    assert (channel.top, channel.after(at(9))) == (None, None)
+
+
+def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
+    channel = begun()
+    listener, _ = follow(channel)
+    say(channel, 1, 2)
+    channel.forget()
+    assert listener.heard() == [1, 2]
+    assert (channel.after(at(1)), channel.after(at(2))) == (None, [])
+    assert channel.last(1, no_older=-1.0) is None
+    say(channel, 3)
+    assert numbers(channel.after(at(2))) == [3]
+
+
+def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
+    channel = begun()
+    for number in range(1, 6):
+        channel.append(said(number, time=number * 1_000))
+    assert numbers(channel.last(3, no_older=2.9)) == [3, 4, 5]
+    assert channel.last(3, no_older=3.0) is None
+    assert numbers(channel.last(5, no_older=0.5)) == [1, 2, 3, 4, 5]
+    assert channel.last(6, no_older=0.0) is None
+    assert channel.last(0, no_older=0.0) is None
+
+
+@patient
+@given(
+    st.lists(
+        st.one_of(
+            st.just(("say",)),
+            st.just(("say",)),
+            st.tuples(st.just("say many"), st.integers(2, 150)),
+            st.just(("unnumbered",)),
+            st.just(("exclude",)),
+            st.just(("settle",)),
+            st.just(("forget",)),
+            st.just(("anew",)),
+            st.just(("reset",)),
+        ),
+        max_size=25,
+    )
+)
+def test_whatever_happens_a_position_is_followed_by_everything_or_nothing_is_known(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    story = Story()
+    for step in steps:
+        story.do(*step)
+        story.check()
+    story.channel.settle()
+    assert story.listener.heard() == story.heard
+
+
+class Story:
+    """A channel, what it has said in this numbering, and the positions of earlier ones."""
+
+    def __init__(self) -> None:
+        self.channel = begun()
+        self.listener, _ = follow(self.channel)
+        self.history = [at(0)]
+        self.old: list[MessageId] = []
+        self.heard: list[Any] = []
+
+    def do(self, step: str, count: int = 1) -> None:
+        if step == "anew" and not self.history[-1].offset:
+            return  # an empty history that begins anew has lost nothing
+        if step in ("anew", "reset"):
+            self.begin_anew(reset=step == "reset")
+        elif step in ("say", "say many", "exclude"):
+            for _ in range(count):
+                self.say(exclude=step == "exclude")
+        elif step == "unnumbered":
+            self.channel.append(said(None, "x"))
+            self.heard.append("x")
+        else:
+            getattr(self.channel, step)()
+
+    def begin_anew(self, *, reset: bool) -> None:
+        self.old += self.history
+        start = MessageId(self.history[-1].offset + 5 if reset else 0, f"begun{len(self.old)}")
+        self.history = [start]
+        if reset:
+            self.channel.reset(start)
+
+    def say(self, *, exclude: bool) -> None:
+        id = MessageId(self.history[-1].offset + 1, f"said{len(self.heard)}")
+        self.history.append(id)
+        self.heard.append(str(id))
+        frames = EncodedMessage(Message("a", payload_of(str(id)), id))
+        if exclude:
+            self.channel.offer_to(frames, frozenset({"c9"}))
+        else:
+            self.channel.append(frames)
+
+    def check(self) -> None:
+        for index, position in enumerate(self.history):
+            after = self.channel.after(position)
+            assert after is None or [each.message.message for each in after] == self.history[index + 1 :]
+        if len(self.history) > 1:
+            assert self.channel.after(self.history[-1]) == []
+            assert all(self.channel.after(position) is None for position in self.old)
+
+
+# ---------------------------------------------------------------- waiting for it to come so far
+
+
+@standing
+async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
+    channel = begun(5)
+    waiting = the_loop().create_task(channel.reached(7))
+    await channel.reached(5)
+    await quiet()
+    for number in (6, 7):
+        assert not waiting.done()
+        say(channel, number)
+        channel.settle()
+        await quiet()
+    await waiting
+
+
+@standing
+async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None:
+    channel = begun()
+    tasks = [the_loop().create_task(channel.reached(n)) for n in (1, 1, 2)]
+    await quiet()
+    tasks[0].cancel()
+    await quiet()
+    channel.offer_to(said(1), frozenset({"c9"}))
+    await quiet()
+    assert [task.done() for task in tasks] == [True, True, False]
+    say(channel, 2)
+    channel.settle()
+    await quiet()
+    assert tasks[2].done()
+
+
+@pytest.mark.parametrize("what", ["reset", "reset to nothing", "anew"])
+@standing
+async def test_nobody_waits_for_what_will_not_come(what: str) -> None:
+    channel = begun(5)
+    waiting = the_loop().create_task(channel.reached(50))
+    await quiet()
+    if what == "anew":
+        say(channel, 1, life="v")
+        channel.settle()
+    else:
+        channel.reset(at(6) if what == "reset" else None)
+    await quiet()
+    assert waiting.done()
+
+
+def test_a_gap_is_said_in_the_codec_of_the_connection() -> None:
+    channel = Channel("a", replace(KEPT, on_slow="conflate"))
+    _, text = follow(channel)
+    _, binary = follow(channel, "c2", codec=MSGPACK)
+    assert text.on_slow == "conflate"
+    assert read([text.gap(at(3))]) == [Gap("a", "overflow", at(3))]
+    assert MSGPACK.decode_server_message(binary.gap(None, "trimmed")[2:]) == Gap("a", "trimmed", None)

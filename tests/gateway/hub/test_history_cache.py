@@ -1,0 +1,163 @@
+"""Histories read in pages: the right messages from wherever one asks, and few questions for many who ask."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker.base import Publication, Retention
+from gateway.hub.channel import Channel
+from gateway.hub.history_cache import HistoryCache
+from gateway.hub.services import SessionLimits
+from protocol.messages import Gap, Subscribe
+from protocol.payload import payload_of
+from protocol.position import MessageId
+from tests.gateway.life import RULES, Life, life, memory_broker, values_of
+from tests.gateway.racing import RacingBroker
+from tests.gateway.standing import patient, quiet, standing
+
+LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
+
+
+@patient
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.lists(
+        st.one_of(st.tuples(st.just("say"), st.integers(1, 8)), st.tuples(st.just("ask"), st.integers(0, 60)))
+    ),
+)
+def test_wherever_one_asks_the_next_messages_come(
+    batch: int, most: int, kept: int, steps: list[tuple[str, int]]
+) -> None:
+    standing(wherever_one_asks)(batch, most, kept, steps)
+
+
+async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[str, int]]) -> None:
+    async with life(broker=(broker := memory_broker())):
+        channel, pages = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
+        ids = [(await broker.read("h:a")).position]
+        channel.begin(ids[0])
+        for step, number in steps:
+            if step == "say":
+                for _ in range(number):
+                    retention = Retention(kept, 100.0)
+                    receipt = await broker.publish(Publication("h:a", payload_of(len(ids)), retention))
+                    assert receipt.id is not None
+                    ids.append(receipt.id)
+                    channel.top = receipt.id
+                continue
+            asked = min(number, len(ids) - 1)
+            part = await pages.after(channel, ids[asked], most)
+            told = [frames.message.message for frames in part.messages]
+            assert told == ids[asked + 1 : asked + 1 + len(told)]
+            if part.lost:
+                assert (part.lost, told) == ("trimmed", [])
+                assert asked < len(ids) - 1 - kept
+            elif asked < len(ids) - 1:
+                assert told
+            assert len(told) <= most
+            stranger = MessageId(ids[asked].offset, "stranger")
+            assert (await pages.after(channel, stranger)).lost
+
+
+async def said(node: Life, broker: RacingBroker, count: int) -> list[MessageId]:
+    """Say the numbers below *count*; return the ids."""
+    receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(count)]
+    return [receipt.id for receipt in receipts if receipt.id is not None]
+
+
+async def resumed(node: Life, since: MessageId) -> list[object]:
+    """Follow the channel with a new client, and return everything that came until all was quiet."""
+    client = await node.client()
+    reply = await client.follow("h:a", since=since)
+    assert reply.recovered
+    await quiet()
+    return [*values_of(reply.messages), *client.got("h:a")]
+
+
+@pytest.mark.parametrize("missed", [70, 120])
+@standing
+async def test_a_storm_of_resumes_from_everywhere_asks_a_few_times_together(missed: int) -> None:
+    broker = RacingBroker(only=frozenset())
+    async with life(broker=broker, rules=LONG) as node:
+        ids = await said(node, broker, missed)
+        for begun in (*range(missed // 2, missed), *range(missed // 2)):
+            assert await resumed(node, ids[begun]) == list(range(begun + 1, missed))
+        assert broker.calls.count("read") <= 3
+        assert broker.calls.count("subscribe") == 1
+
+
+@standing
+async def test_many_who_missed_very_much_share_what_is_read() -> None:
+    broker = RacingBroker(only=frozenset())
+    limits = SessionLimits(outbox=4_000, catch_up_batch=50)
+    async with life(broker=broker, rules=LONG, limits=limits) as node:
+        ids = await said(node, broker, 1_000)
+        assert await resumed(node, ids[0]) == list(range(1, 1_000))
+        alone = broker.calls.count("read")
+        assert alone <= 2
+        for begun in range(1, 200, 7):
+            assert await resumed(node, ids[begun]) == list(range(begun + 1, 1_000))
+        assert broker.calls.count("read") == alone
+
+
+@standing
+async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> None:
+    broker = RacingBroker(only=frozenset({"read"}))
+    async with life(broker=broker) as node:
+        ids = await said(node, broker, 5)
+        channel = Channel("h:a", RULES["h"])
+        channel.begin(ids[-1])
+        asking = asyncio.ensure_future(node.hub.pages.after(channel, ids[0]))
+        await quiet()
+        channel.reset(MessageId(9, "other"))
+        await broker.pass_all()
+        assert (await asking).messages
+        await broker.inner.clear("h:a")
+        again = asyncio.ensure_future(node.hub.pages.after(channel, ids[0]))
+        await broker.pass_all()
+        assert (await again).lost == "trimmed"
+
+
+@standing
+async def test_who_is_behind_when_its_history_is_reset_is_told_and_live() -> None:
+    broker = RacingBroker(only=frozenset({"read"}))
+    limits = SessionLimits(outbox=4_000, catch_up_batch=50)
+    async with life(broker=broker, rules=LONG, limits=limits) as node:
+        ids = await said(node, broker, 3_000)
+        client = await node.client()
+        client.say(Subscribe(60, "h:a", since=ids[0]))
+        await quiet()
+        while not client.replies(60):
+            broker.open(broker.gates[0])
+            await quiet()
+        assert client.session.statistics()["behind"] == 1
+        node.hub.deliver(Gap("h:a", "reset", MessageId(7, "new")))
+        await broker.pass_all()
+        assert client.link.messages[-1] == Gap("h:a", "reset", MessageId(7, "new"))
+        assert client.session.statistics()["behind"] == 0
+
+
+@standing
+async def test_what_is_kept_is_bounded() -> None:
+    async with life(broker=(broker := memory_broker()), rules=LONG) as node:
+        channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
+        beginning = position = (await broker.read("h:a")).position
+        await node.publish("h:a", *("x" * 850 for _ in range(100)))
+        channel.begin((await broker.read("h:a")).position)
+        while part := (await pages.after(channel, position)).messages:
+            position = part[-1].message.message or position
+            assert pages.statistics()["bytes"] <= 20_000
+        assert position == channel.top
+        large = HistoryCache(broker, size=1)
+        for _ in range(3):
+            assert len((await large.after(channel, beginning, 10)).messages) == 10
+        assert large.statistics()["reads"] == 1, (
+            "the last page stays, however large: it is sent in several parts"
+        )

@@ -1,0 +1,94 @@
+"""Many who were away for long ask for a history at once: one reads, and the others wait and look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.hub.channel import Channel
+from gateway.hub.history_cache import HistoryCache, HistoryPart
+from protocol.position import MessageId
+from tests.gateway.life import RULES, life, values_of
+from tests.gateway.racing import RacingBroker, unavailable
+from tests.gateway.standing import quiet, standing
+
+BATCH = 10
+SAID = 35
+LONG = {**RULES, "h": replace(RULES["h"], history=1_000)}
+STRANGER = MessageId(1, "stranger")
+
+Ask = Callable[[MessageId], "asyncio.Task[HistoryPart]"]
+Test = Callable[[RacingBroker, list[MessageId], Ask], Awaitable[None]]
+
+
+async def asking(test: Test) -> None:
+    """Run *test* with a slow broker, the ids of a history, and what asks for what follows one of them."""
+    broker = RacingBroker(only=frozenset({"read"}))
+    async with life(broker=broker, rules=LONG) as node:
+        receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(SAID)]
+        ids = [receipt.id for receipt in receipts if receipt.id is not None]
+        channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
+        channel.begin(ids[-1])
+
+        def ask(position: MessageId) -> asyncio.Task[HistoryPart]:
+            return asyncio.get_running_loop().create_task(pages.after(channel, position))
+
+        await test(broker, ids, ask)
+
+
+@pytest.mark.parametrize("order", [[3, 0, 5, 1, 7], [0, 1, 3, 5, 7], [7, 5, 3, 1, 0]])
+@standing
+async def test_those_who_wait_are_served_by_one_read_from_the_oldest_position(order: list[int]) -> None:
+    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+        asked = {place: ask(ids[place]) for place in order}
+        await broker.pass_all()
+        assert broker.calls.count("read") == (1 if order[0] == 0 else 2)
+        for place, task in asked.items():
+            told = values_of(frames.message for frames in (await task).messages)
+            assert told == list(range(place + 1, place + 1 + len(told)))
+            assert told
+
+    await asking(test)
+
+
+@standing
+async def test_a_position_of_no_history_is_in_nobodys_way() -> None:
+    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+        first, stranger, last = ask(ids[4]), ask(STRANGER), ask(ids[2])
+        await broker.pass_all()
+        assert (await stranger).lost
+        for place, task in ((4, first), (2, last)):
+            told = values_of(frames.message for frames in (await task).messages)
+            assert told[0] == place + 1
+
+    await asking(test)
+
+
+@standing
+async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
+    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+        first, second = ask(ids[0]), ask(ids[1])
+        await quiet()
+        first.cancel()
+        await broker.pass_all()
+        assert values_of(frames.message for frames in (await second).messages)[0] == 2
+
+    await asking(test)
+
+
+@standing
+async def test_a_failure_is_everybodys() -> None:
+    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+        broker.fails["read"] = unavailable()
+        asked = [ask(ids[place]) for place in range(5)]
+        await broker.pass_all()
+        assert broker.calls.count("read") == 1
+        for task in asked:
+            with pytest.raises(BrokerUnavailable):
+                await task
+
+    await asking(test)

@@ -1,0 +1,318 @@
+"""The registry of one node: who is here, and what is routed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gateway.broker.base import Delivery, PossibleLoss
+from gateway.broker.memory.broker import MemoryBroker
+from gateway.clock import FakeClock
+from gateway.hub.channel import Channel
+from gateway.hub.hub import Hub
+from gateway.tasks import Tasks
+from protocol.codec import MSGPACK
+from protocol.messages import (
+    Gap,
+    Join,
+    Leave,
+    Member,
+    Message,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from protocol.payload import Payload
+from tests.gateway.life import RULES, life
+from tests.gateway.racing import RacingBroker, every_order, published, race, unavailable
+from tests.gateway.standing import quiet, standing
+
+# ---------------------------------------------------------------- who is here
+
+
+@standing
+async def test_a_hub_knows_who_is_here_and_what_they_follow() -> None:
+    async with life() as node:
+        ann, again, nobody = [await node.client(user=user) for user in ("ann", "ann", "")]
+        waiting = node.open()
+        for client in (ann, again, nobody):
+            await client.follow("h:a")
+        await nobody.follow("h:b")
+        assert node.hub.following() == {"h:a": 3, "h:b": 1, "@ann": 2}
+        assert node.hub.following("h:") == {"h:a": 3, "h:b": 1}
+        records = node.hub.connections("ann")
+        assert [record.connection for record in records] == [
+            ann.session.connection,
+            again.session.connection,
+        ]
+        assert node.hub.connections("ben") == []
+        record = node.hub.record()
+        assert (record.node, record.connections, record.channels, record.subscriptions) == ("n1", 3, 3, 6)
+        assert record.figures["users"] == 1
+        assert repr(node.hub) == "<Hub n1 3 sessions 3 channels>"
+        waiting.end()
+        assert len(node.hub.sessions) == 3
+
+
+@standing
+async def test_messages_and_deliveries_are_counted() -> None:
+    async with life() as node:
+        clients = [await node.client() for _ in range(3)]
+        for client in clients:
+            await client.follow("h:a")
+        await node.publish("h:a", 1, 2)
+        await node.publish("h:a", 3, exclude=frozenset({clients[0].session.connection}))
+        await node.publish("nobody:there", 4)
+        await quiet()
+        figures = node.hub.statistics()
+        assert (figures["messages"], figures["deliveries"]) == (3, 9)
+        assert clients[0].got() == [1, 2]
+        assert clients[1].got() == [1, 2, 3]
+
+
+@standing
+async def test_joins_and_gaps_of_channels_that_nobody_follows_go_nowhere() -> None:
+    async with life() as node:
+        node.hub.deliver(Join("p:a", Member("c1", "ann")))
+        node.hub.deliver(Leave("p:a", Member("c1", "ann")))
+        await node.broker.clear("p:a")
+        assert node.hub.channels == {}
+
+
+class Poison(Payload):
+    """A payload that MessagePack cannot be made of."""
+
+    @property
+    def msgpack(self) -> bytes:
+        raise ValueError("poison")
+
+
+@standing
+async def test_a_message_that_cannot_be_said_silences_nobody_else() -> None:
+    async with life() as node:
+        text, binary = await node.client(), await node.client(MSGPACK)
+        for client in (text, binary):
+            for channel in ("a", "b"):
+                await client.follow(channel)
+        node.hub.deliver(Delivery(Message("a", Poison(b"1"))))
+        await node.publish("b", 2)
+        await quiet()
+        await node.publish("a", 3)
+        await quiet()
+        assert text.got() == [1, 2, 3]
+        assert binary.got() == [2, 3]
+        (error,) = node.errors
+        assert str(error) == "poison"
+        node.errors.clear()
+
+
+# ---------------------------------------------------------------- routes
+
+
+def rules(name: str) -> Any:
+    return RULES[name.partition(":")[0]]
+
+
+@standing
+async def test_only_the_first_to_hold_a_channel_asks_the_broker() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker) as node:
+        clients = [await node.client() for _ in range(5)]
+        for client in clients:
+            client.say(Subscribe(10, "h:a"))
+        await broker.pass_all()
+        assert all(isinstance(client.reply(10), Subscribed) for client in clients)
+        assert broker.calls == ["subscribe"]
+        late = await node.client()
+        await late.follow("h:a")
+        assert broker.calls == ["subscribe"]
+
+
+@standing
+async def test_those_who_wait_for_the_same_share_its_failure_and_leave_nothing() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker) as node:
+        clients = [await node.client() for _ in range(3)]
+        broker.fails["subscribe"] = unavailable()
+        for client in clients:
+            client.say(Subscribe(10, "h:a"))
+        await broker.pass_all()
+        assert [client.reply(10).code for client in clients] == ["unavailable"] * 3
+        assert (node.hub.channels, broker.calls) == ({}, ["subscribe"])
+        broker.fails.clear()
+        clients[0].say(Subscribe(11, "h:a"))
+        await broker.pass_all()
+        assert isinstance(clients[0].reply(11), Subscribed)
+
+
+@standing
+async def test_who_comes_right_after_a_failure_asks_again() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker) as node:
+        first, second, third = [await node.client() for _ in range(3)]
+        broker.fails["subscribe"] = unavailable()
+        first.say(Subscribe(10, "h:a"))
+        second.say(Subscribe(10, "h:a"))
+        await quiet()
+        routing = node.hub.channels["h:a"].routing
+        assert routing is not None
+        routing.add_done_callback(lambda _: broker.fails.clear())
+        routing.add_done_callback(lambda _: third.say(Subscribe(10, "h:a")))
+        await broker.pass_all()
+        assert [client.reply(10).type for client in (first, second, third)] == [
+            "error",
+            "error",
+            "subscribed",
+        ]
+        await published(node, "h:a", 1)
+        assert third.got() == [1]
+
+
+@standing
+async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker) as node:
+        loop = asyncio.get_running_loop()
+        holds = [loop.create_task(node.hub.hold("h:a", rules("h:a"))) for _ in range(3)]
+        await quiet()
+        holds[0].cancel()
+        await broker.pass_all()
+        channels = await asyncio.gather(*holds[1:])
+        assert channels[0] is channels[1] is node.hub.channels["h:a"]
+        assert (holds[0].cancelled(), broker.calls) == (True, ["subscribe", "subscribe"])
+        for channel in channels:
+            node.hub.release(channel)
+        await broker.pass_all()
+
+
+@standing
+async def test_all_who_ask_may_be_cancelled() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker) as node:
+        loop = asyncio.get_running_loop()
+        holds = [loop.create_task(node.hub.hold("h:a", rules("h:a"))) for _ in range(3)]
+        await quiet()
+        for hold in reversed(holds):
+            hold.cancel()
+        await quiet()
+        assert node.hub.channels == {}
+
+
+@standing
+async def test_a_channel_that_is_left_and_joined_again_is_routed_whatever_the_broker_hears_first() -> None:
+    for choices in every_order():
+        broker = RacingBroker()
+        async with life(broker=broker) as node:
+            client, other = await node.client(), await node.client()
+            client.say(Subscribe(10, "h:a"))
+            await broker.pass_all()
+            client.say(Unsubscribe(11, "h:a"), Subscribe(12, "h:a"))
+            other.say(Subscribe(10, "h:a"))
+            await race(broker, choices)
+            await broker.pass_all()
+            assert broker.routes == {"h:a"}
+            await published(node, "h:a", "x")
+            assert (client.got(), other.got()) == (["x"], ["x"])
+            client.say(Unsubscribe(13, "h:a"))
+            other.end()
+            await broker.pass_all()
+            assert (broker.routes, node.hub.channels) == (set(), {})
+
+
+@standing
+async def test_a_broker_that_cannot_unroute_holds_nobody_up() -> None:
+    broker = RacingBroker(only=frozenset({"unsubscribe"}))
+    async with life(broker=broker) as node:
+        client = await node.client()
+        await client.follow("h:a")
+        broker.fails["unsubscribe"] = unavailable()
+        client.say(Unsubscribe(10, "h:a"), Subscribe(11, "h:a"))
+        await broker.pass_all()
+        assert isinstance(client.reply(10), Unsubscribed)
+        assert isinstance(client.reply(11), Subscribed)
+        client.end()
+        await broker.pass_all()
+        assert broker.routes == {"h:a"}, "until the lease of the node ends"
+
+
+class Refusing(RacingBroker):
+    """A broker that knows at once that it cannot."""
+
+    async def unsubscribe(self, channel: str) -> None:
+        raise unavailable()
+
+    async def leave(self, channel: str, connection: str) -> None:
+        raise unavailable()
+
+
+@standing
+async def test_a_session_ends_whole_though_the_broker_refuses_at_once() -> None:
+    async with life(broker=Refusing(only=frozenset())) as node:
+        client = await node.client(user="ann")
+        for channel in ("hp:a", "hp:b"):
+            await client.follow(channel)
+        client.end()
+        assert node.released == [client.session.connection]
+
+
+@standing
+async def test_what_arrives_while_the_route_is_made_is_not_lost() -> None:
+    for choices in every_order():
+        broker = RacingBroker(only=frozenset({"subscribe"}))
+        async with life(broker=broker) as node:
+            client = await node.client()
+            client.say(Subscribe(10, "a"))
+            await race(broker, choices, lambda: published(node, "a", 1))
+            await broker.pass_all()
+            await published(node, "a", 2)
+            assert client.got() in ([1, 2], [2])
+            assert (client.reply(10).position, client.reply(10).messages) == (None, ())
+
+
+@standing
+async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
+    async with life() as node:
+        stale = Channel("h:a", rules("h:a"))
+        client = await node.client()
+        await client.follow("h:a")
+        node.hub.tidy(stale)
+        assert node.hub.following() == {"h:a": 1}
+        client.say(Unsubscribe(10, "h:a"))
+        node.hub.tidy(stale)
+
+
+async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
+    hub = Hub("n", MemoryBroker(), scheduler=FakeClock(), tasks=Tasks(print))
+    nobody: Any = None  # they are only counted
+    hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
+    full: list[Any] = [object() for _ in range(60)]
+    hub.flusher.full.update(full[:50])
+    await hub.pace()  # half is not most
+    hub.flusher.full.update(full)
+    waiting = asyncio.ensure_future(hub.pace())
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    hub.flusher.full.clear()
+    await waiting
+
+
+# ---------------------------------------------------------------- what no history tells
+
+
+@standing
+async def test_who_watches_joins_and_leaves_is_told_that_some_may_be_missing() -> None:
+    async with life() as node:
+        watching, other = await node.client(), await node.client()
+        await watching.follow("hp:a")
+        await other.follow("hp:a", join_leave=False)
+        receipt = await node.publish("hp:a", 1)
+        node.hub.deliver(PossibleLoss("hp:a"))
+        node.hub.deliver(PossibleLoss("hp:nobody"))
+        await node.publish("hp:a", 2)
+        await quiet()
+        kinds = [type(each) for each in watching.link.messages if isinstance(each, Message | Gap)]
+        assert kinds == [Message, Gap, Message]
+        assert Gap("hp:a", "trimmed", receipt.id) in watching.link.messages
+        assert other.got("hp:a") == [1, 2]
+        assert not any(isinstance(each, Gap) for each in other.link.messages)

@@ -1,0 +1,315 @@
+"""Many channels in one connect: asked for at once, told in the order asked; nothing is left of who leaves."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.hub.history_cache import reply_size
+from gateway.hub.recovery.recover import Recovery
+from gateway.hub.recovery.reply_budget import READS
+from gateway.hub.services import SessionLimits
+from protocol.conversation import State
+from protocol.messages import Connect, Connected, Error, Resume, Subscribed
+from protocol.position import MessageId
+from tests.gateway.life import Client, Life, life, values_of
+from tests.gateway.racing import RacingBroker, every_order, race, some_orders, unavailable
+from tests.gateway.standing import passed, quiet, standing
+
+STEPS = ("subscribe asks", "subscribe answers", "join asks", "join answers")
+READING = frozenset({"read"})
+HEARD_WITHIN = 3.0
+"""Seconds that a resume waits for a node that lags behind (DESIGN section 6)."""
+
+
+def waiting(broker: RacingBroker) -> list[str]:
+    """Return what the calls that wait now are about to do."""
+    return [gate.name for gate in broker.gates]
+
+
+def let_all_pass(broker: RacingBroker) -> None:
+    for gate in list(broker.gates):
+        broker.open(gate)
+
+
+def names(count: int, namespace: str = "hp") -> list[str]:
+    return [f"{namespace}:{number}" for number in range(count)]
+
+
+def restored(client: Client) -> Connected:
+    reply = client.reply(1)
+    assert isinstance(reply, Connected)
+    return reply
+
+
+async def said(node: Life, channels: Sequence[str], count: int, size: int = 1_000) -> dict[str, Resume]:
+    """Say *count* things in each of *channels*; return how to ask for all of them."""
+    asked = {}
+    for channel in channels:
+        asked[channel] = Resume(since=(await node.publish(channel, "begun")).id)
+        await node.publish(channel, *([number, "x" * size] for number in range(count)))
+    return asked
+
+
+# ---------------------------------------------------------------- at once
+
+
+@standing
+async def test_all_channels_are_asked_for_at_the_same_time() -> None:
+    broker = RacingBroker()
+    async with life(broker=broker) as node:
+        client = node.open()
+        client.say(Connect(1, subs=dict.fromkeys(names(10), Resume())))
+        for step in STEPS:
+            await quiet()
+            assert waiting(broker) == [step] * 10
+            let_all_pass(broker)
+        await quiet()
+        assert list(restored(client).subs) == names(10)
+        client.end()
+        await broker.pass_all()
+
+
+@standing
+async def test_a_broker_that_never_waits_makes_nobody_wait() -> None:
+    async with life() as node:
+        asked = await said(node, names(20), 3)
+        client = node.open()
+        client.say(Connect(1, subs=asked))
+        assert client.session.state is State.CONNECTED
+        assert list(client.session.subscriptions) == names(20)
+        assert node.tasks.statistics() == {"running": 0}
+
+
+@standing
+async def test_only_some_histories_are_read_at_once() -> None:
+    broker = RacingBroker(only=READING)
+    count = 2 * READS + 3
+    async with life(broker=broker) as node:
+        asked = await said(node, names(count), 2)
+        broker.calls.clear()
+        client = node.open()
+        client.say(Connect(1, subs=asked))
+        for expected in (READS, READS, 3):
+            for step in ("read asks", "read answers"):
+                await quiet()
+                assert waiting(broker) == [step] * expected
+                let_all_pass(broker)
+        await quiet()
+        for channel, sub in restored(client).subs.items():
+            assert isinstance(sub, Subscribed)
+            assert [value[0] for value in values_of(sub.messages)] == [0, 1], channel
+
+
+@standing
+async def test_as_many_are_asked_for_as_there_are_places() -> None:
+    broker = RacingBroker(only=frozenset({"subscribe"}))
+    async with life(broker=broker, limits=SessionLimits(channels=3)) as node:
+        client = node.open()
+        subs = dict.fromkeys(["h:0", "nobody:a", "h:1", "nobody:b", "h:2", "h:3"], Resume())
+        client.say(Connect(1, subs=subs))
+        for expected in (2, 1):
+            for step in STEPS[:2]:
+                await quiet()
+                assert waiting(broker) == [step] * expected
+                let_all_pass(broker)
+        await quiet()
+        codes = [sub.code if isinstance(sub, Error) else "ok" for sub in restored(client).subs.values()]
+        assert codes == ["ok", "permission_denied", "ok", "permission_denied", "ok", "limit_exceeded"]
+        assert broker.calls == ["subscribe"] * 3
+
+
+@standing
+async def test_one_that_fails_fails_alone() -> None:
+    class Broken(RacingBroker):
+        async def _route(self, channel: str, retention: object) -> MessageId | None:
+            if channel == "hp:1":
+                raise unavailable()
+            return await super()._route(channel, retention)  # type: ignore[arg-type]
+
+    broker = Broken()
+    async with life(broker=broker) as node:
+        client = node.open()
+        client.say(Connect(1, subs=dict.fromkeys(names(3), Resume())))
+        await broker.pass_all()
+        first, second, third = restored(client).subs.values()
+        assert isinstance(first, Subscribed)
+        assert isinstance(second, Error)
+        assert isinstance(third, Subscribed)
+        assert (second.code, second.retry_after_ms) == ("unavailable", 500)
+        client.end()
+        await broker.pass_all()
+
+
+@standing
+async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> None:
+    broker = RacingBroker()
+    broker.fails = {"join": RuntimeError("a bug")}
+    async with life(broker=broker) as node:
+        client = node.open()
+        client.say(Connect(1, subs=dict.fromkeys(["h:0", *names(2)], Resume())))
+        await broker.pass_all()
+        assert client.reply(1).code == "internal"
+        assert client.link.closed is not None
+        assert client.link.closed[0] == 4011
+        assert (node.hub.channels, broker.routes) == ({}, set())
+        assert {str(error) for error in node.errors} == {"a bug"}
+        node.errors.clear()
+
+
+# ---------------------------------------------------------------- in the order asked
+
+
+@standing
+async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> None:
+    for choices in every_order():
+        broker = RacingBroker(only=READING)
+        async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+            asked = await said(node, names(3, "h"), 6)
+            client = node.open()
+            client.say(Connect(1, subs=asked))
+            await quiet()
+            assert waiting(broker) == ["read asks"] * 3
+            await race(broker, choices)
+            replied = {}
+            for channel, sub in restored(client).subs.items():
+                assert isinstance(sub, Subscribed)
+                assert sub.recovered
+                replied[channel] = [value[0] for value in values_of(sub.messages)]
+            assert replied == {"h:0": [0, 1, 2, 3, 4, 5], "h:1": [0, 1], "h:2": []}
+            for channel, told in replied.items():
+                assert told + [value[0] for value in client.got(channel)] == [0, 1, 2, 3, 4, 5]
+
+
+@standing
+async def test_the_newest_are_shown_of_what_there_is_room_for() -> None:
+    for choices in some_orders(20):
+        broker = RacingBroker(only=READING)
+        async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+            await said(node, names(3, "h"), 6)
+            client = node.open()
+            client.say(Connect(1, subs=dict.fromkeys(names(3, "h"), Resume(rewind=6))))
+            await race(broker, choices)
+            shown = [
+                [value[0] for value in values_of(sub.messages)]
+                for sub in restored(client).subs.values()
+                if isinstance(sub, Subscribed)
+            ]
+            assert shown == [[0, 1, 2, 3, 4, 5], [4, 5], []]
+
+
+@standing
+async def test_who_is_refused_after_all_takes_no_room() -> None:
+    broker = RacingBroker(only=frozenset({"join"}))
+    async with life(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
+        asked = await said(node, ["hp:0", "h:1"], 6)
+        broker.fails = {"join": unavailable()}
+        client = node.open()
+        client.say(Connect(1, subs=asked))
+        await broker.pass_all()
+        refused, restored_after_all = restored(client).subs.values()
+        assert isinstance(refused, Error)
+        assert isinstance(restored_after_all, Subscribed)
+        assert len(restored_after_all.messages) == 6
+
+
+@standing
+async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
+    broker = RacingBroker(only=frozenset({"read", "join"}))
+    async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+        asked = await said(node, names(2 * READS), 6)
+        client = node.open()
+        client.say(Connect(1, subs=asked))
+        await quiet()
+        while reading := [gate for gate in broker.gates if gate.name.startswith("read")]:
+            broker.open(reading[-1])
+            await quiet()
+        assert waiting(broker) == ["join asks"] * 2 * READS
+        held = [replay.messages for replay in gc.get_objects() if type(replay) is Recovery]
+        assert len(held) == 2 * READS
+        assert 5_000 < sum(map(reply_size, held)) <= 10_000
+        await broker.pass_all()
+        first, *_ = restored(client).subs.values()
+        assert isinstance(first, Subscribed)
+        assert len(first.messages) == 6
+
+
+# ---------------------------------------------------------------- who leaves in the middle
+
+
+async def empty(node: Life, broker: RacingBroker) -> None:
+    """Fail where anything of anybody is left, here or with the broker."""
+    assert (node.hub.channels, broker.routes) == ({}, set())
+    for channel in names(4):
+        assert (await broker.inner.presence(channel)).connections == 0
+
+
+@pytest.mark.parametrize("opened", range(30))
+@standing
+async def test_who_leaves_in_the_middle_leaves_nothing(opened: int) -> None:
+    for choices in some_orders(5):
+        broker = RacingBroker()
+        async with life(broker=broker) as node:
+            asked = await said_slowly(node, broker)
+            client = node.open()
+            client.say(Connect(1, subs={**asked, "hp:3": Resume(rewind=2), "nobody:x": Resume()}))
+            for _ in range(opened):
+                await quiet()
+                if broker.gates:
+                    broker.open(broker.gates[choices.one_of(len(broker.gates))])
+            await quiet()
+            client.end()
+            begun = len(broker.calls)
+            await broker.pass_all()
+            assert {*broker.calls[begun:]} <= {"leave", "unsubscribe"}, "nobody waits for anything else"
+            await empty(node, broker)
+
+
+@pytest.mark.parametrize("opened", range(24))
+@standing
+async def test_a_node_that_stops_in_the_middle_leaves_nothing(opened: int) -> None:
+    broker = RacingBroker()
+    async with life(broker=broker) as node:
+        asked = await said_slowly(node, broker)
+        client = node.open()
+        client.say(Connect(1, subs={**asked, "hp:3": Resume(rewind=2)}))
+        for number in range(opened):
+            await quiet()
+            broker.open(broker.gates[number * 7 % len(broker.gates)])
+        client.end()
+        broker.only = frozenset()
+        await node.tasks.close()
+        assert all(channel.holds == 0 for channel in node.hub.channels.values())
+        assert node.hub.channels == {}
+        for channel in names(4):
+            assert (await broker.inner.presence(channel)).connections == 0
+
+
+async def said_slowly(node: Life, broker: RacingBroker) -> dict[str, Resume]:
+    """Say something in three channels, behind the back of a slow broker; return how to ask for it."""
+    asked = {}
+    for channel in names(3):
+        first, *_ = [await broker.inner.publish(node.publication(channel, value)) for value in range(4)]
+        asked[channel] = Resume(since=first.id)
+    return asked
+
+
+@standing
+async def test_channels_that_lag_behind_are_waited_for_at_the_same_time() -> None:
+    broker = RacingBroker(lag=True, only=frozenset())
+    channels = names(2 * READS, "h")
+    async with life(broker=broker) as node:
+        other = await node.client()
+        asked = {}
+        for channel in channels:
+            await other.follow(channel)
+            asked[channel] = Resume(since=(await node.publish(channel, "on its way")).id)
+        client = node.open()
+        client.say(Connect(1, subs=asked))
+        await passed(HEARD_WITHIN - 0.1)
+        assert client.replies(1) == []
+        await passed(0.2)
+        codes = [sub.code for sub in restored(client).subs.values() if isinstance(sub, Error)]
+        assert codes == ["unavailable"] * len(channels)

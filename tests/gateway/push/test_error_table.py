@@ -1,0 +1,81 @@
+"""From errors to answers."""
+
+import logging
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from gateway.access.permissions import UnknownChannel
+from gateway.errors import BrokerFull, BrokerUnavailable
+from gateway.push.errors import Refused, failure_of
+from gateway.push.requests import Publish
+from protocol.errors import BadRequest, ErrorCode, ServerFault
+
+WRONG_LIMIT = {"loc": ("query", "limit"), "msg": "no", "type": "x", "input": 1}
+RATE_LIMITED = ServerFault(ErrorCode.RATE_LIMITED, "slower", retry_after_ms=1_500)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after", "retry_after_ms"),
+    [
+        (BadRequest("no JSON"), 400, "bad_request", None, None),
+        (Refused(415, ErrorCode.BAD_REQUEST, "x"), 415, "bad_request", None, None),
+        (UnknownChannel("a:b", "a"), 422, "unknown_channel", None, None),
+        (RATE_LIMITED, 429, "rate_limited", "2", 1_500),
+        (ServerFault(ErrorCode.UNAVAILABLE, "x"), 503, "unavailable", "1", 1_000),
+        (BrokerUnavailable("redis at 10.0.0.1"), 503, "unavailable", "1", 1_000),
+        (BrokerUnavailable("x", retry_after=0.25), 503, "unavailable", "1", 250),
+        (BrokerUnavailable("x", retry_after=9.5), 503, "unavailable", "10", 9_500),
+        (BrokerFull("x"), 507, "unavailable", "5", 5_000),
+        (HTTPException(404), 404, "bad_request", None, None),
+        (HTTPException(405, headers={"Allow": "POST"}), 405, "bad_request", None, None),
+        (RequestValidationError([WRONG_LIMIT]), 422, "bad_request", None, None),
+        (KeyError("a secret"), 500, "internal", None, None),
+    ],
+)
+def test_every_error_has_its_answer(
+    error: Exception, status: int, code: str, retry_after: str | None, retry_after_ms: int | None
+) -> None:
+    failure = failure_of(error)
+    told = failure.body()["error"]
+    assert (failure.status, told["code"]) == (status, code)
+    assert failure.all_headers().get("retry-after") == retry_after
+    assert told.get("retry_after_ms") == retry_after_ms
+    assert "secret" not in told["message"]
+    assert "10.0.0.1" not in told["message"]
+
+
+def test_only_the_unforeseen_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    failure_of(BrokerUnavailable("x"))
+    failure_of(BadRequest("x"))
+    assert not caplog.records
+    failure_of(ZeroDivisionError("x"))
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+def test_the_router_says_which_methods_a_path_takes() -> None:
+    assert failure_of(HTTPException(405, headers={"Allow": "POST"})).all_headers() == {"Allow": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"data": 1}, "channel: is missing"),
+        ({"channel": "a"}, "data: is missing"),
+        ({"channel": 5, "data": 1}, "channel: expected a valid string, not 5"),
+        ({"channel": "a", "data": 1, "history": "no"}, "history: expected a valid boolean, not 'no'"),
+        ({"channel": "a", "data": 1, "exclude": [1]}, "exclude.0: expected a valid string, not 1"),
+        ({"channel": "a", "data": 1, "tags": {"path": 1}}, "tags.path: expected a valid string, not 1"),
+        ({}, "data: is missing (and 1 more)"),
+        ([], "body: expected a map, not an array"),
+        (None, "body: expected a map, not None"),
+    ],
+)
+def test_a_wrong_field_is_named(body: object, message: str) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        Publish.model_validate(body)
+    assert failure_of(wrong.value).message == message

@@ -1,0 +1,165 @@
+"""The internal listener and clients that are slow, silent, or send more than anybody reads."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import orjson
+import pytest
+
+from gateway.push.http import Patience
+from tests.gateway.push.push_kit import KEY, body, one_more, request, served, stand
+
+LARGE = 12 * 1024 * 1024
+"""Bytes: more than any socket holds."""
+
+HASTY = Patience(head=0.2, whole=0.4)
+
+
+def ask_with_http_client(port: int, headers: dict[str, str]) -> tuple[int, str, bytes]:
+    """What Python's http.client, which sends everything first, makes of a publish that is too large."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", "/v1/publish", b"x" * LARGE, {"Authorization": f"Bearer {KEY}", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("connection", ""), answer.read()
+    finally:
+        connection.close()
+
+
+def code(body: bytes) -> str:
+    told: str = orjson.loads(body)["error"]["code"]
+    return told
+
+
+@pytest.mark.parametrize("hot", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "status", "expected"),
+    [
+        ({"Content-Type": "application/json"}, 413, "too_large"),
+        ({"Content-Type": "application/json", "Connection": "close"}, 413, "too_large"),
+        ({"Content-Type": "application/json", "Authorization": "Bearer wrong"}, 401, "unauthorized"),
+        ({"Content-Type": "text/plain"}, 415, "bad_request"),
+    ],
+)
+async def test_who_sends_too_much_reads_why_it_was_not_taken(
+    hot: bool, headers: dict[str, str], status: int, expected: str
+) -> None:
+    api = await stand()
+    async with served(api, hot=hot) as server:
+        answer = await asyncio.to_thread(ask_with_http_client, server.listener.port, headers)
+    assert (answer[0], answer[1], code(answer[2])) == (status, "close", expected)
+
+
+async def test_a_body_without_a_length_is_discarded_only_for_a_while() -> None:
+    api = await stand(body_size=1_024)
+    async with served(api) as server, server.connect() as wire:
+        head = request(b"", "Transfer-Encoding: chunked", length=False)
+        await wire.send(head)
+        piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+        sending = asyncio.ensure_future(send_for_ever(wire.writer, piece))
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        assert await wire.closed()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def send_for_ever(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    while True:
+        writer.write(piece)
+        await writer.drain()
+
+
+async def test_a_connection_goes_on_after_a_refusal_whose_body_is_small() -> None:
+    api = await stand()
+    async with served(api) as server, server.connect() as wire:
+        refused = await wire.ask(request(body(), key="Bearer wrong"))
+        assert (refused.status, "connection" in refused.headers) == (401, False)
+        assert await one_more(wire) == 1
+
+
+# ---------------------------------------------------------------- who is slow or silent
+
+
+async def test_a_client_that_says_nothing_is_not_waited_for() -> None:
+    api = await stand()
+    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+        assert await wire.closed()
+
+
+UNFINISHED = {
+    "a part of the first line": b"POST /v1/pub",
+    "a head without its end": request(body(), "X-Slow: yes")[:80],
+    "a head alone": request(body())[: -len(body())],
+    "half a body": request(body())[:-5],
+    "a part of a large body": request(b"x" * 300_000)[:-5],
+    "half of another request": request(b"x", line="POST /v1/broadcast HTTP/1.1")[:-1],
+}
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("what", UNFINISHED)
+async def test_a_request_that_does_not_come_is_not_waited_for(what: str, again: bool) -> None:
+    api = await stand()
+    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+        if again:
+            assert await one_more(wire) == 1
+        await wire.send(UNFINISHED[what])
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert code(answer.body) == "bad_request"
+        assert await wire.closed()
+    assert len(api.node.deliveries) == again
+
+
+async def test_a_head_that_comes_in_drops_does_not_last() -> None:
+    api = await stand()
+    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+
+        async def drip() -> None:
+            for byte in request(body(), "X-Slow: " + "x" * 10_000):
+                await wire.send(bytes([byte]))
+                # A drop at a time is what is tested: no event stands for it.
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.ensure_future(drip())
+        assert (await wire.answer()).status == 408
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+
+
+async def test_a_refusal_ends_when_its_body_does_not_come() -> None:
+    api = await stand()
+    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+        refused = await wire.ask(request(body(), key="Bearer wrong")[:-3])
+        assert refused.status == 401
+        assert await wire.closed()
+
+
+async def test_who_is_idle_between_requests_is_closed_after_either() -> None:
+    api = await stand()
+    async with served(api, timeout_keep_alive=1) as server, server.connect() as wire:
+        refused = await wire.ask(request(body(), key="Bearer wrong"))
+        assert refused.status == 401
+        assert await wire.closed()
+
+
+async def test_a_slow_client_is_served_while_it_keeps_its_time() -> None:
+    api = await stand()
+    async with served(api) as server, httpx.AsyncClient() as client:
+
+        async def slowly() -> AsyncIterator[bytes]:
+            for byte in body():
+                yield bytes([byte])
+                await asyncio.sleep(0)
+
+        answer = await client.post(
+            f"http://127.0.0.1:{server.listener.port}/v1/publish",
+            content=slowly(),
+            headers={"authorization": f"Bearer {KEY}", "content-type": "application/json"},
+        )
+    assert answer.status_code == 200
+    assert json.loads(answer.text)["channel"] == "chat"

@@ -1,0 +1,73 @@
+"""Sockets are bound as the kernel should treat them, and a taken port is an error, not half a service."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.runtime.listeners import Binding, bind
+
+
+@contextmanager
+def bound(binding: Binding) -> Iterator[list[socket.socket]]:
+    sockets = bind(binding)
+    try:
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def test_every_listener_has_the_same_free_port() -> None:
+    with bound(Binding("127.0.0.1", 0, listeners=4)) as sockets:
+        assert len(sockets) == 4
+        assert len({each.getsockname() for each in sockets}) == 1
+        with socket.create_connection(sockets[0].getsockname(), timeout=5):
+            pass
+
+
+def test_options_are_inherited_by_what_is_accepted() -> None:
+    with bound(Binding("127.0.0.1", 0, send_buffer=65536, user_timeout=7.5)) as [listener]:
+        listener.setblocking(True)
+        with socket.create_connection(listener.getsockname(), timeout=5):
+            accepted, _ = listener.accept()
+            with accepted:
+                # Linux doubles what it is asked for (socket(7)).
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 65536
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_port_of_another_gateway_is_not_shared() -> None:
+    with bound(Binding("127.0.0.1", 0, listeners=2)) as sockets:
+        port = sockets[0].getsockname()[1]
+        with pytest.raises(GatewayError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another"):
+            bind(Binding("127.0.0.1", port, listeners=2))
+
+
+def test_a_port_that_was_just_given_up_is_free() -> None:
+    with bound(Binding("127.0.0.1", 0)) as [listener]:
+        listener.setblocking(True)
+        port = listener.getsockname()[1]
+        with socket.create_connection(listener.getsockname(), timeout=5) as client:
+            accepted, _ = listener.accept()
+            accepted.close()  # ours closes first: the port is left in TIME_WAIT
+            assert client.recv(1) == b""
+    with bound(Binding("127.0.0.1", port)) as [again]:
+        assert again.getsockname()[1] == port
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "not a host"])
+def test_a_host_that_is_not_ours(host: str) -> None:
+    with pytest.raises(GatewayError, match="cannot listen on"):
+        bind(Binding(host, 0))
+
+
+def test_ipv6() -> None:
+    with bound(Binding("::1", 0, listeners=2)) as sockets:
+        assert sockets[0].family is socket.AF_INET6
+        assert sockets[0].getsockname() == sockets[1].getsockname()
