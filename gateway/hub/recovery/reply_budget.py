@@ -19,8 +19,8 @@ READS = 16
 A fetch may bring half an outbox, 512 KiB: for 128 channels at once that would be 64 MiB for one client, and
 most of it for nothing, as the reply holds no more than one of them. So at most 16 of these, 8 MiB, are on
 their way or in hand, beside what is kept for the reply, which is never more than that has room for. The pages
-that are read (`hub.history_cache`) are shared, but those in use stay in memory when they are dropped there: that they
-keep 4 MiB is no bound. Calls that bring no messages, as those that route or join, are not counted: all of
+that are read (`hub.history_cache`) are shared, but a page in use stays in memory after the cache dropped it: that
+the cache keeps 4 MiB is no bound. Calls that bring no messages, as those that route or join, are not counted: all of
 them travel together, and so does everything of a client that has missed nothing.
 """
 
