@@ -16,12 +16,11 @@ from typing import Protocol
 READS = 16
 """Channels whose history is fetched at once for one reply.
 
-A fetch may bring half an outbox, 512 KiB: for 128 channels at once that would be 64 MiB for one client, and
-most of it for nothing, as the reply holds no more than one of them. So at most 16 of these, 8 MiB, are on
-their way or in hand, beside what is kept for the reply, which is never more than that has room for. The pages
-that are read (`hub.history_cache`) are shared, but a page in use stays in memory after the cache dropped it: that
-the cache keeps 4 MiB is no bound. Calls that bring no messages, as those that route or join, are not counted: all of
-them travel together, and so does everything of a client that has missed nothing.
+A fetch may bring half an outbox, 512 KiB. For 128 channels at once that would be 64 MiB for one client, most
+of it read for nothing, as the reply has room for one of them. So at most 16 fetches, 8 MiB, are under way,
+beside what is kept for the reply. Pages come from a shared cache (`hub.history_cache`), but a page in use stays in
+memory after the cache has dropped it: the 4 MiB of the cache are no bound for this. Calls that bring no
+messages, such as routing and joining, are not counted: they travel together.
 """
 
 
