@@ -16,11 +16,11 @@ from typing import Protocol
 READS = 16
 """Channels whose history is fetched at once for one reply.
 
-A fetch may bring half an outbox, 512 KiB. For 128 channels at once that would be 64 MiB for one client, most
-of it read for nothing, as the reply has room for one of them. So at most 16 fetches, 8 MiB, are under way,
-beside what is kept for the reply. Pages come from a shared cache (`hub.history_cache`), but a page in use stays in
-memory after the cache has dropped it: the 4 MiB of the cache are no bound for this. Calls that bring no
-messages, such as routing and joining, are not counted: they travel together.
+A fetch may bring half an outbox, 512 KiB. For 128 channels at once that would be 64 MiB for one client,
+most of it read for nothing, as the reply has room for one of them. So at most 16 fetches, 8 MiB, are under
+way, beside what is kept for the reply. Pages come from a shared cache (`hub.history_cache`), but a page in
+use stays in memory after the cache has dropped it: the 4 MiB of the cache are no bound for this. Calls that
+bring no messages, such as routing and joining, are not counted: they travel together.
 """
 
 
