@@ -75,7 +75,7 @@ class Session(Following):
 
     # ------------------------------------------------------------ what the link calls
 
-    def received(self, payload: bytes, *, binary: bool) -> None:
+    def on_message(self, payload: bytes, *, binary: bool) -> None:
         """Take one message: a command, or what gets a `bad_request`."""
         self.seen = self.services.clock()
         try:
@@ -90,11 +90,11 @@ class Session(Following):
         else:
             self._command(command)
 
-    def drained(self) -> None:
+    def on_drained(self) -> None:
         """Go on sending."""
         self.outbox.drained()
 
-    def lost(self, code: int) -> None:
+    def on_closed(self, code: int) -> None:
         """End: the socket is gone."""
         del code
         self._finish()

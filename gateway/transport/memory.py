@@ -113,7 +113,7 @@ class MemoryTransport:
     def send_bytes(self, payload: bytes, *, binary: bool | None = None) -> None:
         """Hand *payload* to the receiver as one message, of the codec's kind unless *binary* says so."""
         if self._receiver is not None:
-            self._receiver.received(payload, binary=self.codec.binary if binary is None else binary)
+            self._receiver.on_message(payload, binary=self.codec.binary if binary is None else binary)
 
     def fill(self) -> None:
         """Take nothing more until `drain`."""
@@ -124,13 +124,13 @@ class MemoryTransport:
         self._taken = 0
         self.writable = True
         if self._receiver is not None:
-            self._receiver.drained()
+            self._receiver.on_drained()
 
     def lose(self, code: int = 1006) -> None:
         """End as a socket does that breaks (1006), or whose peer closed with *code*."""
         receiver, self._receiver, self._open = self._receiver, None, False
         if receiver is not None:
-            receiver.lost(code)
+            receiver.on_closed(code)
 
     def _decoded(self, data: bytes) -> Iterator[ServerMessage]:
         for binary, payload in payloads(data):

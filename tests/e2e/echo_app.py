@@ -24,13 +24,13 @@ class Echo:
     def __init__(self, link: WebSocketTransport) -> None:
         self._link = link
 
-    def received(self, payload: bytes, *, binary: bool) -> None:
+    def on_message(self, payload: bytes, *, binary: bool) -> None:
         self._link.write(data_frame(payload, binary=binary))
 
-    def drained(self) -> None:
+    def on_drained(self) -> None:
         """Nothing waits here."""
 
-    def lost(self, code: int) -> None:
+    def on_closed(self, code: int) -> None:
         """Nothing is held here."""
 
 

@@ -20,13 +20,13 @@ from protocol.errors import CloseCode
 class Receiver(Protocol):
     """Who a link hands its messages to."""
 
-    def received(self, payload: bytes, *, binary: bool) -> None:
+    def on_message(self, payload: bytes, *, binary: bool) -> None:
         """Take one whole message; text has been checked to be UTF-8."""
 
-    def drained(self) -> None:
+    def on_drained(self) -> None:
         """The socket takes more after `writable` was False."""
 
-    def lost(self, code: int) -> None:
+    def on_closed(self, code: int) -> None:
         """The peer closed with *code*, or the socket broke (1006): once, and nothing comes after it."""
 
 
@@ -124,7 +124,7 @@ class Socket(asyncio.Protocol):
         receiver = self._receiver
         self.close(CloseCode.DRAIN, "drain")
         if receiver is not None:
-            receiver.lost(CloseCode.DRAIN)
+            receiver.on_closed(CloseCode.DRAIN)
 
     # ------------------------------------------------------------ for the transport
 
@@ -146,7 +146,7 @@ class Socket(asyncio.Protocol):
         self.writable = True
         self._cancel_stall()
         if self._receiver is not None:
-            self._receiver.drained()
+            self._receiver.on_drained()
 
     def eof_received(self) -> None:
         """Let the transport close: half-open WebSockets have no use."""
@@ -224,7 +224,7 @@ class Socket(asyncio.Protocol):
         self._stage = max(self._stage, Stage.CLOSING)
         self.write = _drop
         if receiver is not None:
-            receiver.lost(code)
+            receiver.on_closed(code)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:

@@ -95,7 +95,7 @@ class WebSocketTransport(Socket):
 
     def _deliver(self, receiver: Receiver, payload: bytes, *, binary: bool) -> None:
         if binary or is_utf8(payload):
-            receiver.received(payload, binary=binary)
+            receiver.on_message(payload, binary=binary)
         else:
             self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
 

@@ -242,7 +242,7 @@ async def test_an_end_sends_what_waits_and_says_why() -> None:
         client.session.end(4011)
         assert client.link.closed == (4005, "that is all")
         assert types(client)[-1] == "ping"
-        client.session.lost(1006)
+        client.session.on_closed(1006)
         assert node.released == [client.session.connection]
 
 
@@ -261,10 +261,10 @@ async def test_a_session_that_ended_says_nothing_more() -> None:
         await client.follow("h:a")
         session, written = client.session, len(client.link.writes)
         client.end()
-        session.received(b"?", binary=False)
-        session.received(b'{"type": "ping", "id": 4}', binary=False)
+        session.on_message(b"?", binary=False)
+        session.on_message(b'{"type": "ping", "id": 4}', binary=False)
         session.send(ServerPing())
-        session.drained()
+        session.on_drained()
         await node.publish("h:a", 1)
         await passed(4_000.0)
         assert len(client.link.writes) == written

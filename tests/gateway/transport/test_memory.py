@@ -12,13 +12,13 @@ class Receiver:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def received(self, payload: bytes, *, binary: bool) -> None:
+    def on_message(self, payload: bytes, *, binary: bool) -> None:
         self.heard.append((payload, binary))
 
-    def drained(self) -> None:
+    def on_drained(self) -> None:
         self.heard.append("drained")
 
-    def lost(self, code: int) -> None:
+    def on_closed(self, code: int) -> None:
         self.heard.append(code)
 
 

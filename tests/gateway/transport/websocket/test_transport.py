@@ -28,15 +28,15 @@ class Recorder:
     drains: int = 0
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def received(self, payload: bytes, *, binary: bool) -> None:
+    def on_message(self, payload: bytes, *, binary: bool) -> None:
         self.messages.append((payload, binary))
         self.heard.set()
 
-    def drained(self) -> None:
+    def on_drained(self) -> None:
         self.drains += 1
         self.heard.set()
 
-    def lost(self, code: int) -> None:
+    def on_closed(self, code: int) -> None:
         self.ends.append(code)
         self.heard.set()
 
@@ -296,8 +296,8 @@ async def test_what_came_before_somebody_listens_is_not_lost() -> None:
 
 async def test_a_pause_holds_in_the_middle_of_what_came_at_once() -> None:
     class Hesitant(Recorder):
-        def received(self, payload: bytes, *, binary: bool) -> None:
-            super().received(payload, binary=binary)
+        def on_message(self, payload: bytes, *, binary: bool) -> None:
+            super().on_message(payload, binary=binary)
             wire.link.pause()
 
     async with wired() as wire:
@@ -315,8 +315,8 @@ async def test_a_pause_holds_in_the_middle_of_what_came_at_once() -> None:
 
 async def test_nothing_is_heard_after_a_close() -> None:
     class Stern(Recorder):
-        def received(self, payload: bytes, *, binary: bool) -> None:
-            super().received(payload, binary=binary)
+        def on_message(self, payload: bytes, *, binary: bool) -> None:
+            super().on_message(payload, binary=binary)
             wire.link.write(b"\x81\x03one")
             wire.link.close(4002, "that was wrong")
             wire.link.write(b"\x81\x05never")
@@ -482,14 +482,14 @@ async def test_who_sends_much_does_not_keep_others_waiting(options: WebSocketOpt
     order: list[str] = []
 
     class Busy(Recorder):
-        def received(self, payload: bytes, *, binary: bool) -> None:
-            super().received(payload, binary=binary)
+        def on_message(self, payload: bytes, *, binary: bool) -> None:
+            super().on_message(payload, binary=binary)
             if order[-1:] != ["much"]:
                 order.append("much")
 
     class Brief(Recorder):
-        def received(self, payload: bytes, *, binary: bool) -> None:
-            super().received(payload, binary=binary)
+        def on_message(self, payload: bytes, *, binary: bool) -> None:
+            super().on_message(payload, binary=binary)
             order.append("little")
 
     async with wired(options) as much, wired(options) as little:
