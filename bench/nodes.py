@@ -39,7 +39,7 @@ class CountingNode:
         """Know nobody."""
         return ()
 
-    def following(self, prefix: str = "") -> Mapping[str, int]:
+    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         """Say nothing of what is followed: nobody asks."""
         return {}
 

@@ -1,12 +1,19 @@
-"""What any broker must do: keep each channel's order and its history, and reach every node that follows it.
+"""The contract of a broker: it orders and stores each channel's messages and delivers them to the nodes.
 
-Every method is `async` for brokers that talk to others; those that need not wait do not, and may be run
-without a task (`gateway.tasks`). So no method relies on the current task: no `asyncio.timeout` in the frame
-of the caller.
+`MemoryBroker` serves one node inside its process, `RedisBroker` many nodes over Redis; both pass
+`tests/broker/contract.py`.
 
-A broker raises `BrokerUnavailable` when it cannot take something now, `BrokerFull` when it has no memory for
-it. Of a publish that timed out on its way nobody knows whether it was carried out: with a key it may be sent
-again.
+Calls: every method is a coroutine, because a broker may have to wait for a server. One that need not wait
+completes at its first step, and the hub runs it without a task (`gateway.tasks`). So no method may rely on
+the current task: no `asyncio.timeout` in the frame of the caller.
+
+Errors: a method raises `BrokerUnavailable` where the broker cannot carry it out now (not started, its server
+not reached or too slow), `BrokerFull` where it has no memory for what it would have to store. After
+`BrokerUnavailable` from `publish` the message may have been published all the same; with an idempotency key
+the caller may repeat it.
+
+Deadlines: a method returns or raises within the broker's own deadline. Over Redis: 2 s for a publish, 3 s for
+a subscribe or a read, 1 s for presence and lookups (docs/redis.md#when-something-fails).
 """
 
 from __future__ import annotations
@@ -20,73 +27,80 @@ from protocol.messages import Gap, Join, Leave, Member, Message, Sender
 from protocol.payload import Payload
 from protocol.position import MessageId
 
+# ---------------------------------------------------------------- messages and history
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a channel is kept: at most `size` messages, each for `ttl` seconds."""
+    """How much history a channel keeps: at most `size` messages, each for `ttl` seconds."""
 
     size: int
     ttl: float
 
+    @classmethod
+    def of(cls, size: int, ttl: float) -> Retention | None:
+        """Return the retention of a channel with these settings; None for a *size* of 0: no history."""
+        return cls(size, ttl) if size else None
+
 
 class AckLevel(StrEnum):
-    """What has become of a message before its publisher is told that it was published."""
+    """How safely a message is stored when its publisher gets the receipt."""
 
     STORED = "stored"
-    """It is stored, and with every node that has a subscriber."""
+    """Stored in the history, and in the inbox of every node with a subscriber."""
     REPLICATED = "replicated"
-    """A second server has all that as well: it outlives the loss of the first."""
+    """A replica of the server has all that as well: the message outlives the loss of the primary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What somebody wants published. Without `retention` it is delivered to who is there, and gets no id."""
+    """A message to publish."""
 
     channel: str
     data: Payload
     retention: Retention | None = None
+    """None: the message is delivered to the present subscribers, is not stored and gets no id."""
     key: str | None = None
-    """The same key in the same channel within five minutes publishes once."""
+    """Idempotency key: for five minutes, another publish with it in the same channel publishes nothing."""
     sender: Sender | None = None
     tags: Mapping[str, str] | None = None
     exclude: frozenset[str] = frozenset()
-    """Connections that are not to get it."""
+    """Ids of connections that do not get the message."""
     level: AckLevel | None = None
-    """What to wait for, but not for long; None for what the broker was told."""
+    """What to wait for, within the broker's deadline; None for the broker's configured level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The message is stored and handed to every node with a subscriber.
-
-    `replayed` where an earlier publish with the same key did it; `id` None where it is not kept.
-    """
+    """The message is stored and in the inbox of every node with a subscriber."""
 
     id: MessageId | None
+    """None for a message that is not stored."""
     replayed: bool = False
+    """True where an earlier publish with the same idempotency key did it; `id` is that of the earlier one."""
     level: AckLevel | None = None
-    """What was reached, where more than `stored` was asked for."""
+    """The level that was reached; None where no more than `AckLevel.STORED` was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistorySlice:
-    """A part of a channel's history, without a hole, in the order asked for."""
+    """Consecutive messages of a channel's history, in the order that was asked for."""
 
     messages: Sequence[Message]
     position: MessageId
-    """The newest message of the channel, whether or not it is in `messages`."""
+    """The id of the channel's newest message, whether or not it is in `messages`."""
     recovered: bool
-    """Whether `messages` begins right after the position asked for; without one asked for, True."""
+    """Whether `messages` begins right after the position that was asked for; True where none was."""
     floor: int = 0
-    """Up to here the history has lost writes: what is kept beyond it goes on from a position nobody had."""
+    """The history has lost writes up to this offset: no client can resume from a position below it."""
 
 
-# ---------------------------------------------------------------- what arrives on a node
+# ---------------------------------------------------------------- what a broker delivers to a node
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message for the subscribers of its channel, those in `exclude` apart."""
+    """A message for the subscribers of its channel, except the connections in `exclude`."""
 
     message: Message
     exclude: frozenset[str] = frozenset()
@@ -94,60 +108,60 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class UserCommand:
-    """What the server's API wants done with a user's connections."""
+    """What the push API wants done with every connection of a user."""
 
     user: str
     action: Literal["disconnect", "subscribe", "unsubscribe"]
     channel: str = ""
     code: int = 0
     reason: str = ""
-    spare: frozenset[str] = frozenset()
-    """Connections that are left alone."""
-    before: float | None = None
-    """Unix seconds, where a node hears of it late: connections that came since are left alone, too."""
+    except_connections: frozenset[str] = frozenset()
+    """Ids of connections that the command does not apply to."""
+    issued_before: float | None = None
+    """Unix seconds, set where a node receives the command late: it does not apply to newer connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryCleared:
-    """The history of a channel was forgotten. Its numbering goes on: who follows it has missed nothing."""
+    """The stored messages of a channel were deleted; the numbering goes on, so no subscriber missed any."""
 
     channel: str
 
 
 @dataclass(frozen=True, slots=True)
 class PossibleLoss:
-    """What a channel's history does not tell may be missing: who came and went, and what was not to be kept.
-
-    Its messages are complete up to here.
-    """
+    """Joins, leaves and unstored messages of a channel may be missing; its stored messages are complete."""
 
     channel: str
 
 
 Envelope = Delivery | Join | Leave | Gap | HistoryCleared | PossibleLoss | UserCommand
-"""What crosses the broker. Those of one channel arrive in one order on every node."""
+"""What crosses the broker. Envelopes of one channel arrive in the same order on every node."""
+
+
+# ---------------------------------------------------------------- what a broker knows
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is in a channel."""
+    """The members of a channel."""
 
     members: Sequence[Member]
 
     @property
     def connections(self) -> int:
-        """How many connections are there."""
+        """How many connections are present."""
         return len(self.members)
 
     @property
     def users(self) -> int:
-        """How many users those connections belong to."""
+        """How many users these connections belong to."""
         return len({member.user for member in self.members})
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceCount:
-    """How many are in a channel: the numbers of its `Presence`."""
+    """The number of members of a channel, as connections and as users."""
 
     connections: int
     users: int
@@ -166,7 +180,7 @@ class ConnectionRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChannelRecord:
-    """One channel that somebody follows."""
+    """One channel that has subscribers."""
 
     channel: str
     subscribers: int
@@ -185,40 +199,51 @@ class NodeRecord:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
+# ---------------------------------------------------------------- the node and its broker
+
+
 class LocalNode(Protocol):
-    """What a broker finds on the node that it serves."""
+    """The node that a broker serves: the hub."""
 
     def deliver(self, envelope: Envelope) -> None:
-        """Take what arrived; never raises, never waits."""
+        """Take *envelope*, in the order of the calls; never raises, never waits."""
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user* here."""
+        """Return the connections of *user* on this node."""
 
-    def following(self, prefix: str = "") -> Mapping[str, int]:
-        """Return the channels followed here that start with *prefix*, each with its number of subscribers."""
+    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
+        """Return the number of subscribers here of each channel whose name starts with *prefix*."""
 
     def record(self) -> NodeRecord:
-        """Return what this node says of itself."""
+        """Return this node's name and sizes."""
 
 
 class MessageBroker(Protocol):
     """Messages: order, history, routing."""
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Store *publication* and hand it to every node with a subscriber, in the order of the calls.
+        """Store *publication*, put it into the inbox of every node with a subscriber, and return the receipt.
 
-        True to its key, at most once.
+        Order: publishes to one channel take effect in the order of the calls, except that one with another
+        `AckLevel` may overtake. With an idempotency key the message is published at most once.
+
+        Raises:
+            BrokerUnavailable: it is unknown whether the message was published.
+            BrokerFull: the message was not published.
         """
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        """Route *channel* to this node; return its position at that moment, None where it keeps no history.
+        """Route *channel* to this node and return its position at that moment; None without *retention*.
 
-        Whatever is published from then on, and nothing older, reaches `LocalNode.deliver`, perhaps before
-        this returns.
+        Order: exactly the messages after the returned position reach `LocalNode.deliver`, the first of them
+        possibly before this returns. The hub calls it for the first subscriber of a channel only.
+
+        Raises:
+            BrokerUnavailable: the channel is not routed.
         """
 
     async def unsubscribe(self, channel: str) -> None:
-        """Stop routing *channel* to this node."""
+        """Stop delivering *channel* to this node."""
 
     async def read(
         self,
@@ -229,69 +254,88 @@ class MessageBroker(Protocol):
         size: int | None = None,
         reverse: bool = False,
     ) -> HistorySlice:
-        """Return what is kept of *channel* after *since* (before it, newest first, with *reverse*).
+        """Return stored messages of *channel*, oldest first; with *reverse* newest first.
 
-        At most *limit* messages, those nearest to *since*, and no more than have about *size* bytes together,
-        but one where there is any. Where that has a hole, or *since* is not of this history: no messages, and
-        `recovered` is False.
+        Args:
+            channel: The channel.
+            since: Only the messages after this one; with *reverse*, only those before it.
+            limit: At most so many messages, those nearest to *since*.
+            size: At most about so many bytes of payload together, but one message in any case.
+            reverse: Newest first.
+
+        Where the history no longer reaches back to *since*, or *since* is not one of its ids, the result has
+        no messages and `recovered` is False.
         """
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*; `HistoryCleared` reaches every node with a subscriber.
+        """Delete the stored messages of *channel*; the numbering goes on.
 
-        Its numbering goes on.
+        `HistoryCleared` reaches every node with a subscriber, in order with the channel's messages.
         """
 
 
 class PresenceBroker(Protocol):
-    """Presence."""
+    """The members of channels."""
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; where it is new, `Join` reaches every node with a subscriber."""
+        """Add *member*; where its connection was none yet, `Join` reaches every node with a subscriber."""
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member; where it was there, `Leave` reaches every node with a subscriber, once."""
+        """Remove the member; where it was one, `Leave` reaches every node with a subscriber, once.
+
+        Never raises: a broker that cannot reach its server now removes the member as soon as it can.
+        """
 
     async def presence(self, channel: str) -> Presence:
-        """Return who is in *channel*, those who came first first."""
+        """Return the members of *channel*, in the order of their joins."""
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return how many are in *channel*; elsewhere that takes as long for many as for few."""
+        """Return the number of members of *channel*; over Redis that takes as long for many as for few."""
 
 
 class DirectoryBroker(Protocol):
-    """What the cluster knows of its nodes, users and channels."""
+    """Lookups of users, channels and nodes across the cluster."""
 
-    async def arrive(self, user: str) -> None:
-        """Hear that *user* has a first connection on this node; never fails."""
+    async def user_connected(self, user: str) -> None:
+        """Register that *user* has a first connection on this node; never raises."""
 
-    async def depart(self, user: str) -> None:
-        """Hear that *user* has no connection on this node any more; never fails."""
+    async def user_disconnected(self, user: str) -> None:
+        """Register that *user* has no connection on this node any more; never raises."""
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user* on every node, the oldest first."""
+        """Return the connections of *user* on every node, oldest first."""
 
-    async def instruct(self, instruction: UserCommand) -> None:
-        """Hand *instruction* to every node where that user is connected."""
+    async def send_user_command(self, command: UserCommand) -> None:
+        """Deliver *command* to every node that has a connection of its user.
 
-    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        """Return followed channels whose names start with *prefix*, by name, behind *after*."""
+        A node that is away receives it after its return, within an hour.
+        """
+
+    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+        """Return at most *limit* channels with subscribers, sorted by name, from behind the name *after*.
+
+        Only channels whose names start with *prefix*.
+        """
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the live nodes."""
 
 
 class Broker(MessageBroker, PresenceBroker, DirectoryBroker, Protocol):
-    """All of it, for one node."""
+    """A broker, for one node."""
+
+    @property
+    def flush_delay(self) -> float:
+        """Seconds that the node's flusher waits after a long flush, so that more messages share one write."""
 
     async def start(self, node: LocalNode) -> None:
-        """Begin to serve *node*."""
+        """Begin to serve *node*; a broker that cannot reach its server yet starts all the same, not ready."""
 
     async def close(self) -> None:
         """Stop; nothing is delivered afterwards."""
 
     def ready(self) -> bool:
-        """Return whether publishes are taken now."""
+        """Return whether publishes are accepted now."""
 
     def statistics(self) -> dict[str, int]:
-        """Return counters and sizes for operators and tests."""
+        """Return counters and sizes by name, for the metrics and for tests."""

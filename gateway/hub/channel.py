@@ -97,7 +97,7 @@ class Channel:
     @property
     def retention(self) -> Retention | None:
         """How much the broker keeps of it."""
-        return Retention(self.rules.history, self.rules.history_ttl) if self.rules.history else None
+        return Retention.of(self.rules.history, self.rules.history_ttl)
 
     @property
     def idle(self) -> bool:

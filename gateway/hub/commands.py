@@ -123,7 +123,7 @@ async def publish(session: Session, command: Publish) -> Published:
         Publication(
             name,
             command.data,
-            Retention(rules.history, rules.history_ttl) if rules.history else None,
+            Retention.of(rules.history, rules.history_ttl),
             # One client's keys are not another's: else any of them could make the other's message vanish.
             None if command.key is None else f"@{session.user or session.connection}\n{command.key}",
             Sender(session.connection, session.user),

@@ -20,7 +20,7 @@ from gateway.broker.base import (
 )
 from gateway.clock import Clock, Scheduler, monotonic, wall
 from gateway.delivery.encoding import EncodedMessage
-from gateway.delivery.outbox import REST, Flusher
+from gateway.delivery.outbox import Flusher
 from gateway.errors import GatewayError
 from gateway.hub.channel import Channel, DeliveryCounter
 from gateway.hub.history_cache import HistoryCache
@@ -54,13 +54,12 @@ class Hub:
         tasks: Tasks,
         clock: Clock = monotonic,
         wall_clock: Clock = wall,
-        rest: float = REST,
     ) -> None:
-        """Serve what *broker* delivers to *node*; *rest* is its flusher's, in seconds."""
+        """Serve what *broker* delivers to *node*."""
         self.node = node
         self.broker = broker
         self.tasks = tasks
-        self.flusher = Flusher(scheduler, self.settle, clock, rest=rest)
+        self.flusher = Flusher(scheduler, self.settle, clock, rest=broker.flush_delay)
         self.pages = HistoryCache(broker)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}
@@ -98,7 +97,7 @@ class Hub:
         """Return the connections of *user* here."""
         return [session.record() for session in self.users.get(user, {}).values()]
 
-    def following(self, prefix: str = "") -> Mapping[str, int]:
+    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         """Return the channels followed here, each with its number of subscribers."""
         return {
             name: size
@@ -126,7 +125,7 @@ class Hub:
             return
         if session.user not in self.users:
             self.users[session.user] = {}
-            self.tasks.start(self.broker.arrive(session.user))
+            self.tasks.start(self.broker.user_connected(session.user))
         self.users[session.user][session.connection] = session
 
     def exit(self, session: Session) -> None:
@@ -137,7 +136,7 @@ class Hub:
             mine.pop(session.connection, None)
             if not mine:
                 del self.users[session.user]
-                self.tasks.start(self.broker.depart(session.user))
+                self.tasks.start(self.broker.user_disconnected(session.user))
 
     async def hold(self, name: str, rules: ChannelRules) -> Channel:
         """Return the channel *name*, routed to this node; whoever holds it owes a `release`.
@@ -226,8 +225,8 @@ class Hub:
 
     def _instruct(self, instruction: UserCommand) -> None:
         for session in list(self.users.get(instruction.user, {}).values()):
-            late = instruction.before is not None and session.since >= instruction.before
-            if session.connection not in instruction.spare and not late:
+            late = instruction.issued_before is not None and session.since >= instruction.issued_before
+            if session.connection not in instruction.except_connections and not late:
                 session.instruct(instruction)
 
     async def _route(self, channel: Channel) -> None:

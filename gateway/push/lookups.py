@@ -41,7 +41,7 @@ class Lookups:
 
         `partial`, where those of a server, or of a node, that does not answer are missing.
         """
-        records = await self._broker.following(prefix, after=name_before(cursor), limit=limit + 1)
+        records = await self._broker.subscribed_channels(prefix, after=name_before(cursor), limit=limit + 1)
         page = records[:limit]
         answer: Answer = {"channels": [asdict(record) for record in page]}
         if len(records) > limit:
@@ -54,7 +54,7 @@ class Lookups:
         """Return how many follow *channel*, who is present, and what is kept."""
         rules = self._namespaces.rules(channel)
         # The channel itself is the first of those that start with its name.
-        records = await self._broker.following(channel, after="", limit=1)
+        records = await self._broker.subscribed_channels(channel, after="", limit=1)
         if isinstance(records, PartialResult) and records.lacks(channel):
             raise records.error
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
@@ -139,8 +139,11 @@ class Lookups:
                 ErrorCode.BAD_REQUEST,
                 f"reason: expected at most {REASON_SIZE} bytes, not {len(reason.encode())}",
             )
-        spare = frozenset(wanted.except_ or ())
-        return await self._instruct(UserCommand(user, "disconnect", code=code, reason=reason, spare=spare))
+        except_connections = frozenset(wanted.except_ or ())
+        command = UserCommand(
+            user, "disconnect", code=code, reason=reason, except_connections=except_connections
+        )
+        return await self._send(command)
 
     async def choose(self, user: str, action: Literal["subscribe", "unsubscribe"], channel: str) -> Answer:
         """Make the connections of *user* follow *channel*, or no longer follow it."""
@@ -151,13 +154,13 @@ class Lookups:
                 ErrorCode.PERMISSION_DENIED,
                 f"channel: {channel!r} is another user's; only that user follows it",
             )
-        return await self._instruct(UserCommand(user, action, channel=channel))
+        return await self._send(UserCommand(user, action, channel=channel))
 
-    async def _instruct(self, instruction: UserCommand) -> Answer:
-        records = await self._broker.connections(instruction.user)
+    async def _send(self, command: UserCommand) -> Answer:
+        records = await self._broker.connections(command.user)
         # Handed on even where none is known yet: a connection may be on its way into the directory.
-        await self._broker.instruct(instruction)
-        return {"connections": sum(record.connection not in instruction.spare for record in records)}
+        await self._broker.send_user_command(command)
+        return {"connections": sum(record.connection not in command.except_connections for record in records)}
 
     # ------------------------------------------------------------ nodes
 

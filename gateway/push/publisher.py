@@ -122,7 +122,7 @@ class Publisher:
         """Return what is kept under *rules*; made once per namespace, whose rules never change."""
         name = rules.namespace
         if name not in self._retention:
-            self._retention[name] = Retention(rules.history, rules.history_ttl) if rules.history else None
+            self._retention[name] = Retention.of(rules.history, rules.history_ttl)
         return self._retention[name]
 
     async def _attempt(self, to: Callable[[Any], Publication], target: Any, name: Answer) -> Answer:

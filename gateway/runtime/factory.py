@@ -30,7 +30,9 @@ def broker(
     """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
     if broker.kind == "memory":
-        return MemoryBroker(memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl)
+        return MemoryBroker(
+            memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl, on_error=on_error
+        )
     options = RedisOptions(
         prefix=broker.prefix,
         shards_per_server=broker.shards_per_server,

@@ -15,10 +15,8 @@ from gateway.access.admission import Refusal as Unadmitted
 from gateway.access.jwks import Jwks
 from gateway.access.origins import allowed, client_address
 from gateway.access.permissions import Namespaces
-from gateway.broker.memory.broker import MemoryBroker
 from gateway.clock import monotonic
 from gateway.console import demo
-from gateway.delivery.outbox import REST
 from gateway.errors import GatewayError
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
@@ -45,16 +43,6 @@ from gateway.transport.websocket.upgrade import Refusal, UpgradeRequest
 from protocol.codec import Codec
 from protocol.errors import CLOSES
 
-SWEEP = 5.0
-"""Seconds between two looks for expired history."""
-
-REST_OVER_REDIS = 0.004
-"""Seconds: a publish is answered about a millisecond later there, and a rest should last for a few of them.
-
-With the rest of one node alone, 1 ms, messages of a flood travelled nearly alone, at five times the CPU
-(docs/performance.md).
-"""
-
 
 class GatewayNode:
     """One node: both listeners and everything behind them."""
@@ -77,13 +65,7 @@ class GatewayNode:
         self._broker = factory.broker(
             settings, on_error=self._failed, on_news=NoticeLog(self._log, settings.node_name())
         )
-        self.hub = Hub(
-            settings.node_name(),
-            self._broker,
-            scheduler=loop,
-            tasks=self._tasks,
-            rest=REST if settings.broker.kind == "memory" else REST_OVER_REDIS,
-        )
+        self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
         self._admission = Admission(factory.admission_limits(settings))
         self._lag = LoopLag(loop, monotonic, self._overloaded)
         self._heartbeat = Heartbeat(
@@ -114,12 +96,10 @@ class GatewayNode:
         if self._jwks is not None:
             self._jwks.start()
         self._lag.start()
-        sweeping = self._tasks.adopt(self._sweep())
         self._look_for_namesakes_later()
         try:
             yield
         finally:
-            sweeping.cancel()
             self._look.cancel()
             self._lag.close()
             self._heartbeat.close()
@@ -127,11 +107,6 @@ class GatewayNode:
             if self._jwks is not None:
                 await self._jwks.close()
             await self._broker.close()
-
-    async def _sweep(self) -> None:
-        while isinstance(self._broker, MemoryBroker):
-            await asyncio.sleep(SWEEP)
-            self._broker.sweep()
 
     def _look_for_namesakes_later(self) -> None:
         # By then, a node that this one replaces after a crash has lost its lease.

@@ -222,14 +222,16 @@ class Directory:
 
     async def test_instructions_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
         node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
-        instruction = UserCommand("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
-        await broker.instruct(instruction)
+        instruction = UserCommand(
+            "ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"})
+        )
+        await broker.send_user_command(instruction)
         assert await node.received(1) == [instruction]
 
     async def test_followed_channels_come_in_pages(self, broker: Broker, node: RecordingNode) -> None:
         node.followed.update({f"room:{n:02}": n for n in range(1, 8)}, zoo=3, room=1)
         pages, after = [], ""
-        while page := await broker.following("room:", after=after, limit=3):
+        while page := await broker.subscribed_channels("room:", after=after, limit=3):
             pages.append([record.channel for record in page])
             after = page[-1].channel
         assert pages == [
@@ -237,7 +239,7 @@ class Directory:
             ["room:04", "room:05", "room:06"],
             ["room:07"],
         ]
-        first, *_, last = await broker.following("", after="", limit=100)
+        first, *_, last = await broker.subscribed_channels("", after="", limit=100)
         assert (first, last) == (ChannelRecord("room", 1), ChannelRecord("zoo", 3))
 
     async def test_nodes(self, broker: Broker, node: RecordingNode) -> None:
@@ -269,8 +271,8 @@ class Life:
             idle.clear("a"),
             idle.join("a", ANN),
             idle.connections("ann"),
-            idle.instruct(UserCommand("ann", "disconnect")),
-            idle.following("", after="", limit=1),
+            idle.send_user_command(UserCommand("ann", "disconnect")),
+            idle.subscribed_channels("", after="", limit=1),
             idle.nodes(),
         ]
         for attempt in attempts:

@@ -43,7 +43,7 @@ class RecordingNode:
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return self.connected.get(user, [])
 
-    def following(self, prefix: str = "") -> Mapping[str, int]:
+    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         return {name: count for name, count in self.followed.items() if name.startswith(prefix)}
 
     def record(self) -> NodeRecord:

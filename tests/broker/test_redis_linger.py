@@ -54,14 +54,14 @@ async def test_who_comes_and_goes_while_it_is_unrouted_leaves_no_route(
 ) -> None:
     member = await fleet.launch(proxy.url, lease=30.0)
     broker, route = member.broker, KEYS.route("=ann")
-    await broker.arrive("ann")
+    await broker.user_connected("ann")
     await told(member)
     assert server.execute("EXISTS", route)
     proxy.hold_answers()
-    await broker.depart("ann")
+    await broker.user_disconnected("ann")
     await eventually(lambda: not server.execute("EXISTS", route))
-    await broker.arrive("ann")
-    await broker.depart("ann")
+    await broker.user_connected("ann")
+    await broker.user_disconnected("ann")
     proxy.release()
     await told(member)  # that she came again, at the latest
     await eventually(lambda: not server.execute("EXISTS", route))
@@ -74,12 +74,12 @@ async def test_what_is_due_together_is_unrouted_in_a_few_round_trips(
     member = await fleet.launch(lease=30.0)
     broker = member.broker
     for user in USERS:
-        await broker.arrive(user)
+        await broker.user_connected(user)
     await told(member)
     assert routed(server) == len(USERS)
     before = broker.statistics()["trips"]
     for user in USERS:
-        await broker.depart(user)
+        await broker.user_disconnected(user)
     await eventually(lambda: broker.statistics()["channels"] == 1)
     assert routed(server) == 0
     assert broker.statistics()["trips"] - before < 10
@@ -91,14 +91,14 @@ async def test_who_comes_again_while_all_are_unrouted_is_routed_after_that(
     member = await fleet.launch(proxy.url, lease=30.0)
     broker = member.broker
     for user in USERS:
-        await broker.arrive(user)
+        await broker.user_connected(user)
     await told(member)
     proxy.hold_answers()
     for user in USERS:
-        await broker.depart(user)
+        await broker.user_disconnected(user)
     await eventually(lambda: routed(server) < len(USERS))
     for user in USERS:
-        await broker.arrive(user)
+        await broker.user_connected(user)
     proxy.release()
     await told(member)
     assert routed(server) == len(USERS)

@@ -38,7 +38,7 @@ async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path
             shares = [len(server.execute("KEYS", "*:log:*")) for server in (first, second)]
             assert sum(shares) == 20
             assert min(shares) > 0
-            followed = await one.broker.following("c", after="", limit=100)
+            followed = await one.broker.subscribed_channels("c", after="", limit=100)
             assert list(followed) == []
             first.kill()
             outcomes = await asyncio.gather(
@@ -58,23 +58,25 @@ async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_
                 member.node.followed.update(dict.fromkeys(names, 1))
                 for name in names:
                     await member.broker.subscribe(name, None)
-            whole = await one.broker.following("c", after="", limit=100)
+            whole = await one.broker.subscribed_channels("c", after="", limit=100)
             assert list(whole) == [ChannelRecord(name, 2) for name in names]
             assert not isinstance(whole, PartialResult)
             first.kill()
             left = [name for name in names if shard_of(name, 2) == 1]
-            found = await one.broker.following("c", after="", limit=100)
+            found = await one.broker.subscribed_channels("c", after="", limit=100)
             assert isinstance(found, PartialResult)
             assert found == [ChannelRecord(name, 2) for name in left]
             assert [name for name in names if not found.lacks(name)] == left
             paged: list[str] = []
-            while page := await one.broker.following("c", after=paged[-1] if paged else "", limit=3):
+            while page := await one.broker.subscribed_channels(
+                "c", after=paged[-1] if paged else "", limit=3
+            ):
                 assert isinstance(page, PartialResult)
                 paged += [record.channel for record in page]
             assert paged == left
             second.kill()
             with pytest.raises(BrokerUnavailable):
-                await one.broker.following("c", after="", limit=100)
+                await one.broker.subscribed_channels("c", after="", limit=100)
 
 
 async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:
@@ -87,6 +89,8 @@ async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> No
             for name in [*names, "c99"]:
                 await two.broker.subscribe(name, None)
             found: list[str] = []
-            while page := await one.broker.following("c", after=found[-1] if found else "", limit=7):
+            while page := await one.broker.subscribed_channels(
+                "c", after=found[-1] if found else "", limit=7
+            ):
                 found += [record.channel for record in page]
             assert found == names

@@ -296,7 +296,7 @@ async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer
     ]
     for each, record in zip(nodes[:2], records, strict=False):
         each.node.connected["ann b"] = [record]
-        await each.broker.arrive("ann b")
+        await each.broker.user_connected("ann b")
     await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann b") == 2)
     nodes[2].node.connected["ann b"] = [records[2]]
     assert await nodes[2].broker.connections("ann b") == [records[1], records[0], records[2]], (
@@ -316,15 +316,18 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
     for each, connection in ((one, "c1"), (hangs, "c2")):
         each.node.connected["ann"] = [ConnectionRecord(connection, each.node.name, [], 1.0)]
         each.node.followed["r"] = 1
-        await each.broker.arrive("ann")
+        await each.broker.user_connected("ann")
         await each.broker.subscribe("r", None)
     await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann") == 2)
-    everything = await one.broker.connections("ann"), await one.broker.following("r", after="", limit=9)
+    everything = (
+        await one.broker.connections("ann"),
+        await one.broker.subscribed_channels("r", after="", limit=9),
+    )
     assert list(everything[1]) == [ChannelRecord("r", 2)]
     assert not any(isinstance(each, PartialResult) for each in everything)
     proxy.hold()
     users = await one.broker.connections("ann")
-    channels = await one.broker.following("r", after="", limit=9)
+    channels = await one.broker.subscribed_channels("r", after="", limit=9)
     assert [record.connection for record in users] == ["c1"]
     assert list(channels) == [ChannelRecord("r", 1)]
     assert isinstance(users, PartialResult)
@@ -335,15 +338,17 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
 
 async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServer, fleet: Fleet) -> None:
     one, two, three = [await fleet.launch() for _ in range(3)]
-    await one.broker.arrive("ann")
+    await one.broker.user_connected("ann")
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
-    instruction = UserCommand("ann", "disconnect", code=4005, reason="bye", spare=frozenset({"c2"}))
-    await two.broker.instruct(instruction)
+    instruction = UserCommand(
+        "ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"})
+    )
+    await two.broker.send_user_command(instruction)
     assert await one.node.received(1) == [instruction]
     assert await two.node.received(1) == [instruction]
     assert "n3" not in inboxes(server)
     assert three.node.envelopes == []
-    await one.broker.depart("ann")
+    await one.broker.user_disconnected("ann")
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 0)
 
 
@@ -356,8 +361,10 @@ async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> Non
     await two.broker.subscribe("r:0", None)
     expected = [ChannelRecord("r:1", 1), ChannelRecord("r:2", 5), ChannelRecord("r:3", 4)]
     for each in (one, two):
-        assert list(await each.broker.following("r:", after="", limit=10)) == expected
-        pages = [await each.broker.following("r:", after=after, limit=1) for after in ("", "r:1", "r:2")]
+        assert list(await each.broker.subscribed_channels("r:", after="", limit=10)) == expected
+        pages = [
+            await each.broker.subscribed_channels("r:", after=after, limit=1) for after in ("", "r:1", "r:2")
+        ]
         assert [list(page) for page in pages] == [[record] for record in expected]
 
 

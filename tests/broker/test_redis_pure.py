@@ -72,7 +72,7 @@ def test_a_member_is_who_it_was(connection: str, user: str, info: dict[str, int]
 
 def test_an_instruction_is_what_it_was() -> None:
     instruction = UserCommand("ann", "disconnect", "a", 4005, "bye", frozenset({"c1", "c2"}))
-    assert codec.unpack_instruction(codec.pack_instruction(instruction)) == instruction
+    assert codec.unpack_user_command(codec.pack_user_command(instruction)) == instruction
 
 
 # ---------------------------------------------------------------- one followed channel

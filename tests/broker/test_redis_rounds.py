@@ -46,10 +46,10 @@ async def test_users_whose_route_is_lost_hear_again_what_they_are_told(
 ) -> None:
     one, two = await fleet.launch(**SOON), await fleet.launch()
     one.node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
-    await one.broker.arrive("ann")
+    await one.broker.user_connected("ann")
     await eventually(lambda: server.execute("SCARD", key("route", "=ann")) == 1)
     server.execute("DEL", key("route", "=ann"))
-    await two.broker.instruct(UserCommand("ann", "disconnect"))
+    await two.broker.send_user_command(UserCommand("ann", "disconnect"))
     (heard,) = await one.node.received(1)
     assert isinstance(heard, UserCommand)
     assert (heard.user, heard.action) == ("ann", "disconnect")

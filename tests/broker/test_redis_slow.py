@@ -108,7 +108,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         one = await fleet.launch(url, lease=LEASE, block=2.0, presence_deadline=2.0)
         two = await fleet.launch(lease=LEASE)
         two.node.connected["ann"], two.node.followed["room"] = [ANN], 1
-        await two.broker.arrive("ann")
+        await two.broker.user_connected("ann")
         await two.broker.subscribe("room", None)
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list(await one.broker.connections("ann")) == [ANN]
@@ -117,7 +117,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         with pytest.raises(BrokerUnavailable, match="in time"):
             await one.broker.connections("ann")
         with pytest.raises(BrokerUnavailable, match="in time"):
-            await one.broker.following("", after="", limit=10)
+            await one.broker.subscribed_channels("", after="", limit=10)
         way.shape(up=CLEAR)
 
 
@@ -126,7 +126,7 @@ async def test_a_node_that_answers_a_question_too_late_is_left_out(server: Redis
         urls = [f"redis://127.0.0.1:{way.port}/0" for way in (near, far)]
         one, two = [await fleet.launch(url, lease=LEASE, block=2.0, presence_deadline=3.0) for url in urls]
         two.node.connected["ann"] = [ANN]
-        await two.broker.arrive("ann")
+        await two.broker.user_connected("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list(await one.broker.connections("ann")) == [ANN]
         # The question is put after 1.8 seconds, and answered after 3.4.

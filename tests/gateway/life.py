@@ -54,7 +54,7 @@ RULES = {
 def memory_broker(**options: Any) -> MemoryBroker:
     """Return an embedded broker on the time of the running loop."""
     clock = the_loop().clock
-    return MemoryBroker(clock=clock, wall_clock=wall_of(clock), **options)
+    return MemoryBroker(sweep_interval=0, clock=clock, wall_clock=wall_of(clock), **options)
 
 
 def wall_of(clock: FakeClock) -> FakeClock:
@@ -148,7 +148,7 @@ class Life:
 
     async def instruct(self, user: str, action: Any, channel: str = "", **options: Any) -> None:
         """Let the server's API do something to *user*."""
-        await self.broker.instruct(UserCommand(user, action, channel, **options))
+        await self.broker.send_user_command(UserCommand(user, action, channel, **options))
         await quiet()
 
     def assert_empty(self) -> None:

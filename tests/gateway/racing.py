@@ -180,20 +180,20 @@ class RacingBroker:
     async def count(self, channel: str) -> PresenceCount:
         return await self._slowly("count", self.inner.count(channel))
 
-    async def arrive(self, user: str) -> None:
+    async def user_connected(self, user: str) -> None:
         self.users.add(user)
 
-    async def depart(self, user: str) -> None:
+    async def user_disconnected(self, user: str) -> None:
         self.users.discard(user)
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return await self.inner.connections(user)
 
-    async def instruct(self, instruction: UserCommand) -> None:
-        await self.inner.instruct(instruction)
+    async def send_user_command(self, command: UserCommand) -> None:
+        await self.inner.send_user_command(command)
 
-    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        return await self.inner.following(prefix, after=after, limit=limit)
+    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+        return await self.inner.subscribed_channels(prefix, after=after, limit=limit)
 
     async def nodes(self) -> Sequence[NodeRecord]:
         return await self.inner.nodes()
@@ -204,6 +204,10 @@ class RacingBroker:
 
     async def close(self) -> None:
         await self.inner.close()
+
+    @property
+    def flush_delay(self) -> float:
+        return self.inner.flush_delay
 
     def ready(self) -> bool:
         return self.inner.ready()
@@ -218,7 +222,7 @@ class _Wire:
     def __init__(self, broker: RacingBroker, node: LocalNode) -> None:
         self.deliver = broker.deliver
         self.connections = node.connections
-        self.following = node.following
+        self.subscribed_channels = node.subscribed_channels
         self.record = node.record
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 from gateway.broker.base import (
     AckLevel,
@@ -24,11 +25,18 @@ from gateway.broker.memory.store import Store
 from gateway.clock import Clock, monotonic, wall
 from gateway.errors import BrokerUnavailable
 from gateway.presence.members import Members
+from gateway.tasks import Tasks
 from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
 KEY_TTL = 300.0
-"""Seconds for which an idempotency key is remembered (PROTOCOL section 5)."""
+"""Seconds for which an idempotency key is remembered (docs/configuration.md#push)."""
+
+FLUSH_DELAY = 0.001
+"""Seconds, see `Broker.flush_delay`: publishes are answered at once here, so a short delay merges writes."""
+
+SWEEP_SECONDS = 5.0
+"""Between two sweeps of expired messages, keys and positions."""
 
 
 class MemoryBroker:
@@ -39,30 +47,49 @@ class MemoryBroker:
     silently shortening somebody's history.
     """
 
+    flush_delay = FLUSH_DELAY
+
     def __init__(
         self,
         *,
         memory: int = 256 * 1024 * 1024,
         key_ttl: float = KEY_TTL,
         meta_ttl: float = 3600.0,
+        sweep_interval: float = SWEEP_SECONDS,
+        on_error: Callable[[BaseException], None] | None = None,
         clock: Clock = monotonic,
         wall_clock: Clock = wall,
     ) -> None:
-        """Keep an idle channel's position for *meta_ttl* seconds after its last message is gone."""
+        """Prepare a broker; it serves nobody before `start`.
+
+        Args:
+            memory: Bytes that histories and idempotency keys may take together.
+            key_ttl: Seconds for which an idempotency key is remembered.
+            meta_ttl: Seconds for which a channel's position outlives its last message.
+            sweep_interval: Seconds between two sweeps; 0: none but those of the caller, by `sweep`.
+            on_error: Called with what a sweep raises; by default the event loop's exception handler is.
+            clock: Monotonic seconds.
+            wall_clock: Unix seconds.
+        """
         self._node: LocalNode | None = None
         self._store = Store(memory, key_ttl=key_ttl, meta_ttl=meta_ttl, now=clock())
         self._clock = clock
         self._wall = wall_clock
+        self._sweep_interval = sweep_interval
+        self._tasks = Tasks(on_error or _report)
         self._rosters: dict[str, Members] = {}
         self._published = self._replayed = 0
 
     async def start(self, node: LocalNode) -> None:
-        """Begin to serve *node*."""
+        """Begin to serve *node*, and to sweep until `close`."""
         self._node = node
+        if self._sweep_interval:
+            self._tasks.adopt(self._sweep_periodically())
 
     async def close(self) -> None:
         """Stop; nothing is delivered afterwards."""
         self._node = None
+        await self._tasks.close()
 
     def ready(self) -> bool:
         """Return whether publishes are taken now."""
@@ -141,23 +168,23 @@ class MemoryBroker:
 
     # ------------------------------------------------------------ directory
 
-    async def arrive(self, user: str) -> None:
+    async def user_connected(self, user: str) -> None:
         """Note nothing: the one node is asked who is there."""
 
-    async def depart(self, user: str) -> None:
+    async def user_disconnected(self, user: str) -> None:
         """Note nothing."""
 
     async def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user*."""
         return self._serving().connections(user)
 
-    async def instruct(self, instruction: UserCommand) -> None:
-        """Hand *instruction* to the node."""
-        self._serving().deliver(instruction)
+    async def send_user_command(self, command: UserCommand) -> None:
+        """Hand *command* to the node."""
+        self._serving().deliver(command)
 
-    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
         """Return followed channels, by name, behind *after*."""
-        followed = self._serving().following(prefix)
+        followed = self._serving().subscribed_channels(prefix)
         names = sorted(name for name in followed if name > after)[:limit]
         return [ChannelRecord(name, followed[name]) for name in names]
 
@@ -175,10 +202,15 @@ class MemoryBroker:
         }
 
     def sweep(self) -> None:
-        """Drop what is too old: call it every few seconds, the cost is one look at each channel."""
+        """Drop expired messages, idempotency keys and positions; the cost is one look at each channel."""
         self._store.sweep(self._clock())
 
     # ------------------------------------------------------------ inside
+
+    async def _sweep_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_interval)
+            self.sweep()
 
     def _serving(self) -> LocalNode:
         if self._node is None:
@@ -192,3 +224,8 @@ class MemoryBroker:
 def _reached(publication: Publication) -> AckLevel | None:
     """Return what to tell who asked for a replica, of which there is none."""
     return AckLevel.STORED if publication.level is AckLevel.REPLICATED else None
+
+
+def _report(error: BaseException) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_exception_handler({"message": "a task of the embedded broker failed", "exception": error})

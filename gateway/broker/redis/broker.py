@@ -40,6 +40,13 @@ T = TypeVar("T")
 
 NOT_STARTED = "the broker is not started"
 
+FLUSH_DELAY = 0.004
+"""Seconds, see `Broker.flush_delay`: a few times the millisecond that a publish over Redis takes.
+
+With the 1 ms of the embedded broker, messages of a flood travelled nearly alone, at five times the CPU
+(docs/performance.md#many-nodes).
+"""
+
 
 class RedisBroker:
     """A broker for one of many nodes.
@@ -47,6 +54,8 @@ class RedisBroker:
     Each of *servers* is one of its own, or with *cluster* a node of one Redis Cluster. A channel belongs to
     one of their shards, by its name: every node needs the same servers in the same order.
     """
+
+    flush_delay = FLUSH_DELAY
 
     def __init__(
         self,
@@ -175,12 +184,12 @@ class RedisBroker:
 
     # ------------------------------------------------------------ directory
 
-    async def arrive(self, user: str) -> None:
+    async def user_connected(self, user: str) -> None:
         """Hear that *user* has a first connection here; never fails, and Redis hears of it when it can."""
         if self._shards:
             self._shard(personal(user)).routes.want(interest(user))
 
-    async def depart(self, user: str) -> None:
+    async def user_disconnected(self, user: str) -> None:
         """Hear that *user* has no connection here any more."""
         if self._shards:
             self._shard(personal(user)).routes.unsubscribe(interest(user))
@@ -195,11 +204,11 @@ class RedisBroker:
         found = sorted(every, key=lambda each: (each.since, each.connection))
         return PartialResult(found, elsewhere.error) if isinstance(elsewhere, PartialResult) else found
 
-    async def instruct(self, instruction: UserCommand) -> None:
-        """Hand *instruction* to every node where that user is connected."""
-        await self._shard(personal(instruction.user)).directory.instruct(instruction)
+    async def send_user_command(self, command: UserCommand) -> None:
+        """Hand *command* to every node where that user is connected."""
+        await self._shard(personal(command.user)).directory.send_user_command(command)
 
-    async def following(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
         """Return followed channels by name, behind *after*; `PartialResult` without a shard or node."""
         self._shard(prefix)
         lost: dict[int, GatewayError] = {}
@@ -266,7 +275,10 @@ class RedisBroker:
         """
         shards = [(number, shard) for number, shard in enumerate(self._shards) if number not in lost]
         answers = await asyncio.gather(
-            *(self._told(shard.directory.following(prefix, after=after, limit=limit)) for _, shard in shards)
+            *(
+                self._told(shard.directory.subscribed_channels(prefix, after=after, limit=limit))
+                for _, shard in shards
+            )
         )
         elsewhere: dict[str, int] = {}
         end = ""
@@ -280,7 +292,7 @@ class RedisBroker:
                 silent.append(lacking)
             if len(names) >= min(limit, NAMES_AT_ONCE):
                 end = min(end or names[-1], names[-1])
-        own = self._serving().following(prefix)
+        own = self._serving().subscribed_channels(prefix)
         records = [
             ChannelRecord(name, count)
             for name in sorted({*own, *elsewhere})

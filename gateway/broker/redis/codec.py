@@ -48,24 +48,24 @@ def unpack_member(body: bytes) -> Member:
     return Member(connection, user, info)
 
 
-def pack_instruction(instruction: UserCommand) -> bytes:
-    """Return *instruction* as bytes."""
+def pack_user_command(command: UserCommand) -> bytes:
+    """Return *command* as bytes."""
     return orjson.dumps(
         [
-            instruction.user,
-            instruction.action,
-            instruction.channel,
-            instruction.code,
-            instruction.reason,
-            list(instruction.spare),
+            command.user,
+            command.action,
+            command.channel,
+            command.code,
+            command.reason,
+            list(command.except_connections),
         ]
     )
 
 
-def unpack_instruction(body: bytes) -> UserCommand:
-    """Return what `pack_instruction` made into *body*."""
-    user, action, channel, code, reason, spare = orjson.loads(body)
-    return UserCommand(user, action, channel, code, reason, frozenset(spare))
+def unpack_user_command(body: bytes) -> UserCommand:
+    """Return what `pack_user_command` made into *body*."""
+    user, action, channel, code, reason, except_connections = orjson.loads(body)
+    return UserCommand(user, action, channel, code, reason, frozenset(except_connections))
 
 
 def identities(flat: Sequence[Any]) -> list[tuple[MessageId, bytes]]:

@@ -39,8 +39,8 @@ async def test_a_hub_knows_who_is_here_and_what_they_follow() -> None:
         for client in (ann, again, nobody):
             await client.follow("h:a")
         await nobody.follow("h:b")
-        assert node.hub.following() == {"h:a": 3, "h:b": 1, "@ann": 2}
-        assert node.hub.following("h:") == {"h:a": 3, "h:b": 1}
+        assert node.hub.subscribed_channels() == {"h:a": 3, "h:b": 1, "@ann": 2}
+        assert node.hub.subscribed_channels("h:") == {"h:a": 3, "h:b": 1}
         records = node.hub.connections("ann")
         assert [record.connection for record in records] == [
             ann.session.connection,
@@ -277,7 +277,7 @@ async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
         client = await node.client()
         await client.follow("h:a")
         node.hub.tidy(stale)
-        assert node.hub.following() == {"h:a": 1}
+        assert node.hub.subscribed_channels() == {"h:a": 1}
         client.say(Unsubscribe(10, "h:a"))
         node.hub.tidy(stale)
 

@@ -62,7 +62,7 @@ async def test_the_server_disconnects_a_user_but_for_those_it_spares() -> None:
     async with life() as node:
         clients = [await node.client(user="ann") for _ in range(3)]
         spare = frozenset({clients[1].session.connection})
-        await node.instruct("ann", "disconnect", code=4_100, reason="bye", spare=spare)
+        await node.instruct("ann", "disconnect", code=4_100, reason="bye", except_connections=spare)
         assert [client.link.closed for client in clients] == [(4_100, "bye"), None, (4_100, "bye")]
         await node.instruct("ann", "disconnect")
         assert clients[1].link.closed == (4005, "disconnected")
@@ -78,7 +78,7 @@ async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
         node.clock.advance(1.0)
         new = await node.client(user="ann")
         for channel, before in (("nobody:a", time), ("nobody:b", node.wall() + 1)):
-            await node.instruct("ann", "subscribe", channel, before=before)
+            await node.instruct("ann", "subscribe", channel, issued_before=before)
         await node.publish("nobody:a", 1)
         await node.publish("nobody:b", 2)
         await quiet()
@@ -86,8 +86,8 @@ async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
             ([1], [2]),
             ([], [2]),
         ]
-        await node.instruct("ann", "disconnect", before=time)
-        await node.instruct("ann", "disconnect", before=new.session.since)
+        await node.instruct("ann", "disconnect", issued_before=time)
+        await node.instruct("ann", "disconnect", issued_before=new.session.since)
         assert (old.link.closed, new.link.closed) == ((4005, "disconnected"), None)
 
 
@@ -96,7 +96,7 @@ async def test_what_the_server_may_not_do_either_is_not_done() -> None:
     async with life(strict=True) as node:
         client = await node.client(user="ann")
         await node.instruct("ann", "subscribe", "unheard:of")
-        assert node.hub.following() == {"@ann": 1}
+        assert node.hub.subscribed_channels() == {"@ann": 1}
         assert await client.ask(Ping(50)) == PongReply(50)
 
 
@@ -116,7 +116,7 @@ async def test_a_bug_while_the_server_subscribes_is_heard_of_and_ends_nothing() 
         (error,) = node.errors
         assert str(error) == "a bug"
         node.errors.clear()
-        assert node.hub.following() == {"@ann": 1}
+        assert node.hub.subscribed_channels() == {"@ann": 1}
 
 
 @standing

@@ -53,7 +53,7 @@ class ListNode:
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return self.users.get(user, [])
 
-    def following(self, prefix: str = "") -> Mapping[str, int]:
+    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         return {name: size for name, size in self.channels.items() if name.startswith(prefix)}
 
     def record(self) -> NodeRecord:
@@ -83,7 +83,7 @@ class WaitingBroker(MemoryBroker):
     """A broker that takes its time, as one behind a network does: at least until a test opens its gate."""
 
     def __init__(self, *, memory: int = 10_000_000) -> None:
-        super().__init__(memory=memory)
+        super().__init__(memory=memory, sweep_interval=0)
         self.gate = asyncio.Event()
         self.arrived = asyncio.Semaphore(0)
 
@@ -121,7 +121,7 @@ async def stand(
     **bounds: Any,
 ) -> Stand:
     """Return a service over *broker*, which is started unless *started* says otherwise."""
-    node, broker = node or ListNode(), broker or MemoryBroker()
+    node, broker = node or ListNode(), broker or MemoryBroker(sweep_interval=0)
     if started:
         await broker.start(node)
     unheard: list[BaseException] = []

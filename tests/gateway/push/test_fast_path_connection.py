@@ -113,7 +113,7 @@ async def test_a_publish_that_is_called_off_is_told_to_come_again() -> None:
 
 def broker_that(*, waits: bool, memory: int) -> MemoryBroker:
     if not waits:
-        return MemoryBroker(memory=memory)
+        return MemoryBroker(memory=memory, sweep_interval=0)
     broker = WaitingBroker(memory=memory)
     broker.gate.set()
     return broker

@@ -270,7 +270,13 @@ async def test_a_user_has_connections_on_every_node() -> None:
         (
             {"code": 4003, "reason": "signed out", "except": ["c1", "c9"]},
             1,
-            UserCommand("ann/x", "disconnect", code=4003, reason="signed out", spare=frozenset({"c1", "c9"})),
+            UserCommand(
+                "ann/x",
+                "disconnect",
+                code=4003,
+                reason="signed out",
+                except_connections=frozenset({"c1", "c9"}),
+            ),
         ),
         ({"code": 4004}, 2, UserCommand("ann/x", "disconnect", code=4004, reason="token_expired")),
         ({"code": 4999, "reason": ""}, 2, UserCommand("ann/x", "disconnect", code=4999, reason="")),

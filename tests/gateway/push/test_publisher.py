@@ -206,7 +206,7 @@ async def test_a_broker_that_waits_is_given_all_of_a_batch_at_once() -> None:
 
 
 async def test_without_memory_a_message_is_refused_rather_than_half_kept() -> None:
-    api = await stand(broker=MemoryBroker(memory=1_000))
+    api = await stand(broker=MemoryBroker(memory=1_000, sweep_interval=0))
     large = "x" * 2_000
     async with api.client() as client:
         full = await client.post("/v1/publish", json={"channel": "chat", "data": large})

@@ -58,7 +58,7 @@ class UserCommandLog:
     def hear(self, head: list[bytes], body: bytes) -> None:
         """Take what stands in the inbox."""
         if self._is_news(head[-1]):
-            self._deliver(codec.unpack_instruction(body))
+            self._deliver(codec.unpack_user_command(body))
 
     def missed(self) -> None:
         """Read what was kept: routes were missing, or the inbox was; they have been asked for by now."""
@@ -93,7 +93,7 @@ class UserCommandLog:
         entries: list[tuple[bytes, UserCommand]] = []
         while True:
             now, page = await self._line.call(SAID([self._keys.said], start, PAGE))
-            entries += [(id, codec.unpack_instruction(fields[1])) for id, fields in page]
+            entries += [(id, codec.unpack_user_command(fields[1])) for id, fields in page]
             if len(page) < PAGE:
                 return now, entries
             start = b"(" + page[-1][0]
@@ -109,7 +109,7 @@ class UserCommandLog:
             elif (about not in overtaken or instruction.action == "disconnect") and self._is_here(about[0]):
                 # The id tells a millisecond; it ends before the next one.
                 before = (int(id.partition(b"-")[0]) + 1) / 1000 + ahead
-                late.append(replace(instruction, before=before))
+                late.append(replace(instruction, issued_before=before))
         return late[::-1]
 
     def _is_here(self, user: str) -> bool:

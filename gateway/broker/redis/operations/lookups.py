@@ -58,27 +58,27 @@ class Lookups:
         records = [ConnectionRecord(*record) for answer in answers for record in answer]
         return PartialResult(records, answers.error) if isinstance(answers, PartialResult) else records
 
-    async def instruct(self, instruction: UserCommand) -> None:
-        """Hand *instruction* to every node with a connection of its user, and to this one.
+    async def send_user_command(self, command: UserCommand) -> None:
+        """Hand *command* to every node with a connection of its user, and to this one.
 
         Those that are away hear of it when they are back within the hour.
         """
-        keys, user = self._keys, instruction.user
+        keys, user = self._keys, command.user
         routes = [keys.route(name) for name in (interest(user), personal(user))]
-        command = TELL(
+        call = TELL(
             [keys.state, keys.nodes, keys.said, *routes],
             keys.inboxes,
             self._options.inbox,
-            codec.pack_instruction(instruction),
+            codec.pack_user_command(command),
             self.incarnation,
             user_commands.KEPT,
             milliseconds(user_commands.REMEMBERED),
         )
-        await within(self._line.call(command), self._options.publish_deadline)
+        await within(self._line.call(call), self._options.publish_deadline)
 
     # ------------------------------------------------------------ channels
 
-    async def following(
+    async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
     ) -> tuple[list[str], dict[str, int], GatewayError | None]:
         """Return at most *limit* routed channels by name, and how many follow each on other nodes.
@@ -158,7 +158,7 @@ class Lookups:
         if "user" in question:
             records = self._node.connections(question["user"])
             return [[each.connection, each.node, list(each.channels), each.since] for each in records]
-        followed = self._node.following(question["prefix"])
+        followed = self._node.subscribed_channels(question["prefix"])
         return {name: followed[name] for name in question["names"] if name in followed}
 
     def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:

@@ -4,7 +4,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.broker.base import Retention
-from gateway.broker.memory.broker import MemoryBroker
+from gateway.broker.memory.broker import SWEEP_SECONDS, MemoryBroker
 from gateway.broker.memory.channel_log import OVERHEAD
 from gateway.broker.memory.store import SWEEP_REST
 from gateway.clock import FakeClock
@@ -12,6 +12,7 @@ from gateway.errors import BrokerFull
 from protocol.position import MessageId
 from tests.broker.contract import BrokerContract
 from tests.broker.node import Later, RecordingNode, publication, publish, values
+from tests.gateway.standing import passed, standing, the_loop
 
 KEY_TTL, META_TTL = 300.0, 3_600.0
 
@@ -27,7 +28,9 @@ def node() -> RecordingNode:
 
 
 def made(clock: FakeClock, memory: int = 1024 * 1024) -> MemoryBroker:
-    return MemoryBroker(memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, clock=clock, wall_clock=clock)
+    return MemoryBroker(
+        memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, sweep_interval=0, clock=clock, wall_clock=clock
+    )
 
 
 @pytest_asyncio.fixture
@@ -65,6 +68,36 @@ class TestMemoryBroker(BrokerContract):
     @pytest.fixture
     def meta_ttl(self) -> float:
         return META_TTL
+
+
+@standing
+async def test_it_sweeps_by_itself_between_start_and_close() -> None:
+    clock = the_loop().clock
+    broker = MemoryBroker(meta_ttl=META_TTL, clock=clock, wall_clock=clock)
+    for _ in range(2):
+        await broker.start(RecordingNode())
+        await publish(broker, "a", 1, retention=Retention(5, 1.0))
+        assert broker.statistics()["bytes"] == needed(1)
+        await passed(SWEEP_SECONDS + 1.0)
+        assert broker.statistics()["bytes"] == OVERHEAD
+        await passed(META_TTL)
+        assert broker.statistics()["channels"] == 0
+        await broker.close()
+    assert the_loop().timers == 0
+
+
+@standing
+async def test_a_failed_sweep_is_reported() -> None:
+    class Unsweepable(MemoryBroker):
+        def sweep(self) -> None:
+            raise ValueError("a bug")
+
+    reported: list[BaseException] = []
+    broker = Unsweepable(on_error=reported.append)
+    await broker.start(RecordingNode())
+    await passed(SWEEP_SECONDS)
+    await broker.close()
+    assert [str(each) for each in reported] == ["a bug"]
 
 
 # ---------------------------------------------------------------- bounds

@@ -43,7 +43,12 @@ class Histories(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.memory = memory
         self.broker = MemoryBroker(
-            memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, clock=self.clock, wall_clock=self.clock
+            memory=memory,
+            key_ttl=KEY_TTL,
+            meta_ttl=META_TTL,
+            sweep_interval=0,
+            clock=self.clock,
+            wall_clock=self.clock,
         )
         self.delivered: list[Delivery] = []
         self.channels = {name: Channel() for name in "abc"}
@@ -171,7 +176,7 @@ class Acts(Contract):
         self.run(self.launch())
 
     async def launch(self) -> None:
-        node, broker = RecordingNode(), MemoryBroker()
+        node, broker = RecordingNode(), MemoryBroker(sweep_interval=0)
         await broker.start(node)
         self.awake.append(Listener(node, broker, self.kept, hears_all=True))
 
