@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Literal
 
-from gateway.access.permissions import Denied
 from gateway.access.ratelimit import TokenBucket
+from gateway.errors import Rejection
 from protocol.errors import ErrorCode
 
 Reason = Literal["overloaded", "connections", "address", "rate", "user"]
@@ -29,17 +29,6 @@ class AdmissionLimits:
     connections: int = 0
     per_address: int = 0
     per_user: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An upgrade that is answered with an HTTP `status` and `Retry-After`, in whole seconds."""
-
-    status: Literal[429, 503]
-    retry_after_s: int
-    code: ErrorCode
-    message: str
-    reason: Reason
 
 
 class Ticket:
@@ -108,7 +97,7 @@ class Admission:
         state = " overloaded" if self.overloaded else ""
         return f"<Admission {self._connections} connections, {len(self._users)} users{state}>"
 
-    def admit_upgrade(self, address: str) -> Ticket | Refusal:
+    def admit_upgrade(self, address: str) -> Ticket | Rejection:
         """Return a place for a client at *address* (empty where it has none), or how to refuse it.
 
         The rate comes last, so that who is refused for another reason does not use it up.
@@ -116,19 +105,19 @@ class Admission:
         source = _source(address)
         reason = self._objection(source)
         if reason is not None:
-            return self._refusal(reason)
+            return self._rejection(reason)
         self._connections += 1
         self._addresses[source] += 1
         return Ticket(self, source)
 
-    def admit_user(self, user: str) -> UserTicket | Denied:
+    def admit_user(self, user: str) -> UserTicket | Rejection:
         """Return a place among *user*'s connections, or why there is none; the anonymous are not counted."""
         bound = self._limits.per_user
         if not user:
             return UserTicket(self, user)
         if bound and self._users[user] >= bound:
             self._refused["user"] += 1
-            return Denied(
+            return Rejection(
                 ErrorCode.LIMIT_EXCEEDED,
                 f"this user has {bound} connections already: close one, then reconnect",
             )
@@ -154,11 +143,11 @@ class Admission:
             return "address"
         return "rate" if self._upgrades.take(1.0) else None
 
-    def _refusal(self, reason: Reason) -> Refusal:
+    def _rejection(self, reason: Reason) -> Rejection:
         self._refused[reason] += 1
-        status, code, (least, most), message = _REFUSALS[reason]
-        retry_after_s = least + min(int(self._random() * (most - least + 1)), most - least)
-        return Refusal(status, retry_after_s, code, message, reason)
+        code, (least, most), message = _REJECTIONS[reason]
+        retry_after = least + min(int(self._random() * (most - least + 1)), most - least)
+        return Rejection(code, message, float(retry_after))
 
     def _leave(self, source: str) -> None:
         self._connections -= 1
@@ -170,23 +159,21 @@ class Admission:
 
 
 _REASONS: tuple[Reason, ...] = ("overloaded", "connections", "address", "rate", "user")
-_Refused = tuple[Literal[429, 503], ErrorCode, tuple[int, int], str]
-_REFUSALS: dict[Reason, _Refused] = {
+_REJECTIONS: dict[Reason, tuple[ErrorCode, tuple[int, int], str]] = {
     "overloaded": (
-        503,
         ErrorCode.UNAVAILABLE,
         (1, 5),
         "this node is overloaded: connect again after Retry-After",
     ),
-    "connections": (503, ErrorCode.UNAVAILABLE, (1, 5), "this node is full: connect again after Retry-After"),
-    "rate": (503, ErrorCode.UNAVAILABLE, (1, 5), "too many connect at once: connect again after Retry-After"),
+    "connections": (ErrorCode.UNAVAILABLE, (1, 5), "this node is full: connect again after Retry-After"),
+    "rate": (ErrorCode.UNAVAILABLE, (1, 5), "too many connect at once: connect again after Retry-After"),
     "address": (
-        429,
         ErrorCode.LIMIT_EXCEEDED,
         (10, 30),
         "too many connections from this address: close some, or connect again after Retry-After",
     ),
 }
+"""By reason: the error code, the least and most whole seconds until the next attempt, and the message."""
 
 
 def _decrement(counts: Counter[str], key: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.access.claims import ChannelToken
+from gateway.errors import Rejection
 from protocol.channels import namespace_of, personal_user
 from protocol.errors import ClientFault, ErrorCode
 
@@ -35,14 +36,6 @@ class ChannelRules:
     def effective_on_slow(self) -> OnSlow:
         """What really happens to a slow subscriber: without history there is nothing to catch up from."""
         return "drop_oldest" if self.on_slow == "catch_up" and not self.history else self.on_slow
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Why something was refused: the `code` and `message` of an `error`."""
-
-    code: ErrorCode
-    message: str
 
 
 class UnknownChannel(ClientFault):
@@ -94,7 +87,7 @@ def may_subscribe(
     channel: str,
     channel_token: ChannelToken | None,
     granted: Collection[str],
-) -> Denied | None:
+) -> Rejection | None:
     """Return None where *user* may subscribe to *channel* of its own accord, else why not.
 
     *user* is empty for an anonymous connection, *channel_token* is verified already, *granted* are the
@@ -109,28 +102,28 @@ def may_subscribe(
         return None
     if rule != "nobody" and (channel in granted or _opens(channel_token, user, channel)):
         return None
-    return _denied(rules, "subscribe", channel, _SUBSCRIBE_REMEDY[rule])
+    return _forbidden(rules, "subscribe", channel, _SUBSCRIBE_REMEDY[rule])
 
 
-def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Denied | None:
+def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Rejection | None:
     """Return None where *user* may publish under *rules*, else why not, naming *channel*."""
     owner = personal_user(channel)
     if owner is not None and owner != user:
-        return Denied(
+        return Rejection(
             ErrorCode.PERMISSION_DENIED,
             f"channel {channel!r} is personal: only backends and its own user publish",
         )
     rule = rules.publish
     if rule == "anyone" or (rule == "authenticated" and user) or (rule == "subscribers" and subscribed):
         return None
-    return _denied(rules, "publish", channel, _PUBLISH_REMEDY[rule])
+    return _forbidden(rules, "publish", channel, _PUBLISH_REMEDY[rule])
 
 
-def may_read(rules: ChannelRules, *, subscribed: bool, channel: str = "") -> Denied | None:
+def may_read(rules: ChannelRules, *, subscribed: bool, channel: str = "") -> Rejection | None:
     """Return None where history and presence may be read, which is for subscribers, else why not."""
     if subscribed:
         return None
-    return Denied(
+    return Rejection(
         ErrorCode.NOT_SUBSCRIBED,
         f"{_name(rules, channel)}: only its subscribers read history and presence; subscribe first",
     )
@@ -152,16 +145,18 @@ def _opens(token: ChannelToken | None, user: str, channel: str) -> bool:
     return token is not None and token.channel == channel and token.user == user
 
 
-def _not_the_owner(channel: str) -> Denied:
-    return Denied(
+def _not_the_owner(channel: str) -> Rejection:
+    return Rejection(
         ErrorCode.PERMISSION_DENIED,
         f"channel {channel!r} is personal: only its own user follows it, from connect on",
     )
 
 
-def _denied(rules: ChannelRules, key: Literal["subscribe", "publish"], channel: str, remedy: str) -> Denied:
+def _forbidden(
+    rules: ChannelRules, key: Literal["subscribe", "publish"], channel: str, remedy: str
+) -> Rejection:
     rule = getattr(rules, key)
-    return Denied(ErrorCode.PERMISSION_DENIED, f'{_name(rules, channel)} has {key} = "{rule}": {remedy}')
+    return Rejection(ErrorCode.PERMISSION_DENIED, f'{_name(rules, channel)} has {key} = "{rule}": {remedy}')
 
 
 def _name(rules: ChannelRules, channel: str) -> str:

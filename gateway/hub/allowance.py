@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from gateway.access.ratelimit import CommandLimiter, Strikes
 from gateway.clock import Clock
+from gateway.errors import Rejection
 from gateway.hub.services import SessionLimits
 from protocol.errors import ErrorCode, ProtocolError
 
@@ -39,6 +38,4 @@ class Allowance:
             self._strikes = Strikes(clock=self._clock, limit=self._most)
         if self._strikes.refused():
             raise TooMany
-        return ProtocolError(
-            ErrorCode.RATE_LIMITED, "too many commands", retry_after_ms=math.ceil(wait * 1000)
-        )
+        return Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait).error()

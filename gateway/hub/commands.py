@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.access.claims import Identity
-from gateway.access.permissions import ChannelRules, Denied, may_publish, may_read
+from gateway.access.permissions import ChannelRules, may_publish, may_read
 from gateway.broker.base import Publication, Retention
 from gateway.delivery.encoding import EncodedMessage
+from gateway.errors import Rejection
 from gateway.hub.services import Services
 from gateway.hub.subscribe import restore, still_here, subscribe
 from gateway.hub.subscription import Subscription
@@ -53,11 +54,11 @@ async def connect(session: Session, command: Connect) -> Connected:
     still_here(session)
     user = "" if identity is None else identity.user
     ticket = services.admission.admit_user(user)
-    if isinstance(ticket, Denied) and services.per_user_policy == "replace":
+    if isinstance(ticket, Rejection) and services.per_user_policy == "replace":
         _replace_oldest(services, user)
         ticket = services.admission.admit_user(user)
-    if isinstance(ticket, Denied):
-        raise ClientFault(ticket.code, ticket.message)
+    if isinstance(ticket, Rejection):
+        raise ticket.error()
     session.welcome(identity, ticket)
     subs = await restore(session, command.subs)
     return Connected(
@@ -189,9 +190,9 @@ def _subscription(session: Session, channel: str) -> Subscription:
     return subscription
 
 
-def _unless(denied: Denied | None) -> None:
-    if denied is not None:
-        raise ClientFault(denied.code, denied.message)
+def _unless(rejection: Rejection | None) -> None:
+    if rejection is not None:
+        raise rejection.error()
 
 
 def _keeps_no(what: str, channel: str, rules: ChannelRules) -> ClientFault:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.errors import GatewayError
-from gateway.hub import commands, subscribe
+from gateway.errors import GatewayError, rejection_of
+from gateway.hub import commands
 from protocol.conversation import State
 from protocol.errors import CLOSE_ON_ERROR, CloseCode, ErrorCode, ProtocolError
 from protocol.messages import Command, Connect
@@ -42,6 +42,6 @@ def _told(session: Session, error: Exception) -> ProtocolError:
     if isinstance(error, ProtocolError):
         return error
     if isinstance(error, GatewayError):
-        return subscribe.unavailable(error)
+        return rejection_of(error).error()
     session.services.on_error(error)
     return ProtocolError(ErrorCode.INTERNAL, "something went wrong on our side")

@@ -9,8 +9,8 @@ from typing import Protocol
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox, Writer
 from gateway.delivery.overflow import Subscriber
-from gateway.errors import GatewayError
-from gateway.hub import preparing, subscribe
+from gateway.errors import GatewayError, rejection_of
+from gateway.hub import preparing
 from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
@@ -153,7 +153,7 @@ class Following:
         try:
             await catch_up(self)
         except GatewayError as error:
-            wait = (subscribe.unavailable(error).retry_after_ms or 0) / 1000  # as a client is told to
+            wait = rejection_of(error).retry_after or 0.0  # the delay that a client is given, too
             self._retry = asyncio.get_running_loop().call_later(wait, self.caught_breath)
         except Exception as error:  # noqa: BLE001 (whoever stayed behind in silence would lose everything)
             self.services.on_error(error)

@@ -129,8 +129,8 @@ async def _channel_token(services: Services, token: str) -> ChannelToken | None:
 
 
 def _check(session: Session, rules: ChannelRules, channel: str, token: ChannelToken | None) -> None:
-    denied = may_subscribe(
+    rejection = may_subscribe(
         rules, user=session.user, channel=channel, channel_token=token, granted=session.granted
     )
-    if denied is not None:
-        raise ClientFault(denied.code, denied.message)
+    if rejection is not None:
+        raise rejection.error()

@@ -7,21 +7,18 @@ from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.errors import BrokerUnavailable, GatewayError
+from gateway.errors import GatewayError, rejection_of
 from gateway.hub.history_cache import reply_size
 from gateway.hub.preparing import Prepared, abandon, prepare, too_many
 from gateway.hub.recovery.reply_budget import ReplyBudget
 from gateway.hub.subscription import Subscription
 from gateway.presence.members import that_fit
 from protocol import channels
-from protocol.errors import ClientFault, ErrorCode, ProtocolError, ServerFault
+from protocol.errors import ClientFault, ErrorCode, ProtocolError
 from protocol.messages import Error, Resume, Subscribe, Subscribed
 
 if TYPE_CHECKING:
     from gateway.hub.session import Session
-
-FULL_RETRY_MS = 5_000
-"""When a client may try again what the broker had no room for: after the next look for what is too old."""
 
 FROM_NOW_ON = Resume()
 
@@ -69,14 +66,6 @@ async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Su
         await abandon(session, *_prepared(outcomes))
         raise
     return _commit_all(session, wanted, outcomes)
-
-
-def unavailable(error: GatewayError) -> ProtocolError:
-    """Return what a client is told of *error*."""
-    if isinstance(error, BrokerUnavailable):
-        wait = int(error.retry_after * 1000)
-        return ServerFault(ErrorCode.UNAVAILABLE, "the broker cannot take it now", retry_after_ms=wait)
-    return ServerFault(ErrorCode.UNAVAILABLE, "the broker is full", retry_after_ms=FULL_RETRY_MS)
 
 
 def still_here(session: Session) -> None:
@@ -127,7 +116,7 @@ async def _attempt(
     except ProtocolError as error:
         outcomes[command.channel] = error
     except GatewayError as error:
-        outcomes[command.channel] = unavailable(error)
+        outcomes[command.channel] = rejection_of(error).error()
 
 
 def _prepared(outcomes: Outcomes) -> list[Prepared]:

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gateway
 from gateway.push import docs_page
-from gateway.push.body import refusal
-from gateway.push.errors import FAILURES, Refused, failure_of
+from gateway.push.body import rejection
+from gateway.push.errors import RENDERERS, RequestRejected, http_rejection
 from gateway.push.keys import Keys
 from gateway.push.lookups import Lookups
 from gateway.push.openapi import with_bodies
@@ -50,7 +50,7 @@ class Bearer(HTTPBearer):
         """Refuse a request without a valid key."""
         given = request.headers.get("authorization")
         if not self._keys.admit(None if given is None else given.encode("latin-1")):
-            raise Refused(
+            raise RequestRejected(
                 401,
                 ErrorCode.UNAUTHORIZED,
                 "send one of the gateway's push keys in `Authorization: Bearer`",
@@ -84,10 +84,10 @@ class Shell:
         try:
             await self._app(scope, receive, sent)
         except Exception as error:
-            failure = failure_of(error)
+            rejected = http_rejection(error)
             if started:
                 raise
-            await refusal(Request(scope), failure)(scope, receive, send)
+            await rejection(Request(scope), rejected)(scope, receive, send)
 
 
 def create(
@@ -108,7 +108,7 @@ def create(
         docs_url=None,
         redoc_url=None,
         routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *demo],
-        exception_handlers=dict.fromkeys(FAILURES, _refuse),
+        exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
     app.add_middleware(Shell)
     router = APIRouter(prefix="/v1", dependencies=[Security(Bearer(service.keys))])
@@ -118,5 +118,5 @@ def create(
     return app
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    return refusal(request, failure_of(error))
+async def _reject(request: Request, error: Exception) -> Response:
+    return rejection(request, http_rejection(error))

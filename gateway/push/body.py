@@ -9,7 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.push.content_types import JSON, ContentType, accepted, media_of
-from gateway.push.errors import Failure, Refused
+from gateway.push.errors import RequestRejected
+from gateway.transport.http.rejections import HttpRejection
 from protocol.errors import ErrorCode
 
 M = TypeVar("M", bound=BaseModel)
@@ -48,18 +49,18 @@ def reply(request: Request, answer: Any) -> Response:
     return Response(media.encode(answer), headers={"content-type": media.name})
 
 
-def refusal(request: Request, failure: Failure) -> Response:
-    """Return what tells of *failure*, in the encoding that *request* prefers."""
+def rejection(request: Request, rejected: HttpRejection) -> Response:
+    """Return the answer *rejected* in the encoding that *request* prefers."""
     media = media_out(request)
-    headers = {**failure.all_headers(), "content-type": media.name}
-    return Response(media.encode(failure.body()), failure.status, headers)
+    headers = {**rejected.headers, "content-type": media.name}
+    return Response(media.encode(rejected.body), rejected.status, headers)
 
 
 def media_out(request: Request) -> ContentType:
     """Return the encoding of the answer: what Accept says, else that of the request."""
     try:
         otherwise = media_of(request.headers.get("content-type"))
-    except Refused:
+    except RequestRejected:
         otherwise = JSON
     return accepted(request.headers.get("accept"), otherwise=otherwise)
 
@@ -79,9 +80,11 @@ async def _whole(request: Request, at_most: int) -> bytes:
             if len(body) > at_most:
                 raise _too_large(at_most)
     except ClientDisconnect:
-        raise Refused(400, ErrorCode.BAD_REQUEST, "the body ended early") from None
+        raise RequestRejected(400, ErrorCode.BAD_REQUEST, "the body ended early") from None
     return bytes(body)
 
 
-def _too_large(at_most: int) -> Refused:
-    return Refused(413, ErrorCode.TOO_LARGE, f"a body has at most {at_most} bytes; send several requests")
+def _too_large(at_most: int) -> RequestRejected:
+    return RequestRejected(
+        413, ErrorCode.TOO_LARGE, f"a body has at most {at_most} bytes; send several requests"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import orjson
 
-from gateway.push.errors import Refused
+from gateway.push.errors import RequestRejected
 from protocol.codec import decode_json, decode_msgpack
 from protocol.errors import ErrorCode
 from protocol.payload import Payload
@@ -55,12 +55,12 @@ MEDIA = {media.name: media for media in (JSON, MSGPACK)}
 def media_of(content_type: str | None, content_encoding: str | None = None) -> ContentType:
     """Return the encoding of a body with these headers, JSON without a Content-Type; 415 for any other."""
     if content_encoding and content_encoding.strip().lower() != "identity":
-        raise Refused(415, ErrorCode.BAD_REQUEST, "send the body without a Content-Encoding")
+        raise RequestRejected(415, ErrorCode.BAD_REQUEST, "send the body without a Content-Encoding")
     if not content_type:
         return JSON
     media = MEDIA.get(_bare(content_type))
     if media is None:
-        raise Refused(
+        raise RequestRejected(
             415, ErrorCode.BAD_REQUEST, f"Content-Type {content_type[:64]!r}: send {' or '.join(MEDIA)}"
         )
     return media

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from gateway.errors import BrokerFull, BrokerUnavailable
-from gateway.transport.http import rejections
+from gateway import errors
+from gateway.errors import UNAVAILABLE_RETRY_SECONDS, BrokerFull, BrokerUnavailable, Rejection
+from gateway.transport.http.rejections import BROKER_FULL, UNPROCESSABLE, HttpRejection, render
 from protocol import fields
 from protocol.errors import ErrorCode, ProtocolError
 
 _log = logging.getLogger(__name__)
 
-STATUS: dict[ErrorCode, int] = {
-    ErrorCode.BAD_REQUEST: 400,
-    ErrorCode.UNAUTHORIZED: 401,
-    ErrorCode.TOO_LARGE: 413,
-    ErrorCode.RATE_LIMITED: 429,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.INTERNAL: 500,
-}
-"""The status of each error of the protocol; those not named here were well-formed but refused: 422."""
 
-RETRY_AFTER = 1.0
-"""Seconds after which to try again, where nobody knows better."""
-FULL_RETRY_AFTER = 5.0
-"""Seconds after which a broker without memory may have dropped what is too old."""
-
-
-class Refused(ProtocolError):
+class RequestRejected(ProtocolError):
     """The request is not carried out: the *status* to answer with, beside what the body's `error` says."""
 
     def __init__(
@@ -50,40 +36,21 @@ class Refused(ProtocolError):
         self.headers = headers or {}
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The answer to a request that was not carried out; `retry_after` in seconds."""
-
-    status: int
-    code: ErrorCode
-    message: str
-    retry_after: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        """Return the map that tells of it: PROTOCOL's `{"error": {…}}`."""
-        return rejections.body(self.code, self.message, self.retry_after)
-
-    def all_headers(self) -> dict[str, str]:
-        """Return `headers`, with Retry-After where the same request may succeed later."""
-        return {**self.headers, **rejections.headers(self.retry_after)}
-
-
-def failure_of(error: Exception) -> Failure:
+def http_rejection(error: Exception) -> HttpRejection:
     """Return the answer to a request that ended in *error*.
 
-    What nobody foresaw is logged with its traceback, and told without details.
+    An error that is not in `RENDERERS` is logged with its traceback; the answer has none of its details.
     """
     for kind in type(error).__mro__:
-        if kind in FAILURES:
-            return FAILURES[kind](error)
+        if kind in RENDERERS:
+            return RENDERERS[kind](error)
     _log.error("push: %s", type(error).__name__, exc_info=error)
-    return Failure(500, ErrorCode.INTERNAL, "the gateway failed; its log says how")
+    return render(Rejection(ErrorCode.INTERNAL, "the gateway failed; its log says how"))
 
 
-def explain(errors: Sequence[Any]) -> str:
+def explain(problems: Sequence[Any]) -> str:
     """Return pydantic's first complaint in one line: the field, what was expected, and what was there."""
-    first = errors[0]
+    first = problems[0]
     place, *_ = parts = [str(part) for part in first["loc"]] or ["body"]
     where = ".".join(parts[1:] if place in _PLACES and len(parts) > 1 else parts)
     problem: str = first["msg"]
@@ -93,49 +60,51 @@ def explain(errors: Sequence[Any]) -> str:
         problem = fields.expected("a map", first["input"]).message
     elif problem.startswith(_EXPECTED):
         problem = fields.expected(problem.removeprefix(_EXPECTED), first["input"]).message
-    return f"{where}: {problem}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+    return f"{where}: {problem}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
 _EXPECTED = "Input should be "
 _PLACES = ("path", "query")
 
 
-def _refused(error: Refused) -> Failure:
-    return Failure(error.status, error.code, error.message, headers=error.headers)
+def _rejected(error: RequestRejected) -> HttpRejection:
+    return render(Rejection(error.code, error.message), status=error.status, headers=error.headers)
 
 
-def _protocol(error: ProtocolError) -> Failure:
-    status = STATUS.get(error.code, 422)
+def _protocol(error: ProtocolError) -> HttpRejection:
     retry_after = None if error.retry_after_ms is None else error.retry_after_ms / 1000
-    if status in (429, 503) and retry_after is None:
-        retry_after = RETRY_AFTER
-    return Failure(status, error.code, error.message, retry_after=retry_after)
+    if retry_after is None and error.code in _WAITING_HELPS:
+        retry_after = UNAVAILABLE_RETRY_SECONDS
+    return render(Rejection(error.code, error.message, retry_after))
 
 
-def _http(error: HTTPException) -> Failure:
-    """Return what Starlette's router means: no such path, or not with this method."""
+_WAITING_HELPS = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE})
+
+
+def _http(error: HTTPException) -> HttpRejection:
+    """Return the answer to what Starlette's router raises: no such path, or not with this method."""
     messages = {404: "no such path; GET /docs lists them", 405: "this path does not take this method"}
     code = ErrorCode.BAD_REQUEST if error.status_code < 500 else ErrorCode.INTERNAL
     message = messages.get(error.status_code, str(error.detail))
-    return Failure(error.status_code, code, message, headers=error.headers or {})
+    return render(Rejection(code, message), status=error.status_code, headers=error.headers)
 
 
-def _unavailable(error: BrokerUnavailable) -> Failure:
+def _unavailable(error: BrokerUnavailable) -> HttpRejection:
     message = "the broker cannot take it now; try again later"
-    return Failure(503, ErrorCode.UNAVAILABLE, message, retry_after=error.retry_after)
+    return render(replace(errors.rejection_of(error), message=message))
 
 
-def _full(_: BrokerFull) -> Failure:
+def _full(error: BrokerFull) -> HttpRejection:
     message = "the broker has no memory left to keep this message"
-    return Failure(507, ErrorCode.UNAVAILABLE, message, retry_after=FULL_RETRY_AFTER)
+    return render(replace(errors.rejection_of(error), message=message), status=BROKER_FULL)
 
 
-def _invalid(error: ValidationError | RequestValidationError) -> Failure:
-    return Failure(422, ErrorCode.BAD_REQUEST, explain(error.errors()))
+def _invalid(error: ValidationError | RequestValidationError) -> HttpRejection:
+    return render(Rejection(ErrorCode.BAD_REQUEST, explain(error.errors())), status=UNPROCESSABLE)
 
 
-FAILURES: dict[type, Callable[[Any], Failure]] = {
-    Refused: _refused,
+RENDERERS: dict[type, Callable[[Any], HttpRejection]] = {
+    RequestRejected: _rejected,
     ProtocolError: _protocol,
     BrokerUnavailable: _unavailable,
     BrokerFull: _full,
@@ -143,4 +112,4 @@ FAILURES: dict[type, Callable[[Any], Failure]] = {
     RequestValidationError: _invalid,
     HTTPException: _http,
 }
-"""What each foreseen error answers."""
+"""The answer to each expected error, by its class or the nearest base of it."""

@@ -17,18 +17,22 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from gateway.broker.base import Publication
+from gateway.errors import UNAVAILABLE_RETRY_SECONDS, Rejection
 from gateway.push.content_types import ContentType
-from gateway.push.errors import Failure, failure_of
+from gateway.push.errors import http_rejection
 from gateway.push.header_cache import HeaderCache
 from gateway.push.http import InternalHttp, Patience
 from gateway.push.publisher import Answer, Publisher
 from gateway.push.service import Service
+from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
 LARGEST = 128 * 1024
 """Bytes of a request that is gathered here when it comes in pieces; larger ones go the long way."""
 
 _NO_HEADERS: Mapping[str, str] = {}
+
+_STOPPING = render(Rejection(ErrorCode.UNAVAILABLE, "the gateway is stopping", UNAVAILABLE_RETRY_SECONDS))
 
 
 class FastPath:
@@ -59,12 +63,12 @@ class FastPath:
             self._heads[media.name] = head
         return head
 
-    async def attempt(self, publication: Publication) -> Answer | Failure:
+    async def attempt(self, publication: Publication) -> Answer | HttpRejection:
         """Publish; return what to answer, whatever happens."""
         try:
             return await self.publisher.publish(publication)
-        except Exception as error:  # noqa: BLE001 (what the routes answer by way of FAILURES)
-            return failure_of(error)
+        except Exception as error:  # noqa: BLE001 (what the routes answer by way of RENDERERS)
+            return http_rejection(error)
 
     def statistics(self) -> dict[str, int]:
         """Return how many requests went the short way, and how many header blocks are remembered."""
@@ -93,7 +97,7 @@ class FastPathHttp(InternalHttp):
         """A request whose end has not come yet."""
         self._whole = 0
         """How long it will be."""
-        self._publishing: asyncio.Task[Answer | Failure] | None = None
+        self._publishing: asyncio.Task[Answer | HttpRejection] | None = None
         """A publish that waits for the broker; what comes meanwhile waits in `_pieces`."""
 
     # ------------------------------------------------------------ in
@@ -162,23 +166,22 @@ class FastPathHttp(InternalHttp):
 
     # ------------------------------------------------------------ out
 
-    def _published(self, media: ContentType, task: asyncio.Task[Answer | Failure]) -> None:
+    def _published(self, media: ContentType, task: asyncio.Task[Answer | HttpRejection]) -> None:
         """Answer, then go on with what came meanwhile."""
         self._publishing = None
-        stopped = Failure(503, ErrorCode.UNAVAILABLE, "the gateway is stopping", retry_after=1.0)
-        self._answer(media, stopped if task.cancelled() else task.result())
+        self._answer(media, _STOPPING if task.cancelled() else task.result())
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self._pieces:
             self.data_received(self._gathered())
 
-    def _answer(self, media: ContentType, answer: Answer | Failure) -> None:
+    def _answer(self, media: ContentType, answer: Answer | HttpRejection) -> None:
         if self.transport.is_closing():
             return
         status, headers = 200, _NO_HEADERS
-        if isinstance(answer, Failure):
-            status, headers, answer = answer.status, answer.all_headers(), answer.body()
+        if isinstance(answer, HttpRejection):
+            status, headers, answer = answer.status, answer.headers, answer.body
         else:
             self._hot.published += 1
         self.server_state.total_requests += 1

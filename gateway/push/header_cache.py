@@ -10,7 +10,7 @@ from typing import Final
 import httptools
 
 from gateway.push.content_types import ContentType, accepted, media_of
-from gateway.push.errors import Refused
+from gateway.push.errors import RequestRejected
 from gateway.push.keys import Keys
 
 REQUEST_LINE: Final = b"POST /v1/publish HTTP/1.1\r\n"
@@ -88,7 +88,7 @@ def read(block: bytes, keys: Keys) -> CachedHeader | None:
     one = {name: values[0].decode("latin-1") for name, values in found.items()}
     try:
         media = media_of(one.get(b"content-type"))
-    except Refused:
+    except RequestRejected:
         return None
     return CachedHeader(media, accepted(one.get(b"accept"), otherwise=media))
 

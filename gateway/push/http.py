@@ -11,16 +11,17 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.errors import Rejection
 from gateway.push.content_types import JSON, ContentType
-from gateway.push.errors import Failure
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
 LINGER = 5.0
 """Seconds for which what a client still sends is discarded, so that it reads why nobody wants it."""
 
 
-_LATE = Failure(408, ErrorCode.BAD_REQUEST, "the request did not come in time")
+_LATE = render(Rejection(ErrorCode.BAD_REQUEST, "the request did not come in time"), status=408)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class InternalHttp(HttpToolsProtocol):
             if not self._answered:
                 self._expect_more(self._patience.head)
             elif self._unfinished:
-                self._refuse(_LATE)
+                self._reject(_LATE)
             else:
                 self.transport.close()
         elif self._answered:
@@ -179,13 +180,11 @@ class InternalHttp(HttpToolsProtocol):
         elif self.cycle.response_started or self.pipeline:
             self._expect_more(self._patience.head)
         else:
-            self._refuse(_LATE)
+            self._reject(_LATE)
 
-    def _refuse(self, failure: Failure) -> None:
+    def _reject(self, rejected: HttpRejection) -> None:
         self._stopping = True
-        self.transport.write(
-            self._response(failure.status, failure.all_headers(), JSON, JSON.encode(failure.body()))
-        )
+        self.transport.write(self._response(rejected.status, rejected.headers, JSON, rejected.json()))
         self._leave()
 
     def _response(self, status: int, headers: Mapping[str, str], media: ContentType, body: bytes) -> bytes:
@@ -202,7 +201,7 @@ class InternalHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP as everything else is answered."""
-        self._refuse(Failure(400, ErrorCode.BAD_REQUEST, msg))
+        self._reject(render(Rejection(ErrorCode.BAD_REQUEST, msg)))
 
     def _linger(self) -> None:
         """Let the end of the present request's answer be one that its client gets to read."""

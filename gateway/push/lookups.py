@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gateway.broker.base import ConnectionRecord, NodeRecord, UserCommand
 from gateway.broker.partial_result import PartialResult
 from gateway.presence.members import that_fit
-from gateway.push.errors import Refused
+from gateway.push.errors import RequestRejected
 from gateway.push.params import cursor_behind, name_before
 from gateway.push.requests import REASON_SIZE, Disconnect
 from gateway.push.service import Service
@@ -110,7 +110,7 @@ class Lookups:
         )
         if not found.recovered:
             # An empty page would read as "nothing happened since".
-            raise Refused(422, ErrorCode.BAD_REQUEST, f"since: {since} is no longer in this history")
+            raise RequestRejected(422, ErrorCode.BAD_REQUEST, f"since: {since} is no longer in this history")
         return _as_reply(HistoryPage(0, channel, found.position, found.messages))
 
     async def clear(self, channel: str) -> Answer:
@@ -134,7 +134,7 @@ class Lookups:
         code = wanted.close_code
         reason = _reason(code) if wanted.reason is None else wanted.reason
         if len(reason.encode()) > REASON_SIZE:
-            raise Refused(
+            raise RequestRejected(
                 422,
                 ErrorCode.BAD_REQUEST,
                 f"reason: expected at most {REASON_SIZE} bytes, not {len(reason.encode())}",
@@ -149,7 +149,7 @@ class Lookups:
         """Make the connections of *user* follow *channel*, or no longer follow it."""
         self._namespaces.rules(channel)
         if personal_user(channel) not in (None, user):
-            raise Refused(
+            raise RequestRejected(
                 422,
                 ErrorCode.PERMISSION_DENIED,
                 f"channel: {channel!r} is another user's; only that user follows it",
@@ -203,8 +203,8 @@ def _reason(code: int) -> str:
     return CLOSES.get(code, CLOSES[CloseCode.DISCONNECTED]).reason
 
 
-def _without(channel: str, namespace: str, what: str, setting: str) -> Refused:
-    return Refused(
+def _without(channel: str, namespace: str, what: str, setting: str) -> RequestRejected:
+    return RequestRejected(
         422,
         ErrorCode.BAD_REQUEST,
         f"{channel!r} is of namespace {namespace!r}, without {what}: set {setting} in [channels.{namespace}]",

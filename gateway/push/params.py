@@ -7,7 +7,7 @@ import re
 from base64 import b64decode, urlsafe_b64encode
 from urllib.parse import unquote_to_bytes
 
-from gateway.push.errors import Refused
+from gateway.push.errors import RequestRejected
 from gateway.push.requests import USER_SIZE
 from protocol import channels, fields, limits
 from protocol.errors import ErrorCode
@@ -55,7 +55,7 @@ def position_in(since: str | None) -> MessageId | None:
     try:
         return None if since is None else MessageId.parse(since)
     except ValueError as error:
-        raise Refused(422, ErrorCode.BAD_REQUEST, f"since: {error}") from None
+        raise RequestRejected(422, ErrorCode.BAD_REQUEST, f"since: {error}") from None
 
 
 def cursor_behind(name: str) -> str:
@@ -80,5 +80,5 @@ def _decoded(what: str, path: str) -> str:
         raise _unfit(what, "percent-encoded UTF-8", path) from None
 
 
-def _unfit(what: str, expected: str, value: str) -> Refused:
-    return Refused(422, ErrorCode.BAD_REQUEST, f"{what}: {fields.expected(expected, value).message}")
+def _unfit(what: str, expected: str, value: str) -> RequestRejected:
+    return RequestRejected(422, ErrorCode.BAD_REQUEST, f"{what}: {fields.expected(expected, value).message}")

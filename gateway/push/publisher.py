@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import AckLevel, Publication, Receipt, Retention
-from gateway.push.errors import Refused, failure_of
+from gateway.push.errors import RequestRejected, http_rejection
 from gateway.push.params import channel_name, personal_channel
 from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
 from gateway.push.service import Service
@@ -26,9 +26,9 @@ _NOTHING_ELSE = Content(data=None)
 
 
 class Publisher:
-    """What `POST /v1/publish` and its kin do, whichever way the request came in.
+    """Publishes for `POST /v1/publish`, `/broadcast`, `/notify` and `/batch`.
 
-    `Refused`, `BadRequest` or pydantic's `ValidationError` refuse a request before anything is published.
+    `RequestRejected`, `BadRequest` and pydantic's `ValidationError` are raised before anything is published.
     """
 
     __slots__ = ("_broker", "_message_size", "_namespaces", "_pace", "_retention", "_tasks")
@@ -98,7 +98,7 @@ class Publisher:
     def _payload(self, data: Any, source: bytes | None) -> Payload:
         payload = payload_of(data, source=source)
         if len(payload.json) > self._message_size:
-            raise Refused(
+            raise RequestRejected(
                 413,
                 ErrorCode.TOO_LARGE,
                 f"data: {len(payload.json)} bytes of JSON; a message has at most {self._message_size}",
@@ -130,7 +130,7 @@ class Publisher:
         try:
             return {**name, **await self.publish(to(target))}
         except Exception as error:  # noqa: BLE001 (one failure must not hide the others' results)
-            return {**name, **failure_of(error).body()}
+            return {**name, **http_rejection(error).body}
 
     async def _all(self, attempts: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
         """Start every attempt in order, then wait for all: a broker elsewhere takes them in one trip."""

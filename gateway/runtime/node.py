@@ -11,13 +11,12 @@ from functools import partial
 from starlette.routing import BaseRoute
 
 from gateway.access.admission import Admission
-from gateway.access.admission import Refusal as Unadmitted
 from gateway.access.jwks import Jwks
 from gateway.access.origins import allowed, client_address
 from gateway.access.permissions import Namespaces
 from gateway.clock import monotonic
 from gateway.console import demo
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Rejection
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
@@ -39,9 +38,9 @@ from gateway.transport.public_http import HttpOptions, PublicHttp
 from gateway.transport.websocket import upgrade
 from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.transport import WebSocketTransport
-from gateway.transport.websocket.upgrade import Refusal, UpgradeRequest
+from gateway.transport.websocket.upgrade import UpgradeRequest
 from protocol.codec import Codec
-from protocol.errors import CLOSES
+from protocol.errors import CLOSES, ErrorCode
 
 
 class GatewayNode:
@@ -213,22 +212,21 @@ class GatewayNode:
         where = self.settings.listen.public
         origins, dev = frozenset(where.allowed_origins), self.settings.dev
 
-        def gate(arrival: UpgradeRequest) -> Refusal | Callable[[], None]:
+        def gate(arrival: UpgradeRequest) -> Rejection | Callable[[], None]:
             if self._draining:
-                return Refusal(503, "unavailable", "this node drains: connect to another", _soon())
+                return Rejection(ErrorCode.UNAVAILABLE, "this node drains: connect to another", _soon())
             if not self._broker.ready():
-                return Refusal(503, "unavailable", "this node does not reach its broker", _soon())
+                return Rejection(ErrorCode.UNAVAILABLE, "this node does not reach its broker", _soon())
             if not allowed(arrival.origin, arrival.host, origins, loopback=dev):
-                return Refusal(
-                    403, "permission_denied", "this page's origin is not in listen.public.allowed_origins"
+                return Rejection(
+                    ErrorCode.PERMISSION_DENIED,
+                    "this page's origin is not in listen.public.allowed_origins",
                 )
             address = arrival.peer
             if where.trusted_proxies:
                 address = client_address(address, arrival.forwarded_for, where.trusted_proxies)
-            ticket = self._admission.admit_upgrade(address)
-            if isinstance(ticket, Unadmitted):
-                return Refusal(ticket.status, ticket.code, ticket.message, float(ticket.retry_after_s))
-            return ticket.release
+            admitted = self._admission.admit_upgrade(address)
+            return admitted if isinstance(admitted, Rejection) else admitted.release
 
         return gate
 

@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
-import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.errors import Rejection
 from gateway.tasks import Tasks
 from gateway.transport.http import rejections
 from gateway.transport.http.lingering_close import close_lingering
@@ -22,7 +22,7 @@ from protocol.errors import ErrorCode
 
 
 def _refusal(status: HTTPStatus, message: str) -> bytes:
-    body = orjson.dumps(rejections.body(ErrorCode.BAD_REQUEST, message))
+    body = rejections.render(Rejection(ErrorCode.BAD_REQUEST, message)).json()
     head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 

@@ -78,7 +78,7 @@ def test_its_figures_are_the_defaults() -> None:
     assert f"`drain.window` ({settings.drain.window:g} s)" in words
     assert f"`drain.timeout` ({settings.drain.timeout:g} s)" in words
     assert f"`limits.connections_per_address` ({settings.limits.connections_per_address:,})" in words
-    assert f"`broker.memory.broker` allows ({settings.broker.memory >> 20} MiB)" in words
+    assert f"`broker.memory` allows ({settings.broker.memory >> 20} MiB)" in words
     assert f"`outbox.size` ({settings.outbox.size >> 20} MiB)" in words
     assert f"`listen.public.send_buffer`, {settings.listen.public.send_buffer >> 10} KiB" in words
     assert f"`listen.public.user_timeout`, {settings.listen.public.user_timeout:g} s" in words

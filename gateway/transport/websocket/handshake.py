@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
-import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
@@ -24,6 +23,7 @@ from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from gateway.errors import Rejection
 from gateway.tasks import Tasks
 from gateway.transport.http import rejections
 from gateway.transport.http.lingering_close import close_lingering
@@ -262,9 +262,9 @@ def _refusal(
     retry_after: float | None = None,
 ) -> Response:
     """Return a refusal with the body that docs/protocol.md promises; *retry_after* is in seconds."""
-    body = orjson.dumps(rejections.body(code, message, retry_after))
-    later = rejections.headers(retry_after).items()
-    return _response(status, body, [*headers, ("Content-Type", "application/json"), *later])
+    rendered = rejections.render(Rejection(code, message, retry_after), status=status)
+    every = [*headers, ("Content-Type", "application/json"), *rendered.headers.items()]
+    return _response(status, rendered.json(), every)
 
 
 def _response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,28 +14,14 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from gateway.errors import Rejection
 from gateway.transport.http import rejections
 from gateway.transport.websocket.handshake import EXTENSION
 from gateway.transport.websocket.transport import WebSocketTransport
 from protocol.codec import CODECS, JSON, Codec
+from protocol.errors import ErrorCode
 
 PATH = "/v1/ws"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a handshake is answered with an HTTP error."""
-
-    status: int
-    code: str
-    message: str
-    retry_after: float | None = None
-    """Seconds, in whole ones in the header."""
-
-    def response(self) -> Response:
-        """Return the HTTP response."""
-        body = orjson.dumps(rejections.body(self.code, self.message, self.retry_after))
-        return Response(body, self.status, rejections.headers(self.retry_after), "application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +37,7 @@ class UpgradeRequest:
     """The bearer token of the Authorization header."""
 
 
-Gate = Callable[[UpgradeRequest], Refusal | Callable[[], None]]
+Gate = Callable[[UpgradeRequest], Rejection | Callable[[], None]]
 """Admits an arrival: returns what releases its place, or why there is none."""
 
 Opener = Callable[[WebSocketTransport, Codec, UpgradeRequest, Callable[[], None]], None]
@@ -73,8 +58,8 @@ class UpgradeEndpoint:
         arrival = _arrival(scope)
         codec = choose_codec(offered)
         admitted = self._gate(arrival) if codec is not None else _no_subprotocol()
-        if codec is None or isinstance(admitted, Refusal):
-            await WebSocket(scope, receive, send).send_denial_response(admitted.response())  # type: ignore[union-attr]
+        if codec is None or isinstance(admitted, Rejection):
+            await WebSocket(scope, receive, send).send_denial_response(_response(admitted))  # type: ignore[arg-type]
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol if offered else None})
         link = scope["extensions"][EXTENSION].link
@@ -102,14 +87,14 @@ def choose_codec(offered: Sequence[str]) -> Codec | None:
 
 
 async def _upgrade_required(_: Request) -> Response:
-    response = Refusal(426, "bad_request", "this is a WebSocket endpoint: send an upgrade request").response()
+    response = _bad_request("this is a WebSocket endpoint: send an upgrade request", status=426)
     response.headers.update({"upgrade": "websocket", "connection": "upgrade"})
     return response
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer what has no route, upgrades too: Starlette would refuse those with 403 and no word."""
-    response = Refusal(404, "bad_request", f"there is nothing here: WebSockets are at {PATH}").response()
+    response = _bad_request(f"there is nothing here: WebSockets are at {PATH}", status=404)
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
@@ -117,13 +102,22 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _refused(_: Request, error: Any) -> Response:
-    response = Refusal(error.status_code, "bad_request", error.detail).response()
+    response = _bad_request(error.detail, status=error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
-def _no_subprotocol() -> Refusal:
-    return Refusal(400, "bad_request", f"offer one of the subprotocols {', '.join(CODECS)}")
+def _no_subprotocol() -> Rejection:
+    return Rejection(ErrorCode.BAD_REQUEST, f"offer one of the subprotocols {', '.join(CODECS)}")
+
+
+def _bad_request(message: str, *, status: int) -> Response:
+    return _response(Rejection(ErrorCode.BAD_REQUEST, message), status=status)
+
+
+def _response(rejection: Rejection, *, status: int | None = None) -> Response:
+    rendered = rejections.render(rejection, status=status)
+    return Response(rendered.json(), rendered.status, rendered.headers, "application/json")
 
 
 def _arrival(scope: Scope) -> UpgradeRequest:

@@ -1,8 +1,9 @@
 import pytest
 
-from gateway.access.admission import Admission, AdmissionLimits, Refusal, Ticket, UserTicket
-from gateway.access.permissions import Denied
+from gateway.access.admission import Admission, AdmissionLimits, Ticket, UserTicket
 from gateway.clock import FakeClock
+from gateway.errors import Rejection
+from gateway.transport.http.rejections import render
 from protocol.errors import ErrorCode
 from tests.gateway.clock_loop import on_loop
 
@@ -13,10 +14,20 @@ def ticket(admission: Admission, address: str = "198.51.100.1") -> Ticket:
     return admitted
 
 
-def refusal(admission: Admission, address: str = "198.51.100.1") -> Refusal:
-    refused = admission.admit_upgrade(address)
-    assert isinstance(refused, Refusal)
-    return refused
+def rejected(admission: Admission, address: str = "198.51.100.1") -> Rejection:
+    rejection = admission.admit_upgrade(address)
+    assert isinstance(rejection, Rejection)
+    return rejection
+
+
+def rejected_for(admission: Admission, reason: str, address: str = "198.51.100.1") -> Rejection:
+    """Return a rejection, which must count for *reason* and for no other one."""
+    before = admission.statistics()
+    rejection = rejected(admission, address)
+    after = admission.statistics()
+    counted = {name for name in after if name.startswith("refused_") and after[name] != before[name]}
+    assert counted == {f"refused_{reason}"}
+    return rejection
 
 
 def test_a_storm_is_admitted_at_the_rate_and_told_when_to_come_back() -> None:
@@ -24,12 +35,12 @@ def test_a_storm_is_admitted_at_the_rate_and_told_when_to_come_back() -> None:
         admission = Admission(AdmissionLimits(upgrades_per_s=10.0, upgrade_burst=3.0))
         for _ in range(3):
             ticket(admission)
-        refused = refusal(admission)
-        assert (refused.status, refused.code, refused.reason) == (503, ErrorCode.UNAVAILABLE, "rate")
-        assert "Retry-After" in refused.message
+        rejection = rejected_for(admission, "rate")
+        assert (render(rejection).status, rejection.code) == (503, ErrorCode.UNAVAILABLE)
+        assert "Retry-After" in rejection.message
         clock.advance(0.1)
         ticket(admission)
-        refusal(admission)
+        rejected(admission)
 
     on_loop(scenario)
 
@@ -39,7 +50,7 @@ def test_the_burst_is_a_second_of_the_rate_where_it_is_not_said() -> None:
         admission = Admission(AdmissionLimits(upgrades_per_s=7.0))
         for _try in range(7):
             ticket(admission)
-        refusal(admission)
+        rejected(admission)
 
     on_loop(scenario)
 
@@ -48,21 +59,20 @@ def test_the_burst_is_a_second_of_the_rate_where_it_is_not_said() -> None:
 def test_retry_after_is_spread_over_one_to_five_seconds(drawn: float, seconds: int) -> None:
     admission = Admission(AdmissionLimits(), random=lambda: drawn)
     admission.overloaded = True
-    assert refusal(admission).retry_after_s == seconds
+    assert rejected(admission).retry_after == seconds
 
 
 def test_retry_after_differs_from_client_to_client() -> None:
     admission = Admission(AdmissionLimits())
     admission.overloaded = True
-    assert {refusal(admission).retry_after_s for _ in range(1_000)} == {1, 2, 3, 4, 5}
+    assert {rejected(admission).retry_after for _ in range(1_000)} == {1, 2, 3, 4, 5}
 
 
 def test_an_overloaded_node_admits_nobody_until_it_is_not() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits())
         admission.overloaded = True
-        refused = refusal(admission)
-        assert (refused.status, refused.reason) == (503, "overloaded")
+        assert render(rejected_for(admission, "overloaded")).status == 503
         admission.overloaded = False
         ticket(admission)
 
@@ -74,11 +84,10 @@ def test_a_full_node_admits_as_many_as_leave() -> None:
         admission = Admission(AdmissionLimits(connections=2))
         first = ticket(admission)
         ticket(admission)
-        refused = refusal(admission)
-        assert (refused.status, refused.reason) == (503, "connections")
+        assert render(rejected_for(admission, "connections")).status == 503
         first.release()
         ticket(admission)
-        refusal(admission)
+        rejected(admission)
 
     on_loop(scenario)
 
@@ -91,7 +100,7 @@ def test_a_ticket_gives_its_place_back_once() -> None:
         first.release()
         assert admission.statistics()["connections"] == 1
         ticket(admission)
-        refusal(admission)
+        rejected(admission)
 
     on_loop(scenario)
 
@@ -100,9 +109,10 @@ def test_one_address_cannot_take_every_place() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(per_address=1))
         first = ticket(admission, "198.51.100.1")
-        refused = refusal(admission, "198.51.100.1")
-        assert (refused.status, refused.code, refused.reason) == (429, ErrorCode.LIMIT_EXCEEDED, "address")
-        assert 10 <= refused.retry_after_s <= 30
+        rejection = rejected_for(admission, "address", "198.51.100.1")
+        assert (render(rejection).status, rejection.code) == (429, ErrorCode.LIMIT_EXCEEDED)
+        assert rejection.retry_after is not None
+        assert 10 <= rejection.retry_after <= 30
         ticket(admission, "198.51.100.2")
         first.release()
         ticket(admission, "198.51.100.1")
@@ -125,7 +135,7 @@ def test_an_ipv6_line_counts_as_one_address(one: str, other: str, same: bool) ->
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(per_address=1))
         held = ticket(admission, one)
-        assert isinstance(admission.admit_upgrade(other), Refusal) is same
+        assert isinstance(admission.admit_upgrade(other), Rejection) is same
         held.release()
 
     on_loop(scenario)
@@ -145,9 +155,9 @@ def test_who_is_refused_for_another_reason_does_not_use_up_the_rate() -> None:
         admission = Admission(AdmissionLimits(upgrades_per_s=1.0, upgrade_burst=2.0, per_address=1))
         ticket(admission, "198.51.100.1")
         for _try in range(50):
-            assert refusal(admission, "198.51.100.1").reason == "address"
+            rejected_for(admission, "address", "198.51.100.1")
         ticket(admission, "198.51.100.2")
-        assert refusal(admission, "198.51.100.3").reason == "rate"
+        rejected_for(admission, "rate", "198.51.100.3")
 
     on_loop(scenario)
 
@@ -157,14 +167,14 @@ def test_a_user_has_a_bounded_number_of_connections() -> None:
     first, second = admission.admit_user("ann"), admission.admit_user("ann")
     assert isinstance(first, UserTicket)
     assert isinstance(second, UserTicket)
-    denied = admission.admit_user("ann")
-    assert isinstance(denied, Denied)
-    assert denied.code is ErrorCode.LIMIT_EXCEEDED
+    rejection = admission.admit_user("ann")
+    assert isinstance(rejection, Rejection)
+    assert rejection.code is ErrorCode.LIMIT_EXCEEDED
     assert isinstance(admission.admit_user("bob"), UserTicket)
     first.release()
     first.release()
     assert isinstance(admission.admit_user("ann"), UserTicket)
-    assert isinstance(admission.admit_user("ann"), Denied)
+    assert isinstance(admission.admit_user("ann"), Rejection)
 
 
 def test_the_anonymous_are_not_one_user() -> None:
@@ -181,7 +191,7 @@ def test_statistics_come_back_to_nothing_and_remember_refusals() -> None:
         admission = Admission(AdmissionLimits(connections=1, per_user=1))
         place, user = ticket(admission), admission.admit_user("ann")
         assert isinstance(user, UserTicket)
-        refusal(admission)
+        rejected(admission)
         admission.admit_user("ann")
         assert admission.statistics() == {
             "connections": 1,

@@ -7,7 +7,6 @@ from gateway.access.claims import ChannelToken
 from gateway.access.permissions import (
     Audience,
     ChannelRules,
-    Denied,
     Namespaces,
     OnSlow,
     PublishAudience,
@@ -16,6 +15,7 @@ from gateway.access.permissions import (
     may_read,
     may_subscribe,
 )
+from gateway.errors import Rejection
 from protocol.errors import ErrorCode
 
 DEFAULT = ChannelRules("default")
@@ -109,14 +109,14 @@ GRANTED: Collection[str] = frozenset({"chat:1"})
 def test_who_may_subscribe(
     rule: Audience, user: str, token: ChannelToken | None, granted: Collection[str], may: bool
 ) -> None:
-    denied = may_subscribe(
+    rejected = may_subscribe(
         replace(CHAT, subscribe=rule), user=user, channel="chat:1", channel_token=token, granted=granted
     )
-    assert (denied is None) is may
-    if denied is not None:
-        assert denied.code is ErrorCode.PERMISSION_DENIED
-        assert "'chat:1'" in denied.message
-        assert f'subscribe = "{rule}"' in denied.message
+    assert (rejected is None) is may
+    if rejected is not None:
+        assert rejected.code is ErrorCode.PERMISSION_DENIED
+        assert "'chat:1'" in rejected.message
+        assert f'subscribe = "{rule}"' in rejected.message
 
 
 @pytest.mark.parametrize("rule", ["anyone", "authenticated", "token", "nobody"])
@@ -136,14 +136,14 @@ def test_who_may_subscribe(
 def test_a_personal_channel_is_its_users_whatever_the_rules_and_tokens(
     rule: Audience, user: str, channel: str, may: bool
 ) -> None:
-    denied = may_subscribe(
+    rejected = may_subscribe(
         replace(DEFAULT, subscribe=rule),
         user=user,
         channel=channel,
         channel_token=ChannelToken(user, channel, expires_at=None),
         granted={channel},
     )
-    assert (denied is None) is may
+    assert (rejected is None) is may
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_a_personal_channel_is_its_users_whatever_the_rules_and_tokens(
 )
 def test_who_may_publish(rule: PublishAudience, user: str, subscribed: bool, may: bool) -> None:
     rules = replace(CHAT, publish=rule)
-    denied = may_publish(rules, user=user, subscribed=subscribed, channel="chat:1")
-    assert (denied is None) is may
-    if denied is not None:
-        assert denied.code is ErrorCode.PERMISSION_DENIED
-        assert f"'chat:1' of namespace 'chat' has publish = \"{rule}\"" in denied.message
+    rejected = may_publish(rules, user=user, subscribed=subscribed, channel="chat:1")
+    assert (rejected is None) is may
+    if rejected is not None:
+        assert rejected.code is ErrorCode.PERMISSION_DENIED
+        assert f"'chat:1' of namespace 'chat' has publish = \"{rule}\"" in rejected.message
         unnamed = may_publish(rules, user=user, subscribed=subscribed)
         assert unnamed is not None
         assert unnamed.message.startswith("namespace 'chat' has publish")
@@ -172,16 +172,16 @@ def test_who_may_publish(rule: PublishAudience, user: str, subscribed: bool, may
 
 def test_only_subscribers_read() -> None:
     assert may_read(CHAT, subscribed=True) is None
-    denied = may_read(CHAT, subscribed=False, channel="chat:1")
-    assert isinstance(denied, Denied)
-    assert denied.code is ErrorCode.NOT_SUBSCRIBED
-    assert "subscribe first" in denied.message
+    rejected = may_read(CHAT, subscribed=False, channel="chat:1")
+    assert isinstance(rejected, Rejection)
+    assert rejected.code is ErrorCode.NOT_SUBSCRIBED
+    assert "subscribe first" in rejected.message
 
 
 @pytest.mark.parametrize("rule", ["anyone", "authenticated", "subscribers"])
 def test_only_its_user_publishes_on_a_personal_channel(rule: PublishAudience) -> None:
     rules = ChannelRules("default", publish=rule)
-    denied = may_publish(rules, user="mallory", subscribed=True, channel="@ann")
-    assert denied is not None
-    assert denied.code == "permission_denied"
+    rejected = may_publish(rules, user="mallory", subscribed=True, channel="@ann")
+    assert rejected is not None
+    assert rejected.code == "permission_denied"
     assert may_publish(rules, user="ann", subscribed=True, channel="@ann") is None

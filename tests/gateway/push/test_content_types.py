@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from gateway.push.content_types import JSON, MSGPACK, ContentType, accepted, media_of
-from gateway.push.errors import Refused
+from gateway.push.errors import RequestRejected
 from protocol.errors import BadRequest
 from protocol.payload import payload_of
 
@@ -30,7 +30,7 @@ def test_content_type_names_the_encoding(content_type: str | None, expected: Con
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "json", "a" * 500]
 )
 def test_another_content_type_is_refused_with_the_right_ones(content_type: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         media_of(content_type)
     assert refused.value.status == 415
     assert "application/json or application/msgpack" in refused.value.message
@@ -40,7 +40,7 @@ def test_another_content_type_is_refused_with_the_right_ones(content_type: str) 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
 def test_a_content_encoding_is_refused(encoding: str) -> None:
     assert media_of("application/json", "identity") is JSON
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         media_of("application/json", encoding)
     assert refused.value.status == 415
 

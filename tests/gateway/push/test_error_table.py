@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.access.permissions import UnknownChannel
 from gateway.errors import BrokerFull, BrokerUnavailable
-from gateway.push.errors import Refused, failure_of
+from gateway.push.errors import RequestRejected, http_rejection
 from gateway.push.requests import Publish
 from protocol.errors import BadRequest, ErrorCode, ServerFault
 
@@ -21,7 +21,7 @@ RATE_LIMITED = ServerFault(ErrorCode.RATE_LIMITED, "slower", retry_after_ms=1_50
     ("error", "status", "code", "retry_after", "retry_after_ms"),
     [
         (BadRequest("no JSON"), 400, "bad_request", None, None),
-        (Refused(415, ErrorCode.BAD_REQUEST, "x"), 415, "bad_request", None, None),
+        (RequestRejected(415, ErrorCode.BAD_REQUEST, "x"), 415, "bad_request", None, None),
         (UnknownChannel("a:b", "a"), 422, "unknown_channel", None, None),
         (RATE_LIMITED, 429, "rate_limited", "2", 1_500),
         (ServerFault(ErrorCode.UNAVAILABLE, "x"), 503, "unavailable", "1", 1_000),
@@ -38,27 +38,27 @@ RATE_LIMITED = ServerFault(ErrorCode.RATE_LIMITED, "slower", retry_after_ms=1_50
 def test_every_error_has_its_answer(
     error: Exception, status: int, code: str, retry_after: str | None, retry_after_ms: int | None
 ) -> None:
-    failure = failure_of(error)
-    told = failure.body()["error"]
-    assert (failure.status, told["code"]) == (status, code)
-    assert failure.all_headers().get("retry-after") == retry_after
-    assert told.get("retry_after_ms") == retry_after_ms
-    assert "secret" not in told["message"]
-    assert "10.0.0.1" not in told["message"]
+    rejected = http_rejection(error)
+    described = rejected.body["error"]
+    assert (rejected.status, described["code"]) == (status, code)
+    assert rejected.headers.get("retry-after") == retry_after
+    assert described.get("retry_after_ms") == retry_after_ms
+    assert "secret" not in described["message"]
+    assert "10.0.0.1" not in described["message"]
 
 
 def test_only_the_unforeseen_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    failure_of(BrokerUnavailable("x"))
-    failure_of(BadRequest("x"))
+    http_rejection(BrokerUnavailable("x"))
+    http_rejection(BadRequest("x"))
     assert not caplog.records
-    failure_of(ZeroDivisionError("x"))
+    http_rejection(ZeroDivisionError("x"))
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info
 
 
 def test_the_router_says_which_methods_a_path_takes() -> None:
-    assert failure_of(HTTPException(405, headers={"Allow": "POST"})).all_headers() == {"Allow": "POST"}
+    assert http_rejection(HTTPException(405, headers={"Allow": "POST"})).headers == {"Allow": "POST"}
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_the_router_says_which_methods_a_path_takes() -> None:
 def test_a_wrong_field_is_named(body: object, message: str) -> None:
     with pytest.raises(ValidationError) as wrong:
         Publish.model_validate(body)
-    assert failure_of(wrong.value).message == message
+    assert http_rejection(wrong.value).body["error"]["message"] == message
