@@ -18,14 +18,17 @@ a subscribe or a read, 1 s for presence and lookups (docs/redis.md#when-somethin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from gateway.errors import GatewayError
 from protocol.messages import Gap, Join, Leave, Member, Message, Sender
 from protocol.payload import Payload
 from protocol.position import MessageId
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------- messages and history
 
@@ -199,6 +202,26 @@ class NodeRecord:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _nothing_missing(_: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class LookupResult(Generic[T]):
+    """What a lookup found on the servers and nodes that answered."""
+
+    items: Sequence[T]
+    error: GatewayError | None = None
+    """Why `items` may lack some: a server or a node did not answer. None: `items` is complete."""
+    is_missing: Callable[[str], bool] = field(default=_nothing_missing, compare=False)
+    """Whether nothing is known of the channel of that name, because its server did not answer."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether `items` may lack some."""
+        return self.error is not None
+
+
 # ---------------------------------------------------------------- the node and its broker
 
 
@@ -302,8 +325,11 @@ class DirectoryBroker(Protocol):
     async def user_disconnected(self, user: str) -> None:
         """Register that *user* has no connection on this node any more; never raises."""
 
-    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user* on every node, oldest first."""
+    async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
+        """Return the connections of *user* on every node, oldest first.
+
+        The result is partial where a node does not answer within the deadline.
+        """
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Deliver *command* to every node that has a connection of its user.
@@ -311,10 +337,16 @@ class DirectoryBroker(Protocol):
         A node that is away receives it after its return, within an hour.
         """
 
-    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+    async def subscribed_channels(
+        self, prefix: str, *, after: str, limit: int
+    ) -> LookupResult[ChannelRecord]:
         """Return at most *limit* channels with subscribers, sorted by name, from behind the name *after*.
 
-        Only channels whose names start with *prefix*.
+        Only channels whose names start with *prefix*. The result is partial where a server or a node does not
+        answer within the deadline.
+
+        Raises:
+            BrokerUnavailable: no server answers.
         """
 
     async def nodes(self) -> Sequence[NodeRecord]:

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from gateway.broker.base import ConnectionRecord, NodeRecord, UserCommand
-from gateway.broker.partial_result import PartialResult
 from gateway.presence.members import that_fit
 from gateway.push.errors import RequestRejected
 from gateway.push.params import cursor_behind, name_before
@@ -41,12 +40,12 @@ class Lookups:
 
         `partial`, where those of a server, or of a node, that does not answer are missing.
         """
-        records = await self._broker.subscribed_channels(prefix, after=name_before(cursor), limit=limit + 1)
-        page = records[:limit]
+        found = await self._broker.subscribed_channels(prefix, after=name_before(cursor), limit=limit + 1)
+        page = found.items[:limit]
         answer: Answer = {"channels": [asdict(record) for record in page]}
-        if len(records) > limit:
+        if len(found.items) > limit:
             answer["cursor"] = cursor_behind(page[-1].channel)
-        if isinstance(records, PartialResult):
+        if found.partial:
             answer["partial"] = True
         return answer
 
@@ -54,12 +53,13 @@ class Lookups:
         """Return how many follow *channel*, who is present, and what is kept."""
         rules = self._namespaces.rules(channel)
         # The channel itself is the first of those that start with its name.
-        records = await self._broker.subscribed_channels(channel, after="", limit=1)
-        if isinstance(records, PartialResult) and records.lacks(channel):
-            raise records.error
+        found = await self._broker.subscribed_channels(channel, after="", limit=1)
+        if found.error is not None and found.is_missing(channel):
+            raise found.error
+        records = found.items
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
         answer: Answer = {"channel": channel, "subscribers": subscribers, "history": 0}
-        if isinstance(records, PartialResult):
+        if found.partial:
             answer["partial"] = True
         if rules.presence:
             answer["users"] = (await self._broker.count(channel)).users
@@ -124,8 +124,8 @@ class Lookups:
     async def user(self, user: str) -> Answer:
         """Return the connections of *user* on every node; `partial` where one does not answer."""
         found = await self._broker.connections(user)
-        answer: Answer = {"user": user, "connections": [_connection(one) for one in found]}
-        if isinstance(found, PartialResult):
+        answer: Answer = {"user": user, "connections": [_connection(one) for one in found.items]}
+        if found.partial:
             answer["partial"] = True
         return answer
 
@@ -160,7 +160,11 @@ class Lookups:
         records = await self._broker.connections(command.user)
         # Handed on even where none is known yet: a connection may be on its way into the directory.
         await self._broker.send_user_command(command)
-        return {"connections": sum(record.connection not in command.except_connections for record in records)}
+        return {
+            "connections": sum(
+                record.connection not in command.except_connections for record in records.items
+            )
+        }
 
     # ------------------------------------------------------------ nodes
 

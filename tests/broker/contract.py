@@ -217,8 +217,8 @@ class Directory:
     async def test_connections_of_a_user(self, broker: Broker, node: RecordingNode) -> None:
         record = ConnectionRecord("c1", "n1", ["a"], 12.5)
         node.connected["ann"] = [record]
-        assert list(await broker.connections("ann")) == [record]
-        assert list(await broker.connections("bob")) == []
+        assert list((await broker.connections("ann")).items) == [record]
+        assert list((await broker.connections("bob")).items) == []
 
     async def test_instructions_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
         node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
@@ -231,7 +231,7 @@ class Directory:
     async def test_followed_channels_come_in_pages(self, broker: Broker, node: RecordingNode) -> None:
         node.followed.update({f"room:{n:02}": n for n in range(1, 8)}, zoo=3, room=1)
         pages, after = [], ""
-        while page := await broker.subscribed_channels("room:", after=after, limit=3):
+        while page := (await broker.subscribed_channels("room:", after=after, limit=3)).items:
             pages.append([record.channel for record in page])
             after = page[-1].channel
         assert pages == [
@@ -239,7 +239,7 @@ class Directory:
             ["room:04", "room:05", "room:06"],
             ["room:07"],
         ]
-        first, *_, last = await broker.subscribed_channels("", after="", limit=100)
+        first, *_, last = (await broker.subscribed_channels("", after="", limit=100)).items
         assert (first, last) == (ChannelRecord("room", 1), ChannelRecord("zoo", 3))
 
     async def test_nodes(self, broker: Broker, node: RecordingNode) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.base import ChannelRecord
-from gateway.broker.partial_result import PartialResult
 from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
@@ -39,7 +38,7 @@ async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path
             assert sum(shares) == 20
             assert min(shares) > 0
             followed = await one.broker.subscribed_channels("c", after="", limit=100)
-            assert list(followed) == []
+            assert list(followed.items) == []
             first.kill()
             outcomes = await asyncio.gather(
                 *(two.broker.publish(publication(channel, 1)) for channel in channels), return_exceptions=True
@@ -59,20 +58,21 @@ async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_
                 for name in names:
                     await member.broker.subscribe(name, None)
             whole = await one.broker.subscribed_channels("c", after="", limit=100)
-            assert list(whole) == [ChannelRecord(name, 2) for name in names]
-            assert not isinstance(whole, PartialResult)
+            assert list(whole.items) == [ChannelRecord(name, 2) for name in names]
+            assert not whole.partial
             first.kill()
             left = [name for name in names if shard_of(name, 2) == 1]
             found = await one.broker.subscribed_channels("c", after="", limit=100)
-            assert isinstance(found, PartialResult)
-            assert found == [ChannelRecord(name, 2) for name in left]
-            assert [name for name in names if not found.lacks(name)] == left
+            assert found.partial
+            assert found.items == [ChannelRecord(name, 2) for name in left]
+            assert [name for name in names if not found.is_missing(name)] == left
             paged: list[str] = []
-            while page := await one.broker.subscribed_channels(
-                "c", after=paged[-1] if paged else "", limit=3
-            ):
-                assert isinstance(page, PartialResult)
-                paged += [record.channel for record in page]
+            while True:
+                page = await one.broker.subscribed_channels("c", after=paged[-1] if paged else "", limit=3)
+                if not page.items:
+                    break
+                assert page.partial
+                paged += [record.channel for record in page.items]
             assert paged == left
             second.kill()
             with pytest.raises(BrokerUnavailable):
@@ -89,8 +89,9 @@ async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> No
             for name in [*names, "c99"]:
                 await two.broker.subscribe(name, None)
             found: list[str] = []
-            while page := await one.broker.subscribed_channels(
-                "c", after=found[-1] if found else "", limit=7
-            ):
-                found += [record.channel for record in page]
+            while True:
+                page = await one.broker.subscribed_channels("c", after=found[-1] if found else "", limit=7)
+                if not page.items:
+                    break
+                found += [record.channel for record in page.items]
             assert found == names

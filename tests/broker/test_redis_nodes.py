@@ -15,7 +15,6 @@ from gateway.broker.base import (
     Retention,
     UserCommand,
 )
-from gateway.broker.partial_result import PartialResult
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
@@ -299,10 +298,10 @@ async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer
         await each.broker.user_connected("ann b")
     await eventually(lambda: server.execute("SCARD", "fanway:{0}:route:=ann b") == 2)
     nodes[2].node.connected["ann b"] = [records[2]]
-    assert await nodes[2].broker.connections("ann b") == [records[1], records[0], records[2]], (
+    assert (await nodes[2].broker.connections("ann b")).items == [records[1], records[0], records[2]], (
         "the oldest first"
     )
-    assert list(await nodes[2].broker.connections("bob")) == []
+    assert list((await nodes[2].broker.connections("bob")).items) == []
     assert "n4" not in inboxes(server), "who does not have the user is not asked"
 
 
@@ -323,16 +322,16 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
         await one.broker.connections("ann"),
         await one.broker.subscribed_channels("r", after="", limit=9),
     )
-    assert list(everything[1]) == [ChannelRecord("r", 2)]
-    assert not any(isinstance(each, PartialResult) for each in everything)
+    assert list(everything[1].items) == [ChannelRecord("r", 2)]
+    assert not any(each.partial for each in everything)
     proxy.hold()
     users = await one.broker.connections("ann")
     channels = await one.broker.subscribed_channels("r", after="", limit=9)
-    assert [record.connection for record in users] == ["c1"]
-    assert list(channels) == [ChannelRecord("r", 1)]
-    assert isinstance(users, PartialResult)
-    assert isinstance(channels, PartialResult)
-    assert not channels.lacks("r"), "something is known of it"
+    assert [record.connection for record in users.items] == ["c1"]
+    assert list(channels.items) == [ChannelRecord("r", 1)]
+    assert users.partial
+    assert channels.partial
+    assert not channels.is_missing("r"), "something is known of it"
     proxy.release()
 
 
@@ -361,11 +360,11 @@ async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> Non
     await two.broker.subscribe("r:0", None)
     expected = [ChannelRecord("r:1", 1), ChannelRecord("r:2", 5), ChannelRecord("r:3", 4)]
     for each in (one, two):
-        assert list(await each.broker.subscribed_channels("r:", after="", limit=10)) == expected
+        assert list((await each.broker.subscribed_channels("r:", after="", limit=10)).items) == expected
         pages = [
             await each.broker.subscribed_channels("r:", after=after, limit=1) for after in ("", "r:1", "r:2")
         ]
-        assert [list(page) for page in pages] == [[record] for record in expected]
+        assert [list(page.items) for page in pages] == [[record] for record in expected]
 
 
 async def test_nodes_say_what_they_said_last(server: RedisServer, fleet: Fleet) -> None:

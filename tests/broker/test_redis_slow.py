@@ -111,7 +111,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         await two.broker.user_connected("ann")
         await two.broker.subscribe("room", None)
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
-        assert list(await one.broker.connections("ann")) == [ANN]
+        assert list((await one.broker.connections("ann")).items) == [ANN]
         # One call is answered in time, and so would each of two be.
         way.shape(up=Line(delay=1.2))
         with pytest.raises(BrokerUnavailable, match="in time"):
@@ -128,11 +128,11 @@ async def test_a_node_that_answers_a_question_too_late_is_left_out(server: Redis
         two.node.connected["ann"] = [ANN]
         await two.broker.user_connected("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
-        assert list(await one.broker.connections("ann")) == [ANN]
+        assert list((await one.broker.connections("ann")).items) == [ANN]
         # The question is put after 1.8 seconds, and answered after 3.4.
         near.shape(up=Line(delay=0.9))
         far.shape(up=Line(delay=1.6))
-        assert list(await one.broker.connections("ann")) == []
+        assert list((await one.broker.connections("ann")).items) == []
         for way in (near, far):
             way.shape(up=CLEAR)
 

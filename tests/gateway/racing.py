@@ -15,6 +15,7 @@ from gateway.broker.base import (
     Envelope,
     HistorySlice,
     LocalNode,
+    LookupResult,
     NodeRecord,
     Presence,
     PresenceCount,
@@ -186,13 +187,15 @@ class RacingBroker:
     async def user_disconnected(self, user: str) -> None:
         self.users.discard(user)
 
-    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
+    async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         return await self.inner.connections(user)
 
     async def send_user_command(self, command: UserCommand) -> None:
         await self.inner.send_user_command(command)
 
-    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+    async def subscribed_channels(
+        self, prefix: str, *, after: str, limit: int
+    ) -> LookupResult[ChannelRecord]:
         return await self.inner.subscribed_channels(prefix, after=after, limit=limit)
 
     async def nodes(self) -> Sequence[NodeRecord]:

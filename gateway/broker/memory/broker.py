@@ -13,6 +13,7 @@ from gateway.broker.base import (
     HistoryCleared,
     HistorySlice,
     LocalNode,
+    LookupResult,
     NodeRecord,
     Presence,
     PresenceCount,
@@ -174,19 +175,21 @@ class MemoryBroker:
     async def user_disconnected(self, user: str) -> None:
         """Note nothing."""
 
-    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
+    async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*."""
-        return self._serving().connections(user)
+        return LookupResult(self._serving().connections(user))
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Hand *command* to the node."""
         self._serving().deliver(command)
 
-    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
+    async def subscribed_channels(
+        self, prefix: str, *, after: str, limit: int
+    ) -> LookupResult[ChannelRecord]:
         """Return followed channels, by name, behind *after*."""
         followed = self._serving().subscribed_channels(prefix)
         names = sorted(name for name in followed if name > after)[:limit]
-        return [ChannelRecord(name, followed[name]) for name in names]
+        return LookupResult([ChannelRecord(name, followed[name]) for name in names])
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the one node."""

@@ -12,6 +12,7 @@ from gateway.broker.base import (
     ConnectionRecord,
     HistorySlice,
     LocalNode,
+    LookupResult,
     NodeRecord,
     Presence,
     PresenceCount,
@@ -21,7 +22,6 @@ from gateway.broker.base import (
     UserCommand,
 )
 from gateway.broker.notices import Notice
-from gateway.broker.partial_result import PartialResult
 from gateway.broker.redis.connection.servers import Server
 from gateway.broker.redis.connection.topology import primary_locators
 from gateway.broker.redis.keys import Keys, shard_of
@@ -194,22 +194,20 @@ class RedisBroker:
         if self._shards:
             self._shard(personal(user)).routes.unsubscribe(interest(user))
 
-    async def connections(self, user: str) -> Sequence[ConnectionRecord]:
-        """Return the connections of *user*, the oldest first.
-
-        `PartialResult` without those on a node that does not answer within a second.
-        """
+    async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
+        """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
         elsewhere = await self._shard(personal(user)).directory.connections(user)
-        every = [*self._serving().connections(user), *elsewhere]
-        found = sorted(every, key=lambda each: (each.since, each.connection))
-        return PartialResult(found, elsewhere.error) if isinstance(elsewhere, PartialResult) else found
+        every = [*self._serving().connections(user), *elsewhere.items]
+        return LookupResult(sorted(every, key=lambda each: (each.since, each.connection)), elsewhere.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Hand *command* to every node where that user is connected."""
         await self._shard(personal(command.user)).directory.send_user_command(command)
 
-    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> Sequence[ChannelRecord]:
-        """Return followed channels by name, behind *after*; `PartialResult` without a shard or node."""
+    async def subscribed_channels(
+        self, prefix: str, *, after: str, limit: int
+    ) -> LookupResult[ChannelRecord]:
+        """Return channels with subscribers, by name, behind *after*; partial without a shard or a node."""
         self._shard(prefix)
         lost: dict[int, GatewayError] = {}
         silent: list[GatewayError] = []
@@ -220,11 +218,11 @@ class RedisBroker:
             page += found
             after = end
         if not lost:
-            return PartialResult(page[:limit], silent[0]) if silent else page[:limit]
+            return LookupResult(page[:limit], silent[0] if silent else None)
         count, error = len(self._shards), next(iter(lost.values()))
         if len(lost) == count:
             raise error
-        return PartialResult(page[:limit], error, lambda name: shard_of(name, count) in lost)
+        return LookupResult(page[:limit], error, lambda name: shard_of(name, count) in lost)
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the live nodes: this one as it is, others as they were at their last renewal."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import orjson
 
-from gateway.broker.base import ConnectionRecord, LocalNode, NodeRecord, UserCommand
-from gateway.broker.partial_result import PartialResult
+from gateway.broker.base import ConnectionRecord, LocalNode, LookupResult, NodeRecord, UserCommand
 from gateway.broker.redis import codec
 from gateway.broker.redis.connection.pipeline import Pipeline, by, within
 from gateway.broker.redis.inbox import user_commands
@@ -49,14 +48,14 @@ class Lookups:
 
     # ------------------------------------------------------------ users
 
-    async def connections(self, user: str) -> list[ConnectionRecord]:
-        """Return the connections of *user* on other nodes; `PartialResult` where one does not answer."""
+    async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
+        """Return the connections of *user* on other nodes; partial where one does not answer."""
         keys, until = self._keys, self._until()
         routes = [keys.route(name) for name in (interest(user), personal(user))]
         nodes = await by(until, self._line.call(("SUNION", *routes)))
         answers = await self._ask([node.decode() for node in nodes], {"user": user}, until)
-        records = [ConnectionRecord(*record) for answer in answers for record in answer]
-        return PartialResult(records, answers.error) if isinstance(answers, PartialResult) else records
+        records = [ConnectionRecord(*record) for answer in answers.items for record in answer]
+        return LookupResult(records, answers.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Hand *command* to every node with a connection of its user, and to this one.
@@ -97,10 +96,10 @@ class Lookups:
             return names, counts, None
         question = {"prefix": prefix, "names": names}
         answers = await self._ask([node.decode() for node in nodes], question, until)
-        for answer in answers:
+        for answer in answers.items:
             for name, followers in answer.items():
                 counts[name] = counts.get(name, 0) + followers
-        return names, counts, answers.error if isinstance(answers, PartialResult) else None
+        return names, counts, answers.error
 
     # ------------------------------------------------------------ nodes
 
@@ -121,11 +120,11 @@ class Lookups:
         """Return when a question that is put now has to be answered, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._options.presence_deadline
 
-    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> list[Any]:
-        """Return what other *nodes* answer; `PartialResult` without one that says nothing before *until*."""
+    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> LookupResult[Any]:
+        """Return the answers of other *nodes*; partial without one that does not answer before *until*."""
         others = [node for node in nodes if node != self.incarnation]
         if not others:
-            return []
+            return LookupResult([])
         token = new_uid()
         asked = self._asked[token] = _Asked()
         try:
@@ -136,11 +135,7 @@ class Lookups:
             await asyncio.wait((asked.complete,), timeout=max(0.0, left))
         finally:
             del self._asked[token]
-        return (
-            asked.answers
-            if asked.complete.done()
-            else PartialResult(asked.answers, BrokerUnavailable(SILENT))
-        )
+        return LookupResult(asked.answers, None if asked.complete.done() else BrokerUnavailable(SILENT))
 
     def hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
         """Take a question of another node, or an answer to one of ours."""
