@@ -153,7 +153,7 @@ class GatewayNode:
         where, outbox = self.settings.listen.public, self.settings.outbox
         options = HttpOptions(
             header_timeout=where.header_timeout,
-            link=WebSocketOptions(
+            websocket=WebSocketOptions(
                 message_size=self.settings.limits.message_size,
                 high_water=outbox.high_water,
                 low_water=outbox.low_water,

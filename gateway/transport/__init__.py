@@ -1,1 +1,1 @@
-"""One client connection: bytes in, messages out, with a bound on what waits to be sent."""
+"""The client's connection to the gateway, and HTTP on the public listener."""

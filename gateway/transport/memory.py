@@ -1,23 +1,21 @@
-"""A link without a socket: for tests, ours and those of projects that embed the gateway."""
+"""A transport without a socket: for tests, ours and those of projects that embed the gateway."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from gateway.transport.receiver import Receiver
 from protocol.codec import JSON, Codec
 from protocol.messages import ClientMessage, ServerMessage
-
-if TYPE_CHECKING:
-    from gateway.transport.websocket.socket import Receiver
 
 _OPCODES = {0x81: False, 0x82: True}
 
 
-def payloads(data: bytes) -> Iterator[tuple[bool, bytes]]:
-    """Yield what each server frame in *data* carries, and whether it is binary.
+def decode_data_frames(data: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Yield each server frame in *data* as `(binary, payload)`.
 
-    `ValueError` for anything but whole data frames.
+    Raises:
+        ValueError: for anything but complete, unmasked, unfragmented data frames.
     """
     start = 0
     while start < len(data):
@@ -27,19 +25,19 @@ def payloads(data: bytes) -> Iterator[tuple[bool, bytes]]:
             begin += 2 if length == 126 else 8
             length = int.from_bytes(data[start + 2 : begin], "big")
         if first not in _OPCODES or begin + length > len(data):
-            raise ValueError(f"no whole data frame at byte {start} of {len(data)}")
+            raise ValueError(f"no complete data frame at byte {start} of {len(data)}")
         yield _OPCODES[first], data[begin : begin + length]
         start = begin + length
 
 
 class MemoryTransport:
-    """The link of a session whose client is a test: it keeps what was written, and takes as much as it may.
+    """The transport of a session whose client is a test: it records what the session writes.
 
-    With a *capacity*, it is no longer `writable` once as many bytes were written since it last drained.
+    With a *capacity*, `writable` is False once as many bytes were written since the last `drain`.
     """
 
     def __init__(self, codec: Codec = JSON, *, capacity: int | None = None, peer: str = "127.0.0.1") -> None:
-        """Speak *codec* to whoever is attached."""
+        """Encode commands and decode frames with *codec*; *peer* is the address of the client."""
         self.codec = codec
         self.capacity = capacity
         self.peer = peer
@@ -49,13 +47,13 @@ class MemoryTransport:
         """Code and reason of the Close frame that was sent."""
         self.aborted = False
         self.writes: list[bytes] = []
-        """Everything that was written, one item for each call."""
+        """Everything that was written, one item for each call of `write`."""
         self._receiver: Receiver | None = None
         self._open = True
-        self._read = 0
-        self._taken = 0
+        self._read_count = 0
+        self._written_since_drain = 0
 
-    # ------------------------------------------------------------ for the session
+    # ------------------------------------------------------------ called by the session
 
     @property
     def is_open(self) -> bool:
@@ -63,15 +61,15 @@ class MemoryTransport:
         return self._open
 
     def attach(self, receiver: Receiver) -> None:
-        """Hand every message to *receiver* from now on."""
+        """Deliver every message to *receiver* from now on."""
         self._receiver = receiver
 
     def write(self, data: bytes) -> None:
-        """Keep *data*; dropped when the link is no longer open."""
+        """Record *data*; it is discarded when the transport is no longer open."""
         if self._open:
             self.writes.append(data)
-            self._taken += len(data)
-            if self.capacity is not None and self._taken >= self.capacity:
+            self._written_since_drain += len(data)
+            if self.capacity is not None and self._written_since_drain >= self.capacity:
                 self.writable = False
 
     def pause(self) -> None:
@@ -83,61 +81,61 @@ class MemoryTransport:
         self.paused = False
 
     def close(self, code: int, reason: str = "") -> None:
-        """Keep *code* and *reason*; the receiver hears nothing more."""
+        """Record *code* and *reason*; the receiver is not called any more."""
         if self._open:
             self._open = False
             self._receiver = None
             self.closed = (code, reason)
 
     def abort(self) -> None:
-        """End at once, without a Close frame."""
+        """Close at once, without a Close frame; the receiver gets 1006."""
         self.aborted = True
-        self.lose()
+        self.disconnect()
 
-    # ------------------------------------------------------------ for the client
+    # ------------------------------------------------------------ called by the test, as the client
 
     @property
     def messages(self) -> list[ServerMessage]:
-        """Everything that was written, decoded; `ValueError` where a frame is not of the codec's kind."""
-        return [message for data in self.writes for message in self._decoded(data)]
+        """Everything that was written, decoded; `ValueError` for a frame that is not of the codec's kind."""
+        return [message for data in self.writes for message in self._decode(data)]
 
     def read(self) -> list[ServerMessage]:
         """Return what was written since the last call, decoded."""
-        fresh, self._read = self.writes[self._read :], len(self.writes)
-        return [message for data in fresh for message in self._decoded(data)]
+        new, self._read_count = self.writes[self._read_count :], len(self.writes)
+        return [message for data in new for message in self._decode(data)]
 
     def send(self, command: ClientMessage) -> None:
-        """Hand *command* to the receiver, as the codec spells it."""
+        """Deliver *command*, encoded, to the receiver."""
         self.send_bytes(self.codec.encode_command(command))
 
     def send_bytes(self, payload: bytes, *, binary: bool | None = None) -> None:
-        """Hand *payload* to the receiver as one message, of the codec's kind unless *binary* says so."""
+        """Deliver *payload* to the receiver as one message, of the codec's kind unless *binary* is given."""
         if self._receiver is not None:
             self._receiver.on_message(payload, binary=self.codec.binary if binary is None else binary)
 
     def fill(self) -> None:
-        """Take nothing more until `drain`."""
+        """Make `writable` False until `drain`."""
         self.writable = False
 
     def drain(self) -> None:
-        """Take more, as much again as the capacity says."""
-        self._taken = 0
+        """Make `writable` True, and report it to the receiver; the capacity starts anew."""
+        self._written_since_drain = 0
         self.writable = True
         if self._receiver is not None:
             self._receiver.on_drained()
 
-    def lose(self, code: int = 1006) -> None:
-        """End as a socket does that breaks (1006), or whose peer closed with *code*."""
+    def disconnect(self, code: int = 1006) -> None:
+        """Close as a socket does that broke (1006), or whose peer sent a Close with *code*."""
         receiver, self._receiver, self._open = self._receiver, None, False
         if receiver is not None:
             receiver.on_closed(code)
 
-    def _decoded(self, data: bytes) -> Iterator[ServerMessage]:
-        for binary, payload in payloads(data):
+    def _decode(self, data: bytes) -> Iterator[ServerMessage]:
+        for binary, payload in decode_data_frames(data):
             if binary is not self.codec.binary:
                 raise ValueError(f"{self.codec.subprotocol} got a {'binary' if binary else 'text'} frame")
             yield self.codec.decode_server_message(payload)
 
     def __repr__(self) -> str:
         state = "open" if self._open else f"closed {self.closed}"
-        return f"<MemoryLink {state} {len(self.writes)} writes>"
+        return f"<MemoryTransport {state} {len(self.writes)} writes>"

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the public listener: a head that must come in time and fit, and the way to the handshake."""
+"""HTTP/1.1 on the public listener: bounds on time and size of a request's head, and upgrades to WebSocket."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gateway.transport.websocket.options import WebSocketOptions
 from protocol.errors import ErrorCode
 
 
-def _refusal(status: HTTPStatus, message: str) -> bytes:
+def _bad_request(status: HTTPStatus, message: str) -> bytes:
     body = rejections.render(Rejection(ErrorCode.BAD_REQUEST, message)).json()
     head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
-_MALFORMED = _refusal(HTTPStatus.BAD_REQUEST, "a malformed HTTP request")
-_TOO_LARGE = _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
-_TIMEOUT = _refusal(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not come in time")
+_MALFORMED = _bad_request(HTTPStatus.BAD_REQUEST, "a malformed HTTP request")
+_TOO_LARGE = _bad_request(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
+_TIMEOUT = _bad_request(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not come in time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,17 @@ class HttpOptions:
     """The bounds of HTTP on the public listener."""
 
     header_timeout: float = 5.0
-    """Seconds until a request's head must be there; uvicorn itself waits for ever."""
+    """Seconds until a request's head must be complete; uvicorn itself has no such limit."""
     header_size: int = 16 * 1024
-    """Bytes in a request's head: 431 beyond."""
-    link: WebSocketOptions = field(default_factory=WebSocketOptions)
+    """Bytes in a request's head; 431 beyond."""
+    websocket: WebSocketOptions = field(default_factory=WebSocketOptions)
 
 
 class PublicHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with deadlines and bounds, and with our handshake for upgrades."""
+    """uvicorn's HTTP protocol with bounds on the head, one request a connection, and our WebSocket handshake.
+
+    What it relies on in uvicorn is listed in tests/gateway/runtime/test_uvicorn_contract.py.
+    """
 
     def __init__(
         self,
@@ -61,22 +64,22 @@ class PublicHttp(HttpToolsProtocol):
         self._fanway_tasks = tasks
         self._options = options
         self._head_size = 0
-        self._asked = False
-        self._deadline: asyncio.TimerHandle | None = None
+        self._request_received = False
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, and expect a request's head in time."""
+        """Start the timeout of the request's head."""
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self._options.header_timeout, self._too_late)
+        self._head_timer = self.loop.call_later(self._options.header_timeout, self._on_head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the deadline with the connection."""
-        self._head_complete()
+        """Cancel the timeout of the request's head."""
+        self._cancel_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse *data* while the head stays within its bounds; what comes behind it is for the link."""
-        if self._asked:
+        """Parse *data* up to `header_size`; what follows the head of an upgrade is for the WebSocket."""
+        if self._request_received:
             return
         head = data[: self._options.header_size - self._head_size]
         self._head_size += len(head)
@@ -84,37 +87,38 @@ class PublicHttp(HttpToolsProtocol):
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
-                self._upgrade(data[upgrade.args[0] :])
+                self._start_handshake(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if not self._asked:
-                self._refuse(_MALFORMED)
+            if not self._request_received:
+                self._reject(_MALFORMED)
         else:
-            if len(head) < len(data) and not self._asked:
-                self._refuse(_TOO_LARGE)
+            if len(head) < len(data) and not self._request_received:
+                self._reject(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """Begin the only request of this connection.
+        """Start the only request of this connection; a second one ends the parsing.
 
-        There is nothing here to ask twice, and who may ask once cannot hide a request in another's body.
+        Nothing here is worth a second request, and a connection of one request is safe from request
+        smuggling.
         """
-        if self._asked:
+        if self._request_received:
             raise _OneRequestError
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """End the deadline: the head is here."""
-        self._head_complete()
+        """Cancel the timeout: the head is complete."""
+        self._cancel_head_timer()
         super().on_headers_complete()
         if not (self.parser.should_upgrade() and self._should_upgrade()):
-            self._asked = True
+            self._request_received = True
             self.cycle.keep_alive = False
 
-    def _upgrade(self, early: bytes) -> None:
-        """Hand the connection to a handshake, and *early*, which the client sent with its request."""
+    def _start_handshake(self, early_data: bytes) -> None:
+        """Hand the connection over to a `Handshake`, with the *early_data* that followed the request."""
         try:
             path = _path(self.url)
         except httptools.HttpParserInvalidURLError:
-            self._refuse(_MALFORMED)
+            self._reject(_MALFORMED)
             return
         self.connections.discard(self)
         handshake = Handshake(
@@ -122,13 +126,13 @@ class PublicHttp(HttpToolsProtocol):
             self.server_state,
             self.app_state,
             tasks=self._fanway_tasks,
-            options=self._options.link,
+            options=self._options.websocket,
         )
         transport = self.transport
         transport.set_protocol(handshake)
         headers, method, version = self.headers, self.scope["method"], self.scope["http_version"]
-        self._let_go()
-        handshake.begin(
+        self._release_parser()
+        handshake.start(
             transport,
             path,
             headers,
@@ -136,36 +140,36 @@ class PublicHttp(HttpToolsProtocol):
             client=self.client,
             method=method,
             http_version=version,
-            early=early,
+            early_data=early_data,
         )
 
-    def _let_go(self) -> None:
-        """Drop what only a request needs: the parser refers to us, and both would wait for the collector."""
+    def _release_parser(self) -> None:
+        """Drop what only a request needs: the parser refers back to us, a cycle for the garbage collector."""
         self.parser = cast("Any", None)
         self.scope = cast("Any", None)
         self.flow = cast("Any", None)
 
-    def _head_complete(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _too_late(self) -> None:
-        self._deadline = None
-        self._refuse(_TIMEOUT if self._head_size else b"")
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
+        self._reject(_TIMEOUT if self._head_size else b"")
 
-    def _refuse(self, response: bytes) -> None:
-        self._head_complete()
+    def _reject(self, response: bytes) -> None:
+        self._cancel_head_timer()
         if not self.transport.is_closing():
             if response:
                 self.transport.write(response)
             self.connections.discard(self)
             self.parser = cast("Any", None)
-            close_lingering(self.transport, self.server_state, timeout=self._options.link.close_timeout)
+            close_lingering(self.transport, self.server_state, timeout=self._options.websocket.close_timeout)
 
 
 def _path(target: bytes) -> str:
-    """Return path and query of a request's *target*, which may name the server (RFC 9112 section 3.2.2)."""
+    """Return path and query of a request's *target*, also of an absolute URI (RFC 9112 section 3.2.2)."""
     if not target.startswith(b"/"):
         parsed = httptools.parse_url(target)
         target = (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
@@ -173,4 +177,4 @@ def _path(target: bytes) -> str:
 
 
 class _OneRequestError(Exception):
-    """Ends the parsing: what follows the first request of a connection is not read."""
+    """Ends the parsing at the second request of a connection."""

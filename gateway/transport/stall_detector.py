@@ -1,4 +1,4 @@
-"""A socket that is full, and whether its peer takes anything at all."""
+"""Detection of a full socket whose peer accepts no data at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import termios
 from gateway.clock import Clock
 
 _INT = struct.Struct("i")
+_CHECKS_PER_TIMEOUT = 4
 
 
 class StallDetector:
-    """Watches a full socket, and aborts it when not one byte has gone for the timeout."""
+    """Watches a full socket, and aborts it when no byte was acknowledged for the timeout."""
 
-    __slots__ = ("_clock", "_left", "_loop", "_since", "_timeout", "_timer", "_transport")
+    __slots__ = ("_clock", "_last_progress", "_loop", "_timeout", "_timer", "_transport", "_unacknowledged")
 
     def __init__(
         self,
@@ -24,36 +25,36 @@ class StallDetector:
         clock: Clock,
         timeout: float,
     ) -> None:
-        """Begin to watch; *timeout* in seconds."""
+        """Start watching the socket of *transport*; *timeout* in seconds."""
         self._transport = transport
         self._loop = loop
         self._clock = clock
         self._timeout = timeout
-        self._left = self._untaken()
-        self._since = clock()
-        self._timer = self._later()
+        self._unacknowledged = self._count_unacknowledged()
+        self._last_progress = clock()
+        self._timer = self._schedule_check()
 
-    def over(self) -> None:
-        """Watch no longer: the socket takes more, or is gone."""
+    def cancel(self) -> None:
+        """Stop watching: the socket accepts data again, or is closed."""
         self._timer.cancel()
 
-    def _look(self) -> None:
-        now, untaken = self._clock(), self._untaken()
-        if untaken < self._left:
-            self._left, self._since = untaken, now
-        elif now - self._since >= self._timeout:
+    def _check(self) -> None:
+        now, unacknowledged = self._clock(), self._count_unacknowledged()
+        if unacknowledged < self._unacknowledged:
+            self._unacknowledged, self._last_progress = unacknowledged, now
+        elif now - self._last_progress >= self._timeout:
             self._transport.abort()
             return
-        self._timer = self._later()
+        self._timer = self._schedule_check()
 
-    def _later(self) -> asyncio.TimerHandle:
-        return self._loop.call_later(max(0.001, self._timeout / 4), self._look)
+    def _schedule_check(self) -> asyncio.TimerHandle:
+        return self._loop.call_later(max(0.001, self._timeout / _CHECKS_PER_TIMEOUT), self._check)
 
-    def _untaken(self) -> int:
-        """Return the bytes that the peer has not acknowledged.
+    def _count_unacknowledged(self) -> int:
+        """Return the bytes that the peer has not acknowledged: those in asyncio's buffer and in the kernel's.
 
-        Those of the kernel count: it asks for more only when a third of its buffer is free, and a client on a
-        slow line may need longer for that than a dead one is given.
+        The kernel's have to be counted (SIOCOUTQ, tcp(7)): it accepts more from asyncio only when a third of
+        its buffer is free, and a client on a slow line may need longer for that than a stalled one is given.
         """
         descriptor = self._transport.get_extra_info("socket").fileno()
         (queued,) = _INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))

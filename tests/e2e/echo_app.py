@@ -36,7 +36,7 @@ class Echo:
 
 async def _echo(socket: WebSocket) -> None:
     await socket.accept()
-    link = socket.scope["extensions"][EXTENSION].link
+    link = socket.scope["extensions"][EXTENSION].websocket
     if link is not None:
         link.attach(Echo(link))
 

@@ -221,7 +221,7 @@ class Client:
 
     def end(self) -> None:
         """Go away."""
-        self.link.lose(1000)
+        self.link.disconnect(1000)
 
 
 def values_of(messages: Any, channel: str | None = None) -> list[Any]:

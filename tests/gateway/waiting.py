@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame
 from gateway.delivery.overflow import QueuedItem
-from gateway.transport.memory import payloads
+from gateway.transport.memory import decode_data_frames
 from protocol.codec import JSON, Codec
 from protocol.messages import Gap, Message, Ping, PongReply, ServerMessage
 from protocol.payload import payload_of
@@ -60,7 +60,7 @@ def control(number: int) -> QueuedItem:
 
 def read(data: Iterable[bytes]) -> list[ServerMessage]:
     """Return everything that *data* says."""
-    return [JSON.decode_server_message(payload) for each in data for _, payload in payloads(each)]
+    return [JSON.decode_server_message(payload) for each in data for _, payload in decode_data_frames(each)]
 
 
 def told(entries: Sequence[QueuedItem]) -> list[tuple[object, ...]]:

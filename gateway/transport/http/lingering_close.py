@@ -1,4 +1,8 @@
-"""The last words to a peer, which arrive: a socket closed over unread input is reset, and they are lost."""
+"""Closing a socket so that the peer can read what was written last.
+
+A socket that is closed while unread input is in the kernel's buffer is reset, and a reset discards what the
+peer has not read yet: the reason of a rejection, or a Close frame.
+"""
 
 from __future__ import annotations
 
@@ -8,57 +12,57 @@ from typing import Any, cast
 
 from uvicorn.server import ServerState
 
-REST = 0.02
-"""Seconds between two reads of what is discarded: who goes on at full speed would cost others theirs."""
+READ_INTERVAL_SECONDS = 0.02
+"""Seconds between two reads of discarded data: a peer that sends at full speed must not slow others down."""
 
 
 def close_lingering(transport: asyncio.Transport, server_state: ServerState, *, timeout: float) -> None:
-    """Close *transport* once all was written and the peer has closed, at the latest after *timeout* seconds.
+    """Close *transport* once all data is written and the peer has closed; abort it after *timeout* seconds.
 
-    We say that nothing more comes, then read and discard until the peer says so, too: the order of RFC 6455
-    section 7.1.1. Its protocol is another one from now on.
+    Our side of the connection is shut down first; input is then read and discarded until the peer closes its
+    side, the order of RFC 6455 section 7.1.1. The transport's protocol is replaced.
     """
     if transport.is_closing():
         return
-    farewell = _Farewell(transport, server_state, timeout)
-    transport.set_protocol(farewell)
-    farewell.read()
+    protocol = _DiscardingProtocol(transport, server_state, timeout)
+    transport.set_protocol(protocol)
+    protocol.read()
     if transport.can_write_eof():
         transport.write_eof()
     else:
         transport.close()
 
 
-class _Farewell(asyncio.Protocol):
-    """Discards what still comes, until the peer closes or the time is up."""
+class _DiscardingProtocol(asyncio.Protocol):
+    """Discards input until the peer closes, and aborts the socket after the timeout."""
 
-    __slots__ = ("_deadline", "_loop", "_resting", "_server_state", "_transport", "abort")
+    __slots__ = ("_loop", "_read_timer", "_server_state", "_timeout_timer", "_transport", "abort")
 
     def __init__(self, transport: asyncio.Transport, server_state: ServerState, timeout: float) -> None:
         self.abort = transport.abort
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.call_later(timeout, self.abort)
-        self._resting: asyncio.TimerHandle | None = None
+        self._timeout_timer = self._loop.call_later(timeout, self.abort)
+        self._read_timer: asyncio.TimerHandle | None = None
         self._server_state = server_state
         # uvicorn's type names its own protocol classes; all it calls is `shutdown`.
         server_state.connections.add(cast("Any", self))
 
     def read(self) -> None:
-        self._resting = None
-        with contextlib.suppress(RuntimeError):  # asyncio's own transport minds when it reads already
+        self._read_timer = None
+        with contextlib.suppress(RuntimeError):  # asyncio's own transport raises when it reads already
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if self._resting is None:
+        if self._read_timer is None:
             self._transport.pause_reading()
-            self._resting = self._loop.call_later(REST, self.read)
+            self._read_timer = self._loop.call_later(READ_INTERVAL_SECONDS, self.read)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        if self._resting is not None:
-            self._resting.cancel()
+        self._timeout_timer.cancel()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
         self._server_state.connections.discard(cast("Any", self))
 
     def shutdown(self) -> None:
-        """Go on: it is ending already."""
+        """Do nothing more: the connection is closing already."""

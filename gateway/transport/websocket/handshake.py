@@ -1,8 +1,9 @@
-"""The opening handshake (RFC 6455 section 4.2), an ASGI conversation that ends in a `WebSocketTransport`.
+"""The opening handshake (RFC 6455 section 4.2) as an ASGI server; its result is a `WebSocketTransport`.
 
-The application is asked with the usual ASGI messages and may accept or answer with any HTTP response
-(`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.link"].link` is the open link,
-and the application returns: nothing of ASGI, no task and no queue stays for the life of the connection.
+The application gets the usual ASGI messages and may accept, or answer with any HTTP response
+(`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.websocket"].websocket` is the
+open connection, and the application returns: no ASGI objects, no task and no queue exist while the connection
+is open.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.transport import WebSocketTransport
 from protocol.errors import CLOSES, CloseCode, ErrorCode
 
-EXTENSION = "fanway.link"
+EXTENSION = "fanway.websocket"
+"""The key in the extensions of an ASGI scope under which an application finds its `Handshake`."""
 
 Address = tuple[str, int | None]
 VERSION = "13"
 """The only version of the protocol there is (RFC 6455 section 4.1)."""
 
-_quiet = logging.getLogger("gateway.transport.websockets")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
-_quiet.setLevel(logging.CRITICAL)
+_silent_logger = logging.getLogger("gateway.transport.websockets")
+_silent_logger.addHandler(logging.NullHandler())
+_silent_logger.propagate = False
+_silent_logger.setLevel(logging.CRITICAL)
 
-_checker = ServerProtocol(logger=_quiet)
-"""Checks every request: `process_request` keeps nothing of one that the next could see."""
+_request_checker = ServerProtocol(logger=_silent_logger)
+"""Shared by all requests: `process_request` stores nothing about the request that it checks."""
 
 _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -51,16 +53,15 @@ _SWITCHING = (
     b"Connection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: %b\r\n"
 )
-"""By hand: `ServerProtocol.accept` and its `Response` cost 20 µs more of a handshake's 120."""
-
+"""Written by hand: `ServerProtocol.accept` and its `Response` cost 20 µs more of a handshake's 120."""
 
 _FAILED = "the gateway failed; its log says how"
-_CLOSED = "this may not be connected to"
+_DENIED = "this may not be connected to"
 _STOPPING = "this node stops: connect to another"
 
 
 class Handshake(asyncio.Protocol):
-    """One upgrade request, from its head to an open link or a refusal."""
+    """One upgrade request, from its head to an open connection or an HTTP error response."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Handshake(asyncio.Protocol):
         tasks: Tasks,
         options: WebSocketOptions,
     ) -> None:
-        """Answer with the application of *config*; see `begin`."""
+        """Answer with the ASGI application of *config*; `start` begins."""
         self._config = config
         self._server_state = server_state
         self._app_state = app_state
@@ -80,14 +81,14 @@ class Handshake(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._peer = ""
         self._accept_key = ""
-        self._denial: tuple[int, list[tuple[str, str]], bytes] | None = None
-        self._early = b""
+        self._http_response: tuple[int, list[tuple[str, str]], bytes] | None = None
+        self._early_data = b""
         self._answered = False
-        self._lost = False
-        self.link: WebSocketTransport | None = None
-        """The open link, once the application has accepted."""
+        self._disconnected = False
+        self.websocket: WebSocketTransport | None = None
+        """The open connection, once the application has accepted."""
 
-    def begin(
+    def start(
         self,
         transport: asyncio.Transport,
         path: str,
@@ -97,24 +98,24 @@ class Handshake(asyncio.Protocol):
         client: Address | None = None,
         method: str = "GET",
         http_version: str = "1.1",
-        early: bytes = b"",
+        early_data: bytes = b"",
     ) -> None:
-        """Answer the request for *path*; *early* is what the client sent behind its head."""
+        """Answer the request for *path*; *early_data* is what the client sent after the request's head."""
         self._transport = transport
         self._peer = client[0] if client else ""
-        self._early = early
+        self._early_data = early_data
         self._server_state.connections.add(cast("Any", self))
         decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        every = Headers(decoded)
-        objection = _objection(method, http_version, every)
-        if objection is None:
-            request = Request(path, every)
+        all_headers = Headers(decoded)
+        rejection = _check_request(method, http_version, all_headers)
+        if rejection is None:
+            request = Request(path, all_headers)
             try:
-                self._accept_key = _checker.process_request(request)[0]
+                self._accept_key = _request_checker.process_request(request)[0]
             except InvalidHandshake as fault:
-                objection = _refusal(HTTPStatus.BAD_REQUEST, str(fault))
-        if objection is not None:
-            self._refuse(objection)
+                rejection = _error_response(HTTPStatus.BAD_REQUEST, str(fault))
+        if rejection is not None:
+            self._reject(rejection)
             return
         raw_path, _, query = path.partition("?")
         scope = {
@@ -129,13 +130,13 @@ class Handshake(asyncio.Protocol):
             "raw_path": raw_path.encode("latin-1"),
             "query_string": query.encode("latin-1"),
             "headers": headers,
-            "subprotocols": _tokens(decoded, "sec-websocket-protocol"),
+            "subprotocols": _header_items(decoded, "sec-websocket-protocol"),
             "state": self._app_state.copy(),
             "extensions": {"websocket.http.response": {}, EXTENSION: self},
         }
-        self._tasks.start(self._ask(scope))
+        self._tasks.start(self._run_application(scope))
 
-    async def _ask(self, scope: dict[str, Any]) -> None:
+    async def _run_application(self, scope: dict[str, Any]) -> None:
         try:
             await self._config.loaded_app(
                 cast("Any", scope), cast("Any", self._receive), cast("Any", self._send)
@@ -143,61 +144,61 @@ class Handshake(asyncio.Protocol):
         except Exception:
             logging.getLogger("gateway.transport").exception("the handshake of a connection failed")
         if not self._answered:
-            self._refuse(_refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED, code=ErrorCode.INTERNAL))
-        elif self.link is not None and not self.link.is_attached:
-            self.link.close(CloseCode.INTERNAL, CLOSES[CloseCode.INTERNAL].reason)
+            self._reject(_error_response(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED, code=ErrorCode.INTERNAL))
+        elif self.websocket is not None and not self.websocket.is_attached:
+            self.websocket.close(CloseCode.INTERNAL, CLOSES[CloseCode.INTERNAL].reason)
 
     async def _receive(self) -> dict[str, Any]:
-        if self._lost or self._answered:
+        if self._disconnected or self._answered:
             return {"type": "websocket.disconnect", "code": 1006}
         return {"type": "websocket.connect"}
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
-        if self._lost or self._answered:
+        if self._disconnected or self._answered:
             return
         if kind == "websocket.accept":
             self._accept(message.get("subprotocol"), message.get("headers", ()))
         elif kind == "websocket.close":
-            self._refuse(_refusal(HTTPStatus.FORBIDDEN, _CLOSED, code=ErrorCode.PERMISSION_DENIED))
+            self._reject(_error_response(HTTPStatus.FORBIDDEN, _DENIED, code=ErrorCode.PERMISSION_DENIED))
         elif kind == "websocket.http.response.start":
             headers = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]
             ]
-            self._denial = (message["status"], headers, b"")
-        elif kind == "websocket.http.response.body" and self._denial is not None:
-            status, headers, body = self._denial
+            self._http_response = (message["status"], headers, b"")
+        elif kind == "websocket.http.response.body" and self._http_response is not None:
+            status, headers, body = self._http_response
             body += message.get("body", b"")
-            self._denial = (status, headers, body)
+            self._http_response = (status, headers, body)
             if not message.get("more_body", False):
-                self._refuse(_response(HTTPStatus(status), body, headers))
+                self._reject(_response(HTTPStatus(status), body, headers))
         else:
             raise RuntimeError(
-                f"an application may accept or answer a handshake, not send {kind!r}: use the link"
+                f"an application may accept or answer a handshake, not send {kind!r}: use the open connection"
             )
 
     def _accept(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._answered = True
         self._server_state.connections.discard(cast("Any", self))
-        self.link = WebSocketTransport(
+        self.websocket = WebSocketTransport(
             self._transport,
             loop=asyncio.get_running_loop(),
             server_state=self._server_state,
             options=self._options,
             peer=self._peer,
         )
-        self._transport.set_protocol(self.link)
-        self.link.connection_made(self._transport)
+        self._transport.set_protocol(self.websocket)
+        self.websocket.connection_made(self._transport)
         response = _SWITCHING % self._accept_key.encode("ascii")
         if subprotocol:
             response += b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode("ascii")
         for name, value in headers:
             response += b"%b: %b\r\n" % (name, value)
         self._transport.write(response + b"\r\n")
-        if self._early:
-            self.link.data_received(self._early)
+        if self._early_data:
+            self.websocket.data_received(self._early_data)
 
-    def _refuse(self, response: Response) -> None:
+    def _reject(self, response: Response) -> None:
         """Answer with *response* and close."""
         self._answered = True
         if not self._transport.is_closing():
@@ -205,55 +206,58 @@ class Handshake(asyncio.Protocol):
             self._server_state.connections.discard(cast("Any", self))
             close_lingering(self._transport, self._server_state, timeout=self._options.close_timeout)
 
-    # ------------------------------------------------------------ for the transport and for uvicorn
+    # ------------------------------------------------------------ called by asyncio and by uvicorn
 
     def data_received(self, data: bytes) -> None:
-        """Keep what comes before the answer; a client has no reason to send much."""
-        self._early += data
-        if len(self._early) > self._options.message_size:
+        """Buffer what arrives before the answer; a client that sends much by then is aborted."""
+        self._early_data += data
+        if len(self._early_data) > self._options.message_size:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that nobody waits for the answer any more."""
-        self._lost = True
+        """Note that the client is gone: the answer is discarded."""
+        self._disconnected = True
         self._server_state.connections.discard(cast("Any", self))
 
     def shutdown(self) -> None:
-        """Refuse because the server stops; never raises."""
+        """Reject because the server stops; never raises (uvicorn calls it on every connection)."""
         if not self._answered:
             code = ErrorCode.UNAVAILABLE
-            self._refuse(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, _STOPPING, code=code, retry_after=1))
+            self._reject(_error_response(HTTPStatus.SERVICE_UNAVAILABLE, _STOPPING, code=code, retry_after=1))
 
     def abort(self) -> None:
-        """End the socket at once."""
+        """Close the socket at once."""
         self._transport.abort()
 
 
-def _objection(method: str, http_version: str, headers: Headers) -> Response | None:
-    """Return the refusal of what is no opening handshake (RFC 6455 section 4.2.1); the core checks more."""
+def _check_request(method: str, http_version: str, headers: Headers) -> Response | None:
+    """Return the response to what is no opening handshake (RFC 6455 section 4.2.1), else None.
+
+    `ServerProtocol.process_request` of `websockets` checks the rest.
+    """
     if method != "GET":
-        return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", [("Allow", "GET")])
+        return _error_response(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", [("Allow", "GET")])
     if http_version != "1.1":
-        return _refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
+        return _error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
     if len(headers.get_all("Host")) != 1:
-        return _refusal(HTTPStatus.BAD_REQUEST, "send one Host header")
+        return _error_response(HTTPStatus.BAD_REQUEST, "send one Host header")
     sizes = headers.get_all("Content-Length")
     if "Transfer-Encoding" in headers or any(set(size) != {"0"} for size in sizes):
-        # Whoever forwards it would take for a body what we take for frames.
-        return _refusal(HTTPStatus.BAD_REQUEST, "an upgrade request has no body")
+        # A proxy would forward as a body what is handled as frames here (request smuggling).
+        return _error_response(HTTPStatus.BAD_REQUEST, "an upgrade request has no body")
     if headers.get_all("Sec-WebSocket-Version") != [VERSION]:
         expected = [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")]
-        return _refusal(HTTPStatus.UPGRADE_REQUIRED, "use version 13 of the protocol", expected)
+        return _error_response(HTTPStatus.UPGRADE_REQUIRED, "use version 13 of the protocol", expected)
     return None
 
 
-def _tokens(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
+def _header_items(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
     """Return the comma-separated items of every header *name*, in order, without empty ones."""
-    every = (item.strip() for key, value in headers if key.lower() == name for item in value.split(","))
-    return [item for item in every if item]
+    items = (item.strip() for key, value in headers if key.lower() == name for item in value.split(","))
+    return [item for item in items if item]
 
 
-def _refusal(
+def _error_response(
     status: HTTPStatus,
     message: str,
     headers: Sequence[tuple[str, str]] = (),
@@ -261,16 +265,16 @@ def _refusal(
     code: ErrorCode = ErrorCode.BAD_REQUEST,
     retry_after: float | None = None,
 ) -> Response:
-    """Return a refusal with the body that docs/protocol.md promises; *retry_after* is in seconds."""
+    """Return an error response as docs/protocol.md#connecting describes it; *retry_after* is in seconds."""
     rendered = rejections.render(Rejection(code, message, retry_after), status=status)
-    every = [*headers, ("Content-Type", "application/json"), *rendered.headers.items()]
-    return _response(status, rendered.json(), every)
+    all_headers = [*headers, ("Content-Type", "application/json"), *rendered.headers.items()]
+    return _response(status, rendered.json(), all_headers)
 
 
 def _response(status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Response:
-    every = Headers(headers)
-    every.setdefault("Date", formatdate(usegmt=True))
-    every.setdefault("Content-Length", str(len(body)))
-    every.setdefault("Content-Type", "text/plain; charset=utf-8")
-    every["Connection"] = "close"
-    return Response(status.value, status.phrase, every, body)
+    all_headers = Headers(headers)
+    all_headers.setdefault("Date", formatdate(usegmt=True))
+    all_headers.setdefault("Content-Length", str(len(body)))
+    all_headers.setdefault("Content-Type", "text/plain; charset=utf-8")
+    all_headers["Connection"] = "close"
+    return Response(status.value, status.phrase, all_headers, body)

@@ -1,4 +1,4 @@
-"""The bounds of every link of a listener."""
+"""The bounds of every WebSocket connection of a listener."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from protocol import limits
 
 @dataclass(frozen=True, slots=True)
 class WebSocketOptions:
-    """The bounds of every link of a listener."""
+    """The bounds of every WebSocket connection of a listener."""
 
     message_size: int = limits.MESSAGE_SIZE
-    """Bytes in one message from the peer; 1009 beyond."""
+    """Bytes in one message from the peer; a larger one closes the connection with 1009."""
     high_water: int = 64 * 1024
-    """Bytes in the transport's buffer from which on `writable` is False."""
+    """Bytes in asyncio's write buffer above which `writable` is False."""
     low_water: int = 16 * 1024
+    """Bytes in asyncio's write buffer below which `writable` is True again."""
     stall_timeout: float = 20.0
-    """Seconds for which a full socket may take nothing before it is aborted."""
+    """Seconds without any progress of a full socket after which it is aborted."""
     close_timeout: float = 5.0
-    """Seconds a peer has to answer our Close, or to close when told what it did; then it is aborted."""
+    """Seconds that a peer has to answer our Close, or to close after a violation; then it is aborted."""
     read_slice: int = 8 * 1024
-    """Bytes of one peer that are handled before the others get their turn."""
+    """Bytes of one connection that are handled before the others get their turn."""
     read_frames: int = 64
-    """Frames of one peer that are handled before the others get theirs: small ones cost as much as large."""
+    """Frames of one connection that are handled before the others get their turn: small frames cost as much
+    as large ones."""
     control_buffer: int = 1024 * 1024
-    """Bytes of unread answers to control frames after which a peer is aborted."""
+    """Bytes of unread answers to control frames, beyond `high_water`, above which a peer is aborted."""

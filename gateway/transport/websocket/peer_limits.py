@@ -1,4 +1,4 @@
-"""What one peer may make us do: fragments a message, control frames a second. The link acts on it."""
+"""Limits on what one peer may send: fragments in a message, control frames in a second."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from protocol import limits
 
 
 class PeerLimits:
-    """The allowances of one connection, made when it first sends something unusual."""
+    """The counters of one connection, created with its first fragment or control frame."""
 
-    __slots__ = ("_allowance", "_clock", "_fragments", "_refilled")
+    __slots__ = ("_clock", "_control_tokens", "_fragments", "_refilled_at")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._allowance = limits.PING_BURST
-        self._refilled = clock()
+        self._control_tokens = limits.PING_BURST
+        self._refilled_at = clock()
         self._fragments = 0
 
-    def control(self) -> str | None:
-        """Count a control frame; return what is wrong when there are too many."""
+    def count_control_frame(self) -> str | None:
+        """Count a control frame; return the violation when the peer sends too many in a second, else None."""
         now = self._clock()
-        earned = (now - self._refilled) * limits.PINGS_PER_SECOND
-        self._allowance = min(limits.PING_BURST, self._allowance + earned) - 1.0
-        self._refilled = now
-        if self._allowance < 0:
+        earned = (now - self._refilled_at) * limits.PINGS_PER_SECOND
+        self._control_tokens = min(limits.PING_BURST, self._control_tokens + earned) - 1.0
+        self._refilled_at = now
+        if self._control_tokens < 0:
             return f"more than {limits.PINGS_PER_SECOND:.0f} control frames a second"
         return None
 
-    def fragment(self, *, last: bool) -> str | None:
-        """Count a frame of a fragmented message; return what is wrong when there are too many."""
+    def count_fragment(self, *, final: bool) -> str | None:
+        """Count a frame of a fragmented message; return the violation when it has too many, else None."""
         self._fragments += 1
         if self._fragments > limits.FRAGMENTS:
             return f"a message in more than {limits.FRAGMENTS} fragments"
-        if last:
+        if final:
             self._fragments = 0
         return None

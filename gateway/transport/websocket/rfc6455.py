@@ -1,6 +1,6 @@
-"""What is no whole plain message: fragments, control frames, closing, errors.
+"""RFC 6455 beyond complete data frames: fragments, control frames, the closing handshake, violations.
 
-RFC 6455 as the sans-I/O core of `websockets` knows it.
+A thin layer over the sans-I/O protocol of `websockets`.
 """
 
 from __future__ import annotations
@@ -8,109 +8,112 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Protocol as Engine
+from websockets.protocol import Protocol as SansIoProtocol
 from websockets.protocol import Side, State
 
-from gateway.transport.websocket.frame_parser import close_reason
+from gateway.transport.websocket.frame_parser import truncated_reason
 
 
 class FrameOutcome(NamedTuple):
-    """What comes of one frame."""
+    """What has to be done after one frame was received."""
 
-    answer: bytes = b""
-    """Frames to send back."""
+    to_send: bytes = b""
+    """Frames to write to the socket."""
     payload: bytes | None = None
-    """A message that is whole now."""
+    """The message that this frame completed."""
     binary: bool = False
-    closed: int | None = None
-    """What the peer's Close said; it has been answered, or is the answer."""
-    failed: int | None = None
-    """What the peer is told in the Close among `answer`, for what it did wrong."""
+    """Whether that message is a binary one."""
+    peer_close_code: int | None = None
+    """The code of the peer's Close; our Close was sent before, or is in `to_send`."""
+    failure_code: int | None = None
+    """The code of the Close in `to_send` when the frame violates the RFC or a limit."""
 
 
 class Rfc6455Engine:
-    """One link's, for as long as there is something to remember for the next frame."""
+    """The protocol state of one connection, for as long as there is any between two frames."""
 
-    __slots__ = ("_binary", "_engine", "_fragments", "_message_size")
+    __slots__ = ("_binary", "_fragments", "_max_message_size", "_protocol")
 
-    def __init__(self, message_size: int) -> None:
-        """Refuse messages of more than *message_size* bytes."""
-        self._message_size = message_size
-        self._engine = Engine(Side.SERVER, state=State.OPEN, max_size=message_size)
+    def __init__(self, max_message_size: int) -> None:
+        """Fail messages of more than *max_message_size* bytes with code 1009."""
+        self._max_message_size = max_message_size
+        self._protocol = SansIoProtocol(Side.SERVER, state=State.OPEN, max_size=max_message_size)
         self._fragments: list[bytes] | None = None
+        """The payloads of an incomplete message; None outside of one."""
         self._binary = False
 
     @property
-    def busy(self) -> bool:
-        """Whether a message or a closing is under way: without, a new one would know as much."""
-        return self._fragments is not None or self._engine.state is not State.OPEN
+    def has_state(self) -> bool:
+        """Whether a message or the closing handshake is incomplete; if not, a new engine is equivalent."""
+        return self._fragments is not None or self._protocol.state is not State.OPEN
 
-    def take(self, raw: bytes) -> FrameOutcome:
-        """Take *raw*, one whole frame or the beginning of one that is too large."""
+    def receive(self, raw: bytes) -> FrameOutcome:
+        """Handle *raw*: one complete frame, or the beginning of one that is too large."""
         if self._fragments is not None and raw[0] & 0x0F >= Opcode.CLOSE:
-            return self._interrupted(raw)
-        engine = self._engine
-        engine.receive_data(raw)
-        events = engine.events_received()
-        heard = FrameOutcome(self._unsent())
+            return self._receive_control_within_message(raw)
+        protocol = self._protocol
+        protocol.receive_data(raw)
+        events = protocol.events_received()
+        outcome = FrameOutcome(self._bytes_to_send())
         for event in events:
             if not isinstance(event, Frame):
                 continue
             if event.opcode is Opcode.CLOSE:
-                rcvd = engine.close_rcvd
-                heard = heard._replace(closed=1005 if rcvd is None else rcvd.code)
+                received = protocol.close_rcvd
+                outcome = outcome._replace(peer_close_code=1005 if received is None else received.code)
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                heard = self._joined(event, heard)
-        if engine.parser_exc is not None:
-            sent = engine.close_sent
-            heard = heard._replace(failed=1006 if sent is None else sent.code)
-        return heard
+                outcome = self._add_fragment(event, outcome)
+        if protocol.parser_exc is not None:
+            sent = protocol.close_sent
+            outcome = outcome._replace(failure_code=1006 if sent is None else sent.code)
+        return outcome
 
     def close(self, code: int, reason: str) -> bytes:
-        """Return the Close frame to send, if none was before; a message that comes in fragments is lost."""
-        if self._engine.state is State.OPEN:
-            self._engine.send_close(code, close_reason(reason))
+        """Return the Close frame to send, empty if one was sent before; discard an incomplete message."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, truncated_reason(reason))
         self._fragments = None
-        return self._unsent()
+        return self._bytes_to_send()
 
     def fail(self, code: int, reason: str) -> bytes:
-        """Return the Close frame that tells the peer what it did wrong."""
-        self._engine.fail(code, close_reason(reason))
-        return self._unsent()
+        """Return the Close frame that tells the peer about its violation."""
+        self._protocol.fail(code, truncated_reason(reason))
+        return self._bytes_to_send()
 
-    def forget(self) -> None:
-        """Let go of everything, so that it is freed at once, without a collection."""
-        # The generator that parses refers to the engine, and holds the last message; so does its exception.
-        self._engine.parser = cast("Any", None)
-        self._engine.parser_exc = None
+    def release(self) -> None:
+        """Break reference cycles, so that everything is freed without a garbage collection."""
+        # The parser's generator refers to the protocol and holds the last message; so does its exception.
+        self._protocol.parser = cast("Any", None)
+        self._protocol.parser_exc = None
         self._fragments = None
 
-    def _interrupted(self, raw: bytes) -> FrameOutcome:
-        """Take a control frame between the fragments of a message, with an engine that knows of no message.
+    def _receive_control_within_message(self, raw: bytes) -> FrameOutcome:
+        """Handle a control frame between the fragments of a message, with an engine outside of any message.
 
-        The one that does would count what a ping carries as part of the message, and call it too large; and a
-        Close a fault, though a peer may close within a message (Autobahn 7.1.5).
+        The engine of the message would count a Ping's payload as part of the message and find it too large,
+        and would treat a Close as a violation, though a peer may close within a message (Autobahn 7.1.5).
         """
-        core = Rfc6455Engine(self._message_size)
-        heard = core.take(raw)
-        if core.busy:  # this is the end of the message, too
-            self.forget()
-            self._engine = core._engine
+        engine = Rfc6455Engine(self._max_message_size)
+        outcome = engine.receive(raw)
+        if engine.has_state:  # the connection is closing, which discards the message
+            self.release()
+            self._protocol = engine._protocol
         else:
-            core.forget()
-        return heard
+            engine.release()
+        return outcome
 
-    def _joined(self, event: Frame, heard: FrameOutcome) -> FrameOutcome:
-        if event.opcode is not Opcode.CONT:
-            self._fragments, self._binary = [], event.opcode is Opcode.BINARY
+    def _add_fragment(self, frame: Frame, outcome: FrameOutcome) -> FrameOutcome:
+        """Return *outcome*, with the message if *frame* completes one."""
+        if frame.opcode is not Opcode.CONT:
+            self._fragments, self._binary = [], frame.opcode is Opcode.BINARY
         fragments = self._fragments
         if fragments is None:
-            return heard  # the engine has already failed such a continuation
-        fragments.append(bytes(event.data))
-        if not event.fin:
-            return heard
+            return outcome  # a continuation without a beginning: the protocol has already failed it
+        fragments.append(bytes(frame.data))
+        if not frame.fin:
+            return outcome
         self._fragments = None
-        return heard._replace(payload=b"".join(fragments), binary=self._binary)
+        return outcome._replace(payload=b"".join(fragments), binary=self._binary)
 
-    def _unsent(self) -> bytes:
-        return b"".join(self._engine.data_to_send())
+    def _bytes_to_send(self) -> bytes:
+        return b"".join(self._protocol.data_to_send())

@@ -1,37 +1,72 @@
-"""The link: one WebSocket from the end of its handshake to the end of its socket.
+"""One WebSocket connection, from the end of its handshake until its socket is closed.
 
-The common case, one whole unfragmented data frame in one read, goes straight to the receiver. Everything else
-RFC 6455 has is left to a `Core`, which exists only while it is needed: at a frame boundary, outside of a
-fragmented message, it holds nothing that a new one would not.
+The common case, one complete unfragmented data frame in one read, goes straight to the receiver. Everything
+else in RFC 6455 is handled by an `Rfc6455Engine`, which exists only while it is needed: at a frame boundary,
+outside of a fragmented message, an engine holds no state that a new one would not have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
+from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn.server import ServerState
 from websockets.frames import Opcode
 
 from gateway.clock import Clock, monotonic
+from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.receiver import Receiver
+from gateway.transport.stall_detector import StallDetector
 from gateway.transport.websocket.frame_parser import (
-    available,
-    frame_size,
+    announced_frame_size,
     is_binary,
-    is_plain,
+    is_complete_data_frame,
     is_utf8,
-    unmasked,
+    processable_size,
+    unmasked_payload,
 )
 from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.peer_limits import PeerLimits
-from gateway.transport.websocket.socket import Receiver, Socket, Stage
+from gateway.transport.websocket.rfc6455 import Rfc6455Engine
 from protocol.errors import CloseCode
 
 
-class WebSocketTransport(Socket):
-    """One connection: whole messages in, raw frames out, always a Close frame at the end."""
+class Stage(enum.IntEnum):
+    """The stages of a connection, in order."""
 
-    __slots__ = ("_buffer", "_guard", "_paused", "_resuming", "_unheard")
+    OPEN = 1
+    CLOSING = 2
+    """A Close was sent or received; no message is delivered any more."""
+    CLOSED = 3
+    """The socket is closed, or left to `close_lingering`."""
+
+
+class WebSocketTransport(asyncio.Protocol):
+    """One connection: complete messages in, encoded frames out, and a Close frame at the end."""
+
+    __slots__ = (
+        "_buffer",
+        "_bytes_after_close",
+        "_clock",
+        "_close_timer",
+        "_continuation_scheduled",
+        "_engine",
+        "_loop",
+        "_options",
+        "_paused",
+        "_peer_limits",
+        "_receiver",
+        "_server_state",
+        "_stage",
+        "_stall_detector",
+        "_transport",
+        "peer",
+        "writable",
+        "write",
+    )
 
     def __init__(
         self,
@@ -43,55 +78,263 @@ class WebSocketTransport(Socket):
         peer: str,
         clock: Clock = monotonic,
     ) -> None:
-        """Take over *transport* after the handshake; `attach` makes it begin."""
-        super().__init__(
-            transport, loop=loop, server_state=server_state, options=options, peer=peer, clock=clock
-        )
-        self._guard: PeerLimits | None = None
+        """Take over the socket *transport* after the handshake; messages are delivered after `attach`.
+
+        Args:
+            transport: asyncio's transport of the connection's socket.
+            loop: the running event loop.
+            server_state: uvicorn's set of open connections, which this one joins and leaves.
+            options: the bounds of the connection.
+            peer: the address of the client, behind trusted proxies the one they report.
+            clock: measures stalls and the rate of control frames.
+        """
+        self._transport = transport
+        self._loop = loop
+        self._server_state = server_state
+        self._options = options
+        self._clock = clock
+        self._receiver: Receiver | None = None
+        self._engine: Rfc6455Engine | None = None
+        self._peer_limits: PeerLimits | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._stall_detector: StallDetector | None = None
+        self._stage = Stage.OPEN
         self._buffer = b""
+        """Bytes that were read and not handled yet."""
+        self._bytes_after_close = 0
+        """Bytes that were read since a Close was sent."""
         self._paused = False
-        self._resuming = False
-        self._unheard = 0
+        """Whether the receiver has paused reading."""
+        self._continuation_scheduled = False
+        """Whether the rest of `_buffer` is handled in the next iteration of the loop."""
+        self.writable = True
+        """False from when asyncio's write buffer exceeds `high_water` until it is below `low_water`."""
+        self.write: Callable[[bytes], None] = transport.write
+        """Writes complete frames at once; discards them once the connection is no longer open.
 
-    # ------------------------------------------------------------ for the session
+        The socket transport's own method while it is open: a Python frame on every delivery would cost 0.1
+        µs.
+        """
+        self.peer = peer
+        """The address of the client, behind trusted proxies the one they report."""
 
-    def attach(self, receiver: Receiver) -> None:
-        """Hand every message to *receiver* from now on, those included that arrived since the handshake."""
-        self._receiver = receiver
-        if self._buffer:
-            self._continue_soon()
+    # ------------------------------------------------------------ called by the session
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may still be written."""
+        return self._stage is Stage.OPEN
 
     @property
     def is_attached(self) -> bool:
-        """Whether somebody receives its messages, or did until it ended."""
+        """Whether a receiver gets the messages, or did until the connection ended."""
         return self._receiver is not None or self._stage is not Stage.OPEN
 
+    def attach(self, receiver: Receiver) -> None:
+        """Deliver every message to *receiver* from now on, including those read since the handshake."""
+        self._receiver = receiver
+        if self._buffer:
+            self._schedule_continuation()
+
+    def buffered(self) -> int:
+        """Return the bytes that wait in asyncio's write buffer; those in the kernel's are not counted."""
+        return 0 if self._stage is Stage.CLOSED else self._transport.get_write_buffer_size()
+
     def pause(self) -> None:
-        """Stop reading; the kernel's window then stops the peer."""
+        """Stop reading; once the kernel's receive window is full, the peer has to stop sending."""
         if not self._paused:
             self._paused = True
-            self._set_reading()
+            self._update_reading()
 
     def resume(self) -> None:
-        """Read again, what is already here first."""
+        """Read again; what was read already is handled first."""
         if self._paused:
             self._paused = False
             if self._buffer:
-                self._continue_soon()
-            self._set_reading()
+                self._schedule_continuation()
+            self._update_reading()
 
-    # ------------------------------------------------------------ the common case
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a Close frame after what was written, wait for the peer's, then close the socket.
+
+        The receiver is not called any more. A peer that does not answer within the close timeout is aborted.
+        """
+        if self._stage is not Stage.OPEN:
+            return
+        self._receiver = None
+        self._stage = Stage.CLOSING
+        self.write = _discard
+        self._write_control(self._ensure_engine().close(code, reason))
+        self.resume()  # the peer's Close is awaited
+        self._update_reading()
+        self._cancel_close_timer()
+        self._close_timer = self._loop.call_later(self._options.close_timeout, self.abort)
+
+    def abort(self) -> None:
+        """Close the socket at once, without a Close frame: for peers that accept no data."""
+        if self._stage is not Stage.CLOSED:
+            self._transport.abort()
+
+    # ------------------------------------------------------------ called by uvicorn
+
+    def shutdown(self) -> None:
+        """Close because the server stops; never raises (uvicorn calls it on every connection)."""
+        receiver = self._receiver
+        self.close(CloseCode.DRAIN, "drain")
+        if receiver is not None:
+            receiver.on_closed(CloseCode.DRAIN)
+
+    # ------------------------------------------------------------ called by asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Configure the socket *transport* for frames, and register the connection with uvicorn."""
+        self._transport = cast("asyncio.Transport", transport)
+        # uvloop's default low-water mark is 16 bytes: always name both.
+        self._transport.set_write_buffer_limits(self._options.high_water, self._options.low_water)
+        # uvicorn's type names its own protocol classes; all it calls is `shutdown`.
+        self._server_state.connections.add(cast("Any", self))
 
     def data_received(self, data: bytes) -> None:
-        """Deliver *data* if it is one whole plain message, else take it apart."""
+        """Deliver *data* if it is one complete data frame, else buffer it and parse it frame by frame."""
         receiver = self._receiver
-        if receiver is None or self._buffer or self._core is not None or self._paused:
-            self._take_apart(data)
+        if receiver is None or self._buffer or self._engine is not None or self._paused:
+            self._buffer_and_handle(data)
             return
-        if is_plain(data, self._options.message_size):
-            self._deliver(receiver, unmasked(data), binary=is_binary(data))
+        if is_complete_data_frame(data, self._options.message_size):
+            self._deliver(receiver, unmasked_payload(data), binary=is_binary(data))
         else:
-            self._take_apart(data)
+            self._buffer_and_handle(data)
+
+    def eof_received(self) -> None:
+        """Let asyncio close the socket: a half-open WebSocket is of no use."""
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is full, and abort if the peer accepts nothing for the stall timeout."""
+        self.writable = False
+        self._stall_detector = StallDetector(
+            self._transport, self._loop, self._clock, self._options.stall_timeout
+        )
+
+    def resume_writing(self) -> None:
+        """Note that the socket accepts data again."""
+        self.writable = True
+        self._cancel_stall_detector()
+        if self._receiver is not None:
+            self._receiver.on_drained()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release everything; the receiver gets code 1006 unless a Close came before."""
+        self._notify_closed(1006)
+        self._release()
+
+    # ------------------------------------------------------------ reading: buffered bytes
+
+    def _buffer_and_handle(self, data: bytes) -> None:
+        """Buffer *data*, and handle frames up to the bounds of one iteration of the loop."""
+        if self._stage is Stage.CLOSED:
+            return
+        if self._stage is Stage.CLOSING:
+            self._bytes_after_close += len(data)
+            if self._bytes_after_close > self._options.message_size:
+                # The peer ignores our Close: its own Close is not worth reading an unbounded number of bytes.
+                self._close_lingering()
+                return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._receiver is None and self._stage is Stage.OPEN:
+            self._update_reading()  # not attached yet: what is buffered until then is bounded by one read
+            return
+        if not self._continuation_scheduled:
+            self._handle_buffer()
+
+    def _handle_buffer(self) -> None:
+        """Handle buffered frames until `read_slice` or `read_frames` is reached; leave the rest for later."""
+        buffer, self._buffer = self._buffer, b""
+        start = frames = 0
+        while start < len(buffer) and not self._paused:
+            size = processable_size(buffer, start, self._options.message_size)
+            if size == 0:
+                break
+            self._handle_frame(buffer[start : start + size])
+            start += size
+            frames += 1
+            if self._is_closing_socket():
+                return
+            if start < len(buffer) and (
+                start >= self._options.read_slice or frames >= self._options.read_frames
+            ):
+                self._buffer = buffer[start:]
+                self._schedule_continuation()
+                return
+        self._buffer = buffer[start:]
+        self._update_reading()
+
+    def _schedule_continuation(self) -> None:
+        """Handle the rest of the buffer in the next iteration, so that other connections get their turn."""
+        if not self._continuation_scheduled:
+            self._continuation_scheduled = True
+            self._update_reading()
+            self._loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._continuation_scheduled = False
+        if self._stage is not Stage.CLOSED:
+            self._handle_buffer()
+
+    def _update_reading(self) -> None:
+        """Read from the socket unless reading is paused or buffered bytes still have to be handled."""
+        if self._is_closing_socket():
+            return
+        unattached = self._receiver is None and self._stage is Stage.OPEN and bool(self._buffer)
+        wanted = not (self._paused or self._continuation_scheduled or unattached)
+        # asyncio's own transport raises on a second pause or resume, uvloop's does not.
+        with contextlib.suppress(RuntimeError):
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # ------------------------------------------------------------ reading: frame by frame
+
+    def _handle_frame(self, raw: bytes) -> None:
+        if (
+            self._engine is None
+            and self._receiver is not None
+            and is_complete_data_frame(raw, self._options.message_size)
+        ):
+            self._deliver(self._receiver, unmasked_payload(raw), binary=is_binary(raw))
+            return
+        opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
+        if (
+            self._stage is Stage.CLOSING
+            and opcode != Opcode.CLOSE
+            and announced_frame_size(raw, 0) == len(raw)
+        ):
+            return  # after our Close only the peer's Close matters, and there may be very many other frames
+        if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
+            self._peer_limits = limits = self._peer_limits or PeerLimits(self._clock)
+            violation = (
+                limits.count_control_frame() if opcode >= Opcode.CLOSE else limits.count_fragment(final=final)
+            )
+            if violation is not None:
+                self._fail(CloseCode.PROTOCOL_VIOLATION, violation)
+                return
+        self._handle_with_engine(raw)
+
+    def _handle_with_engine(self, raw: bytes) -> None:
+        """Pass *raw* to the engine and act on the outcome; drop an engine that holds no state afterwards."""
+        engine = self._ensure_engine()
+        outcome = engine.receive(raw)
+        self._write_control(outcome.to_send)
+        if outcome.failure_code is not None:
+            self._notify_closed(outcome.failure_code)
+            self._close_lingering()
+        elif outcome.peer_close_code is not None:
+            self._notify_closed(outcome.peer_close_code)
+            self._close_socket()
+        elif outcome.payload is not None and self._receiver is not None:
+            self._deliver(self._receiver, outcome.payload, binary=outcome.binary)
+        if self._engine is engine and not engine.has_state:
+            self._drop_engine()
 
     def _deliver(self, receiver: Receiver, payload: bytes, *, binary: bool) -> None:
         if binary or is_utf8(payload):
@@ -99,107 +342,83 @@ class WebSocketTransport(Socket):
         else:
             self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
 
-    # ------------------------------------------------------------ a slice at a time
+    def _ensure_engine(self) -> Rfc6455Engine:
+        if self._engine is None:
+            self._engine = Rfc6455Engine(self._options.message_size)
+        return self._engine
 
-    def _take_apart(self, data: bytes) -> None:
-        """Handle at most a slice of what is here, then let others have their turn."""
+    def _drop_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.release()
+
+    # ------------------------------------------------------------ closing
+
+    def _write_control(self, frames: bytes) -> None:
+        """Write control *frames*; abort a peer that causes many answers (Pongs) and reads none of them."""
+        if frames:
+            self._transport.write(frames)
+        if self._transport.get_write_buffer_size() > self._options.high_water + self._options.control_buffer:
+            self._transport.abort()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7): send a Close with *reason*, handle no more frames."""
+        self._write_control(self._ensure_engine().fail(code, reason))
+        self._notify_closed(code)
+        self._close_lingering()
+
+    def _close_socket(self) -> None:
+        """Close the socket once everything is written, and at the latest after the close timeout."""
         if self._stage is Stage.CLOSED:
             return
-        if self._stage is Stage.CLOSING:
-            self._unheard += len(data)
-            if self._unheard > self._options.message_size:
-                self._part()  # it goes on as if it had not been told: its Close is not worth reading all that
-                return
-        self._buffer = self._buffer + data if self._buffer else data
-        if self._receiver is None and self._stage is Stage.OPEN:
-            self._set_reading()  # not attached yet: what comes before that is bounded by one read
-            return
-        if not self._resuming:
-            self._handle_slice()
-
-    def _handle_slice(self) -> None:
-        buffer, self._buffer = self._buffer, b""
-        start = frames = 0
-        while start < len(buffer) and not self._paused:
-            size = available(buffer, start, self._options.message_size)
-            if size == 0:
-                break
-            self._handle_frame(buffer[start : start + size])
-            start += size
-            frames += 1
-            if self._is_over():
-                return
-            if start < len(buffer) and (
-                start >= self._options.read_slice or frames >= self._options.read_frames
-            ):
-                self._buffer = buffer[start:]
-                self._continue_soon()
-                return
-        self._buffer = buffer[start:]
-        self._set_reading()
-
-    def _continue_soon(self) -> None:
-        if not self._resuming:
-            self._resuming = True
-            self._set_reading()
-            self._loop.call_soon(self._continue)
-
-    def _continue(self) -> None:
-        self._resuming = False
-        if self._stage is not Stage.CLOSED:
-            self._handle_slice()
-
-    def _set_reading(self) -> None:
-        """Read from the socket unless somebody paused it or there is still work here."""
-        if self._is_over():
-            return
-        waiting = self._receiver is None and self._stage is Stage.OPEN and bool(self._buffer)
-        wanted = not (self._paused or self._resuming or waiting)
-        with contextlib.suppress(
-            RuntimeError
-        ):  # asyncio's own transport minds a second pause, uvloop's does not
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def _read_on(self) -> None:
-        if self._paused:
-            self.resume()
-        self._set_reading()
-
-    def _forget_unread(self) -> None:
+        self._stage = Stage.CLOSING
+        self.write = _discard
         self._buffer = b""
+        self._cancel_close_timer()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._close_timer = self._loop.call_later(self._options.close_timeout, self.abort)
 
-    # ------------------------------------------------------------ frame by frame
+    def _close_lingering(self) -> None:
+        """Leave the socket to `close_lingering`: the peer can read our Close, its own data is discarded."""
+        if self._stage is not Stage.CLOSED:
+            self._release()
+            close_lingering(self._transport, self._server_state, timeout=self._options.close_timeout)
 
-    def _handle_frame(self, raw: bytes) -> None:
-        if self._core is None and self._receiver is not None and is_plain(raw, self._options.message_size):
-            self._deliver(self._receiver, unmasked(raw), binary=is_binary(raw))
-            return
-        opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
-        if self._stage is Stage.CLOSING and opcode != Opcode.CLOSE and frame_size(raw, 0) == len(raw):
-            return  # nobody hears it, our Close is our last word, and it may be one of very many
-        if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
-            self._guard = self._guard or PeerLimits(self._clock)
-            too_much = self._guard.control() if opcode >= Opcode.CLOSE else self._guard.fragment(last=final)
-            if too_much is not None:
-                self._fail(CloseCode.PROTOCOL_VIOLATION, too_much)
-                return
-        self._consult(raw)
+    def _notify_closed(self, code: int) -> None:
+        """Report *code* to the receiver, if there still is one, and detach it."""
+        receiver, self._receiver = self._receiver, None
+        self._stage = max(self._stage, Stage.CLOSING)
+        self.write = _discard
+        if receiver is not None:
+            receiver.on_closed(code)
 
-    def _consult(self, raw: bytes) -> None:
-        """Do what the core says of *raw*; forget the core where it has nothing to remember."""
-        core = self._needed_core()
-        heard = core.take(raw)
-        self._answer(heard.answer)
-        if heard.failed is not None:
-            self._lose(heard.failed)
-            self._part()
-        elif heard.closed is not None:
-            self._lose(heard.closed)
-            self._finish()
-        elif heard.payload is not None and self._receiver is not None:
-            self._deliver(self._receiver, heard.payload, binary=heard.binary)
-        if self._core is core and not core.busy:
-            self._drop_core()
+    def _release(self) -> None:
+        """Become `CLOSED`: leave uvicorn's set, cancel timers, free buffers."""
+        self._stage = Stage.CLOSED
+        self.write = _discard
+        self._server_state.connections.discard(cast("Any", self))
+        self._cancel_close_timer()
+        self._cancel_stall_detector()
+        self._buffer = b""
+        self._drop_engine()
+
+    def _is_closing_socket(self) -> bool:
+        return self._stage is Stage.CLOSED or self._transport.is_closing()
+
+    def _cancel_close_timer(self) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+
+    def _cancel_stall_detector(self) -> None:
+        if self._stall_detector is not None:
+            self._stall_detector.cancel()
+            self._stall_detector = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.peer} {self._stage.name.lower()}>"
+
+
+def _discard(_: bytes) -> None:
+    """Write nothing: the Close was the last frame."""

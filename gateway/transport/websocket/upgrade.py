@@ -1,4 +1,4 @@
-"""The Starlette side of the listener: who may open a socket, in which subprotocol, and who takes over."""
+"""The public listener's ASGI application: `GET /v1/ws` with admission and subprotocols; error responses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ PATH = "/v1/ws"
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest:
-    """What the head of an upgrade request says of who comes."""
+    """The client of an upgrade request, as its head describes it."""
 
     peer: str
     """The address of the socket's other end."""
     forwarded_for: Sequence[str]
+    """The values of every X-Forwarded-For header, in order."""
     origin: str | None
     host: str | None
     token: str | None
@@ -38,49 +39,49 @@ class UpgradeRequest:
 
 
 Gate = Callable[[UpgradeRequest], Rejection | Callable[[], None]]
-"""Admits an arrival: returns what releases its place, or why there is none."""
+"""Admits a client: returns the callable that releases its place, or a rejection."""
 
 Opener = Callable[[WebSocketTransport, Codec, UpgradeRequest, Callable[[], None]], None]
-"""Opens a session on a link and attaches it; it owes the call of the last argument when the link is gone."""
+"""Attaches a session to an open transport; the session must call the last argument when it ends."""
 
 
 class UpgradeEndpoint:
-    """`GET /v1/ws`, as plain ASGI: Starlette's `WebSocket` around it would cost each connection 20 µs."""
+    """`GET /v1/ws` as plain ASGI: Starlette's `WebSocket` would cost each connection 20 µs more."""
 
     def __init__(self, gate: Gate, opener: Opener) -> None:
-        """Admit by *gate*, and hand whom it admits to *opener*."""
+        """Ask *gate* about each request, and pass each accepted connection to *opener*."""
         self._gate = gate
         self._opener = opener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accept the handshake and give the open link away, or answer why not."""
+        """Accept the handshake and attach a session, or answer with a rejection."""
         offered = scope["subprotocols"]
-        arrival = _arrival(scope)
+        request = _upgrade_request(scope)
         codec = choose_codec(offered)
-        admitted = self._gate(arrival) if codec is not None else _no_subprotocol()
+        admitted = self._gate(request) if codec is not None else _no_subprotocol()
         if codec is None or isinstance(admitted, Rejection):
             await WebSocket(scope, receive, send).send_denial_response(_response(admitted))  # type: ignore[arg-type]
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol if offered else None})
-        link = scope["extensions"][EXTENSION].link
-        if link is None:
+        websocket = scope["extensions"][EXTENSION].websocket
+        if websocket is None:
             admitted()
             return
-        self._opener(link, codec, arrival, admitted)
+        self._opener(websocket, codec, request, admitted)
 
 
 def application(gate: Gate, opener: Opener, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """Return the application of the public listener: `GET /v1/ws`, and *routes*."""
     app = Starlette(
         routes=[WebSocketRoute(PATH, UpgradeEndpoint(gate, opener)), Route(PATH, _upgrade_required), *routes],
-        exception_handlers={HTTPException: _refused},
+        exception_handlers={HTTPException: _http_error},
     )
     app.router.default = _not_found
     return app
 
 
 def choose_codec(offered: Sequence[str]) -> Codec | None:
-    """Return the codec for the subprotocols *offered*: the first that we speak; JSON if there are none."""
+    """Return the codec of the first known one of the subprotocols *offered*; JSON if none are offered."""
     if not offered:
         return JSON
     return next((CODECS[name] for name in offered if name in CODECS), None)
@@ -93,7 +94,7 @@ async def _upgrade_required(_: Request) -> Response:
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer what has no route, upgrades too: Starlette would refuse those with 403 and no word."""
+    """Answer requests without a route, upgrades included: Starlette would answer those with an empty 403."""
     response = _bad_request(f"there is nothing here: WebSockets are at {PATH}", status=404)
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
@@ -101,7 +102,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await response(scope, receive, send)
 
 
-async def _refused(_: Request, error: Any) -> Response:
+async def _http_error(_: Request, error: Any) -> Response:
     response = _bad_request(error.detail, status=error.status_code)
     response.headers.update(error.headers or {})
     return response
@@ -120,7 +121,7 @@ def _response(rejection: Rejection, *, status: int | None = None) -> Response:
     return Response(rendered.json(), rendered.status, rendered.headers, "application/json")
 
 
-def _arrival(scope: Scope) -> UpgradeRequest:
+def _upgrade_request(scope: Scope) -> UpgradeRequest:
     first: dict[bytes, str] = {}
     forwarded: list[str] = []
     for name, value in scope["headers"]:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
 from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, last_of
-from gateway.transport.memory import payloads
+from gateway.transport.memory import decode_data_frames
 from protocol.codec import CODECS, JSON, MSGPACK, Codec
 from protocol.messages import Message
 from protocol.payload import payload_of
@@ -26,7 +26,7 @@ def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300))))
 def test_joined_frames_come_apart_again(parts: list[tuple[bool, bytes]]) -> None:
     joined = b"".join(data_frame(payload, binary=binary) for binary, payload in parts)
-    assert list(payloads(joined)) == parts
+    assert list(decode_data_frames(joined)) == parts
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -34,14 +34,14 @@ def test_a_frame_that_is_cut_is_none(size: int) -> None:
     whole = data_frame(b"x" * size, binary=False)
     for cut in {1, 2, 3, 4, len(whole) // 2, len(whole) - 1} - {0}:
         if cut < len(whole):
-            with pytest.raises(ValueError, match="no whole data frame at byte 0"):
-                list(payloads(whole[:cut]))
+            with pytest.raises(ValueError, match="no complete data frame at byte 0"):
+                list(decode_data_frames(whole[:cut]))
 
 
 @pytest.mark.parametrize("wrong", [b"\x88\x00", b"\x01\x00", b"\x00\x00", b"\xc1\x00", b"\x89\x00"])
 def test_nothing_but_whole_data_frames_is_written(wrong: bytes) -> None:
     with pytest.raises(ValueError, match="at byte 2 of 4"):
-        list(payloads(b"\x81\x00" + wrong))
+        list(decode_data_frames(b"\x81\x00" + wrong))
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
@@ -61,9 +61,9 @@ def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> N
     chunk = follower.chunk(1, *[True] * count)
     assert len(chunk) == len(chunk.data)
     assert repr(chunk) == f"<Chunk {count} messages {len(chunk.data)} bytes>"
-    said = [codec.decode_server_message(payload) for _, payload in payloads(chunk.data)]
+    said = [codec.decode_server_message(payload) for _, payload in decode_data_frames(chunk.data)]
     assert said == [frames.message for frames in chunk.messages]
-    assert {binary for binary, _ in payloads(chunk.data)} == {codec.binary}
+    assert {binary for binary, _ in decode_data_frames(chunk.data)} == {codec.binary}
 
 
 def test_both_codecs_share_a_message() -> None:

@@ -281,7 +281,7 @@ class Breaking:
 
     def __call__(self, data: bytes) -> None:
         self.write(data)
-        self.client.link.lose()
+        self.client.link.disconnect()
 
 
 @pytest.mark.parametrize("way", ["reply", "message", "end", "batches"])

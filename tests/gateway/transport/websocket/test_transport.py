@@ -1,4 +1,4 @@
-"""Links over real sockets: whatever way the bytes come, the same messages come out of them."""
+"""WebSocket transports over real sockets: the same messages are delivered however the bytes are split."""
 
 import asyncio
 import socket
@@ -21,101 +21,103 @@ Message = tuple[bytes, bool]
 
 @dataclass
 class Recorder:
-    """A receiver that remembers what it was told; acts on a message where a test wants it to."""
+    """A receiver that records its calls."""
 
     messages: list[Message] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    drains: int = 0
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    close_codes: list[int] = field(default_factory=list)
+    drain_count: int = 0
+    called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         self.messages.append((payload, binary))
-        self.heard.set()
+        self.called.set()
 
     def on_drained(self) -> None:
-        self.drains += 1
-        self.heard.set()
+        self.drain_count += 1
+        self.called.set()
 
     def on_closed(self, code: int) -> None:
-        self.ends.append(code)
-        self.heard.set()
+        self.close_codes.append(code)
+        self.called.set()
 
     async def until(self, count: int) -> None:
-        """Wait for *count* messages or the end."""
+        """Wait for *count* messages, or until the connection is closed."""
         async with asyncio.timeout(10):
-            while len(self.messages) < count and not self.ends:
-                self.heard.clear()
-                await self.heard.wait()
+            while len(self.messages) < count and not self.close_codes:
+                self.called.clear()
+                await self.called.wait()
 
 
 @dataclass
-class Wired:
-    link: WebSocketTransport
-    peer: Raw
-    state: ServerState
-    transport: asyncio.Transport
+class Connection:
+    """A transport under test, and the client at the other end of its socket."""
+
+    websocket: WebSocketTransport
+    client: Raw
+    server_state: ServerState
 
 
 def _socket_pair(buffer: int) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection, for which the kernel keeps about *buffer* bytes where that is given."""
+    """Return both sides of a TCP connection whose kernel buffers have about *buffer* bytes (0: default)."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.socket()
-        for one, option in ((listener, socket.SO_SNDBUF), (theirs, socket.SO_RCVBUF)):
+        client = socket.socket()
+        for one, option in ((listener, socket.SO_SNDBUF), (client, socket.SO_RCVBUF)):
             if buffer:
                 one.setsockopt(socket.SOL_SOCKET, option, buffer)
-        theirs.connect(listener.getsockname())
-        ours, _ = listener.accept()
-    for one in (ours, theirs):
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+    for one in (server, client):
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         one.settimeout(0)
-    return ours, theirs
+    return server, client
 
 
 @asynccontextmanager
-async def wired(options: WebSocketOptions = SMALL, *, buffer: int = 0) -> AsyncIterator[Wired]:
-    """Yield a link and the other end of its socket; whatever the test does, both are gone afterwards."""
-    ours, theirs = _socket_pair(buffer)
+async def connected(options: WebSocketOptions = SMALL, *, buffer: int = 0) -> AsyncIterator[Connection]:
+    """Yield a transport without a receiver, and its client; both sockets are closed afterwards."""
+    server, client = _socket_pair(buffer)
     loop, state = asyncio.get_running_loop(), ServerState()
-    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
-    link = WebSocketTransport(transport, loop=loop, server_state=state, options=options, peer="test")
-    transport.set_protocol(link)
-    link.connection_made(transport)
-    with Raw(theirs) as peer:
-        yield Wired(link, peer, state, transport)
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, server)
+    websocket = WebSocketTransport(transport, loop=loop, server_state=state, options=options, peer="test")
+    transport.set_protocol(websocket)
+    websocket.connection_made(transport)
+    with Raw(client) as raw:
+        yield Connection(websocket, raw, state)
         transport.abort()
     async with asyncio.timeout(10):
-        while state.connections:  # noqa: ASYNC110 (uvicorn's own way to see that all is over)
+        while state.connections:  # noqa: ASYNC110 (uvicorn, too, polls this set)
             await asyncio.sleep(0)
 
 
 @asynccontextmanager
 async def attached(
     options: WebSocketOptions = SMALL, *, buffer: int = 0
-) -> AsyncIterator[tuple[Wired, Recorder]]:
-    async with wired(options, buffer=buffer) as wire:
+) -> AsyncIterator[tuple[Connection, Recorder]]:
+    async with connected(options, buffer=buffer) as connection:
         recorder = Recorder()
-        wire.link.attach(recorder)
-        yield wire, recorder
+        connection.websocket.attach(recorder)
+        yield connection, recorder
 
 
-async def turns(count: int = 5) -> None:
+async def run_loop(count: int = 5) -> None:
+    """Let the event loop run *count* iterations."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-# ---------------------------------------------------------------- the same in, the same out
+# ---------------------------------------------------------------- bytes to messages
 
 
 @dataclass(frozen=True)
 class Case:
-    """Bytes of a client, and what they are."""
+    """Bytes that a client sends, and what must follow."""
 
     data: bytes
     messages: Sequence[Message] = ()
     frames: Sequence[Frame] = ()
-    """What the client gets before a Close, if there is one."""
+    """The frames that the client receives before a Close."""
     code: int | None = None
-    """Of the Close that the client gets; None while the link stays open."""
+    """The code of the Close that the client receives; None where the connection stays open."""
 
 
 def text(payload: bytes) -> Message:
@@ -139,15 +141,15 @@ CASES = {
     "empty binary": Case(frame(BINARY), [binary(b"")]),
     "125 bytes": Case(frame(TEXT, b"x" * 125), [text(b"x" * 125)]),
     "126 bytes": Case(frame(TEXT, b"x" * 126), [text(b"x" * 126)]),
-    "as much as is allowed": Case(frame(BINARY, b"x" * 1_000), [binary(b"x" * 1_000)]),
-    "one byte more": Case(frame(BINARY, b"x" * 1_001), code=1009),
-    "much more": Case(frame(BINARY, b"x" * 70_000), code=1009),
-    "announced only": Case(frame(TEXT, length=1_000), code=None),
-    "announced only, far too much": Case(frame(TEXT, length=70_000), code=1009),
-    "not ASCII": Case(frame(TEXT, SNOWMAN), [text(SNOWMAN)]),
-    "no UTF-8": Case(HELLO + frame(TEXT, SNOWMAN[:-1]), [text(b"hello")], code=1007),
+    "exactly the size limit": Case(frame(BINARY, b"x" * 1_000), [binary(b"x" * 1_000)]),
+    "one byte above the size limit": Case(frame(BINARY, b"x" * 1_001), code=1009),
+    "far above the size limit": Case(frame(BINARY, b"x" * 70_000), code=1009),
+    "only a header, within the size limit": Case(frame(TEXT, length=1_000), code=None),
+    "only a header, far above the size limit": Case(frame(TEXT, length=70_000), code=1009),
+    "text that is not ASCII": Case(frame(TEXT, SNOWMAN), [text(SNOWMAN)]),
+    "text that is not UTF-8": Case(HELLO + frame(TEXT, SNOWMAN[:-1]), [text(b"hello")], code=1007),
     "binary need not be UTF-8": Case(frame(BINARY, SNOWMAN[:-1]), [binary(SNOWMAN[:-1])]),
-    "several": Case(HELLO * 3 + frame(BINARY, b"!"), [text(b"hello")] * 3 + [binary(b"!")]),
+    "several frames": Case(HELLO * 3 + frame(BINARY, b"!"), [text(b"hello")] * 3 + [binary(b"!")]),
     "fragments": Case(
         frame(TEXT, SNOWMAN[:1], fin=False) + frame(CONT, SNOWMAN[1:2], fin=False) + frame(CONT, SNOWMAN[2:]),
         [text(SNOWMAN)],
@@ -155,10 +157,10 @@ CASES = {
     "empty fragments": Case(
         frame(BINARY, fin=False) + frame(CONT, fin=False) + frame(CONT) + HELLO, [binary(b""), text(b"hello")]
     ),
-    "fragments that are no UTF-8": Case(
+    "fragments of text that is not UTF-8": Case(
         frame(TEXT, SNOWMAN[:1], fin=False) + frame(CONT, b"x") + HELLO, code=1007
     ),
-    "fragments beyond the limit": Case(
+    "fragments above the size limit": Case(
         frame(TEXT, b"x" * 600, fin=False) + frame(CONT, b"x" * 401), code=1009
     ),
     "too many fragments": Case(frame(TEXT, fin=False) + frame(CONT, fin=False) * 64 + HELLO, code=4002),
@@ -168,7 +170,7 @@ CASES = {
         [text(b"ab"), text(b"hello")],
         [pong(b"1")],
     ),
-    "ping within a message as large as is allowed": Case(
+    "ping and pong within a fragmented message of exactly the size limit": Case(
         HELLO
         + frame(BINARY, fin=False)
         + frame(CONT, b"x" * 1_000, fin=False)
@@ -179,61 +181,61 @@ CASES = {
         [text(b"hello"), binary(b"x" * 1_000), text(b"hello")],
         [pong(b"1")],
     ),
-    "a control frame in fragments within a message": Case(
+    "a fragmented control frame within a message": Case(
         frame(TEXT, b"a", fin=False) + frame(PING, b"1", fin=False) + frame(CONT, b"b") + HELLO, code=1002
     ),
-    "unasked pong": Case(frame(PONG, b"!") + HELLO, [text(b"hello")]),
+    "pong without a ping": Case(frame(PONG, b"!") + HELLO, [text(b"hello")]),
     "too many pings": Case(frame(PING) * 21 + HELLO, frames=[pong()] * 20, code=4002),
     "close": Case(HELLO + close_frame(1001) + HELLO, [text(b"hello")], code=1001),
     "close without a code": Case(frame(CLOSE), code=1005),
     "close within a message": Case(
         frame(TEXT, b"a", fin=False) + close_frame(1000) + frame(CONT, b"b"), code=1000
     ),
-    "not masked": Case(HELLO + frame(TEXT, b"hello", masked=False), [text(b"hello")], code=1002),
+    "a frame without a mask": Case(HELLO + frame(TEXT, b"hello", masked=False), [text(b"hello")], code=1002),
     "a reserved bit": Case(frame(TEXT, b"hello", rsv=4) + HELLO, code=1002),
-    "a length longer than it need be": Case(
+    "a length in more bytes than needed": Case(
         bytes([0x81, 0xFE, 0, 2]) + b"\0\0\0\0hi" + HELLO, [text(b"hi"), text(b"hello")]
     ),
-    "a length that is negative": Case(bytes([0x82, 0xFF]) + b"\xff" * 8 + b"\0\0\0\0", code=1009),
+    "a negative length": Case(bytes([0x82, 0xFF]) + b"\xff" * 8 + b"\0\0\0\0", code=1009),
 }
-ARRIVALS = {
-    "at once": lambda data: [data],
-    "in bytes": lambda data: [data[i : i + 1] for i in range(len(data))],
-    "in threes": lambda data: [data[i : i + 3] for i in range(0, len(data), 3)],
-    "in halves": lambda data: [data[: len(data) // 2], data[len(data) // 2 :]],
-    "all but the last byte first": lambda data: [data[:-1], data[-1:]],
+SPLITS = {
+    "one read": lambda data: [data],
+    "single bytes": lambda data: [data[i : i + 1] for i in range(len(data))],
+    "three bytes each": lambda data: [data[i : i + 3] for i in range(0, len(data), 3)],
+    "two halves": lambda data: [data[: len(data) // 2], data[len(data) // 2 :]],
+    "last byte apart": lambda data: [data[:-1], data[-1:]],
 }
 
 
-@pytest.mark.parametrize("arrival", ARRIVALS)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", CASES)
-async def test_what_comes_of_bytes(name: str, arrival: str) -> None:
+async def test_bytes_of_a_client_become_messages_answers_and_close_codes(name: str, split: str) -> None:
     case = CASES[name]
-    async with attached() as (wire, recorder):
-        for chunk in ARRIVALS[arrival](case.data[:2_000]):
-            if not await wire.peer.send_as_taken(chunk):
+    async with attached() as (connection, recorder):
+        for chunk in SPLITS[split](case.data[:2_000]):
+            if not await connection.client.send_as_taken(chunk):
                 break
-            await turns(2)
+            await run_loop(2)
         if case.code is None:
             await recorder.until(len(case.messages))
-            await turns()
-            assert recorder.ends == []
-            assert [await wire.peer.frame() for _ in case.frames] == list(case.frames)
+            await run_loop()
+            assert recorder.close_codes == []
+            assert [await connection.client.frame() for _ in case.frames] == list(case.frames)
         else:
-            frames, said = await wire.peer.until_close()
+            frames, close = await connection.client.until_close()
             assert frames == list(case.frames)
-            assert said.code == case.code
-            assert recorder.ends == [case.code]
-            assert await wire.peer.ended() == b""
+            assert close.code == case.code
+            assert recorder.close_codes == [case.code]
+            assert await connection.client.ended() == b""
         assert recorder.messages == list(case.messages)
-        assert wire.link.is_open is (case.code is None)
+        assert connection.websocket.is_open is (case.code is None)
 
 
 @pytest.mark.parametrize("size", [1, 10, 125, 126, 200])
-async def test_any_limit_is_kept(size: int) -> None:
-    async with attached(WebSocketOptions(message_size=size)) as (wire, recorder):
-        await wire.peer.send(frame(BINARY, b"x" * size) + frame(BINARY, b"x" * (size + 1)))
-        assert (await wire.peer.until_close())[1].code == 1009
+async def test_a_message_above_the_configured_size_closes_with_1009(size: int) -> None:
+    async with attached(WebSocketOptions(message_size=size)) as (connection, recorder):
+        await connection.client.send(frame(BINARY, b"x" * size) + frame(BINARY, b"x" * (size + 1)))
+        assert (await connection.client.until_close())[1].code == 1009
         assert recorder.messages == [binary(b"x" * size)]
 
 
@@ -243,7 +245,7 @@ PAYLOADS = SIZES.flatmap(lambda size: st.sampled_from([b"x" * size, ("é" * (siz
 
 @st.composite
 def _messages(draw: st.DrawFn) -> tuple[Message, bytes]:
-    """One message, and frames that carry it."""
+    """Draw one message and the bytes of frames that carry it."""
     payload, is_binary = draw(PAYLOADS), draw(st.booleans())
     cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
     parts = [payload[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
@@ -254,222 +256,224 @@ def _messages(draw: st.DrawFn) -> tuple[Message, bytes]:
     controls = draw(
         st.lists(st.tuples(st.integers(0, len(frames)), st.sampled_from([PING, PONG])), max_size=2)
     )
-    for place, opcode in controls:
-        frames.insert(place, frame(opcode, b"c"))
+    for index, opcode in controls:
+        frames.insert(index, frame(opcode, b"c"))
     return (payload, is_binary), b"".join(frames)
 
 
 @given(st.lists(_messages(), max_size=8), st.data())
 @settings(deadline=None, max_examples=150)
-async def test_the_same_bytes_are_the_same_messages_however_they_are_split(
-    messages: list[tuple[Message, bytes]], choose: st.DataObject
+async def test_the_same_messages_are_delivered_however_the_bytes_are_split(
+    messages: list[tuple[Message, bytes]], data_source: st.DataObject
 ) -> None:
     data = b"".join(raw for _, raw in messages) + close_frame(1000)
-    cuts = sorted(choose.draw(st.lists(st.integers(1, len(data) - 1), max_size=12, unique=True)))
-    options = WebSocketOptions(message_size=1_000, read_slice=choose.draw(st.sampled_from([1, 100, 8_192])))
-    async with attached(options) as (wire, recorder):
+    cuts = sorted(data_source.draw(st.lists(st.integers(1, len(data) - 1), max_size=12, unique=True)))
+    options = WebSocketOptions(
+        message_size=1_000, read_slice=data_source.draw(st.sampled_from([1, 100, 8_192]))
+    )
+    async with attached(options) as (connection, recorder):
         for start, end in zip([0, *cuts], [*cuts, None], strict=True):
-            wire.link.data_received(data[start:end])
-            await turns(choose.draw(st.integers(0, 3)))
-        frames, said = await wire.peer.until_close()
+            connection.websocket.data_received(data[start:end])
+            await run_loop(data_source.draw(st.integers(0, 3)))
+        frames, close = await connection.client.until_close()
         pings = sum(raw.count(frame(PING, b"c")) for _, raw in messages)
         assert frames == [pong(b"c")] * pings
-        assert said == Closed(1000, "")
+        assert close == Closed(1000, "")
         assert recorder.messages == [message for message, _ in messages]
-        assert recorder.ends == [1000]
+        assert recorder.close_codes == [1000]
 
 
-# ---------------------------------------------------------------- for the session
+# ---------------------------------------------------------------- what a session calls
 
 
-async def test_what_came_before_somebody_listens_is_not_lost() -> None:
-    async with wired() as wire:
-        await wire.peer.send(HELLO + frame(PING) + HELLO[:3])
-        await turns()
-        await wire.peer.send(HELLO[3:] + frame(BINARY, b"!"))
-        await turns()
+async def test_messages_read_before_attach_are_delivered_after_it() -> None:
+    async with connected() as connection:
+        await connection.client.send(HELLO + frame(PING) + HELLO[:3])
+        await run_loop()
+        await connection.client.send(HELLO[3:] + frame(BINARY, b"!"))
+        await run_loop()
         recorder = Recorder()
-        wire.link.attach(recorder)
+        connection.websocket.attach(recorder)
         await recorder.until(3)
         assert recorder.messages == [text(b"hello"), text(b"hello"), binary(b"!")]
 
 
-async def test_a_pause_holds_in_the_middle_of_what_came_at_once() -> None:
-    class Hesitant(Recorder):
+async def test_pause_takes_effect_between_two_frames_of_one_read() -> None:
+    class PausingRecorder(Recorder):
         def on_message(self, payload: bytes, *, binary: bool) -> None:
             super().on_message(payload, binary=binary)
-            wire.link.pause()
+            connection.websocket.pause()
 
-    async with wired() as wire:
-        recorder = Hesitant()
-        wire.link.attach(recorder)
-        await wire.peer.send(HELLO * 3 + frame(PING) + frame(TEXT, b"last"))
+    async with connected() as connection:
+        recorder = PausingRecorder()
+        connection.websocket.attach(recorder)
+        await connection.client.send(HELLO * 3 + frame(PING) + frame(TEXT, b"last"))
         for count in (1, 2, 3, 4):
             await recorder.until(count)
-            await turns()
+            await run_loop()
             assert len(recorder.messages) == count
-            wire.link.resume()
-        assert (await wire.peer.frame()).opcode == PONG
+            connection.websocket.resume()
+        assert (await connection.client.frame()).opcode == PONG
         assert recorder.messages[-1] == text(b"last")
 
 
-async def test_nothing_is_heard_after_a_close() -> None:
-    class Stern(Recorder):
+async def test_after_close_nothing_is_written_and_the_receiver_is_not_called() -> None:
+    class ClosingRecorder(Recorder):
         def on_message(self, payload: bytes, *, binary: bool) -> None:
             super().on_message(payload, binary=binary)
-            wire.link.write(b"\x81\x03one")
-            wire.link.close(4002, "that was wrong")
-            wire.link.write(b"\x81\x05never")
-            wire.link.close(4003, "never")
+            connection.websocket.write(b"\x81\x03one")
+            connection.websocket.close(4002, "that was wrong")
+            connection.websocket.write(b"\x81\x05never")
+            connection.websocket.close(4003, "never")
 
-    async with wired() as wire:
-        recorder = Stern()
-        wire.link.attach(recorder)
-        await wire.peer.send(HELLO * 3 + frame(PING) + frame(TEXT, b"\xff"))
-        frames, said = await wire.peer.until_close()
+    async with connected() as connection:
+        recorder = ClosingRecorder()
+        connection.websocket.attach(recorder)
+        await connection.client.send(HELLO * 3 + frame(PING) + frame(TEXT, b"\xff"))
+        frames, close = await connection.client.until_close()
         assert frames == [Frame(fin=True, opcode=TEXT, payload=b"one")]
-        assert said == (4002, "that was wrong")
-        await wire.peer.send(HELLO + frame(PING) + close_frame(4002) + HELLO)
-        assert await wire.peer.ended() == b""
+        assert close == (4002, "that was wrong")
+        await connection.client.send(HELLO + frame(PING) + close_frame(4002) + HELLO)
+        assert await connection.client.ended() == b""
         assert recorder.messages == [text(b"hello")]
-        assert recorder.ends == [], "who closes needs not be told"
+        assert recorder.close_codes == [], "the session that closes gets no on_closed"
 
 
-async def test_a_reason_is_cut_where_a_character_ends() -> None:
-    async with attached() as (wire, _):
-        wire.link.close(4005, "☃" * 100)
-        assert (await wire.peer.until_close())[1] == (4005, "☃" * 41)
+async def test_a_long_close_reason_is_cut_at_the_end_of_a_character() -> None:
+    async with attached() as (connection, _):
+        connection.websocket.close(4005, "☃" * 100)
+        assert (await connection.client.until_close())[1] == (4005, "☃" * 41)
 
 
-async def test_a_peer_that_does_not_answer_a_close_is_aborted() -> None:
-    async with attached() as (wire, recorder):
-        wire.link.close(4005)
-        assert (await wire.peer.until_close())[1].code == 4005
-        assert await wire.peer.ended() == b""
-        assert recorder.ends == []
-        assert not wire.state.connections
+async def test_a_client_that_does_not_answer_a_close_is_aborted() -> None:
+    async with attached() as (connection, recorder):
+        connection.websocket.close(4005)
+        assert (await connection.client.until_close())[1].code == 4005
+        assert await connection.client.ended() == b""
+        assert recorder.close_codes == []
+        assert not connection.server_state.connections
 
 
-async def test_a_peer_that_goes_on_after_a_close_is_not_read_to_its_end() -> None:
-    patient = WebSocketOptions(message_size=1_000, close_timeout=60.0)
-    async with attached(patient) as (wire, _):
-        wire.link.close(4005)
-        assert (await wire.peer.until_close())[1].code == 4005
-        for _ in range(patient.message_size // len(HELLO) + 2):
-            await wire.peer.send(HELLO)
-            await turns(1)
-        assert await wire.peer.ended() == b"", "without an answer, and before the close timeout"
+async def test_a_client_that_keeps_sending_after_a_close_is_disconnected_after_one_message_size() -> None:
+    options = WebSocketOptions(message_size=1_000, close_timeout=60.0)
+    async with attached(options) as (connection, _):
+        connection.websocket.close(4005)
+        assert (await connection.client.until_close())[1].code == 4005
+        for _ in range(options.message_size // len(HELLO) + 2):
+            await connection.client.send(HELLO)
+            await run_loop(1)
+        assert await connection.client.ended() == b"", "without an answer, and before the close timeout"
 
 
-async def test_a_peer_that_does_not_go_after_a_fault_is_aborted() -> None:
-    async with attached() as (wire, recorder):
-        await wire.peer.send(frame(TEXT, b"\xff"))
-        assert (await wire.peer.until_close())[1].code == 1007
+async def test_a_client_that_stays_connected_after_a_violation_is_aborted() -> None:
+    async with attached() as (connection, recorder):
+        await connection.client.send(frame(TEXT, b"\xff"))
+        assert (await connection.client.until_close())[1].code == 1007
         for _ in range(1_000):
-            if not await wire.peer.send_as_taken(HELLO * 1_000):
+            if not await connection.client.send_as_taken(HELLO * 1_000):
                 break
             await asyncio.sleep(0.01)
-        assert not wire.state.connections
+        assert not connection.server_state.connections
         assert recorder.messages == []
 
 
-async def test_a_peer_that_vanishes_is_told_of_once() -> None:
-    async with attached() as (wire, recorder):
-        await wire.peer.send(HELLO + HELLO[:4])
+async def test_a_lost_connection_is_reported_once_with_1006() -> None:
+    async with attached() as (connection, recorder):
+        await connection.client.send(HELLO + HELLO[:4])
         await recorder.until(1)
-        wire.peer.close()
+        connection.client.close()
         await recorder.until(2)
-        assert recorder.ends == [1006]
-        wire.link.close(4005)
-        wire.link.abort()
-        wire.link.shutdown()
-        wire.link.write(HELLO)
-        assert wire.link.buffered() == 0
-        assert recorder.ends == [1006]
+        assert recorder.close_codes == [1006]
+        connection.websocket.close(4005)
+        connection.websocket.abort()
+        connection.websocket.shutdown()
+        connection.websocket.write(HELLO)
+        assert connection.websocket.buffered() == 0
+        assert recorder.close_codes == [1006]
 
 
-async def test_a_shutdown_is_a_drain_and_can_be_repeated() -> None:
-    async with attached() as (wire, recorder):
-        wire.link.shutdown()
-        wire.link.shutdown()
-        assert recorder.ends == [4000]
-        assert await wire.peer.closed() == (4000, "drain")
+async def test_shutdown_closes_with_drain_and_can_be_repeated() -> None:
+    async with attached() as (connection, recorder):
+        connection.websocket.shutdown()
+        connection.websocket.shutdown()
+        assert recorder.close_codes == [4000]
+        assert await connection.client.closed() == (4000, "drain")
 
 
 @pytest.mark.parametrize("moment", ["unattached", "in a message", "closing", "while writing"])
-async def test_a_shutdown_never_raises(moment: str) -> None:
-    async with wired(buffer=4_096) as wire:
+async def test_shutdown_never_raises(moment: str) -> None:
+    async with connected(buffer=4_096) as connection:
         if moment != "unattached":
-            wire.link.attach(Recorder())
+            connection.websocket.attach(Recorder())
         if moment == "in a message":
-            await wire.peer.send(frame(TEXT, b"a", fin=False))
+            await connection.client.send(frame(TEXT, b"a", fin=False))
         if moment == "closing":
-            wire.link.close(4005)
+            connection.websocket.close(4005)
         if moment == "while writing":
-            wire.link.write(b"\x82\x7e\xff\xff" + b"x" * 65_535)
-            await wire.peer.send(close_frame(1000))
-        await turns()
-        wire.link.shutdown()
-        await wire.peer.until_close()
+            connection.websocket.write(b"\x82\x7e\xff\xff" + b"x" * 65_535)
+            await connection.client.send(close_frame(1000))
+        await run_loop()
+        connection.websocket.shutdown()
+        await connection.client.until_close()
 
 
-# ---------------------------------------------------------------- slow and hostile peers
+# ---------------------------------------------------------------- slow and hostile clients
 
 
 FULL = WebSocketOptions(high_water=16_384, low_water=4_096, stall_timeout=0.3, control_buffer=4_096)
 BULK = b"\x82\x7e\x10\x00" + b"x" * 4_096
 
 
-def fill(link: WebSocketTransport) -> int:
-    """Write until the link takes no more; return the bytes."""
+def fill(websocket: WebSocketTransport) -> int:
+    """Write until the transport is not writable any more; return the number of bytes."""
     count = 0
-    while link.writable:
-        link.write(BULK)
+    while websocket.writable:
+        websocket.write(BULK)
         count += len(BULK)
     return count
 
 
-async def test_a_full_socket_says_so_and_says_when_it_is_not() -> None:
-    async with attached(FULL, buffer=4_096) as (wire, recorder):
-        size = fill(wire.link)
-        assert wire.link.buffered() > FULL.high_water
-        await wire.peer.take(size)
+async def test_writable_is_false_while_the_socket_is_full_and_on_drained_is_called_after_it() -> None:
+    async with attached(FULL, buffer=4_096) as (connection, recorder):
+        size = fill(connection.websocket)
+        assert connection.websocket.buffered() > FULL.high_water
+        await connection.client.take(size)
         async with asyncio.timeout(10):
-            while not recorder.drains:
-                await recorder.heard.wait()
-        assert wire.link.writable
-        assert wire.link.buffered() <= FULL.low_water
+            while not recorder.drain_count:
+                await recorder.called.wait()
+        assert connection.websocket.writable
+        assert connection.websocket.buffered() <= FULL.low_water
 
 
-async def test_a_peer_that_takes_nothing_is_aborted() -> None:
-    async with attached(FULL, buffer=4_096) as (wire, recorder):
-        fill(wire.link)
+async def test_a_client_that_reads_nothing_is_aborted() -> None:
+    async with attached(FULL, buffer=4_096) as (connection, recorder):
+        fill(connection.websocket)
         await recorder.until(1)
-        assert recorder.ends == [1006]
+        assert recorder.close_codes == [1006]
 
 
-async def test_a_peer_that_takes_little_is_not() -> None:
-    async with attached(FULL, buffer=4_096) as (wire, recorder):
-        fill(wire.link)
+async def test_a_client_that_reads_slowly_is_not_aborted() -> None:
+    async with attached(FULL, buffer=4_096) as (connection, recorder):
+        fill(connection.websocket)
         loop, taken = asyncio.get_running_loop(), 0
-        # A kernel tells of a few thousand bytes at once; each time is in time.
-        while not wire.link.writable and not recorder.ends:
+        # The kernel acknowledges a few thousand bytes at once; each acknowledgement is within the timeout.
+        while not connection.websocket.writable and not recorder.close_codes:
             await asyncio.sleep(FULL.stall_timeout / 16)
-            taken += len(await loop.sock_recv(wire.peer.socket, 1_000))
-        assert recorder.ends == []
-        assert taken > 16_000, "for longer than a peer that takes nothing is given"
+            taken += len(await loop.sock_recv(connection.client.socket, 1_000))
+        assert recorder.close_codes == []
+        assert taken > 16_000, "it read for longer than the stall timeout"
 
 
-async def test_answers_to_pings_that_nobody_reads_are_bounded() -> None:
-    async with attached(FULL, buffer=4_096) as (wire, recorder):
-        fill(wire.link)
+async def test_unread_answers_to_pings_are_bounded() -> None:
+    async with attached(FULL, buffer=4_096) as (connection, recorder):
+        fill(connection.websocket)
         for _ in range(200):
-            if recorder.ends or not await wire.peer.send_as_taken(frame(PING, b"x" * 125)):
+            if recorder.close_codes or not await connection.client.send_as_taken(frame(PING, b"x" * 125)):
                 break
-            await turns(2)
-            assert wire.link.buffered() <= FULL.high_water + FULL.control_buffer + 8_192
+            await run_loop(2)
+            assert connection.websocket.buffered() <= FULL.high_water + FULL.control_buffer + 8_192
         await recorder.until(1)
-        assert recorder.ends in ([1006], [4002])
+        assert recorder.close_codes in ([1006], [4002])
 
 
 @pytest.mark.parametrize(
@@ -477,28 +481,30 @@ async def test_answers_to_pings_that_nobody_reads_are_bounded() -> None:
     [WebSocketOptions(read_frames=1_000_000), WebSocketOptions(read_slice=1_000_000)],
     ids=["bytes", "frames"],
 )
-async def test_who_sends_much_does_not_keep_others_waiting(options: WebSocketOptions) -> None:
-    """Much is handled in slices: what another peer sends meanwhile is heard before the last of them."""
+async def test_a_client_that_sends_much_does_not_delay_the_messages_of_another(
+    options: WebSocketOptions,
+) -> None:
+    """Many frames are handled in slices: a message of another client is delivered between two of them."""
     order: list[str] = []
 
-    class Busy(Recorder):
+    class BusyRecorder(Recorder):
         def on_message(self, payload: bytes, *, binary: bool) -> None:
             super().on_message(payload, binary=binary)
             if order[-1:] != ["much"]:
                 order.append("much")
 
-    class Brief(Recorder):
+    class QuickRecorder(Recorder):
         def on_message(self, payload: bytes, *, binary: bool) -> None:
             super().on_message(payload, binary=binary)
             order.append("little")
 
-    async with wired(options) as much, wired(options) as little:
-        busy, brief = Busy(), Brief()
-        much.link.attach(busy)
-        little.link.attach(brief)
-        much.link.data_received(HELLO * 10_000)
-        await little.peer.send(HELLO)
-        await brief.until(1)
+    async with connected(options) as much, connected(options) as little:
+        busy, quick = BusyRecorder(), QuickRecorder()
+        much.websocket.attach(busy)
+        little.websocket.attach(quick)
+        much.websocket.data_received(HELLO * 10_000)
+        await little.client.send(HELLO)
+        await quick.until(1)
         assert len(busy.messages) < 10_000
         await busy.until(10_000)
         assert order == ["much", "little", "much"]
