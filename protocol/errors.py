@@ -54,21 +54,30 @@ class Reaction(StrEnum):
     RECONNECT = "reconnect"
 
 
+class Backoff(StrEnum):
+    """How long a client waits before it reconnects; the values are those of docs/vectors/closes.json."""
+
+    JITTER = "jitter"
+    """A random time below a bound that doubles with each attempt, from 0.5 s to 30 s."""
+    LONG = "long"
+    """A random time up to 30 s."""
+    ANNOUNCED = "told"
+    """The delay of the last `reconnect` push; `JITTER` where there was none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Close:
     """One row of the table of close codes."""
 
     reason: str
     reaction: Reaction
-    backoff: str = "jitter"
-    """`told`: after the delay of the last `reconnect`; `jitter`: full jitter, 0.5 s doubling to 30 s;
-    `long`: the same from 30 s."""
+    backoff: Backoff = Backoff.JITTER
 
 
 _RECONNECT = Reaction.RECONNECT
 
 CLOSES: dict[int, Close] = {
-    CloseCode.DRAIN: Close("drain", _RECONNECT, "told"),
+    CloseCode.DRAIN: Close("drain", _RECONNECT, Backoff.ANNOUNCED),
     CloseCode.CONNECT_TIMEOUT: Close("connect_timeout", _RECONNECT),
     CloseCode.PROTOCOL_VIOLATION: Close("protocol_violation", Reaction.STOP),
     CloseCode.UNAUTHORIZED: Close("unauthorized", Reaction.STOP_UNTIL_NEW_TOKEN),
@@ -76,8 +85,8 @@ CLOSES: dict[int, Close] = {
     CloseCode.DISCONNECTED: Close("disconnected", Reaction.STOP),
     CloseCode.SLOW_CONSUMER: Close("slow_consumer", _RECONNECT),
     CloseCode.HEARTBEAT_TIMEOUT: Close("heartbeat_timeout", _RECONNECT),
-    CloseCode.RATE_LIMITED: Close("rate_limited", _RECONNECT, "long"),
-    CloseCode.CONNECTION_LIMIT: Close("connection_limit", _RECONNECT, "long"),
+    CloseCode.RATE_LIMITED: Close("rate_limited", _RECONNECT, Backoff.LONG),
+    CloseCode.CONNECTION_LIMIT: Close("connection_limit", _RECONNECT, Backoff.LONG),
     CloseCode.INTERNAL: Close("internal", _RECONNECT),
     CloseCode.REPLACED: Close("replaced", Reaction.STOP),
     CloseCode.FENCED: Close("fenced", _RECONNECT),
@@ -85,7 +94,10 @@ CLOSES: dict[int, Close] = {
     CloseCode.PROTOCOL_ERROR: Close("protocol error", Reaction.STOP),
     CloseCode.INVALID_DATA: Close("invalid data", Reaction.STOP),
 }
-"""What a client does on each close code; any other code means reconnect with backoff (PROTOCOL section 2)."""
+"""What a client does on each close code (docs/protocol.md#close-codes); `OTHER_CLOSE` on any other."""
+
+OTHER_CLOSE = Close("no reason given", _RECONNECT)
+"""What a client does on a close code that `CLOSES` does not list, and on a connection lost without one."""
 
 CLOSE_ON_ERROR: dict[ErrorCode, CloseCode] = {
     ErrorCode.UNAUTHORIZED: CloseCode.UNAUTHORIZED,
@@ -95,7 +107,10 @@ CLOSE_ON_ERROR: dict[ErrorCode, CloseCode] = {
     ErrorCode.UNAVAILABLE: CloseCode.INTERNAL,
     ErrorCode.INTERNAL: CloseCode.INTERNAL,
 }
-"""How a connection ends whose `connect` was refused with each error; others leave it open to try again."""
+"""The close code that follows each error of a refused `connect`; other errors leave the connection open."""
+
+TRANSIENT_ERRORS = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL})
+"""Errors after which the same command may succeed later (docs/protocol.md#errors)."""
 
 
 class ProtocolError(Exception):

@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from protocol import limits, server_messages
+from protocol.client import DEFAULT_BACKOFF
 from protocol.codec import JSON, MSGPACK
-from protocol.errors import CLOSE_ON_ERROR, CLOSES, BadRequest, CloseCode
+from protocol.errors import CLOSE_ON_ERROR, CLOSES, OTHER_CLOSE, Backoff, BadRequest, CloseCode
 from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
 from protocol.payload import payload_of
 from tests.protocol import examples
@@ -94,6 +95,38 @@ def close_cases() -> list[Case]:
     ]
 
 
+OTHER_CODES = {
+    1000: "normal closure",
+    1001: "going away",
+    1005: "no status received",
+    1006: "abnormal closure",
+    1011: "internal error",
+    1012: "service restart",
+    4009: "not assigned",
+    4999: "not assigned",
+}
+"""Codes that are not in the table, by their names in RFC 6455 section 7.4.1 and its registry."""
+
+ATTEMPTS = 8
+"""How many attempts in a row the bounds of a backoff are listed for; the bound stays the same after that."""
+
+
+def other_close_cases() -> list[Case]:
+    """Return what a client does on close codes that are not in the table."""
+    return [
+        {"code": code, "name": name, "client": OTHER_CLOSE.reaction.value, "backoff": OTHER_CLOSE.backoff}
+        for code, name in OTHER_CODES.items()
+    ]
+
+
+def backoff_cases() -> list[Case]:
+    """Return the bounds of every backoff, in seconds, by the number of the attempt."""
+    return [
+        {"backoff": kind, "bounds": [DEFAULT_BACKOFF.bound(kind, attempt) for attempt in range(ATTEMPTS)]}
+        for kind in Backoff
+    ]
+
+
 def error_cases() -> list[Case]:
     """Return how a connection ends whose connect was refused with each error."""
     return [{"code": str(code), "close": int(close)} for code, close in CLOSE_ON_ERROR.items()]
@@ -105,7 +138,14 @@ def files() -> dict[str, str]:
         "commands.json": _text({"subprotocols": _SUBPROTOCOLS, "commands": command_cases()}),
         "events.json": _text({"subprotocols": _SUBPROTOCOLS, "events": event_cases()}),
         "bad.json": _text({"frames": bad_cases()}),
-        "closes.json": _text({"closes": close_cases(), "connect_refused": error_cases()}),
+        "closes.json": _text(
+            {
+                "closes": close_cases(),
+                "other_closes": other_close_cases(),
+                "backoffs": backoff_cases(),
+                "connect_refused": error_cases(),
+            }
+        ),
     }
 
 
