@@ -1,4 +1,4 @@
-"""Time as an argument: the clock of the machine, and one that stands still until a test moves it."""
+"""Time as an argument: the clocks of the machine, and one that only tests move."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Clock = Callable[[], float]
 
 
 class Timer(Protocol):
-    """What is to happen later, and may still be called off."""
+    """A callback that is scheduled, and may still be cancelled."""
 
     def cancel(self) -> None:
-        """Call it off; harmless once it has happened."""
+        """Do not run the callback; no effect once it has run."""
 
 
 class Scheduler(Protocol):
-    """The part of an event loop that runs things later (`asyncio.AbstractEventLoop` has it)."""
+    """The part of an event loop that schedules callbacks (`asyncio.AbstractEventLoop` has it)."""
 
     def call_soon(self, callback: Callable[[], object], /) -> Timer:
-        """Run *callback* in the next turn of the loop."""
+        """Run *callback* in the next iteration of the loop."""
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
         """Run *callback* after *delay* seconds."""
 
     def time(self) -> float:
-        """Return the loop's clock in seconds."""
+        """Return the time of the loop's clock, in seconds."""
 
 
 monotonic: Clock = time.monotonic
@@ -43,12 +43,12 @@ class FakeTimer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Call it off."""
+        """Do not run the callback."""
         self.cancelled = True
 
 
 class FakeClock:
-    """A clock and a scheduler that stand still until `advance`: for tests, ours and those of others."""
+    """A clock and a scheduler whose time moves only by `advance`: for tests, ours and those of embedders."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now
@@ -58,7 +58,7 @@ class FakeClock:
         return self.now
 
     def time(self) -> float:
-        """Return the current time."""
+        """Return the current time, in seconds."""
         return self.now
 
     def call_soon(self, callback: Callable[[], object]) -> FakeTimer:
@@ -66,17 +66,17 @@ class FakeClock:
         return self.call_later(0.0, callback)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> FakeTimer:
-        """Run *callback* once the clock was moved by *delay* seconds."""
+        """Run *callback* once `advance` has moved the clock by *delay* seconds."""
         timer = FakeTimer(self.now + delay, callback)
         self._timers.append(timer)
         return timer
 
     def run(self) -> None:
-        """Run everything that is due now, and what that makes due, in order."""
+        """Run all callbacks that are due now, and those that they schedule for now, in order."""
         self.advance(0.0)
 
     def advance(self, seconds: float) -> None:
-        """Move the clock by *seconds*, running what becomes due on the way at its own time."""
+        """Move the clock by *seconds*; each callback runs while the clock shows its own time."""
         end = self.now + seconds
         while due := [timer for timer in self._timers if timer.due <= end and not timer.cancelled]:
             timer = min(due, key=lambda timer: timer.due)

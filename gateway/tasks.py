@@ -1,11 +1,11 @@
-"""Coroutines that start at once: no task, no turn of the loop, where nothing has to be waited for.
+"""Coroutines that are started by a call: no task and no iteration of the event loop where they need not wait.
 
-A task costs about 8 µs and the rest of the loop's turn; with the embedded broker no command waits for
-anything, so commands are coroutines for the sake of Redis and plain calls for the sake of speed. Python 3.12
-has eager tasks; this is what 3.11 needs.
+A task costs about 8 µs and waits for the next iteration of the loop. With the memory broker no command waits
+for anything: commands are coroutines because of Redis, and started by a call because of the memory broker.
+Python 3.12 has eager tasks (`asyncio.eager_task_factory`); this module does the same for 3.11.
 
-The part that runs at once runs outside of any task: it may await futures, but `asyncio.timeout` and
-`asyncio.current_task` do not work there. Whoever needs them starts a task of its own.
+The part of a coroutine before its first wait runs outside of any task: it may await futures, but
+`asyncio.timeout` and `asyncio.current_task` do not work there. Code that needs them runs in `Tasks.spawn`.
 """
 
 from __future__ import annotations
@@ -19,70 +19,82 @@ T = TypeVar("T")
 
 
 class Tasks:
-    """Owner of the coroutines that had to wait: none outlives `close`, none fails unheard."""
+    """Owner of tasks: `close` ends all of them, and each exception is reported."""
 
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
-        """Report what a task raises to *on_error*, whether or not somebody awaits it as well."""
+        """Call *on_error* with each exception of a task, whether or not a coroutine awaits the task."""
         self._running: set[asyncio.Task[Any]] = set()
         self._on_error = on_error
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> T | asyncio.Task[T]:
-        """Run *coroutine* until it waits: return its result, or the task that goes on with it.
+        """Run *coroutine* until it waits: return its result, or the task in which it continues.
 
-        What it raises before it waits is raised here.
+        An exception that it raises before it waits is raised here, and not reported.
         """
         try:
             awaited = coroutine.send(None)
         except StopIteration as done:
             result: T = done.value
             return result
-        return self.adopt(_Rest(coroutine, awaited))
+        return self.spawn(_StartedCoroutine(coroutine, awaited))
 
-    async def all(self, coroutines: Iterable[Coroutine[Any, Any, T]], *, turn: int) -> list[T]:
-        """Start every one of *coroutines* in order, then wait for all; return their results in that order.
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run *coroutine* in a task, from its beginning; return the task."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._on_done)
+        return task
 
-        Others get their turn of the loop after each *turn* of them. Those that wait once, as publishes of a
-        batch do, take no task each: 2 µs less of 18. Where the caller is cancelled, they go on in tasks.
+    async def gather_in_order(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], *, yield_every: int
+    ) -> list[T]:
+        """Start all *coroutines* in order, wait for all, and return their results in the same order.
+
+        After each *yield_every* of them, other callbacks of the event loop run. A coroutine that waits only
+        once, as a publish of a batch does, takes no task: 2 µs less of 18. Where the caller is cancelled,
+        those that wait continue in tasks of this owner; where one fails, its exception is raised and the
+        others continue.
         """
         results: list[Any] = []
         waiting: deque[tuple[int, Coroutine[Any, Any, T], asyncio.Future[Any]]] = deque()
-        late: list[tuple[int, asyncio.Task[T]]] = []
+        in_tasks: list[tuple[int, asyncio.Task[T]]] = []
         try:
-            for number, coroutine in enumerate(coroutines):
+            for index, coroutine in enumerate(coroutines):
                 results.append(None)
                 try:
                     awaited = coroutine.send(None)
                 except StopIteration as done:
-                    results[number] = done.value
+                    results[index] = done.value
                 else:
                     if awaited is None:
-                        late.append((number, self.adopt(_Rest(coroutine, awaited))))
+                        in_tasks.append((index, self.spawn(_StartedCoroutine(coroutine, awaited))))
                     else:
-                        waiting.append((number, coroutine, awaited))
-                if number % turn == turn - 1:
+                        waiting.append((index, coroutine, awaited))
+                if index % yield_every == yield_every - 1:
                     await asyncio.sleep(0)
             while waiting:
-                number, coroutine, awaited = waiting[0]
-                await _settled(awaited)
+                index, coroutine, awaited = waiting[0]
+                await _wait_until_done(awaited)
                 waiting.popleft()
                 try:
-                    late.append((number, self.adopt(_Rest(coroutine, coroutine.send(None)))))
+                    in_tasks.append((index, self.spawn(_StartedCoroutine(coroutine, coroutine.send(None)))))
                 except StopIteration as done:
-                    results[number] = done.value
+                    results[index] = done.value
         finally:
             for _, coroutine, awaited in waiting:
-                self.adopt(_Rest(coroutine, awaited))
-        for number, task in late:
-            results[number] = await task
+                self.spawn(_StartedCoroutine(coroutine, awaited))
+        for index, task in in_tasks:
+            results[index] = await task
         return results
 
-    async def together(self, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Start every one of *coroutines* in order, and return once all have ended: none outlives this call.
+    async def run_all(self, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Start all *coroutines* in order, and return once all have ended.
 
-        Each goes on as soon as it can, in a task where it has to wait; cancelled are all where the caller is.
-        One that fails ends no other; what the first of those raised is raised in the end.
+        Each continues in a task where it has to wait. One that fails does not cancel the others; once all
+        have ended, the exception of the first in order is raised. Where the caller is cancelled, all are
+        cancelled, and have ended before this call does.
         """
-        running = [begun for each in coroutines if (begun := self._begin(each)) is not None]
+        running = [future for each in coroutines if (future := self._start_caught(each)) is not None]
         if not running:
             return
         try:
@@ -95,38 +107,31 @@ class Tasks:
         for each in running:
             each.result()
 
-    def adopt(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run *coroutine* in a task that ends with this owner."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._done)
-        return task
-
     async def close(self) -> None:
-        """Cancel what still runs, and what that starts, and wait until all of it has ended."""
+        """Cancel all tasks, including those that they start while ending, and wait until all have ended."""
         while running := list(self._running):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     def report(self, error: BaseException) -> None:
-        """Let *error* be heard of where nobody is there to raise it to."""
+        """Report *error* where there is no caller to raise it to."""
         self._on_error(error)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many coroutines are waiting."""
+        """Return how many tasks are running."""
         return {"running": len(self._running)}
 
-    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
-        """Start *coroutine*; return what tells of its end or of its failure, None where it has ended well."""
+    def _start_caught(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
+        """Start *coroutine*; return a future with its end or its exception, None where it has succeeded."""
         try:
             return self.start(coroutine)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (whoever awaits it is told)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (run_all raises it later)
             failed = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             return failed
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error(error)
@@ -135,39 +140,41 @@ class Tasks:
         return f"<Tasks {len(self._running)} running>"
 
 
-async def _settled(future: asyncio.Future[Any]) -> None:
-    """Wait until *future* is done, whatever its outcome: that is for another one to look at."""
+async def _wait_until_done(future: asyncio.Future[Any]) -> None:
+    """Wait until *future* is done, without raising its exception: the coroutine that awaits it does that."""
     if future.done():
         return
-    over = asyncio.Event()
-    future.add_done_callback(lambda _: over.set())
-    await over.wait()
+    done = asyncio.Event()
+    future.add_done_callback(lambda _: done.set())
+    await done.wait()
 
 
-class _Rest(Coroutine[Any, Any, T]):
-    """A coroutine that has already run until it waited for *awaited*, as a task takes it over.
+class _StartedCoroutine(Coroutine[Any, Any, T]):
+    """A coroutine that already runs and waits for *awaited*, in the form that a task can take over.
 
-    A class, because a coroutine around it would not do: a task that is cancelled before its first step throws
-    into what has not begun, and the one inside would never hear of it.
+    A coroutine function around it would not do: a task that is cancelled before its first step throws into a
+    coroutine that has not started, and the inner one would never receive the cancellation.
     """
 
-    __slots__ = ("_awaited", "_coroutine", "_handed_over")
+    __slots__ = ("_awaited", "_coroutine", "_taken_over")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], awaited: Any) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
-        self._handed_over = False
+        self._taken_over = False
+        """Whether the task has received what the coroutine waits for."""
 
     def send(self, value: Any, /) -> Any:
-        if self._handed_over:
+        if self._taken_over:
             return self._coroutine.send(value)
-        return self._hand_over()
+        return self._take_over()
 
     def throw(self, error: Any, /, *rest: Any) -> Any:
-        if not self._handed_over:
-            awaited = self._hand_over()
+        if not self._taken_over:
+            awaited = self._take_over()
             if isinstance(error, asyncio.CancelledError) and awaited is not None and awaited.cancel():
-                # As a task does that is cancelled while it waits: what it waits for is cancelled, and tells.
+                # As a task does that is cancelled while it waits: it cancels what it waits for, and goes on
+                # waiting.
                 return awaited
         return self._coroutine.throw(error, *rest)
 
@@ -175,9 +182,9 @@ class _Rest(Coroutine[Any, Any, T]):
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        raise NotImplementedError("a task runs this; nobody awaits it")
+        raise NotImplementedError("only a task may run this")
 
-    def _hand_over(self) -> Any:
-        self._handed_over = True
+    def _take_over(self) -> Any:
+        self._taken_over = True
         awaited, self._awaited = self._awaited, None
         return awaited

@@ -77,7 +77,7 @@ async def abandon(session: Session, *prepared: Prepared) -> None:
         channel = each.replay.channel
         channel.arriving.pop(each, None)
         session.services.hub.release(channel)
-    await session.services.tasks.together(
+    await session.services.tasks.run_all(
         [
             leave(session.services, each.replay.channel.name, session.connection)
             for each in prepared

@@ -100,7 +100,7 @@ async def _prepare_all(
         batch, asks = asks[:places], asks[places:]
         attempts = [_attempt(session, ask, room, outcomes, granted=ask.channel in granted) for ask in batch]
         # One alone needs no task, wherever the broker is.
-        await (attempts[0] if len(attempts) == 1 else services.tasks.together(attempts))
+        await (attempts[0] if len(attempts) == 1 else services.tasks.run_all(attempts))
         if asks:
             places -= sum(isinstance(outcomes[ask.channel], Prepared) for ask in batch)
     for ask in asks:

@@ -134,7 +134,7 @@ class Publisher:
 
     async def _all(self, attempts: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
         """Start every attempt in order, then wait for all: a broker elsewhere takes them in one trip."""
-        return await self._tasks.all(attempts, turn=TURN)
+        return await self._tasks.gather_in_order(attempts, yield_every=TURN)
 
 
 def answer(publication: Publication, receipt: Receipt) -> Answer:

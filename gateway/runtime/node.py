@@ -110,7 +110,7 @@ class GatewayNode:
     def _look_for_namesakes_later(self) -> None:
         # By then, a node that this one replaces after a crash has lost its lease.
         self._look = asyncio.get_running_loop().call_later(
-            self.settings.broker.lease, lambda: self._tasks.adopt(self._look_for_namesakes())
+            self.settings.broker.lease, lambda: self._tasks.spawn(self._look_for_namesakes())
         )
 
     async def _look_for_namesakes(self) -> None:

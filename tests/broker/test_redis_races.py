@@ -103,7 +103,7 @@ class SlowLine:
     def call(self, command: Command) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self._waiting and not self._travelling:
-            self._tasks.adopt(self._work())
+            self._tasks.spawn(self._work())
         self._waiting.append((answer, command))
         return answer
 

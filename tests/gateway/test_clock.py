@@ -1,3 +1,5 @@
+"""The fake clock, and the clocks of the machine."""
+
 import time
 
 from hypothesis import given
@@ -7,17 +9,17 @@ from gateway.clock import FakeClock, monotonic, wall
 from tests.gateway.standing import patient
 
 
-def test_the_machines_clocks_are_the_machines() -> None:
+def test_monotonic_and_wall_are_the_clocks_of_the_machine() -> None:
     assert monotonic is time.monotonic
     assert wall is time.time
 
 
-def test_a_fake_clock_stands_still() -> None:
+def test_the_time_of_a_fake_clock_does_not_change_by_itself() -> None:
     clock = FakeClock(5.0)
     assert clock() == clock.time() == clock() == 5.0
 
 
-def test_what_is_due_runs_at_its_own_time_and_in_order() -> None:
+def test_callbacks_run_in_order_while_the_clock_shows_their_time() -> None:
     clock = FakeClock(0.0)
     seen: list[tuple[str, float]] = []
     for name, delay in (("late", 3.0), ("early", 1.0), ("early too", 1.0), ("never", 3.5)):
@@ -27,7 +29,7 @@ def test_what_is_due_runs_at_its_own_time_and_in_order() -> None:
     assert clock() == 3.0
 
 
-def test_soon_is_now_but_not_at_once() -> None:
+def test_call_soon_runs_a_callback_once_at_the_next_run() -> None:
     clock = FakeClock()
     seen: list[float] = []
     clock.call_soon(lambda: seen.append(clock()))
@@ -38,7 +40,7 @@ def test_soon_is_now_but_not_at_once() -> None:
     assert seen == [1_000.0]
 
 
-def test_what_becomes_due_by_what_runs_runs_as_well() -> None:
+def test_a_callback_that_another_one_schedules_within_the_advance_runs() -> None:
     clock = FakeClock(0.0)
     seen: list[float] = []
 
@@ -52,7 +54,7 @@ def test_what_becomes_due_by_what_runs_runs_as_well() -> None:
     assert clock() == 3.5
 
 
-def test_what_is_called_off_never_runs_even_at_the_last_moment() -> None:
+def test_a_cancelled_callback_never_runs_and_cancel_after_the_run_has_no_effect() -> None:
     clock = FakeClock(0.0)
     seen: list[str] = []
     second = clock.call_later(1.0, lambda: seen.append("second"))
@@ -63,7 +65,7 @@ def test_what_is_called_off_never_runs_even_at_the_last_moment() -> None:
     assert seen == ["first"]
 
 
-def test_what_runs_may_take_time() -> None:
+def test_a_callback_may_advance_the_clock_itself() -> None:
     clock = FakeClock(0.0)
     seen: list[float] = []
     clock.call_later(1.0, lambda: clock.advance(5.0))
@@ -74,7 +76,9 @@ def test_what_runs_may_take_time() -> None:
 
 @patient
 @given(st.lists(st.floats(0.0, 100.0)), st.lists(st.floats(0.0, 40.0)))
-def test_time_runs_forward_whatever_the_steps(delays: list[float], steps: list[float]) -> None:
+def test_callbacks_run_in_order_of_their_times_however_the_clock_is_advanced(
+    delays: list[float], steps: list[float]
+) -> None:
     clock = FakeClock(0.0)
     seen: list[float] = []
     for delay in delays:

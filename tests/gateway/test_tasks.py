@@ -1,3 +1,5 @@
+"""Tasks, and coroutines that are started by a call."""
+
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
@@ -26,7 +28,7 @@ async def owner() -> AsyncIterator[tuple[Tasks, Reports]]:
     assert tasks.statistics() == {"running": 0}
 
 
-async def give(value: int) -> int:
+async def returning(value: int) -> int:
     return value
 
 
@@ -34,7 +36,7 @@ async def fail() -> None:
     raise Failed
 
 
-async def relay(source: Awaitable[Any]) -> Any:
+async def waiting_for(source: Awaitable[Any]) -> Any:
     return await source
 
 
@@ -42,44 +44,44 @@ def future() -> asyncio.Future[Any]:
     return asyncio.get_running_loop().create_future()
 
 
-async def ended(task: object) -> Any:
-    """Return the outcome of what `start` must have turned into a task."""
+async def outcome_of(task: object) -> Any:
+    """Return the result or the exception of *task*, which must be a task."""
     assert isinstance(task, asyncio.Task)
     return (await asyncio.gather(task, return_exceptions=True))[0]
 
 
-async def test_what_need_not_wait_is_a_plain_call() -> None:
+async def test_start_returns_the_result_of_a_coroutine_that_does_not_wait() -> None:
     async with owner() as (tasks, _):
-        assert tasks.start(give(7)) == 7
-        assert tasks.start(relay(give(8))) == 8
+        assert tasks.start(returning(7)) == 7
+        assert tasks.start(waiting_for(returning(8))) == 8
         assert tasks.statistics() == {"running": 0}
 
 
-async def test_what_fails_at_once_raises_at_once() -> None:
+async def test_start_raises_an_exception_from_before_the_first_wait() -> None:
     async with owner() as (tasks, reports):
         with pytest.raises(Failed):
             tasks.start(fail())
         assert reports == []
 
 
-async def test_what_waits_goes_on_in_a_task() -> None:
+async def test_start_returns_a_task_for_a_coroutine_that_waits() -> None:
     async with owner() as (tasks, _):
         answer = future()
-        task = tasks.start(relay(relay(answer)))
+        task = tasks.start(waiting_for(waiting_for(answer)))
         assert tasks.statistics() == {"running": 1}
         assert repr(tasks) == "<Tasks 1 running>"
         answer.set_result(9)
-        assert await ended(task) == 9
+        assert await outcome_of(task) == 9
 
 
-async def test_a_result_that_was_there_already_is_awaited_without_a_task() -> None:
+async def test_awaiting_a_future_that_is_done_takes_no_task() -> None:
     async with owner() as (tasks, _):
         answer = future()
         answer.set_result(9)
-        assert tasks.start(relay(answer)) == 9
+        assert tasks.start(waiting_for(answer)) == 9
 
 
-async def test_each_wait_gets_its_own_answer() -> None:
+async def test_each_wait_of_a_coroutine_gets_the_result_of_its_own_future() -> None:
     async def sum_of(*sources: Awaitable[int]) -> int:
         total = 0
         for source in sources:
@@ -88,25 +90,25 @@ async def test_each_wait_gets_its_own_answer() -> None:
 
     async with owner() as (tasks, _):
         first, second, third = future(), future(), future()
-        task = tasks.start(sum_of(first, give(10), second, third))
+        task = tasks.start(sum_of(first, returning(10), second, third))
         third.set_result(3)
         first.set_result(1)
         await asyncio.sleep(0)
         second.set_result(2)
-        assert await ended(task) == 16
+        assert await outcome_of(task) == 16
 
 
-async def test_a_turn_of_the_loop_may_be_waited_for() -> None:
-    async def turns() -> str:
+async def test_a_coroutine_may_wait_for_the_next_iteration_of_the_loop() -> None:
+    async def two_iterations() -> str:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return "done"
 
     async with owner() as (tasks, _):
-        assert await ended(tasks.start(turns())) == "done"
+        assert await outcome_of(tasks.start(two_iterations())) == "done"
 
 
-async def test_what_is_waited_for_fails_inside() -> None:
+async def test_an_exception_of_a_future_is_raised_inside_the_coroutine() -> None:
     async def recover(source: Awaitable[Any]) -> str:
         try:
             await source
@@ -118,275 +120,287 @@ async def test_what_is_waited_for_fails_inside() -> None:
         answer = future()
         task = tasks.start(recover(answer))
         answer.set_exception(Failed())
-        assert await ended(task) == "recovered"
+        assert await outcome_of(task) == "recovered"
         assert reports == []
 
 
-async def test_who_fails_after_waiting_is_reported_and_raises_for_who_awaits_it() -> None:
+async def test_an_exception_after_a_wait_is_reported_and_raised_where_the_task_is_awaited() -> None:
     async with owner() as (tasks, reports):
         answer = future()
-        task = tasks.start(relay(answer))
+        task = tasks.start(waiting_for(answer))
         failure = Failed()
         answer.set_exception(failure)
-        assert await ended(task) is failure
+        assert await outcome_of(task) is failure
         assert reports == [failure]
 
 
-async def test_a_task_knows_itself_only_once_it_has_waited() -> None:
+async def test_current_task_is_the_task_only_after_the_first_wait() -> None:
     seen: list[asyncio.Task[Any] | None] = []
 
-    async def look(source: Awaitable[Any]) -> None:
+    async def record_current_task(source: Awaitable[Any]) -> None:
         seen.append(asyncio.current_task())
         await source
         seen.append(asyncio.current_task())
 
     async with owner() as (tasks, _):
         answer = future()
-        task = tasks.start(look(answer))
+        task = tasks.start(record_current_task(answer))
         answer.set_result(None)
-        await ended(task)
+        await outcome_of(task)
         assert seen == [asyncio.current_task(), task]
 
 
-class Patient:
-    """A coroutine that waits for what it is given, and notes how that ended."""
+class CancellationRecorder:
+    """A coroutine that waits for an awaitable, and records how that ended."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        self.events: list[str] = []
 
     async def wait(self, source: Awaitable[Any]) -> None:
         try:
             await source
-            self.notes.append("waited")
+            self.events.append("waited")
         except asyncio.CancelledError:
-            self.notes.append("cancelled")
+            self.events.append("cancelled")
             raise
         finally:
             await asyncio.sleep(0)
-            self.notes.append("cleaned up")
+            self.events.append("cleaned up")
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2])
-async def test_a_cancellation_reaches_the_coroutine_however_early(turns: int) -> None:
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+async def test_a_cancellation_reaches_the_coroutine_in_any_iteration(iterations: int) -> None:
     async with owner() as (tasks, reports):
-        patient, answer = Patient(), future()
-        task = tasks.start(patient.wait(answer))
+        recorder, answer = CancellationRecorder(), future()
+        task = tasks.start(recorder.wait(answer))
         assert isinstance(task, asyncio.Task)
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         task.cancel()
-        assert isinstance(await ended(task), asyncio.CancelledError)
-        assert patient.notes == ["cancelled", "cleaned up"]
+        assert isinstance(await outcome_of(task), asyncio.CancelledError)
+        assert recorder.events == ["cancelled", "cleaned up"]
         assert answer.cancelled()
         assert reports == []
 
 
-@pytest.mark.parametrize("turns", [0, 1])
-async def test_what_was_answered_before_the_cancellation_is_not_undone(turns: int) -> None:
+@pytest.mark.parametrize("iterations", [0, 1])
+async def test_a_cancellation_keeps_the_result_of_a_future_that_is_done(iterations: int) -> None:
     async with owner() as (tasks, _):
-        patient, answer = Patient(), future()
-        task = tasks.start(patient.wait(answer))
+        recorder, answer = CancellationRecorder(), future()
+        task = tasks.start(recorder.wait(answer))
         assert isinstance(task, asyncio.Task)
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         answer.set_result(1)
         task.cancel()
-        assert isinstance(await ended(task), asyncio.CancelledError)
-        assert patient.notes == ["cancelled", "cleaned up"]
+        assert isinstance(await outcome_of(task), asyncio.CancelledError)
+        assert recorder.events == ["cancelled", "cleaned up"]
         assert answer.result() == 1
 
 
-async def test_a_cancellation_in_a_bare_turn_reaches_the_coroutine() -> None:
+async def test_a_cancellation_reaches_a_coroutine_that_waits_for_the_next_iteration() -> None:
     async with owner() as (tasks, _):
-        patient = Patient()
-        task = tasks.start(patient.wait(asyncio.sleep(0)))
+        recorder = CancellationRecorder()
+        task = tasks.start(recorder.wait(asyncio.sleep(0)))
         assert isinstance(task, asyncio.Task)
         task.cancel()
-        assert isinstance(await ended(task), asyncio.CancelledError)
-        assert patient.notes == ["cancelled", "cleaned up"]
+        assert isinstance(await outcome_of(task), asyncio.CancelledError)
+        assert recorder.events == ["cancelled", "cleaned up"]
 
 
-async def test_cancelled_is_also_the_task_that_is_waited_for() -> None:
+async def test_a_cancellation_also_cancels_the_task_that_is_awaited() -> None:
     async with owner() as (tasks, _):
-        inner = tasks.start(relay(future()))
+        inner = tasks.start(waiting_for(future()))
         assert isinstance(inner, asyncio.Task)
-        outer = tasks.start(relay(inner))
+        outer = tasks.start(waiting_for(inner))
         assert isinstance(outer, asyncio.Task)
         outer.cancel()
-        await ended(outer)
+        await outcome_of(outer)
         assert inner.cancelled()
 
 
-async def test_close_ends_everything_and_waits_for_it() -> None:
+async def test_close_cancels_every_task_and_waits_until_it_has_ended() -> None:
     async with owner() as (tasks, _):
-        patients = [Patient() for _ in range(5)]
-        for patient in patients:
-            tasks.start(patient.wait(future()))
-        tasks.adopt(patients[0].wait(future()))
+        recorders = [CancellationRecorder() for _ in range(5)]
+        for recorder in recorders:
+            tasks.start(recorder.wait(future()))
+        tasks.spawn(recorders[0].wait(future()))
         await tasks.close()
         assert tasks.statistics() == {"running": 0}
-        assert patients[0].notes == ["cancelled", "cleaned up"]  # the one adopted had not begun
-        assert all(patient.notes == ["cancelled", "cleaned up"] for patient in patients[1:])
+        assert recorders[0].events == ["cancelled", "cleaned up"]  # the spawned one had not started
+        assert all(recorder.events == ["cancelled", "cleaned up"] for recorder in recorders[1:])
 
 
-async def test_close_ends_what_the_end_of_another_starts() -> None:
+async def test_close_cancels_a_task_that_another_one_starts_while_ending() -> None:
     async with owner() as (tasks, _):
-        last, first = Patient(), tasks.start(relay(future()))
+        last, first = CancellationRecorder(), tasks.start(waiting_for(future()))
         assert isinstance(first, asyncio.Task)
         first.add_done_callback(lambda _: tasks.start(last.wait(future())))
         await tasks.close()
-        assert last.notes == ["cancelled", "cleaned up"]
+        assert last.events == ["cancelled", "cleaned up"]
 
 
-async def test_what_is_left_of_a_coroutine_is_for_a_task_alone() -> None:
+async def test_a_started_coroutine_cannot_be_awaited_but_can_be_closed() -> None:
     async with owner() as (tasks, _):
-        coroutine = relay(future())
+        coroutine = waiting_for(future())
         task = tasks.start(coroutine)
         assert isinstance(task, asyncio.Task)
-        rest = task.get_coro()
-        assert isinstance(rest, Coroutine)
+        started = task.get_coro()
+        assert isinstance(started, Coroutine)
         with pytest.raises(NotImplementedError):
-            await rest
-        rest.close()
+            await started
+        started.close()
         with pytest.raises(RuntimeError, match="cannot reuse"):
             coroutine.send(None)
 
 
-async def twice(first: Awaitable[int], second: Awaitable[int]) -> int:
+async def sum_of_two(first: Awaitable[int], second: Awaitable[int]) -> int:
     return await first + await second
 
 
-async def step(value: int) -> int:
+async def returning_later(value: int) -> int:
     await asyncio.sleep(0)
     return value
 
 
-async def turns(count: int) -> None:
+async def run_loop(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def test_all_return_their_results_in_order_whoever_waits() -> None:
+async def test_gather_in_order_returns_results_in_order_whichever_coroutines_wait() -> None:
     async with owner() as (tasks, _):
         one, two, three, four = future(), future(), future(), future()
-        crowd = [give(0), relay(one), twice(two, three), step(3), relay(four), give(5)]
-        everything = asyncio.create_task(tasks.all(crowd, turn=2))
-        await turns(8)
-        assert tasks.statistics() == {"running": 0}  # what waits takes no task
+        coroutines = [
+            returning(0),
+            waiting_for(one),
+            sum_of_two(two, three),
+            returning_later(3),
+            waiting_for(four),
+            returning(5),
+        ]
+        all_of_them = asyncio.create_task(tasks.gather_in_order(coroutines, yield_every=2))
+        await run_loop(8)
+        assert tasks.statistics() == {"running": 0}  # a coroutine that waits once takes no task
         for number, each in enumerate((three, two, one, four), start=10):
             each.set_result(number)
-        assert await everything == [0, 12, 21, 3, 13, 5]
+        assert await all_of_them == [0, 12, 21, 3, 13, 5]
 
 
-async def test_all_are_started_in_order_and_others_get_their_turn() -> None:
+async def test_gather_in_order_starts_in_order_and_yields_to_the_loop() -> None:
     async with owner() as (tasks, _):
-        notes: list[str] = []
+        events: list[str] = []
 
         async def note(text: str) -> None:
-            notes.append(text)
+            events.append(text)
 
-        asyncio.get_running_loop().call_soon(notes.append, "other")
-        assert await tasks.all((note(str(number)) for number in range(3)), turn=2) == [None] * 3
-        assert notes == ["0", "1", "other", "2"]
+        asyncio.get_running_loop().call_soon(events.append, "another callback")
+        assert (
+            await tasks.gather_in_order((note(str(number)) for number in range(3)), yield_every=2)
+            == [None] * 3
+        )
+        assert events == ["0", "1", "another callback", "2"]
 
 
-async def test_one_of_all_that_fails_ends_no_other() -> None:
+async def test_gather_in_order_raises_a_failure_and_lets_the_others_continue() -> None:
     async with owner() as (tasks, _):
-        broken, source, last = future(), future(), Patient()
-        everything = asyncio.create_task(tasks.all([relay(broken), last.wait(source)], turn=9))
+        broken, source, last = future(), future(), CancellationRecorder()
+        all_of_them = asyncio.create_task(
+            tasks.gather_in_order([waiting_for(broken), last.wait(source)], yield_every=9)
+        )
         await asyncio.sleep(0)
         broken.set_exception(Failed())
         with pytest.raises(Failed):
-            await everything
+            await all_of_them
         assert tasks.statistics() == {"running": 1}
         source.set_result(None)
-        await turns(8)
-        assert last.notes == ["waited", "cleaned up"]
+        await run_loop(8)
+        assert last.events == ["waited", "cleaned up"]
 
 
-async def test_all_go_on_where_the_caller_is_cancelled() -> None:
+async def test_gather_in_order_lets_all_continue_when_the_caller_is_cancelled() -> None:
     async with owner() as (tasks, _):
-        patients, sources = [Patient(), Patient()], [future(), future()]
-        waits = [patient.wait(source) for patient, source in zip(patients, sources, strict=True)]
-        everything = asyncio.create_task(tasks.all(waits, turn=9))
+        recorders, sources = [CancellationRecorder(), CancellationRecorder()], [future(), future()]
+        waits = [recorder.wait(source) for recorder, source in zip(recorders, sources, strict=True)]
+        all_of_them = asyncio.create_task(tasks.gather_in_order(waits, yield_every=9))
         await asyncio.sleep(0)
-        everything.cancel()
+        all_of_them.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await everything
+            await all_of_them
         assert tasks.statistics() == {"running": 2}
         for source in sources:
             source.set_result(None)
-        await turns(8)
-        assert [patient.notes for patient in patients] == [["waited", "cleaned up"]] * 2
+        await run_loop(8)
+        assert [recorder.events for recorder in recorders] == [["waited", "cleaned up"]] * 2
 
 
-async def test_together_nobody_waits_for_another() -> None:
+async def test_run_all_runs_coroutines_independently_of_each_other() -> None:
     async with owner() as (tasks, reports):
         sources = [future() for _ in range(4)]
-        last = Patient()
-        crowd = [relay(sources[0]), twice(sources[1], sources[2]), last.wait(sources[3])]
-        everything = asyncio.create_task(tasks.together([nothing(each) for each in crowd]))
-        await turns(2)
+        last = CancellationRecorder()
+        coroutines = [waiting_for(sources[0]), sum_of_two(sources[1], sources[2]), last.wait(sources[3])]
+        all_of_them = asyncio.create_task(tasks.run_all([discarding(each) for each in coroutines]))
+        await run_loop(2)
         assert tasks.statistics() == {"running": 3}
         for source in reversed(sources):
-            assert not everything.done()
+            assert not all_of_them.done()
             source.set_result(1)
-            await turns(4)
-        assert last.notes == ["waited", "cleaned up"]
-        await everything
+            await run_loop(4)
+        assert last.events == ["waited", "cleaned up"]
+        await all_of_them
         assert reports == []
 
 
-async def test_together_what_need_not_wait_takes_no_task() -> None:
+async def test_run_all_takes_no_task_for_coroutines_that_do_not_wait() -> None:
     async with owner() as (tasks, _):
-        assert tasks.start(tasks.together(nothing(give(number)) for number in range(3))) is None
-        assert tasks.start(tasks.together([])) is None
+        assert tasks.start(tasks.run_all(discarding(returning(number)) for number in range(3))) is None
+        assert tasks.start(tasks.run_all([])) is None
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_together_one_that_fails_ends_no_other(at_once: bool) -> None:
+@pytest.mark.parametrize("before_the_first_wait", [False, True])
+async def test_run_all_lets_the_others_end_before_it_raises_a_failure(before_the_first_wait: bool) -> None:
     async with owner() as (tasks, reports):
-        broken, source, last = future(), future(), Patient()
-        if at_once:
+        broken, source, last = future(), future(), CancellationRecorder()
+        if before_the_first_wait:
             broken.set_exception(Failed())
-        everything = asyncio.create_task(tasks.together([nothing(relay(broken)), last.wait(source)]))
-        await turns(3)
-        if not at_once:
+        all_of_them = asyncio.create_task(tasks.run_all([discarding(waiting_for(broken)), last.wait(source)]))
+        await run_loop(3)
+        if not before_the_first_wait:
             broken.set_exception(Failed())
-        await turns(3)
-        assert not everything.done()
+        await run_loop(3)
+        assert not all_of_them.done()
         source.set_result(None)
         with pytest.raises(Failed):
-            await everything
-        assert last.notes == ["waited", "cleaned up"]
-        assert len(reports) == (0 if at_once else 1)
+            await all_of_them
+        assert last.events == ["waited", "cleaned up"]
+        assert len(reports) == (0 if before_the_first_wait else 1)
 
 
-@pytest.mark.parametrize("early", [0, 1, 3])
-async def test_together_all_are_cancelled_with_the_caller_and_have_ended_before_it(early: int) -> None:
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+async def test_run_all_cancels_all_with_the_caller_and_waits_until_they_have_ended(iterations: int) -> None:
     async with owner() as (tasks, reports):
-        patients = [Patient() for _ in range(3)]
-        everything = tasks.start(tasks.together([patient.wait(future()) for patient in patients]))
-        assert isinstance(everything, asyncio.Task)
-        await turns(early)
-        everything.cancel()
-        assert isinstance(await ended(everything), asyncio.CancelledError)
+        recorders = [CancellationRecorder() for _ in range(3)]
+        all_of_them = tasks.start(tasks.run_all([recorder.wait(future()) for recorder in recorders]))
+        assert isinstance(all_of_them, asyncio.Task)
+        await run_loop(iterations)
+        all_of_them.cancel()
+        assert isinstance(await outcome_of(all_of_them), asyncio.CancelledError)
         assert tasks.statistics() == {"running": 0}
-        assert [patient.notes for patient in patients] == [["cancelled", "cleaned up"]] * 3
+        assert [recorder.events for recorder in recorders] == [["cancelled", "cleaned up"]] * 3
         assert reports == []
 
 
-async def test_together_one_that_is_cancelled_alone_is_told_of_once_the_others_have_ended() -> None:
+async def test_run_all_raises_the_cancellation_of_one_after_the_others_have_ended() -> None:
     async with owner() as (tasks, _):
-        gone, source, last = future(), future(), Patient()
+        gone, source, last = future(), future(), CancellationRecorder()
         gone.cancel()
-        everything = asyncio.create_task(tasks.together([nothing(relay(gone)), last.wait(source)]))
-        await turns(3)
-        assert not everything.done()
+        all_of_them = asyncio.create_task(tasks.run_all([discarding(waiting_for(gone)), last.wait(source)]))
+        await run_loop(3)
+        assert not all_of_them.done()
         source.set_result(None)
-        assert isinstance(await ended(everything), asyncio.CancelledError)
-        assert last.notes == ["waited", "cleaned up"]
+        assert isinstance(await outcome_of(all_of_them), asyncio.CancelledError)
+        assert last.events == ["waited", "cleaned up"]
 
 
-async def nothing(work: Awaitable[object]) -> None:
+async def discarding(work: Awaitable[object]) -> None:
     await work

@@ -85,7 +85,7 @@ class MemoryBroker:
         """Begin to serve *node*, and to sweep until `close`."""
         self._node = node
         if self._sweep_interval:
-            self._tasks.adopt(self._sweep_periodically())
+            self._tasks.spawn(self._sweep_periodically())
 
     async def close(self) -> None:
         """Stop; nothing is delivered afterwards."""

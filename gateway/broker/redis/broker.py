@@ -106,10 +106,10 @@ class RedisBroker:
             for number, (place, own) in enumerate(zip(where, keys, strict=True))
         ]
         for place in set(where):
-            self._tasks.adopt(place.watch())
+            self._tasks.spawn(place.watch())
         for shard in self._shards:
             shard.start()
-        waiting = [self._tasks.adopt(shard.lease.established()) for shard in self._shards]
+        waiting = [self._tasks.spawn(shard.lease.established()) for shard in self._shards]
         _, late = await asyncio.wait(waiting, timeout=self._options.start_deadline)
         for task in late:
             task.cancel()

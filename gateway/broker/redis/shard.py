@@ -145,7 +145,7 @@ class Shard:
 
     def start(self) -> None:
         """Connect, and stay connected, in the background."""
-        self._running = [self._tasks.adopt(self.lease.run())]
+        self._running = [self._tasks.spawn(self.lease.run())]
 
     async def close(self) -> None:
         """Give everything up; nothing is delivered from now on."""
@@ -221,17 +221,17 @@ class Shard:
         """Go on under another id: another inbox, everything routed and everybody present again."""
         if missed:
             self._news(LeaseLost())
-        self._tasks.adopt(self._look_at_eviction())
+        self._tasks.spawn(self._look_at_eviction())
         self.directory.incarnation = self.rosters.node = node
         self.reader.switch(node)
         self.routes.reroute()
         # Where Redis has only lost its members, nobody was told that they left.
-        self._tasks.adopt(self.rosters.rejoin(announce=missed))
+        self._tasks.spawn(self.rosters.rejoin(announce=missed))
 
     def _told(self, why: str | None) -> None:
         self._news(RedisRestored() if why is None else RedisLost(why))
         if why is None:  # perhaps it is another Redis, with settings of its own
-            self._tasks.adopt(self._look_at_eviction())
+            self._tasks.spawn(self._look_at_eviction())
 
     async def _look_at_eviction(self) -> None:
         news = await evicting(self._wire(), self._options.resume_deadline)

@@ -127,7 +127,7 @@ class Pipeline:
         if not self._running:
             self._running = True
             # It begins in the next turn of the loop, and takes along whatever is called for until then.
-            self._tasks.adopt(self._work())
+            self._tasks.spawn(self._work())
         return answer
 
     def departed(self, answer: Answer) -> bool:

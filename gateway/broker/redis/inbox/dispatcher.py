@@ -71,7 +71,7 @@ class InboxDispatcher:
     def _mark(self, followed: ChannelState, token: str, position: MessageId) -> None:
         verdict = followed.marked(token, position if followed.numbered else None)
         if verdict is EntryAction.HEAL:
-            self._tasks.adopt(self._heal(followed, followed.life))
+            self._tasks.spawn(self._heal(followed, followed.life))
         elif verdict is EntryAction.DELIVER and followed.held is None:
             self._tell(followed)
 
@@ -80,7 +80,7 @@ class InboxDispatcher:
         if verdict is EntryAction.DELIVER:
             self._hand_on(followed.name, entry)
         elif verdict is EntryAction.HEAL:
-            self._tasks.adopt(self._heal(followed, followed.life))
+            self._tasks.spawn(self._heal(followed, followed.life))
 
     def _hand_on(self, name: str, entry: InboxEntry) -> None:
         if entry.kind == b"m":

@@ -71,7 +71,7 @@ class InboxReader:
         before, self._reading = self._reading, None
         if before is not None:
             before.cancel()
-        self._reading = self._tasks.adopt(self._read(self._keys.inbox(node), before))
+        self._reading = self._tasks.spawn(self._read(self._keys.inbox(node), before))
 
     async def close(self) -> None:
         """Stop reading."""

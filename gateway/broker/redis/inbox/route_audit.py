@@ -67,7 +67,7 @@ class RouteAudit:
             some = [self._left.popleft() for _ in range(min(MOST, len(self._left)))]
             wanted = [(each, each.token) for each in some if each.wanted]
             if wanted:
-                self._tasks.adopt(self._look(wanted, self._node()))
+                self._tasks.spawn(self._look(wanted, self._node()))
 
     async def _look(self, some: Sequence[tuple[ChannelState, str]], node: str) -> None:
         try:

@@ -116,7 +116,7 @@ class Routes:
         wanted = [followed for followed in self.followed.values() if followed.wanted]
         for followed in wanted:
             followed.begin_again("-")
-        self._tasks.adopt(self._resume([(followed, followed.life) for followed in wanted], self._node()))
+        self._tasks.spawn(self._resume([(followed, followed.life) for followed in wanted], self._node()))
 
     async def _resume(self, wanted: Sequence[tuple[ChannelState, int]], node: str) -> None:
         for number, (followed, life) in enumerate(wanted, start=1):
@@ -198,7 +198,7 @@ class Routes:
         self._linger(followed, followed.life, self._options.linger)
         if not self._unrouting:
             self._unrouting = True
-            self._tasks.adopt(self._unroute())
+            self._tasks.spawn(self._unroute())
 
     def _linger(self, followed: ChannelState, life: int, seconds: float) -> None:
         self._lingering.append((self._clock() + seconds, followed, life))

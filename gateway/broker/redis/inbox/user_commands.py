@@ -63,14 +63,14 @@ class UserCommandLog:
     def missed(self) -> None:
         """Read what was kept: routes were missing, or the inbox was; they have been asked for by now."""
         self._missed += 1
-        self._tasks.adopt(self._catch_up())
+        self._tasks.spawn(self._catch_up())
 
     def settle(self, now: int) -> None:
         """Hear that the lease was held, and the inbox read, at *now*, in Unix ms by Redis' clock."""
         if self._caught_up == self._missed:
             self._sure = now
         else:
-            self._tasks.adopt(self._catch_up())
+            self._tasks.spawn(self._catch_up())
 
     # ------------------------------------------------------------ inside
 
