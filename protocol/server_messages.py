@@ -35,7 +35,7 @@ from protocol.messages import (
 
 
 class Encoded(Protocol):
-    """A message push that is already encoded, per codec (see `gateway.delivery.encoding.Frames`)."""
+    """A message push that is already encoded, per codec (see `gateway.delivery.encoding.EncodedMessage`)."""
 
     def body(self, subprotocol: str, /) -> bytes:
         """Return the encoded map, without a frame around it."""

@@ -1,1 +1,1 @@
-"""From a message to the socket: encoded once per codec, queued per connection, bounded."""
+"""From a message to the socket: encoding, send queues, and what happens when a queue is full."""

@@ -35,49 +35,49 @@ class EncodedMessage:
         self._bodies: dict[str, bytes] = {}
 
     def body(self, subprotocol: str) -> bytes:
-        """Return the message as *subprotocol* spells it, without a frame around it."""
+        """Return the message in the encoding of *subprotocol*, without a frame around it."""
         body = self._bodies.get(subprotocol)
         if body is None:
             body = self._bodies[subprotocol] = CODECS[subprotocol].encode(self.message)
         return body
 
     def __repr__(self) -> str:
-        return f"<Frames {self.message.channel} {self.message.message} in {sorted(self._bodies)}>"
+        return f"<EncodedMessage {self.message.channel} {self.message.message} in {sorted(self._bodies)}>"
 
 
-def last_of(messages: Sequence[EncodedMessage], before: MessageId | None) -> MessageId | None:
-    """Return the position right behind *messages*, which follow the position *before*."""
-    numbers = (frames.message.message for frames in reversed(messages))
-    return next((number for number in numbers if number is not None), before)
+def last_position(messages: Sequence[EncodedMessage], before: MessageId | None) -> MessageId | None:
+    """Return the position after *messages*, which follow the position *before*."""
+    ids = (encoded.message.message for encoded in reversed(messages))
+    return next((message_id for message_id in ids if message_id is not None), before)
 
 
 class EncodedBatch:
-    """What one channel has for one codec in one turn of the loop: a run of messages as joined frames."""
+    """Consecutive messages of one channel for one codec, as joined frames; shared by its subscribers."""
 
     __slots__ = ("before", "data", "messages")
 
     def __init__(self, codec: Codec, messages: Sequence[EncodedMessage], before: MessageId | None) -> None:
         """Join *messages*, which directly follow the position *before*."""
-        name, binary = codec.subprotocol, codec.binary
+        subprotocol, binary = codec.subprotocol, codec.binary
         self.messages = messages
         self.before = before
         if len(messages) == 1:
-            self.data = data_frame(messages[0].body(name), binary=binary)
+            self.data = data_frame(messages[0].body(subprotocol), binary=binary)
         else:
-            self.data = b"".join([data_frame(item.body(name), binary=binary) for item in messages])
+            self.data = b"".join([data_frame(item.body(subprotocol), binary=binary) for item in messages])
 
     @property
     def last(self) -> MessageId | None:
-        """The position right behind the run."""
-        return last_of(self.messages, self.before)
+        """The position after the last message."""
+        return last_position(self.messages, self.before)
 
     @property
     def unnumbered(self) -> bool:
-        """Whether one of the messages is in no history, so that nothing will replay it."""
-        return any(frames.message.message is None for frames in self.messages)
+        """Whether one of the messages is in no history, so that it cannot be replayed."""
+        return any(encoded.message.message is None for encoded in self.messages)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __repr__(self) -> str:
-        return f"<Chunk {len(self.messages)} messages {len(self.data)} bytes>"
+        return f"<EncodedBatch {len(self.messages)} messages {len(self.data)} bytes>"

@@ -1,4 +1,4 @@
-"""What to do about a full outbox, by the policy of each channel: pure, no socket, no session."""
+"""What to drop from a full outbox, by the policy of each channel (docs/slow-clients.md): pure functions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from gateway.delivery.encoding import EncodedBatch, last_of
+from gateway.delivery.encoding import EncodedBatch, last_position
 from protocol.codec import Codec
 from protocol.position import MessageId
 
-DROPPING = ("catch_up", "conflate", "drop_oldest")
+DROPPING_POLICIES = ("catch_up", "conflate", "drop_oldest")
 """The policies that drop messages."""
 
-POLICIES = (*DROPPING, "disconnect")
+POLICIES = (*DROPPING_POLICIES, "disconnect")
 
 
 class Subscriber(Protocol):
@@ -28,120 +28,128 @@ class Subscriber(Protocol):
     def codec(self) -> Codec:
         """The codec of its connection."""
 
-    def gap(self, position: MessageId | None) -> bytes:
-        """Return the frame that tells of messages missing up to *position*."""
+    def gap_frame(self, position: MessageId | None) -> bytes:
+        """Return the frame of a `gap` push: messages up to *position* are missing."""
 
 
 class QueuedItem(NamedTuple):
-    """One thing that waits."""
+    """One item in the queue of an outbox."""
 
-    follower: Subscriber | None
+    subscriber: Subscriber | None
     """None for replies and other frames that are never dropped."""
     data: bytes
-    chunk: EncodedBatch | None
-    """None for the mark of a gap, and for what belongs to no channel."""
+    batch: EncodedBatch | None
+    """None for the frame of a gap, and for what belongs to no channel."""
 
 
 @dataclass(slots=True)
 class OverflowPlan:
-    """What is to be done about a full outbox."""
+    """What to do about a full outbox."""
 
     kept: list[QueuedItem] = field(default_factory=list)
+    """The new queue."""
     behind: dict[Subscriber, MessageId] = field(default_factory=dict)
+    """Subscribers to catch up, and from which position."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Messages dropped, by policy; those of `catch_up` come again."""
+    """Messages dropped, by policy; those of `catch_up` are replayed later."""
 
     @property
     def size(self) -> int:
-        """Bytes that are left."""
-        return sum(len(entry.data) for entry in self.kept)
+        """Bytes of `kept`."""
+        return sum(len(item.data) for item in self.kept)
 
     def count(self, policy: str, messages: int) -> None:
-        """Note that as many *messages* were dropped under *policy*."""
+        """Add *messages* to those that are dropped under *policy*."""
         self.dropped[policy] = self.dropped.get(policy, 0) + messages
 
 
-def plan_overflow(waiting: Sequence[QueuedItem], room: int) -> OverflowPlan:
-    """Return how to bring *waiting* down to *room* bytes, the gentlest policy first.
+def plan_overflow(queue: Sequence[QueuedItem], room: int) -> OverflowPlan:
+    """Return how to bring *queue* down to *room* bytes.
 
-    `catch_up` drops everything of its channels, to be replayed; `conflate` keeps the newest message of each
-    channel; only then `drop_oldest` drops as many as needed. Whatever is lost for good leaves a gap where it
-    stood. What is then still too much is the caller's reason to disconnect.
+    First, `catch_up` drops all messages of its channels, to be replayed later, and `conflate` all but the
+    newest message of each of its channels. Then `drop_oldest` drops as many of its messages as is needed.
+    Where messages are lost for good, the frame of a gap takes their place in the queue. The plan may still be
+    larger than *room*: what is left must not be dropped, and the caller disconnects.
     """
-    result = OverflowPlan()
-    newest = {entry.follower: index for index, entry in enumerate(waiting) if entry.chunk is not None}
-    entries = Counter(entry.follower for entry in waiting)
-    untold: dict[Subscriber, QueuedItem] = {}
-    for index, entry in enumerate(waiting):
-        follower, chunk = entry.follower, entry.chunk
-        if follower is None or follower.on_slow not in ("catch_up", "conflate"):
-            result.kept.append(entry)
-        elif follower.on_slow == "catch_up":
-            _send_back(result, untold, follower, entry)
-        elif chunk is None:
-            if follower not in newest:
-                result.kept.append(entry)
-        elif newest[follower] != index:
-            result.count("conflate", len(chunk.messages))
-        elif entries[follower] == len(chunk.messages) == 1:
-            result.kept.append(entry)
+    plan = OverflowPlan()
+    newest_index = {item.subscriber: index for index, item in enumerate(queue) if item.batch is not None}
+    item_counts = Counter(item.subscriber for item in queue)
+    gaps: dict[Subscriber, QueuedItem] = {}
+    for index, item in enumerate(queue):
+        subscriber, batch = item.subscriber, item.batch
+        if subscriber is None or subscriber.on_slow not in ("catch_up", "conflate"):
+            plan.kept.append(item)
+        elif subscriber.on_slow == "catch_up":
+            _drop_for_catch_up(plan, gaps, subscriber, item)
+        elif batch is None:
+            if subscriber not in newest_index:
+                plan.kept.append(item)
+        elif newest_index[subscriber] != index:
+            plan.count("conflate", len(batch.messages))
+        elif item_counts[subscriber] == len(batch.messages) == 1:
+            plan.kept.append(item)
         else:
-            result.count("conflate", len(chunk.messages) - 1)
-            result.kept += _newest(follower, chunk)
-    for follower, entry in untold.items():
-        # Where the replay begins: whoever resumes from this position misses nothing that comes again.
-        behind = result.behind.get(follower)
-        result.kept.append(entry if behind is None else QueuedItem(follower, follower.gap(behind), None))
-    _drop_oldest(result, room)
-    return result
+            plan.count("conflate", len(batch.messages) - 1)
+            plan.kept += _gap_and_newest(subscriber, batch)
+    for subscriber, item in gaps.items():
+        # At the position where the replay begins: a client that resumes from there misses no replayed
+        # message.
+        behind = plan.behind.get(subscriber)
+        plan.kept.append(
+            item if behind is None else QueuedItem(subscriber, subscriber.gap_frame(behind), None)
+        )
+    _drop_oldest(plan, room)
+    return plan
 
 
-def _send_back(
-    result: OverflowPlan, untold: dict[Subscriber, QueuedItem], follower: Subscriber, entry: QueuedItem
+def _drop_for_catch_up(
+    plan: OverflowPlan, gaps: dict[Subscriber, QueuedItem], subscriber: Subscriber, item: QueuedItem
 ) -> None:
-    """Note from where *follower* is to be replayed, and whether it misses what no replay will bring."""
-    chunk = entry.chunk
-    if chunk is None:
-        untold.setdefault(follower, entry)
+    """Drop *item*: note from where to replay, and in *gaps* whether messages are lost that no history has."""
+    batch = item.batch
+    if batch is None:
+        gaps.setdefault(subscriber, item)
         return
-    result.count("catch_up", len(chunk.messages))
-    if chunk.before is not None:
-        result.behind.setdefault(follower, chunk.before)
-    if chunk.unnumbered or chunk.before is None:
-        untold.setdefault(follower, QueuedItem(follower, follower.gap(chunk.last), None))
+    plan.count("catch_up", len(batch.messages))
+    if batch.before is not None:
+        plan.behind.setdefault(subscriber, batch.before)
+    if batch.unnumbered or batch.before is None:
+        gaps.setdefault(subscriber, QueuedItem(subscriber, subscriber.gap_frame(batch.last), None))
 
 
-def _newest(follower: Subscriber, chunk: EncodedBatch) -> tuple[QueuedItem, QueuedItem]:
-    older, newest = chunk.messages[:-1], chunk.messages[-1:]
-    before = last_of(older, chunk.before)
-    single = EncodedBatch(follower.codec, newest, before)
-    return QueuedItem(follower, follower.gap(before), None), QueuedItem(follower, single.data, single)
+def _gap_and_newest(subscriber: Subscriber, batch: EncodedBatch) -> tuple[QueuedItem, QueuedItem]:
+    older, newest = batch.messages[:-1], batch.messages[-1:]
+    before = last_position(older, batch.before)
+    single = EncodedBatch(subscriber.codec, newest, before)
+    return QueuedItem(subscriber, subscriber.gap_frame(before), None), QueuedItem(
+        subscriber, single.data, single
+    )
 
 
-def _drop_oldest(result: OverflowPlan, room: int) -> None:
-    """Drop the oldest chunks of `drop_oldest`, as many as needed; one mark per follower tells of them."""
-    excess = result.size - room
+def _drop_oldest(plan: OverflowPlan, room: int) -> None:
+    """Drop as many of the oldest batches under `drop_oldest` as needed; each subscriber gets one gap."""
+    excess = plan.size - room
     if excess <= 0:
         return
     kept: list[QueuedItem] = []
-    marks: dict[Subscriber, int] = {}
-    for entry in result.kept:
-        follower, chunk = entry.follower, entry.chunk
-        if follower is None or follower.on_slow != "drop_oldest":
-            kept.append(entry)
-        elif chunk is None:
-            marks.setdefault(follower, len(kept))
-            kept.append(entry)
+    gap_index: dict[Subscriber, int] = {}
+    for item in plan.kept:
+        subscriber, batch = item.subscriber, item.batch
+        if subscriber is None or subscriber.on_slow != "drop_oldest":
+            kept.append(item)
+        elif batch is None:
+            gap_index.setdefault(subscriber, len(kept))
+            kept.append(item)
         elif excess <= 0:
-            kept.append(entry)
+            kept.append(item)
         else:
-            result.count("drop_oldest", len(chunk.messages))
-            mark = QueuedItem(follower, follower.gap(chunk.last), None)
-            excess += len(mark.data) - len(entry.data)
-            if follower in marks:
-                excess -= len(kept[marks[follower]].data)
-                kept[marks[follower]] = mark
+            plan.count("drop_oldest", len(batch.messages))
+            gap = QueuedItem(subscriber, subscriber.gap_frame(batch.last), None)
+            excess += len(gap.data) - len(item.data)
+            if subscriber in gap_index:
+                excess -= len(kept[gap_index[subscriber]].data)
+                kept[gap_index[subscriber]] = gap
             else:
-                marks[follower] = len(kept)
-                kept.append(mark)
-    result.kept = kept
+                gap_index[subscriber] = len(kept)
+                kept.append(gap)
+    plan.kept = kept

@@ -1,37 +1,79 @@
-"""One channel on this node: who follows it, where it stands, and what it said last."""
+"""One channel on this node: its subscribers, its position, and its newest messages."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sized
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
 from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame
+from gateway.delivery.outbox import Outbox
+from gateway.delivery.overflow import Subscriber
 from protocol.codec import Codec
 from protocol.messages import Join, Leave
 from protocol.position import MessageId
 
-if TYPE_CHECKING:
-    from gateway.hub.subscription import Subscription
+CACHED_MESSAGES = 64
+"""Newest messages that a channel keeps: most clients that resume are served without asking the broker."""
 
-RECENT = 64
-"""Messages of a channel that stay with the hub: a storm of resumes after moments away asks no broker."""
+CACHED_BYTES = 256 * 1024
+"""Bytes of JSON that these messages may have together; the newest message is kept whatever its size."""
 
-RECENT_BYTES = 256 * 1024
-
-HEARD_WITHIN = 3.0
-"""Seconds for which a resume waits until this node has heard what its client has (DESIGN section 6)."""
+ARRIVAL_TIMEOUT_SECONDS = 3.0
+"""How long a resume waits for this node to receive what its client has received on another node."""
 
 
-class Arriving(Protocol):
-    """Who is about to follow a channel and wants to know its members."""
+class SubscriberSession(Protocol):
+    """The session of a subscription, as far as a channel knows it."""
+
+    @property
+    def connection(self) -> str:
+        """The id of the connection."""
+
+    @property
+    def subscriptions(self) -> Sized:
+        """All subscriptions of the session."""
+
+
+class ChannelSubscriber(Subscriber, Protocol):
+    """A subscription, as far as a channel knows it."""
+
+    missed_unnumbered: bool
+    """Whether it missed, while behind, a message that is in no history."""
+
+    @property
+    def session(self) -> SubscriberSession:
+        """The session that it belongs to."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """The outbox of its session."""
+
+    @property
+    def watches_presence(self) -> bool:
+        """Whether it gets joins and leaves."""
+
+    @property
+    def behind(self) -> MessageId | None:
+        """The last position delivered, while it gets no live messages; else None."""
+
+    def gap_frame(self, position: MessageId | None, reason: str = "overflow") -> bytes:
+        """Return the frame of a `gap` push: messages up to *position* are missing."""
+
+    def go_live(self) -> None:
+        """Get messages as they are delivered from now on."""
+
+
+class MemberList(Protocol):
+    """A list of members on its way from the broker to a client; it collects what changes meanwhile."""
 
     @property
     def changes(self) -> list[Join | Leave]:
-        """What has changed since it asked for them."""
+        """The joins and leaves since the broker was asked."""
 
 
 class DeliveryCounter:
@@ -44,255 +86,265 @@ class DeliveryCounter:
 
 
 class Channel:
-    """A channel that somebody here follows, or is about to."""
+    """A channel that has a subscriber on this node, or is about to have one."""
 
     __slots__ = (
-        "_before",
+        "_advanced",
+        "_cached",
+        "_cached_bytes",
+        "_counter",
         "_pending",
-        "_progress",
-        "_recent",
-        "_recent_bytes",
-        "_tally",
-        "arriving",
-        "audience",
-        "base",
-        "breaks",
-        "era",
-        "holds",
+        "_position_before_pending",
+        "history_generation",
+        "holders",
+        "member_lists",
         "name",
+        "numbering_breaks",
+        "position",
+        "position_before_cache",
+        "presence_watchers",
         "routed",
         "routing",
         "rules",
-        "top",
-        "watchers",
+        "subscribers",
     )
 
-    def __init__(self, name: str, rules: ChannelRules, tally: DeliveryCounter | None = None) -> None:
+    def __init__(self, name: str, rules: ChannelRules, counter: DeliveryCounter | None = None) -> None:
         self.name = name
         self.rules = rules
-        self._tally = tally or DeliveryCounter()
-        self.audience: dict[Codec, dict[Subscription, None]] = {}
-        """Who follows it, by the codec they speak: each chunk is encoded once for each."""
-        self.watchers: dict[Subscription, None] = {}
-        self.holds = 0
-        """How many are about to follow it."""
-        self.arriving: dict[Arriving, None] = {}
-        """Who of them wants to know the members."""
+        self.subscribers: dict[Codec, dict[ChannelSubscriber, None]] = {}
+        """By codec: a message is encoded once for each."""
+        self.presence_watchers: dict[ChannelSubscriber, None] = {}
+        """Subscribers that get joins and leaves."""
+        self.holders = 0
+        """How many subscriptions are being prepared: they keep the channel without being subscribers yet."""
+        self.member_lists: dict[MemberList, None] = {}
         self.routed = False
+        """Whether the broker routes it to this node."""
         self.routing: asyncio.Future[None] | None = None
-        self.base: MessageId | None = None
-        """The position before the oldest of the recent messages; None where the channel keeps no history."""
-        self.top: MessageId | None = None
-        """The newest message that was delivered here."""
-        self.breaks = 0
-        """How often the numbering did not go on from `top`."""
-        self.era = object()
-        """Stands for its history as this node knows it; another one where that is reset or cleared."""
-        self._recent: deque[EncodedMessage] = deque()
-        self._recent_bytes = 0
+        """Done when the call that asks the broker for the route has ended; None without such a call."""
+        self.position: MessageId | None = None
+        """The newest message delivered here; None where the channel keeps no history."""
+        self.position_before_cache: MessageId | None = None
+        """The position before the oldest cached message; None where the channel keeps no history."""
+        self.numbering_breaks = 0
+        """How often a message did not directly follow `position`."""
+        self.history_generation = object()
+        """Identifies the history that `position` belongs to: replaced when that is reset or cleared."""
+        self._counter = counter or DeliveryCounter()
+        self._cached: deque[EncodedMessage] = deque()
+        self._cached_bytes = 0
         self._pending: list[EncodedMessage] = []
-        self._before: MessageId | None = None
-        self._progress: asyncio.Future[None] | None = None
+        self._position_before_pending: MessageId | None = None
+        self._advanced: asyncio.Future[None] | None = None
+        """Done when `position` has changed; None while nobody waits for that."""
 
     @property
     def retention(self) -> Retention | None:
-        """How much the broker keeps of it."""
+        """How much history the broker keeps of it."""
         return Retention.of(self.rules.history, self.rules.history_ttl)
 
     @property
     def idle(self) -> bool:
-        """Whether nobody follows it or is about to."""
-        return not self.holds and not any(self.audience.values())
+        """Whether it has no subscriber, and none is being prepared."""
+        return not self.holders and not any(self.subscribers.values())
 
     def __len__(self) -> int:
-        return sum(map(len, self.audience.values()))
+        return sum(map(len, self.subscribers.values()))
 
-    # ------------------------------------------------------------ who follows
+    # ------------------------------------------------------------ subscribers
 
-    def add(self, subscription: Subscription) -> None:
-        """Let *subscription* have whatever is delivered from now on."""
-        self.settle()
-        self.audience.setdefault(subscription.codec, {})[subscription] = None
-        if subscription.watches:
-            self.watchers[subscription] = None
+    def add(self, subscription: ChannelSubscriber) -> None:
+        """Offer *subscription* whatever is delivered from now on."""
+        self.offer_pending()
+        self.subscribers.setdefault(subscription.codec, {})[subscription] = None
+        if subscription.watches_presence:
+            self.presence_watchers[subscription] = None
 
-    def remove(self, subscription: Subscription) -> None:
-        """Let *subscription* have what was delivered until now, and nothing more."""
-        self.settle()
-        self.audience.get(subscription.codec, {}).pop(subscription, None)
-        self.watchers.pop(subscription, None)
+    def remove(self, subscription: ChannelSubscriber) -> None:
+        """Offer *subscription* what was delivered until now, and nothing more."""
+        self.offer_pending()
+        self.subscribers.get(subscription.codec, {}).pop(subscription, None)
+        self.presence_watchers.pop(subscription, None)
 
-    # ------------------------------------------------------------ what it says
+    # ------------------------------------------------------------ messages
 
-    def restart(self) -> None:
-        """Know nothing: what came until now was of an earlier route, and what followed it may never come."""
+    def discard_state(self) -> None:
+        """Discard cached state: it belongs to the previous route, whose later messages may never arrive."""
         self._pending.clear()
-        self._forget(None)
+        self._start_history_at(None)
 
-    def begin(self, position: MessageId | None) -> None:
-        """Stand at *position*, which the broker gave when it began to route; what came meanwhile is newer."""
-        if position is not None and self.top is None:
-            self.base = self.top = position
+    def start_at(self, position: MessageId | None) -> None:
+        """Take *position*, which the broker gave when it began to route; what arrived meanwhile is newer."""
+        if position is not None and self.position is None:
+            self.position_before_cache = self.position = position
 
-    def append(self, frames: EncodedMessage) -> bool:
-        """Take a message that is to be delivered; return whether it is the first one that waits."""
-        identity = frames.message.message
+    def enqueue(self, encoded: EncodedMessage) -> bool:
+        """Take a message for `offer_pending`; return whether it is the first one that waits."""
+        message_id = encoded.message.message
         if not self._pending:
-            self._before = self.top
-        if identity is not None:
-            self._remember(frames, identity)
-        self._pending.append(frames)
+            self._position_before_pending = self.position
+        if message_id is not None:
+            self._cache(encoded, message_id)
+        self._pending.append(encoded)
         return len(self._pending) == 1
 
-    def settle(self, *, alone: bool = False) -> None:
-        """Offer what waits, joined, to everybody who follows now.
+    def offer_pending(self, *, alone: bool = False) -> None:
+        """Offer the messages that wait, as one batch, to every subscriber.
 
-        *alone* says that the turn ends and no other channel has anything: then each connection is written to
-        at once.
+        *alone* says that the turn of the loop ends and that no other channel has messages: then each
+        connection is written to at once.
         """
         if not self._pending:
             return
-        if self._progress is not None:
-            self._advance()
+        if self._advanced is not None:
+            self._notify_advanced()
         messages, self._pending = self._pending, []
-        for codec, subscriptions in self.audience.items():
+        for codec, subscriptions in self.subscribers.items():
             if not subscriptions:
                 continue
-            chunk = EncodedBatch(codec, messages, self._before)
-            self._tally.deliveries += len(messages) * len(subscriptions)
-            # A copy: who is too slow leaves the audience while it is walked.
+            batch = EncodedBatch(codec, messages, self._position_before_pending)
+            self._counter.deliveries += len(messages) * len(subscriptions)
+            # A copy: a subscriber that is too slow is removed during the loop.
             for subscription in list(subscriptions):
                 if subscription.behind is not None:
-                    subscription.missed |= chunk.unnumbered
+                    subscription.missed_unnumbered |= batch.unnumbered
                 elif alone or len(subscription.session.subscriptions) == 1:
-                    subscription.outbox.offer_now(subscription, chunk)
+                    subscription.outbox.offer_now(subscription, batch)
                 else:
-                    subscription.outbox.offer(subscription, chunk)
+                    subscription.outbox.offer(subscription, batch)
 
-    def offer_to(self, frames: EncodedMessage, exclude: frozenset[str]) -> None:
-        """Offer one message to everybody but the connections in *exclude*, which take it as delivered."""
-        self.settle()
-        identity = frames.message.message
-        before = self.top
-        if identity is not None:
-            self._remember(frames, identity)
-        if self._progress is not None:
-            self._advance()
-        for codec, subscriptions in self.audience.items():
+    def offer_excluding(self, encoded: EncodedMessage, excluded: frozenset[str]) -> None:
+        """Offer one message to all subscribers but the connections *excluded*, which count as served."""
+        self.offer_pending()
+        message_id = encoded.message.message
+        before = self.position
+        if message_id is not None:
+            self._cache(encoded, message_id)
+        if self._advanced is not None:
+            self._notify_advanced()
+        for codec, subscriptions in self.subscribers.items():
             if not subscriptions:
                 continue
-            chunk = EncodedBatch(codec, [frames], before)
-            self._tally.deliveries += len(subscriptions)
+            batch = EncodedBatch(codec, [encoded], before)
+            self._counter.deliveries += len(subscriptions)
             for subscription in list(subscriptions):
-                if subscription.session.connection in exclude:
+                if subscription.session.connection in excluded:
                     continue
                 if subscription.behind is None:
-                    subscription.outbox.offer(subscription, chunk)
+                    subscription.outbox.offer(subscription, batch)
                 else:
-                    subscription.missed |= chunk.unnumbered
+                    subscription.missed_unnumbered |= batch.unnumbered
 
-    def announce(self, push: Join | Leave) -> None:
-        """Tell everybody who watches joins and leaves, except the member itself."""
-        for arriving in self.arriving:
-            arriving.changes.append(push)
-        if not self.watchers:
+    def push_presence(self, push: Join | Leave) -> None:
+        """Push a join or leave to the subscribers that watch presence, except to the member itself."""
+        for member_list in self.member_lists:
+            member_list.changes.append(push)
+        if not self.presence_watchers:
             return
-        self.settle()
+        self.offer_pending()
         encoded: dict[Codec, bytes] = {}
-        for subscription in list(self.watchers):
+        for subscription in list(self.presence_watchers):
             if subscription.session.connection == push.member.connection:
                 continue
             codec = subscription.codec
             if codec not in encoded:
                 encoded[codec] = data_frame(codec.encode(push), binary=codec.binary)
-            subscription.outbox.push(encoded[codec])
+            subscription.outbox.enqueue(encoded[codec])
 
-    def after(self, position: MessageId, limit: int | None = None) -> list[EncodedMessage] | None:
-        """Return the messages delivered after *position*; None unless the hub still has every one of them."""
-        if position == self.top:
+    # ------------------------------------------------------------ the newest messages
+
+    def messages_after(self, position: MessageId, limit: int | None = None) -> list[EncodedMessage] | None:
+        """Return the messages delivered after *position*; None unless every one of them is cached here."""
+        if position == self.position:
             return []
-        if self.base is None or position.offset < self.base.offset:
+        if self.position_before_cache is None or position.offset < self.position_before_cache.offset:
             return None
-        skip = position.offset - self.base.offset
-        if skip > len(self._recent):
+        skip = position.offset - self.position_before_cache.offset
+        if skip > len(self._cached):
             return None
-        known = self.base if skip == 0 else self._recent[skip - 1].message.message
+        known = self.position_before_cache if skip == 0 else self._cached[skip - 1].message.message
         if known != position:
             return None
-        return list(islice(self._recent, skip, None if limit is None else skip + limit))
+        return list(islice(self._cached, skip, None if limit is None else skip + limit))
 
-    def last(self, count: int, *, no_older: float) -> list[EncodedMessage] | None:
-        """Return the newest *count* messages if the hub has them; None otherwise, or if one is too old.
+    def newest(self, count: int, *, not_before: float) -> list[EncodedMessage] | None:
+        """Return the newest *count* messages; None where fewer are cached, or one is older than *not_before*.
 
-        *no_older* is in Unix seconds: what history no longer keeps is not shown to who comes now.
+        *not_before* is in Unix seconds: a new subscriber does not get what history no longer keeps.
         """
-        if not 0 < count <= len(self._recent):
+        if not 0 < count <= len(self._cached):
             return None
-        newest = list(islice(self._recent, len(self._recent) - count, None))
-        return newest if (newest[0].message.time or 0) > no_older * 1000 else None
+        newest = list(islice(self._cached, len(self._cached) - count, None))
+        return newest if (newest[0].message.time or 0) > not_before * 1000 else None
 
-    async def reached(self, offset: int, within: float = HEARD_WITHIN) -> bool:
-        """Wait until the message *offset* was delivered here, or will not be because the numbering broke.
+    async def wait_for_offset(self, offset: int, timeout_seconds: float = ARRIVAL_TIMEOUT_SECONDS) -> bool:
+        """Wait until the message *offset* was delivered here, or cannot be because the numbering broke.
 
-        Return False where *within* seconds are not enough: this node lags behind, or has lost its broker.
+        Return False after *timeout_seconds*: this node lags behind, or has lost its broker.
         """
         loop = asyncio.get_running_loop()
-        breaks, over = self.breaks, False
+        breaks, expired = self.numbering_breaks, False
 
         def expire() -> None:
-            nonlocal over
-            over = True
-            self._advance()  # wakes up the others as well, who look again
+            nonlocal expired
+            expired = True
+            self._notify_advanced()  # also wakes the other waiters, which check their condition again
 
-        # `asyncio.timeout` needs a task, and this may run eagerly.
-        timer = loop.call_later(within, expire)
+        # `asyncio.timeout` needs a task, and this may run without one (gateway/tasks.py).
+        timer = loop.call_later(timeout_seconds, expire)
         try:
-            while self.breaks == breaks and self.top is not None and self.top.offset < offset:
-                if over:
+            while self.numbering_breaks == breaks and self._is_before(offset):
+                if expired:
                     return False
-                if self._progress is None:
-                    self._progress = loop.create_future()
-                await asyncio.shield(self._progress)
+                if self._advanced is None:
+                    self._advanced = loop.create_future()
+                await asyncio.shield(self._advanced)
         finally:
             timer.cancel()
         return True
 
+    def _is_before(self, offset: int) -> bool:
+        return self.position is not None and self.position.offset < offset
+
     def reset(self, position: MessageId | None) -> None:
-        """Stand at *position*: what was said before is no longer part of this history."""
-        self.settle()
-        self.breaks += 1
-        self._forget(position)
-        self._advance()
+        """Go on from *position*: earlier messages are of another history."""
+        self.offer_pending()
+        self.numbering_breaks += 1
+        self._start_history_at(position)
+        self._notify_advanced()
 
-    def forget(self) -> None:
-        """Show nobody what was said until now; who follows has missed nothing."""
-        self.settle()
-        self._forget(self.top)
+    def clear_history(self) -> None:
+        """Serve earlier messages to nobody any more; subscribers have missed nothing."""
+        self.offer_pending()
+        self._start_history_at(self.position)
 
-    def _forget(self, position: MessageId | None) -> None:
-        self._recent.clear()
-        self._recent_bytes = 0
-        self.era = object()
-        self.base = self.top = position
+    def _start_history_at(self, position: MessageId | None) -> None:
+        self._cached.clear()
+        self._cached_bytes = 0
+        self.history_generation = object()
+        self.position_before_cache = self.position = position
 
-    def _advance(self) -> None:
-        progress, self._progress = self._progress, None
-        if progress is not None:
-            progress.set_result(None)
+    def _notify_advanced(self) -> None:
+        advanced, self._advanced = self._advanced, None
+        if advanced is not None:
+            advanced.set_result(None)
 
-    def _remember(self, frames: EncodedMessage, identity: MessageId) -> None:
-        if self.top is None or not identity.follows(self.top):
-            # The broker began to number anew, after it had forgotten an idle channel.
-            self.breaks += 1
-            # A position that no client ever got: nobody resumes from what was before.
-            self._forget(MessageId(identity.offset - 1, ""))
-        self.top = identity
-        self._recent.append(frames)
-        self._recent_bytes += len(frames.message.data.json)
-        while len(self._recent) > RECENT or (self._recent_bytes > RECENT_BYTES and len(self._recent) > 1):
-            dropped = self._recent.popleft()
-            self._recent_bytes -= len(dropped.message.data.json)
-            self.base = dropped.message.message
+    def _cache(self, encoded: EncodedMessage, message_id: MessageId) -> None:
+        if self.position is None or not message_id.follows(self.position):
+            # The broker had forgotten an idle channel and numbers its messages from the start.
+            self.numbering_breaks += 1
+            # A position that no client ever got: nobody resumes from before this message.
+            self._start_history_at(MessageId(message_id.offset - 1, ""))
+        self.position = message_id
+        self._cached.append(encoded)
+        self._cached_bytes += len(encoded.message.data.json)
+        while len(self._cached) > CACHED_MESSAGES or (
+            self._cached_bytes > CACHED_BYTES and len(self._cached) > 1
+        ):
+            dropped = self._cached.popleft()
+            self._cached_bytes -= len(dropped.message.data.json)
+            self.position_before_cache = dropped.message.message
 
     def __repr__(self) -> str:
-        return f"<Channel {self.name} at {self.top} {len(self)} subscribers>"
+        return f"<Channel {self.name} at {self.position} {len(self)} subscribers>"

@@ -1,24 +1,24 @@
-"""What each command does: one handler a type, in one table.
+"""The handlers of all commands, in one table.
 
-A handler returns the reply or raises `ProtocolError`. Those of one session run one after the other, and what
-one does after its last `await` happens at once.
+A handler returns the reply or raises `ProtocolError`. The commands of one session run one after the other,
+and what a handler does after its last `await` happens without anything in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.access.claims import Identity
 from gateway.access.permissions import ChannelRules, may_publish, may_read
 from gateway.broker.base import Publication, Retention
 from gateway.delivery.encoding import EncodedMessage
+from gateway.delivery.reply_size import fitting, member_size
 from gateway.errors import Rejection
 from gateway.hub.services import Services
-from gateway.hub.subscribe import restore, still_here, subscribe
-from gateway.hub.subscription import Subscription
-from gateway.presence.members import that_fit
+from gateway.hub.session import Session
+from gateway.hub.subscribe import require_open, restore, subscribe
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
     Connect,
@@ -39,27 +39,23 @@ from protocol.messages import (
     Unsubscribed,
 )
 
-if TYPE_CHECKING:
-    from gateway.hub.session import Session
-
-
 # ---------------------------------------------------------------- connect, refresh, ping
 
 
 async def connect(session: Session, command: Connect) -> Connected:
-    """Say who is there, and restore every channel asked for in one go."""
+    """Authenticate, register, and restore every channel that the client asks for; all in one reply."""
     services = session.services
     identity = await _identity(services, command.token or session.header_token)
     session.header_token = None
-    still_here(session)
+    require_open(session)
     user = "" if identity is None else identity.user
     ticket = services.admission.admit_user(user)
     if isinstance(ticket, Rejection) and services.per_user_policy == "replace":
-        _replace_oldest(services, user)
+        _close_oldest(services, user)
         ticket = services.admission.admit_user(user)
     if isinstance(ticket, Rejection):
         raise ticket.error()
-    session.welcome(identity, ticket)
+    session.register(identity, ticket)
     subs = await restore(session, command.subs)
     return Connected(
         command.id,
@@ -67,13 +63,14 @@ async def connect(session: Session, command: Connect) -> Connected:
         session.user,
         services.hub.node,
         services.heartbeat.interval,
-        _seconds_left(session),
-        services.limits.told(),
+        _token_seconds_left(session),
+        services.limits.as_reply(),
         subs,
     )
 
 
 async def _identity(services: Services, token: str | None) -> Identity | None:
+    """Return who *token* is for; None for an anonymous client, where that is allowed."""
     if token is not None and services.verifier is not None:
         return await services.verifier.identity(token)
     if token is None and services.anonymous:
@@ -81,27 +78,27 @@ async def _identity(services: Services, token: str | None) -> Identity | None:
     raise ClientFault(ErrorCode.UNAUTHORIZED, "connect needs a token that this gateway can verify")
 
 
-def _replace_oldest(services: Services, user: str) -> None:
+def _close_oldest(services: Services, user: str) -> None:
     sessions = services.hub.users.get(user, {})
-    oldest = min(sessions.values(), key=lambda session: session.since, default=None)
+    oldest = min(sessions.values(), key=lambda session: session.connected_at, default=None)
     if oldest is not None:
-        oldest.end(CloseCode.REPLACED)
+        oldest.close(CloseCode.REPLACED)
 
 
 async def refresh(session: Session, command: Refresh) -> Refreshed:
-    """Live on with a newer token of the same user."""
+    """Replace the session's token by a newer one of the same user."""
     services = session.services
     identity = await _identity(services, command.token)
-    still_here(session)
+    require_open(session)
     if identity is None or identity.user != session.user:
         raise ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
-    session.info, session.granted = identity.info, identity.channels
-    session.expire_at(identity.expires_at)
-    return Refreshed(command.id, _seconds_left(session) or 0.0)
+    session.info, session.token_channels = identity.info, identity.channels
+    session.set_token_expiry(identity.expires_at)
+    return Refreshed(command.id, _token_seconds_left(session) or 0.0)
 
 
 async def ping(_: Session, command: Ping) -> PongReply:
-    """Answer."""
+    """Return the reply."""
     return PongReply(command.id)
 
 
@@ -109,23 +106,25 @@ async def ping(_: Session, command: Ping) -> PongReply:
 
 
 async def unsubscribe(session: Session, command: Unsubscribe) -> Unsubscribed:
-    """Stop following a channel."""
-    _subscription(session, command.channel)
-    session.unfollow(command.channel)
+    """End a subscription."""
+    if command.channel not in session.subscriptions:
+        raise ClientFault(ErrorCode.NOT_SUBSCRIBED, f"this connection does not follow {command.channel!r}")
+    session.unsubscribe(command.channel)
     return Unsubscribed(command.channel, id=command.id)
 
 
 async def publish(session: Session, command: Publish) -> Published:
-    """Publish for the client, if it may."""
+    """Publish a message, where the channel's rules permit it."""
     services, name = session.services, command.channel
-    rules = _rules(services, name)
-    _unless(may_publish(rules, user=session.user, subscribed=name in session.subscriptions, channel=name))
+    rules = services.namespaces.rules(name)
+    _require(may_publish(rules, user=session.user, subscribed=name in session.subscriptions, channel=name))
     receipt = await services.broker.publish(
         Publication(
             name,
             command.data,
             Retention.of(rules.history, rules.history_ttl),
-            # One client's keys are not another's: else any of them could make the other's message vanish.
+            # A key counts for one client only: otherwise another client could use the same key first, and
+            # this client's message would count as published already.
             None if command.key is None else f"@{session.user or session.connection}\n{command.key}",
             Sender(session.connection, session.user),
         )
@@ -137,33 +136,34 @@ async def publish(session: Session, command: Publish) -> Published:
 
 
 async def presence(session: Session, command: Presence) -> PresenceState:
-    """Tell who is there."""
-    rules = _rules(session.services, command.channel)
-    _unless(may_read(rules, subscribed=command.channel in session.subscriptions, channel=command.channel))
+    """Return the members of a channel, or only how many they are."""
+    services, name = session.services, command.channel
+    rules = services.namespaces.rules(name)
+    _require(may_read(rules, subscribed=name in session.subscriptions, channel=name))
     if not rules.presence:
-        raise _keeps_no("presence", command.channel, rules)
-    services = session.services
+        raise _turned_off("presence", name, rules)
     if not command.members:
-        count = await services.broker.count(command.channel)
-        return PresenceState(command.id, command.channel, count.connections, count.users)
-    present = await services.broker.presence(command.channel)
-    counted = PresenceState(command.id, command.channel, present.connections, present.users)
+        count = await services.broker.count(name)
+        return PresenceState(command.id, name, count.connections, count.users)
+    present = await services.broker.presence(name)
+    counted = PresenceState(command.id, name, present.connections, present.users)
     limits = services.limits
-    members, _ = that_fit(present.members, most=limits.presence_reply, room=limits.outbox // 2)
-    truncated = True if len(members) < len(present.members) else None
-    return replace(counted, members=members, truncated=truncated)
+    first = present.members[: limits.presence_reply]
+    listed, _ = fitting(first, member_size, room=limits.outbox // 2)
+    truncated = True if listed < len(present.members) else None
+    return replace(counted, members=first[:listed], truncated=truncated)
 
 
 async def history(session: Session, command: History) -> HistoryPage:
-    """Tell what was said."""
+    """Return messages of a channel's history, as many as fit into half an outbox."""
     services, name = session.services, command.channel
-    rules = _rules(services, name)
-    _unless(may_read(rules, subscribed=name in session.subscriptions, channel=name))
+    rules = services.namespaces.rules(name)
+    _require(may_read(rules, subscribed=name in session.subscriptions, channel=name))
     if not rules.history:
-        raise _keeps_no("history", name, rules)
+        raise _turned_off("history", name, rules)
     most = services.limits.history_reply
     limit = most if command.limit is None else min(command.limit, most)
-    room = services.limits.outbox // 2  # the rest is there for the next page
+    room = services.limits.outbox // 2  # the other half is for the next page
     page = await services.broker.read(
         name, since=command.since, limit=limit, size=room, reverse=command.reverse
     )
@@ -179,30 +179,19 @@ async def history(session: Session, command: History) -> HistoryPage:
 # ---------------------------------------------------------------- shared
 
 
-def _rules(services: Services, channel: str) -> ChannelRules:
-    return services.namespaces.rules(channel)
-
-
-def _subscription(session: Session, channel: str) -> Subscription:
-    subscription = session.subscriptions.get(channel)
-    if subscription is None:
-        raise ClientFault(ErrorCode.NOT_SUBSCRIBED, f"this connection does not follow {channel!r}")
-    return subscription
-
-
-def _unless(rejection: Rejection | None) -> None:
+def _require(rejection: Rejection | None) -> None:
     if rejection is not None:
         raise rejection.error()
 
 
-def _keeps_no(what: str, channel: str, rules: ChannelRules) -> ClientFault:
+def _turned_off(what: str, channel: str, rules: ChannelRules) -> ClientFault:
     return ClientFault(
         ErrorCode.BAD_REQUEST, f"{channel!r} keeps no {what}: turn it on in [channels.{rules.namespace}]"
     )
 
 
-def _seconds_left(session: Session) -> float | None:
-    return None if session.expiry is None else round(session.expiry.left, 3)
+def _token_seconds_left(session: Session) -> float | None:
+    return None if session.token_expiry is None else round(session.token_expiry.seconds_left, 3)
 
 
 Handler = Callable[[Any, Any], Awaitable[Reply]]

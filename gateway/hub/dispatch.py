@@ -1,21 +1,17 @@
-"""What a client gets for one command: its reply, or an error."""
+"""Carries out one command: the client gets its reply or an error."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gateway.errors import GatewayError, rejection_of
-from gateway.hub import commands
+from gateway.hub import commands, subscribe
+from gateway.hub.session import Session
 from protocol.conversation import State
 from protocol.errors import CLOSE_ON_ERROR, CloseCode, ErrorCode, ProtocolError
 from protocol.messages import Command, Connect
 
-if TYPE_CHECKING:
-    from gateway.hub.session import Session
-
 
 async def answer(session: Session, command: Command) -> None:
-    """Carry out *command*, and reply; a session that did not get connected ends."""
+    """Carry out *command* and send its reply, or an error; a failed `connect` also closes the connection."""
     try:
         if isinstance(command, Connect):
             session.state = State.CONNECTING
@@ -24,21 +20,31 @@ async def answer(session: Session, command: Command) -> None:
             if isinstance(command, Connect):
                 session.state = State.CONNECTED
             session.send(reply)
-            session.caught_breath()  # what the reply could not hold follows it
-    except Exception as error:  # noqa: BLE001 (a command must not end more than itself)
-        _failed(session, command, _told(session, error))
+            session.on_outbox_drained()  # the catch-up sends what the reply could not hold
+    except Exception as error:  # noqa: BLE001 (a failed command must not end the session)
+        _reject(session, command, _protocol_error(session, error))
 
 
-def _failed(session: Session, command: Command, error: ProtocolError) -> None:
+async def server_subscribe(session: Session, channel: str) -> None:
+    """Subscribe *session* to *channel* for the server's API; nothing is sent where that fails."""
+    try:
+        session.send(await subscribe.server_subscribe(session, channel))
+    except (ProtocolError, GatewayError):
+        return
+    except Exception as error:  # noqa: BLE001 (no caller waits for the outcome)
+        session.services.on_error(error)
+
+
+def _reject(session: Session, command: Command, error: ProtocolError) -> None:
     if not session.is_open:
         return
-    session.refuse(error, command.id)
+    session.reject(error, command.id)
     if isinstance(command, Connect):
-        session.end(CLOSE_ON_ERROR.get(error.code, CloseCode.INTERNAL), error.message)
+        session.close(CLOSE_ON_ERROR.get(error.code, CloseCode.INTERNAL), error.message)
 
 
-def _told(session: Session, error: Exception) -> ProtocolError:
-    """Return what the client is told of *error*."""
+def _protocol_error(session: Session, error: Exception) -> ProtocolError:
+    """Return what the client gets for *error*."""
     if isinstance(error, ProtocolError):
         return error
     if isinstance(error, GatewayError):

@@ -1,44 +1,43 @@
-"""How a node's clients leave it: told when to come back, spread over a window, nothing unsent."""
+"""How sessions leave a node that shuts down: `reconnect`, spread over a window, with everything written."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 
-from gateway.hub.hub import Hub
-from gateway.hub.session import Session
+from gateway.hub.hub import Hub, LocalSession
 from protocol.errors import CloseCode
 from protocol.messages import Reconnect
 
-MOST_A_SECOND = 200.0
-"""Sessions that are sent away in a second while the window is longer than that takes: few need not wait."""
+SESSIONS_PER_SECOND = 200.0
+"""How fast sessions are closed where that takes less than the window: few sessions need not wait."""
 
-STEP = 0.05
-"""Seconds between two groups."""
+STEP_SECONDS = 0.05
+"""Time between two groups of sessions."""
 
 
-def groups(count: int, window: float) -> int:
-    """Return in how many groups *count* sessions leave, one every `STEP` seconds of at most *window*."""
-    return max(1, round(min(window, count / MOST_A_SECOND) / STEP))
+def group_count(sessions: int, window: float) -> int:
+    """Return in how many groups *sessions* leave, one every `STEP_SECONDS`, in at most *window* seconds."""
+    return max(1, round(min(window, sessions / SESSIONS_PER_SECOND) / STEP_SECONDS))
 
 
 async def drain(hub: Hub, window: float) -> None:
-    """Send every session away with `reconnect` and 4000, spread over at most *window* seconds.
+    """Close every session with `reconnect` and 4000, spread over at most *window* seconds.
 
-    Those that are still here are served as before.
+    Sessions that are still here are served as before.
     """
     sessions = list(hub.sessions.values())
     random.shuffle(sessions)
-    steps = groups(len(sessions), window)
-    for step in range(steps):
+    groups = group_count(len(sessions), window)
+    for number in range(groups):
         hub.flusher.run()
-        for session in sessions[step::steps]:
-            send_away(session)
-        if step < steps - 1:
-            await asyncio.sleep(STEP)
+        for session in sessions[number::groups]:
+            close_for_reconnect(session)
+        if number < groups - 1:
+            await asyncio.sleep(STEP_SECONDS)
 
 
-def send_away(session: Session) -> None:
-    """Tell one session to reconnect within a second, at a moment of its own, and close it."""
+def close_for_reconnect(session: LocalSession) -> None:
+    """Tell one client to reconnect after a random delay of at most a second, and close its connection."""
     session.send(Reconnect(random.randint(0, 1_000), "drain"))
-    session.end(CloseCode.DRAIN)
+    session.close(CloseCode.DRAIN)

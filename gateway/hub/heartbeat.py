@@ -1,4 +1,4 @@
-"""One timer wheel for all connections: who is silent is asked, who does not answer is gone."""
+"""One timer wheel for the heartbeats of all connections (docs/protocol.md#heartbeats)."""
 
 from __future__ import annotations
 
@@ -9,122 +9,127 @@ from typing import Protocol
 from gateway.clock import Scheduler, Timer
 
 
-class Beating(Protocol):
+class MonitoredSession(Protocol):
     """A session, as far as the heartbeat knows it."""
 
-    seen: float
-    """When something came from it."""
-    pinged: float
-    """When it was asked and has not answered yet; 0.0 while nothing is asked."""
-    slot: int
-    """Where on the wheel it is; -1 while it is on none."""
+    last_received_at: float
+    """When the client last sent something."""
+    ping_sent_at: float
+    """When the newest ping was sent; 0.0 before the first one."""
+    wheel_slot: int
+    """Its slot on the wheel; -1 while it is on none."""
 
     def ping(self) -> None:
-        """Ask."""
+        """Send a ping."""
 
-    def silent(self) -> None:
-        """It did not answer in time: disconnect."""
+    def on_heartbeat_timeout(self) -> None:
+        """The client has not answered in time: close the connection."""
 
 
-class Beat(Enum):
+class Action(Enum):
     """What is due for one session."""
 
     WAIT = auto()
     PING = auto()
-    DEAD = auto()
+    TIME_OUT = auto()
 
 
-def due(now: float, seen: float, pinged: float, interval: float, grace: float) -> tuple[Beat, float]:
-    """Return what is due at *now*, and when to look again.
+def next_action(
+    now: float, last_received_at: float, ping_sent_at: float, interval: float, grace: float
+) -> tuple[Action, float]:
+    """Return what is due at *now*, and when to check the session again.
 
-    Anything that was received counts as a sign of life. A dead peer is found out *interval* + *grace* after
-    its last one.
+    Anything received proves that the client is there. A dead peer is detected *interval* + *grace* seconds
+    after the last thing received from it.
     """
-    if pinged and seen < pinged:
-        return (Beat.DEAD, now) if now >= pinged + grace else (Beat.WAIT, pinged + grace)
-    if now - seen >= interval:
-        return Beat.PING, now + grace
-    return Beat.WAIT, seen + interval
+    if ping_sent_at and last_received_at < ping_sent_at:
+        deadline = ping_sent_at + grace
+        return (Action.TIME_OUT, now) if now >= deadline else (Action.WAIT, deadline)
+    if now - last_received_at >= interval:
+        return Action.PING, now + grace
+    return Action.WAIT, last_received_at + interval
 
 
 class Heartbeat:
-    """A wheel of slots, each of which holds the sessions to look at in one tick.
+    """A wheel of slots, each of which holds the sessions to check in one tick.
 
     One timer for the node instead of two for each connection: a session costs an entry in a dictionary.
     """
 
     def __init__(self, scheduler: Scheduler, *, interval: float, grace: float) -> None:
-        """Ask who was silent for *interval* seconds, and give *grace* seconds to answer."""
+        """Ping after *interval* seconds of silence; time out *grace* seconds after an unanswered ping."""
         self.interval = interval
         self.grace = grace
         self._scheduler = scheduler
         self._tick = min(1.0, interval / 10, grace / 10)
-        self._slots: list[dict[Beating, None]] = [
+        self._slots: list[dict[MonitoredSession, None]] = [
             {} for _ in range(math.ceil(max(interval, grace) / self._tick) + 2)
         ]
-        self._hand = 0
+        self._current_slot = 0
         self._timer: Timer | None = None
         self._sessions = self._pings = self._dead = 0
 
-    def add(self, session: Beating) -> None:
-        """Watch *session* from now on."""
-        session.seen = self._scheduler.time()
+    def add(self, session: MonitoredSession) -> None:
+        """Monitor *session* from now on."""
+        session.last_received_at = self._scheduler.time()
         self._sessions += 1
-        self._place(session, session.seen + self.interval, session.seen)
+        self._place(session, session.last_received_at + self.interval, session.last_received_at)
         if self._timer is None:
-            self._wind()
+            self._start_timer()
 
-    def remove(self, session: Beating) -> None:
-        """Watch *session* no longer; harmless when it is not watched."""
-        if session.slot >= 0 and self._slots[session.slot].pop(session, 0) is None:
-            session.slot = -1
+    def remove(self, session: MonitoredSession) -> None:
+        """Stop monitoring *session*; does nothing where it is not monitored."""
+        if session.wheel_slot >= 0 and self._slots[session.wheel_slot].pop(session, 0) is None:
+            session.wheel_slot = -1
             self._sessions -= 1
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def statistics(self) -> dict[str, int]:
-        """Return how many sessions are watched, were asked, and did not answer."""
+        """Return how many sessions are monitored, how many pings were sent, and how many timed out."""
         return {"sessions": self._sessions, "pings": self._pings, "dead": self._dead}
 
-    def _wind(self) -> None:
-        self._timer = self._scheduler.call_later(self._tick, self._turn)
+    def _start_timer(self) -> None:
+        self._timer = self._scheduler.call_later(self._tick, self._on_tick)
 
-    def _turn(self) -> None:
-        """Look at those in the next slot, and at no others.
+    def _on_tick(self) -> None:
+        """Check the sessions in the next slot only.
 
-        After the node stood still, so that nobody was heard, each overdue slot still gets a turn of its own,
-        and what came meanwhile is read before that.
+        After the process stood still, so that nothing was received, each overdue slot still gets a tick of
+        its own, and what arrived meanwhile is read before that.
         """
         now = self._scheduler.time()
         self._timer = None
         if self._sessions:
-            self._wind()
-        self._hand = (self._hand + 1) % len(self._slots)
-        slot = self._slots[self._hand]
+            self._start_timer()
+        self._current_slot = (self._current_slot + 1) % len(self._slots)
+        slot = self._slots[self._current_slot]
         while slot:
-            # One by one: the end of one session may be that of another in the same slot.
+            # One by one: closing a session may remove another one from the same slot.
             session, _ = slot.popitem()
-            session.slot = -1
-            beat, again = due(now, session.seen, session.pinged, self.interval, self.grace)
-            if beat is Beat.DEAD:
+            session.wheel_slot = -1
+            action, check_at = next_action(
+                now, session.last_received_at, session.ping_sent_at, self.interval, self.grace
+            )
+            if action is Action.TIME_OUT:
                 self._sessions -= 1
                 self._dead += 1
-                session.silent()
+                session.on_heartbeat_timeout()
                 continue
-            self._place(session, again, now)
-            if beat is Beat.PING:
+            self._place(session, check_at, now)
+            if action is Action.PING:
                 self._pings += 1
-                session.pinged = now
+                session.ping_sent_at = now
                 session.ping()
 
-    def _place(self, session: Beating, when: float, now: float) -> None:
-        ticks = min(max(1, math.ceil((when - now) / self._tick)), len(self._slots) - 1)
-        session.slot = (self._hand + ticks) % len(self._slots)
-        self._slots[session.slot][session] = None
+    def _place(self, session: MonitoredSession, check_at: float, now: float) -> None:
+        ticks = min(max(1, math.ceil((check_at - now) / self._tick)), len(self._slots) - 1)
+        session.wheel_slot = (self._current_slot + ticks) % len(self._slots)
+        self._slots[session.wheel_slot][session] = None
 
     def __repr__(self) -> str:
         return f"<Heartbeat every {self.interval} s for {self._sessions} sessions>"

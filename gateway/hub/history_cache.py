@@ -1,48 +1,57 @@
-"""Parts of histories that were read lately: all who catch up share each read, and each encoding."""
+"""Pages of histories read lately: clients that catch up at the same time share reads and encodings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.broker.base import Broker, HistorySlice
-from gateway.delivery.encoding import EncodedMessage, last_of
+from gateway.delivery.encoding import EncodedMessage, last_position
+from gateway.delivery.reply_size import messages_size
 from protocol.position import MessageId
 
-if TYPE_CHECKING:
-    from gateway.hub.channel import Channel
+CACHE_BYTES = 4 * 1024 * 1024
+"""Bytes of messages, as JSON, that the cache keeps."""
 
-ENVELOPE = 150
-"""Bytes that an encoded message takes beside its data, about."""
-
-SIZE = 4 * 1024 * 1024
-"""Bytes of messages, as JSON, that stay here."""
-
-PAGE = 1024
+PAGE_MESSAGES = 1024
 """Messages of a page: as many as a read asks for, unless they are large."""
 
-READ = 512 * 1024
+READ_BYTES = 512 * 1024
 """Bytes of messages that a read asks for: about what one reply may hold."""
 
-FEW = 128
-"""Messages that are looked back at by all who missed fewer: so all of them ask for the same."""
+SHORT_READ_MESSAGES = 128
+"""Messages that a read from the newest one backwards asks for, for everybody who missed fewer than that.
+
+All of them ask for the same, and can share the answer.
+"""
 
 
-def reply_size(messages: Iterable[EncodedMessage]) -> int:
-    """Return about how many bytes *messages* take in a reply."""
-    return sum(len(frames.message.data.json) + ENVELOPE for frames in messages)
+class CachedChannel(Protocol):
+    """A channel, as far as the cache knows it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def history_generation(self) -> object:
+        """Identifies its history: pages of an earlier generation are never served."""
+
+    @property
+    def position(self) -> MessageId | None:
+        """The newest message delivered on this node."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryPart:
-    """What directly follows a position; nothing, where that is the newest or `lost` says why not."""
+    """The messages that directly follow a position; none where it is the newest, or where `lost` says why."""
 
     messages: Sequence[EncodedMessage] = ()
     lost: str = ""
-    """`trimmed` where the history no longer reaches back, `reset` where the position is of another one."""
+    """`trimmed`: the history no longer reaches back; `reset`: the position is of another history."""
 
 
 class _Page:
@@ -52,104 +61,115 @@ class _Page:
 
     def __init__(self, before: MessageId, messages: Sequence[EncodedMessage]) -> None:
         self.before = before
+        """The position that the first message follows."""
         self.messages = messages
-        self.size = reply_size(messages)
+        self.size = messages_size(messages)
 
-    def skip(self, position: MessageId) -> int | None:
-        """Return how many of its messages are not after *position*; None where that is not known here."""
-        skip = position.offset - self.before.offset
-        if not 0 <= skip <= len(self.messages):
+    def index_after(self, position: MessageId) -> int | None:
+        """Return the index of the first message after *position*; None where that is not in the page."""
+        index = position.offset - self.before.offset
+        if not 0 <= index <= len(self.messages):
             return None
-        known = self.before if skip == 0 else self.messages[skip - 1].message.message
-        return skip if known == position else None
+        known = self.before if index == 0 else self.messages[index - 1].message.message
+        return index if known == position else None
 
-    def joined(self, other: _Page) -> _Page | None:
-        """Return this page with *other* behind it; None where that does not begin here."""
-        skip = self.skip(other.before)
-        if skip is None:
+    def merged(self, other: _Page) -> _Page | None:
+        """Return this page with the messages of *other*; None where *other* does not begin inside it."""
+        index = self.index_after(other.before)
+        if index is None:
             return None
-        behind = self.messages[skip + len(other.messages) :]
-        return _Page(self.before, [*self.messages[:skip], *other.messages, *behind])
+        rest = self.messages[index + len(other.messages) :]
+        return _Page(self.before, [*self.messages[:index], *other.messages, *rest])
 
 
 _Key = tuple[object, int]
-"""The era of a channel, and which of its pages."""
+"""The history generation of a channel, and the number of one of its pages."""
 
 
-class _Turn:
-    """Somebody reads of a page, and others wait."""
+class _RunningRead:
+    """A read of one page that is under way, for which others wait."""
 
-    __slots__ = ("oldest", "over")
+    __slots__ = ("done", "oldest_waiting")
 
     def __init__(self) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.oldest: MessageId | None = None
-        """From which one of those reads that wait."""
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.oldest_waiting: MessageId | None = None
+        """The oldest position from which a waiting caller wants to read; None while none waits."""
 
-    def awaited_by(self, position: MessageId) -> None:
-        if self.oldest is None or position.offset < self.oldest.offset:
-            self.oldest = position
+    def add_waiting(self, position: MessageId) -> None:
+        if self.oldest_waiting is None or position.offset < self.oldest_waiting.offset:
+            self.oldest_waiting = position
 
 
 class HistoryCache:
-    """Histories, read in pages that begin and end at the same places for everybody."""
+    """Histories, read in pages that begin and end at the same offsets for every caller."""
 
-    def __init__(self, broker: Broker, *, size: int = SIZE, page: int = PAGE) -> None:
+    def __init__(self, broker: Broker, *, size: int = CACHE_BYTES, page: int = PAGE_MESSAGES) -> None:
         """Read *page* messages at a time from *broker*, and keep about *size* bytes of them."""
         self._broker = broker
         self._limit = size
         self._page = page
         self._size = 0
         self._pages: OrderedDict[_Key, _Page] = OrderedDict()
-        self._turns: dict[_Key, _Turn] = {}
-        self._looking: dict[tuple[object, int], asyncio.Future[None]] = {}
+        self._page_reads: dict[_Key, _RunningRead] = {}
+        self._newest_reads: dict[tuple[object, int], asyncio.Future[None]] = {}
+        """Reads of the newest messages that are under way, by history generation and number of messages."""
         self._reads = self._hits = 0
 
-    async def after(self, channel: Channel, position: MessageId, most: int | None = None) -> HistoryPart:
-        """Return what follows *position* in *channel*: what is at hand of it, at most *most* messages.
+    async def messages_after(
+        self, channel: CachedChannel, position: MessageId, limit: int | None = None
+    ) -> HistoryPart:
+        """Return messages of *channel* that directly follow *position*, at most *limit*; perhaps not all.
 
-        Raises what the broker raises.
+        Raises:
+            GatewayError: The broker does not answer.
         """
-        part = await self._after(channel, position)
-        return part if most is None or part.lost else HistoryPart(part.messages[:most])
+        part = await self._messages_after(channel, position)
+        return part if limit is None or part.lost else HistoryPart(part.messages[:limit])
 
-    async def _after(self, channel: Channel, position: MessageId) -> HistoryPart:
-        era, top = channel.era, channel.top
-        here = self._find(era, position)
-        if not here and position.offset and top is not None and 0 < top.offset - position.offset < self._page:
-            await self._look_back(channel, top.offset - position.offset)
-            here = self._find(era, position)
-        if here:
+    async def _messages_after(self, channel: CachedChannel, position: MessageId) -> HistoryPart:
+        generation, newest = channel.history_generation, channel.position
+        cached = self._find(generation, position)
+        if (
+            not cached
+            and position.offset
+            and newest is not None
+            and 0 < newest.offset - position.offset < self._page
+        ):
+            await self._read_newest(channel, newest.offset - position.offset)
+            cached = self._find(generation, position)
+        if cached:
             self._hits += 1
-            return HistoryPart(here)
-        return await self._read_on(channel, position)
+            return HistoryPart(cached)
+        return await self._read_after(channel, position)
 
-    async def _read_on(self, channel: Channel, position: MessageId) -> HistoryPart:
-        """Return what follows *position*, read after whoever reads of the same page by now.
+    async def _read_after(self, channel: CachedChannel, position: MessageId) -> HistoryPart:
+        """Return what follows *position*; waits for a read of the same page that is under way.
 
-        In turns, and each from the oldest position that waits: so that in a storm of resumes from many
-        positions hardly anybody but the first has to ask.
+        One read at a time for each page, and each from the oldest position that a caller waits for: so in a
+        storm of resumes from many positions hardly anybody but the first has to ask the broker.
         """
-        era, since = channel.era, position
-        key = (era, position.offset // self._page)
-        while (turn := self._turns.get(key)) is not None:
-            turn.awaited_by(position)
-            await asyncio.shield(turn.over)
-            if here := self._find(era, position):
+        generation, since = channel.history_generation, position
+        key = (generation, position.offset // self._page)
+        while (running := self._page_reads.get(key)) is not None:
+            running.add_waiting(position)
+            await asyncio.shield(running.done)
+            if cached := self._find(generation, position):
                 self._hits += 1
-                return HistoryPart(here)
-            since = turn.oldest or position
-        part = await self._take_turn(key, channel, since)
-        if not (here := self._find(era, position)) and since != position:
-            # The other's position may be of no history at all.
-            part = await self._take_turn(key, channel, position)
-        return HistoryPart(here) if here else part
+                return HistoryPart(cached)
+            since = running.oldest_waiting or position
+        part = await self._read_page(key, channel, since)
+        if not (cached := self._find(generation, position)) and since != position:
+            # The position of the other caller may be of another history.
+            part = await self._read_page(key, channel, position)
+        return HistoryPart(cached) if cached else part
 
-    async def _take_turn(self, key: _Key, channel: Channel, since: MessageId) -> HistoryPart:
-        """Read, keep and return what follows *since*."""
-        turn = self._turns[key] = _Turn()
-        era, _ = key
-        # To where others read on from; at least half a page, so that nobody reads for a message or two.
+    async def _read_page(self, key: _Key, channel: CachedChannel, since: MessageId) -> HistoryPart:
+        """Read, cache and return what follows *since*."""
+        running = self._page_reads[key] = _RunningRead()
+        generation, _ = key
+        # To the offset from which others read on; at least half a page, so that no read is for a message or
+        # two.
         limit = self._page - since.offset % self._page
         try:
             limit = limit if limit * 2 > self._page else limit + self._page
@@ -157,80 +177,84 @@ class HistoryCache:
             if not read.recovered:
                 return HistoryPart(lost="reset" if read.position.offset <= since.offset else "trimmed")
             messages = [EncodedMessage(message) for message in read.messages]
-            self._keep(era, since, messages)
+            self._add(generation, since, messages)
         except Exception as error:
-            turn.over.set_exception(error)
-            turn.over.exception()  # it may have nobody else to tell
+            running.done.set_exception(error)
+            running.done.exception()  # marks it as retrieved: perhaps nobody else waits for it
             raise
         finally:
-            if self._turns.get(key) is turn:
-                del self._turns[key]
-            if not turn.over.done():
-                turn.over.set_result(None)
+            if self._page_reads.get(key) is running:
+                del self._page_reads[key]
+            if not running.done.done():
+                running.done.set_result(None)
         return HistoryPart(messages)
 
-    async def _look_back(self, channel: Channel, missed: int) -> None:
-        """Read the newest messages, a few more than the *missed* ones, or a whole page.
+    async def _read_newest(self, channel: CachedChannel, missed: int) -> None:
+        """Read and cache the newest messages: a few more than the *missed* ones, or a whole page.
 
-        This way of asking names no position, so that a storm of resumes from many asks only once: those who
-        come meanwhile wait for the same answer, and look whether it is theirs.
+        Such a read names no position, so that a storm of resumes from many positions asks the broker only
+        once: callers that come meanwhile wait for the same answer, and check whether it holds their messages.
         """
-        key = (channel.era, min(self._page, FEW) if missed < FEW else self._page)
-        if (asked := self._looking.get(key)) is not None:
-            await asyncio.shield(asked)
+        limit = min(self._page, SHORT_READ_MESSAGES) if missed < SHORT_READ_MESSAGES else self._page
+        key = (channel.history_generation, limit)
+        if (running := self._newest_reads.get(key)) is not None:
+            await asyncio.shield(running)
             return
-        asked = self._looking[key] = asyncio.get_running_loop().create_future()
+        running = self._newest_reads[key] = asyncio.get_running_loop().create_future()
         try:
-            era, limit = key
+            generation, limit = key
             read = await self._read(channel, limit=limit, reverse=True)
             messages = [EncodedMessage(message) for message in reversed(read.messages)]
-            # Across a loss numbers follow one another, and messages do not.
+            # Where writes were lost, offsets follow one another although messages are missing.
             messages = [each for each in messages if _offset(each) > read.floor]
-            if (before := last_of(messages[:1], None)) is not None:
-                self._keep(era, before, messages[1:])
+            if (before := last_position(messages[:1], None)) is not None:
+                self._add(generation, before, messages[1:])
         except Exception as error:
-            asked.set_exception(error)
-            asked.exception()  # it may have nobody else to tell
+            running.set_exception(error)
+            running.exception()  # marks it as retrieved: perhaps nobody else waits for it
             raise
         finally:
-            del self._looking[key]
-            if not asked.done():
-                asked.set_result(None)
+            del self._newest_reads[key]
+            if not running.done():
+                running.set_result(None)
 
     async def _read(
-        self, channel: Channel, *, since: MessageId | None = None, limit: int, reverse: bool = False
+        self, channel: CachedChannel, *, since: MessageId | None = None, limit: int, reverse: bool = False
     ) -> HistorySlice:
         self._reads += 1
-        return await self._broker.read(channel.name, since=since, limit=limit, size=READ, reverse=reverse)
+        return await self._broker.read(
+            channel.name, since=since, limit=limit, size=READ_BYTES, reverse=reverse
+        )
 
-    def _find(self, era: object, position: MessageId) -> Sequence[EncodedMessage]:
-        key = (era, position.offset // self._page)
+    def _find(self, generation: object, position: MessageId) -> Sequence[EncodedMessage]:
+        """Return the cached messages that follow *position*, as far as they are in one page."""
+        key = (generation, position.offset // self._page)
         page = self._pages.get(key)
-        skip = None if page is None else page.skip(position)
-        if page is None or skip is None:
+        index = None if page is None else page.index_after(position)
+        if page is None or index is None:
             return ()
         self._pages.move_to_end(key)
-        return page.messages[skip:]
+        return page.messages[index:]
 
-    def _keep(self, era: object, before: MessageId, messages: Sequence[EncodedMessage]) -> None:
-        """Keep *messages*, which directly follow *before*."""
+    def _add(self, generation: object, before: MessageId, messages: Sequence[EncodedMessage]) -> None:
+        """Cache *messages*, which directly follow *before*; drop the pages that were not used for longest."""
         start = 0
         while start < len(messages):
-            block, within = divmod(before.offset, self._page)
+            number, within = divmod(before.offset, self._page)
             piece = messages[start : start + self._page - within]
-            self._put((era, block), _Page(before, piece))
-            before = last_of(piece, before) or before
+            self._put((generation, number), _Page(before, piece))
+            before = last_position(piece, before) or before
             start += len(piece)
         while self._size > self._limit and len(self._pages) > 1:
-            _, old = self._pages.popitem(last=False)
-            self._size -= old.size
+            _, dropped = self._pages.popitem(last=False)
+            self._size -= dropped.size
 
     def _put(self, key: _Key, page: _Page) -> None:
-        old = self._pages.pop(key, None)
-        if old is not None:
-            self._size -= old.size
-            if old.size + page.size <= self._limit:
-                page = old.joined(page) or page.joined(old) or page
+        cached = self._pages.pop(key, None)
+        if cached is not None:
+            self._size -= cached.size
+            if cached.size + page.size <= self._limit:
+                page = cached.merged(page) or page.merged(cached) or page
         self._pages[key] = page
         self._size += page.size
 
@@ -239,9 +263,9 @@ class HistoryCache:
         return {"reads": self._reads, "hits": self._hits, "bytes": self._size}
 
     def __repr__(self) -> str:
-        return f"<Pages {len(self._pages)} of {self._size} bytes>"
+        return f"<HistoryCache {len(self._pages)} pages of {self._size} bytes>"
 
 
-def _offset(frames: EncodedMessage) -> int:
-    identity = frames.message.message
-    return 0 if identity is None else identity.offset
+def _offset(encoded: EncodedMessage) -> int:
+    message_id = encoded.message.message
+    return 0 if message_id is None else message_id.offset

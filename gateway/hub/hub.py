@@ -1,11 +1,11 @@
-"""The local registry: which sessions are here, which channels they follow, and what reaches them."""
+"""The local registry: the sessions of this node, their channels, and what the broker delivers to them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import (
@@ -20,30 +20,54 @@ from gateway.broker.base import (
 )
 from gateway.clock import Clock, Scheduler, monotonic, wall
 from gateway.delivery.encoding import EncodedMessage
-from gateway.delivery.outbox import Flusher
+from gateway.delivery.flusher import Flusher
 from gateway.errors import GatewayError
 from gateway.hub.channel import Channel, DeliveryCounter
 from gateway.hub.history_cache import HistoryCache
 from gateway.tasks import Tasks
-from protocol.messages import Gap
+from protocol.messages import Gap, ServerMessage
 
-if TYPE_CHECKING:
-    from gateway.hub.session import Session
+CAPACITY_POLL_SECONDS, CAPACITY_WAIT_SECONDS = 0.005, 1.0
+"""How often `wait_for_capacity` checks whether clients take more, and when a publisher goes on anyway.
 
-
-PACE, PACE_LIMIT = 0.005, 1.0
-"""Seconds between two looks at whether clients take more, and until a publisher waits no longer.
-
-Looks, although a socket could tell when it takes more: publishers who are woken at once fill it with the next
-message again, and a fifth less went through (`bench/compare.py`, `max`).
+Polls, although a socket could tell when it takes more: publishers that are woken at once fill it with the
+next message again, and a fifth less went through (`bench/compare.py`, `max`).
 """
 
-PACE_LEAST = 32
+FULL_SOCKETS_ALLOWED = 32
 """Full sockets that slow no publisher down, however few clients there are."""
 
 
+class LocalSession(Protocol):
+    """A session, as far as the hub knows it."""
+
+    @property
+    def connection(self) -> str:
+        """The id of the connection."""
+
+    @property
+    def user(self) -> str:
+        """Its user; empty for an anonymous connection."""
+
+    @property
+    def connected_at(self) -> float:
+        """Unix seconds."""
+
+    def record(self) -> ConnectionRecord:
+        """Return what the push API shows of it."""
+
+    def execute(self, command: UserCommand) -> None:
+        """Carry out a command of the server's API."""
+
+    def send(self, message: ServerMessage) -> None:
+        """Enqueue a push."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Write what waits, then a Close frame with *code*, and end."""
+
+
 class Hub:
-    """Channels and their subscribers on one node; what a broker calls its `Node`."""
+    """Channels and their subscribers on one node; what a broker calls its `LocalNode`."""
 
     def __init__(
         self,
@@ -59,46 +83,49 @@ class Hub:
         self.node = node
         self.broker = broker
         self.tasks = tasks
-        self.flusher = Flusher(scheduler, self.settle, clock, rest=broker.flush_delay)
-        self.pages = HistoryCache(broker)
+        self.flusher = Flusher(scheduler, self.flush_channels, clock, delay=broker.flush_delay)
+        self.history_cache = HistoryCache(broker)
         self.channels: dict[str, Channel] = {}
-        self.sessions: dict[str, Session] = {}
-        self.users: dict[str, dict[str, Session]] = {}
-        self._waiting: list[Channel] = []
+        self.sessions: dict[str, LocalSession] = {}
+        """Connected sessions, by connection id."""
+        self.users: dict[str, dict[str, LocalSession]] = {}
+        """Connected sessions, by user and connection id."""
+        self._channels_to_flush: list[Channel] = []
         self._unrouting: dict[str, asyncio.Task[None]] = {}
+        """Calls that end the route of a channel, while they run."""
         self._clock = clock
-        self.wall = wall_clock
+        self.wall_clock = wall_clock
         self._started = clock()
-        self.closed: Counter[int] = Counter()
-        """How many connections were closed from here, by close code."""
+        self.close_counts: Counter[int] = Counter()
+        """How many connections this node has closed, by close code."""
         self._messages = 0
-        self._tally = DeliveryCounter()
+        self._delivery_counter = DeliveryCounter()
 
     # ------------------------------------------------------------ what a broker calls
 
     def deliver(self, envelope: Envelope) -> None:
-        """Take what arrived for whoever follows its channel here, in the order of the calls."""
+        """Take what the broker delivers; ignored where the channel has no subscriber here."""
         if isinstance(envelope, Delivery):
             self._deliver(envelope)
         elif isinstance(envelope, UserCommand):
-            self._instruct(envelope)
+            self._execute(envelope)
         elif (channel := self.channels.get(envelope.channel)) is None:
             return
         elif isinstance(envelope, Gap):
-            self._break(channel, envelope)
+            _reset(channel, envelope)
         elif isinstance(envelope, HistoryCleared):
-            channel.forget()
+            channel.clear_history()
         elif isinstance(envelope, PossibleLoss):
-            _warn_watchers(channel)
+            _push_presence_gap(channel)
         else:
-            channel.announce(envelope)
+            channel.push_presence(envelope)
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* here."""
         return [session.record() for session in self.users.get(user, {}).values()]
 
     def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
-        """Return the channels followed here, each with its number of subscribers."""
+        """Return the number of subscribers here of each channel whose name starts with *prefix*."""
         return {
             name: size
             for name, channel in self.channels.items()
@@ -106,7 +133,7 @@ class Hub:
         }
 
     def record(self) -> NodeRecord:
-        """Return what this node says of itself."""
+        """Return what the push API shows of this node."""
         return NodeRecord(
             node=self.node,
             connections=len(self.sessions),
@@ -118,8 +145,8 @@ class Hub:
 
     # ------------------------------------------------------------ what sessions call
 
-    def enter(self, session: Session) -> None:
-        """Register a session that has connected."""
+    def register(self, session: LocalSession) -> None:
+        """Add a session that has connected."""
         self.sessions[session.connection] = session
         if not session.user:
             return
@@ -128,69 +155,72 @@ class Hub:
             self.tasks.start(self.broker.user_connected(session.user))
         self.users[session.user][session.connection] = session
 
-    def exit(self, session: Session) -> None:
-        """Forget a session that is gone; harmless for one that never connected."""
+    def unregister(self, session: LocalSession) -> None:
+        """Remove a session that has ended; does nothing for one that never connected."""
         self.sessions.pop(session.connection, None)
-        mine = self.users.get(session.user)
-        if mine is not None:
-            mine.pop(session.connection, None)
-            if not mine:
+        user_sessions = self.users.get(session.user)
+        if user_sessions is not None:
+            user_sessions.pop(session.connection, None)
+            if not user_sessions:
                 del self.users[session.user]
                 self.tasks.start(self.broker.user_disconnected(session.user))
 
-    async def hold(self, name: str, rules: ChannelRules) -> Channel:
-        """Return the channel *name*, routed to this node; whoever holds it owes a `release`.
+    async def acquire_channel(self, name: str, rules: ChannelRules) -> Channel:
+        """Return the channel *name*, routed to this node; the caller must call `release_channel` once.
 
-        Only the first to hold a channel asks the broker; others who come meanwhile wait for the same answer.
+        Only the first caller asks the broker; callers that come meanwhile wait for the same answer.
         """
         channel = self.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = Channel(name, rules, self._tally)
-        channel.holds += 1
+            channel = self.channels[name] = Channel(name, rules, self._delivery_counter)
+        channel.holders += 1
         if not channel.routed:
             try:
                 await self._route(channel)
             except BaseException:
-                self.release(channel)
+                self.release_channel(channel)
                 raise
         return channel
 
-    def release(self, channel: Channel) -> None:
-        """Give up one hold; a channel that nobody follows or holds is no longer routed here."""
-        channel.holds -= 1
-        self.tidy(channel)
+    def release_channel(self, channel: Channel) -> None:
+        """Undo one `acquire_channel`; an idle channel is no longer routed to this node."""
+        channel.holders -= 1
+        self.discard_if_idle(channel)
 
-    def tidy(self, channel: Channel) -> None:
-        """Forget *channel* if nobody follows it."""
+    def discard_if_idle(self, channel: Channel) -> None:
+        """Remove *channel* and end its route, if it has no subscriber and none is being prepared."""
         if channel.idle and self.channels.get(channel.name) is channel:
             del self.channels[channel.name]
             if channel.routed:
                 channel.routed = False
-                self._unroute(channel.name)
+                self._start_unrouting(channel.name)
 
-    def settle(self) -> None:
-        """Offer to every subscriber what was delivered since the last call."""
-        waiting, self._waiting = self._waiting, []
-        alone = len(waiting) == 1
-        for channel in waiting:
+    # ------------------------------------------------------------ what flusher and publishers call
+
+    def flush_channels(self) -> None:
+        """Offer to every subscriber the messages that were delivered since the last call."""
+        channels, self._channels_to_flush = self._channels_to_flush, []
+        alone = len(channels) == 1
+        for channel in channels:
             try:
-                channel.settle(alone=alone)
-            except Exception as error:  # noqa: BLE001 (what one channel cannot say must not silence the others)
+                channel.offer_pending(alone=alone)
+            except Exception as error:  # noqa: BLE001 (an error in one channel must not stop the others)
                 self.tasks.report(error)
 
-    async def pace(self) -> None:
-        """Wait while most clients' sockets are full, `PACE_LIMIT` seconds at most: publishers wait for this.
+    async def wait_for_capacity(self) -> None:
+        """Wait, at most `CAPACITY_WAIT_SECONDS`, while most clients' sockets are full: for publishers.
 
-        One slow phone stops nobody. But who publishes faster than the clients of a node take together only
-        fills every buffer on the way, until each is too slow: then a later answer is the kinder one.
+        One slow phone stops nobody. But a publisher that is faster than all clients of a node together only
+        fills every buffer on the way until each client is too slow: a later answer to the publisher is
+        better.
         """
         waited = 0.0
-        while self._crowded() and waited < PACE_LIMIT:
-            await asyncio.sleep(PACE)
-            waited += PACE
+        while self._most_sockets_full() and waited < CAPACITY_WAIT_SECONDS:
+            await asyncio.sleep(CAPACITY_POLL_SECONDS)
+            waited += CAPACITY_POLL_SECONDS
 
-    def _crowded(self) -> bool:
-        return len(self.flusher.full) > max(PACE_LEAST, len(self.sessions) // 2)
+    def _most_sockets_full(self) -> bool:
+        return len(self.flusher.full) > max(FULL_SOCKETS_ALLOWED, len(self.sessions) // 2)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
@@ -199,7 +229,7 @@ class Hub:
             "users": len(self.users),
             "channels": len(self.channels),
             "messages": self._messages,
-            "deliveries": self._tally.deliveries,
+            "deliveries": self._delivery_counter.deliveries,
         }
 
     # ------------------------------------------------------------ inside
@@ -209,75 +239,79 @@ class Hub:
         if channel is None:
             return
         self._messages += 1
-        frames = EncodedMessage(delivery.message)
+        encoded = EncodedMessage(delivery.message)
         if delivery.exclude:
-            channel.offer_to(frames, delivery.exclude)
-        elif channel.append(frames):
-            self._waiting.append(channel)
+            channel.offer_excluding(encoded, delivery.exclude)
+        elif channel.enqueue(encoded):
+            self._channels_to_flush.append(channel)
             self.flusher.request()
 
-    def _break(self, channel: Channel, gap: Gap) -> None:
-        channel.reset(gap.position)
-        for subscriptions in list(channel.audience.values()):
-            for subscription in list(subscriptions):
-                subscription.session.go_live(subscription)
-                subscription.outbox.push(subscription.gap(gap.position, gap.reason))
-
-    def _instruct(self, instruction: UserCommand) -> None:
-        for session in list(self.users.get(instruction.user, {}).values()):
-            late = instruction.issued_before is not None and session.since >= instruction.issued_before
-            if session.connection not in instruction.except_connections and not late:
-                session.instruct(instruction)
+    def _execute(self, command: UserCommand) -> None:
+        for session in list(self.users.get(command.user, {}).values()):
+            connected_later = (
+                command.issued_before is not None and session.connected_at >= command.issued_before
+            )
+            if session.connection not in command.except_connections and not connected_later:
+                session.execute(command)
 
     async def _route(self, channel: Channel) -> None:
-        """Ask the broker to route *channel* here, or wait for who asks already; share its failure, too."""
+        """Ask the broker to route *channel* here, or share the answer of a caller that asks already."""
         while not channel.routed:
             if channel.routing is None:
-                await self._ask(channel)
+                await self._request_route(channel)
             else:
-                # After one who was cancelled, another asks.
+                # Where that caller is cancelled, the next one asks.
                 await asyncio.shield(channel.routing)
 
-    async def _ask(self, channel: Channel) -> None:
+    async def _request_route(self, channel: Channel) -> None:
         routing = channel.routing = asyncio.get_running_loop().create_future()
         try:
             if (unrouting := self._unrouting.get(channel.name)) is not None:
-                # Else the broker might hear that nobody listens any more after it heard that somebody does.
+                # Otherwise the broker might get the `unsubscribe` after this `subscribe`.
                 await asyncio.wait([unrouting])
-                channel.restart()
-            channel.begin(await self.broker.subscribe(channel.name, channel.retention))
+                channel.discard_state()
+            channel.start_at(await self.broker.subscribe(channel.name, channel.retention))
             channel.routed = True
         except Exception as error:
             routing.set_exception(error)
-            routing.exception()  # it may have nobody else to tell
+            routing.exception()  # marks it as retrieved: perhaps nobody else waits for it
             raise
         finally:
             channel.routing = None
             if not routing.done():
                 routing.set_result(None)
 
-    def _unroute(self, name: str) -> None:
-        outcome = self.tasks.start(self._give_up(name))
+    def _start_unrouting(self, name: str) -> None:
+        outcome = self.tasks.start(self._unroute(name))
         if outcome is not None:
             self._unrouting[name] = outcome
             outcome.add_done_callback(lambda _: self._unrouting.pop(name))
 
-    async def _give_up(self, name: str) -> None:
+    async def _unroute(self, name: str) -> None:
         try:
             await self.broker.unsubscribe(name)
         except GatewayError:
-            # What still arrives finds nobody here; the route ends with this node's lease at the latest.
+            # What still arrives finds no subscriber; the route ends with this node's lease at the latest.
             return
 
     def __repr__(self) -> str:
         return f"<Hub {self.node} {len(self.sessions)} sessions {len(self.channels)} channels>"
 
 
-def _warn_watchers(channel: Channel) -> None:
-    """Tell those who watch joins and leaves that some may be missing; once they are live, where behind."""
-    channel.settle()
-    for subscription in list(channel.watchers):
+def _reset(channel: Channel, gap: Gap) -> None:
+    """Start a new history in *channel*, and push *gap* to every subscriber, which is live from then on."""
+    channel.reset(gap.position)
+    for subscriptions in list(channel.subscribers.values()):
+        for subscription in list(subscriptions):
+            subscription.go_live()
+            subscription.outbox.enqueue(subscription.gap_frame(gap.position, gap.reason))
+
+
+def _push_presence_gap(channel: Channel) -> None:
+    """Push a gap to subscribers that watch presence, to those behind once they are live."""
+    channel.offer_pending()
+    for subscription in list(channel.presence_watchers):
         if subscription.behind is not None:
-            subscription.missed = True
+            subscription.missed_unnumbered = True
         else:
-            subscription.outbox.push(subscription.gap(channel.top, "trimmed"))
+            subscription.outbox.enqueue(subscription.gap_frame(channel.position, "trimmed"))

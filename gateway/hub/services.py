@@ -18,7 +18,7 @@ from gateway.tasks import Tasks
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What one session may do and have."""
+    """The limits of one session (docs/configuration.md#limits)."""
 
     message_size: int = 64 * 1024
     channels: int = 128
@@ -35,8 +35,8 @@ class SessionLimits:
     backlog: int = 64
     """Commands that wait while an earlier one waits for the broker; then the socket is not read."""
 
-    def told(self) -> dict[str, Any]:
-        """Return what a client is told of them in `connected`."""
+    def as_reply(self) -> dict[str, Any]:
+        """Return the limits that a client gets in `connected` (docs/protocol.md#limits)."""
         return {
             "message_size": self.message_size,
             "channels": self.channels,
@@ -64,8 +64,8 @@ class Services:
     anonymous: bool = False
     """Whether a client may connect without a token."""
     per_user_policy: Literal["refuse", "replace"] = "refuse"
-    """What becomes of a user's connection above the cap: refused (4010), or the oldest one ends (4012)."""
+    """What happens to a user's connection above the cap: it is rejected (4010), or the oldest ends (4012)."""
     clock: Clock = monotonic
     wall: Clock = wall
     on_error: Callable[[BaseException], None] = lambda _: None
-    """Hears of what should not have happened."""
+    """Called with errors that are a fault of this program."""

@@ -1,75 +1,105 @@
-"""How a subscription is made: prepared with all the waiting that takes, then live in one instant."""
+"""How a subscription is made: first everything that may have to wait, then live in one instant.
+
+`_prepare` checks permissions, routes the channel to this node, fetches what the client missed and asks who is
+present. `_commit` adds the subscription without waiting, together with everything that was delivered
+meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, also where the client has gone.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from gateway.access.claims import ChannelToken
+from gateway.access.permissions import ChannelRules, may_subscribe
+from gateway.delivery.reply_size import fitting, member_size, messages_size
 from gateway.errors import GatewayError, rejection_of
-from gateway.hub.history_cache import reply_size
-from gateway.hub.preparing import Prepared, abandon, prepare, too_many
+from gateway.hub.recovery import recover
+from gateway.hub.recovery.recover import Recovery
 from gateway.hub.recovery.reply_budget import ReplyBudget
+from gateway.hub.services import Services
+from gateway.hub.session import Session
 from gateway.hub.subscription import Subscription
-from gateway.presence.members import that_fit
+from gateway.presence.members import up_to_date
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError
-from protocol.messages import Error, Resume, Subscribe, Subscribed
-
-if TYPE_CHECKING:
-    from gateway.hub.session import Session
+from protocol.messages import Error, Join, Leave, Member, Resume, Subscribe, Subscribed
 
 FROM_NOW_ON = Resume()
 
-Outcomes = dict[str, Prepared | ProtocolError]
-"""What became of each channel."""
+
+class PreparedSubscription:
+    """A subscription that may go live: permitted, channel acquired, missed messages and members at hand."""
+
+    __slots__ = ("changes", "command", "expires_at", "member", "present", "recovery", "server_side")
+
+    def __init__(self, command: Subscribe, recovery: Recovery, *, server_side: bool) -> None:
+        self.command = command
+        self.recovery = recovery
+        self.server_side = server_side
+        self.expires_at: float | None = None
+        """When the channel token that permits it expires, in Unix seconds; None where it needs none."""
+        self.member: Member | None = None
+        """This connection in the channel's presence."""
+        self.present: Sequence[Member] | None = None
+        """The members when the broker was asked; None where the client does not want them."""
+        self.changes: list[Join | Leave] = []
+        """The joins and leaves since."""
+
+    @property
+    def members(self) -> Sequence[Member] | None:
+        """The members now; None where the client does not want them."""
+        return None if self.present is None else up_to_date(self.present, self.changes)
+
+
+Outcomes = dict[str, PreparedSubscription | ProtocolError]
+"""What each channel came to."""
 
 
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
-    """Follow a channel: now, since a position, or from the last messages on."""
-    granted = command.channel in session.granted
-    room = _shared(session, _room(session), (command.channel,))
-    prepared = await prepare(session, command, room, granted=granted)
-    await _still_wanted(session, prepared)
-    return _commit(session, prepared, _room(session))
+    """Subscribe to a channel: from now on, since a position, or from the last messages on."""
+    granted = command.channel in session.token_channels
+    budget = _reply_budget(session, _reply_room(session), (command.channel,))
+    prepared = await _prepare(session, command, budget, granted=granted)
+    await _abandon_if_closed(session, prepared)
+    return _commit(session, prepared, _reply_room(session))
 
 
-async def server_subscribe(session: Session, channel: str) -> None:
-    """Let the server's API subscribe *session* to *channel*; nothing happens where it is already."""
-    try:
-        prepared = await prepare(
-            session, Subscribe(0, channel), _shared(session, 0, (channel,)), granted=True
-        )
-        await _still_wanted(session, prepared)
-        session.send(_commit(session, prepared, 0))
-    except (ProtocolError, GatewayError):
-        return
-    except Exception as error:  # noqa: BLE001 (nobody waits for an answer)
-        session.services.on_error(error)
+async def server_subscribe(session: Session, channel: str) -> Subscribed:
+    """Subscribe *session* to *channel* for the server's API, whatever the channel's rules permit the client.
+
+    Raises:
+        ProtocolError: The subscription exists already, or would be one too many.
+        GatewayError: The broker does not answer.
+    """
+    budget = _reply_budget(session, 0, (channel,))
+    prepared = await _prepare(session, Subscribe(0, channel), budget, granted=True)
+    await _abandon_if_closed(session, prepared)
+    return _commit(session, prepared, 0)
 
 
 async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Subscribed | Error]:
-    """Subscribe to what the client asks for and to what the server adds; each succeeds or fails for itself.
+    """Subscribe to the channels of a `connect`: those of the client and those that the server adds.
 
-    All waiting comes first, for all channels at once: what they ask of a broker elsewhere travels together.
-    Then every channel goes live in the same instant, and no message overtakes the reply. What is replayed
-    fits into one reply together, in the order asked; the rest of it follows.
+    Each succeeds or fails on its own. All waiting comes first, for all channels at once: calls to a remote
+    broker travel together. Then all channels go live in the same instant, so that no message overtakes the
+    reply. What is replayed shares one reply, in the order asked; catch-up sends the rest.
     """
-    server_side = dict.fromkeys(_server_side(session), FROM_NOW_ON)
+    server_side = dict.fromkeys(_server_side_channels(session), FROM_NOW_ON)
     wanted = {**server_side, **asked}
     outcomes: Outcomes = {}
     try:
         await _prepare_all(session, wanted, outcomes, granted=server_side)
-        still_here(session)
+        require_open(session)
     except BaseException:
-        await abandon(session, *_prepared(outcomes))
+        await _abandon(session, *_prepared(outcomes))
         raise
     return _commit_all(session, wanted, outcomes)
 
 
-def still_here(session: Session) -> None:
-    """End the command without a reply where the client has gone meanwhile."""
+def require_open(session: Session) -> None:
+    """Raise `ClientFault`, which ends the command without a reply, where the session has ended."""
     if not session.is_open:
         raise ClientFault(ErrorCode.UNAVAILABLE, "the connection has ended")
 
@@ -78,123 +108,215 @@ def still_here(session: Session) -> None:
 
 
 async def _prepare_all(
-    session: Session,
-    wanted: Mapping[str, Resume],
-    outcomes: Outcomes,
-    *,
-    granted: Container[str],
+    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, *, granted: Container[str]
 ) -> None:
-    """Put into *outcomes* what becomes of each channel that is *wanted*; end early where the client leaves.
+    """Put into *outcomes* what each channel of *wanted* came to; stop early where the session ends.
 
-    As many at once as there are places: what is refused takes none, and leaves it to one of the next.
+    As many channels at a time as the session may still have subscriptions: one that fails uses none of them
+    up, and a later channel gets its turn.
     """
-    services, room = session.services, _shared(session, _room(session), wanted)
-    asks = []
+    services, budget = session.services, _reply_budget(session, _reply_room(session), wanted)
+    commands = []
     for channel, resume in wanted.items():
         if resume.fault:
             outcomes[channel] = ClientFault(ErrorCode.BAD_REQUEST, resume.fault)
         else:
-            asks.append(Subscribe(0, channel, resume.token, resume.since, resume.rewind))
-    places = services.limits.channels
-    while places and asks and session.is_open:
-        batch, asks = asks[:places], asks[places:]
-        attempts = [_attempt(session, ask, room, outcomes, granted=ask.channel in granted) for ask in batch]
-        # One alone needs no task, wherever the broker is.
+            commands.append(Subscribe(0, channel, resume.token, resume.since, resume.rewind))
+    free = services.limits.channels
+    while free and commands and session.is_open:
+        batch, commands = commands[:free], commands[free:]
+        attempts = [
+            _attempt(session, each, budget, outcomes, granted=each.channel in granted) for each in batch
+        ]
+        # A single one needs no task, whatever the broker.
         await (attempts[0] if len(attempts) == 1 else services.tasks.run_all(attempts))
-        if asks:
-            places -= sum(isinstance(outcomes[ask.channel], Prepared) for ask in batch)
-    for ask in asks:
-        outcomes[ask.channel] = too_many(services)
+        if commands:
+            free -= sum(isinstance(outcomes[each.channel], PreparedSubscription) for each in batch)
+    for command in commands:
+        outcomes[command.channel] = _too_many_channels(services)
 
 
 async def _attempt(
-    session: Session, command: Subscribe, room: ReplyBudget, outcomes: Outcomes, *, granted: bool
+    session: Session, command: Subscribe, budget: ReplyBudget, outcomes: Outcomes, *, granted: bool
 ) -> None:
-    """Put into *outcomes* what becomes of one channel: there it is found also where others are cancelled."""
+    """Put into *outcomes* what one channel came to: found there even where others are cancelled."""
     try:
-        outcomes[command.channel] = await prepare(session, command, room, granted=granted)
+        outcomes[command.channel] = await _prepare(session, command, budget, granted=granted)
     except ProtocolError as error:
         outcomes[command.channel] = error
     except GatewayError as error:
         outcomes[command.channel] = rejection_of(error).error()
 
 
-def _prepared(outcomes: Outcomes) -> list[Prepared]:
-    return [each for each in outcomes.values() if isinstance(each, Prepared)]
+async def _prepare(
+    session: Session, command: Subscribe, budget: ReplyBudget, *, granted: bool
+) -> PreparedSubscription:
+    """Check and fetch what a subscription needs; messages that it missed take their bytes from *budget*.
+
+    *granted* says that the server wants the subscription, whatever the rules say.
+
+    Raises:
+        ProtocolError: Not permitted, subscribed already, or one too many.
+        GatewayError: The broker does not answer.
+    """
+    services, name = session.services, command.channel
+    rules = services.namespaces.rules(name)
+    _require_free_place(session, name)
+    token = None if command.token is None else await _channel_token(services, command.token)
+    if not granted:
+        _require_permission(session, rules, name, token)
+    rewind = min(command.rewind or 0, services.limits.rewind)
+    recovery = await recover.recover(
+        services.hub, name, rules, since=command.since, rewind=rewind, budget=budget
+    )
+    prepared = PreparedSubscription(command, recovery, server_side=granted)
+    if token is not None and not granted and rules.subscribe == "token":
+        prepared.expires_at = token.expires_at
+    try:
+        if rules.presence and session.is_open:
+            await _join_presence(session, prepared)
+    except BaseException:
+        budget.release(name)
+        await _abandon(session, prepared)
+        raise
+    return prepared
 
 
-def _shared(session: Session, size: int, channels: Iterable[str]) -> ReplyBudget:
-    return ReplyBudget(size, channels, wanted=partial(still_here, session))
+async def _join_presence(session: Session, prepared: PreparedSubscription) -> None:
+    """Join the channel's presence, and fetch the members where the client wants them."""
+    channel, broker = prepared.recovery.channel, session.services.broker
+    await session.wait_until_left(channel.name)
+    prepared.member = Member(session.connection, session.user, session.info)
+    await broker.join(channel.name, prepared.member)
+    if prepared.command.members:
+        channel.member_lists[prepared] = None
+        prepared.present = (await broker.presence(channel.name)).members
 
 
-def _room(session: Session) -> int:
-    """Return how many bytes of what was missed a reply may hold: half an outbox, with what waits there.
+async def _abandon(session: Session, *prepared: PreparedSubscription) -> None:
+    """Undo what `_prepare` did."""
+    for each in prepared:
+        channel = each.recovery.channel
+        channel.member_lists.pop(each, None)
+        session.services.hub.release_channel(channel)
+    await session.services.tasks.run_all(
+        [session.leave_presence(each.recovery.channel.name) for each in prepared if each.member is not None]
+    )
 
-    The rest follows as fast as the socket takes it: so a slow client that asks for much is not sent away.
+
+async def _abandon_if_closed(session: Session, prepared: PreparedSubscription) -> None:
+    """Abandon *prepared*, and end the command without a reply, where the session has ended."""
+    if not session.is_open:
+        await _abandon(session, prepared)
+        require_open(session)
+
+
+def _require_free_place(session: Session, channel: str) -> None:
+    if channel in session.subscriptions:
+        raise ClientFault(ErrorCode.ALREADY_SUBSCRIBED, f"this connection follows {channel!r} already")
+    if len(session.subscriptions) >= session.services.limits.channels:
+        raise _too_many_channels(session.services)
+
+
+async def _channel_token(services: Services, token: str) -> ChannelToken | None:
+    if services.verifier is None:
+        return None
+    return await services.verifier.channel_token(token)
+
+
+def _require_permission(
+    session: Session, rules: ChannelRules, channel: str, token: ChannelToken | None
+) -> None:
+    rejection = may_subscribe(
+        rules, user=session.user, channel=channel, channel_token=token, granted=session.token_channels
+    )
+    if rejection is not None:
+        raise rejection.error()
+
+
+def _too_many_channels(services: Services) -> ClientFault:
+    return ClientFault(
+        ErrorCode.LIMIT_EXCEEDED, f"a connection follows at most {services.limits.channels} channels"
+    )
+
+
+def _prepared(outcomes: Outcomes) -> list[PreparedSubscription]:
+    return [each for each in outcomes.values() if isinstance(each, PreparedSubscription)]
+
+
+def _reply_budget(session: Session, size: int, channels: Iterable[str]) -> ReplyBudget:
+    return ReplyBudget(size, channels, require_open=partial(require_open, session))
+
+
+def _reply_room(session: Session) -> int:
+    """Return how many bytes of missed messages a reply may hold: half an outbox, with what waits in it.
+
+    The rest follows as fast as the socket takes it: so a slow client that asks for much is not disconnected.
     """
     return session.services.limits.outbox // 2 - session.outbox.size
 
 
-def _server_side(session: Session) -> list[str]:
+def _server_side_channels(session: Session) -> list[str]:
     personal = channels.personal(session.user)
-    # A user whose name does not fit a channel's has none: the client could not name it to resume.
-    return [personal, *session.granted] if session.user and channels.valid(personal) else [*session.granted]
+    # A user whose name does not fit into a channel's name has no personal channel: the client could not name
+    # it in order to resume.
+    if session.user and channels.valid(personal):
+        return [personal, *session.token_channels]
+    return [*session.token_channels]
 
 
-async def _still_wanted(session: Session, prepared: Prepared) -> None:
-    """Abandon what was prepared, and end the command, where the client has gone meanwhile."""
-    if not session.is_open:
-        await abandon(session, prepared)
-        still_here(session)
-
-
-# ---------------------------------------------------------------- commit
+# ---------------------------------------------------------------- commit: live, without waiting
 
 
 def _commit_all(session: Session, wanted: Iterable[str], outcomes: Outcomes) -> dict[str, Subscribed | Error]:
     for each in outcomes.values():
-        if isinstance(each, Prepared):
-            # Who proves too slow for what waits leaves now, and is not announced before the reply.
-            each.replay.channel.settle()
-    room = _room(session)
+        if isinstance(each, PreparedSubscription):
+            # A subscriber that is too slow for what waits in the channel leaves now, so that its `leave` is
+            # not announced between this reply's member list and the reply.
+            each.recovery.channel.offer_pending()
+    room = _reply_room(session)
     subs: dict[str, Subscribed | Error] = {}
     for channel in wanted:
         each = outcomes[channel]
-        if isinstance(each, Prepared):
+        if isinstance(each, PreparedSubscription):
             subscribed = subs[channel] = _commit(session, each, room)
-            room -= reply_size(subscribed.messages)
+            room -= messages_size(subscribed.messages)
         else:
             subs[channel] = Error(each.code, each.message, each.retry_after_ms)
     return subs
 
 
-def _commit(session: Session, prepared: Prepared, room: int) -> Subscribed:
-    """Go live, and say from where, with at most *room* bytes of what was missed; without waiting.
+def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subscribed:
+    """Go live, and return from where, with at most *room* bytes of missed messages; without waiting.
 
-    Where more was missed, the subscription is behind: what is left is for the catch-up, after the reply.
+    Where more was missed, the subscription is behind: catch-up sends the rest, after the reply.
     """
-    command, channel = prepared.command, prepared.replay.channel
+    command, channel = prepared.command, prepared.recovery.channel
     limits, members, truncated = session.services.limits, prepared.members, None
     if members is not None:
-        listed, size = that_fit(members, most=limits.presence_reply, room=limits.outbox // 2)
-        members, truncated, room = listed, True if len(listed) < len(members) else None, room - size
-    answer = prepared.replay.complete(room)
-    watches = channel.rules.join_leave if command.join_leave is None else command.join_leave
+        first = members[: limits.presence_reply]
+        count, size = fitting(first, member_size, room=limits.outbox // 2)
+        truncated = True if count < len(members) else None
+        members, room = first[:count], room - size
+    messages, recovered, behind = prepared.recovery.complete(room)
+    wants_joins = channel.rules.join_leave if command.join_leave is None else command.join_leave
     subscription = Subscription(
-        session, channel, watches=watches and channel.rules.presence, server_side=prepared.server_side
+        session,
+        channel,
+        watches_presence=wants_joins and channel.rules.presence,
+        server_side=prepared.server_side,
     )
     subscription.member = prepared.member
-    channel.arriving.pop(prepared, None)
+    channel.member_lists.pop(prepared, None)
     channel.add(subscription)
     session.subscriptions[channel.name] = subscription
-    if answer.behind is not None:
-        session.fell_behind(subscription, answer.behind)
-    session.services.hub.release(channel)
+    if behind is not None:
+        session.on_fell_behind(subscription, behind)
+    session.services.hub.release_channel(channel)
     if prepared.expires_at is not None:
         left = max(0.0, prepared.expires_at - session.services.wall())
         subscription.expiry = asyncio.get_running_loop().call_later(
             left, session.revoke, channel.name, "token_expired", "the channel token has expired"
         )
-    position = channel.top if answer.behind is None else answer.behind
-    messages, recovered, _ = answer
+    position = channel.position if behind is None else behind
     return Subscribed(channel.name, position, recovered, messages, members, command.id or None, truncated)

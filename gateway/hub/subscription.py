@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Sized
+from typing import Protocol
 
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox
+from gateway.hub.channel import Channel
 from protocol.codec import Codec
 from protocol.messages import Gap, Member
 from protocol.position import MessageId
 
-if TYPE_CHECKING:
-    from gateway.hub.channel import Channel
-    from gateway.hub.session import Session
+
+class SubscribedSession(Protocol):
+    """A session, as far as its subscriptions know it."""
+
+    @property
+    def connection(self) -> str:
+        """The id of the connection."""
+
+    @property
+    def codec(self) -> Codec:
+        """What the connection speaks."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where its messages are offered."""
+
+    @property
+    def subscriptions(self) -> Sized:
+        """All its subscriptions."""
+
+    @property
+    def behind(self) -> dict[Subscription, None]:
+        """Those of its subscriptions that wait for a catch-up."""
 
 
 class Subscription:
@@ -24,31 +46,34 @@ class Subscription:
         "channel",
         "expiry",
         "member",
-        "missed",
+        "missed_unnumbered",
         "outbox",
         "server_side",
         "session",
-        "watches",
+        "watches_presence",
     )
 
-    def __init__(self, session: Session, channel: Channel, *, watches: bool, server_side: bool) -> None:
+    def __init__(
+        self, session: SubscribedSession, channel: Channel, *, watches_presence: bool, server_side: bool
+    ) -> None:
         self.session = session
         self.outbox: Outbox = session.outbox
         self.channel = channel
-        self.watches = watches
-        """Whether it is told of joins and leaves."""
+        self.watches_presence = watches_presence
+        """Whether it gets joins and leaves."""
         self.server_side = server_side
         self.behind: MessageId | None = None
-        """What was delivered last, while the connection is too slow to follow live."""
-        self.missed = False
-        """Whether it missed, while behind, what no history will replay."""
+        """The last position delivered, while the connection is too slow for live messages; else None."""
+        self.missed_unnumbered = False
+        """Whether it missed, while behind, a message that is in no history and that no catch-up replays."""
         self.member: Member | None = None
         """What presence shows of it."""
         self.expiry: asyncio.TimerHandle | None = None
+        """Ends the subscription with its channel token."""
 
     @property
     def on_slow(self) -> str:
-        """What becomes of messages that the connection is too slow for."""
+        """The overflow policy of the channel's namespace."""
         return self.channel.rules.effective_on_slow
 
     @property
@@ -56,10 +81,16 @@ class Subscription:
         """The codec of the connection."""
         return self.session.codec
 
-    def gap(self, position: MessageId | None, reason: str = "overflow") -> bytes:
-        """Return the frame that tells of messages missing up to *position*."""
+    def gap_frame(self, position: MessageId | None, reason: str = "overflow") -> bytes:
+        """Return the frame of a `gap` push: messages up to *position* are missing."""
         codec = self.codec
         return data_frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
+
+    def go_live(self) -> None:
+        """Get messages as they are delivered from now on: it is no longer behind."""
+        self.session.behind.pop(self, None)
+        self.behind = None
+        self.missed_unnumbered = False
 
     def __repr__(self) -> str:
         state = "live" if self.behind is None else f"behind at {self.behind}"

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-
-import orjson
 
 from protocol.messages import Join, Leave, Member
-
-ENTRY = 48
-"""Bytes that a member takes in a reply beside its names and its info, about."""
 
 
 class Members:
@@ -52,24 +46,6 @@ def up_to_date(members: Iterable[Member], changes: Iterable[Join | Leave]) -> tu
         else:
             now.leave(change.member.connection)
     return tuple(now)
-
-
-def weight(member: Member) -> int:
-    """Return about how many bytes *member* takes in a reply."""
-    info = 0 if member.info is None else len(orjson.dumps(member.info))
-    return ENTRY + len(member.connection) + len(member.user.encode()) + info
-
-
-def that_fit(members: Sequence[Member], *, most: int, room: int) -> tuple[Sequence[Member], int]:
-    """Return the first of *members*, at most *most* that fit into *room* bytes, and how many they take."""
-    fit = size = 0
-    for member in islice(members, most):
-        taken = weight(member)
-        if size + taken > room:
-            break
-        size += taken
-        fit += 1
-    return members[:fit], size
 
 
 def difference(before: Sequence[Member], after: Sequence[Member]) -> tuple[list[Member], list[Member]]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from gateway.broker.base import ConnectionRecord, NodeRecord, UserCommand
-from gateway.presence.members import that_fit
+from gateway.delivery.reply_size import fitting, member_size
 from gateway.push.errors import RequestRejected
 from gateway.push.params import cursor_behind, name_before
 from gateway.push.requests import REASON_SIZE, Disconnect
@@ -90,8 +90,8 @@ class Lookups:
         after = name_before(cursor)
         rest = sorted((one for one in found.members if one.connection > after), key=_by_connection)
         most = self._presence_limit if limit is None else min(limit, self._presence_limit)
-        page, _ = that_fit(rest, most=most, room=self._page_size)
-        page = page or rest[:1]
+        fit, _ = fitting(rest[:most], member_size, room=self._page_size)
+        page = rest[: max(1, fit)]
         if len(page) == len(rest):
             return _as_reply(replace(counted, members=page))
         answer = _as_reply(replace(counted, members=page, truncated=True))

@@ -17,6 +17,7 @@ from gateway.access.permissions import Namespaces
 from gateway.clock import monotonic
 from gateway.console import demo
 from gateway.errors import GatewayError, Rejection
+from gateway.hub import dispatch
 from gateway.hub.drain import drain
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
@@ -179,7 +180,7 @@ class GatewayNode:
             namespaces=self._namespaces,
             keys=Keys([key.get_secret_value() for key in self.settings.push.keys]),
             tasks=self._tasks,
-            pace=self.hub.pace,
+            pace=self.hub.wait_for_capacity,
             body_size=where.body_size,
             message_size=self.settings.limits.message_size,
             history_limit=self.settings.limits.history_reply,
@@ -197,7 +198,7 @@ class GatewayNode:
                 "tasks": self._tasks.statistics,
                 "loop": self._lag.statistics,
             },
-            closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.closed,
+            closed=lambda: dict.fromkeys(CLOSES, 0) | self.hub.close_counts,
             crew=self._crew,
         )
         routes: list[BaseRoute] = [*health.routes(self._problems), self._metrics.route()]
@@ -233,7 +234,16 @@ class GatewayNode:
     def _open(
         self, link: WebSocketTransport, codec: Codec, arrival: UpgradeRequest, release: Callable[[], None]
     ) -> None:
-        link.attach(Session(link, codec, self._services, release=release, header_token=arrival.token))
+        link.attach(
+            Session(
+                link,
+                codec,
+                self._services,
+                dispatcher=dispatch,
+                on_ended=release,
+                header_token=arrival.token,
+            )
+        )
 
     # ------------------------------------------------------------ what they report
 

@@ -32,12 +32,12 @@ async def test_who_comes_from_before_a_loss_recovers_nothing_from_behind_it(
             assert behind[0].offset == 4
             for position in before:
                 channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
-                channel.begin(behind[-1])
-                part = await pages.after(channel, position)
+                channel.start_at(behind[-1])
+                part = await pages.messages_after(channel, position)
                 assert part.lost, position
                 assert not part.messages
             channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
-            channel.begin(behind[-1])
-            part = await pages.after(channel, behind[0])
+            channel.start_at(behind[-1])
+            part = await pages.messages_after(channel, behind[0])
             assert not part.lost
             assert [frames.message.message for frames in part.messages] == behind[1 : 1 + len(part.messages)]

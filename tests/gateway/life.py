@@ -15,6 +15,7 @@ from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker, Publication, Receipt, Retention, UserCommand
 from gateway.broker.memory.broker import MemoryBroker
 from gateway.clock import FakeClock
+from gateway.hub import dispatch
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.hub.services import Services, SessionLimits
@@ -170,7 +171,9 @@ class Client:
         self.link = link
         self.ids = count(1_000)
         self.welcome: Connected
-        self.session = Session(link, link.codec, life.services, release=self._release, header_token=header)
+        self.session = Session(
+            link, link.codec, life.services, dispatcher=dispatch, on_ended=self._release, header_token=header
+        )
         link.attach(self.session)
 
     def _release(self) -> None:

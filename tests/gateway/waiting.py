@@ -21,7 +21,7 @@ class Follower:
         self.on_slow = on_slow
         self.codec = codec
 
-    def gap(self, position: MessageId | None) -> bytes:
+    def gap_frame(self, position: MessageId | None) -> bytes:
         return data_frame(self.codec.encode(Gap(self.name, "overflow", position)), binary=self.codec.binary)
 
     def chunk(self, first: int, *numbered: bool, size: int = 0) -> EncodedBatch:
@@ -39,7 +39,7 @@ class Follower:
 
     def mark(self, position: int) -> QueuedItem:
         """Return the mark of a gap up to *position*."""
-        return QueuedItem(self, self.gap(at(position)), None)
+        return QueuedItem(self, self.gap_frame(at(position)), None)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.on_slow})"

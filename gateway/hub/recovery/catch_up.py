@@ -1,67 +1,90 @@
-"""What was missed, a batch at a time: after a slow phase, and behind a reply that could not hold it all."""
+"""Sends missed messages in batches: after an overflow, and after a reply that could not hold them all."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from gateway.delivery.encoding import EncodedBatch
-from gateway.delivery.outbox import BATCH
-from gateway.hub.recovery.recover import that_fit, until
+from gateway.delivery.outbox import WRITE_BATCH_BYTES, Outbox, Writer
+from gateway.delivery.reply_size import fitting, message_size
+from gateway.hub.history_cache import HistoryCache
+from gateway.hub.recovery.recover import up_to
 from gateway.hub.subscription import Subscription
 from protocol.position import MessageId
 
-if TYPE_CHECKING:
-    from gateway.hub.following import Following
+
+class CatchingUpSession(Protocol):
+    """A session, as far as a catch-up knows it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session has not ended."""
+
+    @property
+    def transport(self) -> Writer:
+        """Its connection."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits for the connection."""
+
+    @property
+    def behind(self) -> dict[Subscription, None]:
+        """Its subscriptions that wait for a catch-up; the next one to get a batch comes first."""
 
 
-async def catch_up(session: Following) -> None:
-    """Replay to *session* what it is behind with, a batch of each channel in turn, while its socket takes it.
+async def catch_up(session: CatchingUpSession, cache: HistoryCache, *, batch: int) -> None:
+    """Send the subscriptions of *session* that are behind what they missed, while its socket takes more.
 
-    Each is live again where nothing is left. `GatewayError` where the broker cannot tell now.
+    Each gets a batch of at most *batch* messages in turn, and is live again once nothing is left.
+
+    Raises:
+        GatewayError: The broker does not answer; what is left is still behind.
     """
-    while session.behind and _has_room(session):
+    while session.behind and _socket_has_room(session):
         subscription = next(iter(session.behind))
-        await _next_batch(session, subscription)
+        await _send_batch(session, subscription, cache, batch)
         if subscription in session.behind:
             del session.behind[subscription]
             session.behind[subscription] = None  # to the end of the line
             await asyncio.sleep(0)
 
 
-def _has_room(session: Following) -> bool:
+def _socket_has_room(session: CatchingUpSession) -> bool:
     session.outbox.flush()
-    return session.is_open and session.link.writable
+    return session.is_open and session.transport.writable
 
 
-async def _next_batch(session: Following, subscription: Subscription) -> None:
-    hub, channel = session.services.hub, subscription.channel
-    position = cast("MessageId", subscription.behind)  # as everybody has who stands in `session.behind`
-    limit = session.services.limits.catch_up_batch
-    messages = channel.after(position, limit)
+async def _send_batch(
+    session: CatchingUpSession, subscription: Subscription, cache: HistoryCache, limit: int
+) -> None:
+    channel = subscription.channel
+    position = cast("MessageId", subscription.behind)  # not None for any subscription in `session.behind`
+    messages = channel.messages_after(position, limit)
     if messages is None:
-        part = await hub.pages.after(channel, position, limit)
+        part = await cache.messages_after(channel, position, limit)
         if subscription not in session.behind or subscription.behind != position:
             return
         if part.lost:
-            _go_live(session, subscription, gap=part.lost)
+            _go_live(subscription, gap=part.lost)
             return
-        messages = until(channel.top, part.messages)
+        messages = up_to(channel.position, part.messages)
     if messages:
-        fit = max(1, that_fit(messages, BATCH))
-        chunk = EncodedBatch(subscription.codec, messages[:fit], position)
-        subscription.behind = chunk.last
-        session.outbox.offer(subscription, chunk)
+        count, _ = fitting(messages, message_size, room=WRITE_BATCH_BYTES)
+        encoded = EncodedBatch(subscription.codec, messages[: max(1, count)], position)
+        subscription.behind = encoded.last
+        session.outbox.offer(subscription, encoded)
     else:
-        lost = channel.top is not None and channel.top.offset > position.offset
-        _go_live(session, subscription, gap="reset" if lost else None)
+        lost = channel.position is not None and channel.position.offset > position.offset
+        _go_live(subscription, gap="reset" if lost else None)
 
 
-def _go_live(session: Following, subscription: Subscription, gap: str | None = None) -> None:
-    """Let *subscription* have whatever comes from now on; tell of what is missing."""
+def _go_live(subscription: Subscription, gap: str | None = None) -> None:
+    """Let *subscription* get live messages again, after a `gap` push where messages are missing for good."""
     channel = subscription.channel
-    channel.settle()
-    reason = gap or ("overflow" if subscription.missed else None)
-    session.go_live(subscription)
+    channel.offer_pending()
+    reason = gap or ("overflow" if subscription.missed_unnumbered else None)
+    subscription.go_live()
     if reason is not None:
-        session.outbox.push(subscription.gap(channel.top, reason))
+        subscription.outbox.enqueue(subscription.gap_frame(channel.position, reason))

@@ -1,4 +1,4 @@
-"""What a new subscriber missed: as much as one reply may hold, and from where the rest is to follow."""
+"""What a new subscriber missed: as much as one reply may hold, and where catch-up takes over."""
 
 from __future__ import annotations
 
@@ -7,183 +7,192 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.access.permissions import ChannelRules
-from gateway.delivery.encoding import EncodedMessage, last_of
+from gateway.delivery.encoding import EncodedMessage, last_position
+from gateway.delivery.reply_size import fitting, message_size, messages_size
 from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
-from gateway.hub.history_cache import ENVELOPE, reply_size
 from gateway.hub.hub import Hub
 from gateway.hub.recovery.reply_budget import ReplyBudget
 from protocol.position import MessageId
 
-PATIENCE = 4
-"""How often a resume asks again for what the broker says is not there, and the hub says is."""
+READ_ATTEMPTS = 4
+"""How often a resume reads again what the broker does not have, although this node has received it."""
 
 
 class RecoveryReply(NamedTuple):
-    """What one reply says of what was missed."""
+    """What one reply says about missed messages."""
 
     messages: Sequence[EncodedMessage]
     recovered: bool
-    """Whether this, and what follows behind it, is everything since the position asked for."""
+    """Whether `messages`, and what catch-up sends then, are all messages since the position asked for."""
     behind: MessageId | None = None
-    """How far `messages` reach, where more follows; None where they reach up to now."""
+    """The position that `messages` reach, where more follow; None where they reach the newest message."""
 
 
-NOTHING = RecoveryReply((), recovered=False)
+NOT_RECOVERED = RecoveryReply((), recovered=False)
 
 
 @dataclass(slots=True)
 class Recovery:
-    """What a new subscriber missed, as far as it was fetched and there is room for it."""
+    """What a new subscriber missed, as far as it was read and the reply has room for it."""
 
     channel: Channel
     messages: Sequence[EncodedMessage] = ()
     position: MessageId | None = None
-    """How far `messages` reach; None where nothing is replayed."""
+    """The position that `messages` reach; None where nothing is replayed."""
     since: MessageId | None = None
     """The position asked for, where everything after it is there; else None."""
-    breaks: int = 0
-    """How often the channel's numbering had broken when this was fetched."""
+    numbering_breaks: int = 0
+    """The channel's `numbering_breaks` when this was read."""
     size: int = field(init=False)
     """Bytes that `messages` take in a reply, about."""
 
     def __post_init__(self) -> None:
-        self.size = reply_size(self.messages) if self.messages else 0
+        self.size = messages_size(self.messages) if self.messages else 0
 
-    def cut(self, room: int) -> None:
-        """Keep what a reply of at most *room* bytes can tell of it; the rest is left to a catch-up."""
+    def shrink(self, room: int) -> None:
+        """Keep what *room* bytes of a reply can hold; the rest is left to catch-up."""
         if self.since is None:
             self.messages = _newest(self.messages, room)
         else:
-            self.messages = self.messages[: that_fit(self.messages, room)]
-            self.position = last_of(self.messages, self.since)
-        self.size = reply_size(self.messages)
+            self.messages = _oldest(self.messages, room)
+            self.position = last_position(self.messages, self.since)
+        self.size = messages_size(self.messages)
 
     def complete(self, room: int) -> RecoveryReply:
-        """Return what a reply of at most *room* bytes tells, from everything up to now.
+        """Return what *room* bytes of a reply say about everything that was missed until now.
 
-        Without waiting, so that nothing comes between. Where everything since a position was asked for, the
-        oldest messages are told, without a hole, and the others left for a catch-up; else the newest.
+        Without waiting, so that no message comes in between. Where the client resumes from a position: the
+        oldest messages, without a hole, and the others left to catch-up. Otherwise the newest messages.
         """
-        if self.position is None or self.channel.breaks != self.breaks:
-            return NOTHING
-        newer = self.channel.after(self.position)
+        if self.position is None or self.channel.numbering_breaks != self.numbering_breaks:
+            return NOT_RECOVERED
+        newer = self.channel.messages_after(self.position)
         if self.since is None:
             return RecoveryReply(
                 () if newer is None else _newest([*self.messages, *newer], room), recovered=False
             )
         messages = [*self.messages, *(newer or ())]
-        fit = messages[: that_fit(messages, room)]
+        fit = _oldest(messages, room)
         if newer is not None and len(fit) == len(messages):
             return RecoveryReply(fit, recovered=True)
-        return RecoveryReply(fit, recovered=True, behind=last_of(fit, self.since))
+        return RecoveryReply(fit, recovered=True, behind=last_position(fit, self.since))
 
 
-def that_fit(messages: Iterable[EncodedMessage], room: int) -> int:
-    """Return how many of *messages*, in their order, fit into *room* bytes."""
-    fit = 0
-    for frames in messages:
-        room -= len(frames.message.data.json) + ENVELOPE
-        if room < 0:
-            break
-        fit += 1
-    return fit
+def up_to(position: MessageId | None, messages: Iterable[EncodedMessage]) -> list[EncodedMessage]:
+    """Return those of *messages* that are not newer than *position*, that of the channel on this node.
 
-
-def until(top: MessageId | None, messages: Iterable[EncodedMessage]) -> list[EncodedMessage]:
-    """Return *messages* as far as *top*, where the hub stands: what is beyond it is still on its way here."""
-    offset = -1 if top is None else top.offset
+    Newer messages are still on their way to this node and will be delivered.
+    """
+    offset = -1 if position is None else position.offset
     return [
-        frames
-        for frames in messages
-        if frames.message.message is not None and frames.message.message.offset <= offset
+        encoded
+        for encoded in messages
+        if encoded.message.message is not None and encoded.message.message.offset <= offset
     ]
 
 
-async def prepare(
+async def recover(
     hub: Hub,
     name: str,
     rules: ChannelRules,
     *,
     since: MessageId | None,
     rewind: int,
-    room: ReplyBudget,
+    budget: ReplyBudget,
 ) -> Recovery:
-    """Return what a new subscriber of *name* missed, as far as it finds *room* there.
+    """Acquire the channel *name*, and return what a new subscriber missed there, as far as *budget* allows.
 
-    The caller owes a `hub.release` of its channel.
+    The caller must release the channel of what is returned (`Hub.release_channel`).
+
+    Args:
+        hub: The hub of this node.
+        name: The channel.
+        rules: Its rules.
+        since: Resume from this position; None for a client that has none.
+        rewind: Without *since*: how many of the newest messages.
+        budget: The bytes of the reply.
+
+    Raises:
+        GatewayError: The broker does not answer; the channel is released.
     """
-    channel = await hub.hold(name, rules)
+    channel = await hub.acquire_channel(name, rules)
     try:
         if since is not None:
-            replay = await _since(hub, channel, since, room)
+            recovery = await _resume(hub, channel, since, budget)
         elif rewind:
-            replay = await _rewound(hub, channel, rewind, room)
+            recovery = await _rewind(hub, channel, rewind, budget)
         else:
             return Recovery(channel)
     except BaseException:
-        hub.release(channel)
+        hub.release_channel(channel)
         raise
-    room.keep(name, replay)
-    return replay
+    budget.reserve(name, recovery)
+    return recovery
 
 
-async def _since(hub: Hub, channel: Channel, since: MessageId, room: ReplyBudget) -> Recovery:
-    """Return what follows *since*: what the hub has no longer, the broker has perhaps."""
-    for _ in range(PATIENCE):
-        recent = channel.after(since)
-        if recent is not None:
-            return Recovery(channel, recent, channel.top, since, channel.breaks)
-        async with room.turn():
-            replay = await _read_on(hub, channel, since, room.left_to(channel.name))
-        if replay is not None:
-            return replay
-        # The client heard more on another node than has arrived here: let it not hear that again.
-        if not await channel.reached(since.offset):
+async def _resume(hub: Hub, channel: Channel, since: MessageId, budget: ReplyBudget) -> Recovery:
+    """Return what follows *since*: from the channel's cache, else from the broker."""
+    for _ in range(READ_ATTEMPTS):
+        cached = channel.messages_after(since)
+        if cached is not None:
+            return Recovery(channel, cached, channel.position, since, channel.numbering_breaks)
+        async with budget.read_slot():
+            recovery = await _read_since(hub, channel, since, budget.available_to(channel.name))
+        if recovery is not None:
+            return recovery
+        # The client has received newer messages on another node: this node must not deliver them again.
+        if not await channel.wait_for_offset(since.offset):
             raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {since}")
     return Recovery(channel)
 
 
-async def _read_on(hub: Hub, channel: Channel, since: MessageId, room: int) -> Recovery | None:
-    """Return what follows *since*, as much as *room* bytes hold; None where this node has not come so far."""
+async def _read_since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Recovery | None:
+    """Return what follows *since*, at most *room* bytes; None where this node is not yet at *since*."""
     messages: list[EncodedMessage] = []
-    position, breaks, patience = since, channel.breaks, PATIENCE
-    while channel.top is not None and patience:
-        recent = channel.after(position)
-        if recent is not None:
-            return Recovery(channel, [*messages, *recent], channel.top, since, channel.breaks)
-        part = await hub.pages.after(channel, position)
-        if part.lost or channel.top is None:
+    position, breaks, attempts = since, channel.numbering_breaks, READ_ATTEMPTS
+    while channel.position is not None and attempts:
+        cached = channel.messages_after(position)
+        if cached is not None:
+            return Recovery(channel, [*messages, *cached], channel.position, since, channel.numbering_breaks)
+        part = await hub.history_cache.messages_after(channel, position)
+        if part.lost or channel.position is None:
             break
-        if position.offset > channel.top.offset:
+        if position.offset > channel.position.offset:
             return None
-        newer = until(channel.top, part.messages)
-        fit = that_fit(newer, room)
-        messages += newer[:fit]
-        position = last_of(messages, since) or since
-        if fit < len(newer):
+        newer = up_to(channel.position, part.messages)
+        count, size = fitting(newer, message_size, room=room)
+        messages += newer[:count]
+        position = last_position(messages, since) or since
+        if count < len(newer):
             return Recovery(channel, messages, position, since, breaks)
-        room -= reply_size(newer)
-        patience -= not newer
+        room -= size
+        attempts -= not newer
     return Recovery(channel)
 
 
-async def _rewound(hub: Hub, channel: Channel, count: int, room: ReplyBudget) -> Recovery:
-    """Return the newest *count* messages that history keeps."""
-    if channel.top is None:
+async def _rewind(hub: Hub, channel: Channel, count: int, budget: ReplyBudget) -> Recovery:
+    """Return the newest *count* messages of the history."""
+    if channel.position is None:
         return Recovery(channel)
     rules = channel.rules
     count = min(count, rules.history)
-    recent = channel.last(count, no_older=hub.wall() - rules.history_ttl)
-    if recent is not None:
-        return Recovery(channel, recent, channel.top, breaks=channel.breaks)
-    async with room.turn():
-        left = room.left_to(channel.name)
-        kept = await hub.broker.read(channel.name, limit=count, size=max(1, left), reverse=True)
-    messages = until(channel.top, [EncodedMessage(message) for message in reversed(kept.messages)])
-    position = last_of(messages, channel.top)
-    return Recovery(channel, _newest(messages, left), position, breaks=channel.breaks)
+    cached = channel.newest(count, not_before=hub.wall_clock() - rules.history_ttl)
+    if cached is not None:
+        return Recovery(channel, cached, channel.position, numbering_breaks=channel.numbering_breaks)
+    async with budget.read_slot():
+        room = budget.available_to(channel.name)
+        read = await hub.broker.read(channel.name, limit=count, size=max(1, room), reverse=True)
+    messages = up_to(channel.position, [EncodedMessage(message) for message in reversed(read.messages)])
+    position = last_position(messages, channel.position)
+    return Recovery(channel, _newest(messages, room), position, numbering_breaks=channel.numbering_breaks)
+
+
+def _oldest(messages: Sequence[EncodedMessage], room: int) -> Sequence[EncodedMessage]:
+    count, _ = fitting(messages, message_size, room=room)
+    return messages[:count]
 
 
 def _newest(messages: Sequence[EncodedMessage], room: int) -> Sequence[EncodedMessage]:
-    return messages[len(messages) - that_fit(reversed(messages), room) :]
+    count, _ = fitting(reversed(messages), message_size, room=room)
+    return messages[len(messages) - count :]

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, last_of
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, last_position
 from gateway.transport.memory import decode_data_frames
 from protocol.codec import CODECS, JSON, MSGPACK, Codec
 from protocol.messages import Message
@@ -51,7 +51,7 @@ def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
     body = frames.body(codec.subprotocol)
     assert body == codec.encode(message)
     assert frames.body(codec.subprotocol) is body
-    assert repr(frames) == f"<Frames a 1-u1 in ['{codec.subprotocol}']>"
+    assert repr(frames) == f"<EncodedMessage a 1-u1 in ['{codec.subprotocol}']>"
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
@@ -60,7 +60,7 @@ def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> N
     follower = Follower("a", "catch_up", codec)
     chunk = follower.chunk(1, *[True] * count)
     assert len(chunk) == len(chunk.data)
-    assert repr(chunk) == f"<Chunk {count} messages {len(chunk.data)} bytes>"
+    assert repr(chunk) == f"<EncodedBatch {count} messages {len(chunk.data)} bytes>"
     said = [codec.decode_server_message(payload) for _, payload in decode_data_frames(chunk.data)]
     assert said == [frames.message for frames in chunk.messages]
     assert {binary for binary, _ in decode_data_frames(chunk.data)} == {codec.binary}
@@ -70,7 +70,7 @@ def test_both_codecs_share_a_message() -> None:
     frames = EncodedMessage(Message("a", payload_of(1), at(1)))
     for codec in (JSON, MSGPACK):
         EncodedBatch(codec, [frames], at(0))
-    assert repr(frames) == "<Frames a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
+    assert repr(frames) == "<EncodedMessage a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_both_codecs_share_a_message() -> None:
 def test_a_chunk_knows_its_edges(numbered: tuple[bool, ...], last: int, unnumbered: bool) -> None:
     chunk = Follower("a", "catch_up").chunk(7, *numbered)
     assert (chunk.before, chunk.last, chunk.unnumbered) == (at(6), at(last), unnumbered)
-    assert last_of(chunk.messages, None) == (at(last) if last > 6 else None)
+    assert last_position(chunk.messages, None) == (at(last) if last > 6 else None)
 
 
 def test_nothing_ends_where_it_begins() -> None:
-    assert last_of([], at(3)) == at(3)
-    assert last_of([], None) is None
+    assert last_position([], at(3)) == at(3)
+    assert last_position([], None) is None

@@ -4,13 +4,15 @@ from typing import Any
 import pytest
 
 from gateway.clock import FakeClock
-from gateway.delivery.outbox import LONG_FLUSH, REST, Flusher, Outbox
-from gateway.delivery.overflow import DROPPING
+from gateway.delivery.flusher import LONG_FLUSH_SECONDS, Flusher
+from gateway.delivery.outbox import Outbox
+from gateway.delivery.overflow import DROPPING_POLICIES
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
 from tests.gateway.delivery.test_outbox import Owner
 from tests.gateway.waiting import Follower, reply
 
+DELAY = 0.001
 FEED = Follower("feed", "catch_up")
 
 
@@ -41,7 +43,7 @@ class Desk:
         self.clock = clock or FakeClock()
         self.settled: list[float] = []
         self.settle: Callable[[], Any] = lambda: None
-        self.flusher = Flusher(self.clock, self._settle, self.clock)
+        self.flusher = Flusher(self.clock, self._settle, self.clock, delay=DELAY)
         self.links = links
         self.outboxes = [Outbox(link, self.flusher, Owner(), 1024 * 1024) for link in links]
 
@@ -52,7 +54,7 @@ class Desk:
     def push_all(self, *numbers: int) -> None:
         for number in numbers:
             for outbox in self.outboxes:
-                outbox.push(reply(number))
+                outbox.enqueue(reply(number))
 
     def writes(self) -> list[int]:
         return [len(link.writes) for link in self.links]
@@ -78,7 +80,7 @@ def test_a_connection_is_written_to_once_a_turn() -> None:
 
 def test_who_has_nothing_is_not_written_to() -> None:
     desk = Desk(MemoryTransport(), MemoryTransport())
-    desk.outboxes[0].push(reply(1))
+    desk.outboxes[0].enqueue(reply(1))
     desk.clock.run()
     assert desk.writes() == [1, 0]
     desk.clock.advance(10.0)
@@ -88,7 +90,7 @@ def test_who_has_nothing_is_not_written_to() -> None:
 def test_what_channels_hold_back_joins_the_same_write() -> None:
     desk = Desk(MemoryTransport())
     desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.chunk(1))
-    desk.outboxes[0].push(reply(1))
+    desk.outboxes[0].enqueue(reply(1))
     desk.clock.run()
     assert desk.writes() == [1]
     assert [message.type for message in desk.links[0].messages] == ["pong", "message"]
@@ -117,9 +119,9 @@ def test_a_flush_may_be_had_at_once() -> None:
     ("took", "rest"),
     [
         (0.0, 0.0),
-        (LONG_FLUSH, 0.0),
-        (LONG_FLUSH * 1.5, REST),
-        (1.0, REST),
+        (LONG_FLUSH_SECONDS, 0.0),
+        (LONG_FLUSH_SECONDS * 1.5, DELAY),
+        (1.0, DELAY),
     ],
 )
 def test_after_a_long_flush_follows_a_rest(took: float, rest: float) -> None:
@@ -144,11 +146,11 @@ def test_after_a_long_flush_follows_a_rest(took: float, rest: float) -> None:
 def test_the_rest_is_as_long_as_told() -> None:
     clock = FakeClock(0.0)
     link = Slow(clock, 1.0)
-    flusher = Flusher(clock, lambda: None, clock, rest=0.25)
+    flusher = Flusher(clock, lambda: None, clock, delay=0.25)
     outbox = Outbox(link, flusher, Owner(), 1024)
-    outbox.push(reply(1))
+    outbox.enqueue(reply(1))
     clock.run()
-    outbox.push(reply(2))
+    outbox.enqueue(reply(2))
     clock.advance(0.24)
     assert len(link.writes) == 1
     clock.advance(0.02)
@@ -178,7 +180,7 @@ def test_one_that_fails_does_not_strand_the_others(place: int) -> None:
     del links[place]
     assert [len(link.writes) for link in links] == [1, 1]
     for outbox in desk.outboxes:
-        outbox.push(reply(2))
+        outbox.enqueue(reply(2))
     with pytest.raises(OSError, match="broken"):
         desk.clock.run()
     desk.clock.run()
@@ -203,8 +205,10 @@ def test_channels_that_fail_strand_nobody() -> None:
 
 def test_what_was_dropped_is_counted_by_policy() -> None:
     desk = Desk()
-    assert desk.flusher.statistics() == {"flushes": 0} | {f"dropped_{policy}": 0 for policy in DROPPING}
-    desk.flusher.count({"catch_up": 2})
-    desk.flusher.count({"catch_up": 1, "conflate": 5})
+    assert desk.flusher.statistics() == {"flushes": 0} | {
+        f"dropped_{policy}": 0 for policy in DROPPING_POLICIES
+    }
+    desk.flusher.count_dropped({"catch_up": 2})
+    desk.flusher.count_dropped({"catch_up": 1, "conflate": 5})
     statistics = desk.flusher.statistics()
     assert (statistics["dropped_catch_up"], statistics["dropped_conflate"]) == (3, 5)

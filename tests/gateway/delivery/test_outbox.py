@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
-from gateway.delivery.outbox import BATCH, Flusher, Outbox
-from gateway.delivery.overflow import DROPPING, POLICIES
+from gateway.delivery.flusher import Flusher
+from gateway.delivery.outbox import WRITE_BATCH_BYTES, Outbox
+from gateway.delivery.overflow import DROPPING_POLICIES, POLICIES
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
 from protocol.position import MessageId
@@ -24,16 +25,16 @@ class Owner:
         self.behind: dict[str, MessageId] = {}
         self.ended = 0
         self.breaths = 0
-        self.on_too_slow: Callable[[], None] = lambda: None
+        self.when_too_slow: Callable[[], None] = lambda: None
 
-    def fell_behind(self, follower: Any, position: MessageId) -> None:
-        self.behind[follower.name] = position
+    def on_fell_behind(self, subscriber: Any, position: MessageId) -> None:
+        self.behind[subscriber.name] = position
 
-    def too_slow(self) -> None:
+    def on_too_slow(self) -> None:
         self.ended += 1
-        self.on_too_slow()
+        self.when_too_slow()
 
-    def caught_breath(self) -> None:
+    def on_outbox_drained(self) -> None:
         self.breaths += 1
 
 
@@ -44,7 +45,7 @@ class Desk:
         self.clock = FakeClock()
         self.link = MemoryTransport(capacity=capacity)
         self.owner = Owner()
-        self.flusher = Flusher(self.clock, lambda: None, self.clock)
+        self.flusher = Flusher(self.clock, lambda: None, self.clock, delay=0.001)
         self.outbox = Outbox(self.link, self.flusher, self.owner, limit)
 
     def offer(self, follower: Follower, first: int, *numbered: bool, size: int = 0) -> None:
@@ -68,9 +69,9 @@ FEED = Follower("feed", "catch_up")
 
 def test_what_is_pushed_and_offered_leaves_in_one_write_when_the_turn_ends() -> None:
     desk = Desk()
-    desk.outbox.push(reply(1))
+    desk.outbox.enqueue(reply(1))
     desk.offer(FEED, 1, True, True)
-    desk.outbox.push(reply(2))
+    desk.outbox.enqueue(reply(2))
     assert desk.link.writes == []
     assert desk.outbox.size > 0
     desk.clock.run()
@@ -102,43 +103,43 @@ def test_now_is_behind_what_waits(full: bool) -> None:
     if full:
         desk.link.fill()
     else:
-        desk.outbox.push(reply(1))
+        desk.outbox.enqueue(reply(1))
     desk.outbox.offer_now(FEED, FEED.chunk(1))
     assert desk.said() == []
     desk.link.drain()
-    desk.outbox.drained()
+    desk.outbox.on_drained()
     assert desk.said() == ([] if full else [1]) + [("message", 1)]
 
 
 def test_nothing_is_written_to_a_full_socket() -> None:
     desk = Desk()
     desk.link.fill()
-    desk.outbox.push(reply(1))
+    desk.outbox.enqueue(reply(1))
     desk.clock.run()
     assert desk.said() == []
-    desk.outbox.drained()
+    desk.outbox.on_drained()
     assert (desk.said(), desk.owner.breaths) == ([], 0)
-    desk.outbox.push(reply(2))
+    desk.outbox.enqueue(reply(2))
     desk.link.drain()
-    desk.outbox.drained()
+    desk.outbox.on_drained()
     assert (desk.said(), desk.owner.breaths) == ([1, 2], 1)
     desk.clock.run()
     assert len(desk.link.writes) == 1
 
 
 def test_much_leaves_in_batches_until_the_socket_is_full() -> None:
-    desk = Desk(limit=20 * BATCH, capacity=2 * BATCH)
+    desk = Desk(limit=20 * WRITE_BATCH_BYTES, capacity=2 * WRITE_BATCH_BYTES)
     for number in range(1, 101):
-        desk.offer(FEED, number, size=BATCH // 10)
+        desk.offer(FEED, number, size=WRITE_BATCH_BYTES // 10)
     before = desk.outbox.size
     desk.clock.run()
     written = sum(map(len, desk.link.writes))
     assert len(desk.link.writes) == 2
-    assert 2 * BATCH <= written < 2.3 * BATCH
+    assert 2 * WRITE_BATCH_BYTES <= written < 2.3 * WRITE_BATCH_BYTES
     assert desk.outbox.size == before - written
     for _ in range(20):
         desk.link.drain()
-        desk.outbox.drained()
+        desk.outbox.on_drained()
     assert desk.said() == [("message", number) for number in range(1, 101)]
     assert (desk.outbox.size, desk.owner.breaths) == (0, 16)
     assert desk.owner.behind == {}
@@ -152,7 +153,7 @@ def test_much_in_one_turn_is_not_slow() -> None:
     desk.clock.run()
     assert desk.said() == [("message", number) for number in range(1, 101)]
     assert (desk.owner.behind, desk.owner.ended) == ({}, 0)
-    assert not any(desk.flusher.statistics()[f"dropped_{policy}"] for policy in DROPPING)
+    assert not any(desk.flusher.statistics()[f"dropped_{policy}"] for policy in DROPPING_POLICIES)
 
 
 def test_a_slow_socket_has_its_outbox_shed() -> None:
@@ -176,18 +177,18 @@ def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> N
 
 
 def test_what_fits_again_after_a_batch_is_not_shed() -> None:
-    desk, number = Desk(capacity=BATCH, limit=3 * BATCH), 0
+    desk, number = Desk(capacity=WRITE_BATCH_BYTES, limit=3 * WRITE_BATCH_BYTES), 0
     while not desk.link.writes:
         number += 1
-        desk.offer(FEED, number, size=BATCH // 10)
-    assert 0 < desk.outbox.size <= 3 * BATCH
+        desk.offer(FEED, number, size=WRITE_BATCH_BYTES // 10)
+    assert 0 < desk.outbox.size <= 3 * WRITE_BATCH_BYTES
     assert (desk.owner.behind, desk.flusher.statistics()["dropped_catch_up"]) == ({}, 0)
 
 
 def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
-    desk = Desk(capacity=BATCH, limit=2 * BATCH)
-    desk.offer(FEED, 1, size=BATCH)
-    desk.offer(FEED, 2, size=3 * BATCH)
+    desk = Desk(capacity=WRITE_BATCH_BYTES, limit=2 * WRITE_BATCH_BYTES)
+    desk.offer(FEED, 1, size=WRITE_BATCH_BYTES)
+    desk.offer(FEED, 2, size=3 * WRITE_BATCH_BYTES)
     assert desk.said() == [("message", 1)]
     assert desk.owner.behind == {"feed": at(1)}
 
@@ -198,7 +199,7 @@ def test_what_cannot_be_dropped_ends_the_connection() -> None:
     number = 0
     while not desk.owner.ended:
         number += 1
-        desk.outbox.push(reply(number))
+        desk.outbox.enqueue(reply(number))
         assert desk.outbox.size <= LIMIT + 100
     assert desk.outbox.size > LIMIT
 
@@ -206,16 +207,16 @@ def test_what_cannot_be_dropped_ends_the_connection() -> None:
 @pytest.mark.parametrize("way", ["push", "offer", "offer_now"])
 def test_nothing_follows_what_was_discarded(way: str) -> None:
     desk = Desk()
-    desk.outbox.push(reply(1))
+    desk.outbox.enqueue(reply(1))
     desk.outbox.discard()
     desk.link.drain()
     for number in range(1, 5):
         if way == "push":
-            desk.outbox.push(reply(number))
+            desk.outbox.enqueue(reply(number))
         else:
             getattr(desk.outbox, way)(FEED, FEED.chunk(number))
         assert desk.outbox.size == 0
-    desk.outbox.drained()
+    desk.outbox.on_drained()
     desk.outbox.flush()
     desk.clock.run()
     assert (desk.said(), desk.owner.breaths, desk.owner.ended) == ([], 0, 0)
@@ -224,13 +225,13 @@ def test_nothing_follows_what_was_discarded(way: str) -> None:
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
 def test_the_end_may_come_from_inside(policy: str) -> None:
     desk = Desk()
-    desk.owner.on_too_slow = desk.outbox.discard
+    desk.owner.when_too_slow = desk.outbox.discard
     desk.link.fill()
     follower = Follower("feed", policy)
     for number in range(1, 20):
         desk.offer(follower, number, size=1_000)
         for _ in range(10):
-            desk.outbox.push(reply(number))
+            desk.outbox.enqueue(reply(number))
     assert desk.owner.ended == (1 if policy == "disconnect" else 0)
     desk.outbox.discard()
     assert desk.outbox.size == 0
@@ -255,9 +256,9 @@ class Breaking(MemoryTransport):
 def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
     desk = Desk()
     desk.link = Breaking(lambda: desk.outbox)
-    desk.outbox = Outbox(desk.link, desk.flusher, desk.owner, 100 * BATCH)
+    desk.outbox = Outbox(desk.link, desk.flusher, desk.owner, 100 * WRITE_BATCH_BYTES)
     for number in range(count):
-        desk.offer(FEED, number + 1, size=BATCH // 10)
+        desk.offer(FEED, number + 1, size=WRITE_BATCH_BYTES // 10)
     desk.clock.run()
     assert len(desk.link.writes) == 1
     assert repr(desk.outbox) == "<Outbox 0 waiting 0 bytes>"
@@ -277,14 +278,14 @@ def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
 )
 def test_memory_is_bounded_and_order_is_kept(steps: list[tuple[str, str, int]], capacity: int | None) -> None:
     desk = Desk(capacity=capacity)
-    desk.owner.on_too_slow = desk.outbox.discard
+    desk.owner.when_too_slow = desk.outbox.discard
     followers = {policy: Follower(policy, policy) for policy in POLICIES}
     numbers = dict.fromkeys(POLICIES, 0)
     pushed = 0
     for step, policy, size in steps:
         if step == "push":
             pushed += 1
-            desk.outbox.push(reply(pushed))
+            desk.outbox.enqueue(reply(pushed))
         elif step in ("offer", "offer_now") and policy not in desk.owner.behind:
             numbers[policy] += 1
             getattr(desk.outbox, step)(followers[policy], followers[policy].chunk(numbers[policy], size=size))
@@ -292,13 +293,13 @@ def test_memory_is_bounded_and_order_is_kept(steps: list[tuple[str, str, int]], 
             desk.link.fill()
         elif step == "drain":
             desk.link.drain()
-            desk.outbox.drained()
+            desk.outbox.on_drained()
         elif step == "turn":
             desk.clock.run()
         assert desk.outbox.size <= LIMIT
     for _ in range(50):
         desk.link.drain()
-        desk.outbox.drained()
+        desk.outbox.on_drained()
     assert desk.outbox.size == 0
     check_what_was_said(desk, numbers, pushed)
 
@@ -325,10 +326,10 @@ def check_what_was_said(desk: Desk, numbers: dict[str, int], pushed: int) -> Non
 def test_who_is_gone_is_not_counted_among_the_full() -> None:
     desk = Desk()
     desk.link.writable = False
-    desk.outbox.push(b"\x81\x01a")
+    desk.outbox.enqueue(b"\x81\x01a")
     desk.flusher.run()
     assert desk.flusher.full == {desk.outbox}
-    desk.outbox.push(b"\x81\x01b")  # the next flush is due, and the connection ends before it
+    desk.outbox.enqueue(b"\x81\x01b")  # the next flush is due, and the connection ends before it
     desk.outbox.discard()
     desk.flusher.run()
     assert desk.flusher.full == set()

@@ -168,20 +168,22 @@ def size_of(entries: Sequence[QueuedItem]) -> int:
 
 
 def of(entries: Sequence[QueuedItem], follower: object) -> list[QueuedItem]:
-    return [entry for entry in entries if entry.follower is follower]
+    return [entry for entry in entries if entry.subscriber is follower]
 
 
 def check(waiting: list[QueuedItem], result: OverflowPlan, room: int) -> None:
     """Hold *result* against what each policy promises."""
     assert result.size == size_of(result.kept)
     assert of(result.kept, None) == of(waiting, None)
-    for follower in {entry.follower for entry in waiting} - {None}:
+    for follower in {entry.subscriber for entry in waiting} - {None}:
         assert isinstance(follower, Follower)
         CHECKS[follower.on_slow](of(waiting, follower), of(result.kept, follower), result, follower)
     droppable = [
         entry
         for entry in result.kept
-        if entry.chunk is not None and entry.follower is not None and entry.follower.on_slow == "drop_oldest"
+        if entry.batch is not None
+        and entry.subscriber is not None
+        and entry.subscriber.on_slow == "drop_oldest"
     ]
     assert result.size <= room or not droppable
 
@@ -189,10 +191,10 @@ def check(waiting: list[QueuedItem], result: OverflowPlan, room: int) -> None:
 def check_catch_up(
     before: list[QueuedItem], after: list[QueuedItem], result: OverflowPlan, follower: Follower
 ) -> None:
-    chunks = [entry.chunk for entry in before if entry.chunk is not None]
+    chunks = [entry.batch for entry in before if entry.batch is not None]
     assert result.behind.get(follower) == (chunks[0].before if chunks else None)
     untold = len(chunks) < len(before) or any(chunk.unnumbered for chunk in chunks)
-    assert [entry.chunk for entry in after] == [None] * untold
+    assert [entry.batch for entry in after] == [None] * untold
     if untold and chunks:
         position = chunks[0].before
         assert told(after) == [("gap", follower.name, position and position.offset)]
@@ -208,7 +210,7 @@ def check_conflate(
         assert now == was
     else:
         numbers = [offset for offset in missing if offset is not None]
-        first = next(entry.chunk for entry in before if entry.chunk is not None)
+        first = next(entry.batch for entry in before if entry.batch is not None)
         upto = numbers[-1] if numbers else first.before and first.before.offset
         assert now[0] == ("gap", follower.name, upto)
         assert len(now) == 2
@@ -217,14 +219,14 @@ def check_conflate(
 def check_drop_oldest(
     before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: Follower
 ) -> None:
-    chunks = [entry for entry in before if entry.chunk is not None]
-    kept = [entry for entry in after if entry.chunk is not None]
+    chunks = [entry for entry in before if entry.batch is not None]
+    kept = [entry for entry in after if entry.batch is not None]
     assert kept == chunks[len(chunks) - len(kept) :]
     dropped = chunks[: len(chunks) - len(kept)]
     marks = after[: len(after) - len(kept)]
     assert len(marks) == (1 if dropped or len(chunks) < len(before) else 0)
-    if dropped and dropped[-1].chunk is not None:
-        last = dropped[-1].chunk.last
+    if dropped and dropped[-1].batch is not None:
+        last = dropped[-1].batch.last
         assert told(marks) == [("gap", follower.name, last and last.offset)]
 
 
@@ -244,8 +246,8 @@ CHECKS = dict(
 def test_every_policy_keeps_its_promise(waiting: list[QueuedItem], room: int) -> None:
     result = plan_overflow(waiting, room)
     check(waiting, result, room)
-    lost = sum(len(entry.chunk.messages) for entry in waiting if entry.chunk is not None)
-    lost -= sum(len(entry.chunk.messages) for entry in result.kept if entry.chunk is not None)
+    lost = sum(len(entry.batch.messages) for entry in waiting if entry.batch is not None)
+    lost -= sum(len(entry.batch.messages) for entry in result.kept if entry.batch is not None)
     assert sum(result.dropped.values()) == lost
 
 
@@ -262,10 +264,10 @@ def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
 @patient
 @given(queues(), st.integers(0, 3_000))
 def test_what_is_kept_stays_in_order(waiting: list[QueuedItem], room: int) -> None:
-    places = {id(entry.chunk or entry): index for index, entry in enumerate(waiting)}
+    places = {id(entry.batch or entry): index for index, entry in enumerate(waiting)}
     kept = [
         places[key]
         for entry in plan_overflow(waiting, room).kept
-        if (key := id(entry.chunk or entry)) in places
+        if (key := id(entry.batch or entry)) in places
     ]
     assert all(earlier < later for earlier, later in pairwise(kept))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.broker.base import Retention
 from gateway.delivery.encoding import EncodedBatch, EncodedMessage
-from gateway.hub.channel import RECENT, RECENT_BYTES, Channel
+from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel
 from gateway.hub.subscription import Subscription
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Gap, Join, Leave, Member, Message
@@ -40,7 +40,7 @@ class Listener:
         self.at_once += 1
         self.offer(follower, chunk)
 
-    def push(self, data: bytes) -> None:
+    def enqueue(self, data: bytes) -> None:
         self.pushed.append(data)
 
     def heard(self) -> list[Any]:
@@ -54,7 +54,7 @@ def follow(
     subscription = Subscription(
         listener,  # type: ignore[arg-type]
         channel,
-        watches=watches,
+        watches_presence=watches,
         server_side=False,
     )
     channel.add(subscription)
@@ -69,13 +69,13 @@ def said(number: int | None, value: Any = None, *, life: str = "u", time: int = 
 
 def begun(position: int = 0) -> Channel:
     channel = Channel("a", KEPT)
-    channel.begin(at(position))
+    channel.start_at(at(position))
     return channel
 
 
 def say(channel: Channel, *numbers: int, life: str = "u") -> None:
     for number in numbers:
-        channel.append(said(number, life=life))
+        channel.enqueue(said(number, life=life))
 
 
 def numbers(frames: list[EncodedMessage] | None) -> list[int] | None:
@@ -95,10 +95,10 @@ def test_a_channel_says_what_the_broker_is_to_keep() -> None:
 def test_a_channel_is_idle_once_nobody_follows_or_holds_it() -> None:
     channel = begun()
     states = [channel.idle]
-    channel.holds += 1
+    channel.holders += 1
     states.append(channel.idle)
     _, subscription = follow(channel)
-    channel.holds -= 1
+    channel.holders -= 1
     states.append(channel.idle)
     assert (len(channel), repr(channel)) == (1, "<Channel a at 0-u0 1 subscribers>")
     for _ in range(2):
@@ -118,19 +118,19 @@ def test_who_comes_hears_what_comes_then_and_who_leaves_what_came_until_then() -
     say(channel, 3)
     channel.remove(leaving)
     say(channel, 4)
-    channel.settle()
+    channel.offer_pending()
     assert (early.heard(), late.heard(), gone.heard()) == ([1, 2, 3, 4], [2, 3, 4], [3])
 
 
 def test_a_run_is_offered_once_to_each_and_says_what_it_follows() -> None:
     channel = begun(6)
     listener, _ = follow(channel)
-    assert channel.append(said(7)) is True
-    assert channel.append(said(8)) is False
-    channel.settle()
-    channel.settle()
+    assert channel.enqueue(said(7)) is True
+    assert channel.enqueue(said(8)) is False
+    channel.offer_pending()
+    channel.offer_pending()
     say(channel, 9)
-    channel.settle()
+    channel.offer_pending()
     assert listener.offered == [(at(6), [7, 8]), (at(8), [9])]
 
 
@@ -140,12 +140,12 @@ def test_each_codec_has_its_own_chunk_and_nobody_none() -> None:
     _, gone = follow(channel, "c2", codec=MSGPACK)
     channel.remove(gone)
     frames = said(1)
-    channel.append(frames)
-    channel.settle()
-    assert repr(frames) == "<Frames a 1-u1 in ['fanway.v1.json']>"
+    channel.enqueue(frames)
+    channel.offer_pending()
+    assert repr(frames) == "<EncodedMessage a 1-u1 in ['fanway.v1.json']>"
     binary, _ = follow(channel, "c3", codec=MSGPACK)
     say(channel, 2)
-    channel.settle()
+    channel.offer_pending()
     assert (text.heard(), binary.heard()) == ([1, 2], [2])
 
 
@@ -154,11 +154,11 @@ def test_where_nothing_else_can_come_it_is_written_at_once(one: str) -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1)
-    channel.settle()
+    channel.offer_pending()
     if one == "it follows one channel":
         del listener.subscriptions["b"]
     say(channel, 2)
-    channel.settle(alone=one == "one channel has something")
+    channel.offer_pending(alone=one == "one channel has something")
     assert (listener.heard(), listener.at_once) == ([1, 2], 1)
 
 
@@ -168,9 +168,9 @@ def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(nu
     listener, subscription = follow(channel)
     subscription.behind = at(0)
     assert repr(subscription) == "<Subscription a behind at 0-u0>"
-    channel.append(said(number, "x"))
-    channel.settle()
-    assert (listener.heard(), subscription.missed) == ([], number is None)
+    channel.enqueue(said(number, "x"))
+    channel.offer_pending()
+    assert (listener.heard(), subscription.missed_unnumbered) == ([], number is None)
 
 
 @pytest.mark.parametrize("number", [1, None])
@@ -178,8 +178,8 @@ def test_who_is_behind_is_not_offered_alone_either(number: int | None) -> None:
     channel = begun()
     listener, subscription = follow(channel)
     subscription.behind = at(0)
-    channel.offer_to(said(number, "x"), frozenset({"other"}))
-    assert (listener.heard(), subscription.missed) == ([], number is None)
+    channel.offer_excluding(said(number, "x"), frozenset({"other"}))
+    assert (listener.heard(), subscription.missed_unnumbered) == ([], number is None)
 
 
 # ---------------------------------------------------------------- messages for all but some
@@ -192,9 +192,9 @@ def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
     _, gone = follow(channel, "c3", codec=MSGPACK)
     channel.remove(gone)
     say(channel, 1)
-    channel.offer_to(said(2), frozenset({"c2"}))
+    channel.offer_excluding(said(2), frozenset({"c2"}))
     say(channel, 3)
-    channel.settle()
+    channel.offer_pending()
     assert listener.offered == [(at(0), [1]), (at(1), [2]), (at(2), [3])]
     assert excluded.offered == [(at(0), [1]), (at(2), [3])]
 
@@ -202,9 +202,9 @@ def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
 def test_an_excluding_message_without_a_number_moves_nothing() -> None:
     channel = begun()
     listener, _ = follow(channel)
-    channel.offer_to(said(None, "x"), frozenset({"c9"}))
+    channel.offer_excluding(said(None, "x"), frozenset({"c9"}))
     say(channel, 1)
-    channel.settle()
+    channel.offer_pending()
     assert listener.offered == [(at(0), ["x"]), (at(0), [1])]
 
 
@@ -218,7 +218,7 @@ def test_joins_and_leaves_are_told_to_who_watches_but_not_to_the_member() -> Non
     not_watching, _ = follow(channel, "c3")
     joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))
     for push in (joined, left):
-        channel.announce(push)
+        channel.push_presence(push)
     assert read(watching.pushed) == [left]
     assert [MSGPACK.decode_server_message(data[2:]) for data in binary.pushed] == [joined, left]
     assert not_watching.pushed == []
@@ -228,7 +228,7 @@ def test_a_join_comes_behind_what_was_said_before() -> None:
     channel = begun()
     listener, _ = follow(channel, watches=True)
     say(channel, 1)
-    channel.announce(Join("a", Member("c9", "ben")))
+    channel.push_presence(Join("a", Member("c9", "ben")))
     assert listener.heard() == [1]
 
 
@@ -239,9 +239,9 @@ def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
 
     channel, waiting = begun(), Waiting()
     joined = Join("a", Member("c9", "ben"))
-    channel.announce(joined)
-    channel.arriving[waiting] = None
-    channel.announce(joined)
+    channel.push_presence(joined)
+    channel.member_lists[waiting] = None
+    channel.push_presence(joined)
     assert waiting.changes == [joined]
 
 
@@ -251,20 +251,20 @@ def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
 def test_it_stands_where_the_broker_says_unless_something_came_meanwhile() -> None:
     channel = Channel("a", KEPT)
     say(channel, 8)
-    channel.begin(at(7))
-    assert (channel.base, channel.top) == (MessageId(7, ""), at(8))
-    assert channel.after(at(7)) is None, "it does not know that this is what came before"
-    assert numbers(channel.after(at(8))) == []
+    channel.start_at(at(7))
+    assert (channel.position_before_cache, channel.position) == (MessageId(7, ""), at(8))
+    assert channel.messages_after(at(7)) is None, "it does not know that this is what came before"
+    assert numbers(channel.messages_after(at(8))) == []
     without = Channel("a", OPEN)
-    without.begin(None)
-    assert (without.base, without.top) == (None, None)
-    assert without.after(at(0)) is None
+    without.start_at(None)
+    assert (without.position_before_cache, without.position) == (None, None)
+    assert without.messages_after(at(0)) is None
 
 
 def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
     channel = begun(10)
     say(channel, 11, 12, 13)
-    assert [numbers(channel.after(at(n))) for n in range(9, 15)] == [
+    assert [numbers(channel.messages_after(at(n))) for n in range(9, 15)] == [
         None,
         [11, 12, 13],
         [12, 13],
@@ -272,60 +272,68 @@ def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
         [],
         None,
     ]
-    assert channel.after(MessageId(11, "other")) is None
-    assert channel.after(MessageId(13, "other")) is None
-    assert channel.after(MessageId(10, "other")) is None
-    assert numbers(channel.after(at(10), 2)) == [11, 12]
+    assert channel.messages_after(MessageId(11, "other")) is None
+    assert channel.messages_after(MessageId(13, "other")) is None
+    assert channel.messages_after(MessageId(10, "other")) is None
+    assert numbers(channel.messages_after(at(10), 2)) == [11, 12]
 
 
 def test_what_waits_is_known_already() -> None:
     channel = begun()
     follow(channel)
     say(channel, 1, 2)
-    assert numbers(channel.after(at(0))) == [1, 2]
+    assert numbers(channel.messages_after(at(0))) == [1, 2]
 
 
 def test_only_the_recent_messages_stay() -> None:
     channel = begun()
     listener, _ = follow(channel)
-    count = 3 * RECENT
+    count = 3 * CACHED_MESSAGES
     say(channel, *range(1, count + 1))
-    channel.settle()
+    channel.offer_pending()
     assert listener.offered == [(at(0), list(range(1, count + 1)))], "however many wait"
-    assert channel.base == at(count - RECENT)
-    assert channel.after(at(count - RECENT - 1)) is None
-    assert numbers(channel.after(at(count - RECENT))) == list(range(count - RECENT + 1, count + 1))
+    assert channel.position_before_cache == at(count - CACHED_MESSAGES)
+    assert channel.messages_after(at(count - CACHED_MESSAGES - 1)) is None
+    assert numbers(channel.messages_after(at(count - CACHED_MESSAGES))) == list(
+        range(count - CACHED_MESSAGES + 1, count + 1)
+    )
 
 
 def test_large_messages_do_not_stay_long() -> None:
     channel = begun()
     for number in range(1, 6):
-        channel.append(said(number, "x" * (RECENT_BYTES // 3)))
-    assert channel.base == at(3)
-    channel.append(said(6, "x" * 2 * RECENT_BYTES))
-    assert (channel.base, numbers(channel.after(at(5)))) == (at(5), [6]), "one stays, whatever its size"
+        channel.enqueue(said(number, "x" * (CACHED_BYTES // 3)))
+    assert channel.position_before_cache == at(3)
+    channel.enqueue(said(6, "x" * 2 * CACHED_BYTES))
+    assert (channel.position_before_cache, numbers(channel.messages_after(at(5)))) == (at(5), [6]), (
+        "one stays, whatever its size"
+    )
     say(channel, 7)
-    assert channel.base == at(6)
+    assert channel.position_before_cache == at(6)
 
 
 def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
     channel = begun()
     say(channel, 1, 2, 3)
     say(channel, 1, 2, life="v")
-    assert (channel.base, channel.top, channel.breaks) == (MessageId(0, ""), MessageId(2, "v2"), 1)
+    assert (channel.position_before_cache, channel.position, channel.numbering_breaks) == (
+        MessageId(0, ""),
+        MessageId(2, "v2"),
+        1,
+    )
     for old in (at(0), at(1), at(2), at(3)):
-        assert channel.after(old) is None
-    assert numbers(channel.after(MessageId(1, "v1"))) == [2]
-    channel.forget()
+        assert channel.messages_after(old) is None
+    assert numbers(channel.messages_after(MessageId(1, "v1"))) == [2]
+    channel.clear_history()
     say(channel, 3, life="v")
-    assert numbers(channel.after(MessageId(2, "v2"))) == [3]
+    assert numbers(channel.messages_after(MessageId(2, "v2"))) == [3]
 
 
 def test_the_base_of_a_new_numbering_is_forgotten_like_any_other() -> None:
     channel = begun(100)
-    say(channel, *range(1, RECENT + 2), life="v")
-    assert channel.base == MessageId(1, "v1")
-    assert numbers(channel.after(MessageId(1, "v1"))) == list(range(2, RECENT + 2))
+    say(channel, *range(1, CACHED_MESSAGES + 2), life="v")
+    assert channel.position_before_cache == MessageId(1, "v1")
+    assert numbers(channel.messages_after(MessageId(1, "v1"))) == list(range(2, CACHED_MESSAGES + 2))
 
 
 def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
@@ -334,35 +342,40 @@ def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
     say(channel, 1)
     channel.reset(at(9))
     assert listener.heard() == [1]
-    assert (channel.base, channel.top, channel.after(at(1)), channel.after(at(9))) == (at(9), at(9), None, [])
+    assert (
+        channel.position_before_cache,
+        channel.position,
+        channel.messages_after(at(1)),
+        channel.messages_after(at(9)),
+    ) == (at(9), at(9), None, [])
     say(channel, 10)
-    channel.settle()
+    channel.offer_pending()
     assert listener.offered[-1] == (at(9), [10])
     channel.reset(None)
-    assert (channel.top, channel.after(at(9))) == (None, None)
+    assert (channel.position, channel.messages_after(at(9))) == (None, None)
 
 
 def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1, 2)
-    channel.forget()
+    channel.clear_history()
     assert listener.heard() == [1, 2]
-    assert (channel.after(at(1)), channel.after(at(2))) == (None, [])
-    assert channel.last(1, no_older=-1.0) is None
+    assert (channel.messages_after(at(1)), channel.messages_after(at(2))) == (None, [])
+    assert channel.newest(1, not_before=-1.0) is None
     say(channel, 3)
-    assert numbers(channel.after(at(2))) == [3]
+    assert numbers(channel.messages_after(at(2))) == [3]
 
 
 def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
     channel = begun()
     for number in range(1, 6):
-        channel.append(said(number, time=number * 1_000))
-    assert numbers(channel.last(3, no_older=2.9)) == [3, 4, 5]
-    assert channel.last(3, no_older=3.0) is None
-    assert numbers(channel.last(5, no_older=0.5)) == [1, 2, 3, 4, 5]
-    assert channel.last(6, no_older=0.0) is None
-    assert channel.last(0, no_older=0.0) is None
+        channel.enqueue(said(number, time=number * 1_000))
+    assert numbers(channel.newest(3, not_before=2.9)) == [3, 4, 5]
+    assert channel.newest(3, not_before=3.0) is None
+    assert numbers(channel.newest(5, not_before=0.5)) == [1, 2, 3, 4, 5]
+    assert channel.newest(6, not_before=0.0) is None
+    assert channel.newest(0, not_before=0.0) is None
 
 
 @patient
@@ -374,8 +387,8 @@ def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
             st.tuples(st.just("say many"), st.integers(2, 150)),
             st.just(("unnumbered",)),
             st.just(("exclude",)),
-            st.just(("settle",)),
-            st.just(("forget",)),
+            st.just(("offer_pending",)),
+            st.just(("clear_history",)),
             st.just(("anew",)),
             st.just(("reset",)),
         ),
@@ -389,7 +402,7 @@ def test_whatever_happens_a_position_is_followed_by_everything_or_nothing_is_kno
     for step in steps:
         story.do(*step)
         story.check()
-    story.channel.settle()
+    story.channel.offer_pending()
     assert story.listener.heard() == story.heard
 
 
@@ -412,7 +425,7 @@ class Story:
             for _ in range(count):
                 self.say(exclude=step == "exclude")
         elif step == "unnumbered":
-            self.channel.append(said(None, "x"))
+            self.channel.enqueue(said(None, "x"))
             self.heard.append("x")
         else:
             getattr(self.channel, step)()
@@ -430,17 +443,17 @@ class Story:
         self.heard.append(str(id))
         frames = EncodedMessage(Message("a", payload_of(str(id)), id))
         if exclude:
-            self.channel.offer_to(frames, frozenset({"c9"}))
+            self.channel.offer_excluding(frames, frozenset({"c9"}))
         else:
-            self.channel.append(frames)
+            self.channel.enqueue(frames)
 
     def check(self) -> None:
         for index, position in enumerate(self.history):
-            after = self.channel.after(position)
+            after = self.channel.messages_after(position)
             assert after is None or [each.message.message for each in after] == self.history[index + 1 :]
         if len(self.history) > 1:
-            assert self.channel.after(self.history[-1]) == []
-            assert all(self.channel.after(position) is None for position in self.old)
+            assert self.channel.messages_after(self.history[-1]) == []
+            assert all(self.channel.messages_after(position) is None for position in self.old)
 
 
 # ---------------------------------------------------------------- waiting for it to come so far
@@ -449,13 +462,13 @@ class Story:
 @standing
 async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
     channel = begun(5)
-    waiting = the_loop().create_task(channel.reached(7))
-    await channel.reached(5)
+    waiting = the_loop().create_task(channel.wait_for_offset(7))
+    await channel.wait_for_offset(5)
     await quiet()
     for number in (6, 7):
         assert not waiting.done()
         say(channel, number)
-        channel.settle()
+        channel.offer_pending()
         await quiet()
     await waiting
 
@@ -463,15 +476,15 @@ async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
 @standing
 async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None:
     channel = begun()
-    tasks = [the_loop().create_task(channel.reached(n)) for n in (1, 1, 2)]
+    tasks = [the_loop().create_task(channel.wait_for_offset(n)) for n in (1, 1, 2)]
     await quiet()
     tasks[0].cancel()
     await quiet()
-    channel.offer_to(said(1), frozenset({"c9"}))
+    channel.offer_excluding(said(1), frozenset({"c9"}))
     await quiet()
     assert [task.done() for task in tasks] == [True, True, False]
     say(channel, 2)
-    channel.settle()
+    channel.offer_pending()
     await quiet()
     assert tasks[2].done()
 
@@ -480,11 +493,11 @@ async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None
 @standing
 async def test_nobody_waits_for_what_will_not_come(what: str) -> None:
     channel = begun(5)
-    waiting = the_loop().create_task(channel.reached(50))
+    waiting = the_loop().create_task(channel.wait_for_offset(50))
     await quiet()
     if what == "anew":
         say(channel, 1, life="v")
-        channel.settle()
+        channel.offer_pending()
     else:
         channel.reset(at(6) if what == "reset" else None)
     await quiet()
@@ -496,5 +509,5 @@ def test_a_gap_is_said_in_the_codec_of_the_connection() -> None:
     _, text = follow(channel)
     _, binary = follow(channel, "c2", codec=MSGPACK)
     assert text.on_slow == "conflate"
-    assert read([text.gap(at(3))]) == [Gap("a", "overflow", at(3))]
-    assert MSGPACK.decode_server_message(binary.gap(None, "trimmed")[2:]) == Gap("a", "trimmed", None)
+    assert read([text.gap_frame(at(3))]) == [Gap("a", "overflow", at(3))]
+    assert MSGPACK.decode_server_message(binary.gap_frame(None, "trimmed")[2:]) == Gap("a", "trimmed", None)

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.hub.drain import MOST_A_SECOND, STEP, drain, groups
+from gateway.hub.drain import SESSIONS_PER_SECOND, STEP_SECONDS, drain, group_count
 from protocol.messages import Ping, PongReply, Reconnect
 from tests.gateway.life import Client, life
 from tests.gateway.standing import quiet, standing, the_loop
@@ -20,8 +20,8 @@ from tests.gateway.standing import quiet, standing, the_loop
     ],
 )
 def test_few_leave_at_once_and_many_over_the_window(count: int, window: float, expected: int) -> None:
-    assert groups(count, window) == expected
-    assert expected == 1 or expected * STEP <= window
+    assert group_count(count, window) == expected
+    assert expected == 1 or expected * STEP_SECONDS <= window
 
 
 def sent_away(client: Client) -> bool:
@@ -71,9 +71,9 @@ async def test_many_leave_over_time_and_those_who_wait_are_served() -> None:
                     assert client.got()[-1] == said
             await the_loop().next_timer()
         assert all(map(sent_away, clients))
-        assert left == list(range(10, 100, 10)), "in even groups"
-        spread = 100 / MOST_A_SECOND
-        assert node.clock() - began == pytest.approx(spread - STEP)
+        assert left == list(range(10, 100, 10)), "in even group_count"
+        spread = 100 / SESSIONS_PER_SECOND
+        assert node.clock() - began == pytest.approx(spread - STEP_SECONDS)
 
 
 @standing

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
-from gateway.hub.heartbeat import Beat, Heartbeat, due
+from gateway.hub.heartbeat import Action, Heartbeat, next_action
 from tests.gateway.standing import patient
 
 INTERVAL, GRACE = 25.0, 10.0
@@ -18,9 +18,9 @@ class Peer:
     def __init__(self, clock: FakeClock, *, answers_after: float | None = 0.0) -> None:
         self.clock = clock
         self.answers_after = answers_after
-        self.seen = 0.0
-        self.pinged = 0.0
-        self.slot = -1
+        self.last_received_at = 0.0
+        self.ping_sent_at = 0.0
+        self.wheel_slot = -1
         self.pings: list[float] = []
         self.died: list[float] = []
         self.on_silent: Callable[[], None] = lambda: None
@@ -31,9 +31,9 @@ class Peer:
             self.clock.call_later(self.answers_after, self.say)
 
     def say(self) -> None:
-        self.seen = self.clock()
+        self.last_received_at = self.clock()
 
-    def silent(self) -> None:
+    def on_heartbeat_timeout(self) -> None:
         self.died.append(self.clock())
         self.on_silent()
 
@@ -42,26 +42,26 @@ def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE)
     return Heartbeat(clock, interval=interval, grace=grace)
 
 
-# ---------------------------------------------------------------- due
+# ---------------------------------------------------------------- next_action
 
 
 @pytest.mark.parametrize(
     ("now", "seen", "pinged", "beat", "again"),
     [
-        pytest.param(100.0, 90.0, 0.0, Beat.WAIT, 115.0, id="heard of lately"),
-        pytest.param(114.9, 90.0, 0.0, Beat.WAIT, 115.0, id="just not yet"),
-        pytest.param(115.0, 90.0, 0.0, Beat.PING, 125.0, id="silent for the interval"),
-        pytest.param(120.0, 90.0, 115.0, Beat.WAIT, 125.0, id="asked, and in time"),
-        pytest.param(124.9, 90.0, 115.0, Beat.WAIT, 125.0, id="asked, and just in time"),
-        pytest.param(125.0, 90.0, 115.0, Beat.DEAD, 125.0, id="asked, and too late"),
-        pytest.param(125.0, 115.0, 115.0, Beat.WAIT, 140.0, id="answered in the same instant"),
-        pytest.param(125.0, 118.0, 115.0, Beat.WAIT, 143.0, id="answered"),
-        pytest.param(143.0, 118.0, 115.0, Beat.PING, 153.0, id="answered, and silent again"),
-        pytest.param(100.0, 101.0, 0.0, Beat.WAIT, 126.0, id="heard after the turn was due"),
+        pytest.param(100.0, 90.0, 0.0, Action.WAIT, 115.0, id="heard of lately"),
+        pytest.param(114.9, 90.0, 0.0, Action.WAIT, 115.0, id="just not yet"),
+        pytest.param(115.0, 90.0, 0.0, Action.PING, 125.0, id="silent for the interval"),
+        pytest.param(120.0, 90.0, 115.0, Action.WAIT, 125.0, id="asked, and in time"),
+        pytest.param(124.9, 90.0, 115.0, Action.WAIT, 125.0, id="asked, and just in time"),
+        pytest.param(125.0, 90.0, 115.0, Action.TIME_OUT, 125.0, id="asked, and too late"),
+        pytest.param(125.0, 115.0, 115.0, Action.WAIT, 140.0, id="answered in the same instant"),
+        pytest.param(125.0, 118.0, 115.0, Action.WAIT, 143.0, id="answered"),
+        pytest.param(143.0, 118.0, 115.0, Action.PING, 153.0, id="answered, and silent again"),
+        pytest.param(100.0, 101.0, 0.0, Action.WAIT, 126.0, id="heard after the turn was due"),
     ],
 )
-def test_what_is_due(now: float, seen: float, pinged: float, beat: Beat, again: float) -> None:
-    assert due(now, seen, pinged, INTERVAL, GRACE) == (beat, again)
+def test_what_is_due(now: float, seen: float, pinged: float, beat: Action, again: float) -> None:
+    assert next_action(now, seen, pinged, INTERVAL, GRACE) == (beat, again)
 
 
 # ---------------------------------------------------------------- one connection
@@ -113,7 +113,7 @@ def test_who_leaves_is_asked_no_more() -> None:
     heartbeat.remove(peer)
     heartbeat.remove(peer)
     clock.advance(1_000.0)
-    assert (peer.pings, peer.slot) == ([], -1)
+    assert (peer.pings, peer.wheel_slot) == ([], -1)
     assert heartbeat.statistics()["sessions"] == 0
     assert repr(heartbeat) == "<Heartbeat every 25.0 s for 0 sessions>"
 
@@ -220,7 +220,7 @@ def test_others_may_come_and_go_while_one_is_found_dead(what: str) -> None:
     assert statistics["sessions"] == (1 if what in ("added", "replaced") else 0)
     clock.advance(1_000.0)
     assert sum(len(peer.died) for peer in peers) == deaths
-    assert all(peer.slot == -1 for peer in peers)
+    assert all(peer.wheel_slot == -1 for peer in peers)
 
 
 def test_a_ping_may_end_its_session_and_others() -> None:

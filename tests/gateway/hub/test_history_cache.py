@@ -42,7 +42,7 @@ async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[
     async with life(broker=(broker := memory_broker())):
         channel, pages = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
         ids = [(await broker.read("h:a")).position]
-        channel.begin(ids[0])
+        channel.start_at(ids[0])
         for step, number in steps:
             if step == "say":
                 for _ in range(number):
@@ -50,10 +50,10 @@ async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[
                     receipt = await broker.publish(Publication("h:a", payload_of(len(ids)), retention))
                     assert receipt.id is not None
                     ids.append(receipt.id)
-                    channel.top = receipt.id
+                    channel.position = receipt.id
                 continue
             asked = min(number, len(ids) - 1)
-            part = await pages.after(channel, ids[asked], most)
+            part = await pages.messages_after(channel, ids[asked], most)
             told = [frames.message.message for frames in part.messages]
             assert told == ids[asked + 1 : asked + 1 + len(told)]
             if part.lost:
@@ -63,7 +63,7 @@ async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[
                 assert told
             assert len(told) <= most
             stranger = MessageId(ids[asked].offset, "stranger")
-            assert (await pages.after(channel, stranger)).lost
+            assert (await pages.messages_after(channel, stranger)).lost
 
 
 async def said(node: Life, broker: RacingBroker, count: int) -> list[MessageId]:
@@ -113,14 +113,14 @@ async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> Non
     async with life(broker=broker) as node:
         ids = await said(node, broker, 5)
         channel = Channel("h:a", RULES["h"])
-        channel.begin(ids[-1])
-        asking = asyncio.ensure_future(node.hub.pages.after(channel, ids[0]))
+        channel.start_at(ids[-1])
+        asking = asyncio.ensure_future(node.hub.history_cache.messages_after(channel, ids[0]))
         await quiet()
         channel.reset(MessageId(9, "other"))
         await broker.pass_all()
         assert (await asking).messages
         await broker.inner.clear("h:a")
-        again = asyncio.ensure_future(node.hub.pages.after(channel, ids[0]))
+        again = asyncio.ensure_future(node.hub.history_cache.messages_after(channel, ids[0]))
         await broker.pass_all()
         assert (await again).lost == "trimmed"
 
@@ -150,14 +150,14 @@ async def test_what_is_kept_is_bounded() -> None:
         channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
         beginning = position = (await broker.read("h:a")).position
         await node.publish("h:a", *("x" * 850 for _ in range(100)))
-        channel.begin((await broker.read("h:a")).position)
-        while part := (await pages.after(channel, position)).messages:
+        channel.start_at((await broker.read("h:a")).position)
+        while part := (await pages.messages_after(channel, position)).messages:
             position = part[-1].message.message or position
             assert pages.statistics()["bytes"] <= 20_000
-        assert position == channel.top
+        assert position == channel.position
         large = HistoryCache(broker, size=1)
         for _ in range(3):
-            assert len((await large.after(channel, beginning, 10)).messages) == 10
+            assert len((await large.messages_after(channel, beginning, 10)).messages) == 10
         assert large.statistics()["reads"] == 1, (
             "the last page stays, however large: it is sent in several parts"
         )

@@ -32,10 +32,10 @@ async def asking(test: Test) -> None:
         receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(SAID)]
         ids = [receipt.id for receipt in receipts if receipt.id is not None]
         channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
-        channel.begin(ids[-1])
+        channel.start_at(ids[-1])
 
         def ask(position: MessageId) -> asyncio.Task[HistoryPart]:
-            return asyncio.get_running_loop().create_task(pages.after(channel, position))
+            return asyncio.get_running_loop().create_task(pages.messages_after(channel, position))
 
         await test(broker, ids, ask)
 

@@ -174,7 +174,7 @@ async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
     broker = RacingBroker(only=frozenset({"subscribe"}))
     async with life(broker=broker) as node:
         loop = asyncio.get_running_loop()
-        holds = [loop.create_task(node.hub.hold("h:a", rules("h:a"))) for _ in range(3)]
+        holds = [loop.create_task(node.hub.acquire_channel("h:a", rules("h:a"))) for _ in range(3)]
         await quiet()
         holds[0].cancel()
         await broker.pass_all()
@@ -182,7 +182,7 @@ async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
         assert channels[0] is channels[1] is node.hub.channels["h:a"]
         assert (holds[0].cancelled(), broker.calls) == (True, ["subscribe", "subscribe"])
         for channel in channels:
-            node.hub.release(channel)
+            node.hub.release_channel(channel)
         await broker.pass_all()
 
 
@@ -191,7 +191,7 @@ async def test_all_who_ask_may_be_cancelled() -> None:
     broker = RacingBroker(only=frozenset({"subscribe"}))
     async with life(broker=broker) as node:
         loop = asyncio.get_running_loop()
-        holds = [loop.create_task(node.hub.hold("h:a", rules("h:a"))) for _ in range(3)]
+        holds = [loop.create_task(node.hub.acquire_channel("h:a", rules("h:a"))) for _ in range(3)]
         await quiet()
         for hold in reversed(holds):
             hold.cancel()
@@ -276,10 +276,10 @@ async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
         stale = Channel("h:a", rules("h:a"))
         client = await node.client()
         await client.follow("h:a")
-        node.hub.tidy(stale)
+        node.hub.discard_if_idle(stale)
         assert node.hub.subscribed_channels() == {"h:a": 1}
         client.say(Unsubscribe(10, "h:a"))
-        node.hub.tidy(stale)
+        node.hub.discard_if_idle(stale)
 
 
 async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
@@ -288,9 +288,9 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
     hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
     full: list[Any] = [object() for _ in range(60)]
     hub.flusher.full.update(full[:50])
-    await hub.pace()  # half is not most
+    await hub.wait_for_capacity()  # half is not most
     hub.flusher.full.update(full)
-    waiting = asyncio.ensure_future(hub.pace())
+    waiting = asyncio.ensure_future(hub.wait_for_capacity())
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
     hub.flusher.full.clear()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.hub.history_cache import reply_size
+from gateway.delivery.reply_size import messages_size
 from gateway.hub.recovery.recover import Recovery
-from gateway.hub.recovery.reply_budget import READS
+from gateway.hub.recovery.reply_budget import CONCURRENT_READS
 from gateway.hub.services import SessionLimits
 from protocol.conversation import State
 from protocol.messages import Connect, Connected, Error, Resume, Subscribed
@@ -86,13 +86,13 @@ async def test_a_broker_that_never_waits_makes_nobody_wait() -> None:
 @standing
 async def test_only_some_histories_are_read_at_once() -> None:
     broker = RacingBroker(only=READING)
-    count = 2 * READS + 3
+    count = 2 * CONCURRENT_READS + 3
     async with life(broker=broker) as node:
         asked = await said(node, names(count), 2)
         broker.calls.clear()
         client = node.open()
         client.say(Connect(1, subs=asked))
-        for expected in (READS, READS, 3):
+        for expected in (CONCURRENT_READS, CONCURRENT_READS, 3):
             for step in ("read asks", "read answers"):
                 await quiet()
                 assert waiting(broker) == [step] * expected
@@ -219,17 +219,17 @@ async def test_who_is_refused_after_all_takes_no_room() -> None:
 async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
     broker = RacingBroker(only=frozenset({"read", "join"}))
     async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
-        asked = await said(node, names(2 * READS), 6)
+        asked = await said(node, names(2 * CONCURRENT_READS), 6)
         client = node.open()
         client.say(Connect(1, subs=asked))
         await quiet()
         while reading := [gate for gate in broker.gates if gate.name.startswith("read")]:
             broker.open(reading[-1])
             await quiet()
-        assert waiting(broker) == ["join asks"] * 2 * READS
+        assert waiting(broker) == ["join asks"] * 2 * CONCURRENT_READS
         held = [replay.messages for replay in gc.get_objects() if type(replay) is Recovery]
-        assert len(held) == 2 * READS
-        assert 5_000 < sum(map(reply_size, held)) <= 10_000
+        assert len(held) == 2 * CONCURRENT_READS
+        assert 5_000 < sum(map(messages_size, held)) <= 10_000
         await broker.pass_all()
         first, *_ = restored(client).subs.values()
         assert isinstance(first, Subscribed)
@@ -281,7 +281,7 @@ async def test_a_node_that_stops_in_the_middle_leaves_nothing(opened: int) -> No
         client.end()
         broker.only = frozenset()
         await node.tasks.close()
-        assert all(channel.holds == 0 for channel in node.hub.channels.values())
+        assert all(channel.holders == 0 for channel in node.hub.channels.values())
         assert node.hub.channels == {}
         for channel in names(4):
             assert (await broker.inner.presence(channel)).connections == 0
@@ -299,7 +299,7 @@ async def said_slowly(node: Life, broker: RacingBroker) -> dict[str, Resume]:
 @standing
 async def test_channels_that_lag_behind_are_waited_for_at_the_same_time() -> None:
     broker = RacingBroker(lag=True, only=frozenset())
-    channels = names(2 * READS, "h")
+    channels = names(2 * CONCURRENT_READS, "h")
     async with life(broker=broker) as node:
         other = await node.client()
         asked = {}

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.access.admission import AdmissionLimits
 from gateway.access.claims import Identity
-from gateway.hub.expiry import NOTICE
+from gateway.hub.session import EXPIRY_NOTICE_SECONDS
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import (
     Connect,
@@ -46,15 +46,15 @@ async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
         assert client.welcome.expires_in is None
         client = await node.client(user="ann")
         assert client.welcome.expires_in == 3_600.0
-        await passed(3_600.0 - NOTICE - 1.0)
+        await passed(3_600.0 - EXPIRY_NOTICE_SECONDS - 1.0)
         assert "expiring" not in types(client)
         await passed(1.0)
-        assert client.link.messages[-1] == Expiring(NOTICE)
+        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
         reply = await client.ask(Refresh(50, node.token("ann", ttl=100.0)))
         assert reply == Refreshed(50, 100.0)
-        await passed(100.0 - NOTICE)
-        assert client.link.messages[-1] == Expiring(NOTICE)
-        await passed(NOTICE)
+        await passed(100.0 - EXPIRY_NOTICE_SECONDS)
+        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
+        await passed(EXPIRY_NOTICE_SECONDS)
         assert client.link.closed == (4004, "token_expired")
 
 
@@ -150,7 +150,7 @@ async def test_who_goes_while_a_command_waits_leaves_nothing(gates: int, how: st
         elif how == "disconnected":
             await node.instruct("ann", "disconnect")
         else:
-            client.session.end(4000)
+            client.session.close(4000)
         assert node.hub.sessions == {}
         again = node.open()
         again.say(Connect(1, token=node.token("ann")))
@@ -238,8 +238,8 @@ async def test_an_end_sends_what_waits_and_says_why() -> None:
         await client.follow("h:a")
         await node.publish("h:a", 1)
         client.session.send(ServerPing())
-        client.session.end(4005, "that is all")
-        client.session.end(4011)
+        client.session.close(4005, "that is all")
+        client.session.close(4011)
         assert client.link.closed == (4005, "that is all")
         assert types(client)[-1] == "ping"
         client.session.on_closed(1006)
@@ -250,7 +250,7 @@ async def test_an_end_sends_what_waits_and_says_why() -> None:
 async def test_an_unknown_code_has_no_reason() -> None:
     async with life() as node:
         client = await node.client()
-        client.session.end(4999)
+        client.session.close(4999)
         assert client.link.closed == (4999, "")
 
 
@@ -301,7 +301,7 @@ async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
             await node.publish("h:a", *("x" * 30_000 for _ in range(60)))
         else:
             client.session.send(ServerPing())
-            client.session.end(4005)
+            client.session.close(4005)
         await quiet()
         assert set(node.hub.sessions) == {other.session.connection}
         assert node.released == [client.session.connection]

@@ -87,7 +87,7 @@ async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
             ([], [2]),
         ]
         await node.instruct("ann", "disconnect", issued_before=time)
-        await node.instruct("ann", "disconnect", issued_before=new.session.since)
+        await node.instruct("ann", "disconnect", issued_before=new.session.connected_at)
         assert (old.link.closed, new.link.closed) == ((4005, "disconnected"), None)
 
 
@@ -135,7 +135,7 @@ async def test_a_client_and_the_server_may_subscribe_at_once() -> None:
             made = [message for message in client.link.messages if isinstance(message, Subscribed)]
             assert len(made) == 1
             assert len(node.hub.channels["hp:a"]) == 1
-            assert node.hub.channels["hp:a"].holds == 0
+            assert node.hub.channels["hp:a"].holders == 0
             await published(node, "hp:a", "x")
             assert client.got() == ["x"]
             assert (await broker.inner.presence("hp:a")).connections == 1
@@ -220,7 +220,7 @@ async def test_who_asks_for_the_members_misses_nobody_who_comes_or_goes_meanwhil
             await race(broker, choices, *acts)
             await broker.pass_all()
             assert seen_by(client, "p:a", 10) == {client.session.connection, "y"}
-            assert not node.hub.channels["p:a"].arriving
+            assert not node.hub.channels["p:a"].member_lists
             await inner.leave("p:a", "y")
             client.end()
             await broker.pass_all()

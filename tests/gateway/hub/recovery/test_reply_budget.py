@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hub.recovery.reply_budget import READS, ReplyBudget
+from gateway.hub.recovery.reply_budget import CONCURRENT_READS, ReplyBudget
 from tests.gateway.standing import quiet, standing
 
 CHANNELS = ["a", "b", "c", "d", "e"]
@@ -20,7 +20,7 @@ class Pieces:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def cut(self, room: int) -> None:
+    def shrink(self, room: int) -> None:
         self.size = max(0, min(self.size, room))
 
 
@@ -28,7 +28,7 @@ class Gone(Exception):
     pass
 
 
-def wanted() -> None:
+def do_nothing() -> None:
     pass
 
 
@@ -49,21 +49,21 @@ def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
 def test_each_gets_what_those_before_it_leave_in_any_order(
     size: int, sizes: dict[str, int], order: list[str]
 ) -> None:
-    room, parts = ReplyBudget(size, CHANNELS, wanted=wanted), dict[str, Pieces]()
+    room, parts = ReplyBudget(size, CHANNELS, require_open=do_nothing), dict[str, Pieces]()
     for channel in order:
-        part = parts[channel] = Pieces(max(0, min(sizes[channel], room.left_to(channel))))
-        room.keep(channel, part)
+        part = parts[channel] = Pieces(max(0, min(sizes[channel], room.available_to(channel))))
+        room.reserve(channel, part)
         assert sum(each.size for each in parts.values()) <= max(0, size)
     assert {channel: part.size for channel, part in parts.items()} == in_turn(size, sizes)
 
 
 def test_what_is_refused_after_all_leaves_its_room_to_those_who_come_later() -> None:
-    room = ReplyBudget(10, CHANNELS, wanted=wanted)
-    room.keep("a", Pieces(8))
-    assert room.left_to("b") == 2
-    room.give_up("a")
-    room.give_up("b")
-    assert room.left_to("b") == 10
+    room = ReplyBudget(10, CHANNELS, require_open=do_nothing)
+    room.reserve("a", Pieces(8))
+    assert room.available_to("b") == 2
+    room.release("a")
+    room.release("b")
+    assert room.available_to("b") == 10
 
 
 @standing
@@ -71,27 +71,27 @@ async def test_a_few_fetch_at_once_and_nobody_for_who_has_gone() -> None:
     here, fetching = True, 0
     most = 0
 
-    def still() -> None:
+    def require_here() -> None:
         if not here:
             raise Gone
 
-    room, going = ReplyBudget(10, CHANNELS, wanted=still), asyncio.Event()
+    room, going = ReplyBudget(10, CHANNELS, require_open=require_here), asyncio.Event()
 
     async def fetch() -> None:
         nonlocal fetching, most
-        async with room.turn():
+        async with room.read_slot():
             fetching += 1
             most = max(most, fetching)
             await going.wait()
             fetching -= 1
 
-    tasks = [asyncio.create_task(fetch()) for _ in range(READS + 2)]
+    tasks = [asyncio.create_task(fetch()) for _ in range(CONCURRENT_READS + 2)]
     await quiet()
-    assert fetching == most == READS
+    assert fetching == most == CONCURRENT_READS
     here = False
     going.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert ends.count(None) == READS
+    assert ends.count(None) == CONCURRENT_READS
     assert [type(end) for end in ends if end is not None] == [Gone, Gone]
     with pytest.raises(Gone):
         await fetch()

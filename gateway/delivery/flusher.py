@@ -1,0 +1,105 @@
+"""Flushes every outbox that has something to write, once a turn of the event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.clock import Clock, Scheduler
+from gateway.delivery.overflow import DROPPING_POLICIES
+
+LONG_FLUSH_SECONDS = 0.001
+"""A flush that takes longer is followed by a delay. See `Flusher`."""
+
+
+class Flushable(Protocol):
+    """An outbox, as far as the flusher knows it."""
+
+    def flush(self) -> None:
+        """Write what waits, as far as the socket takes it."""
+
+
+class Flusher:
+    """Flushes every outbox that has something to write, once a turn of the loop.
+
+    After a flush that took long, the next one is delayed: what is published meanwhile travels in the same
+    writes. Under a flood of 1,000 subscribers this doubles what goes through (docs/performance.md); at a
+    moderate rate there is never a delay. A delay of many times what a publisher waits for its answer lets
+    more through than clients can read in time, one of less lets every message travel alone.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        before_flush: Callable[[], None],
+        clock: Clock = time.perf_counter,
+        *,
+        delay: float,
+    ) -> None:
+        """Call *before_flush* before each flush: it offers the messages that channels have collected.
+
+        *delay* is how many seconds the next flush waits after a long one (`Broker.flush_delay`).
+        """
+        self._scheduler = scheduler
+        self._before_flush = before_flush
+        self._clock = clock
+        self._delay = delay
+        self.full: set[Flushable] = set()
+        """Outboxes whose sockets take nothing now."""
+        self._marked: list[Flushable] = []
+        self._requested = False
+        self._delayed_until = 0.0
+        """Time of the clock; 0.0 where the last flush was no long one."""
+        self._flushes = 0
+        self._dropped = dict.fromkeys(DROPPING_POLICIES, 0)
+
+    def mark(self, outbox: Flushable) -> None:
+        """Flush *outbox* when the turn ends."""
+        self._marked.append(outbox)
+        if not self._requested:
+            self.request()
+
+    def request(self) -> None:
+        """Flush when the turn ends, or when the delay after a long flush is over."""
+        if self._requested:
+            return
+        self._requested = True
+        delay = self._delayed_until - self._clock() if self._delayed_until else 0.0
+        if delay > 0:
+            self._scheduler.call_later(delay, self.run)
+        else:
+            self._scheduler.call_soon(self.run)
+
+    def run(self) -> None:
+        """Flush now."""
+        started = self._clock()
+        try:
+            self._before_flush()
+        finally:
+            self._flush_marked()
+        self._flushes += 1
+        ended = self._clock()
+        took = ended - started
+        self._delayed_until = ended + self._delay if took > LONG_FLUSH_SECONDS else 0.0
+
+    def _flush_marked(self) -> None:
+        """Flush what is marked; where one outbox raises, the others are flushed in the next turn."""
+        marked, self._marked = iter(self._marked), []
+        self._requested = False
+        try:
+            for outbox in marked:
+                outbox.flush()
+        finally:
+            if left := list(marked):
+                self._marked += left
+                self.request()
+
+    def count_dropped(self, dropped: dict[str, int]) -> None:
+        """Add to the numbers of messages dropped by each policy."""
+        for policy, messages in dropped.items():
+            self._dropped[policy] += messages
+
+    def statistics(self) -> dict[str, int]:
+        """Return the number of flushes, and of messages dropped by each policy."""
+        return {"flushes": self._flushes, **{f"dropped_{policy}": n for policy, n in self._dropped.items()}}
