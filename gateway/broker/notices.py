@@ -1,49 +1,56 @@
-"""What whoever is on call should hear of a shard, as it happens."""
+"""What happened to a shard that an operator should know of; logged by `gateway/observe/notices.py`.
+
+The log events are listed in docs/operations.md#logs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RedisLost:
-    """Its Redis does not answer, or refuses; told again where that is for another reason, in words."""
+    """The shard's Redis does not answer, or refuses; given again when the reason is of another kind."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RedisRestored:
-    """Its Redis answers again."""
+    """The shard's Redis answers again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WritesLost:
-    """Its Redis has forgotten what it had acknowledged: those who follow its channels are told."""
+    """Redis lost writes that it had acknowledged; subscribers of the shard's channels get a gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
-    """This node came too late to renew its lease, and has begun anew: what it missed is healed, or told."""
+    """This node renewed its lease too late and started a new incarnation.
+
+    What it missed is read from history; subscribers of channels without history get a gap.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReaped:
-    """This node has cleaned up after another, which did not renew its lease."""
+    """This node removed the routes and members of *reaped*, a node whose lease had expired."""
 
     reaped: str
 
 
 @dataclass(frozen=True, slots=True)
 class RoutesMissing:
-    """So many channels or users were no longer routed to this node: somebody takes keys from Redis."""
+    """So many of this node's routes were gone from Redis: it evicts keys, or somebody deleted them."""
 
     routes: int
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionEnabled:
-    """Its Redis evicts keys by this policy when it is full, in use or not."""
+    """*server* has a memory limit and evicts keys by *policy* when it is reached."""
 
     server: str
     policy: str
@@ -51,7 +58,7 @@ class EvictionEnabled:
 
 @dataclass(frozen=True, slots=True)
 class CallRejected:
-    """Its Redis works and refuses a call that can never succeed; told once for each kind of reason."""
+    """Redis works but rejects a call that can never succeed; given once for each kind of reason."""
 
     reason: str
 
@@ -66,3 +73,6 @@ Notice = (
     | EvictionEnabled
     | CallRejected
 )
+
+OnNotice = Callable[[Notice], None]
+"""Receives the notices of one shard."""

@@ -25,7 +25,7 @@ def broker(
     settings: Settings,
     *,
     on_error: Callable[[BaseException], None],
-    on_news: Callable[[int, Notice], None],
+    on_notice: Callable[[int, Notice], None],
 ) -> Broker:
     """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
@@ -51,13 +51,13 @@ def broker(
         broker.tls_cert_file,
         broker.tls_key_file,
     )
-    servers = [Server.named(url, credentials) for url in broker.addresses()]
+    servers = [Server.from_url(url, credentials) for url in broker.addresses()]
     return RedisBroker(
         servers,
         options,
         cluster=broker.cluster,
         on_error=on_error,
-        on_news=on_news,
+        on_notice=on_notice,
     )
 
 

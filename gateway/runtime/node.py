@@ -63,7 +63,7 @@ class GatewayNode:
         self._tasks = Tasks(self._failed)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
         self._broker = factory.broker(
-            settings, on_error=self._failed, on_news=NoticeLog(self._log, settings.node_name())
+            settings, on_error=self._failed, on_notice=NoticeLog(self._log, settings.node_name())
         )
         self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
         self._admission = Admission(factory.admission_limits(settings))

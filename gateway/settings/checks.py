@@ -135,10 +135,10 @@ def _broker(settings: Settings) -> Iterator[Fault]:
 def _server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | None]:
     """Return which Redis *address* names, and where that cannot be the broker's, problem and remedy."""
     # Only who has a Redis waits for its library.
-    from gateway.broker.redis.connection.urls import BadUrl, read  # noqa: PLC0415
+    from gateway.broker.redis.connection.urls import BadUrl, parse_url  # noqa: PLC0415
 
     try:
-        url = read(address)
+        url = parse_url(address)
     except BadUrl as error:
         return address, (error.problem, error.remedy)
     server = url.addresses, url.path, url.primary, url.database

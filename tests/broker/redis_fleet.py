@@ -24,10 +24,10 @@ OPTIONS = RedisOptions(
     lease=60.0,
     beat=0.2,
     linger=0.0,
-    publish_deadline=10.0,
-    resume_deadline=10.0,
-    presence_deadline=10.0,
-    start_deadline=10.0,
+    publish_timeout=10.0,
+    resume_timeout=10.0,
+    presence_timeout=10.0,
+    start_timeout=10.0,
     connect_timeout=2.0,
     block=0.2,
 )
@@ -71,14 +71,14 @@ class Fleet:
         node = RecordingNode(f"n{len(self.members) + 1}")
         own = {"beat": 0.0, **options} if "lease" in options else options
         set_ = replace(OPTIONS, **own)  # type: ignore[arg-type]
-        servers = [Server.named(url, self._credentials) for url in urls or self._urls]
+        servers = [Server.from_url(url, self._credentials) for url in urls or self._urls]
         news: list[Notice] = []
         broker = RedisBroker(
             servers,
             set_,
             cluster=self._cluster,
             on_error=self.errors.append,
-            on_news=lambda _, each: news.append(each),
+            on_notice=lambda _, each: news.append(each),
         )
         member = Member(node, broker, news)
         self.members.append(member)
@@ -94,7 +94,7 @@ def clean_up(server: RedisServer, *channels: str) -> None:
         name = node.decode()
         for channel in channels:
             at_once.srem(keys.route(channel), name)
-        at_once.delete(keys.inbox(name), keys.of(name))
+        at_once.delete(keys.inbox(name), keys.node_routes(name))
         at_once.hset(keys.state, f"gone:{name}", "1 9999999999999")
         at_once.zrem(keys.nodes, name)
         at_once.execute()

@@ -35,7 +35,7 @@ class TestClusterBroker(BrokerContract):
 
     def made(self, cluster: RedisCluster, prefix: str = "fanway") -> RedisBroker:
         options = RedisOptions(
-            prefix=prefix, key_ttl=self.KEY_TTL, meta_ttl=self.META_TTL, start_deadline=10.0
+            prefix=prefix, key_ttl=self.KEY_TTL, meta_ttl=self.META_TTL, start_timeout=10.0
         )
         return RedisBroker(cluster.urls, options, cluster=True)
 
@@ -137,7 +137,7 @@ async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluste
         await publish(one.broker, "room", 1)
         target = next(primary for primary in cluster.primaries if primary is not cluster.owner(keys.base))
         source, _ = cluster.open(keys.base, target)
-        source.execute("MIGRATE", "127.0.0.1", target.port, keys.figures, 0, 5_000)
+        source.execute("MIGRATE", "127.0.0.1", target.port, keys.node_records, 0, 5_000)
         failures = one.broker.statistics()["failures"]
         await eventually(lambda: one.broker.statistics()["failures"] > failures + 3)
         await publish(one.broker, "room", 2)
@@ -209,7 +209,7 @@ async def test_a_primary_without_a_replica_takes_only_its_own_channels_with_it(t
 
 async def test_a_cluster_that_is_taken_for_a_single_server_says_what_to_set(cluster: RedisCluster) -> None:
     async with Fleet(cluster.urls[0]) as fleet:
-        one = await fleet.launch(start_deadline=0.0, prefix="lonely", shards_per_server=SHARDS)
+        one = await fleet.launch(start_timeout=0.0, prefix="lonely", shards_per_server=SHARDS)
         told: set[str] = set()
 
         async def all_told() -> bool:
@@ -228,7 +228,7 @@ async def test_a_cluster_that_is_taken_for_a_single_server_says_what_to_set(clus
 async def test_a_single_server_that_is_taken_for_a_cluster_is_not_ready(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
-            await refuses(await fleet.launch(start_deadline=0.0), "cluster support disabled")
+            await refuses(await fleet.launch(start_timeout=0.0), "cluster support disabled")
 
 
 def owner_of(cluster: RedisCluster, channel: str) -> RedisServer:

@@ -19,7 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def made(server: RedisServer, prefix: str = "fanway", shards: int = 1) -> RedisBroker:
     options = RedisOptions(
-        prefix=prefix, shards_per_server=shards, key_ttl=KEY_TTL, meta_ttl=META_TTL, start_deadline=5.0
+        prefix=prefix, shards_per_server=shards, key_ttl=KEY_TTL, meta_ttl=META_TTL, start_timeout=5.0
     )
     return RedisBroker([server.url], options)
 

@@ -44,7 +44,7 @@ async def works(fleet: Fleet) -> None:
 
 
 async def refused(fleet: Fleet, why: str) -> None:
-    await refuses(await fleet.launch(start_deadline=0.0), why)
+    await refuses(await fleet.launch(start_timeout=0.0), why)
 
 
 async def test_an_acl_user_stands_in_the_url(guarded: RedisServer) -> None:
@@ -68,7 +68,7 @@ async def test_the_url_wins(guarded: RedisServer) -> None:
 async def test_a_wrong_password_is_told_and_not_repeated(guarded: RedisServer) -> None:
     async with Fleet(guarded.url, credentials=Credentials(USER, "not-this-one")) as fleet:
         await refused(fleet, "refuses this user")
-        assert "not-this-one" not in repr(Server.named(guarded.url, Credentials(USER, "not-this-one")))
+        assert "not-this-one" not in repr(Server.from_url(guarded.url, Credentials(USER, "not-this-one")))
 
 
 async def test_a_password_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -165,19 +165,19 @@ async def test_who_shows_no_certificate_is_refused(tls: TlsServer, authority: Au
 def test_sentinels_are_read_out_of_a_url(
     url: str, addresses: tuple[tuple[str, int], ...], master: str, database: int
 ) -> None:
-    server = Server.named(url)
+    server = Server.from_url(url)
     assert server.sentinels is not None
     assert (server.sentinels.addresses, server.sentinels.master) == (addresses, master)
     assert server.url.database == database
     if "sentinel_username" in url:
         assert (server.sentinels.username, server.sentinels.password) == ("s", "t")
-        sentinel = server.to_sentinel(("a", 1), 1.0)
+        sentinel = server.sentinel_connection(("a", 1), 1.0)
         assert (sentinel.username, sentinel.password) == ("s", "t")
 
 
 def test_a_connection_is_made_as_its_url_says() -> None:
     url = f"rediss://{USER}:{ESCAPED}@[::1]:7/5?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=no"
-    connection = Server.named(url, Credentials("another", "another")).connection(1.5)
+    connection = Server.from_url(url, Credentials("another", "another")).connection(1.5)
     assert (connection.host, connection.port, connection.db) == ("::1", 7, 5)
     assert (connection.username, connection.password) == (USER, PASSWORD)
     assert (connection.ca_certs, connection.check_hostname) == ("/etc/ca.pem", False)
@@ -196,18 +196,18 @@ async def test_a_socket_is_reached_by_its_path(tmp_path: Path) -> None:
 )
 def test_what_names_no_server_is_refused(url: str) -> None:
     with pytest.raises(GatewayError, match="a Redis URL"):
-        Server.named(url)
+        Server.from_url(url)
 
 
 @pytest.mark.parametrize("url", ["redis://u:{}/x@h/0", "redis://u:{}", "redis://h?{}=1", "redis://h/{}"])
 def test_what_is_refused_is_not_repeated(url: str) -> None:
     with pytest.raises(GatewayError) as refused:
-        Server.named(url.format("Secret-1"))
+        Server.from_url(url.format("Secret-1"))
     assert "Secret-1" not in f"{refused.value!r} {refused.value}"
 
 
 def test_no_password_is_shown() -> None:
     for url in (f"redis://u:{PASSWORD}@h", f"redis+sentinel://u:{PASSWORD}@h/m?sentinel_password={PASSWORD}"):
-        server = Server.named(url.replace(PASSWORD, ESCAPED), Credentials("u", PASSWORD))
+        server = Server.from_url(url.replace(PASSWORD, ESCAPED), Credentials("u", PASSWORD))
         assert PASSWORD not in repr(server)
         assert ESCAPED not in repr(server)

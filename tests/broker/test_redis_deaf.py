@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis import Credentials
-from gateway.broker.redis.timeouts import DEAF
+from gateway.broker.redis.timeouts import INBOX_UNREADABLE_SECONDS
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.node import KEPT, publish, values
@@ -39,7 +39,7 @@ async def test_who_cannot_read_its_inbox_is_not_ready_and_says_why(server: Redis
         await refuses(one, "the inbox cannot be read: Redis' ACL forbids")
         with pytest.raises(BrokerUnavailable):
             await one.broker.subscribe("another", KEPT)
-        assert one.broker.statistics()["failures"] > DEAF
+        assert one.broker.statistics()["failures"] > INBOX_UNREADABLE_SECONDS
         server.execute("ACL", "SETUSER", USER, f"+{right}")
         await eventually(one.broker.ready)
         await publish(one.broker, "room", "after")
@@ -60,7 +60,7 @@ async def test_what_is_read_is_handed_on_though_it_cannot_be_trimmed(server: Red
 
 
 async def refused(fleet: Fleet, *urls: str, why: str, **options: float | str) -> None:
-    await refuses(await fleet.launch(*urls, start_deadline=0.0, **options), re.escape(why))
+    await refuses(await fleet.launch(*urls, start_timeout=0.0, **options), re.escape(why))
 
 
 async def test_a_node_with_other_shards_does_not_join(server: RedisServer) -> None:
@@ -117,7 +117,7 @@ async def test_who_waits_outside_takes_nothing_from_those_who_run(
 ) -> None:
     async with Fleet(server.url) as fleet:
         one = await fleet.launch()
-        outside = await fleet.launch(start_deadline=0.1, shards_per_server=2)
+        outside = await fleet.launch(start_timeout=0.1, shards_per_server=2)
         for number in range(5):
             server.execute(*forgets)
             await eventually(lambda: server.execute("EXISTS", "fanway:layout") == 1)
@@ -131,7 +131,7 @@ async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServe
         one = await fleet.launch(lease=LEASE)
         await publish(one.broker, "room", 1)
         await one.broker.close()
-        other = await fleet.launch(lease=LEASE, shards_per_server=2, start_deadline=0.1)
+        other = await fleet.launch(lease=LEASE, shards_per_server=2, start_timeout=0.1)
         await eventually(other.broker.ready)  # two leases later: nobody says that it goes for good
 
 

@@ -8,6 +8,7 @@ from gateway.broker.redis import RedisBroker, Server
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.lease import Lease
 from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.options import RedisOptions
@@ -19,6 +20,19 @@ from tests.broker.redis_server import RedisServer
 
 GRANTED = [1, 1, b"0.a", 1_000, b"", 0, 0]
 """What Redis says of a lease that it has given."""
+
+
+class IgnoredLease:
+    """A lease observer that does nothing."""
+
+    def incarnation_started(self, incarnation: str, *, lease_expired: bool) -> None:
+        pass
+
+    def lease_renewed(self) -> None:
+        pass
+
+    def writes_lost(self) -> None:
+        pass
 
 
 class Asked:
@@ -35,29 +49,29 @@ class Asked:
 
 async def test_an_answer_that_comes_when_the_lease_is_over_establishes_nothing() -> None:
     clock, line = FakeClock(), Asked()
-    contact = ShardHealth(Breaker(), lambda: None)
+    health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
     keys, options = Keys("fanway", 0), RedisOptions(lease=3.0)
-    reaper = Reaper(line, keys, options, reaped=lambda _: None)  # type: ignore[arg-type]
+    reaper = Reaper(line, keys, options)  # type: ignore[arg-type]
     lease = Lease(
         line,  # type: ignore[arg-type]
         keys,
-        contact,
+        health,
         reaper,
         options,
+        LayoutCheck(),
+        IgnoredLease(),
         name="n",
         layout="",
         record=lambda: b"",
-        begun=lambda *_: None,
-        renewed=lambda: None,
-        report=lambda _: None,
+        on_error=lambda _: None,
         clock=clock,
     )
     async with asyncio.TaskGroup() as tasks:
-        running, waiting = tasks.create_task(lease.run()), tasks.create_task(lease.established())
+        running, waiting = tasks.create_task(lease.run()), tasks.create_task(lease.wait_until_held())
         answer = await line.calls.get()
         clock.advance(9.0)  # the process slept between the question and the answer
         answer.set_result(GRANTED)
-        contact.bell.set()
+        health.renewal_due.set()
         again = await line.calls.get()
         held = [lease.held, waiting.done()]
         again.set_result(GRANTED)
@@ -84,7 +98,7 @@ async def test_how_often_it_is_renewed_is_a_setting(server: RedisServer, fleet: 
 async def test_it_ends_by_the_clock_of_redis(server: RedisServer, fleet: Fleet, wrong: float) -> None:
     """Whatever a node takes the time for, others neither clean up after it nor wait for it in vain."""
     one, node = await fleet.launch(), RecordingNode("wrong")
-    broker = RedisBroker([Server.named(server.url)], OPTIONS, wall_clock=lambda: wall() + wrong)
+    broker = RedisBroker([Server.from_url(server.url)], OPTIONS, wall_clock=lambda: wall() + wrong)
     await broker.start(node)
     try:
         seconds, _ = server.execute("TIME")

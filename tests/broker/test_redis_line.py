@@ -25,13 +25,13 @@ LONG = 60.0
 async def line(proxy: Proxy) -> AsyncIterator[Pipeline]:
     errors: list[BaseException] = []
     tasks = Tasks(errors.append)
-    contact = ShardHealth(Breaker(), lambda: None)
-    contact.established()
+    health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
+    health.lease_held()
     line = Pipeline(
-        RedisConnection(FixedPrimary(Server.named(proxy.url)), connect_timeout=LONG),
-        contact,
+        RedisConnection(FixedPrimary(Server.from_url(proxy.url)), connect_timeout=LONG),
+        health,
         tasks,
-        patience=LONG,
+        timeout=LONG,
     )
     proxy.hold()
     yield line

@@ -97,7 +97,16 @@ async def test_a_loss_is_noticed_by_a_node_that_was_cleaned_up_after_first(
 def reap(server: RedisServer, node: str) -> None:
     """Do what another node does that is back first and finds the lease of *node* over."""
     keys = Keys("fanway", 0)
-    names = [keys.state, keys.nodes, keys.figures, keys.beats, keys.names]
-    names += [keys.of(node), keys.members(node), keys.inbox(node)]
-    arguments: list[str | float] = [node, 1_000, 1, keys.routes, keys.who_of, keys.inboxes, 1_000, 60_000]
+    names = [keys.state, keys.nodes, keys.node_records, keys.beats, keys.routed_names]
+    names += [keys.node_routes(node), keys.node_members(node), keys.inbox(node)]
+    arguments: list[str | float] = [
+        node,
+        1_000,
+        1,
+        keys.route_prefix,
+        keys.members_prefix,
+        keys.inbox_prefix,
+        1_000,
+        60_000,
+    ]
     assert server.execute("EVAL", REAP.source, len(names), *names, *arguments) == 0

@@ -19,7 +19,7 @@ from gateway.broker.redis import Credentials, Server
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.topology import FixedPrimary
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.membership.eviction_check import evicting
+from gateway.broker.redis.membership.eviction_check import check_eviction
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publish
 from tests.broker.redis_fleet import LEASE, Fleet, Member, clean_up, eventually
@@ -84,7 +84,9 @@ async def test_a_key_that_is_not_ours_is_told_once(server: RedisServer, fleet: F
     assert one.broker.ready()
     (told,) = one.news
     assert isinstance(told, CallRejected)
-    assert told.reason.startswith("a key of ours holds what is not ours: set broker.prefix (")
+    assert told.reason.startswith(
+        "a key of this gateway holds a value that it did not write: set broker.prefix ("
+    )
 
 
 async def test_a_right_that_only_some_calls_need_is_told_to_be_missing(server: RedisServer) -> None:
@@ -124,13 +126,13 @@ async def test_a_redis_that_would_evict(tmp_path: Path, policy: str) -> None:
 )
 async def test_a_redis_that_evicts_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
     with serving(tmp_path, *options) as server:
-        assert await evicting(wire(server), 5.0) is None
+        assert await check_eviction(wire(server), 5.0) is None
 
 
 async def test_a_redis_that_is_not_there(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         pass
-    assert await evicting(wire(server), 5.0) is None
+    assert await check_eviction(wire(server), 5.0) is None
 
 
 async def test_a_redis_that_must_not_be_asked(tmp_path: Path) -> None:
@@ -146,4 +148,4 @@ async def test_a_redis_that_must_not_be_asked(tmp_path: Path) -> None:
 
 
 def wire(server: RedisServer) -> RedisConnection:
-    return RedisConnection(FixedPrimary(Server.named(server.url)), connect_timeout=5.0)
+    return RedisConnection(FixedPrimary(Server.from_url(server.url)), connect_timeout=5.0)

@@ -309,7 +309,7 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one, hangs = (
-        await fleet.launch(lease=30.0, presence_deadline=2.0),
+        await fleet.launch(lease=30.0, presence_timeout=2.0),
         await fleet.launch(proxy.url, lease=30.0),
     )
     for each, connection in ((one, "c1"), (hangs, "c2")):

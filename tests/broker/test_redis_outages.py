@@ -38,7 +38,7 @@ async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_pat
     with serving(tmp_path) as server:
         server.kill()
         async with Fleet(server.url) as fleet:
-            one = await fleet.launch(start_deadline=0.05)
+            one = await fleet.launch(start_timeout=0.05)
             assert not one.broker.ready()
             with pytest.raises(BrokerUnavailable):
                 await publish(one.broker, "a", 1)
@@ -54,7 +54,7 @@ async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_pat
 async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
     server: RedisServer, fleet: Fleet
 ) -> None:
-    one, two = [await fleet.launch(publish_deadline=60.0) for _ in range(2)]
+    one, two = [await fleet.launch(publish_timeout=60.0) for _ in range(2)]
     for each in (one, two):
         await each.broker.subscribe("a", LONG)
     await one.broker.join("a", ANN)
@@ -158,7 +158,7 @@ async def test_what_redis_never_heard_of_leaves_nothing_behind(server: RedisServ
 async def test_what_redis_may_have_heard_of_is_taken_back(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one = await fleet.launch(proxy.url, lease=30.0, beat=0.05, presence_deadline=0.1)
+    one = await fleet.launch(proxy.url, lease=30.0, beat=0.05, presence_timeout=0.1)
     broker, keys = one.broker, ("fanway:{0}:who:a", "fanway:{0}:route:=ann")
     await broker.subscribe("marker", None)
     proxy.hold_answers()

@@ -19,7 +19,7 @@ from tests.broker.redis_server import RedisServer
 KEYS = Keys("fanway", 0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
 ASKERS = 50
-PATIENT = {"lease": 30.0, "presence_deadline": 20.0}
+PATIENT = {"lease": 30.0, "presence_timeout": 20.0}
 """So that a node waits for whatever the test holds back."""
 
 
@@ -89,7 +89,7 @@ async def test_who_gives_up_takes_the_answer_from_nobody(
 
 
 async def test_all_who_wait_hear_that_redis_does_not_answer(proxy: Proxy, fleet: Fleet) -> None:
-    one = await fleet.launch(proxy.url, lease=30.0, presence_deadline=2.0)
+    one = await fleet.launch(proxy.url, lease=30.0, presence_timeout=2.0)
     await one.broker.join("a", ANN)
     proxy.hold()
     looks = await asking([one.broker.presence("a") for _ in range(ASKERS)])
@@ -153,5 +153,5 @@ async def test_who_is_gone_with_a_dead_node_counts_no_more(
     count = await one.broker.count("a")
     assert (count.connections, count.users) == (1, 1)
     await one.broker.leave("a", "c1")
-    left = [key for channel in ("a", "b") for key in (KEYS.who(channel), KEYS.users(channel))]
+    left = [key for channel in ("a", "b") for key in (KEYS.members(channel), KEYS.user_counts(channel))]
     assert server.execute("EXISTS", *left) == 0

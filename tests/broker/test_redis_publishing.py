@@ -65,7 +65,7 @@ async def test_without_a_key_nothing_is_published_again(
 
 
 async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) -> None:
-    one = await fleet.launch(proxy.url, publish_deadline=2.0, lease=30.0)
+    one = await fleet.launch(proxy.url, publish_timeout=2.0, lease=30.0)
     await publish(one.broker, "a", 1)
     proxy.hold()
     attempts = (one.broker.publish(publication("a", n)) for n in range(5))

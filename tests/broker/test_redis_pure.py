@@ -19,9 +19,17 @@ from protocol.position import MessageId
 def test_every_key_of_a_shard_is_in_its_slot() -> None:
     keys = Keys("fanway", 3)
     names = [
-        *(keys.state, keys.nodes, keys.figures, keys.beats, keys.names, keys.meta("a"), keys.log("a")),
-        *(keys.route("a"), keys.who("a"), keys.key("a", "k"), keys.inbox("n"), keys.of("n")),
-        keys.members("n"),
+        *(
+            keys.state,
+            keys.nodes,
+            keys.node_records,
+            keys.beats,
+            keys.routed_names,
+            keys.meta("a"),
+            keys.log("a"),
+        ),
+        *(keys.route("a"), keys.members("a"), keys.receipt("a", "k"), keys.inbox("n"), keys.node_routes("n")),
+        keys.node_members("n"),
     ]
     assert all(name.startswith("fanway:{3}:") for name in names)
     assert len(set(names)) == len(names)

@@ -107,7 +107,7 @@ class SlowLine:
         self._waiting.append((answer, command))
         return answer
 
-    def departed(self, answer: asyncio.Future[Any]) -> bool:
+    def is_sent(self, answer: asyncio.Future[Any]) -> bool:
         return answer.done() or answer in self._travelling
 
     async def _work(self) -> None:
@@ -131,13 +131,13 @@ class SlowWire:
         self.lost: set[str] = set()
         """Inboxes that were cut at the other end."""
 
-    def pack(self, command: Command) -> Command:
+    def pack_command(self, command: Command) -> Command:
         return command
 
     async def close(self) -> None:
         pass
 
-    async def exchange(self, commands: Sequence[Command], within: float) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], timeout_seconds: float) -> list[Any]:
         await turns(self._chance)
         return [self._answer(command) for command in commands]
 
@@ -164,7 +164,7 @@ class SlowWire:
 class Lease:
     """One that is never over."""
 
-    async def established(self) -> None:
+    async def wait_until_held(self) -> None:
         return
 
 
@@ -186,7 +186,10 @@ class Node:
         clock = the_loop().clock
         self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
         lease = cast("Any", Lease())
-        history, contact = HistoryReader(reads, KEYS, OPTIONS), ShardHealth(Breaker(clock), lambda: None)
+        history, contact = (
+            HistoryReader(reads, KEYS, OPTIONS),
+            ShardHealth(Breaker(clock), invalidate_primary=lambda: None),
+        )
         intake = InboxDispatcher(
             self.routes, history, lease, self.tasks, deliver=self.deliver, questions=lambda *_: None
         )

@@ -93,7 +93,7 @@ async def told(member: Member, word: str) -> None:
         try:
             await member.broker.publish(publication("room", "in vain"))
         except BrokerUnavailable as error:
-            return ERROR_TABLE[word].says in str(error)
+            return ERROR_TABLE[word].message in str(error)
         return False
 
     await eventually(refused)
@@ -141,7 +141,7 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
     try:
         loading.start()
         async with Fleet(loading.url) as fleet:
-            one = await fleet.launch(start_deadline=0.2)
+            one = await fleet.launch(start_timeout=0.2)
             assert not one.broker.ready()
             await told(one, "LOADING")
             loading.execute("CONFIG", "SET", "key-load-delay", 0)
@@ -157,14 +157,14 @@ class Loading(RedisServer):
 
 
 async def says(fleet: Fleet, why: str) -> None:
-    await refuses(await fleet.launch(start_deadline=0.0), why)
+    await refuses(await fleet.launch(start_timeout=0.0), why)
 
 
 async def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Fleet(server.url.removesuffix("0") + "99") as fleet:
             await refuses(
-                await fleet.launch(start_deadline=0.0), f"no database of that number.*127.0.0.1:{server.port}"
+                await fleet.launch(start_timeout=0.0), f"no database of that number.*127.0.0.1:{server.port}"
             )
 
 
@@ -172,7 +172,7 @@ async def test_a_redis_that_is_no_cluster_is_told(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
             await refuses(
-                await fleet.launch(start_deadline=0.0), "this Redis is no Cluster: set broker.cluster = false"
+                await fleet.launch(start_timeout=0.0), "this Redis is no Cluster: set broker.cluster = false"
             )
 
 
@@ -181,7 +181,7 @@ async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
         pass
     async with Fleet(server.url) as fleet:
         await refuses(
-            await fleet.launch(start_deadline=0.0), f"connection to Redis failed.*127.0.0.1:{server.port}"
+            await fleet.launch(start_timeout=0.0), f"connection to Redis failed.*127.0.0.1:{server.port}"
         )
 
 
@@ -191,7 +191,7 @@ async def test_a_redis_that_hangs_is_named(tmp_path: Path, cluster: bool) -> Non
         os.kill(server.pid, signal.SIGSTOP)
         try:
             async with Fleet(server.url, cluster=cluster) as fleet:
-                one = await fleet.launch(start_deadline=0.0)
+                one = await fleet.launch(start_timeout=0.0)
                 await refuses(one, rf"^Redis did not answer in time \(127.0.0.1:{server.port}\)$")
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -203,7 +203,7 @@ async def test_a_cluster_without_all_of_its_slots_is_down(tmp_path: Path) -> Non
         node.start()
         node.execute("CLUSTER", "ADDSLOTSRANGE", 0, 16_000)
         async with Fleet(node.url, cluster=True) as fleet:
-            one = await fleet.launch(start_deadline=0.2)
+            one = await fleet.launch(start_timeout=0.2)
             await told(one, "CLUSTERDOWN")
             node.execute("CLUSTER", "ADDSLOTSRANGE", 16_001, 16_383)
             await works(one)

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway.broker.base import Receipt
 from gateway.broker.redis.scripts.registry import PUBLISH
-from gateway.broker.redis.timeouts import BUDGET, CREDIT
+from gateway.broker.redis.timeouts import PUBLISH_RETRY_CREDIT_MAX, PUBLISH_RETRY_RATIO
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
@@ -99,11 +99,11 @@ async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(scissors: Scis
                 await one.broker.publish(publication("a", 1, key=f"k{published}"))
                 through += 1
             retried = one.broker.statistics()["retried"]
-            assert retried <= CREDIT + BUDGET * published
+            assert retried <= PUBLISH_RETRY_CREDIT_MAX + PUBLISH_RETRY_RATIO * published
         return through
 
     saved = await cut(20)
-    assert CREDIT <= saved < 20, "what was saved up is used up"
+    assert PUBLISH_RETRY_CREDIT_MAX <= saved < 20, "what was saved up is used up"
     assert saved == one.broker.statistics()["retried"]
     await publish(one.broker, "a", *range(40))
     published += 40
@@ -122,7 +122,7 @@ async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet
 
 
 async def test_nothing_is_made_again_when_its_time_is_over(proxy: Proxy, fleet: Fleet) -> None:
-    one = await fleet.launch(proxy.url, lease=30.0, publish_deadline=2.0)
+    one = await fleet.launch(proxy.url, lease=30.0, publish_timeout=2.0)
     await publish(one.broker, "a", 0)
     proxy.hold()
     with pytest.raises(BrokerUnavailable):

@@ -117,12 +117,12 @@ async def test_what_was_told_later_already_is_not_undone(
     away = await fleet.launch(proxy.url, lease=60.0)
     await enter(away, server)
     old, new = UserCommand("ann", "subscribe", "room"), UserCommand("ann", "unsubscribe", "room")
-    server.execute("XADD", KEYS.said, "*", "b", pack_user_command(old))
-    id = server.execute("XADD", KEYS.said, "*", "b", pack_user_command(new))
+    server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(old))
+    id = server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(new))
     (node,) = server.execute("SMEMBERS", KEYS.route("=ann"))
     server.execute("XADD", KEYS.inbox(node.decode()), "*", "h", b"i " + id, "b", pack_user_command(new))
     assert await away.node.received(1) == [new]
-    server.execute("XADD", KEYS.said, "*", "b", pack_user_command(OUT))
+    server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(OUT))
     proxy.hold()
     proxy.cut()
     await eventually(lambda: not away.broker.ready())
@@ -159,10 +159,10 @@ async def test_a_redis_that_forgets_has_nobody_told_twice(server: RedisServer, f
 async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     flood = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'b', ARGV[2]) end"
-    server.execute("EVAL", flood, 1, KEYS.said, KEPT * 2, pack_user_command(OUT))
+    server.execute("EVAL", flood, 1, KEYS.user_commands, KEPT * 2, pack_user_command(OUT))
     await one.broker.send_user_command(OUT)
-    assert KEPT <= server.execute("XLEN", KEYS.said) <= KEPT + 100
-    assert REMEMBERED * 900 < server.execute("PTTL", KEYS.said) <= REMEMBERED * 1000
+    assert KEPT <= server.execute("XLEN", KEYS.user_commands) <= KEPT + 100
+    assert REMEMBERED * 900 < server.execute("PTTL", KEYS.user_commands) <= REMEMBERED * 1000
 
 
 async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
@@ -171,7 +171,7 @@ async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: P
     proxy.hold()
     await eventually(lambda: not routed(server, away))
     flood = "for i = 1, 1200 do redis.call('XADD', KEYS[1], '*', 'b', ARGV[1]) end"
-    server.execute("EVAL", flood, 1, KEYS.said, pack_user_command(OUT))
+    server.execute("EVAL", flood, 1, KEYS.user_commands, pack_user_command(OUT))
     await one.broker.send_user_command(replace(OUT, reason="last"))
     proxy.release()
     assert await late(away, 1201) == [OUT] * 1200 + [replace(OUT, reason="last")]

@@ -13,7 +13,7 @@ from redis import exceptions
 from gateway.broker.base import AckLevel, Delivery, Receipt
 from gateway.broker.redis import RedisBroker, Server
 from gateway.broker.redis.connection.sentinel import SentinelPrimary
-from gateway.broker.redis.timeouts import RECHECK, UNKNOWN
+from gateway.broker.redis.timeouts import SENTINEL_RECHECK_SECONDS, SENTINEL_SILENT_RECHECK_SECONDS
 from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
@@ -156,7 +156,7 @@ async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Pat
         for sentinel in servers.sentinels:
             sentinel.kill()
         async with Fleet(servers.url) as fleet:
-            one = await fleet.launch(start_deadline=0.2)
+            one = await fleet.launch(start_timeout=0.2)
             assert not one.broker.ready()
             for sentinel in servers.sentinels:
                 sentinel.start()
@@ -169,18 +169,18 @@ async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
     primary_and_replica: Watched,
 ) -> None:
     clock = FakeClock()
-    place = SentinelPrimary(Server.named(primary_and_replica.url), clock)
-    first = await place.locate(watchful=True)
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url), clock)
+    first = await primary.locate(recheck=True)
     assert first == ("127.0.0.1", primary_and_replica.primary.port)
     await asyncio.to_thread(primary_and_replica.promote)
-    assert place.settled(first, watchful=True)
-    clock.advance(RECHECK + 0.1)
-    assert place.settled(first, watchful=False)
-    assert not place.settled(first, watchful=True)
-    second = await place.locate(watchful=True)
+    assert primary.is_current(first, recheck=True)
+    clock.advance(SENTINEL_RECHECK_SECONDS + 0.1)
+    assert primary.is_current(first, recheck=False)
+    assert not primary.is_current(first, recheck=True)
+    second = await primary.locate(recheck=True)
     assert second == ("127.0.0.1", primary_and_replica.primary.port) != first
-    assert not place.settled(first, watchful=False)
-    assert place.settled(second, watchful=True)
+    assert not primary.is_current(first, recheck=False)
+    assert primary.is_current(second, recheck=True)
 
 
 @contextlib.contextmanager
@@ -201,42 +201,42 @@ async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
             one = await fleet.launch()
             assert one.broker.ready()
             await publish(one.broker, "room", 1)
-        place = SentinelPrimary(Server.named(servers.url), FakeClock())
-        assert await place.locate(watchful=False) == ("127.0.0.1", servers.primary.port)
+        primary = SentinelPrimary(Server.from_url(servers.url), FakeClock())
+        assert await primary.locate(recheck=False) == ("127.0.0.1", servers.primary.port)
 
 
 async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: Watched) -> None:
     clock = FakeClock()
-    place = SentinelPrimary(Server.named(primary_and_replica.url), clock)
-    first = await place.locate(watchful=True)
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url), clock)
+    first = await primary.locate(recheck=True)
     await asyncio.to_thread(primary_and_replica.promote)
-    place.doubt()
+    primary.invalidate()
     with hanging(*primary_and_replica.sentinels):
-        assert await place.locate(watchful=True) == first
-        assert place.settled(first, watchful=True), "a primary that goes on does not suffer"
-    clock.advance(UNKNOWN)
-    assert place.settled(first, watchful=False)
-    assert not place.settled(first, watchful=True)
-    assert await place.locate(watchful=True) == ("127.0.0.1", primary_and_replica.primary.port) != first
+        assert await primary.locate(recheck=True) == first
+        assert primary.is_current(first, recheck=True), "a primary that goes on does not suffer"
+    clock.advance(SENTINEL_SILENT_RECHECK_SECONDS)
+    assert primary.is_current(first, recheck=False)
+    assert not primary.is_current(first, recheck=True)
+    assert await primary.locate(recheck=True) == ("127.0.0.1", primary_and_replica.primary.port) != first
 
 
 async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and_replica: Watched) -> None:
-    place = SentinelPrimary(Server.named(primary_and_replica.url), FakeClock())
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url), FakeClock())
     with hanging(*primary_and_replica.sentinels[1:]):
-        looking = asyncio.ensure_future(place.locate(watchful=False))
+        looking = asyncio.ensure_future(primary.locate(recheck=False))
         await asyncio.sleep(0)
-        place.doubt()
+        primary.invalidate()
         first = await looking
-    assert not place.settled(first, watchful=False)
-    assert place.settled(await place.locate(watchful=False), watchful=False)
+    assert not primary.is_current(first, recheck=False)
+    assert primary.is_current(await primary.locate(recheck=False), recheck=False)
 
 
 async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watched) -> None:
     dead, hung, asked = primary_and_replica.sentinels
-    place = SentinelPrimary(Server.named(primary_and_replica.url.replace(MASTER, "another")))
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url.replace(MASTER, "another")))
     dead.kill()
     with hanging(hung), pytest.raises(exceptions.ConnectionError) as told:
-        await place.locate(watchful=False)
+        await primary.locate(recheck=False)
     text = str(told.value)
     assert text.startswith("no sentinel knows 'another': ")
     assert f"127.0.0.1:{dead.port}: Connect" in text
@@ -257,7 +257,7 @@ async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer,
     primary, replica = pair
     await eventually(lambda: following(primary))
     async with Fleet(primary.url) as fleet:
-        one = await fleet.launch(replication_deadline=2.0)
+        one = await fleet.launch(replication_timeout=2.0)
         receipt = await one.broker.publish(publication("room", 1, level=AckLevel.REPLICATED, key="k"))
         assert (receipt.level, receipt.replayed) == (AckLevel.REPLICATED, False)
         assert replica.execute("XLEN", "fanway:{0}:log:room") == 1
@@ -279,7 +279,7 @@ async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServe
     primary, replica = pair
     await eventually(lambda: following(primary))
     async with Fleet(primary.url) as fleet:
-        one = await fleet.launch(replication_deadline=20.0, publish_deadline=30.0)
+        one = await fleet.launch(replication_timeout=20.0, publish_timeout=30.0)
         os.kill(replica.pid, signal.SIGSTOP)
         try:
             patient = asyncio.ensure_future(
@@ -304,7 +304,7 @@ async def test_a_replica_is_no_primary(pair: tuple[RedisServer, RedisServer]) ->
     primary, replica = pair
     await eventually(lambda: following(primary))
     async with Fleet(replica.url) as fleet:
-        one = await fleet.launch(start_deadline=0.0)
+        one = await fleet.launch(start_timeout=0.0)
         await refuses(one, "its primary has moved")
         replica.execute("REPLICAOF", "NO", "ONE")
         await eventually(one.broker.ready)

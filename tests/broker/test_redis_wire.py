@@ -16,7 +16,7 @@ async def test_a_call_over_a_connection_that_is_closed_already_fails_as_any_othe
         async with Fleet(server.url) as fleet:
             broker = (await fleet.launch()).broker
             await publish(broker, "c", "before")
-            wire = broker._shards[0]._publishes._wire  # noqa: SLF001 (by no other way can it end just now)
+            wire = broker._shards[0].connections.publishes._connection  # noqa: SLF001 (by no other way can it end just now)
             wire._connection._writer.transport.abort()  # noqa: SLF001
             with pytest.raises(BrokerUnavailable, match="connection"):
                 await publish(broker, "c", "lost")

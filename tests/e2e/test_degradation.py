@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.membership.lease import MARGIN
+from gateway.broker.redis.membership.lease import TTL_SHARE
 from tests.broker.redis_server import RedisServer, serving
 from tests.e2e.gateway import publish
 from tests.e2e.outages import is_unavailable, logged, node, ready, refused, unready, until
@@ -62,7 +62,7 @@ async def test_redis_back_after_its_absence_is_found_within_two_seconds(
             seconds, microseconds = redis.execute("TIME")
             await ready(gateway)
             ((_, end),) = redis.execute("ZRANGE", KEYS.nodes, 0, -1, "WITHSCORES")
-            taken = int(end) - lease * MARGIN * 1000
+            taken = int(end) - lease * TTL_SHARE * 1000
             took.append(taken - (int(seconds) * 1000 + int(microseconds) / 1000))
             if took[-1] <= 2_000:
                 break

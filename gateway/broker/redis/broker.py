@@ -64,20 +64,20 @@ class RedisBroker:
         *,
         cluster: bool = False,
         on_error: Callable[[BaseException], None] | None = None,
-        on_news: Callable[[int, Notice], None] = lambda _, __: None,
+        on_notice: Callable[[int, Notice], None] = lambda _, __: None,
         wall_clock: Clock = wall,
     ) -> None:
         """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
 
-        *on_news* hears the number of a shard and what happened to it.
+        *on_notice* hears the number of a shard and what happened to it.
         """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
-        self._servers = [each if isinstance(each, Server) else Server.named(each) for each in servers]
+        self._servers = [each if isinstance(each, Server) else Server.from_url(each) for each in servers]
         self._cluster = cluster
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or _report)
-        self._on_news = on_news
+        self._on_notice = on_notice
         self._wall = wall_clock
         self._node: LocalNode | None = None
         self._shards: list[Shard] = []
@@ -89,28 +89,28 @@ class RedisBroker:
         options = self._options
         count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
         keys = [Keys(options.prefix, number, cluster=self._cluster) for number in range(count)]
-        where = primary_locators(self._servers, [each.base for each in keys], cluster=self._cluster)
-        membership = LayoutCheck()
+        locators = primary_locators(self._servers, [each.base for each in keys], cluster=self._cluster)
+        layout_check = LayoutCheck()
         self._shards = [
             Shard(
-                place,
+                locator,
                 own,
-                self._layout(number),
                 node,
                 options,
                 self._tasks,
-                self._wall,
-                membership,
-                partial(self._on_news, number),
+                layout=self._layout(number),
+                layout_check=layout_check,
+                wall_clock=self._wall,
+                on_notice=partial(self._on_notice, number),
             )
-            for number, (place, own) in enumerate(zip(where, keys, strict=True))
+            for number, (locator, own) in enumerate(zip(locators, keys, strict=True))
         ]
-        for place in set(where):
-            self._tasks.spawn(place.watch())
+        for locator in set(locators):
+            self._tasks.spawn(locator.watch_failovers())
         for shard in self._shards:
             shard.start()
-        waiting = [self._tasks.spawn(shard.lease.established()) for shard in self._shards]
-        _, late = await asyncio.wait(waiting, timeout=self._options.start_deadline)
+        waiting = [self._tasks.spawn(shard.lease.wait_until_held()) for shard in self._shards]
+        _, late = await asyncio.wait(waiting, timeout=self._options.start_timeout)
         for task in late:
             task.cancel()
 
@@ -123,7 +123,7 @@ class RedisBroker:
 
     def ready(self) -> bool:
         """Return whether publishes are taken now: by one server at least, where there are several."""
-        return any(shard.contact.serving for shard in self._shards)
+        return any(shard.health.available for shard in self._shards)
 
     # ------------------------------------------------------------ streams
 
@@ -167,20 +167,20 @@ class RedisBroker:
 
     async def join(self, channel: str, member: Member) -> None:
         """Add *member*; it leaves with this node's lease at the latest."""
-        await self._shard(channel).rosters.join(channel, member)
+        await self._shard(channel).presence.join(channel, member)
 
     async def leave(self, channel: str, connection: str) -> None:
         """Remove the member: now, or as soon as Redis can be told."""
         if self._shards:
-            await self._shard(channel).rosters.leave(channel, connection)
+            await self._shard(channel).presence.leave(channel, connection)
 
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*."""
-        return await self._shard(channel).rosters.presence(channel)
+        return await self._shard(channel).presence.presence(channel)
 
     async def count(self, channel: str) -> PresenceCount:
         """Return how many are in *channel*; Redis looks at none of them for that."""
-        return await self._shard(channel).rosters.count(channel)
+        return await self._shard(channel).presence.count(channel)
 
     # ------------------------------------------------------------ directory
 
@@ -196,13 +196,13 @@ class RedisBroker:
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
-        elsewhere = await self._shard(personal(user)).directory.connections(user)
+        elsewhere = await self._shard(personal(user)).lookups.connections(user)
         every = [*self._serving().connections(user), *elsewhere.items]
         return LookupResult(sorted(every, key=lambda each: (each.since, each.connection)), elsewhere.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Hand *command* to every node where that user is connected."""
-        await self._shard(personal(command.user)).directory.send_user_command(command)
+        await self._shard(personal(command.user)).lookups.send_user_command(command)
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
@@ -230,7 +230,7 @@ class RedisBroker:
         error: GatewayError | None = None
         for shard in self._shards:
             try:
-                others = await shard.directory.nodes(shard.lease.past)
+                others = await shard.lookups.nodes(shard.lease.past_incarnations)
             except GatewayError as failed:
                 error = failed
                 continue
@@ -274,7 +274,7 @@ class RedisBroker:
         shards = [(number, shard) for number, shard in enumerate(self._shards) if number not in lost]
         answers = await asyncio.gather(
             *(
-                self._told(shard.directory.subscribed_channels(prefix, after=after, limit=limit))
+                self._told(shard.lookups.subscribed_channels(prefix, after=after, limit=limit))
                 for _, shard in shards
             )
         )

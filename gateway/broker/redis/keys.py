@@ -1,4 +1,4 @@
-"""The names of what a broker keeps in Redis: pure."""
+"""The names of all keys in Redis. docs/redis.md#what-is-in-it says what each of them holds."""
 
 from __future__ import annotations
 
@@ -6,85 +6,89 @@ from zlib import crc32
 
 
 def shard_of(name: str, shards: int) -> int:
-    """Return the shard of a channel or of an interest in a user.
+    """Return the shard of *name*, a channel or a user's route (`=ann`), out of so many *shards*.
 
-    `@ann` and `=ann`, a user's personal channel and its connections, are of one shard.
+    `@ann`, a user's personal channel, and `=ann`, the route of the user's connections, are on one shard.
     """
     stem = name[1:] if name[:1] in ("@", "=") else name
     return crc32(stem.encode()) % shards
 
 
 class Keys:
-    """The keys of one shard; their hash tag keeps them in one slot of a Cluster."""
+    """The keys of one shard; their common hash tag keeps them in one slot of a Cluster.
+
+    Attributes are whole keys or, where their name ends in `_prefix`, beginnings of keys.
+    """
 
     __slots__ = (
         "base",
         "beats",
-        "figures",
-        "inboxes",
+        "inbox_prefix",
         "layout",
-        "members_of",
-        "names",
+        "members_prefix",
+        "node_members_prefix",
+        "node_records",
         "nodes",
-        "routes",
-        "said",
+        "route_prefix",
+        "routed_names",
         "state",
-        "who_of",
+        "user_commands",
     )
 
     def __init__(self, prefix: str, shard: int, *, cluster: bool = False) -> None:
-        """Name the keys of *shard*; in a *cluster* none is outside of its slot."""
+        """Name the keys of *shard*; in a *cluster* even the layout has to be in the shard's slot."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
-        """`e`: the epoch; `n`: how many members there ever were; `gone:<node>`: it was cleaned up after."""
+        """Hash. `e`: the epoch; `n`: how many members ever joined; `gone:<node>`: that node was reaped."""
         self.layout = f"{self.base}layout" if cluster else f"{prefix}:layout"
-        """Which servers and shards the nodes that run have: two that differ would not hear each other."""
+        """String: servers and shards of the running nodes; nodes that differ would not reach each other."""
         self.nodes = f"{self.base}nodes"
-        """When each node's lease ends, in Unix ms by Redis' clock; 0: it is being cleaned up after."""
-        self.figures = f"{self.base}figures"
+        """Sorted set: when each node's lease ends, in Unix ms by Redis' clock; 0: it is being reaped."""
+        self.node_records = f"{self.base}figures"
+        """Hash: what each node reports about itself."""
         self.beats = f"{self.base}beats"
-        """How much each node has written; it alone counts it up, so that a lower count means lost writes."""
-        self.names = f"{self.base}names"
-        """Every routed channel, by name."""
-        self.said = f"{self.base}said"
-        """What users' connections were told to do, for nodes that were not there to hear it."""
-        self.routes = f"{self.base}route:"
-        self.inboxes = f"{self.base}in:"
-        self.who_of = f"{self.base}who:"
-        self.members_of = f"{self.base}pn:"
+        """Hash: how much each node has written, counted by that node alone: a lower beat is a lost write."""
+        self.routed_names = f"{self.base}names"
+        """Sorted set: every routed channel, by name."""
+        self.user_commands = f"{self.base}said"
+        """Stream: commands for users' connections, for nodes that could not receive them at the time."""
+        self.route_prefix = f"{self.base}route:"
+        self.inbox_prefix = f"{self.base}in:"
+        self.members_prefix = f"{self.base}who:"
+        self.node_members_prefix = f"{self.base}pn:"
 
     def meta(self, channel: str) -> str:
-        """Where the channel stands."""
+        """Hash: the position of *channel*."""
         return f"{self.base}meta:{channel}"
 
     def log(self, channel: str) -> str:
-        """Its history."""
+        """Stream: the history of *channel*."""
         return f"{self.base}log:{channel}"
 
     def route(self, name: str) -> str:
-        """The nodes that want what is said there."""
-        return self.routes + name
+        """Set: the nodes that get what is published to *name*."""
+        return self.route_prefix + name
 
-    def who(self, channel: str) -> str:
-        """Its members."""
-        return self.who_of + channel
+    def members(self, channel: str) -> str:
+        """Hash: the members of *channel*."""
+        return self.members_prefix + channel
 
-    def users(self, channel: str) -> str:
-        """How many connections each user has there; no channel's name has a newline."""
-        return f"{self.who(channel)}\nusers"
+    def user_counts(self, channel: str) -> str:
+        """Hash: how many connections each user has in *channel*; no channel's name has a newline."""
+        return f"{self.members(channel)}\nusers"
 
-    def key(self, channel: str, key: str) -> str:
-        """What a publish with that idempotency key was answered; no channel's name has a newline."""
+    def receipt(self, channel: str, key: str) -> str:
+        """String: the answer to the publish with that idempotency key; no channel's name has a newline."""
         return f"{self.base}key:{channel}\n{key}"
 
     def inbox(self, node: str) -> str:
-        """What waits for *node*."""
-        return self.inboxes + node
+        """Stream: what *node* has to read."""
+        return self.inbox_prefix + node
 
-    def of(self, node: str) -> str:
-        """What *node* is routed for."""
+    def node_routes(self, node: str) -> str:
+        """Set: the names that *node* is routed for."""
         return f"{self.base}of:{node}"
 
-    def members(self, node: str) -> str:
-        """The members that live on *node*."""
-        return self.members_of + node
+    def node_members(self, node: str) -> str:
+        """Set: the members that are connected to *node*."""
+        return self.node_members_prefix + node

@@ -1,4 +1,4 @@
-"""What an operator or a test may set."""
+"""Options of a Redis broker, set by an operator or a test."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from gateway.broker.redis import timeouts
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
-    """Numbers of a Redis broker, times in seconds. Every node of a cluster needs the same, `lease` apart."""
+    """Options of a Redis broker, times in seconds; all nodes need the same, except for `lease`."""
 
     prefix: str = "fanway"
-    """What every key starts with: two clusters share a Redis under two prefixes."""
+    """What every key starts with: clusters can share a Redis under different prefixes."""
     shards_per_server: int = 1
     cluster_shards: int = 12
-    """Shards of a Redis Cluster, whose nodes share them: more than it will ever have primaries."""
+    """Shards on a Redis Cluster, spread over its primaries: more than it will ever have primaries."""
     lease: float = 10.0
-    """For how long a node that says nothing counts as alive."""
+    """How long a node counts as alive after its last renewal."""
     beat: float = 0.0
-    """How often the lease is renewed; 0: three times in one."""
+    """Interval of lease renewals; 0: three per lease."""
     linger: float = 3.0
-    """For how long a channel that nobody here follows any more stays routed: a reload does not flap."""
+    """How long a channel stays routed after its last subscriber left, so that a reload changes no route."""
     key_ttl: float = 300.0
+    """How long an idempotency key is remembered."""
     meta_ttl: float = 3_600.0
-    """For how long an idle channel's position outlives its last message."""
+    """How long an idle channel's position is kept after its last message expired."""
     inbox: int = 100_000
-    """Entries that may wait for a node; one that falls further behind heals from history or is told."""
+    """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap."""
     level: AckLevel = AckLevel.STORED
-    """What a publish waits for that does not say it."""
-    publish_deadline: float = timeouts.PUBLISH
-    resume_deadline: float = timeouts.RESUME
-    presence_deadline: float = timeouts.PRESENCE
-    start_deadline: float = timeouts.START
-    """For how long `start` waits for Redis; without it, the broker starts as well, not ready."""
-    connect_timeout: float = timeouts.CONNECT
-    replication_deadline: float = timeouts.REPLICATION
-    """For how long a publish that is to be replicated waits for that."""
-    block: float = timeouts.BLOCK
-    """For how long one read of an empty inbox waits: how late a half-open connection shows."""
+    """Acknowledgement level of a publish that asks for none."""
+    publish_timeout: float = timeouts.PUBLISH_TIMEOUT_SECONDS
+    resume_timeout: float = timeouts.RESUME_TIMEOUT_SECONDS
+    presence_timeout: float = timeouts.PRESENCE_TIMEOUT_SECONDS
+    start_timeout: float = timeouts.START_TIMEOUT_SECONDS
+    """How long `start` waits for Redis before the broker starts without it, not ready."""
+    connect_timeout: float = timeouts.CONNECT_TIMEOUT_SECONDS
+    replication_timeout: float = timeouts.REPLICATION_TIMEOUT_SECONDS
+    """How long a publish with level `replicated` waits for a replica."""
+    block: float = timeouts.INBOX_BLOCK_SECONDS
+    """How long one read of an empty inbox waits; it bounds how late a half-open connection is detected."""

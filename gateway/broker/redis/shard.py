@@ -1,26 +1,16 @@
-"""One shard: its connections, and everything that speaks over them."""
+"""One shard of a Redis broker: creates and connects everything that works on it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from gateway.broker.base import Envelope, LocalNode
-from gateway.broker.notices import (
-    CallRejected,
-    LeaseLost,
-    NodeReaped,
-    Notice,
-    RedisLost,
-    RedisRestored,
-    RoutesMissing,
-    WritesLost,
-)
+from gateway.broker.notices import LeaseLost, Notice, OnNotice, RedisRestored, WritesLost
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.breaker import Breaker
-from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.connection.pipeline import Pipeline, within
+from gateway.broker.redis.connection.pipeline import wait_for
+from gateway.broker.redis.connection.shard_connections import ShardConnections
 from gateway.broker.redis.connection.topology import PrimaryLocator
 from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
 from gateway.broker.redis.inbox.reader import InboxReader
@@ -28,7 +18,7 @@ from gateway.broker.redis.inbox.route_audit import RouteAudit
 from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.inbox.user_commands import UserCommandLog
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.membership.eviction_check import evicting
+from gateway.broker.redis.membership.eviction_check import check_eviction
 from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.lease import Lease
 from gateway.broker.redis.membership.reaper import Reaper
@@ -37,118 +27,116 @@ from gateway.broker.redis.operations.lookups import Lookups, record_of
 from gateway.broker.redis.operations.presence import PresenceStore
 from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import (
-    BUMP,
-    CLEAR,
-    COUNT,
-    PUBLISH,
-    READ,
-    REAP,
-    RENEW,
-    SCRIPTS,
-    Command,
-    Script,
-)
+from gateway.broker.redis.scripts.registry import CLEAR
 from gateway.clock import Clock, monotonic
 from gateway.tasks import Tasks
 
-REPLICAS = 1
-"""That have a message before it counts as replicated."""
-
 
 class Shard:
-    """One shard of the channels, on one primary."""
+    """One shard of the channels, on one primary; observes its own lease (`LeaseObserver`)."""
 
     def __init__(
         self,
-        place: PrimaryLocator,
+        primary: PrimaryLocator,
         keys: Keys,
-        layout: str,
         node: LocalNode,
         options: RedisOptions,
         tasks: Tasks,
-        wall: Clock,
-        membership: LayoutCheck,
-        news: Callable[[Notice], None],
+        *,
+        layout: str,
+        layout_check: LayoutCheck,
+        wall_clock: Clock,
+        on_notice: OnNotice,
     ) -> None:
-        """Serve *node*; nothing is connected before `start`. Tell *news* what happens."""
-        self._place = place
+        """Serve *node*; nothing is connected before `start`.
+
+        Args:
+            primary: Where the shard is.
+            keys: The keys of the shard.
+            node: Gets what its subscribers are to be delivered.
+            options: The same for all shards of a broker.
+            tasks: Owns the background tasks.
+            layout: The servers and shards of this node, as text.
+            layout_check: Shared by all shards of a broker.
+            wall_clock: Time of messages.
+            on_notice: Gets what an operator should know of.
+        """
+        self.keys = keys
+        self._node = node
         self._options = options
         self._tasks = tasks
-        self._node = node
-        self._news = news
+        self._on_notice = on_notice
         self._closed = False
-        self.keys = keys
-        self.contact = ShardHealth(
+        self._running: list[asyncio.Task[None]] = []
+        self.health = ShardHealth(
             Breaker(),
-            place.doubt,
-            self._told,
-            forgot=lambda: news(WritesLost()),
-            odd=lambda why: news(CallRejected(why)),
-            membership=membership,
+            invalidate_primary=primary.invalidate,
+            layout_error=lambda: layout_check.error,
+            on_notice=self._notify,
         )
-        # Each kind of call has its own connection: a long history delays no publish, and nothing a renewal.
-        self._publishes = self._line(options.publish_deadline, PUBLISH)
-        wait = ("WAIT", REPLICAS, int(options.replication_deadline * 1000))
-        self._replicated = self._line(options.publish_deadline, PUBLISH, last=wait)
-        self._control = self._line(options.resume_deadline, *SCRIPTS)
-        self._reads = self._line(options.resume_deadline, READ, COUNT)
-        renewal = max(timeouts.RENEWAL_LEAST, min(timeouts.RENEWAL_MOST, options.lease / 3))
-        self._leases = self._line(renewal, RENEW, BUMP, REAP, exempt=True)
-        self._lines = (self._publishes, self._replicated, self._control, self._reads, self._leases)
-        self.publisher = Publisher(self._publishes, self._replicated, self.contact, self.keys, options, wall)
-        self.history = HistoryReader(self._reads, self.keys, options)
-        self.rosters = PresenceStore(self._control, self._reads, self.keys, options)
-        self.directory = Lookups(self._control, self.keys, options, node)
-        self.said = UserCommandLog(self._control, self.keys, node, tasks, wall, deliver=self._deliver)
-        self.reaper = Reaper(self._leases, self.keys, options, reaped=lambda node: news(NodeReaped(node)))
+        self.connections = connections = ShardConnections(primary, self.health, options, tasks)
+        control, reads = connections.control, connections.reads
+        self.publisher = Publisher(
+            connections.publishes, connections.replicated_publishes, self.health, keys, options, wall_clock
+        )
+        self.history = HistoryReader(reads, keys, options)
+        self.presence = PresenceStore(control, reads, keys, options)
+        self.lookups = Lookups(control, keys, options, node)
+        self.user_commands = UserCommandLog(control, keys, node, tasks, wall_clock, deliver=self._deliver)
+        self.reaper = Reaper(connections.leases, keys, options, on_notice=self._notify)
         self.lease = Lease(
-            self._leases,
-            self.keys,
-            self.contact,
+            connections.leases,
+            keys,
+            self.health,
             self.reaper,
             options,
-            name=_printable(node.record().node),
+            layout_check,
+            self,
+            name=_without_blanks(node.record().node),
             layout=layout,
             record=lambda: record_of(node),
-            begun=self._begun,
-            renewed=self._renewed,
-            report=tasks.report,
+            on_error=tasks.report,
             clock=monotonic,
         )
         self.routes = Routes(
-            self._control,
-            self.keys,
+            control,
+            keys,
             options,
             tasks,
-            node=lambda: self.lease.node,
+            node=self._incarnation,
             clock=monotonic,
-            missed=self.said.missed,
+            missed=self.user_commands.missed,
         )
-        self.rounds = RouteAudit(
-            self._control,
-            self.keys,
+        self.route_audit = RouteAudit(
+            control,
+            keys,
             options,
             tasks,
             self.routes,
-            node=lambda: self.lease.node,
-            every=self.lease.every,
-            gone=lambda routes: news(RoutesMissing(routes)),
+            node=self._incarnation,
+            every=self.lease.renewal_interval,
+            on_notice=self._notify,
         )
-        self.intake = InboxDispatcher(
-            self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._hear
+        self.dispatcher = InboxDispatcher(
+            self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._receive
         )
         self.reader = InboxReader(
-            self._wire(), self.routes, self.keys, options, tasks, self.contact, self.lease, self.intake
+            connections.connection(),
+            self.routes,
+            keys,
+            options,
+            tasks,
+            self.health,
+            self.lease,
+            self.dispatcher,
         )
-        self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Connect, and stay connected, in the background."""
         self._running = [self._tasks.spawn(self.lease.run())]
 
     async def close(self) -> None:
-        """Give everything up; nothing is delivered from now on."""
+        """Release the lease and close all connections; nothing is delivered from now on."""
         self._closed = True
         for task in self._running:
             task.cancel()
@@ -156,106 +144,105 @@ class Shard:
             await asyncio.wait(self._running)
         await self.reader.close()
         try:
-            async with asyncio.timeout(timeouts.CLOSING):
-                await self.lease.retire()
+            async with asyncio.timeout(timeouts.LEASE_RELEASE_TIMEOUT_SECONDS):
+                await self.lease.release()
         except TimeoutError:
             pass
-        self.contact.close()
-        for line in self._lines:
-            await line.close()
+        self.health.close()
+        await self.connections.close()
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*; who follows it hears of that."""
+        """Clear the history of *channel*; its subscribers get a `HistoryCleared`."""
         keys = self.keys
         command = CLEAR(
-            [keys.state, keys.log(channel), keys.route(channel)], keys.inboxes, self._options.inbox, channel
+            [keys.state, keys.log(channel), keys.route(channel)],
+            keys.inbox_prefix,
+            self._options.inbox,
+            channel,
         )
-        await within(self._control.call(command), self._options.publish_deadline)
+        await wait_for(self.connections.control.call(command), self._options.publish_timeout)
 
     def statistics(self) -> dict[str, int]:
-        """Return counters and sizes."""
-        lines = self._lines
+        """Return counters and sizes, by the names of docs/operations.md#metrics-of-the-redis-broker."""
+        connections = self.connections.statistics()
         return {
-            "up": int(self.contact.serving),
+            "up": int(self.health.available),
             "leases": int(self.lease.held),
-            "breakers_open": int(not self.contact.breaker.closed),
+            "breakers_open": int(not self.health.breaker.closed),
             "published": self.publisher.published,
             "replayed": self.publisher.replayed,
             "retried": self.publisher.retried,
             "channels": len(self.routes.followed),
             "entries": self.reader.entries,
-            "healed": self.intake.healed,
-            "mended": self.rounds.mended,
-            "gaps": self.intake.gaps,
+            "healed": self.dispatcher.healed,
+            "mended": self.route_audit.mended,
+            "gaps": self.dispatcher.gaps,
             "inbox": self.reader.unread,
             "reads": self.history.reads,
             "reads_shared": self.history.shared,
             "incarnations": self.lease.incarnations,
             "resets": self.lease.resets,
-            "reaped": self.reaper.count,
-            "breaker_opened": self.contact.breaker.opened,
-            "calls": sum(line.calls for line in lines),
-            "trips": sum(line.trips for line in lines),
-            "failures": sum(line.failures for line in lines) + self.reader.failures,
-            "waiting": sum(line.statistics()["waiting"] for line in lines),
+            "reaped": self.reaper.expired_nodes_reaped,
+            "breaker_opened": self.health.breaker.times_opened,
+            **connections,
+            "failures": connections["failures"] + self.reader.failures,
         }
+
+    # ------------------------------------------------------------ LeaseObserver
+
+    def incarnation_started(self, incarnation: str, *, lease_expired: bool) -> None:
+        """Switch to the inbox of *incarnation*, and register every route and member again under its id."""
+        if lease_expired:
+            self._notify(LeaseLost())
+        self._tasks.spawn(self._check_eviction())
+        self.lookups.incarnation = self.presence.node = incarnation
+        self.reader.switch(incarnation)
+        self.routes.reroute()
+        # If only Redis lost the members, no other node was told that they left.
+        self._tasks.spawn(self.presence.rejoin(announce=lease_expired))
+
+    def lease_renewed(self) -> None:
+        """Send again what Redis has not received: routes, members, leaves, users' commands."""
+        self.routes.settle()
+        self.route_audit.go_on()
+        self.presence.settle()
+        if self.health.connected:  # otherwise the inbox cannot be read
+            self.user_commands.settle(self.lease.renewed_at_ms)
+
+    def writes_lost(self) -> None:
+        """Notify of it; the new epoch makes subscribers get their gaps."""
+        self._notify(WritesLost())
 
     # ------------------------------------------------------------ inside
 
-    def _wire(self, *scripts: Script, watchful: bool = False) -> RedisConnection:
-        timeout = self._options.connect_timeout
-        return RedisConnection(self._place, connect_timeout=timeout, scripts=scripts, watchful=watchful)
-
-    def _line(
-        self, deadline: float, *scripts: Script, exempt: bool = False, last: Command | None = None
-    ) -> Pipeline:
-        # It is the lease that must not go on with a primary that others have given up.
-        wire = self._wire(*scripts, watchful=exempt)
-        return Pipeline(wire, self.contact, self._tasks, patience=deadline, exempt=exempt, last=last)
+    def _incarnation(self) -> str:
+        return self.lease.incarnation
 
     def _deliver(self, envelope: Envelope) -> None:
         if not self._closed:
             self._node.deliver(envelope)
 
-    def _begun(self, node: str, missed: bool) -> None:  # noqa: FBT001 (a callback's arguments)
-        """Go on under another id: another inbox, everything routed and everybody present again."""
-        if missed:
-            self._news(LeaseLost())
-        self._tasks.spawn(self._look_at_eviction())
-        self.directory.incarnation = self.rosters.node = node
-        self.reader.switch(node)
-        self.routes.reroute()
-        # Where Redis has only lost its members, nobody was told that they left.
-        self._tasks.spawn(self.rosters.rejoin(announce=missed))
-
-    def _told(self, why: str | None) -> None:
-        self._news(RedisRestored() if why is None else RedisLost(why))
-        if why is None:  # perhaps it is another Redis, with settings of its own
-            self._tasks.spawn(self._look_at_eviction())
-
-    async def _look_at_eviction(self) -> None:
-        news = await evicting(self._wire(), self._options.resume_deadline)
-        if news is not None:
-            self._news(news)
-
-    def _hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
-        """Take what stands in the inbox and is of no channel."""
+    def _receive(self, kind: bytes, head: list[bytes], body: bytes) -> None:
+        """Receive an inbox entry that belongs to no channel."""
         if kind == b"i":
-            self.said.hear(head, body)
+            self.user_commands.hear(head, body)
         else:
-            self.directory.hear(kind, head, body)
+            self.lookups.hear(kind, head, body)
 
-    def _renewed(self) -> None:
-        self.routes.settle()
-        self.rounds.go_on()
-        self.rosters.settle()
-        if self.contact.up:  # else the inbox cannot be read
-            self.said.settle(self.lease.now)
+    def _notify(self, notice: Notice) -> None:
+        self._on_notice(notice)
+        if isinstance(notice, RedisRestored):  # perhaps it is another Redis, with other settings
+            self._tasks.spawn(self._check_eviction())
+
+    async def _check_eviction(self) -> None:
+        notice = await check_eviction(self.connections.connection(), self._options.resume_timeout)
+        if notice is not None:
+            self._notify(notice)
 
     def __repr__(self) -> str:
-        return f"<Shard {self.keys.base} {self.contact}>"
+        return f"<Shard {self.keys.base} {self.health}>"
 
 
-def _printable(name: str) -> str:
-    """Return *name* without what parts the words of an entry."""
+def _without_blanks(name: str) -> str:
+    """Return *name* without blanks, which separate the words of an inbox entry."""
     return "_".join(name.split()) or "node"

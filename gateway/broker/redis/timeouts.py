@@ -1,81 +1,87 @@
-"""How long we wait for Redis, when we ask again, and when we stop asking: all such numbers, in seconds.
+"""Timeouts, retry delays and breaker limits of the Redis broker, in seconds unless the name says otherwise.
 
-Retries happen at one layer: a publish under an idempotency key is made again, once, by `publisher`. What
-else fails is told to its caller at once. What Redis has to hear in any case (routes, members, leaves) it
-hears with a later renewal of the lease; `faults` says what each kind of error means (DESIGN section 6).
+Retries happen at one layer only: `operations/publisher.py` retries a publish once, and only if it has an
+idempotency key. Any other failed call is reported to its caller at once. What Redis has to learn in any case
+(routes, members, leaves) is sent again with a later lease renewal. `connection/error_table.py` says how each
+kind of error is handled; docs/redis.md#when-something-fails says what clients see of it.
 """
 
 from __future__ import annotations
 
-# ---------------------------------------------------------------- deadlines
+# ---------------------------------------------------------------- timeouts of calls
 
-PUBLISH = 2.0
-RESUME = 3.0
-"""For a subscribe, and for what is read of a history."""
-PRESENCE = 1.0
-"""For presence, and for what the cluster is asked about users and channels."""
-REPLICATION = 0.1
-"""For a replica that is to have a message, once the primary has it."""
-COARSE = 0.05
-"""By which a publish may outlive its deadline: one timer looks after all that wait, and a pipeline that ends
-with it, of which the breaker hears, ends first."""
-RENEWAL_LEAST, RENEWAL_MOST = 0.5, 2.0
-"""For a renewal of the lease: a third of the lease, between these. A Redis as slow as a publish may be is not
-lost."""
-CONNECT = 1.5
-"""For a connection, the search for the primary and the loading of scripts included: four round trips."""
-BLOCK = 1.0
-"""For which one read of an empty inbox waits ..."""
-GRACE = 1.0
-"""... and what Redis may take beyond that: how late a half-open connection shows."""
-START = 1.0
-"""For Redis, before a node goes on without it, not ready."""
-CLOSING = 1.0
-"""For giving up the lease when a node ends."""
-SENTINEL = 0.25
-"""For the sentinels, or for one node of a Cluster before another is asked, to tell where the primary is."""
-SECOND_OPINION = 0.05
-"""For other sentinels, once one has told: it may not have heard yet of a failover that they know of."""
+PUBLISH_TIMEOUT_SECONDS = 2.0
+RESUME_TIMEOUT_SECONDS = 3.0
+"""For a subscribe and for a history read."""
+PRESENCE_TIMEOUT_SECONDS = 1.0
+"""For presence, and for lookups of users, channels and nodes."""
+REPLICATION_TIMEOUT_SECONDS = 0.1
+"""For a replica to acknowledge a message, once the primary has stored it."""
+DEADLINE_TIMER_SLACK_SECONDS = 0.05
+"""By how much a call may outlive its deadline. One timer serves all waiting calls; a pipeline whose own
+timeout ends at the same moment, and which the breaker has to count, ends first."""
+RENEWAL_TIMEOUT_MIN_SECONDS, RENEWAL_TIMEOUT_MAX_SECONDS = 0.5, 2.0
+"""For a lease renewal: a third of the lease, between these bounds. A Redis that is as slow as a publish may
+be does not count as lost."""
+CONNECT_TIMEOUT_SECONDS = 1.5
+"""For a new connection, including finding the primary and loading the scripts: four round trips."""
+INBOX_BLOCK_SECONDS = 1.0
+"""`BLOCK` of one XREAD of an empty inbox."""
+INBOX_BLOCK_GRACE_SECONDS = 1.0
+"""How much later than `INBOX_BLOCK_SECONDS` that XREAD may be answered: the sum is how late a half-open
+connection is detected."""
+START_TIMEOUT_SECONDS = 1.0
+"""How long a starting node waits for Redis before it goes on without it, not ready."""
+LEASE_RELEASE_TIMEOUT_SECONDS = 1.0
+"""For releasing the lease when a node ends."""
+PRIMARY_LOOKUP_TIMEOUT_SECONDS = 0.25
+"""For a sentinel, or a node of a Cluster, to say where the primary is; then the next one is asked."""
+SENTINEL_CONFIRM_SECONDS = 0.05
+"""How long to wait for further sentinels once one has answered: it may not know of a failover that they know
+of."""
 
-# ---------------------------------------------------------------- asking again
+# ---------------------------------------------------------------- retries
 
-BUDGET = 0.1
-"""Of all publishes, the part that may be made again."""
-CREDIT = 10.0
+PUBLISH_RETRY_RATIO = 0.1
+"""Share of all publishes that may be retried."""
+PUBLISH_RETRY_CREDIT_MAX = 10.0
 """Retries that may be saved up."""
-JITTER = 0.1
-"""Within which a publish is made again, anywhere: full jitter."""
-RECONNECT = 0.2
-"""Between two attempts to reach a Redis that is not there, about: each is one renewal of one lease."""
-RENEW = 0.02
-"""Between two renewals at least, however often something goes wrong."""
-QUICK = 0.3
-"""Within which a renewal fails because its connection was closed, not because nobody answers: then it is made
-again at once."""
-READ = 0.1
-"""Until a failed read of the inbox, or of a history that heals a hole, is made again, about."""
-DEAF = 3.0
-"""For which reading the inbox may fail; then a node is out of contact, though it may hold its lease."""
-LISTEN = 0.5
-"""Until another sentinel is listened to when one is gone."""
-RECHECK = 5.0
-"""After which sentinels are asked again though nothing seems wrong: the primary that this node reaches may be
-one that the others have given up."""
-UNKNOWN = 1.0
-"""After which they are asked again where none of them knew."""
+PUBLISH_RETRY_JITTER_SECONDS = 0.1
+"""A publish is retried after a random delay below this: full jitter."""
+RECONNECT_SECONDS = 0.2
+"""Mean delay between two attempts to reach a Redis that is down; each attempt is one lease renewal."""
+RENEWAL_MIN_INTERVAL_SECONDS = 0.02
+"""Minimum time between two lease renewals, however often a failure asks for one."""
+RENEWAL_RETRY_WINDOW_SECONDS = 0.3
+"""A renewal that fails within this time failed because its connection was closed, not because nobody answers:
+it is retried at once."""
+INBOX_READ_RETRY_SECONDS = 0.1
+"""Mean delay before a failed read of the inbox, or of a history that fills a gap, is retried."""
+INBOX_UNREADABLE_SECONDS = 3.0
+"""How long reads of the inbox may fail before the shard counts as unavailable, even while the lease is
+held."""
+SENTINEL_RESUBSCRIBE_SECONDS = 0.5
+"""Delay before subscribing to the next sentinel when the connection to one is lost."""
+SENTINEL_RECHECK_SECONDS = 5.0
+"""Interval at which sentinels are asked again while nothing fails: the primary that this node reaches may be
+one that the other nodes have given up."""
+SENTINEL_SILENT_RECHECK_SECONDS = 1.0
+"""Interval at which they are asked again when no sentinel knew the primary."""
 
 # ---------------------------------------------------------------- the breaker, one per shard
 
-TIMEOUTS = 5
-"""In a row, and it opens: what hangs is not asked again."""
-WINDOW = 10
-"""Over which failures are counted, in as many buckets."""
-CALLS = 20
-"""In a window, of which half have to fail to open it; the failures of fewer say nothing."""
-FIRST, LONGEST = 1.0, 10.0
-"""For which it stays open: doubling, each ±20 %, so that nodes do not come back together."""
+BREAKER_TIMEOUTS_IN_A_ROW = 5
+"""So many timeouts in a row open the breaker: a Redis that hangs is not asked again."""
+BREAKER_WINDOW_SECONDS = 10
+"""Failures are counted over this window, in buckets of one second."""
+BREAKER_MIN_CALLS = 20
+"""Calls in the window below which the share of failures is not judged; from here on, half of them open the
+breaker."""
+BREAKER_OPEN_SECONDS, BREAKER_OPEN_MAX_SECONDS = 1.0, 10.0
+"""How long it stays open: from the first to the second, doubling each time, ±20 % so that nodes do not return
+together."""
 
 
-def some(seconds: float, chance: float) -> float:
-    """Return about *seconds*, ±50 %; *chance* is 0 … 1."""
-    return seconds * (0.5 + chance)
+def jittered(seconds: float, random: float) -> float:
+    """Return *seconds* ±50 %, chosen by *random* (0 … 1)."""
+    return seconds * (0.5 + random)

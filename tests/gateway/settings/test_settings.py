@@ -291,7 +291,7 @@ URL_FAULTS = [
     ("redis://h:99999/0", "redis://h:99999", NO_PORT),
     ("redis://h:0", "redis://h:0", NO_PORT),
     ("redis://h:", "redis://h:***", NO_PORT),
-    ("redis://[::g]:1", "redis://[::g]:1", "what stands in brackets is no IPv6 address; write [::1]:6379"),
+    ("redis://[::g]:1", "redis://[::g]:1", "what is in brackets is not an IPv6 address; write [::1]:6379"),
     ("redis://[::1/0", "redis://[::1", NO_PORT),
     ("redis://", "redis://", "a host is missing; write host or host:port"),
     ("redis://a,b", "redis://a,b", "names several hosts; list a URL for each in broker.urls"),

@@ -1,4 +1,7 @@
-"""When to stop asking a Redis that does not answer: a state machine, pure; time and chance are arguments."""
+"""Circuit breaker: when to stop calling a Redis that does not answer. Pure: clock and randomness are given.
+
+The limits are in `timeouts.py`; docs/redis.md#when-something-fails says what clients see.
+"""
 
 from __future__ import annotations
 
@@ -6,71 +9,92 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from gateway.broker.redis.timeouts import CALLS, FIRST, LONGEST, TIMEOUTS, WINDOW
+from gateway.broker.redis.timeouts import (
+    BREAKER_MIN_CALLS,
+    BREAKER_OPEN_MAX_SECONDS,
+    BREAKER_OPEN_SECONDS,
+    BREAKER_TIMEOUTS_IN_A_ROW,
+    BREAKER_WINDOW_SECONDS,
+)
 from gateway.clock import Clock, monotonic
 
 
 class Breaker:
-    """Closed: every call goes. Open: none. Half-open: one, which decides."""
+    """Closed: every call is allowed. Open: none. Half-open: one probe call, whose outcome decides."""
 
-    __slots__ = ("_buckets", "_chance", "_clock", "_open_for", "_probing", "_timeouts", "_until", "opened")
+    __slots__ = (
+        "_buckets",
+        "_clock",
+        "_open_for",
+        "_open_until",
+        "_probing",
+        "_random",
+        "_timeouts_in_a_row",
+        "times_opened",
+    )
 
-    def __init__(self, clock: Clock = monotonic, chance: Callable[[], float] = random.random) -> None:
-        """Draw jitter from *chance*, which returns 0 … 1."""
+    def __init__(self, clock: Clock = monotonic, random: Callable[[], float] = random.random) -> None:
+        """Create a closed breaker. *random* returns 0 … 1 and jitters how long it stays open."""
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._buckets: deque[list[int]] = deque()
-        """Second, calls, failures; the oldest first."""
-        self._timeouts = 0
+        """`[second, calls, failures]` for each second of the window, oldest first."""
+        self._timeouts_in_a_row = 0
         self._open_for = 0.0
-        self._until: float | None = None
+        self._open_until: float | None = None
         self._probing = False
-        self.opened = 0
-        """How often it has opened."""
+        self.times_opened = 0
 
     @property
     def closed(self) -> bool:
-        """Whether every call goes."""
-        return self._until is None
+        """Whether every call is allowed."""
+        return self._open_until is None
 
     @property
-    def waits(self) -> float:
-        """Seconds until the next call is let through; 0 where one would be now."""
-        return 0.0 if self._until is None else max(0.0, self._until - self._clock())
+    def seconds_until_probe(self) -> float:
+        """Seconds until the next call is allowed; 0 if one is allowed now."""
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
 
-    def admit(self) -> bool:
-        """Return whether a call may go; half-open, that is one, and another when its outcome stays out."""
-        if self._until is None:
+    def allow_call(self) -> bool:
+        """Return whether a call may be made now.
+
+        When half-open, that call is the probe; another probe is allowed `BREAKER_OPEN_SECONDS` later if the
+        outcome of this one is never recorded.
+        """
+        if self._open_until is None:
             return True
         now = self._clock()
-        if now < self._until:
+        if now < self._open_until:
             return False
         self._probing = True
-        self._until = now + FIRST
+        self._open_until = now + BREAKER_OPEN_SECONDS
         return True
 
-    def succeeded(self, calls: int = 1) -> None:
-        """Hear that *calls* were answered."""
-        self._timeouts = 0
-        if self._until is None:
+    def record_success(self, calls: int = 1) -> None:
+        """Count *calls* that were answered; close if one was the probe."""
+        self._timeouts_in_a_row = 0
+        if self._open_until is None:
             self._count(calls, 0)
         elif self._probing:
             self.reset()
 
-    def failed(self, calls: int = 1, *, timeout: bool = False) -> None:
-        """Hear that *calls* were not answered; *timeout* where nothing came in time."""
-        if self._until is not None:
+    def record_failure(self, calls: int = 1, *, timeout: bool = False) -> None:
+        """Count *calls* that failed, *timeout*: because no answer came in time. Open if that is too many."""
+        if self._open_until is not None:
             if self._probing:
                 self._open()
             return
-        self._timeouts = self._timeouts + calls if timeout else 0
-        made, failures = self._count(calls, calls)
-        if self._timeouts >= TIMEOUTS or (made >= CALLS and 2 * failures >= made):
+        self._timeouts_in_a_row = self._timeouts_in_a_row + calls if timeout else 0
+        made, failed = self._count(calls, calls)
+        if self._timeouts_in_a_row >= BREAKER_TIMEOUTS_IN_A_ROW or (
+            made >= BREAKER_MIN_CALLS and 2 * failed >= made
+        ):
             self._open()
 
     def _count(self, calls: int, failures: int) -> tuple[int, int]:
+        """Add to the present second; return calls and failures of the window, (0, 0) where nothing failed."""
         second = int(self._clock())
-        while self._buckets and self._buckets[0][0] <= second - WINDOW:
+        while self._buckets and self._buckets[0][0] <= second - BREAKER_WINDOW_SECONDS:
             self._buckets.popleft()
         if not self._buckets or self._buckets[-1][0] != second:
             self._buckets.append([second, 0, 0])
@@ -81,15 +105,17 @@ class Breaker:
         return sum(bucket[1] for bucket in self._buckets), sum(bucket[2] for bucket in self._buckets)
 
     def _open(self) -> None:
-        self._open_for = min(LONGEST, 2 * self._open_for) if self._open_for else FIRST
-        self._until = self._clock() + self._open_for * (0.8 + 0.4 * self._chance())
+        self._open_for = (
+            min(BREAKER_OPEN_MAX_SECONDS, 2 * self._open_for) if self._open_for else BREAKER_OPEN_SECONDS
+        )
+        self._open_until = self._clock() + self._open_for * (0.8 + 0.4 * self._random())
         self._probing = False
-        self.opened += 1
+        self.times_opened += 1
 
     def reset(self) -> None:
-        """Close: it is known by other means that Redis is back."""
-        self._until, self._open_for, self._timeouts, self._probing = None, 0.0, 0, False
+        """Close: a lease renewal has shown that Redis is back."""
+        self._open_until, self._open_for, self._timeouts_in_a_row, self._probing = None, 0.0, 0, False
         self._buckets.clear()
 
     def __repr__(self) -> str:
-        return "<Breaker closed>" if self.closed else f"<Breaker open for {self.waits:.1f} s>"
+        return "<Breaker closed>" if self.closed else f"<Breaker open for {self.seconds_until_probe:.1f} s>"

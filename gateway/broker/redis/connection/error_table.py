@@ -1,4 +1,7 @@
-"""What each of Redis' errors means for us: one table."""
+"""What is done about each error of Redis: one table, from the error's first word to an `ErrorRule`.
+
+docs/redis.md#when-something-fails says what clients and operators see of them.
+"""
 
 from __future__ import annotations
 
@@ -10,76 +13,82 @@ from redis import exceptions
 
 from gateway.errors import BrokerFull, BrokerUnavailable, GatewayError
 
-_LONGEST = 400
-"""Characters of an error that are repeated: a line for each of several sentinels is among them."""
+_DETAILS_MAX_CHARACTERS = 400
+"""How much of Redis' own error text is repeated; it may hold a line for each of several sentinels."""
 
 
 class Action(Enum):
-    """What becomes of the connection and of the call."""
+    """What is done with the call and with its connection."""
 
-    REFUSE = auto()
-    """The call fails with `BrokerUnavailable`; the connection is fine."""
+    REJECT = auto()
+    """The call fails with `BrokerUnavailable`; the connection stays."""
     RECONNECT = auto()
-    """The call fails, and the next one goes over a new connection: this one leads nowhere."""
-    FULL = auto()
-    """The call fails with `BrokerFull`."""
-    LOAD = auto()
-    """The scripts are loaded and the call is made again, once: it was not carried out."""
-    FOLLOW = auto()
-    """The primary is looked up anew and the call is made again there, once: it was not carried out."""
-    WAIT = auto()
-    """The call fails with `SlotMoving`: what it needs is on its way to another node of the Cluster."""
+    """The call fails with `BrokerUnavailable`; the next one uses a new connection."""
+    OUT_OF_MEMORY = auto()
+    """The call fails with `BrokerFull`; the connection stays."""
+    LOAD_SCRIPTS = auto()
+    """The call was not carried out: the scripts are loaded and it is sent again, once."""
+    FIND_PRIMARY = auto()
+    """The call was not carried out: the primary is looked up and it is sent there, once."""
+    SLOT_MOVING = auto()
+    """The call fails with `SlotMoving`: its slot is moving to another node of the Cluster."""
     FENCE = auto()
-    """This node's lease is gone: it begins a new incarnation."""
+    """The call fails with `Fenced`: this node's lease was taken away; it starts a new incarnation."""
 
 
 class BreakerOutcome(Enum):
-    """What the breaker makes of it."""
+    """What the breaker counts."""
 
-    ANSWER = auto()
-    """Redis works; it is the call that was wrong."""
+    ANSWERED = auto()
+    """Redis works; what was wrong is the call."""
     FAILURE = auto()
     TIMEOUT = auto()
 
 
 class Fenced(BrokerUnavailable):
-    """This node's lease was taken away; it is about to take another."""
+    """This node's lease was taken away; it is about to start a new incarnation."""
 
 
 class SlotMoving(BrokerUnavailable):
-    """The slot of a Cluster moves; what it holds is partly here and partly there."""
+    """The slot of a Cluster is moving: some of its keys are still here, others at the new node."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRule:
-    """How one kind of error is dealt with."""
+    """How one kind of error is handled."""
 
-    then: Action
-    counts: BreakerOutcome
-    says: str
+    action: Action
+    outcome: BreakerOutcome
+    message: str
+    """What callers and operators read."""
     retry_after: float = 1.0
+    """Seconds after which a client may try again."""
 
     @property
-    def tells_of_itself(self) -> bool:
-        """Whether the lease may be renewed all the same, so that the call has to say what is wrong."""
-        return self.then is Action.REFUSE and (
-            self.counts is BreakerOutcome.ANSWER or self is ERROR_TABLE["NOPERM"]
+    def reported_per_call(self) -> bool:
+        """Whether the call itself has to be reported.
+
+        The lease may still be renewed although such calls are rejected, so that no loss of Redis is reported.
+        """
+        return self.action is Action.REJECT and (
+            self.outcome is BreakerOutcome.ANSWERED or self is ERROR_TABLE["NOPERM"]
         )
 
-    def error(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
-        """Return what the caller is told: what *server* did, and how it, or redis-py, says so itself."""
-        # What it does not know it repeats: that may be all of a script.
-        own = "" if cause is None else str(cause).partition(", with args beginning with")[0][:_LONGEST]
-        # redis-py repeats the address in some of its own.
-        details = ": ".join(each for each in ("" if server in own else server, own) if each)
-        if self.then is Action.FULL:
-            return BrokerFull(self.says, details=details)
-        return _UNAVAILABLE.get(self.then, BrokerUnavailable)(
-            self.says, details=details, retry_after=self.retry_after
+    def to_exception(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
+        """Return the exception for the caller; its details name *server* and repeat the text of *cause*."""
+        # "Unknown command" errors repeat the arguments, which may be the whole source of a script.
+        text = "" if cause is None else str(cause).partition(", with args beginning with")[0]
+        text = text[:_DETAILS_MAX_CHARACTERS]
+        # redis-py names the address in some errors itself.
+        details = ": ".join(part for part in ("" if server in text else server, text) if part)
+        if self.action is Action.OUT_OF_MEMORY:
+            return BrokerFull(self.message, details=details)
+        return _UNAVAILABLE.get(self.action, BrokerUnavailable)(
+            self.message, details=details, retry_after=self.retry_after
         )
 
 
-_UNAVAILABLE = {Action.FENCE: Fenced, Action.WAIT: SlotMoving}
+_UNAVAILABLE = {Action.FENCE: Fenced, Action.SLOT_MOVING: SlotMoving}
 
 TIMED_OUT = ErrorRule(Action.RECONNECT, BreakerOutcome.TIMEOUT, "Redis did not answer in time")
 CONNECTION_LOST = ErrorRule(Action.RECONNECT, BreakerOutcome.FAILURE, "the connection to Redis failed")
@@ -94,27 +103,33 @@ ERROR_TABLE = {
     ),
     "CLUSTERDOWN": ErrorRule(Action.RECONNECT, BreakerOutcome.FAILURE, "the Redis Cluster is down"),
     "MOVED": ErrorRule(
-        Action.FOLLOW,
+        Action.FIND_PRIMARY,
         BreakerOutcome.FAILURE,
         "another node of the Redis Cluster has this slot: set broker.cluster, where it is not set",
     ),
     "ASK": ErrorRule(
-        Action.WAIT, BreakerOutcome.ANSWER, "this slot of the Redis Cluster is moving to another node"
+        Action.SLOT_MOVING,
+        BreakerOutcome.ANSWERED,
+        "this slot of the Redis Cluster is moving to another node",
     ),
-    "TRYAGAIN": ErrorRule(Action.WAIT, BreakerOutcome.ANSWER, "this slot of the Redis Cluster is moving"),
+    "TRYAGAIN": ErrorRule(
+        Action.SLOT_MOVING, BreakerOutcome.ANSWERED, "this slot of the Redis Cluster is moving"
+    ),
     "CROSSSLOT": ErrorRule(
-        Action.REFUSE, BreakerOutcome.ANSWER, "this Redis belongs to a Cluster: set broker.cluster", 30.0
+        Action.REJECT, BreakerOutcome.ANSWERED, "this Redis belongs to a Cluster: set broker.cluster", 30.0
     ),
     "OOM": ErrorRule(
-        Action.FULL, BreakerOutcome.ANSWER, "Redis is out of memory: raise maxmemory or keep less history"
+        Action.OUT_OF_MEMORY,
+        BreakerOutcome.ANSWERED,
+        "Redis is out of memory: raise maxmemory or keep less history",
     ),
     "NOREPLICAS": ErrorRule(
-        Action.REFUSE, BreakerOutcome.FAILURE, "Redis has fewer replicas than min-replicas-to-write"
+        Action.REJECT, BreakerOutcome.FAILURE, "Redis has fewer replicas than min-replicas-to-write"
     ),
     "MISCONF": ErrorRule(
-        Action.REFUSE, BreakerOutcome.FAILURE, "Redis cannot save to disk and takes no writes", 5.0
+        Action.REJECT, BreakerOutcome.FAILURE, "Redis cannot save to disk and takes no writes", 5.0
     ),
-    "NOSCRIPT": ErrorRule(Action.LOAD, BreakerOutcome.ANSWER, "Redis has forgotten the scripts"),
+    "NOSCRIPT": ErrorRule(Action.LOAD_SCRIPTS, BreakerOutcome.ANSWERED, "Redis does not have the scripts"),
     "NOAUTH": ErrorRule(
         Action.RECONNECT, BreakerOutcome.FAILURE, "Redis wants a password: set broker.password", 5.0
     ),
@@ -122,23 +137,26 @@ ERROR_TABLE = {
         Action.RECONNECT, BreakerOutcome.FAILURE, "Redis refuses this user or its password", 5.0
     ),
     "NOPERM": ErrorRule(
-        Action.REFUSE, BreakerOutcome.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0
+        Action.REJECT, BreakerOutcome.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0
     ),
     "WRONGTYPE": ErrorRule(
-        Action.REFUSE, BreakerOutcome.ANSWER, "a key of ours holds what is not ours: set broker.prefix", 30.0
+        Action.REJECT,
+        BreakerOutcome.ANSWERED,
+        "a key of this gateway holds a value that it did not write: set broker.prefix",
+        30.0,
     ),
-    "BUSY": ErrorRule(Action.REFUSE, BreakerOutcome.FAILURE, "Redis is busy with somebody's script"),
-    "FENCED": ErrorRule(Action.FENCE, BreakerOutcome.ANSWER, "this node's lease is gone", 0.5),
+    "BUSY": ErrorRule(Action.REJECT, BreakerOutcome.FAILURE, "Redis is busy running a script"),
+    "FENCED": ErrorRule(Action.FENCE, BreakerOutcome.ANSWERED, "this node lost its lease", 0.5),
     "ERR": ErrorRule(
-        Action.REFUSE,
-        BreakerOutcome.ANSWER,
+        Action.REJECT,
+        BreakerOutcome.ANSWERED,
         "Redis refuses a command: is it at least 6.2, and no sentinel?",
         5.0,
     ),
 }
-"""By the first word of Redis' answer."""
+"""The rule for each error, by the first word of Redis' answer."""
 
-_CLASSES: dict[type[Exception], str] = {
+_FIRST_WORDS: dict[type[Exception], str] = {
     exceptions.BusyLoadingError: "LOADING",
     exceptions.ReadOnlyError: "READONLY",
     exceptions.MasterDownError: "MASTERDOWN",
@@ -152,9 +170,9 @@ _CLASSES: dict[type[Exception], str] = {
     exceptions.AuthenticationError: "NOAUTH",
     exceptions.NoPermissionError: "NOPERM",
 }
-"""redis-py takes the first word away from the errors that it knows."""
+"""The first word of errors for which redis-py has a class: it removes that word from the text."""
 
-_TEXTS = {
+_RULES_BY_TEXT = {
     "without any password configured": ErrorRule(
         Action.RECONNECT,
         BreakerOutcome.FAILURE,
@@ -176,29 +194,29 @@ _TEXTS = {
     "cluster support disabled": ErrorRule(
         Action.RECONNECT, BreakerOutcome.FAILURE, "this Redis is no Cluster: set broker.cluster = false", 5.0
     ),
-    # Redis 6.2, of a command inside of a script.
+    # Redis 6.2 says this of a command inside a script.
     "The user executing the script can't": ERROR_TABLE["NOPERM"],
 }
-"""By what Redis says in whole words, where the first one tells nothing."""
+"""Rules for errors whose first word says nothing (`ERR`), by a part of their text."""
 
-_INNER = re.compile(r"^(?:ERR )?Error running script.*?: -?([A-Z]+) ")
-"""Redis 6.2 wraps what a command inside of a script was answered, and redis-py takes its `ERR ` away."""
+_ERROR_IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script.*?: -?([A-Z]+) ")
+"""Redis 6.2 wraps the error of a command inside a script; redis-py removes the `ERR ` before it."""
 
 
 def rule_for(error: BaseException) -> ErrorRule:
-    """Return how *error*, as redis-py or asyncio raised it, is dealt with."""
+    """Return the rule for *error*, as redis-py or asyncio raised it."""
     if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
         return TIMED_OUT
     if isinstance(error, exceptions.RedisError):
-        for text, fault in _TEXTS.items():
+        for text, rule in _RULES_BY_TEXT.items():
             if text in str(error):
-                return fault
+                return rule
     for kind in type(error).__mro__:
-        if kind in _CLASSES:
-            wrong = kind is exceptions.AuthenticationError and "invalid username" in str(error)
-            return ERROR_TABLE["WRONGPASS" if wrong else _CLASSES[kind]]
+        if kind in _FIRST_WORDS:
+            wrong_user = kind is exceptions.AuthenticationError and "invalid username" in str(error)
+            return ERROR_TABLE["WRONGPASS" if wrong_user else _FIRST_WORDS[kind]]
     if isinstance(error, exceptions.ResponseError):
         text = str(error)
-        word = inner[1] if (inner := _INNER.match(text)) else text.partition(" ")[0]
+        word = inner[1] if (inner := _ERROR_IN_SCRIPT.match(text)) else text.partition(" ")[0]
         return ERROR_TABLE.get(word, ERROR_TABLE["ERR"])
     return CONNECTION_LOST

@@ -1,153 +1,154 @@
-"""Whether a shard can be asked: what its connections, its lease and its breaker know of it together."""
+"""Whether a shard can be called now: lease, inbox, breaker and layout check, taken together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from gateway.broker.notices import CallRejected, OnNotice, RedisLost, RedisRestored
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.error_table import Action, BreakerOutcome, ErrorRule
-from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.errors import BrokerUnavailable, GatewayError
 
 
 class ShardHealth:
-    """The health of one shard, and the bell that wakes up its lease."""
+    """The health of one shard; sets `renewal_due` when a failure should have the lease renewed at once."""
 
     def __init__(
         self,
         breaker: Breaker,
-        doubt: Callable[[], None],
-        told: Callable[[str | None], None] = lambda _: None,
-        forgot: Callable[[], None] = lambda: None,
-        odd: Callable[[str], None] = lambda _: None,
-        membership: LayoutCheck | None = None,
+        *,
+        invalidate_primary: Callable[[], None],
+        layout_error: Callable[[], BrokerUnavailable | None] = lambda: None,
+        on_notice: OnNotice = lambda _: None,
     ) -> None:
-        """Begin out of contact; `lease` establishes it.
+        """Create it disconnected; `lease_held` connects it.
 
-        Call *doubt* where the primary does not seem to be one any more, *told* with why contact was lost,
-        again where that changes, and with None when it is back, *forgot* where Redis has lost writes, and
-        *odd* with what Redis refuses though it works, once for each kind of that. Nothing is asked where the
-        *membership* of this node, which its shards share, is disputed.
+        Args:
+            breaker: Counts the outcome of every call.
+            invalidate_primary: Called when the server that was asked seems not to be the primary any more.
+            layout_error: Returns why this node may serve nothing, if its layout differs from the others'.
+            on_notice: Gets `RedisLost`, once per loss and kind of reason; `RedisRestored`; and
+                `CallRejected`, once per kind of reason.
         """
         self.breaker = breaker
-        self.doubt = doubt
-        self._tell = told
-        self.forgot = forgot
-        self._odd = odd
-        self._puzzles: set[str] = set()
-        """The kinds of refusals that *odd* has heard of."""
-        self._membership = membership or LayoutCheck()
-        self._told: set[str] = set()
-        """Of what kinds the reasons were that this loss of contact has had."""
-        self._deaf = False
-        self.up = False
-        """Whether this node holds a lease and Redis answered when it was last asked."""
-        self.why = "not connected to Redis yet"
-        self.node = ""
-        """The present incarnation of this node."""
+        self._invalidate_primary = invalidate_primary
+        self._layout_error = layout_error
+        self._on_notice = on_notice
+        self._rejection_kinds: set[str] = set()
+        """Kinds of errors for which `CallRejected` was given."""
+        self._loss_kinds: set[str] = set()
+        """Kinds of reasons that the present loss has had so far."""
+        self._inbox_unreadable = False
+        self.connected = False
+        """Whether this node holds a lease, reads its inbox, and Redis answered the last renewal."""
+        self.disconnected_reason = "not connected to Redis yet"
+        self.incarnation = ""
+        """The id of this node's present incarnation on this shard."""
+        self.incarnations = 0
+        """How many incarnations have started."""
         self.beat = 0
-        """How much this incarnation has written, as Redis told; less later means that Redis lost writes."""
-        self.regressed = False
-        """Whether it has told a lower one since."""
-        self.era = 0
-        """How often counting began anew."""
-        self.breaks = 0
-        """How often a connection failed: the others, idle since, are likely to be dead as well."""
-        self.bell = asyncio.Event()
-        """Set where the lease should look at once."""
+        """Writes of this incarnation, as counted by Redis; a lower count later means that Redis lost
+        writes."""
+        self.beat_regressed = False
+        """Whether Redis has reported a lower count since."""
+        self.connection_failures = 0
+        """How often a connection failed: other connections, idle since, are likely to be dead too."""
+        self.renewal_due = asyncio.Event()
+        """Set when the lease should be renewed at once."""
 
-    def check(self) -> None:
-        """Raise `BrokerUnavailable` where asking is no use."""
-        if not self.up:
-            raise BrokerUnavailable(self.why)
-        if (fault := self._membership.fault) is not None:
-            raise BrokerUnavailable(str(fault), retry_after=fault.retry_after)
-        if not self.breaker.admit():
-            raise BrokerUnavailable("Redis does not answer", retry_after=max(0.1, self.breaker.waits))
+    def require_available(self) -> None:
+        """Raise `BrokerUnavailable` if a call cannot succeed now."""
+        if not self.connected:
+            raise BrokerUnavailable(self.disconnected_reason)
+        if (error := self._layout_error()) is not None:
+            raise BrokerUnavailable(str(error), retry_after=error.retry_after)
+        if not self.breaker.allow_call():
+            raise BrokerUnavailable(
+                "Redis does not answer", retry_after=max(0.1, self.breaker.seconds_until_probe)
+            )
 
     @property
-    def serving(self) -> bool:
+    def available(self) -> bool:
         """Whether calls are let through."""
-        return self.up and self.breaker.closed and self._membership.fault is None
+        return self.connected and self.breaker.closed and self._layout_error() is None
 
-    def answered(self, calls: int) -> None:
-        """Hear that *calls* were answered."""
-        self.breaker.succeeded(calls)
+    # ------------------------------------------------------------ outcomes of calls
 
-    def failed(self, fault: ErrorRule, calls: int = 1) -> None:
-        """Hear that *calls* failed by *fault*."""
-        if fault.counts is BreakerOutcome.ANSWER:
-            self.breaker.succeeded(calls)
+    def record_success(self, calls: int) -> None:
+        """Count *calls* that were answered."""
+        self.breaker.record_success(calls)
+
+    def record_failure(self, rule: ErrorRule, calls: int = 1) -> None:
+        """Count *calls* that failed, and act as *rule* says."""
+        if rule.outcome is BreakerOutcome.ANSWERED:
+            self.breaker.record_success(calls)
         else:
-            self.breaker.failed(calls, timeout=fault.counts is BreakerOutcome.TIMEOUT)
-        self.breaks += fault.then is Action.RECONNECT
-        if fault.then in (Action.RECONNECT, Action.FOLLOW):
-            self.doubt()
-        refused = fault.then is Action.REFUSE and fault.counts is BreakerOutcome.FAILURE
-        if refused or fault.then in (Action.RECONNECT, Action.FENCE):
-            self.bell.set()
+            self.breaker.record_failure(calls, timeout=rule.outcome is BreakerOutcome.TIMEOUT)
+        self.connection_failures += rule.action is Action.RECONNECT
+        if rule.action in (Action.RECONNECT, Action.FIND_PRIMARY):
+            self._invalidate_primary()
+        server_refuses = rule.action is Action.REJECT and rule.outcome is BreakerOutcome.FAILURE
+        if server_refuses or rule.action in (Action.RECONNECT, Action.FENCE):
+            self.renewal_due.set()
 
-    def puzzled(self, error: GatewayError) -> None:
-        """Hear of a call that Redis refuses for what it is or who asks, not for how Redis is."""
-        if error.kind not in self._puzzles:
-            self._puzzles.add(error.kind)
-            self._odd(str(error))
+    def call_rejected(self, error: GatewayError) -> None:
+        """Report a call that Redis rejects for what it is or who makes it, while others succeed."""
+        if error.kind not in self._rejection_kinds:
+            self._rejection_kinds.add(error.kind)
+            self._on_notice(CallRejected(str(error)))
 
-    def counted(self, beat: int, expected: int) -> None:
-        """Hear that Redis counts *beat* with a call, where it had told of *expected* before."""
-        if beat <= expected:
-            self.regressed = True
-            self.bell.set()
+    def beat_received(self, beat: int, *, previous: int) -> None:
+        """Compare the *beat* in an answer with the *previous* one, known before the call was sent."""
+        if beat <= previous:
+            self.beat_regressed = True
+            self.renewal_due.set()
         self.beat = max(self.beat, beat)
 
-    def begin(self, node: str, beat: int) -> None:
-        """Count anew, for another incarnation, which has written *beat* times so far."""
-        self.era += 1
-        self.node = node
+    # ------------------------------------------------------------ lease and inbox
+
+    def incarnation_started(self, incarnation: str, beat: int) -> None:
+        """Count writes anew, for another *incarnation*, which has written *beat* times so far."""
+        self.incarnations += 1
+        self.incarnation = incarnation
         self.beat = beat
-        self.regressed = False
+        self.beat_regressed = False
 
-    def deaf(self, why: GatewayError) -> None:
-        """Hear that the inbox cannot be read: who hears nothing is out of contact, lease or not."""
-        self._deaf = True
-        self.lost(BrokerUnavailable(f"the inbox cannot be read: {why.kind}", details=why.details))
-
-    def heard(self) -> None:
-        """Hear that the inbox is read again."""
-        if self._deaf:
-            self._deaf = False
-            self.bell.set()
-
-    def established(self) -> None:
-        """Hear that this node holds a lease."""
-        if not (self.up or self._deaf):
-            self.up = True
+    def lease_held(self) -> None:
+        """Connect, unless the inbox cannot be read: a lease was taken or renewed."""
+        if not (self.connected or self._inbox_unreadable):
+            self.connected = True
             self.breaker.reset()
-            if self._told:
-                self._told.clear()
-                self._tell(None)
+            if self._loss_kinds:
+                self._loss_kinds.clear()
+                self._on_notice(RedisRestored())
 
-    def refused(self, error: BrokerUnavailable) -> None:
-        """Hear that those who run are no peers of this node."""
-        self._membership.refused(self, error)
+    def renewal_failed(self, error: GatewayError) -> None:
+        """Disconnect: the lease cannot be renewed now."""
+        self._disconnect(error)
 
-    def admitted(self) -> None:
-        """Hear that they are."""
-        self._membership.admitted(self)
+    def inbox_unreadable(self, error: GatewayError) -> None:
+        """Disconnect: a node that cannot read its inbox misses everything, even while it holds its lease."""
+        self._inbox_unreadable = True
+        self._disconnect(BrokerUnavailable(f"the inbox cannot be read: {error.kind}", details=error.details))
 
-    def lost(self, error: GatewayError) -> None:
-        """Hear that the lease cannot be renewed now."""
-        self.up = False
-        self.why = str(error)
-        if error.kind not in self._told:
-            self._told.add(error.kind)
-            self._tell(self.why)
+    def inbox_readable(self) -> None:
+        """Have the lease renewed, which connects again, if the inbox was unreadable before."""
+        if self._inbox_unreadable:
+            self._inbox_unreadable = False
+            self.renewal_due.set()
 
     def close(self) -> None:
-        """End contact for good, which is no news to anybody."""
-        self.up = False
-        self.why = "the broker is closed"
+        """Disconnect for good, without a notice."""
+        self.connected = False
+        self.disconnected_reason = "the broker is closed"
+
+    def _disconnect(self, error: GatewayError) -> None:
+        self.connected = False
+        self.disconnected_reason = str(error)
+        if error.kind not in self._loss_kinds:
+            self._loss_kinds.add(error.kind)
+            self._on_notice(RedisLost(self.disconnected_reason))
 
     def __repr__(self) -> str:
-        return f"<Contact {'up' if self.up else self.why} {self.breaker}>"
+        return f"<ShardHealth {'connected' if self.connected else self.disconnected_reason} {self.breaker}>"

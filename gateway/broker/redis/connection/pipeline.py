@@ -1,13 +1,13 @@
-"""Calls to one shard, one after the other: all those of a turn of the loop travel together."""
+"""A pipeline to one shard: the calls of one turn of the event loop are sent together, in order."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import exceptions
 
@@ -15,43 +15,54 @@ from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.error_table import TIMED_OUT, Action, ErrorRule, rule_for
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.scripts.registry import JOIN, LEAVE, PUBLISH, RENEW, SUBSCRIBE, Command
-from gateway.broker.redis.timeouts import COARSE
+from gateway.broker.redis.timeouts import DEADLINE_TIMER_SLACK_SECONDS
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
 
-BATCH = 512
-"""Calls that travel together at most."""
+BATCH_MAX_CALLS = 512
+BATCH_MAX_BYTES = 4 * 1024 * 1024
+"""What is sent together at most; a single call may be larger."""
 
-BATCH_BYTES = 4 * 1024 * 1024
-
-WAITING = 50_000
-"""Calls that may wait; one more is refused."""
-
-WAITING_BYTES = 64 * 1024 * 1024
+WAITING_MAX_CALLS = 50_000
+WAITING_MAX_BYTES = 64 * 1024 * 1024
+"""What may wait to be sent; further calls are rejected."""
 
 Answer = asyncio.Future[Any]
 
-Call = tuple[Answer, bytes, int, float]
-"""A packed command, the era in which its answer counts this node's beat (-1 where it does not), and until
-when somebody waits for it, by the loop's clock."""
+
+class Call(NamedTuple):
+    """One command on its way."""
+
+    answer: Answer
+    packed: bytes
+    counts_for: int
+    """The incarnation, by its number, whose beat the answer carries; `NO_BEAT` if it carries none."""
+    deadline: float
+    """By the loop's clock; `math.inf` if there is none."""
 
 
-async def within(answer: Answer, seconds: float) -> Any:
-    """Return what *answer* is within *seconds*; else it is `BrokerUnavailable` for everybody."""
-    return await by(asyncio.get_running_loop().time() + seconds, answer)
+NO_BEAT = -1
 
 
-async def by(until: float, answer: Answer) -> Any:
-    """Return what *answer* is before *until*, by the loop's clock; else `BrokerUnavailable`, for everybody.
+async def wait_for(answer: Answer, timeout_seconds: float) -> Any:
+    """Return the result of *answer*; after *timeout_seconds* fail it, for all who wait for it."""
+    return await wait_until(answer, asyncio.get_running_loop().time() + timeout_seconds)
 
-    By a timer instead of `asyncio.timeout`, which needs a task: the caller may be running eagerly.
+
+async def wait_until(answer: Answer, deadline: float) -> Any:
+    """Return the result of *answer*; at *deadline*, by the loop's clock, fail it, for all who wait for it.
+
+    Uses a timer instead of `asyncio.timeout`, which needs a task: the caller may run eagerly, outside of one.
+
+    Raises:
+        BrokerUnavailable: the deadline has passed, or what the call itself raises.
     """
 
     def expire() -> None:
         if not answer.done():
-            answer.set_exception(TIMED_OUT.error())
+            answer.set_exception(TIMED_OUT.to_exception())
 
-    timer = asyncio.get_running_loop().call_at(until, expire)
+    timer = asyncio.get_running_loop().call_at(deadline, expire)
     try:
         return await answer
     finally:
@@ -59,222 +70,246 @@ async def by(until: float, answer: Answer) -> Any:
 
 
 class Pipeline:
-    """One connection, one pipeline in flight; Redis hears the calls in their order."""
+    """Calls over one connection, one batch at a time; Redis gets them in the order of the calls."""
 
     def __init__(
         self,
-        wire: RedisConnection,
-        contact: ShardHealth,
+        connection: RedisConnection,
+        health: ShardHealth,
         tasks: Tasks,
         *,
-        patience: float,
-        exempt: bool = False,
-        last: Command | None = None,
+        timeout: float,
+        ignores_health: bool = False,
+        trailing_command: Command | None = None,
     ) -> None:
-        """Give Redis *patience* seconds for each pipeline; *exempt* calls ask also where contact is lost.
+        """Create it; nothing is connected before the first call.
 
-        *last* is asked at the end of each pipeline, and its answer put behind the answer of each call.
+        Args:
+            connection: Used by this pipeline alone.
+            health: Asked before each call, and told the outcome of each.
+            tasks: Owns the task that sends.
+            timeout: Seconds for the answers to a batch.
+            ignores_health: Call Redis even when *health* says that the shard is unavailable.
+            trailing_command: Sent after each batch; its answer, or None, is appended to the answer of each
+                call.
         """
-        self._wire = wire
-        self._contact = contact
+        self._connection = connection
+        self._health = health
         self._tasks = tasks
-        self._patience = patience
-        self._exempt = exempt
-        self._last = None if last is None else wire.pack(last)
+        self._timeout = timeout
+        self._ignores_health = ignores_health
+        self._trailing_command = (
+            None if trailing_command is None else connection.pack_command(trailing_command)
+        )
         self._waiting: deque[Call] = deque()
-        self._bytes = 0
+        self._waiting_bytes = 0
         self._batch: list[Call] = []
-        """Those that travel, and ..."""
-        self._travelling: frozenset[Answer] = frozenset()
-        self._known: list[Any] = []
-        """... what Redis has answered to them, while the last command is still out."""
-        self._latest = -math.inf
-        """The latest of all deadlines so far: calls come in their order, but for those made again."""
+        """The calls that are sent and not yet answered."""
+        self._sent: frozenset[Answer] = frozenset()
+        """The futures of the batch that was sent last."""
+        self._batch_answers: list[Any] = []
+        """Answers to the batch while that to the trailing command is still missing."""
+        self._latest_deadline = -math.inf
+        """Of all calls so far: deadlines are in the order of the calls, except for retries."""
         self._timer: asyncio.TimerHandle | None = None
-        self._breaks = 0
+        self._seen_connection_failures = 0
         self._running = False
         self._closed = False
-        self.trips = self.calls = self.failures = 0
+        self.round_trips = self.calls = self.failures = 0
 
-    def call(self, command: Command, until: float = math.inf) -> Answer:
-        """Return the future answer to *command*.
+    def call(self, command: Command, deadline: float = math.inf) -> Answer:
+        """Return a future of the answer to *command*; it need not be awaited.
 
-        Redis' refusals and a lost connection are raised as `BrokerUnavailable` or `BrokerFull`. Nobody need
-        wait for it. `BrokerUnavailable` at once where asking is no use; and at *until*, by the loop's clock,
-        sent or not.
+        The future fails with `BrokerUnavailable` or `BrokerFull` for an error of Redis or of the connection,
+        and at *deadline*, by the loop's clock, whether the command was sent or not.
+
+        Raises:
+            BrokerUnavailable: at once, if the shard is unavailable or too many calls are waiting.
         """
         if self._closed:
             raise _closed()
-        if not self._exempt:
-            self._contact.check()
-        # Here, so that what cannot be packed is the error of its caller and of nobody else.
-        packed = self._wire.pack(command)
-        if len(self._waiting) >= WAITING or self._bytes + len(packed) > WAITING_BYTES:
+        if not self._ignores_health:
+            self._health.require_available()
+        # Packed here, so that a command that cannot be packed fails its own caller and no other.
+        packed = self._connection.pack_command(command)
+        if len(self._waiting) >= WAITING_MAX_CALLS or self._waiting_bytes + len(packed) > WAITING_MAX_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
         loop = asyncio.get_running_loop()
         answer: Answer = loop.create_future()
-        call = (answer, packed, self._contact.era if command[1] in _COUNTED else -1, until)
+        counts_for = self._health.incarnations if command[1] in _SCRIPTS_WITH_BEAT else NO_BEAT
+        call = Call(answer, packed, counts_for, deadline)
         self._waiting.append(call)
-        self._bytes += len(packed)
-        if until < self._latest:
-            # Those before it, which have longer, would hide it from the timer of all.
-            timer = loop.call_at(until, self._fail, [call], self._timed_out)
+        self._waiting_bytes += len(packed)
+        if deadline < self._latest_deadline:
+            # The common timer looks at the first call, whose deadline is later: this one needs its own.
+            timer = loop.call_at(deadline, self._fail, [call], self._timed_out)
             answer.add_done_callback(lambda _: timer.cancel())
         else:
-            self._latest = until
-            if self._timer is None and until < math.inf:
-                self._timer = loop.call_at(until + COARSE, self._expire)
+            self._latest_deadline = deadline
+            if self._timer is None and deadline < math.inf:
+                self._timer = loop.call_at(deadline + DEADLINE_TIMER_SLACK_SECONDS, self._expire)
         if not self._running:
             self._running = True
-            # It begins in the next turn of the loop, and takes along whatever is called for until then.
-            self._tasks.spawn(self._work())
+            # It starts in the next turn of the loop, and sends whatever is called until then with it.
+            self._tasks.spawn(self._send_batches())
         return answer
 
-    def departed(self, answer: Answer) -> bool:
-        """Return whether the call for *answer* has been sent: what happens from now on it may not tell."""
-        return answer.done() or answer in self._travelling
+    def is_sent(self, answer: Answer) -> bool:
+        """Return whether the call for *answer* was sent: its answer may be older than what happens now."""
+        return answer.done() or answer in self._sent
 
     async def close(self) -> None:
-        """Fail what waits, and close the connection."""
+        """Fail the waiting calls and close the connection."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._fail([self._take() for _ in range(len(self._waiting))], _closed)
-        await self._wire.close()
+        self._fail([self._dequeue() for _ in range(len(self._waiting))], _closed)
+        await self._connection.close()
 
-    def statistics(self) -> dict[str, int]:
-        """Return counters and sizes."""
-        return {
-            "calls": self.calls,
-            "trips": self.trips,
-            "failures": self.failures,
-            "waiting": len(self._waiting),
-        }
+    @property
+    def waiting(self) -> int:
+        """Calls that wait to be sent."""
+        return len(self._waiting)
 
     # ------------------------------------------------------------ inside
 
-    async def _work(self) -> None:
+    async def _send_batches(self) -> None:
         try:
             while batch := self._next_batch():
                 self._batch = batch
-                await self._travel(batch)
-                self._batch, self._known = [], []
+                await self._send(batch)
+                self._batch, self._batch_answers = [], []
         finally:
             self._running = False
             self._fail(self._batch, _closed)
 
     def _expire(self) -> None:
-        """Fail the calls whose time is over, and look again when that of the next one is.
+        """Fail the calls whose deadline has passed, and set the timer for the next deadline.
 
-        Their connection stays: what is late for them is soon enough for those behind them.
+        The connection stays: an answer that is late for these calls may be in time for those behind them.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
         late: list[Call] = []
-        for each, answer in zip_longest(self._batch, self._known):
-            if each[3] > now:
+        for call, answer in zip_longest(self._batch, self._batch_answers):
+            if call.deadline > now:
                 break
             if answer is None or isinstance(answer, Exception):
-                late.append(each)
-            elif not each[0].done():
-                each[0].set_result([*answer, None])
-        while self._waiting and self._waiting[0][3] <= now:
-            late.append(self._take())
+                late.append(call)
+            elif not call.answer.done():
+                call.answer.set_result([*answer, None])
+        while self._waiting and self._waiting[0].deadline <= now:
+            late.append(self._dequeue())
         self._fail(late, self._timed_out)
-        left = (until for future, _, _, until in chain(self._batch, self._waiting) if not future.done())
-        until = next(left, math.inf)
-        self._timer = None if until == math.inf else loop.call_at(until + COARSE, self._expire)
+        pending = (call.deadline for call in chain(self._batch, self._waiting) if not call.answer.done())
+        deadline = next(pending, math.inf)
+        self._timer = (
+            None
+            if deadline == math.inf
+            else loop.call_at(deadline + DEADLINE_TIMER_SLACK_SECONDS, self._expire)
+        )
 
-    def _take(self) -> Call:
-        each = self._waiting.popleft()
-        self._bytes -= len(each[1])
-        return each
+    def _dequeue(self) -> Call:
+        call = self._waiting.popleft()
+        self._waiting_bytes -= len(call.packed)
+        return call
 
     def _next_batch(self) -> list[Call]:
         batch: list[Call] = []
         size = 0
-        while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
-            each = self._take()
-            if not each[0].done():
-                batch.append(each)
-                size += len(each[1])
+        while self._waiting and len(batch) < BATCH_MAX_CALLS and size < BATCH_MAX_BYTES:
+            call = self._dequeue()
+            if not call.answer.done():
+                batch.append(call)
+                size += len(call.packed)
         return batch
 
-    async def _travel(self, batch: list[Call]) -> None:
-        self.trips += 1
-        self._travelling = frozenset(future for future, *_ in batch)
+    async def _send(self, batch: list[Call]) -> None:
+        """Send *batch* and resolve its futures."""
+        self.round_trips += 1
+        self._sent = frozenset(call.answer for call in batch)
         self.calls += len(batch)
-        if self._breaks != self._contact.breaks:
-            self._breaks = self._contact.breaks
-            await self._wire.close(gently=False)
-        expected, told = self._contact.beat, None
+        if self._seen_connection_failures != self._health.connection_failures:
+            self._seen_connection_failures = self._health.connection_failures
+            await self._connection.close(gracefully=False)
+        previous_beat, trailing_answer = self._health.beat, None
         try:
-            answers = await self._wire.ask([packed for _, packed, *_ in batch], self._patience)
-            if self._last is not None:
-                self._known = answers
-                told = await self._ask_last(self._last)
+            answers = await self._connection.execute_with_retry(
+                [call.packed for call in batch], self._timeout
+            )
+            if self._trailing_command is not None:
+                self._batch_answers = answers
+                trailing_answer = await self._execute_trailing(self._trailing_command)
         except (exceptions.RedisError, OSError) as error:
-            self._lost(batch, rule_for(error), error)
+            self._fail_all(batch, rule_for(error), error)
             return
-        answered, misled = 0, False
-        for (future, _, era, _), answer in zip(batch, answers, strict=True):
+        if self._trailing_command is not None:
+            answers = [
+                answer if isinstance(answer, Exception) else [*answer, trailing_answer] for answer in answers
+            ]
+        if self._resolve(batch, answers, previous_beat):
+            await self._connection.close(gracefully=False)
+
+    def _resolve(self, batch: list[Call], answers: Sequence[Any], previous_beat: int) -> bool:
+        """Resolve the futures of *batch*; return whether an error calls for a new connection."""
+        answered, reconnect = 0, False
+        for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
-                misled |= self._refused(future, rule_for(answer), answer)
+                reconnect |= self._reject(call.answer, rule_for(answer), answer)
                 continue
             answered += 1
-            if era == self._contact.era and answer[0]:
-                self._contact.counted(answer[0], expected)
-            if not future.done():
-                future.set_result(answer if self._last is None else [*answer, told])
+            if call.counts_for == self._health.incarnations and answer[0]:
+                self._health.beat_received(answer[0], previous=previous_beat)
+            if not call.answer.done():
+                call.answer.set_result(answer)
         if answered:
-            self._contact.answered(answered)
-        if misled:
-            await self._wire.close(gently=False)
+            self._health.record_success(answered)
+        return reconnect
 
-    async def _ask_last(self, last: bytes) -> Any:
-        """Return the answer; None where there is none: the calls before it were answered all the same."""
+    async def _execute_trailing(self, command: bytes) -> Any:
+        """Return the answer to *command*; None if there is none: the calls before it have been answered."""
         try:
-            (told,) = await self._wire.exchange([last], self._patience)
+            (answer,) = await self._connection.execute([command], self._timeout)
         except (exceptions.RedisError, OSError) as error:
-            self._contact.failed(rule_for(error))
+            self._health.record_failure(rule_for(error))
             return None
-        return None if isinstance(told, Exception) else told
+        return None if isinstance(answer, Exception) else answer
 
-    def _lost(self, batch: list[Call], fault: ErrorRule, error: BaseException) -> None:
-        """Fail everything, also what waits: it was not sent, and need not wait for another timeout."""
-        self._contact.failed(fault, len(batch))
-        waiting = [self._take() for _ in range(len(self._waiting))]
-        self._fail([*batch, *waiting], lambda: fault.error(error, self._wire.server))
+    def _fail_all(self, batch: list[Call], rule: ErrorRule, error: BaseException) -> None:
+        """Fail *batch*, and also the waiting calls: they need not wait for a timeout of their own."""
+        self._health.record_failure(rule, len(batch))
+        waiting = [self._dequeue() for _ in range(len(self._waiting))]
+        self._fail([*batch, *waiting], lambda: rule.to_exception(error, self._connection.server))
 
-    def _refused(self, future: Answer, fault: ErrorRule, error: Exception) -> bool:
-        """Fail one call; return whether the connection is no good, either."""
+    def _reject(self, answer: Answer, rule: ErrorRule, error: Exception) -> bool:
+        """Fail one call by *rule*; return whether the connection has to be replaced as well."""
         self.failures += 1
-        told = fault.error(error, self._wire.server)
-        self._contact.failed(fault)
-        if fault.tells_of_itself:
-            self._contact.puzzled(told)
-        if not future.done():
-            future.set_exception(told)
-            future.exception()  # it may have nobody else to tell
-        return fault.then is Action.RECONNECT
+        raised = rule.to_exception(error, self._connection.server)
+        self._health.record_failure(rule)
+        if rule.reported_per_call:
+            self._health.call_rejected(raised)
+        if not answer.done():
+            answer.set_exception(raised)
+            answer.exception()  # retrieved here: perhaps nobody awaits it
+        return rule.action is Action.RECONNECT
 
     def _fail(self, batch: list[Call], error: Callable[[], GatewayError]) -> None:
-        for future, *_ in batch:
-            if not future.done():
+        for call in batch:
+            if not call.answer.done():
                 self.failures += 1
-                future.set_exception(error())
-                future.exception()
+                call.answer.set_exception(error())
+                call.answer.exception()
 
     def _timed_out(self) -> GatewayError:
-        return TIMED_OUT.error(server=self._wire.server)
+        return TIMED_OUT.to_exception(server=self._connection.server)
 
     def __repr__(self) -> str:
-        return f"<Line {len(self._waiting)} waiting {self._contact}>"
+        return f"<Pipeline {len(self._waiting)} waiting {self._health}>"
 
 
 def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("the broker is closed")
 
 
-_COUNTED = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW))
-"""Scripts whose answer begins with this node's beat; 0 where it was not counted up."""
+_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW))
+"""Scripts whose answer begins with this node's beat; 0 if this call did not increment it."""

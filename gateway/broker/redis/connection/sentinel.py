@@ -1,4 +1,8 @@
-"""Where the primary is that sentinels watch: what all of them say, and what one announces."""
+"""Finding a primary that sentinels watch: all sentinels are asked, and one is subscribed to for failovers.
+
+Follows Redis' guidelines for Sentinel clients
+(https://redis.io/docs/latest/develop/reference/sentinel-clients/).
+"""
 
 from __future__ import annotations
 
@@ -8,136 +12,147 @@ import contextlib
 from redis import exceptions
 
 from gateway.broker.redis import timeouts
-from gateway.broker.redis.connection.servers import Address, Server, asked, connected, shown
+from gateway.broker.redis.connection.servers import (
+    Address,
+    Server,
+    execute_command,
+    format_address,
+    opened,
+)
 from gateway.clock import Clock, monotonic
 
-Seen = tuple[int, Address]
-"""The epoch in which the sentinels last agreed upon a primary, and where it is."""
+PrimaryReport = tuple[int, Address]
+"""What one sentinel says: the epoch in which the sentinels last agreed on a primary, and its address."""
 
-SWITCHED = "+switch-master"
-"""Where sentinels announce another primary: its name, then the former address and the present one."""
+SWITCH_MASTER = "+switch-master"
+"""The channel on which sentinels announce a failover: name of the primary, old address, new address."""
 
 
 class SentinelPrimary:
-    """A primary that sentinels watch, and replace when it fails (Redis' guidelines for Sentinel clients)."""
+    """A primary that sentinels watch, and replace when it fails; a `PrimaryLocator`."""
 
     def __init__(self, server: Server, clock: Clock = monotonic) -> None:
         """Ask the sentinels of *server*."""
         if server.sentinels is None:
             raise ValueError("this server has no sentinels")
         self.server = server
-        self.first = ""
+        self.description = ""
         self._master = server.sentinels.master
         self._sentinels = server.sentinels.addresses
         self._clock = clock
         self._address: Address | None = None
-        self._sure = False
-        self._doubts = 0
-        self._look_at = 0.0
-        self._looking = asyncio.Lock()
+        self._valid = False
+        self._invalidations = 0
+        self._recheck_at = 0.0
+        self._refreshing = asyncio.Lock()
 
-    def settled(self, address: Address | None, *, watchful: bool) -> bool:
-        """Return whether *address* is what the sentinels said; to the watchful, some seconds ago at most."""
-        return self._sure and address == self._address and not (watchful and self._stale)
+    def is_current(self, address: Address | None, *, recheck: bool) -> bool:
+        """Return whether *address* is the primary's; False with *recheck* when the answer is too old."""
+        return self._valid and address == self._address and not (recheck and self._recheck_due)
 
-    async def locate(self, *, watchful: bool) -> Address | None:
-        """Return what the sentinels say; all of them are asked at once."""
-        async with self._looking:
-            if not self._sure or (watchful and self._stale):
-                await self._look()
+    async def locate(self, *, recheck: bool) -> Address | None:
+        """Return the address that the sentinels name; they are asked if it is unknown, or too old."""
+        async with self._refreshing:
+            if not self._valid or (recheck and self._recheck_due):
+                await self._refresh()
         return self._address
 
-    def doubt(self) -> None:
-        """Ask the sentinels again."""
-        self._sure = False
-        self._doubts += 1
+    def invalidate(self) -> None:
+        """Ask the sentinels again before the address is used next."""
+        self._valid = False
+        self._invalidations += 1
 
-    async def watch(self) -> None:
-        """Listen to one sentinel after the other.
+    async def watch_failovers(self) -> None:
+        """Stay subscribed to one sentinel, to the next one when it is lost; never returns.
 
-        A primary that is replaced on purpose goes on for seconds, and what it takes then is lost: its answers
-        do not show it.
+        A primary that is replaced on purpose goes on for seconds, and what it accepts then is lost; its
+        answers do not show it.
         """
         while True:
             for address in self._sentinels:
                 with contextlib.suppress(exceptions.RedisError, OSError):
-                    await self._listen(address)
-                await asyncio.sleep(timeouts.LISTEN)
+                    await self._subscribe(address)
+                await asyncio.sleep(timeouts.SENTINEL_RESUBSCRIBE_SECONDS)
 
-    async def _listen(self, address: Address) -> None:
-        async with connected(self.server.to_sentinel(address, timeouts.SENTINEL)) as sentinel:
-            async with asyncio.timeout(timeouts.SENTINEL):
-                await asked(sentinel, "SUBSCRIBE", SWITCHED)
-            # Whatever was said while nobody listened.
-            self.doubt()
+    async def _subscribe(self, address: Address) -> None:
+        async with opened(self._connection(address)) as sentinel:
+            async with asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS):
+                await execute_command(sentinel, "SUBSCRIBE", SWITCH_MASTER)
+            # A failover may have been announced before this subscription.
+            self.invalidate()
             while True:
-                *_, told = await sentinel.read_response()
-                if told.split(b" ")[0].decode() == self._master:
-                    self.doubt()
+                *_, announcement = await sentinel.read_response()
+                if announcement.split(b" ")[0].decode() == self._master:
+                    self.invalidate()
 
     @property
-    def _stale(self) -> bool:
-        return self._clock() >= self._look_at
+    def _recheck_due(self) -> bool:
+        return self._clock() >= self._recheck_at
 
-    async def _look(self) -> None:
-        doubts = self._doubts
-        told, silent = await self._ask_all()
-        if told:
-            # A sentinel that has not heard of a failover yet tells of the former primary, in an older epoch.
-            self._address = max(told)[1]
+    async def _refresh(self) -> None:
+        invalidations = self._invalidations
+        reports, failures = await self._ask_all()
+        if reports:
+            # A sentinel that does not know of a failover yet names the former primary, with an older epoch.
+            self._address = max(reports)[1]
         elif self._address is None:
-            why = "; ".join(f"{' and '.join(where)}: {what}" for what, where in silent.items())
-            raise exceptions.ConnectionError(f"no sentinel knows {self._master!r}: {why}")
-        # Also where none has answered: a primary that goes on must not suffer from that. But not for long.
-        self._look_at = self._clock() + (timeouts.RECHECK if told else timeouts.UNKNOWN)
-        self._sure = doubts == self._doubts
+            reasons = "; ".join(f"{' and '.join(where)}: {why}" for why, where in failures.items())
+            raise exceptions.ConnectionError(f"no sentinel knows {self._master!r}: {reasons}")
+        # The last known address also counts as valid if no sentinel answered, so that calls to a primary that
+        # works do not suffer; but for a shorter time.
+        seconds = timeouts.SENTINEL_RECHECK_SECONDS if reports else timeouts.SENTINEL_SILENT_RECHECK_SECONDS
+        self._recheck_at = self._clock() + seconds
+        self._valid = invalidations == self._invalidations
 
-    async def _ask_all(self) -> tuple[list[Seen], dict[str, list[str]]]:
-        """Return what was said soon after the first one to know; and who said nothing, by the reason."""
-        told: list[Seen] = []
-        silent: dict[str, list[str]] = {}
+    async def _ask_all(self) -> tuple[list[PrimaryReport], dict[str, list[str]]]:
+        """Return the reports that arrive soon after the first one; and who failed, by reason."""
+        reports: list[PrimaryReport] = []
+        failures: dict[str, list[str]] = {}
         async with asyncio.TaskGroup() as group:
-            asking = {group.create_task(self._ask(address)): address for address in self._sentinels}
-            waiting = set(asking)
+            tasks = {group.create_task(self._ask(address)): address for address in self._sentinels}
+            waiting = set(tasks)
             while waiting:
-                within = timeouts.SECOND_OPINION if told else None
+                timeout = timeouts.SENTINEL_CONFIRM_SECONDS if reports else None
                 done, waiting = await asyncio.wait(
-                    waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED
+                    waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done:
                     break
                 for task in done:
-                    seen = task.result()
-                    if isinstance(seen, str):
-                        silent.setdefault(seen, []).append(shown(asking[task]))
+                    report = task.result()
+                    if isinstance(report, str):
+                        failures.setdefault(report, []).append(format_address(tasks[task]))
                     else:
-                        told.append(seen)
+                        reports.append(report)
             for task in waiting:
                 task.cancel()
-        return told, silent
+        return reports, failures
 
-    async def _ask(self, address: Address) -> Seen | str:
-        """Return what the sentinel at *address* says of the primary, or why that is of no use."""
+    async def _ask(self, address: Address) -> PrimaryReport | str:
+        """Return the report of the sentinel at *address*, or why it has none."""
         try:
             async with (
-                asyncio.timeout(timeouts.SENTINEL),
-                connected(self.server.to_sentinel(address, timeouts.SENTINEL)) as sentinel,
+                asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS),
+                opened(self._connection(address)) as sentinel,
             ):
-                fields = await asked(sentinel, "SENTINEL", "MASTER", self._master)
+                fields = await execute_command(sentinel, "SENTINEL", "MASTER", self._master)
         except (exceptions.RedisError, OSError) as error:
-            return _why(error)
+            return _reason(error)
         state = {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
         flags = state["flags"].split(",")
         if "master" not in flags or {"s_down", "o_down"} & set(flags):
-            return "takes it for down"
+            return "considers it down"
         return int(state.get("config-epoch", 0)), (state["ip"], int(state["port"]))
 
+    def _connection(self, address: Address) -> object:
+        return self.server.sentinel_connection(address, timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS)
+
     def __repr__(self) -> str:
-        return f"<BehindSentinels of {self._master}, now {self._address}>"
+        return f"<SentinelPrimary {self._master} at {self._address}>"
 
 
-def _why(error: Exception) -> str:
-    """Return *error* in a few words, without the address: redis-py puts it into some of its own."""
+def _reason(error: Exception) -> str:
+    """Return *error* in a few words, without the address, which redis-py adds to some of its errors."""
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error.__context__, OSError) and error.__context__.strerror:

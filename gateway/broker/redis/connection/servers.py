@@ -1,4 +1,4 @@
-"""From the URL of a Redis to a connection: its credentials, TLS, and the sentinels that know the primary."""
+"""A Redis server as configured, and how to connect to it: URL, credentials, TLS, and its sentinels if any."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from redis.asyncio import connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway.broker.redis.connection.urls import Url, read
+from gateway.broker.redis.connection.urls import Url, parse_url
 
 Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What every connection shows, where its URL says nothing else; files in PEM."""
+    """Credentials for every connection whose URL has none; files in PEM."""
 
     username: str = ""
     password: str = field(default="", repr=False)
     ca_file: str = ""
-    """Who signed the server's certificate; the system's authorities where empty."""
+    """The authority of the server's certificate; empty: those of the system."""
     cert_file: str = ""
     key_file: str = ""
 
     def options(self, *, tls: bool) -> dict[str, Any]:
-        """Return them under redis-py's names."""
+        """Return them as arguments of redis-py's connections; with *tls*, the files too."""
         given = {"username": self.username, "password": self.password}
         if tls:
             given |= {
@@ -44,7 +44,7 @@ NO_CREDENTIALS = Credentials()
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Who knows where the primary called *master* is."""
+    """The sentinels that watch the primary named *master*."""
 
     master: str
     addresses: tuple[Address, ...]
@@ -54,7 +54,7 @@ class Sentinels:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One Redis as an operator names it.
+    """One Redis as an operator configures it.
 
     `redis://` and `rediss://` (TLS) `[[user]:password@]host[:port][/db]`, `unix:///path[?db=…]`, and
     `redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/master[/db]`, with `rediss` for TLS, and
@@ -67,54 +67,55 @@ class Server:
     sentinels: Sentinels | None = None
 
     @classmethod
-    def named(cls, url: str, credentials: Credentials = NO_CREDENTIALS) -> Server:
-        """Return the server of *url*; `BadUrl` says what is wrong with one that names none."""
-        told = read(url)
+    def from_url(cls, url: str, credentials: Credentials = NO_CREDENTIALS) -> Server:
+        """Return the server of *url*; raises `BadUrl`, which says what is wrong with it."""
+        parsed = parse_url(url)
         sentinels = None
-        if told.primary:
-            own = told.sentinel_username, told.sentinel_password
-            sentinels = Sentinels(told.primary, told.addresses, *own)
-        return cls(told, credentials, sentinels)
+        if parsed.primary:
+            sentinels = Sentinels(
+                parsed.primary, parsed.addresses, parsed.sentinel_username, parsed.sentinel_password
+            )
+        return cls(parsed, credentials, sentinels)
 
     @property
     def tls(self) -> bool:
-        """Whether connections to it are encrypted."""
+        """Whether connections are encrypted."""
         return self.url.scheme == "rediss"
 
     @property
     def address(self) -> str:
-        """Where it is, for people; empty where only its sentinels know."""
+        """The address, for error texts; empty if only its sentinels know it."""
         if self.sentinels is not None:
             return ""
-        return self.url.path or shown(self.url.addresses[0])
+        return self.url.path or format_address(self.url.addresses[0])
 
     def options(self) -> dict[str, Any]:
-        """Return who a connection is and how it is encrypted, under redis-py's names."""
-        told = {"username": self.url.username, "password": self.url.password}
-        given = {name: value for name, value in told.items() if value}
+        """Return credentials and TLS as arguments of redis-py's connections; those of the URL win."""
+        in_url = {"username": self.url.username, "password": self.url.password}
+        given = {name: value for name, value in in_url.items() if value}
         return {**self.credentials.options(tls=self.tls), **given, **self.url.tls}
 
     def connection(self, connect_timeout: float) -> Any:
-        """Return an unconnected connection of redis-py's: it does handshake and parsing, and no retries."""
-        told = {**self.options(), "db": self.url.database}
+        """Return an unconnected connection of redis-py, which does the handshake and parsing, no retries."""
+        arguments = {**self.options(), "db": self.url.database}
         if self.url.scheme == "unix":
-            # It knows no timeout of its own for connecting.
+            # This class takes no timeout for connecting.
             return cast("Any", redis_connection).UnixDomainSocketConnection(
-                path=self.url.path, **told, **_plain()
+                path=self.url.path, **arguments, **_common_arguments()
             )
-        # The first one is a sentinel's, where there are any: each connection is told the primary's.
-        return self._connection(self.url.addresses[0], connect_timeout, told)
+        # With sentinels the first address is that of a sentinel: the caller sets that of the primary.
+        return self._connection(self.url.addresses[0], connect_timeout, arguments)
 
-    def to_sentinel(self, address: Address, connect_timeout: float) -> Any:
+    def sentinel_connection(self, address: Address, connect_timeout: float) -> Any:
         """Return an unconnected connection to the sentinel at *address*."""
-        # TLS is the same for both; who one is is not: sentinels have an ACL of their own.
-        told = {name: value for name, value in self.options().items() if name.startswith("ssl_")}
+        # The same TLS as for the server, but other credentials: sentinels have an ACL of their own.
+        arguments = {name: value for name, value in self.options().items() if name.startswith("ssl_")}
         if self.sentinels is not None:
             own = {"username": self.sentinels.username, "password": self.sentinels.password}
-            told |= {name: value for name, value in own.items() if value}
-        return self._connection(address, connect_timeout, told)
+            arguments |= {name: value for name, value in own.items() if value}
+        return self._connection(address, connect_timeout, arguments)
 
-    def _connection(self, address: Address, connect_timeout: float, told: dict[str, Any]) -> Any:
+    def _connection(self, address: Address, connect_timeout: float, arguments: dict[str, Any]) -> Any:
         host, port = address
         kind = redis_connection.SSLConnection if self.tls else redis_connection.Connection
         return cast("Any", kind)(
@@ -122,32 +123,32 @@ class Server:
             port=port,
             socket_connect_timeout=connect_timeout,
             socket_keepalive=True,
-            **told,
-            **_plain(),
+            **arguments,
+            **_common_arguments(),
         )
 
 
-def _plain() -> dict[str, Any]:
-    """Return what is the same for every connection: who reads is us, and who retries."""
+def _common_arguments() -> dict[str, Any]:
+    """Return the arguments that all connections share: answers as bytes, and no retries by redis-py."""
     return {
         "decode_responses": False,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
-        # Who asks bounds the whole; a timer for every answer of a pipeline costs more than to parse it.
+        # The caller sets one timeout for all answers: a timer for each of them costs more than parsing.
         "socket_timeout": None,
         "health_check_interval": 0,
     }
 
 
-def shown(address: Address) -> str:
-    """Return *address* as it is written."""
+def format_address(address: Address) -> str:
+    """Return *address* as `host:port`, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.asynccontextmanager
-async def connected(connection: Any) -> AsyncIterator[Any]:
-    """Have *connection*, until the end of the block at most."""
+async def opened(connection: Any) -> AsyncIterator[Any]:
+    """Connect *connection* and yield it; disconnect at the end of the block."""
     try:
         await connection.connect()
         yield connection
@@ -155,7 +156,7 @@ async def connected(connection: Any) -> AsyncIterator[Any]:
         await connection.disconnect(nowait=True)
 
 
-async def asked(connection: Any, *command: str) -> Any:
+async def execute_command(connection: Any, *command: str) -> Any:
     """Return the answer to *command*."""
     await connection.send_command(*command)
     return await connection.read_response()

@@ -1,4 +1,4 @@
-"""Reads that are shared by those who wait for the same."""
+"""Single-flight reads: callers that want the same at the same time share one call to Redis."""
 
 from __future__ import annotations
 
@@ -15,69 +15,75 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """One kind of read: a call for all who wait for the same, and its answer made into a T once.
+    """One kind of read: one call for all who wait for the same key, and its answer parsed once.
 
-    Nobody hears what is older than the own question: who asks when a call has been sent waits for the next.
+    Nobody gets an answer older than their own request: a caller whose key has been sent already waits for the
+    next call.
     """
 
     def __init__(
-        self, line: Pipeline, *, command: Callable[[K], Command], make: Callable[[K, Any], T], seconds: float
+        self,
+        pipeline: Pipeline,
+        *,
+        command: Callable[[K], Command],
+        parse: Callable[[K, Any], T],
+        timeout: float,
     ) -> None:
-        """Ask *command* of what is wanted by *line*; *make* a T of it and of what Redis answers."""
-        self._line = line
+        """Send `command(key)` over *pipeline*, return `parse(key, answer)`; *timeout* in seconds."""
+        self._pipeline = pipeline
         self._command = command
-        self._make = make
-        self._seconds = seconds
-        self._asked: dict[K, _Asked[T]] = {}
+        self._parse = parse
+        self._timeout = timeout
+        self._pending: dict[K, _PendingRead[T]] = {}
         self.reads = self.shared = 0
 
-    async def of(self, wanted: K) -> T:
-        """Return the T of *wanted*; `BrokerUnavailable` where it does not come in time."""
-        asked = self._asked.get(wanted)
-        if asked is None or self._line.departed(asked.answer):
-            asked = self._asked[wanted] = self._ask(wanted)
+    async def get(self, key: K) -> T:
+        """Return what is parsed of the answer for *key*; raises `BrokerUnavailable` after the timeout."""
+        read = self._pending.get(key)
+        if read is None or self._pipeline.is_sent(read.answer):
+            read = self._pending[key] = self._send(key)
             self.reads += 1
         else:
             self.shared += 1
-        asked.waiting += 1
+        read.waiting += 1
         try:
-            # Who gives up must not take the answer from the others: those who asked later have longer.
-            told, _ = await asyncio.wait((asked.made,), timeout=self._seconds)
+            # A caller that times out must not cancel the others: those who joined later have more time.
+            done, _ = await asyncio.wait((read.parsed,), timeout=self._timeout)
         finally:
-            asked.waiting -= 1
-            if not asked.waiting:
-                asked.answer.cancel()  # what nobody waits for need not be sent
-        if not told:
-            raise TIMED_OUT.error()
-        return asked.made.result()
+            read.waiting -= 1
+            if not read.waiting:
+                read.answer.cancel()  # if it is not sent yet, it need not be
+        if not done:
+            raise TIMED_OUT.to_exception()
+        return read.parsed.result()
 
-    def _ask(self, wanted: K) -> _Asked[T]:
-        asked = _Asked[T](self._line.call(self._command(wanted)))
+    def _send(self, key: K) -> _PendingRead[T]:
+        read = _PendingRead[T](self._pipeline.call(self._command(key)))
 
-        def tell(answer: Answer) -> None:
-            if self._asked.get(wanted) is asked:
-                del self._asked[wanted]
+        def on_answer(answer: Answer) -> None:
+            if self._pending.get(key) is read:
+                del self._pending[key]
             if answer.cancelled():
                 return
             try:
-                asked.made.set_result(self._make(wanted, answer.result()))
-            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait are told)
-                asked.made.set_exception(error)
-                asked.made.exception()  # they may have gone
+                read.parsed.set_result(self._parse(key, answer.result()))
+            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait get it)
+                read.parsed.set_exception(error)
+                read.parsed.exception()  # retrieved here: there may be nobody left who waits
 
-        asked.answer.add_done_callback(tell)
-        return asked
+        read.answer.add_done_callback(on_answer)
+        return read
 
     def __repr__(self) -> str:
-        return f"<Shared {self.reads} reads {self.shared} shared>"
+        return f"<SingleFlight {self.reads} reads {self.shared} shared>"
 
 
-class _Asked(Generic[T]):
-    """A call, and how many wait for what is made of its answer."""
+class _PendingRead(Generic[T]):
+    """A call, and how many callers wait for what is parsed of its answer."""
 
-    __slots__ = ("answer", "made", "waiting")
+    __slots__ = ("answer", "parsed", "waiting")
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        self.made: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.parsed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.waiting = 0

@@ -1,4 +1,4 @@
-"""Where the primary of a shard is: at one address, where sentinels say, or where its slot of a Cluster is."""
+"""Finding the primary of a shard: at a fixed address, by asking sentinels, or by its slot of a Cluster."""
 
 from __future__ import annotations
 
@@ -12,167 +12,173 @@ from redis.crc import key_slot
 
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.sentinel import SentinelPrimary
-from gateway.broker.redis.connection.servers import Address, Server, asked, connected
+from gateway.broker.redis.connection.servers import Address, Server, execute_command, opened
 
-Slots = tuple[int, int, Address]
-"""The first and the last of a range, and who has them."""
+SlotRange = tuple[int, int, Address]
+"""First and last slot of a range, and the address of their primary."""
 
 
 class PrimaryLocator(Protocol):
-    """Where one shard's primary is, as far as this node knows."""
+    """Knows the address of one shard's primary."""
 
     server: Server
     """How to connect to it."""
-    first: str
-    """Who is asked before anything is known, for people; empty where errors say that themselves."""
+    description: str
+    """The address before any is known, for error texts; empty where the errors themselves name it."""
 
-    def settled(self, address: Address | None, *, watchful: bool) -> bool:
-        """Return whether the primary is at *address*, and nobody need be asked.
+    def is_current(self, address: Address | None, *, recheck: bool) -> bool:
+        """Return whether the primary is known to be at *address*; no I/O.
 
-        Who is *watchful* asks more often.
+        *recheck*: return False also when it is some seconds since anybody was asked.
         """
 
-    async def locate(self, *, watchful: bool) -> Address | None:
-        """Return the primary's address; None for the one that the URL has.
+    async def locate(self, *, recheck: bool) -> Address | None:
+        """Return the primary's address; None: that of the server's URL.
 
-        Where nobody can tell, the last one known; redis-py's `ConnectionError` where there is none.
+        If nobody can be asked, that is the last one known; redis-py's `ConnectionError` if there is none.
         """
 
-    def doubt(self) -> None:
-        """Hear that the primary did not behave as one: look again before the next exchange with it."""
+    def invalidate(self) -> None:
+        """Look the primary up before it is used next: it did not behave like one."""
 
-    async def watch(self) -> None:
-        """Hear of it when another becomes the primary, while this runs; return where nobody tells."""
+    async def watch_failovers(self) -> None:
+        """Invalidate when a failover is announced; return at once if nobody announces any."""
 
 
 class FixedPrimary:
-    """A server that is where its URL says. Whoever moves it moves its name or address as well."""
+    """A server at the address of its URL; one that moves has to keep its name or address."""
 
     def __init__(self, server: Server) -> None:
-        """Stay at the address of *server* for ever."""
+        """Always use the address of *server*."""
         self.server = server
-        self.first = server.address
+        self.description = server.address
 
-    def settled(self, address: Address | None, *, watchful: bool) -> bool:
-        """Return True: there is nobody to ask."""
+    def is_current(self, address: Address | None, *, recheck: bool) -> bool:
+        """Return True."""
         return True
 
-    async def locate(self, *, watchful: bool) -> Address | None:
-        """Return None: the URL knows."""
+    async def locate(self, *, recheck: bool) -> Address | None:
+        """Return None: the address of the URL."""
         return None
 
-    def doubt(self) -> None:
-        """Go on with the same: its name may lead elsewhere by the next connection."""
+    def invalidate(self) -> None:
+        """Do nothing: the next connection resolves the name anew."""
 
-    async def watch(self) -> None:
+    async def watch_failovers(self) -> None:
         """Return at once."""
 
     def __repr__(self) -> str:
-        return "<Fixed>"
+        return "<FixedPrimary>"
 
 
 class ClusterSlots:
-    """Which node of a Cluster has which slots, for every shard of a broker."""
+    """The slots of a Cluster and their primaries, shared by all shards of a broker."""
 
-    def __init__(self, servers: Sequence[Server], chance: Random | None = None) -> None:
-        """Begin with *servers*, of which one has to answer; the other nodes are learned."""
+    def __init__(self, servers: Sequence[Server], random: Random | None = None) -> None:
+        """Start from *servers*, of which one has to answer; the other nodes are learned from it."""
         self.servers = tuple(servers)
-        self.sure = False
-        self._chance = chance or Random()
-        self._ranges: Sequence[Slots] = ()
-        self._looking = asyncio.Lock()
+        self.valid = False
+        self._random = random or Random()
+        self._ranges: Sequence[SlotRange] = ()
+        self._refreshing = asyncio.Lock()
 
     def primary(self, slot: int) -> Address | None:
-        """Return the address of the node that has *slot*, as far as known."""
+        """Return the address of the primary of *slot*; None if it is not known."""
         return next((address for first, last, address in self._ranges if first <= slot <= last), None)
 
-    async def look(self) -> None:
-        """Ask one node after the other, those that were primaries first, in any order."""
-        async with self._looking:
-            if not self.sure:
-                await self._look()
+    async def refresh(self) -> None:
+        """Ask one node after the other until one answers, unless the slots are valid.
 
-    async def _look(self) -> None:
+        Known primaries are asked first, in random order, then the configured servers.
+        """
+        async with self._refreshing:
+            if not self.valid:
+                await self._refresh()
+
+    async def _refresh(self) -> None:
         known = list({address for *_, address in self._ranges})
-        self._chance.shuffle(known)
+        self._random.shuffle(known)
         candidates = [
             *((self.servers[0], address) for address in known),
-            *((each, None) for each in self.servers),
+            *((server, None) for server in self.servers),
         ]
-        told: Exception = exceptions.ConnectionError("no node of the Redis Cluster answers")
+        last_error: Exception = exceptions.ConnectionError("no node of the Redis Cluster answers")
         for server, address in candidates:
             try:
-                self._ranges = await _slots(server, address)
+                self._ranges = await _read_slots(server, address)
                 break
             except (exceptions.RedisError, OSError) as error:
-                told = error
+                last_error = error
         else:
             if not self._ranges:
-                raise told
-        self.sure = True
+                raise last_error
+        self.valid = True
 
     def __repr__(self) -> str:
-        return f"<Topology {len({address for *_, address in self._ranges})} primaries>"
+        return f"<ClusterSlots {len({address for *_, address in self._ranges})} primaries>"
 
 
 class ClusterPrimary:
-    """Where the slot of one shard is."""
+    """The primary of one shard's slot in a Cluster."""
 
-    def __init__(self, topology: ClusterSlots, key: str) -> None:
-        """Look for the slot of *key*, and with it of every key of its shard: they share a hash tag."""
-        self.server = topology.servers[0]
-        self.first = ", ".join(each.address for each in topology.servers)
-        self._topology = topology
+    def __init__(self, slots: ClusterSlots, key: str) -> None:
+        """Locate the slot of *key*, which is that of every key of its shard: they share a hash tag."""
+        self.server = slots.servers[0]
+        self.description = ", ".join(server.address for server in slots.servers)
+        self._slots = slots
         self._slot: int = cast("Any", key_slot)(key.encode())
 
-    def settled(self, address: Address | None, *, watchful: bool) -> bool:
-        """Return whether the slot is at *address*."""
-        return self._topology.sure and address == self._topology.primary(self._slot)
+    def is_current(self, address: Address | None, *, recheck: bool) -> bool:
+        """Return whether the slot is known to be at *address*."""
+        return self._slots.valid and address == self._slots.primary(self._slot)
 
-    async def locate(self, *, watchful: bool) -> Address | None:
-        """Return the address of the node with this slot."""
-        await self._topology.look()
-        address = self._topology.primary(self._slot)
+    async def locate(self, *, recheck: bool) -> Address | None:
+        """Return the address of the slot's primary."""
+        await self._slots.refresh()
+        address = self._slots.primary(self._slot)
         if address is None:
             raise exceptions.ConnectionError(f"no node of the Redis Cluster has slot {self._slot}")
         return address
 
-    def doubt(self) -> None:
-        """Have the nodes asked again, for every shard."""
-        self._topology.sure = False
+    def invalidate(self) -> None:
+        """Have the slots of all shards read again."""
+        self._slots.valid = False
 
-    async def watch(self) -> None:
-        """Return at once: a node that is asked for what it no longer has says so."""
+    async def watch_failovers(self) -> None:
+        """Return at once: a node that is asked for a slot it no longer has answers MOVED."""
 
     def __repr__(self) -> str:
-        return f"<InCluster slot {self._slot} of {self._topology}>"
+        return f"<ClusterPrimary slot {self._slot} of {self._slots}>"
 
 
 def primary_locators(
     servers: Sequence[Server], keys: Sequence[str], *, cluster: bool
 ) -> list[PrimaryLocator]:
-    """Return the place of each shard; *keys* has a key of each. Servers that are independent take turns."""
+    """Return a locator for each shard, of which *keys* holds one key each.
+
+    Without *cluster* the shards are spread over *servers* in turn: shard s is on server s mod len(servers).
+    """
     if cluster:
-        topology = ClusterSlots(servers)
-        return [ClusterPrimary(topology, key) for key in keys]
-    apart: list[PrimaryLocator] = [
-        SentinelPrimary(each) if each.sentinels else FixedPrimary(each) for each in servers
+        slots = ClusterSlots(servers)
+        return [ClusterPrimary(slots, key) for key in keys]
+    locators: list[PrimaryLocator] = [
+        SentinelPrimary(server) if server.sentinels else FixedPrimary(server) for server in servers
     ]
-    return [apart[number % len(apart)] for number in range(len(keys))]
+    return [locators[number % len(locators)] for number in range(len(keys))]
 
 
-async def _slots(server: Server, address: Address | None) -> Sequence[Slots]:
-    """Return what one node of a Cluster knows: ranges of slots, each with its primary."""
-    connection = server.connection(timeouts.SENTINEL)
+async def _read_slots(server: Server, address: Address | None) -> Sequence[SlotRange]:
+    """Return the slots as one node of a Cluster knows them."""
+    connection = server.connection(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS)
     if address is not None:
         connection.host, connection.port = address
-    async with asyncio.timeout(timeouts.SENTINEL), connected(connection):
-        told = await asked(connection, "CLUSTER", "SLOTS")
-    # A node that was not told its own name or address leaves it out: it is the one that was asked.
+    async with asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS), opened(connection):
+        ranges = await execute_command(connection, "CLUSTER", "SLOTS")
+    # A node that does not know its own name or address leaves it out: it is the node that was asked.
     return [
-        (int(first), int(last), (connection.host if host in _NAMELESS else host.decode(), int(port)))
-        for first, last, (host, port, *_), *_ in told
+        (int(first), int(last), (connection.host if host in _UNKNOWN_HOST else host.decode(), int(port)))
+        for first, last, (host, port, *_), *_ in ranges
     ]
 
 
-_NAMELESS = frozenset((None, b"", b"?"))
+_UNKNOWN_HOST = frozenset((None, b"", b"?"))

@@ -1,4 +1,4 @@
-"""What the URL of a Redis says, at its word: nothing is guessed or ignored, and no error repeats a secret."""
+"""Parse the URL of a Redis strictly: nothing is guessed or ignored, and no error repeats a secret."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ _HOST = re.compile(r"(\[[^\[\]]+\]|[\w.-]+)(?::([0-9]{1,5}))?")
 _DATABASE = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[a-z_]{1,40}")
 
-OTHER_SCHEME = 'write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary'
-UNESCAPED = "escape it where it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
+REMEDY_SCHEME = 'write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary'
+REMEDY_ESCAPE = (
+    "escape it where it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
+)
 
 
 class BadUrl(GatewayError):
-    """A URL that names no Redis; neither part repeats what may be a secret."""
+    """A URL that is not that of a Redis; neither *problem* nor *remedy* repeats what may be a secret."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"a Redis URL: {problem}; {remedy}")
@@ -37,16 +39,16 @@ class BadUrl(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A URL in its parts, unescaped."""
+    """The parts of a URL, unescaped."""
 
     scheme: str
     """`redis`, `rediss` or `unix`."""
     addresses: tuple[tuple[str, int], ...] = ()
-    """The server's, or its sentinels'; none for a Unix socket."""
+    """Of the server, or of its sentinels; none for a Unix socket."""
     path: str = ""
     """Of a Unix socket."""
     primary: str = ""
-    """What the sentinels call it; empty where the server itself is named."""
+    """The name by which the sentinels know it; empty if the URL names the server itself."""
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
@@ -56,36 +58,36 @@ class Url:
     """Arguments of redis-py's `SSLConnection`."""
 
 
-def read(url: str) -> Url:
-    """Return what *url* says; raise `BadUrl` for the first thing in it that cannot be meant."""
+def parse_url(url: str) -> Url:
+    """Return the parts of *url*; raises `BadUrl` for the first thing in it that is wrong."""
     found = _URL.match(url)
     scheme = found[1].lower() if found else ""
     if found is None or scheme not in _SCHEMES:
-        raise BadUrl("not a Redis URL", OTHER_SCHEME)
+        raise BadUrl("not a Redis URL", REMEDY_SCHEME)
     if "#" in url or " " in url or not url.isprintable():
-        raise BadUrl("has a #, a blank or a control character", UNESCAPED)
+        raise BadUrl("has a #, a blank or a control character", REMEDY_ESCAPE)
     if "@" in url[found.end(2) :]:
-        raise BadUrl("has an @ after a / or ?", UNESCAPED)
+        raise BadUrl("has an @ after a / or ?", REMEDY_ESCAPE)
     _, authority, path, query = found.groups()
     userinfo, _, hosts = authority.rpartition("@")
     username, _, password = userinfo.partition(":")
-    named: dict[str, Any] = {"username": unquote(username), "password": unquote(password)}
+    credentials: dict[str, Any] = {"username": unquote(username), "password": unquote(password)}
     kind = scheme.removesuffix(_SENTINEL)
     arguments = _arguments(query or "", scheme)
     if scheme == "unix":
-        return Url(kind, path=_socket(hosts, path), **named, **arguments)
+        return Url(kind, path=_socket_path(hosts, path), **credentials, **arguments)
     sentinels = scheme.endswith(_SENTINEL)
     addresses = _addresses(hosts, several=sentinels)
-    primary, below = _primary(path) if sentinels else ("", path)
-    if (number := _database(below)) is not None:
+    primary, database = _primary(path) if sentinels else ("", path)
+    if (number := _database(database)) is not None:
         if "database" in arguments:
             raise BadUrl("has a database both in its path and as ?db", "keep one of them")
         arguments["database"] = number
-    return Url(kind, addresses, primary=primary, **named, **arguments)
+    return Url(kind, addresses, primary=primary, **credentials, **arguments)
 
 
 def _addresses(hosts: str, *, several: bool) -> tuple[tuple[str, int], ...]:
-    """Return what is between commas, each with its port."""
+    """Return the addresses in *hosts*, separated by commas where there are *several*."""
     if not several and "," in hosts:
         raise BadUrl("names several hosts", "list a URL for each in broker.urls")
     return tuple(_address(host, SENTINEL_PORT if several else PORT) for host in hosts.split(","))
@@ -106,29 +108,29 @@ def _address(text: str, port: int) -> tuple[str, int]:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise BadUrl("what stands in brackets is no IPv6 address", "write [::1]:6379") from None
+            raise BadUrl("what is in brackets is not an IPv6 address", "write [::1]:6379") from None
     return host, number
 
 
-def _socket(host: str, path: str) -> str:
+def _socket_path(host: str, path: str) -> str:
     if host or len(path) < 2:
         raise BadUrl("does not name a socket's absolute path", 'write "unix:///run/redis.sock"')
     return unquote(path)
 
 
 def _primary(path: str) -> tuple[str, str]:
-    """Return the primary's name, and what follows it."""
-    name, slash, below = path.removeprefix("/").partition("/")
+    """Return the name of the primary, and the rest of *path*."""
+    name, slash, rest = path.removeprefix("/").partition("/")
     if not name:
         raise BadUrl(
             "does not name the primary that its sentinels watch",
             'write "redis+sentinel://host:26379,host2:26379/mymaster"',
         )
-    return unquote(name), slash + below
+    return unquote(name), slash + rest
 
 
 def _database(path: str) -> int | None:
-    """Return the number that *path* is; None where it is empty."""
+    """Return the database's number in *path*; None if there is none."""
     text = path.removeprefix("/")
     if text and not _DATABASE.fullmatch(text):
         raise BadUrl("what follows the last / is not a database's number", "write a number, or leave it out")
@@ -140,25 +142,25 @@ def _arguments(query: str, scheme: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     tls: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        # Whatever is no name may be anything, such as a secret.
-        called = f"?{name}" if _NAME.fullmatch(name) else "an argument"
+        # What does not look like a name may be a secret: it is not repeated.
+        label = f"?{name}" if _NAME.fullmatch(name) else "an argument"
         known = _ARGUMENTS.get(name)
         if known is None:
-            raise BadUrl(f"{called} is not to be set here", "leave it out; docs/configuration.md has what is")
-        target, parse = known
+            raise BadUrl(f"{label} is not to be set here", "leave it out; docs/configuration.md has what is")
+        attribute, parse = known
         if name.startswith("ssl_") and not scheme.startswith("rediss"):
-            raise BadUrl(f"{called} is for encrypted connections", "write rediss://, or leave it out")
+            raise BadUrl(f"{label} is for encrypted connections", "write rediss://, or leave it out")
         if name.startswith("sentinel_") and not scheme.endswith(_SENTINEL):
-            raise BadUrl(f"{called} is for sentinels", "write redis+sentinel://, or leave it out")
-        into, key = (fields, target) if target else (tls, name)
+            raise BadUrl(f"{label} is for sentinels", "write redis+sentinel://, or leave it out")
+        into, key = (fields, attribute) if attribute else (tls, name)
         if key in into:
-            raise BadUrl(f"{called} is there twice", "keep one of them")
+            raise BadUrl(f"{label} is there twice", "keep one of them")
         try:
             into[key] = parse(value)
         except (KeyError, ValueError):
             raise BadUrl(
-                f"{called} has a value that it may not have",
-                _CHOICES.get(name, "write one, or leave it out"),
+                f"{label} has a value that it may not have",
+                _VALUE_REMEDIES.get(name, "write one, or leave it out"),
             ) from None
     return {**fields, "tls": tls}
 
@@ -175,13 +177,13 @@ def _number(value: str) -> int:
     return int(value)
 
 
-def _flags(value: str) -> list[ssl.VerifyFlags]:
+def _verify_flags(value: str) -> list[ssl.VerifyFlags]:
     return [ssl.VerifyFlags[name.strip()] for name in value.strip("[]").split(",")]
 
 
-_TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-_DEMANDS = {"none": "none", "optional": "optional", "required": "required"}
-_VERSIONS = {str(int(each)): each for each in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)}
+_BOOLEANS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_CERT_REQS = {"none": "none", "optional": "optional", "required": "required"}
+_TLS_VERSIONS = {str(int(each)): each for each in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)}
 
 _ARGUMENTS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "db": ("database", _number),
@@ -194,15 +196,15 @@ _ARGUMENTS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "ssl_ca_data": ("", _text),
     "ssl_password": ("", _text),
     "ssl_ciphers": ("", _text),
-    "ssl_cert_reqs": ("", lambda value: _DEMANDS[value.lower()]),
-    "ssl_check_hostname": ("", lambda value: _TRUTH[value.lower()]),
-    "ssl_min_version": ("", _VERSIONS.__getitem__),
-    "ssl_include_verify_flags": ("", _flags),
-    "ssl_exclude_verify_flags": ("", _flags),
+    "ssl_cert_reqs": ("", lambda value: _CERT_REQS[value.lower()]),
+    "ssl_check_hostname": ("", lambda value: _BOOLEANS[value.lower()]),
+    "ssl_min_version": ("", _TLS_VERSIONS.__getitem__),
+    "ssl_include_verify_flags": ("", _verify_flags),
+    "ssl_exclude_verify_flags": ("", _verify_flags),
 }
-"""What a URL may set, as which field of `Url`; the nameless belong to TLS."""
+"""The arguments that a URL may have: the attribute of `Url`, empty for those of TLS, and the parser."""
 
-_CHOICES = {
+_VALUE_REMEDIES = {
     "db": "write a database's number",
     "ssl_cert_reqs": "write none, optional or required",
     "ssl_check_hostname": "write yes or no",

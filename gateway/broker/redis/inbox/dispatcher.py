@@ -125,14 +125,14 @@ class InboxDispatcher:
     async def _caught_up(self, followed: ChannelState, life: int) -> bool:
         """Deliver the next page of what is missing, in turn; return whether that is all."""
         async with self._healing:
-            await self._lease.established()
+            await self._lease.wait_until_held()
             return followed.life == life and await self._next_page(followed, life)
 
     async def _next_page(self, followed: ChannelState, life: int) -> bool:
         try:
             page = await self._history.page(followed.name, followed.last, PAGE, PAGE_BYTES)
         except GatewayError:
-            await asyncio.sleep(timeouts.some(timeouts.READ, random.random()))
+            await asyncio.sleep(timeouts.jittered(timeouts.INBOX_READ_RETRY_SECONDS, random.random()))
             return False
         except Exception as error:  # noqa: BLE001 (a history that cannot be understood heals nothing: go on without)
             self._tasks.report(error)
@@ -140,7 +140,7 @@ class InboxDispatcher:
                 followed.last = None
                 self._gap(followed, "reset", None)
             return True
-        await self._lease.established()
+        await self._lease.wait_until_held()
         if followed.life != life:
             return False
         if page.fault:

@@ -93,7 +93,7 @@ class InboxReader:
                 if self._failing is None:  # one report for each time that it begins
                     self._tasks.report(error)
                 self._in_vain(GatewayError("something unexpected", details=repr(error)))
-                await asyncio.sleep(timeouts.READ)
+                await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
 
     async def _once(self, inbox: str) -> None:
         """Read what waits, or wait for it.
@@ -115,8 +115,8 @@ class InboxReader:
         else:
             # What was read is handed on; but an inbox that cannot be trimmed overflows one day.
             self._refused(refusal)
-            await asyncio.sleep(timeouts.READ)
-        await self._lease.established()
+            await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
+        await self._lease.wait_until_held()
         if refusal is None:
             self._whole = None
             if look and await self._overflowed(inbox, answers[0], cursor):
@@ -154,34 +154,36 @@ class InboxReader:
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any] | None:
         """Return Redis' answers; None, after a moment, where it refuses the last one or is not there."""
-        packed = [self._wire.pack(command) for command in commands]
+        packed = [self._wire.pack_command(command) for command in commands]
         try:
-            answers = await self._wire.exchange(packed, self._options.block + timeouts.GRACE)
+            answers = await self._wire.execute(
+                packed, self._options.block + timeouts.INBOX_BLOCK_GRACE_SECONDS
+            )
         except (exceptions.RedisError, OSError) as error:
             self._refused(error)
         else:
             if not isinstance(answers[-1], Exception):
                 return answers
             self._refused(answers[-1])
-        await asyncio.sleep(timeouts.some(timeouts.READ, random.random()))
+        await asyncio.sleep(timeouts.jittered(timeouts.INBOX_READ_RETRY_SECONDS, random.random()))
         return None
 
     def _refused(self, error: Exception) -> None:
         fault = rule_for(error)
-        self._contact.failed(fault)
-        self._in_vain(fault.error(error, self._wire.server))
+        self._contact.record_failure(fault)
+        self._in_vain(fault.to_exception(error, self._wire.server))
 
     def _in_vain(self, why: GatewayError) -> None:
         now = monotonic()
         self.failures += 1
         self._failing = now if self._failing is None else self._failing
-        if now - self._failing >= timeouts.DEAF:
-            self._contact.deaf(why)
+        if now - self._failing >= timeouts.INBOX_UNREADABLE_SECONDS:
+            self._contact.inbox_unreadable(why)
 
     def _reads_again(self) -> None:
         if self._failing is not None:
             self._failing = None
-            self._contact.heard()
+            self._contact.inbox_readable()
 
     def __repr__(self) -> str:
         return f"<Reader {self.entries} entries {self.unread} unread>"

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from math import ceil
 
+from gateway.broker.notices import OnNotice, RoutesMissing
 from gateway.broker.redis.connection.pipeline import Answer, Pipeline
 from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.inbox.routes import Routes
@@ -40,11 +41,11 @@ class RouteAudit:
         *,
         node: Callable[[], str],
         every: float,
-        gone: Callable[[int], None],
+        on_notice: OnNotice,
     ) -> None:
         """Look after *routes* to whatever *node* returns; `go_on` is called *every* so many seconds.
 
-        Call *gone* with how many were not there any more.
+        Give `RoutesMissing` to *on_notice* with how many were not there any more.
         """
         self._line = line
         self._keys = keys
@@ -53,7 +54,7 @@ class RouteAudit:
         self._routes = routes
         self._node = node
         self._share = every * ROUNDS / options.meta_ttl
-        self._gone = gone
+        self._on_notice = on_notice
         self._left: deque[ChannelState] = deque()
         self.mended = 0
         """Routes that were not there any more."""
@@ -83,13 +84,15 @@ class RouteAudit:
         ]
         if again:
             self.mended += len(again)
-            self._gone(len(again))
+            self._on_notice(RoutesMissing(len(again)))
             self._routes.again([followed for followed, _ in again])
 
     def _ask(self, names: Sequence[str], node: str) -> Answer:
         keys = self._keys
         pairs = [key for name in names for key in (keys.meta(name), keys.route(name))]
-        return self._line.call(TOUCH([keys.of(node), *pairs], node, milliseconds(self._meta_ttl), *names))
+        return self._line.call(
+            TOUCH([keys.node_routes(node), *pairs], node, milliseconds(self._meta_ttl), *names)
+        )
 
     def __repr__(self) -> str:
         return f"<Rounds {len(self._left)} channels to go>"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gateway.broker.base import Retention
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline, within
+from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_for
 from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
@@ -77,7 +77,7 @@ class Routes:
         followed.begin(token, numbered=numbered)
         life = followed.life
         try:
-            told = await within(answer, self._options.resume_deadline)
+            told = await wait_for(answer, self._options.resume_timeout)
         except BaseException:
             # Perhaps it is routed all the same.
             if before != life == followed.life:
@@ -173,8 +173,8 @@ class Routes:
                     keys.log(name),
                     keys.route(name),
                     keys.nodes,
-                    keys.of(node),
-                    keys.names,
+                    keys.node_routes(node),
+                    keys.routed_names,
                     keys.inbox(node),
                 ],
                 node,
@@ -232,7 +232,9 @@ class Routes:
         """Ask Redis to unroute *followed*; None where asking is no use."""
         keys, node, name = self._keys, self._node(), followed.name
         try:
-            return self._line.call(UNSUBSCRIBE([keys.route(name), keys.of(node), keys.names], node, name))
+            return self._line.call(
+                UNSUBSCRIBE([keys.route(name), keys.node_routes(node), keys.routed_names], node, name)
+            )
         except GatewayError:
             return None
 

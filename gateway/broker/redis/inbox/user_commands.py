@@ -92,7 +92,7 @@ class UserCommandLog:
         start = b"-" if self._sure is None else b"%d" % (self._sure - int(OVERLAP * 1000))
         entries: list[tuple[bytes, UserCommand]] = []
         while True:
-            now, page = await self._line.call(SAID([self._keys.said], start, PAGE))
+            now, page = await self._line.call(SAID([self._keys.user_commands], start, PAGE))
             entries += [(id, codec.unpack_user_command(fields[1])) for id, fields in page]
             if len(page) < PAGE:
                 return now, entries

@@ -1,1 +1,1 @@
-"""A node among the nodes: its lease, and the cleaning up after nodes that lost theirs."""
+"""Membership in the cluster: a node's lease, and the reaping of nodes whose lease has expired."""

@@ -1,4 +1,7 @@
-"""Whether a Redis evicts what is in use when it is full: that only who runs it can change."""
+"""Whether a Redis evicts keys that are in use when it is full; only its operator can change that.
+
+docs/redis.md#how-to-run-the-redis says what an eviction does.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,28 @@ from redis import exceptions
 from gateway.broker.notices import EvictionEnabled
 from gateway.broker.redis.connection.connection import RedisConnection
 
-HARMLESS = "noeviction"
+NO_EVICTION = "noeviction"
 
 
-async def evicting(wire: RedisConnection, within: float) -> EvictionEnabled | None:
-    """Return what there is to be told of the Redis behind *wire*, asked for *within* seconds; close *wire*.
+async def check_eviction(connection: RedisConnection, timeout_seconds: float) -> EvictionEnabled | None:
+    """Ask the Redis behind *connection* for its eviction policy, and close *connection*.
 
-    None where it evicts nothing, does not let us ask (an ACL may forbid INFO), or cannot be reached.
+    Returns:
+        The notice to give; None if it evicts nothing, refuses the question (an ACL may forbid INFO), or
+        cannot be reached in time.
     """
     try:
-        (answer,) = await wire.exchange([wire.pack(("INFO", "memory"))], within)
+        (answer,) = await connection.execute([connection.pack_command(("INFO", "memory"))], timeout_seconds)
     except (exceptions.RedisError, OSError):
         return None
     finally:
-        await wire.close()
-    policy = policy_in(answer) if isinstance(answer, bytes) else ""
-    return EvictionEnabled(wire.server, policy) if policy else None
+        await connection.close()
+    policy = eviction_policy(answer) if isinstance(answer, bytes) else ""
+    return EvictionEnabled(connection.server, policy) if policy else None
 
 
-def policy_in(info: bytes) -> str:
-    """Return the policy that `INFO memory` tells of; empty where nothing is evicted."""
-    figures = dict(line.partition(":")[::2] for line in info.decode().splitlines())
-    policy = figures.get("maxmemory_policy", HARMLESS)
-    return "" if policy == HARMLESS or figures.get("maxmemory", "0") == "0" else policy
+def eviction_policy(info: bytes) -> str:
+    """Return the policy in *info*, an answer to `INFO memory`; empty if nothing is ever evicted."""
+    fields = dict(line.partition(":")[::2] for line in info.decode().splitlines())
+    policy = fields.get("maxmemory_policy", NO_EVICTION)
+    return "" if policy == NO_EVICTION or fields.get("maxmemory", "0") == "0" else policy

@@ -1,4 +1,4 @@
-"""Whether this node is one of those that run: each of its shards has to take it for one."""
+"""Whether this node has the same servers and shards as the running nodes: every shard has to agree."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from gateway.errors import BrokerUnavailable
 
 
 class LayoutCheck:
-    """What a node's shards say of it.
+    """Collects what the leases of a node's shards find out; shared by all shards of a node.
 
-    A node that one shard refuses has other servers than those that run, or in another order. Then the others
-    look elsewhere for some of its channels, also where a server that they do not know takes it in: it serves
-    none.
+    A node that one shard rejects has other servers than the running nodes, or in another order: the other
+    nodes look for some channels on other shards than it does. So it serves no channel at all, not even those
+    of a shard that accepts it, which may be on a server that the others do not use.
     """
 
-    __slots__ = ("_refusals", "fault")
+    __slots__ = ("_rejections", "error")
 
     def __init__(self) -> None:
-        self._refusals: dict[object, BrokerUnavailable] = {}
-        self.fault: BrokerUnavailable | None = None
-        """Why this node serves nothing; None where it may."""
+        self._rejections: dict[object, BrokerUnavailable] = {}
+        self.error: BrokerUnavailable | None = None
+        """Why this node may not serve; None if it may."""
 
-    def refused(self, shard: object, error: BrokerUnavailable) -> None:
-        """Hear that *shard* takes this node for a stranger, and what its clients are told."""
-        self._refusals[shard] = self.fault = error
+    def reject(self, shard: object, error: BrokerUnavailable) -> None:
+        """Note that the running nodes have another layout than *shard* has here; *error* is for clients."""
+        self._rejections[shard] = self.error = error
 
-    def admitted(self, shard: object) -> None:
-        """Hear that *shard* takes it for one of those that run."""
-        if self._refusals.pop(shard, None) is not None:
-            self.fault = next(iter(self._refusals.values()), None)
+    def accept(self, shard: object) -> None:
+        """Note that *shard* has the layout of the running nodes."""
+        if self._rejections.pop(shard, None) is not None:
+            self.error = next(iter(self._rejections.values()), None)
 
     def __repr__(self) -> str:
-        return f"<Membership {self.fault or 'undisputed'}>"
+        return f"<LayoutCheck {self.error or 'accepted'}>"

@@ -1,4 +1,4 @@
-"""A node's life in Redis: one id per incarnation, a lease that is renewed, and a look at those of others."""
+"""A node's lease on one shard: taken by each incarnation under a new id, and renewed while the node lives."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, Protocol
 
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.error_table import SlotMoving
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import BUMP, RENEW, milliseconds
@@ -20,250 +21,312 @@ from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
 
-MARGIN = 0.9
-"""Of the lease, the part that Redis hears of: what follows its end is over before the lease is."""
+TTL_SHARE = 0.9
+"""Share of the configured lease that Redis is given as its TTL: the reaping that follows its end is done
+before the configured lease is over."""
 
 RENEWALS = 3
-"""In one lease."""
+"""Renewals per lease."""
 
-UNKNOWN = -1
-"""What Redis says of a lease that it has lost."""
+LEASE_UNKNOWN = -1
+"""`RenewAnswer.held` of a lease that Redis lost."""
 
-REFUSED = -2
-"""What Redis says to a node that has other servers or shards than those that run."""
+LAYOUT_REJECTED = -2
+"""`RenewAnswer.held` for a node that has other servers or shards than the running nodes."""
 
-PAST = 100
-"""Incarnations that are remembered: each was reaped long before so many others have been."""
+PAST_INCARNATIONS = 100
+"""Ids that are remembered: older ones were reaped long ago."""
+
+
+class RenewAnswer(NamedTuple):
+    """The answer of the script `renew`."""
+
+    beat: int
+    held: int
+    """1: the lease is held; 0: this incarnation was reaped; or `LEASE_UNKNOWN`."""
+    epoch: bytes
+    now: int
+    """Redis' clock, in Unix milliseconds."""
+    next_to_expire: bytes
+    """The other node whose lease ends first; empty if there is none."""
+    expiry: int
+    """When the lease of that node ends, by Redis' clock, in Unix milliseconds."""
+    beat_when_reaped: int
+    """What this incarnation had written when it was reaped."""
+
+
+class LeaseObserver(Protocol):
+    """Told what becomes of the lease; calls that raise would end it."""
+
+    def incarnation_started(self, incarnation: str, *, lease_expired: bool) -> None:
+        """Continue under another id; *lease_expired*: other nodes may have been told that this one left."""
+
+    def lease_renewed(self) -> None:
+        """Send again what Redis has not received: it answers."""
+
+    def writes_lost(self) -> None:
+        """Report that Redis lost writes; called before the incarnation that follows starts."""
 
 
 class Lease:
     """Holds this node's lease on one shard."""
 
-    def __init__(  # noqa: PLR0913 (what it tells, and to whom)
+    def __init__(  # noqa: PLR0913 (its collaborators, and what it is in Redis)
         self,
-        line: Pipeline,
+        pipeline: Pipeline,
         keys: Keys,
-        contact: ShardHealth,
+        health: ShardHealth,
         reaper: Reaper,
         options: RedisOptions,
+        layout_check: LayoutCheck,
+        observer: LeaseObserver,
         *,
         name: str,
         layout: str,
         record: Callable[[], bytes],
-        begun: Callable[[str, bool], None],
-        renewed: Callable[[], None],
-        report: Callable[[BaseException], None],
+        on_error: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
-        """Hold it only where every other node has the same *layout*: the same servers and shards.
+        """Create it; `run` takes the lease.
 
-        Call *begun* with each incarnation's id and whether others think it gone, *renewed* after that.
+        Args:
+            pipeline: Calls Redis also while it counts as lost.
+            keys: The keys of the shard.
+            health: Told whether the lease is held; its `renewal_due` has it renewed at once.
+            reaper: Removes what belongs to nodes whose lease has expired.
+            options: The lease's length and the interval of renewals.
+            layout_check: Told whether the running nodes have the same *layout*.
+            observer: Told of each incarnation and each renewal.
+            name: The node's name, with which the ids of its incarnations begin.
+            layout: The servers and shards of this node, as text; the lease is held only if every other node
+                has the same.
+            record: Returns what other nodes read about this node.
+            on_error: Gets errors that nobody foresaw.
+            clock: Monotonic.
         """
-        self.node = ""
-        self.past: deque[str] = deque(maxlen=PAST)
-        """Incarnations of this node, which Redis may still know."""
-        self._line = line
-        self._keys = keys
-        self._contact = contact
-        self._reaper = reaper
-        self._ttl = options.lease * MARGIN
-        self.every = options.beat or options.lease / RENEWALS
+        self.incarnation = ""
+        """The id of the present incarnation; empty before the first."""
+        self.past_incarnations: deque[str] = deque(maxlen=PAST_INCARNATIONS)
+        """Ids of this node, the present one included, which Redis may still know."""
+        self.renewal_interval = options.beat or options.lease / RENEWALS
         """Seconds between two renewals, at most."""
+        self.renewed_at_ms = 0
+        """When it was last renewed, in Unix milliseconds by Redis' clock."""
+        self.incarnations = self.resets = 0
+        self._pipeline = pipeline
+        self._keys = keys
+        self._health = health
+        self._reaper = reaper
+        self._layout_check = layout_check
+        self._observer = observer
+        self._ttl = options.lease * TTL_SHARE
         self._name = name
         self._layout = layout
         self._record = record
-        self._begun = begun
-        self._renewed = renewed
-        self._report = report
+        self._on_error = on_error
         self._clock = clock
-        self.now = 0
-        """When it was last renewed, in Unix ms by Redis' clock."""
         self._epoch = b""
-        self._until = 0.0
-        self._steady: float | None = None
-        self._first: tuple[str, float] | None = None
-        """Another node, and when its lease ends by our clock: the earliest."""
-        self._outsider = False
-        """Whether those who ran when Redis was last asked had another layout."""
-        self._vacant: float | None = None
-        """Since when nobody has had one, where this node is an outsider."""
-        self._holding = asyncio.Event()
-        self.incarnations = self.resets = 0
+        self._held_until = 0.0
+        self._renewing_since: float | None = None
+        """Since when every renewal has succeeded."""
+        self._next_to_expire: tuple[str, float] | None = None
+        """The other node whose lease ends first, and when, by our clock."""
+        self._layout_rejected = False
+        """Whether, as last seen, the running nodes had another layout."""
+        self._no_layout_since: float | None = None
+        """Since when no running node has had any layout, while ours is rejected."""
+        self._held_event = asyncio.Event()
 
-    # ------------------------------------------------------------ what others ask
+    # ------------------------------------------------------------ state
 
     @property
     def held(self) -> bool:
-        """Whether the lease is surely held; else wait until it is `established`."""
-        return self._clock() < self._until
+        """Whether the lease is certainly held now."""
+        return self._clock() < self._held_until
 
-    async def established(self) -> None:
-        """Wait until the lease is held, if it is not."""
+    async def wait_until_held(self) -> None:
+        """Return as soon as the lease is held."""
         while not self.held:
-            self._holding.clear()
-            await self._holding.wait()
+            self._held_event.clear()
+            await self._held_event.wait()
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ renewing
 
     async def run(self) -> None:
-        """Keep the lease for as long as this runs, and clean up after nodes that did not keep theirs."""
-        bell = self._contact.bell
+        """Take and renew the lease until cancelled, and reap nodes whose lease has expired."""
+        renewal_due = self._health.renewal_due
         while True:
-            bell.clear()
+            renewal_due.clear()
             try:
-                wait = await self._once()
+                delay = await self._renew_and_reap()
             except Exception as error:  # noqa: BLE001 (whatever it is, a node must not lose its lease over it)
-                self._report(error)
-                wait = timeouts.RECONNECT
-            await asyncio.sleep(timeouts.RENEW)
+                self._on_error(error)
+                delay = timeouts.RECONNECT_SECONDS
+            await asyncio.sleep(timeouts.RENEWAL_MIN_INTERVAL_SECONDS)
             try:
-                async with asyncio.timeout(wait):
-                    await bell.wait()
+                async with asyncio.timeout(delay):
+                    await renewal_due.wait()
             except TimeoutError:
                 continue
 
-    async def retire(self) -> None:
-        """Give the lease up, and what goes with it, at once."""
-        self._until = 0.0
-        if self.node and self._contact.up:
+    async def release(self) -> None:
+        """Give up the lease, and remove this node's routes, members and inbox."""
+        self._held_until = 0.0
+        if self.incarnation and self._health.connected:
             try:
-                await self._reaper.clean_up(self.node, willing=True)
+                await self._reaper.reap(self.incarnation, even_if_alive=True)
             except GatewayError:
                 return
 
-    async def _once(self) -> float:
-        """Take or renew the lease, reap who lost theirs; return in how many seconds to do so again."""
-        self._contact.breaker.admit()  # where it is open, this is the call that decides
+    async def _renew_and_reap(self) -> float:
+        """Take or renew the lease, reap expired nodes; return the seconds until this is due again."""
+        self._health.breaker.allow_call()  # if it is open, this is the probe that closes it
         try:
-            await self._twice()
+            await self._renew_with_retry()
         except GatewayError as error:
             if not (isinstance(error, SlotMoving) and self.held):
-                self._contact.lost(error)
-            self._steady = None
-            await asyncio.sleep(timeouts.some(timeouts.RECONNECT, random.random()))
-            return timeouts.RECONNECT
-        wait = await self._reap()
-        breaker = self._contact.breaker
-        return wait if breaker.closed else min(wait, max(breaker.waits, timeouts.RENEW))
+                self._health.renewal_failed(error)
+            self._renewing_since = None
+            await asyncio.sleep(timeouts.jittered(timeouts.RECONNECT_SECONDS, random.random()))
+            return timeouts.RECONNECT_SECONDS
+        delay = await self._reap_expired()
+        breaker = self._health.breaker
+        if breaker.closed:
+            return delay
+        return min(delay, max(breaker.seconds_until_probe, timeouts.RENEWAL_MIN_INTERVAL_SECONDS))
 
-    async def _twice(self) -> None:
-        """Renew, and where that fails with Redis believed to be there, once more: over a new connection."""
-        begun = self._clock()
+    async def _renew_with_retry(self) -> None:
+        """Renew; if that fails quickly while Redis counts as connected, once more over a new connection."""
+        began = self._clock()
         try:
             await self._renew()
         except GatewayError:
-            if not self._contact.up or self._clock() - begun > timeouts.QUICK:
+            took = self._clock() - began
+            if not self._health.connected or took > timeouts.RENEWAL_RETRY_WINDOW_SECONDS:
                 raise
             await self._renew()
 
     async def _renew(self) -> None:
-        if not self.node:
-            await self._begin(missed=False)
+        if not self.incarnation:
+            await self._start_incarnation(lease_expired=False)
             return
-        sent, contact = self._clock(), self._contact
-        written = 0 if contact.regressed else contact.beat
-        told = await self._ask(self.node)
-        _, held, epoch, *_, buried = told
-        # After this node was cleaned up after, it counts from 1 again without any loss: then it is known how
-        # much it had written by that time, before which Redis may have lost some.
-        if held == UNKNOWN or (held and contact.regressed) or (not held and buried < written):
-            # Unless another node was quicker: then the epoch is not the one that we knew.
-            await self._line.call(BUMP([self._keys.state], self._epoch, new_uid()))
-            await self._begin(missed=not held or sent >= self._until)
-        elif not held or epoch != self._epoch:
-            await self._begin(missed=not held)
+        sent, health = self._clock(), self._health
+        beat_before = 0 if health.beat_regressed else health.beat
+        answer = await self._call_renew(self.incarnation)
+        # After this incarnation was reaped, its beat starts from 1 again without any loss: then the beat
+        # that it had when it was reaped is compared, which is lower if Redis lost writes before that.
+        writes_lost = (
+            answer.held == LEASE_UNKNOWN
+            or (answer.held and health.beat_regressed)
+            or (not answer.held and answer.beat_when_reaped < beat_before)
+        )
+        if writes_lost:
+            # Changes nothing if another node was quicker: then the epoch is not the one that we knew.
+            await self._pipeline.call(BUMP([self._keys.state], self._epoch, new_uid()))
+            await self._start_incarnation(lease_expired=not answer.held or sent >= self._held_until)
+        elif not answer.held or answer.epoch != self._epoch:
+            await self._start_incarnation(lease_expired=not answer.held)
         else:
-            self._hold(sent, told)
-            self._renewed()
+            self._hold(sent, answer)
+            self._observer.lease_renewed()
 
-    async def _begin(self, *, missed: bool) -> None:
-        """Begin a new incarnation; *missed* says that others may have been told that this node is gone."""
-        node = f"{self._name}~{new_uid()}"
+    async def _start_incarnation(self, *, lease_expired: bool) -> None:
+        """Take a lease under a new id; *lease_expired*: others may have been told that this node is gone."""
+        incarnation = f"{self._name}~{new_uid()}"
         sent = self._clock()
-        self.past.append(node)  # also where the answer does not come: Redis may know it
-        told = await self._ask(node, take=True)
+        # Noted even if no answer comes: Redis may have carried it out.
+        self.past_incarnations.append(incarnation)
+        answer = await self._call_renew(incarnation, take=True)
         self.incarnations += 1
-        if self._epoch and self._epoch != told[2]:
+        if self._epoch and self._epoch != answer.epoch:
             self.resets += 1
-            self._contact.forgot()
-        self.node, self._epoch = node, told[2]
-        self._contact.begin(node, told[0])
-        self._contact.established()
-        self._begun(node, missed)
-        # Only now: whoever waited with what it had read for the old incarnation has been cancelled by this.
-        self._hold(sent, told)
+            self._observer.writes_lost()
+        self.incarnation, self._epoch = incarnation, answer.epoch
+        self._health.incarnation_started(incarnation, answer.beat)
+        self._health.lease_held()
+        self._observer.incarnation_started(incarnation, lease_expired=lease_expired)
+        # Only now: readers that waited for the lease with entries of the old inbox have been cancelled above.
+        self._hold(sent, answer)
 
-    def _hold(self, sent: float, told: list[Any]) -> None:
-        _, _, _, now, other, expiry, _ = told
-        self._until = sent + self._ttl
-        self.now = now
-        self._contact.established()
-        self._holding.set()
-        if self._steady is None:
-            self._steady = sent
-        self._first = (other.decode(), self._clock() + (expiry - now) / 1000) if other else None
+    def _hold(self, sent: float, answer: RenewAnswer) -> None:
+        self._held_until = sent + self._ttl
+        self.renewed_at_ms = answer.now
+        self._health.lease_held()
+        self._held_event.set()
+        if self._renewing_since is None:
+            self._renewing_since = sent
+        self._next_to_expire = None
+        if answer.next_to_expire:
+            seconds = (answer.expiry - answer.now) / 1000
+            self._next_to_expire = (answer.next_to_expire.decode(), self._clock() + seconds)
 
-    async def _ask(self, node: str, *, take: bool = False) -> list[Any]:
+    async def _call_renew(self, incarnation: str, *, take: bool = False) -> RenewAnswer:
+        """Call the script `renew`; raises `BrokerUnavailable` if the layout is rejected."""
         keys = self._keys
         command = RENEW(
-            [keys.state, keys.nodes, keys.figures, keys.beats, keys.layout],
-            node,
+            [keys.state, keys.nodes, keys.node_records, keys.beats, keys.layout],
+            incarnation,
             milliseconds(self._ttl),
             self._record(),
             new_uid(),
             int(take),
             self._layout,
-            int(self._outsider and not self._waited()),
+            int(self._layout_rejected and not self._may_set_layout()),
         )
         try:
-            told: list[Any] = await self._line.call(command)
+            answer = await self._pipeline.call(command)
         except GatewayError:
-            self._vacant = None  # the others may not have been able to come back, either
+            # Redis may have been unreachable for the running nodes too, so that they could not return.
+            self._no_layout_since = None
             raise
-        if told[1] == REFUSED:
-            error = self._refused(told[2].decode())
-            self._contact.refused(error)
+        if answer[1] == LAYOUT_REJECTED:
+            error = self._layout_error(answer[2].decode())
+            self._layout_check.reject(self, error)
             raise error
-        self._outsider, self._vacant = False, None
-        self._contact.admitted()
-        return told
+        self._layout_rejected, self._no_layout_since = False, None
+        self._layout_check.accept(self)
+        return RenewAnswer(*answer)
 
-    def _refused(self, others: str) -> BrokerUnavailable:
-        """Return what is said where *others* have another layout, or nobody has any: they may be back soon.
+    # ------------------------------------------------------------ layouts
 
-        After an outage that was longer than a lease, or where Redis has lost all, whoever ran before has the
-        time of one lease to go on, before one that was refused takes its place.
+    def _layout_error(self, others: str) -> BrokerUnavailable:
+        """Note that *others* have another layout, or none at the moment; return the error for clients.
+
+        After an outage longer than a lease, or after Redis lost everything, the nodes that ran before have
+        the time of one lease to return before a node with another layout may replace them.
         """
-        self._outsider = True
+        self._layout_rejected = True
         if others:
-            self._vacant = None
-        elif self._vacant is None:
-            self._vacant = self._clock()
-        have = f"others have {others or 'gone'}, this node has {self._layout}"
-        text = "this node has other servers or shards than those that run"
-        return BrokerUnavailable(text, details=have, retry_after=5.0)
+            self._no_layout_since = None
+        elif self._no_layout_since is None:
+            self._no_layout_since = self._clock()
+        return BrokerUnavailable(
+            "this node has other servers or shards than the running nodes",
+            details=f"others have {others or 'gone'}, this node has {self._layout}",
+            retry_after=5.0,
+        )
 
-    def _waited(self) -> bool:
-        return self._vacant is not None and self._clock() - self._vacant >= self._ttl
+    def _may_set_layout(self) -> bool:
+        return self._no_layout_since is not None and self._clock() - self._no_layout_since >= self._ttl
 
-    # ------------------------------------------------------------ others' ends
+    # ------------------------------------------------------------ reaping
 
-    async def _reap(self) -> float:
-        """Clean up after the node whose lease ended first, if it has; return the seconds to the next look."""
-        if self._first is None or self._steady is None:
-            return self.every
-        node, end = self._first
-        # After Redis was away all leases are over, and everybody is about to renew: wait while they may.
-        end = max(end, self._steady + self._ttl)
+    async def _reap_expired(self) -> float:
+        """Reap the node whose lease ends first, if it has ended; return the seconds until the next check."""
+        if self._next_to_expire is None or self._renewing_since is None:
+            return self.renewal_interval
+        node, end = self._next_to_expire
+        # After an outage all leases have expired and every node is about to renew its own: give them one TTL.
+        end = max(end, self._renewing_since + self._ttl)
         left = end - self._clock()
         if left > 0:
-            return min(self.every, left + random.random() * self._ttl / 100)
+            return min(self.renewal_interval, left + random.random() * self._ttl / 100)
         try:
-            await self._reaper.clean_up(node, willing=False)
+            await self._reaper.reap(node, even_if_alive=False)
         except GatewayError:
-            self._contact.bell.set()
-            return timeouts.RECONNECT
+            self._health.renewal_due.set()
+            return timeouts.RECONNECT_SECONDS
         return 0.0
 
     def __repr__(self) -> str:
-        return f"<Lease {self.node or self._name} {'held' if self._clock() < self._until else 'not held'}>"
+        return f"<Lease {self.incarnation or self._name} {'held' if self.held else 'not held'}>"

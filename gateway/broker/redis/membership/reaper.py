@@ -1,66 +1,67 @@
-"""The ends of nodes: their routes, their members and their inboxes, a batch at a time."""
+"""Reaping: removing the routes, members and inbox of a node that ended, a batch at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from gateway.broker.notices import NodeReaped, OnNotice
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import REAP, milliseconds
 
-REMEMBERED = 86_400.0
-"""Seconds for which Redis knows of a node that it was cleaned up after: no zombie sleeps longer."""
+TOMBSTONE_SECONDS = 86_400.0
+"""How long Redis remembers that a node was reaped: no zombie sleeps longer."""
 
-BATCH = 200
-"""Routes or members that one call cleans up."""
+BATCH_SIZE = 200
+"""Routes or members that one call removes."""
 
 
 class Reaper:
-    """Cleans up on one shard."""
+    """Reaps nodes on one shard."""
 
     def __init__(
-        self, line: Pipeline, keys: Keys, options: RedisOptions, *, reaped: Callable[[str], None]
+        self, pipeline: Pipeline, keys: Keys, options: RedisOptions, *, on_notice: OnNotice = lambda _: None
     ) -> None:
-        """Call *reaped* with the id of each node that has not given its lease up by itself."""
-        self._line = line
+        """Give `NodeReaped` to *on_notice* for each node whose lease had expired."""
+        self._pipeline = pipeline
         self._keys = keys
-        self._bound = options.inbox
-        self._reaped = reaped
-        self.count = 0
-        """Of such nodes."""
+        self._inbox_limit = options.inbox
+        self._on_notice = on_notice
+        self.expired_nodes_reaped = 0
 
-    async def clean_up(self, node: str, *, willing: bool) -> None:
-        """Remove all that is of *node*, unless it holds its lease and is not *willing*.
+    async def reap(self, node: str, *, even_if_alive: bool) -> None:
+        """Remove everything that belongs to *node*; unless *even_if_alive*, only if its lease has expired.
 
-        Whoever follows a channel that it has members in hears that they left. Raises what the call raises.
+        Subscribers of the channels that it has members in get their `Leave`.
+
+        Raises:
+            GatewayError: a call failed; the node may be reaped in part, and can be reaped again.
         """
         keys, left = self._keys, 1
         command = REAP(
             [
                 keys.state,
                 keys.nodes,
-                keys.figures,
+                keys.node_records,
                 keys.beats,
-                keys.names,
-                keys.of(node),
-                keys.members(node),
+                keys.routed_names,
+                keys.node_routes(node),
+                keys.node_members(node),
                 keys.inbox(node),
             ],
             node,
-            BATCH,
-            int(willing),
-            keys.routes,
-            keys.who_of,
-            keys.inboxes,
-            self._bound,
-            milliseconds(REMEMBERED),
+            BATCH_SIZE,
+            int(even_if_alive),
+            keys.route_prefix,
+            keys.members_prefix,
+            keys.inbox_prefix,
+            self._inbox_limit,
+            milliseconds(TOMBSTONE_SECONDS),
         )
         while left > 0:
-            left = await self._line.call(command)
-        if left == 0 and not willing:
-            self.count += 1
-            self._reaped(node)
+            left = await self._pipeline.call(command)
+        if left == 0 and not even_if_alive:
+            self.expired_nodes_reaped += 1
+            self._on_notice(NodeReaped(node))
 
     def __repr__(self) -> str:
-        return f"<Reaper of {self.count}>"
+        return f"<Reaper {self.expired_nodes_reaped} expired nodes reaped>"

@@ -40,7 +40,7 @@ class HistoryReader:
         """Ask by *line*."""
         self._keys = keys
         self._meta_ttl = milliseconds(options.meta_ttl)
-        self._pages = SingleFlight(line, command=self._command, make=_page, seconds=options.resume_deadline)
+        self._pages = SingleFlight(line, command=self._command, parse=_page, timeout=options.resume_timeout)
 
     @property
     def reads(self) -> int:
@@ -72,7 +72,7 @@ class HistoryReader:
         reverse: bool = False,
     ) -> StoredPage:
         """Return a part of the history of *channel*, or `BrokerUnavailable` in the time of a resume."""
-        return await self._pages.of((channel, since, limit, size, reverse))
+        return await self._pages.get((channel, since, limit, size, reverse))
 
     def _command(self, wanted: Wanted) -> Command:
         channel, since, limit, size, reverse = wanted

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.broker.base import ConnectionRecord, LocalNode, LookupResult, NodeRecord, UserCommand
 from gateway.broker.redis import codec
-from gateway.broker.redis.connection.pipeline import Pipeline, by, within
+from gateway.broker.redis.connection.pipeline import Pipeline, wait_for, wait_until
 from gateway.broker.redis.inbox import user_commands
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
@@ -52,7 +52,7 @@ class Lookups:
         """Return the connections of *user* on other nodes; partial where one does not answer."""
         keys, until = self._keys, self._until()
         routes = [keys.route(name) for name in (interest(user), personal(user))]
-        nodes = await by(until, self._line.call(("SUNION", *routes)))
+        nodes = await wait_until(self._line.call(("SUNION", *routes)), until)
         answers = await self._ask([node.decode() for node in nodes], {"user": user}, until)
         records = [ConnectionRecord(*record) for answer in answers.items for record in answer]
         return LookupResult(records, answers.error)
@@ -65,15 +65,15 @@ class Lookups:
         keys, user = self._keys, command.user
         routes = [keys.route(name) for name in (interest(user), personal(user))]
         call = TELL(
-            [keys.state, keys.nodes, keys.said, *routes],
-            keys.inboxes,
+            [keys.state, keys.nodes, keys.user_commands, *routes],
+            keys.inbox_prefix,
             self._options.inbox,
             codec.pack_user_command(command),
             self.incarnation,
             user_commands.KEPT,
             milliseconds(user_commands.REMEMBERED),
         )
-        await within(self._line.call(call), self._options.publish_deadline)
+        await wait_for(self._line.call(call), self._options.publish_timeout)
 
     # ------------------------------------------------------------ channels
 
@@ -88,8 +88,8 @@ class Lookups:
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
         count = min(limit, NAMES_AT_ONCE)
-        command = NAMES([self._keys.names], from_, to, count, self._keys.routes)
-        found, nodes = await by(until, self._line.call(command))
+        command = NAMES([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
+        found, nodes = await wait_until(self._line.call(command), until)
         names = [name.decode() for name in found]
         counts: dict[str, int] = {}
         if not names:
@@ -105,8 +105,8 @@ class Lookups:
 
     async def nodes(self, past: Collection[str]) -> list[NodeRecord]:
         """Return what the other live nodes say of themselves; *past* are former incarnations of this one."""
-        command = NODES([self._keys.nodes, self._keys.figures])
-        told = await by(self._until(), self._line.call(command))
+        command = NODES([self._keys.nodes, self._keys.node_records])
+        told = await wait_until(self._line.call(command), self._until())
         own = {self.incarnation, *past}
         return [
             NodeRecord(**orjson.loads(record))
@@ -118,7 +118,7 @@ class Lookups:
 
     def _until(self) -> float:
         """Return when a question that is put now has to be answered, by the loop's clock."""
-        return asyncio.get_running_loop().time() + self._options.presence_deadline
+        return asyncio.get_running_loop().time() + self._options.presence_timeout
 
     async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> LookupResult[Any]:
         """Return the answers of other *nodes*; partial without one that does not answer before *until*."""
@@ -129,7 +129,7 @@ class Lookups:
         asked = self._asked[token] = _Asked()
         try:
             head = f"q {token} {self.incarnation}"
-            told = await by(until, self._post(head, orjson.dumps(question), *others))
+            told = await wait_until(self._post(head, orjson.dumps(question), *others), until)
             asked.expect(len(told))
             left = until - asyncio.get_running_loop().time()
             await asyncio.wait((asked.complete,), timeout=max(0.0, left))
@@ -159,7 +159,7 @@ class Lookups:
     def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:
         keys = self._keys
         return self._line.call(
-            POST([keys.state, keys.nodes], keys.inboxes, self._options.inbox, head, body, *nodes)
+            POST([keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox, head, body, *nodes)
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gateway.broker.base import Presence, PresenceCount
 from gateway.broker.redis import codec
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline, within
+from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_for
 from gateway.broker.redis.connection.single_flight import SingleFlight
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
@@ -35,9 +35,9 @@ class PresenceStore:
         """Leaves that Redis has not heard of."""
         self._unsure: dict[tuple[str, str], bool] = {}
         """Members of ours that Redis may not know of, and whether to announce them."""
-        seconds = options.presence_deadline
-        self._members = SingleFlight(reads, command=self._read, make=_roster, seconds=seconds)
-        self._counts = SingleFlight(reads, command=self._count, make=_counted, seconds=seconds)
+        seconds = options.presence_timeout
+        self._members = SingleFlight(reads, command=self._read, parse=_roster, timeout=seconds)
+        self._counts = SingleFlight(reads, command=self._count, parse=_counted, timeout=seconds)
 
     async def join(self, channel: str, member: Member) -> None:
         """Add *member*."""
@@ -46,7 +46,7 @@ class PresenceStore:
         self._mine[place] = member
         self._owed.pop(place, None)
         try:
-            await within(answer, self._options.presence_deadline)
+            await wait_for(answer, self._options.presence_timeout)
         except BaseException:
             # Perhaps it was added all the same.
             self._mine.pop(place, None)
@@ -60,19 +60,19 @@ class PresenceStore:
             self._owed[place] = None
         # Owed only where Redis was asked to join: else what is tried while it is away would pile up here.
         try:
-            await within(self._leave(*place), self._options.presence_deadline)
+            await wait_for(self._leave(*place), self._options.presence_timeout)
         except GatewayError:
             return
         self._owed.pop(place, None)
 
     async def presence(self, channel: str) -> Presence:
         """Return who is in *channel*, those who came first first."""
-        roster = await self._members.of(channel)
+        roster = await self._members.get(channel)
         return await roster.presence()
 
     async def count(self, channel: str) -> PresenceCount:
         """Return how many are in *channel*; that costs the same however many they are."""
-        return await self._counts.of(channel)
+        return await self._counts.get(channel)
 
     async def rejoin(self, *, announce: bool) -> None:
         """Tell Redis of every member here; *announce* where others have been told that they left."""
@@ -99,10 +99,10 @@ class PresenceStore:
 
     def _read(self, channel: str) -> Command:
         # Values alone: each tells its connection.
-        return ("HVALS", self._keys.who(channel))
+        return ("HVALS", self._keys.members(channel))
 
     def _count(self, channel: str) -> Command:
-        return COUNT([self._keys.who(channel), self._keys.users(channel)])
+        return COUNT([self._keys.members(channel), self._keys.user_counts(channel)])
 
     def _join(self, channel: str, member: Member, *, announce: bool) -> Answer:
         keys, node = self._keys, self.node
@@ -111,15 +111,15 @@ class PresenceStore:
                 [
                     keys.state,
                     keys.beats,
-                    keys.who(channel),
-                    keys.users(channel),
+                    keys.members(channel),
+                    keys.user_counts(channel),
                     keys.route(channel),
                     keys.nodes,
-                    keys.members(node),
+                    keys.node_members(node),
                 ],
-                keys.inboxes,
+                keys.inbox_prefix,
                 self._options.inbox,
-                keys.members_of,
+                keys.node_members_prefix,
                 node,
                 member.connection,
                 channel,
@@ -132,10 +132,10 @@ class PresenceStore:
         keys = self._keys
         return self._line.call(
             LEAVE(
-                [keys.who(channel), keys.users(channel), keys.route(channel), keys.beats],
-                keys.inboxes,
+                [keys.members(channel), keys.user_counts(channel), keys.route(channel), keys.beats],
+                keys.inbox_prefix,
                 self._options.inbox,
-                keys.members_of,
+                keys.node_members_prefix,
                 connection,
                 channel,
                 self.node,

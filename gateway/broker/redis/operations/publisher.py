@@ -12,7 +12,11 @@ from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import PUBLISH, Command, milliseconds
-from gateway.broker.redis.timeouts import BUDGET, CREDIT, JITTER
+from gateway.broker.redis.timeouts import (
+    PUBLISH_RETRY_CREDIT_MAX,
+    PUBLISH_RETRY_JITTER_SECONDS,
+    PUBLISH_RETRY_RATIO,
+)
 from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable
@@ -39,15 +43,15 @@ class Publisher:
         self._meta_ttl = milliseconds(options.meta_ttl)
         self._key_ttl = milliseconds(options.key_ttl)
         self._wall = wall
-        self._credit = CREDIT
+        self._credit = PUBLISH_RETRY_CREDIT_MAX
         self.published = self.replayed = self.retried = 0
 
     async def publish(self, publication: Publication) -> Receipt:
         """Return the receipt for *publication*; `BrokerUnavailable` in time, made again or not."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._options.publish_deadline
-        if self._credit < CREDIT:
-            self._credit = min(CREDIT, self._credit + BUDGET)
+        until = loop.time() + self._options.publish_timeout
+        if self._credit < PUBLISH_RETRY_CREDIT_MAX:
+            self._credit = min(PUBLISH_RETRY_CREDIT_MAX, self._credit + PUBLISH_RETRY_RATIO)
         body = codec.pack(publication, int(self._wall() * 1000))
         level = publication.level or self._options.level
         line = self._lines[level]
@@ -56,7 +60,7 @@ class Publisher:
         try:
             answer = await sent
         except BrokerUnavailable:
-            pause = random.random() * JITTER
+            pause = random.random() * PUBLISH_RETRY_JITTER_SECONDS
             # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
             if publication.key is None or self._credit < 1.0 or loop.time() + pause >= until:
                 raise
@@ -82,10 +86,10 @@ class Publisher:
         if retention is not None:
             names += [keys.meta(channel), keys.log(channel)]
         if publication.key is not None:
-            names.append(keys.key(channel, publication.key))
+            names.append(keys.receipt(channel, publication.key))
         command = PUBLISH(
             names,
-            keys.inboxes,
+            keys.inbox_prefix,
             self._options.inbox,
             channel,
             new_uid(),
@@ -95,7 +99,7 @@ class Publisher:
             self._meta_ttl,
             new_uid(),
             self._key_ttl,
-            self._contact.node,
+            self._contact.incarnation,
         )
         return command if level is AckLevel.STORED else (*command, "replicate")
 

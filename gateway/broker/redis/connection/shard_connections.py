@@ -1,0 +1,102 @@
+"""The connections of one shard: one for each kind of call, so that none delays another."""
+
+from __future__ import annotations
+
+from gateway.broker.redis import timeouts
+from gateway.broker.redis.connection.connection import RedisConnection
+from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pipeline import Pipeline
+from gateway.broker.redis.connection.topology import PrimaryLocator
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.scripts.registry import (
+    BUMP,
+    COUNT,
+    PUBLISH,
+    READ,
+    REAP,
+    RENEW,
+    SCRIPTS,
+    Command,
+    Script,
+)
+from gateway.tasks import Tasks
+
+REPLICAS = 1
+"""How many replicas have to have a message before it counts as replicated."""
+
+
+class ShardConnections:
+    """The pipelines of one shard; its inbox is read over a further `connection`."""
+
+    def __init__(
+        self, primary: PrimaryLocator, health: ShardHealth, options: RedisOptions, tasks: Tasks
+    ) -> None:
+        """Connect to *primary* when first used; tell *health* the outcome of every call."""
+        self._primary = primary
+        self._health = health
+        self._options = options
+        self._tasks = tasks
+        self.publishes = self._pipeline(options.publish_timeout, PUBLISH)
+        wait = ("WAIT", REPLICAS, int(options.replication_timeout * 1000))
+        self.replicated_publishes = self._pipeline(options.publish_timeout, PUBLISH, trailing_command=wait)
+        """Apart from `publishes`: each batch waits for a replica."""
+        self.control = self._pipeline(options.resume_timeout, *SCRIPTS)
+        """Routes, members, lookups."""
+        self.reads = self._pipeline(options.resume_timeout, READ, COUNT)
+        """Histories and presence: a long history delays no publish."""
+        renewal_timeout = max(
+            timeouts.RENEWAL_TIMEOUT_MIN_SECONDS,
+            min(timeouts.RENEWAL_TIMEOUT_MAX_SECONDS, options.lease / 3),
+        )
+        self.leases = self._pipeline(renewal_timeout, RENEW, BUMP, REAP, ignores_health=True)
+        """The only one that calls a Redis that counts as lost: a renewal shows that it is back."""
+        self._pipelines = (
+            self.publishes,
+            self.replicated_publishes,
+            self.control,
+            self.reads,
+            self.leases,
+        )
+
+    def connection(self, *scripts: Script, rechecks_primary: bool = False) -> RedisConnection:
+        """Return a further connection, which the caller closes."""
+        return RedisConnection(
+            self._primary,
+            connect_timeout=self._options.connect_timeout,
+            scripts=scripts,
+            rechecks_primary=rechecks_primary,
+        )
+
+    async def close(self) -> None:
+        """Fail all calls and close all pipelines."""
+        for pipeline in self._pipelines:
+            await pipeline.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes, summed over the pipelines."""
+        return {
+            "calls": sum(pipeline.calls for pipeline in self._pipelines),
+            "trips": sum(pipeline.round_trips for pipeline in self._pipelines),
+            "failures": sum(pipeline.failures for pipeline in self._pipelines),
+            "waiting": sum(pipeline.waiting for pipeline in self._pipelines),
+        }
+
+    def _pipeline(
+        self,
+        timeout: float,
+        *scripts: Script,
+        ignores_health: bool = False,
+        trailing_command: Command | None = None,
+    ) -> Pipeline:
+        return Pipeline(
+            # The lease, above all, must not be renewed at a primary that the other nodes have given up.
+            self.connection(*scripts, rechecks_primary=ignores_health),
+            self._health,
+            self._tasks,
+            timeout=timeout,
+            ignores_health=ignores_health,
+            trailing_command=trailing_command,
+        )
+
+    def __repr__(self) -> str:
+        return f"<ShardConnections {self._pipelines}>"
