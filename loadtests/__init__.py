@@ -1,1 +1,1 @@
-"""Load on a running gateway, measured at the wire: nothing here imports the gateway."""
+"""Load tests for a running gateway, measured from outside: nothing in this package imports the gateway."""

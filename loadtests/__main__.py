@@ -1,4 +1,4 @@
-"""Run load tests, `python -m loadtests [fanout|chat|all]`: on a gateway of their own, or one that runs."""
+"""Run load tests, `python -m loadtests [fanout|chat|all]`, on a gateway started for them or a running one."""
 
 from __future__ import annotations
 
@@ -15,49 +15,56 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtests import options, slo
+from loadtests.gateway_process import GatewayFailed, GatewayProcess, run_gateway
 from loadtests.options import PROFILES, Profile
-from loadtests.serving import Gateway, NotServing, serving
 
 SCENARIOS = Path(__file__).with_name("scenarios")
-GRACE = 120
-"""Seconds that a run may take beyond its duration: to start, to settle, to say goodbye."""
+EXTRA_SECONDS = 120
+"""How much longer than its duration a run may take: to start, to wait for deliveries, to disconnect."""
 
 INTERRUPTED = 128 + signal.SIGINT
-"""What shells expect of who was interrupted."""
+"""The exit code that shells expect of an interrupted program."""
 
 MEBIBYTE = 1024 * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, one scenario after the other; return 0 where all passed, 1 where one failed.
+    """Run the scenarios one after the other; return 0 if all passed, 1 if one failed.
 
-    Interrupted, the scenario under way ends at once, with its report, and 130 is returned.
+    When interrupted, end the current scenario at once, with its report, and return 130.
     """
     parsed = parser().parse_args(arguments)
     names = list(PROFILES[parsed.profile]) if parsed.scenario == "all" else [parsed.scenario]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = {name: _run(name, parsed) for name in names}
+        exit_codes = {name: _run(name, parsed) for name in names}
     except KeyboardInterrupt:
         return INTERRUPTED
-    if len(results) > 1:
-        print("\n" + "\n".join(f"{'FAILED' if code else 'PASSED'} {name}" for name, code in results.items()))
-    return max(results.values())
+    if len(exit_codes) > 1:
+        print(
+            "\n" + "\n".join(f"{'FAILED' if code else 'PASSED'} {name}" for name, code in exit_codes.items())
+        )
+    return max(exit_codes.values())
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what understands the command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser("python -m loadtests", description=__doc__)
     option = made.add_argument
     option("scenario", nargs="?", default="all", choices=[*PROFILES["seconds"], "all"])
-    option("--profile", choices=sorted(PROFILES), default="seconds", help="presets what is not given")
-    option("--host", metavar="URL", help="the public WebSocket; without it, a gateway is started")
-    option("--serve", default="", metavar="ARGUMENTS", help="further ones for the gateway that is started")
-    option("--users", type=int, help="subscribers or people")
-    option("--spawn-rate", type=float, help="users that come in a second")
-    option("--duration", type=int, metavar="SECONDS", help="how long they stay")
+    option("--profile", choices=sorted(PROFILES), default="seconds", help="defaults of other options")
+    option("--host", metavar="URL", help="public WebSocket URL; without it, a gateway is started")
+    option(
+        "--serve",
+        default="",
+        metavar="ARGUMENTS",
+        help="additional arguments for the gateway that is started",
+    )
+    option("--users", type=int, help="number of subscribers (fanout) or people (chat)")
+    option("--spawn-rate", type=float, help="users started per second")
+    option("--duration", type=int, metavar="SECONDS", help="how long the run lasts")
     option("--processes", type=int, default=1, help="locust processes that share the users")
-    options.add(made, None)
+    options.add_arguments(made, None)
     return made
 
 
@@ -70,34 +77,37 @@ def _run(name: str, parsed: argparse.Namespace) -> int:
         if (value := getattr(parsed, field)) is not None
     }
     objectives = slo.override(slo.parse(preset.slo), slo.parse(parsed.slo or ""))
-    profile = replace(preset, **given, slo=", ".join(map(_given, objectives)))
+    profile = replace(preset, **given, slo=", ".join(map(_as_argument, objectives)))
     try:
         with _gateway(name, parsed) as gateway:
-            code = _locust(name, profile, parsed, gateway)
-            return code if gateway is None else max(code, _left(gateway))
-    except NotServing as error:
+            exit_code = _run_locust(name, profile, parsed, gateway)
+            return exit_code if gateway is None else max(exit_code, _report_unreleased(gateway))
+    except GatewayFailed as error:
         print(f"FAILED {name}: {error}", flush=True)
         return 1
 
 
 @contextmanager
-def _gateway(name: str, parsed: argparse.Namespace) -> Iterator[Gateway | None]:
+def _gateway(name: str, parsed: argparse.Namespace) -> Iterator[GatewayProcess | None]:
     if parsed.host:
         yield None
     else:
         log = Path(parsed.artifacts) / f"{name}.gateway.log"
-        with serving(log, shlex.split(parsed.serve)) as gateway:
+        with run_gateway(log, shlex.split(parsed.serve)) as gateway:
             yield gateway
 
 
-def _locust(name: str, profile: Profile, parsed: argparse.Namespace, gateway: Gateway | None) -> int:
-    place = (
+def _run_locust(
+    name: str, profile: Profile, parsed: argparse.Namespace, gateway: GatewayProcess | None
+) -> int:
+    """Run the scenario under locust in a child process; return its exit code."""
+    target = (
         {"host": parsed.host, "push": parsed.push, "key": parsed.key, "secret": parsed.secret}
         if gateway is None
         else {"host": gateway.url, "push": gateway.push, "key": gateway.key, "secret": gateway.secret}
     )
-    told = {
-        **place,
+    arguments = {
+        **target,
         "users": profile.users,
         "spawn-rate": profile.spawn_rate,
         "run-time": f"{profile.duration}s",
@@ -107,26 +117,27 @@ def _locust(name: str, profile: Profile, parsed: argparse.Namespace, gateway: Ga
         **{each: getattr(parsed, each) for each in ("backends", "batch", "size", "codec", "shape", "seed")},
         "late": f"{parsed.late}us",
         **{each: getattr(parsed, each) for each in ("prefix", "run", "artifacts")},
-        **_shared(parsed.processes),
+        **_process_options(parsed.processes),
     }
     command = [sys.executable, "-m", "locust", "-f", str(SCENARIOS / f"{name}.py")]
-    # Its own tables round to milliseconds, and would come after the report: to a file.
+    # Locust's own tables round to milliseconds, and would follow the report: they go to a file.
     command += ["--headless", "--only-summary", "--loglevel=WARNING"]
     command += [f"--json-file={parsed.artifacts}/{name}.locust"]
-    command += [f"--{option}={value}" for option, value in told.items()]
-    # Out of reach of a terminal's Ctrl-C, which would strike some user's greenlet; SIGTERM makes it report.
+    command += [f"--{option}={value}" for option, value in arguments.items()]
+    # A session of its own: Ctrl-C in a terminal would interrupt the greenlet of some user; SIGTERM makes
+    # locust print the report.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     try:
-        return process.wait(profile.duration + GRACE)
+        return process.wait(profile.duration + EXTRA_SECONDS)
     except subprocess.TimeoutExpired:
-        print(f"FAILED {name}: locust did not end", flush=True)
+        print(f"FAILED {name}: locust did not exit in time", flush=True)
         return 1
     finally:
-        _end(process)
+        _stop(process)
 
 
-def _shared(processes: int) -> dict[str, object]:
-    """Return locust's options for several processes, which talk over a free port of loopback."""
+def _process_options(processes: int) -> dict[str, object]:
+    """Return locust's options for several processes, which communicate over a free port of loopback."""
     if processes == 1:
         return {}
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -135,28 +146,32 @@ def _shared(processes: int) -> dict[str, object]:
     return {"processes": processes, **master, "master-bind-host": "127.0.0.1", "master-bind-port": port}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Have locust report and end; kill it where that takes too long, or we are interrupted again."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let locust print its report and exit; kill it if that takes too long, or on a second interrupt."""
     process.terminate()
     try:
-        process.wait(GRACE)
+        process.wait(EXTRA_SECONDS)
     finally:
-        # With whatever processes it forked.
+        # The process group includes the workers that locust forked.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _left(gateway: Gateway) -> int:
-    """Tell what the gateway still holds after everybody has left; return 1 where that is anything."""
-    held = gateway.leftovers()
-    what = ", ".join(f"{count} {name}" for name, count in held.items()) or "nothing"
-    memory = gateway.memory() / MEBIBYTE
-    print(f"the gateway holds {what} for clients who left, and {memory:.0f} MiB in all", flush=True)
+def _report_unreleased(gateway: GatewayProcess) -> int:
+    """Print what the gateway still holds after all clients disconnected; return 1 if that is anything."""
+    held = gateway.unreleased_resources()
+    resources = ", ".join(f"{count} {name}" for name, count in held.items()) or "nothing"
+    memory_mib = gateway.resident_bytes() / MEBIBYTE
+    print(
+        f"after all clients disconnected the gateway holds {resources} for them; "
+        f"it uses {memory_mib:.0f} MiB of memory",
+        flush=True,
+    )
     return 1 if held else 0
 
 
-def _given(objective: slo.Objective) -> str:
+def _as_argument(objective: slo.Objective) -> str:
     return f"{objective.metric}{objective.sign}{objective.bound:f}{'us' if objective.is_time else ''}"
 
 

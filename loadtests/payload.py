@@ -1,4 +1,4 @@
-"""What load tests publish: who sent it, its number, and when."""
+"""The data that load tests publish: who sent a message, its number, and when it was sent."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from pathlib import Path
 from typing import Any
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:8]
     return f"{uuid.getnode():x}"
 
 
-MACHINE = _machine()
-"""Names the machine and its boot: two processes may compare their monotonic clocks only within one."""
+MACHINE_ID = _machine_id()
+"""Identifies this machine and its boot: monotonic clocks of two processes agree only within one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message that arrived, as far as its publisher wrote it."""
+class ReceivedPayload:
+    """What the publisher wrote into a message that was delivered."""
 
-    by: str
+    publisher: str
     number: int
-    age: int | None
-    """Microseconds since it was sent; None where that was on another machine, whose clock is not ours."""
+    age_us: int | None
+    """Microseconds since it was sent; None if another machine sent it, whose clock differs from ours."""
 
 
-def write(by: str, number: int, *, size: int = 0) -> dict[str, Any]:
-    """Return the data of message *number* of *by*, sent now, with *size* characters of padding."""
-    data: dict[str, Any] = {"by": by, "n": number, "at": time.monotonic_ns()}
-    return {**data, "pad": "x" * size} if size else data
+def build(publisher: str, number: int, *, padding: int = 0) -> dict[str, Any]:
+    """Return the data of message *number* of *publisher*, sent now, with *padding* additional characters."""
+    data: dict[str, Any] = {"by": publisher, "n": number, "at": time.monotonic_ns()}
+    return {**data, "pad": "x" * padding} if padding else data
 
 
-def read(data: Any) -> Letter | None:
-    """Return what `write` wrote; None where it did not write this."""
+def parse(data: Any) -> ReceivedPayload | None:
+    """Return what `build` wrote; None if *data* is not from `build`."""
     match data:
-        case {"by": str(by), "n": int(number), "at": int(sent)}:
-            ours = by.startswith(MACHINE)
-            return Letter(by, number, (time.monotonic_ns() - sent) // 1000 if ours else None)
+        case {"by": str(publisher), "n": int(number), "at": int(sent_ns)}:
+            same_machine = publisher.startswith(MACHINE_ID)
+            age_us = (time.monotonic_ns() - sent_ns) // 1000 if same_machine else None
+            return ReceivedPayload(publisher, number, age_us)
     return None

@@ -1,4 +1,4 @@
-"""What a run says in the end: tables for people, JSON for programs. Pure."""
+"""The report of a run: tables for people, JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtests.account import Sums
+from loadtests.delivery_check import COLUMNS, FAULTS
 from loadtests.histogram import PERCENTILES
-from loadtests.slo import Outcome, shown
-from loadtests.verdict import COLUMNS, FAULTS
+from loadtests.metrics import MergedMetrics
+from loadtests.slo import ObjectiveResult, format_value
 
-ROWS = 12
-"""Channels and faults that are shown one by one; the JSON report has them all."""
+MAX_ROWS = 12
+"""Channels and faults listed one by one in the text; the JSON report lists all of them."""
 
-LATE_ROWS, FIRST = 3, 2
-"""Subscribers that got messages late, where nothing is worse; and messages that are named of each."""
+MAX_LATE_ROWS = 3
+"""Subscribers with late messages that are listed if there are no faults."""
 
-FATAL = ("crashes", "adrift", "presence.absent", "presence.ghosts", "presence.stale")
-"""Counts that fail a run whatever its objectives: users failed, or who is here was told wrongly."""
+MAX_MESSAGES_PER_ROW = 2
+"""Messages named for each finding in the text."""
+
+FATAL_COUNTS = ("crashes", "disconnected_at_end", "presence.missing", "presence.departed", "presence.stale")
+"""Counts that fail a run whatever its objectives: failed users, and wrong presence information."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,122 +29,131 @@ class Report:
     """One run of one scenario."""
 
     scenario: str
-    setting: Mapping[str, Any]
+    settings: Mapping[str, Any]
     seconds: float
-    sums: Sums
-    outcomes: Sequence[Outcome]
+    metrics: MergedMetrics
+    objectives: Sequence[ObjectiveResult]
 
     def failures(self) -> list[str]:
-        """Return why this run failed; nothing where it passed."""
-        sums = self.sums
-        reasons = [f"{count:,} {fault}" for fault, count in sums.verdict.faults.items()]
-        reasons += [f"{sums.counts[kind]:,} {kind}" for kind in FATAL if sums.counts.get(kind)]
-        if not sums.verdict.totals["delivered"]:
+        """Return the reasons why this run failed; empty if it passed."""
+        metrics = self.metrics
+        reasons = [f"{count:,} {fault}" for fault, count in metrics.deliveries.faults.items()]
+        reasons += [f"{metrics.counts[kind]:,} {kind}" for kind in FATAL_COUNTS if metrics.counts.get(kind)]
+        if not metrics.deliveries.totals["delivered"]:
             reasons.append("nothing was delivered")
-        return reasons + [f"{outcome.objective} broken" for outcome in self.outcomes if not outcome.kept]
+        return reasons + [f"{result.objective} not met" for result in self.objectives if not result.met]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything, for orjson."""
-        verdict = self.sums.verdict
+        """Return the whole report, for orjson."""
+        deliveries = self.metrics.deliveries
         return {
             "scenario": self.scenario,
             "passed": not self.failures(),
             "failures": self.failures(),
-            "setting": dict(self.setting),
+            "settings": dict(self.settings),
             "seconds": round(self.seconds, 3),
-            "totals": verdict.totals,
-            "channels": {channel: dict(row) for channel, row in verdict.channels.items()},
-            "findings": [asdict(finding) for finding in verdict.findings],
-            "counts": dict(self.sums.counts),
+            "totals": deliveries.totals,
+            "channels": {channel: dict(row) for channel, row in deliveries.channels.items()},
+            "findings": [asdict(finding) for finding in deliveries.findings],
+            "counts": dict(self.metrics.counts),
             "timings_us": {
                 kind: {"count": histogram.count, **histogram.percentiles()}
-                for kind, histogram in self.sums.timings.items()
+                for kind, histogram in self.metrics.timings.items()
             },
             "objectives": [
-                {"objective": str(each.objective), "measured": each.measured, "kept": each.kept}
-                for each in self.outcomes
+                {"objective": str(each.objective), "measured": each.measured, "met": each.met}
+                for each in self.objectives
             ],
-            "notes": {kind: list(notes) for kind, notes in self.sums.notes.items()},
+            "notes": {kind: list(notes) for kind, notes in self.metrics.notes.items()},
         }
 
     def as_text(self) -> str:
-        """Return tables, the verdict last."""
-        setting = ", ".join(f"{name} {value}" for name, value in self.setting.items())
-        parts = [
-            f"{self.scenario}: {setting}; {self.seconds:.1f} s",
+        """Return the report as tables; the last line says whether the run passed."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        sections = [
+            f"{self.scenario}: {settings}; {self.seconds:.1f} s",
             self._channels(),
             self._timings(),
             self._counts(),
             self._findings(),
             self._objectives(),
-            "\n".join(f"{kind}: {note}" for kind, notes in self.sums.notes.items() for note in notes),
-            self._verdict(),
+            "\n".join(f"{kind}: {note}" for kind, notes in self.metrics.notes.items() for note in notes),
+            self._result(),
         ]
-        return "\n\n".join(part for part in parts if part)
+        return "\n\n".join(section for section in sections if section)
 
-    # ------------------------------------------------------------ its parts
+    # ------------------------------------------------------------ sections of the text
 
     def _channels(self) -> str:
-        verdict = self.sums.verdict
-        worst = sorted(
-            verdict.channels.items(), key=lambda item: (-sum(item[1][fault] for fault in FAULTS), item[0])
+        deliveries = self.metrics.deliveries
+        most_faults_first = sorted(
+            deliveries.channels.items(), key=lambda item: (-sum(item[1][fault] for fault in FAULTS), item[0])
         )
-        rows = [[name, *(f"{row[column]:,}" for column in COLUMNS)] for name, row in worst[:ROWS]]
-        if left := len(worst) - len(rows):
-            rows.append([f"({left} more)", *("" for _ in COLUMNS)])
-        rows.append(["all", *(f"{count:,}" for count in verdict.totals.values())])
+        rows = [
+            [name, *(f"{row[column]:,}" for column in COLUMNS)] for name, row in most_faults_first[:MAX_ROWS]
+        ]
+        if omitted := len(most_faults_first) - len(rows):
+            rows.append([f"({omitted} more)", *("" for _ in COLUMNS)])
+        rows.append(["all", *(f"{count:,}" for count in deliveries.totals.values())])
         return table(["channel", *COLUMNS], rows)
 
     def _timings(self) -> str:
         rows = [
             [kind, f"{histogram.count:,}", *(f"{value:,}" for value in histogram.percentiles().values())]
-            for kind, histogram in self.sums.timings.items()
+            for kind, histogram in self.metrics.timings.items()
         ]
         return table(["µs", "count", *PERCENTILES], rows)
 
     def _counts(self) -> str:
-        delivered = self.sums.verdict.totals["delivered"] / self.seconds
-        counts = "  ".join(f"{kind} {count:,}" for kind, count in sorted(self.sums.counts.items()))
-        return f"{delivered:,.0f} deliveries a second  {counts}"
+        per_second = self.metrics.deliveries.totals["delivered"] / self.seconds
+        counts = "  ".join(f"{kind} {count:,}" for kind, count in sorted(self.metrics.counts.items()))
+        return f"{per_second:,.0f} deliveries per second  {counts}"
 
     def _findings(self) -> str:
-        findings = self.sums.verdict.findings
-        faults = [each for each in findings if each.kind in FAULTS][:ROWS]
-        shown = [*faults, *(each for each in findings if each.kind not in FAULTS)][
-            : max(len(faults), LATE_ROWS)
-        ]
+        findings = self.metrics.deliveries.findings
+        faults = [each for each in findings if each.kind in FAULTS][:MAX_ROWS]
+        late = [each for each in findings if each.kind not in FAULTS]
+        listed = [*faults, *late][: max(len(faults), MAX_LATE_ROWS)]
         rows = [
-            [each.kind, each.who, each.channel, f"{each.count:,}", ", ".join(each.which[:FIRST])]
-            for each in shown
+            [
+                each.kind,
+                each.subscriber,
+                each.channel,
+                f"{each.count:,}",
+                ", ".join(each.messages[:MAX_MESSAGES_PER_ROW]),
+            ]
+            for each in listed
         ]
-        if left := len(findings) - len(rows):
-            rows.append([f"({left} more)", "", "", "", ""])
-        return table(["found", "subscriber", "channel", "messages", "first"], rows) if rows else ""
+        if omitted := len(findings) - len(rows):
+            rows.append([f"({omitted} more)", "", "", "", ""])
+        return table(["finding", "subscriber", "channel", "messages", "first messages"], rows) if rows else ""
 
     def _objectives(self) -> str:
         rows = [
             [
                 str(each.objective),
-                "nothing" if each.measured is None else shown(each.measured, time=each.objective.is_time),
-                "kept" if each.kept else "BROKEN",
+                "nothing"
+                if each.measured is None
+                else format_value(each.measured, is_time=each.objective.is_time),
+                "met" if each.met else "NOT MET",
             ]
-            for each in self.outcomes
+            for each in self.objectives
         ]
         return table(["objective", "measured", ""], rows) if rows else ""
 
-    def _verdict(self) -> str:
+    def _result(self) -> str:
         if failures := self.failures():
             return f"FAILED {self.scenario}: {'; '.join(failures)}"
-        totals = self.sums.verdict.totals
+        totals = self.metrics.deliveries.totals
         return (
             f"PASSED {self.scenario}: {totals['published']:,} published, {totals['delivered']:,} delivered, "
             f"none lost, duplicated, reordered or misnumbered"
         )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return columns under their heads: the first to the left, numbers to the right."""
-    lines = [list(head), *(list(row) for row in rows)]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return aligned columns below *header*; the first column left, columns of numbers right."""
+    lines = [list(header), *(list(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

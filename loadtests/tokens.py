@@ -7,13 +7,13 @@ import time
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-TTL = 12 * 3600
-"""Seconds: longer than any run."""
+TTL_SECONDS = 12 * 3600
+"""Longer than any run."""
 
 
-def mint(secret: str, user: str) -> str:
-    """Return a token for *user* (PROTOCOL, Tokens)."""
+def create_token(secret: str, user: str) -> str:
+    """Return a token for *user* (docs/protocol.md#tokens)."""
     now = int(time.time())
     return jwt.encode(
-        {"alg": "HS256"}, {"sub": user, "iat": now, "exp": now + TTL}, OctKey.import_key(secret)
+        {"alg": "HS256"}, {"sub": user, "iat": now, "exp": now + TTL_SECONDS}, OctKey.import_key(secret)
     )

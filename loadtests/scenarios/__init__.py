@@ -1,1 +1,1 @@
-"""Locustfiles: each is a scenario, for `python -m loadtests` and for plain `locust -f`."""
+"""Locustfiles, one per scenario, for `python -m loadtests` and for plain `locust -f`."""

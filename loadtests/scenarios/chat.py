@@ -1,4 +1,4 @@
-"""Chat: people who join a channel, talk, look around, move on, drop off the net and come back."""
+"""Chat: people join channels, publish, query presence and history, change channels, disconnect and resume."""
 
 from __future__ import annotations
 
@@ -9,158 +9,172 @@ import gevent
 from locust import task
 
 from loadtests import payload
-from loadtests.campaign import Campaign, Shape
-from loadtests.client import CommandRefused, Disconnected
-from loadtests.numbering import split
+from loadtests.connection import CommandRejected, Disconnected
+from loadtests.load_shape import PlannedShape
+from loadtests.message_ordinals import parse_message_id
 from loadtests.options import PROFILES
-from loadtests.users import WireUser
+from loadtests.scenario_run import ScenarioRun
+from loadtests.websocket_user import WebSocketUser
 
-TALK, CUT_OFF, LOOK, REREAD, MOVE, VANISH = 20, 1, 2, 1, 1, 2
-"""How often people do each."""
+PUBLISH, PUBLISH_AND_DISCONNECT, QUERY_PRESENCE, READ_HISTORY, CHANGE_CHANNEL, DISCONNECT = 20, 1, 2, 1, 1, 2
+"""The relative frequency of each task."""
 
-SPEAKING = (TALK + CUT_OFF) / (TALK + CUT_OFF + LOOK + REREAD + MOVE + VANISH)
-ATTEMPTS = 3
-AWAY = 1.0
-"""Seconds that somebody stays away at most who has dropped off."""
+PUBLISH_SHARE = (PUBLISH + PUBLISH_AND_DISCONNECT) / (
+    PUBLISH + PUBLISH_AND_DISCONNECT + QUERY_PRESENCE + READ_HISTORY + CHANGE_CHANNEL + DISCONNECT
+)
+"""The share of the tasks that publish."""
 
-PATIENCE = 10.0
-"""Seconds that somebody waits at most to hear its own words before it leaves."""
+PUBLISH_ATTEMPTS = 3
 
-REREAD_MESSAGES = 20
+MAX_DISCONNECTED_SECONDS = 1.0
+"""How long a person at most waits before it reconnects."""
 
-campaign = Campaign("chat", PROFILES["minutes"]["chat"])
+OWN_MESSAGES_SECONDS = 10.0
+"""How long a person at most waits for its own messages before it unsubscribes."""
+
+HISTORY_LIMIT = 20
+
+scenario_run = ScenarioRun("chat", PROFILES["minutes"]["chat"])
 
 
-class Person(WireUser):
-    """In one channel at a time; with a token it repeats what got no answer, under the same key."""
+class Person(WebSocketUser):
+    """Subscribed to one channel at a time.
 
-    campaign = campaign
+    With a token, a message that got no reply is published again under the same idempotency key.
+    """
+
+    scenario_run = scenario_run
 
     def on_start(self) -> None:
         """Connect, and join a channel."""
         super().on_start()
         self.channel = self.random.choice(self.options.channel_names())
-        self.enter()
-        self.act(lambda: None)
+        self.connect()
+        self.perform(lambda: None)
 
-    def act(self, action: Callable[[], object]) -> None:
-        """Do something where it belongs: whoever was refused a channel tries again first."""
-        super().act(lambda: self._in_place(action))
+    def perform(self, action: Callable[[], object]) -> None:
+        """Call *action* with a subscription to the channel: one that was rejected is tried again first."""
+        super().perform(lambda: self._call_subscribed(action))
 
     def wait_time(self) -> float:
-        """Return a pause such that all people together publish at the rate that was asked for."""
+        """Return a pause such that all people together publish at the rate of `--rate`."""
         people = max(1, self.environment.runner.target_user_count if self.environment.runner else 1)
-        return self.random.expovariate(self.options.rate / people / SPEAKING)
+        return self.random.expovariate(self.options.rate / people / PUBLISH_SHARE)
 
-    @task(TALK)
-    def talk(self) -> None:
-        """Say something, and wait until it is published."""
-        self.act(lambda: self._say(cut_off=False))
+    @task(PUBLISH)
+    def publish(self) -> None:
+        """Publish a message, and wait for the reply."""
+        self.perform(lambda: self._publish(disconnect=False))
 
-    @task(CUT_OFF)
-    def cut_off(self) -> None:
-        """Say something, and drop off before the answer comes."""
-        self.act(lambda: self._say(cut_off=True))
+    @task(PUBLISH_AND_DISCONNECT)
+    def publish_and_disconnect(self) -> None:
+        """Publish a message, and disconnect before the reply."""
+        self.perform(lambda: self._publish(disconnect=True))
 
-    @task(LOOK)
-    def look(self) -> None:
-        """Ask who is here."""
-        self.act(self._look)
+    @task(QUERY_PRESENCE)
+    def query_presence(self) -> None:
+        """Request the list of members."""
+        self.perform(self._query_presence)
 
-    @task(REREAD)
-    def reread(self) -> None:
-        """Read what was said last."""
-        self.act(self._reread)
+    @task(READ_HISTORY)
+    def read_history(self) -> None:
+        """Read the newest messages."""
+        self.perform(self._read_history)
 
-    @task(MOVE)
-    def move(self) -> None:
-        """Leave, and join another channel."""
-        self.act(self._move)
+    @task(CHANGE_CHANNEL)
+    def change_channel(self) -> None:
+        """Unsubscribe, and join another channel."""
+        self.perform(self._change_channel)
 
-    @task(VANISH)
-    def drop_off(self) -> None:
-        """Lose the connection, come back after a while, and resume."""
-        self.act(self._drop_off)
+    @task(DISCONNECT)
+    def disconnect(self) -> None:
+        """Drop the connection, reconnect after a while, and resume."""
+        self.perform(self._disconnect)
 
-    def audit(self) -> None:
-        """Compare who is here by the server's word, by its pushes, and in truth."""
-        if self.channel not in self.witness.channels:
+    def verify(self) -> None:
+        """Compare the server's list of members, the list kept from pushes, and the connections that exist."""
+        if self.channel not in self.recorder.channels:
             return
-        roster = self.witness.rosters[self.channel]
-        known, heard = roster.known, set(roster.connections)
-        listed = self._look()
-        here = self.campaign.present(self.channel)
-        self._compare("absent", here - listed)
-        self._compare("ghosts", listed & self.campaign.departed)
-        if known:
-            self._compare("stale", heard ^ listed)
-        self.account.counts["presence.checked"] += 1
+        presence = self.recorder.presence_lists[self.channel]
+        had_list, from_pushes = presence.is_known, set(presence.connections)
+        listed = self._query_presence()
+        self._record_wrong("missing", self.scenario_run.connections_in(self.channel) - listed)
+        self._record_wrong("departed", listed & self.scenario_run.ended_connections)
+        if had_list:
+            self._record_wrong("stale", from_pushes ^ listed)
+        self.metrics.counts["presence.checked"] += 1
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ private
 
-    def _in_place(self, action: Callable[[], object]) -> None:
-        if self.channel not in self.witness.channels:
+    def _call_subscribed(self, action: Callable[[], object]) -> None:
+        if self.channel not in self.recorder.channels:
             self._join()
         action()
 
     def _join(self) -> None:
-        self.ask("subscribe", channel=self.channel, members=True, join_leave=True)
+        self.request("subscribe", channel=self.channel, members=True, join_leave=True)
 
-    def _say(self, *, cut_off: bool) -> None:
-        number = self.account.ledger.attempt(self.channel, self.name)
-        words = {
+    def _publish(self, *, disconnect: bool) -> None:
+        number = self.metrics.deliveries.record_attempt(self.channel, self.name)
+        fields = {
             "channel": self.channel,
-            "data": payload.write(self.name, number, size=self.options.size),
+            "data": payload.build(self.name, number, padding=self.options.size),
             "key": f"{self.options.run}-{number}",
         }
-        if cut_off and self.client is not None:
-            self.client.send("publish", **words)
-            self._drop_off()
+        if disconnect and self.connection is not None:
+            self.connection.send("publish", **fields)
+            self._disconnect()
             if self.token is None:
                 return
-        for _ in range(ATTEMPTS):
+        for _ in range(PUBLISH_ATTEMPTS):
             try:
-                message = self.ask("publish", **words).get("message")
-                place = self.account.ledger.acknowledge(self.channel, self.name, number, message)
-                self.witness.published(self.channel, place)
+                message_id = self.request("publish", **fields).get("message")
+                ordinal = self.metrics.deliveries.record_acknowledgement(
+                    self.channel, self.name, number, message_id
+                )
+                self.recorder.record_own_publish(self.channel, ordinal)
                 return
-            except CommandRefused as refused:
-                self.refused(refused)
+            except CommandRejected as rejected:
+                self.record_rejection(rejected)
             except Disconnected:
-                self.come_back()
+                self.reconnect()
             if self.token is None:
-                # An anonymous connection's keys end with it: said again, it would be said twice.
+                # Idempotency keys of an anonymous connection end with it: publishing again would duplicate.
                 return
 
-    def _look(self) -> set[str]:
-        answer = self.ask("presence", channel=self.channel, members=True)
-        return {member["connection"] for member in answer["members"]}
+    def _query_presence(self) -> set[str]:
+        reply = self.request("presence", channel=self.channel, members=True)
+        return {member["connection"] for member in reply["members"]}
 
-    def _reread(self) -> None:
-        messages = self.ask("history", channel=self.channel, limit=REREAD_MESSAGES, reverse=True)["messages"]
-        offsets = [split(message["message"])[0] for message in messages if "message" in message]
+    def _read_history(self) -> None:
+        messages = self.request("history", channel=self.channel, limit=HISTORY_LIMIT, reverse=True)[
+            "messages"
+        ]
+        offsets = [parse_message_id(message["message"])[0] for message in messages if "message" in message]
         if offsets != list(range(offsets[0], offsets[0] - len(offsets), -1) if offsets else ()):
-            self.account.error("history", f"{self.name} read {offsets} in {self.channel}")
+            self.metrics.record_error("history", f"{self.name} read {offsets} in {self.channel}")
 
-    def _move(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not self.witness.heard_itself(self.channel) and time.monotonic() < deadline:
+    def _change_channel(self) -> None:
+        deadline = time.monotonic() + OWN_MESSAGES_SECONDS
+        while not self.recorder.received_own_messages(self.channel) and time.monotonic() < deadline:
             gevent.sleep(0.01)
-        self.ask("unsubscribe", channel=self.channel)
+        self.request("unsubscribe", channel=self.channel)
         self.channel = self.random.choice(self.options.channel_names())
         self._join()
 
-    def _drop_off(self) -> None:
-        self.vanish()
-        gevent.sleep(self.random.uniform(0, AWAY))
-        self.come_back()
-        if self.channel in self.witness.channels:
-            self._look()
+    def _disconnect(self) -> None:
+        self.drop_connection()
+        gevent.sleep(self.random.uniform(0, MAX_DISCONNECTED_SECONDS))
+        self.reconnect()
+        if self.channel in self.recorder.channels:
+            self._query_presence()
 
-    def _compare(self, kind: str, connections: set[str]) -> None:
+    def _record_wrong(self, kind: str, connections: set[str]) -> None:
         for connection in sorted(connections):
-            self.account.fault(f"presence.{kind}", f"{connection} in {self.channel}, as {self.name} sees it")
+            self.metrics.record_problem(
+                f"presence.{kind}", f"{connection} in {self.channel}, as {self.name} sees it"
+            )
 
 
-class ChatShape(Shape):
-    """People as planned."""
+class ChatShape(PlannedShape):
+    """The number of people as planned by `--shape`."""

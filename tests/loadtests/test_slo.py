@@ -2,11 +2,11 @@ import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.options import PROFILES
-from loadtests.slo import MalformedObjective, Objective, outcomes, override, parse, shown
+from loadtests.slo import MalformedObjective, Objective, evaluate, format_value, override, parse
 
 
 def timings(**values: list[int]) -> dict[str, Histogram]:
-    return {kind: Histogram.of((value, 1) for value in some) for kind, some in values.items()}
+    return {kind: Histogram.from_items((value, 1) for value in some) for kind, some in values.items()}
 
 
 TIMINGS = timings(delivery=[900, 1_000, 60_000], push=[1_000])
@@ -29,41 +29,41 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize(("text", "outcome"), OBJECTIVES.items(), ids=OBJECTIVES)
-def test_objectives_are_kept_or_broken(text: str, outcome: tuple[float | None, bool]) -> None:
-    ((told),) = outcomes(parse(text), COUNTS, TIMINGS)
-    assert (told.measured, told.kept) == outcome
+@pytest.mark.parametrize(("text", "expected"), OBJECTIVES.items(), ids=OBJECTIVES)
+def test_an_objective_is_met_or_not(text: str, expected: tuple[float | None, bool]) -> None:
+    (result,) = evaluate(parse(text), COUNTS, TIMINGS)
+    assert (result.measured, result.met) == expected
 
 
 @pytest.mark.parametrize("text", ["p99", "p99<50ms", "p99<=50", "gaps<=0ms", "p99<=-1ms", "<=3", "p99<=fast"])
-def test_what_cannot_be_understood_is_refused_by_name(text: str) -> None:
+def test_a_malformed_objective_is_rejected_and_named(text: str) -> None:
     with pytest.raises(MalformedObjective, match=r"^objective '"):
         parse(text)
 
 
-def test_several_are_divided_by_commas() -> None:
+def test_several_objectives_are_separated_by_commas() -> None:
     assert parse("p99<=50ms, gaps<=0,") == [Objective("p99", "<=", 50_000), Objective("gaps", "<=", 0)]
 
 
-def test_what_is_given_replaces_the_default_of_the_same_metric_only() -> None:
+def test_a_given_objective_replaces_only_the_default_of_the_same_metric() -> None:
     overridden = override(parse("p99<=50ms, gaps<=0"), parse("p99<=80ms, late<=3"))
     assert overridden == parse("gaps<=0, p99<=80ms, late<=3")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("scenario", PROFILES["seconds"])
-def test_the_profiles_objectives_can_be_understood(profile: str, scenario: str) -> None:
+def test_the_objectives_of_the_profiles_can_be_parsed(profile: str, scenario: str) -> None:
     assert parse(PROFILES[profile][scenario].slo)
 
 
 @pytest.mark.parametrize("scenario", PROFILES["seconds"])
-def test_the_profile_that_runs_among_other_tests_bounds_no_time(scenario: str) -> None:
+def test_the_profile_of_the_test_suite_bounds_no_time(scenario: str) -> None:
     assert not any(objective.is_time for objective in parse(PROFILES["seconds"][scenario].slo))
 
 
-def test_they_are_shown_with_their_units() -> None:
+def test_objectives_are_formatted_with_their_units() -> None:
     assert [str(objective) for objective in parse("p99<=50ms,gaps<=1000")] == [
         "p99 <= 50.000 ms",
         "gaps <= 1,000",
     ]
-    assert shown(1_234_567, time=True) == "1,234.567 ms"
+    assert format_value(1_234_567, is_time=True) == "1,234.567 ms"

@@ -1,4 +1,4 @@
-"""A gateway of our own: the installed `fanway serve --dev` on free ports, for as long as it is wanted."""
+"""A gateway for one load test: the installed `fanway serve --dev` on free ports."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from pathlib import Path
 from threading import Timer
 from urllib.request import ProxyHandler, Request, build_opener
 
-START, STOP, QUIET = 30.0, 40.0, 5.0
-"""Seconds that a gateway may take to say where it listens, to drain, to notice that everybody has left."""
+START_SECONDS = 30.0
+"""How long a gateway may take to print its addresses, and to become ready."""
 
-_CLIENTS = re.compile(r"ws://\S+")
-_BACKENDS = re.compile(r"(http://[^/\s]+)/v1/publish")
+STOP_SECONDS = 40.0
+"""How long a gateway may take to drain."""
+
+RELEASE_SECONDS = 5.0
+"""How long a gateway may take to release what it holds for clients that have disconnected."""
+
+_PUBLIC_URL = re.compile(r"ws://\S+")
+_PUSH_URL = re.compile(r"(http://[^/\s]+)/v1/publish")
 
 
-class NotServing(Exception):
-    """The gateway did not start, or did not end well."""
+class GatewayFailed(Exception):
+    """The gateway did not start, or exited with an error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    """Where a gateway serves, and what opens it."""
+class GatewayProcess:
+    """A running gateway: its addresses, its push key, and the secret that signs tokens."""
 
     url: str
     push: str
@@ -39,56 +45,56 @@ class Gateway:
     pid: int
 
     def stats(self) -> dict[str, int]:
-        """Return its totals."""
+        """Return its totals (`GET /v1/stats`)."""
         totals: dict[str, int] = json.loads(self._get("/v1/stats"))
         return totals
 
     def wait_until_ready(self, process: subprocess.Popen[str]) -> None:
-        """Return once it serves clients: its workers may begin to listen after it has said where."""
-        deadline = time.monotonic() + START
+        """Return once it serves clients: its workers may start to listen after the addresses are printed."""
+        deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 self._get("/readyz")
                 return
             except OSError:
                 time.sleep(0.02)
-        raise NotServing("the gateway did not become ready")
+        raise GatewayFailed("the gateway did not become ready")
 
     def _get(self, path: str) -> bytes:
         request = Request(self.push + path, headers={"Authorization": f"Bearer {self.key}"})  # noqa: S310
-        with build_opener(ProxyHandler({})).open(request, timeout=START) as answer:
-            body: bytes = answer.read()
+        with build_opener(ProxyHandler({})).open(request, timeout=START_SECONDS) as response:
+            body: bytes = response.read()
             return body
 
-    def leftovers(self) -> dict[str, int]:
-        """Return what it still holds for clients who have all left: nothing, if it forgets them in time."""
-        deadline = time.monotonic() + QUIET
+    def unreleased_resources(self) -> dict[str, int]:
+        """Return what it still holds after all clients disconnected; empty if it releases all in time."""
+        deadline = time.monotonic() + RELEASE_SECONDS
         while True:
             held = {name: count for name, count in self.stats().items() if name != "nodes" and count}
             if not held or time.monotonic() > deadline:
                 return held
             time.sleep(0.05)
 
-    def memory(self) -> int:
-        """Return its resident bytes."""
+    def resident_bytes(self) -> int:
+        """Return the resident memory of the process in bytes."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
-def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Gateway]:
-    """Run a gateway with further *arguments*, what it says in *log*; raise `NotServing`."""
+def run_gateway(log: Path, arguments: Sequence[str] = ()) -> Iterator[GatewayProcess]:
+    """Run a gateway with additional *arguments*, its output in *log*; raise `GatewayFailed`."""
     secret = secrets.token_hex(32)
     fanway = str(Path(sys.executable).with_name("fanway"))
     command = [fanway, "serve", "--dev", "--port=0", "--internal-port=0"]
     log.parent.mkdir(parents=True, exist_ok=True)
-    # An empty directory: whose gateway.toml lies about must not matter.
+    # An empty working directory, so that no gateway.toml is read.
     with tempfile.TemporaryDirectory() as empty, log.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 (our own command)
             [*command, *arguments],
             cwd=empty,
             env={**os.environ, "FANWAY_AUTH__SECRET": secret},
-            # A terminal's Ctrl-C is for us; the gateway is to stop after those who use it.
+            # Ctrl-C in a terminal must not reach the gateway: it stops after its clients.
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -96,36 +102,36 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Gateway]:
             text=True,
         )
         try:
-            url, push = _addresses(process, log)
-            gateway = Gateway(url, push, "dev", secret, process.pid)
+            url, push = _read_addresses(process, log)
+            gateway = GatewayProcess(url, push, "dev", secret, process.pid)
             gateway.wait_until_ready(process)
             yield gateway
         finally:
             _stop(process)
         if process.returncode:
-            raise NotServing(f"the gateway exited with {process.returncode}; see {log}")
+            raise GatewayFailed(f"the gateway exited with {process.returncode}; see {log}")
 
 
-def _addresses(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
-    impatience = Timer(START, process.kill)
-    impatience.start()
-    said = ""
+def _read_addresses(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
+    kill_timer = Timer(START_SECONDS, process.kill)
+    kill_timer.start()
+    output = ""
     try:
         for line in process.stdout or ():
-            said += line
-            clients, backends = _CLIENTS.search(said), _BACKENDS.search(said)
-            if clients and backends:
-                return clients[0], backends[1]
+            output += line
+            public, push = _PUBLIC_URL.search(output), _PUSH_URL.search(output)
+            if public and push:
+                return public[0], push[1]
     finally:
-        impatience.cancel()
-        impatience.join()
-    raise NotServing(f"the gateway did not say where it listens; see {log}")
+        kill_timer.cancel()
+        kill_timer.join()
+    raise GatewayFailed(f"the gateway did not print its addresses; see {log}")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
-        process.wait(STOP)
+        process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
