@@ -1,15 +1,17 @@
-"""Who gets in: the node's bounds on connections, and on how fast they come."""
+"""Admission of connections: limits of one node on how many there are, and on how fast they arrive."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Literal
 
-from gateway.access.ratelimit import TokenBucket
+from aiolimiter import AsyncLimiter
+
 from gateway.errors import Rejection
 from protocol.errors import ErrorCode
 
@@ -18,21 +20,21 @@ Reason = Literal["overloaded", "connections", "address", "rate", "user"]
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """The bounds of one node; a count of 0 is no bound.
+    """The limits of one node; a count of 0 means no limit.
 
-    `upgrades_per_s` on average and `upgrade_burst` at once, which is a second's worth where it is 0. An IPv6
-    address stands for its /64: one subscriber's line has that many (RFC 6177).
+    `connects_per_second` on average and `connect_burst` at once; a burst of 0 means as many as in one second.
+    An IPv6 address counts as its /64, because one subscriber's line has that many addresses (RFC 6177).
     """
 
-    upgrades_per_s: float = 10_000.0
-    upgrade_burst: float = 0.0
+    connects_per_second: float = 10_000.0
+    connect_burst: float = 0.0
     connections: int = 0
     per_address: int = 0
     per_user: int = 0
 
 
-class Ticket:
-    """A place on the node, until it is released."""
+class ConnectionSlot:
+    """One connection's share of the node's limits, until `release`."""
 
     __slots__ = ("_address", "_admission")
 
@@ -41,14 +43,14 @@ class Ticket:
         self._address = address
 
     def release(self) -> None:
-        """Give the place back; a second call does nothing."""
+        """Free the slot; a second call does nothing."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission._leave(self._address)  # noqa: SLF001 (a ticket is the admission's other half)
+            admission._release_connection(self._address)  # noqa: SLF001 (the slot is a part of the admission)
 
 
-class UserTicket:
-    """A place among one user's connections, until it is released."""
+class UserSlot:
+    """One connection's share of its user's limit, until `release`."""
 
     __slots__ = ("_admission", "_user")
 
@@ -57,16 +59,16 @@ class UserTicket:
         self._user = user
 
     def release(self) -> None:
-        """Give the place back; a second call does nothing."""
+        """Free the slot; a second call does nothing."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission._leave_user(self._user)  # noqa: SLF001 (a ticket is the admission's other half)
+            admission._release_user(self._user)  # noqa: SLF001 (the slot is a part of the admission)
 
 
 class Admission:
-    """Counts the connections of one node and refuses those above its bounds.
+    """Counts the connections of one node and rejects those beyond its limits.
 
-    `overloaded` is a switch for whoever measures the load: while it is set, no upgrade is admitted.
+    `overloaded` is set by whoever measures the load: while it is True, no upgrade is admitted.
     """
 
     __slots__ = (
@@ -74,66 +76,66 @@ class Admission:
         "_connections",
         "_limits",
         "_random",
-        "_refused",
+        "_rejected",
         "_upgrades",
         "_users",
         "overloaded",
     )
 
     def __init__(self, limits: AdmissionLimits, *, random: Callable[[], float] = random.random) -> None:
-        """Hold *limits*; *random* gives numbers from 0 to 1, which spread those who were refused."""
+        """Apply *limits*; *random* returns numbers from 0 to 1, which spread the retries of clients."""
         self._limits = limits
         self._random = random
-        self._upgrades = TokenBucket(
-            rate_per_s=limits.upgrades_per_s, burst=limits.upgrade_burst or max(1.0, limits.upgrades_per_s)
-        )
+        burst = limits.connect_burst or max(1.0, limits.connects_per_second)
+        # aiolimiter admits `max_rate` at once and frees `max_rate / time_period` a second.
+        self._upgrades = AsyncLimiter(max_rate=burst, time_period=burst / limits.connects_per_second)
         self._connections = 0
         self._addresses: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
-        self._refused: Counter[Reason] = Counter()
+        self._rejected: Counter[Reason] = Counter()
         self.overloaded = False
 
     def __repr__(self) -> str:
         state = " overloaded" if self.overloaded else ""
         return f"<Admission {self._connections} connections, {len(self._users)} users{state}>"
 
-    def admit_upgrade(self, address: str) -> Ticket | Rejection:
-        """Return a place for a client at *address* (empty where it has none), or how to refuse it.
+    def admit_upgrade(self, address: str) -> ConnectionSlot | Rejection:
+        """Return a slot for a client at *address* (empty where it has none), or why there is none.
 
-        The rate comes last, so that who is refused for another reason does not use it up.
+        The rate is checked last: an upgrade that is rejected for another reason does not count towards it.
         """
         source = _source(address)
-        reason = self._objection(source)
+        reason = self._exceeded_limit(source)
         if reason is not None:
             return self._rejection(reason)
         self._connections += 1
         self._addresses[source] += 1
-        return Ticket(self, source)
+        return ConnectionSlot(self, source)
 
-    def admit_user(self, user: str) -> UserTicket | Rejection:
-        """Return a place among *user*'s connections, or why there is none; the anonymous are not counted."""
-        bound = self._limits.per_user
+    def admit_user(self, user: str) -> UserSlot | Rejection:
+        """Return a slot among *user*'s connections, or why there is none; anonymous ones are not counted."""
+        limit = self._limits.per_user
         if not user:
-            return UserTicket(self, user)
-        if bound and self._users[user] >= bound:
-            self._refused["user"] += 1
+            return UserSlot(self, user)
+        if limit and self._users[user] >= limit:
+            self._rejected["user"] += 1
             return Rejection(
                 ErrorCode.LIMIT_EXCEEDED,
-                f"this user has {bound} connections already: close one, then reconnect",
+                f"this user has {limit} connections already: close one, then reconnect",
             )
         self._users[user] += 1
-        return UserTicket(self, user)
+        return UserSlot(self, user)
 
     def statistics(self) -> dict[str, int]:
-        """Return the counts of now, and of all refusals by reason."""
+        """Return the present counts, and how many were rejected since the start, by reason."""
         return {
             "connections": self._connections,
             "addresses": len(self._addresses),
             "users": len(self._users),
             "overloaded": int(self.overloaded),
-        } | {f"refused_{reason}": self._refused[reason] for reason in _REASONS}
+        } | {f"refused_{reason}": self._rejected[reason] for reason in _REASONS}
 
-    def _objection(self, source: str) -> Reason | None:
+    def _exceeded_limit(self, source: str) -> Reason | None:
         limits = self._limits
         if self.overloaded:
             return "overloaded"
@@ -141,19 +143,28 @@ class Admission:
             return "connections"
         if limits.per_address and source and self._addresses[source] >= limits.per_address:
             return "address"
-        return "rate" if self._upgrades.take(1.0) else None
+        return None if self._within_rate() else "rate"
+
+    def _within_rate(self) -> bool:
+        """Return whether the rate admits one more upgrade now, and count it if so."""
+        if not self._upgrades.has_capacity():
+            return False
+        # `acquire` waits only where there is no capacity, so this coroutine ends with its first step.
+        with suppress(StopIteration):
+            self._upgrades.acquire().send(None)
+        return True
 
     def _rejection(self, reason: Reason) -> Rejection:
-        self._refused[reason] += 1
+        self._rejected[reason] += 1
         code, (least, most), message = _REJECTIONS[reason]
         retry_after = least + min(int(self._random() * (most - least + 1)), most - least)
         return Rejection(code, message, float(retry_after))
 
-    def _leave(self, source: str) -> None:
+    def _release_connection(self, source: str) -> None:
         self._connections -= 1
         _decrement(self._addresses, source)
 
-    def _leave_user(self, user: str) -> None:
+    def _release_user(self, user: str) -> None:
         if user:
             _decrement(self._users, user)
 
@@ -184,7 +195,7 @@ def _decrement(counts: Counter[str], key: str) -> None:
 
 
 def _source(address: str) -> str:
-    """Return what *address* is counted as: itself, its /64, or the IPv4 address that it stands for."""
+    """Return what *address* counts as: itself, its /64, or the IPv4 address that an IPv6 address maps."""
     if ":" not in address:
         return address
     try:

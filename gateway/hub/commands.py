@@ -49,13 +49,13 @@ async def connect(session: Session, command: Connect) -> Connected:
     session.header_token = None
     require_open(session)
     user = "" if identity is None else identity.user
-    ticket = services.admission.admit_user(user)
-    if isinstance(ticket, Rejection) and services.per_user_policy == "replace":
+    slot = services.admission.admit_user(user)
+    if isinstance(slot, Rejection) and services.per_user_policy == "replace":
         _close_oldest(services, user)
-        ticket = services.admission.admit_user(user)
-    if isinstance(ticket, Rejection):
-        raise ticket.error()
-    session.register(identity, ticket)
+        slot = services.admission.admit_user(user)
+    if isinstance(slot, Rejection):
+        raise slot.error()
+    session.register(identity, slot)
     subs = await restore(session, command.subs)
     return Connected(
         command.id,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from gateway.access.admission import UserTicket
+from gateway.access.admission import UserSlot
 from gateway.access.claims import Identity
 from gateway.access.ratelimit import CommandLimiter, Strikes
 from gateway.broker.base import ConnectionRecord, UserCommand
@@ -132,7 +132,7 @@ class Session:
         "_limiter",
         "_on_ended",
         "_strikes",
-        "_ticket",
+        "_user_slot",
         "behind",
         "codec",
         "connected_at",
@@ -195,7 +195,7 @@ class Session:
         self.wheel_slot = -1
         self._dispatcher = dispatcher
         self._on_ended = on_ended
-        self._ticket: UserTicket | None = None
+        self._user_slot: UserSlot | None = None
         self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
         self._strikes: Strikes | None = None
         self._command_running = False
@@ -280,9 +280,9 @@ class Session:
         """Answer the command with *error*."""
         self.send(Error(error.code, error.message, error.retry_after_ms, command_id))
 
-    def register(self, identity: Identity | None, ticket: UserTicket) -> None:
+    def register(self, identity: Identity | None, slot: UserSlot) -> None:
         """Enter the hub and the heartbeat as *identity*; None is anonymous."""
-        self._ticket = ticket
+        self._user_slot = slot
         self._cancel_connect_timer()
         if identity is not None:
             self.user, self.info, self.token_channels = identity.user, identity.info, identity.channels
@@ -425,14 +425,14 @@ class Session:
 
     def _admit(self, kind: str, command_id: int | None) -> bool:
         """Return whether the rate limit admits a command of this *kind*; otherwise reject it, or close."""
-        wait = self._limiter.admit(kind)
+        wait = self._limiter.admit(kind, self.services.clock())
         if not wait:
             if self._strikes is not None:
-                self._strikes.admitted()
+                self._strikes.on_admitted()
             return True
         if self._strikes is None:
-            self._strikes = Strikes(clock=self.services.clock, limit=self.services.limits.strikes)
-        if self._strikes.refused():
+            self._strikes = Strikes(limit=self.services.limits.strikes)
+        if self._strikes.on_rejected(self.services.clock()):
             self.close(CloseCode.RATE_LIMITED)
         elif self.is_open:
             rejection = Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait)
@@ -483,8 +483,8 @@ class Session:
         self.services.hub.unregister(self)
         self.outbox.discard()
         self._backlog = None
-        if self._ticket is not None:
-            self._ticket.release()
+        if self._user_slot is not None:
+            self._user_slot.release()
         self._on_ended()
 
     def __repr__(self) -> str:

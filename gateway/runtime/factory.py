@@ -81,7 +81,7 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
     """Return who gets in."""
     limits = settings.limits
     return AdmissionLimits(
-        upgrades_per_s=limits.connects_per_second,
+        connects_per_second=limits.connects_per_second,
         connections=limits.connections or _descriptors(),
         per_address=limits.connections_per_address,
         per_user=limits.connections_per_user,

@@ -1,4 +1,4 @@
-"""A loop whose time a test moves: limiters on aiolimiter read the time of the loop that runs."""
+"""An event loop whose time a test sets: aiolimiter reads the time of the running loop."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.access.admission import Admission, AdmissionLimits, Ticket, UserTicket
+from gateway.access.admission import Admission, AdmissionLimits, ConnectionSlot, UserSlot
 from gateway.clock import FakeClock
 from gateway.errors import Rejection
 from gateway.transport.http.rejections import render
@@ -8,10 +8,10 @@ from protocol.errors import ErrorCode
 from tests.gateway.clock_loop import on_loop
 
 
-def ticket(admission: Admission, address: str = "198.51.100.1") -> Ticket:
-    admitted = admission.admit_upgrade(address)
-    assert isinstance(admitted, Ticket)
-    return admitted
+def admitted(admission: Admission, address: str = "198.51.100.1") -> ConnectionSlot:
+    slot = admission.admit_upgrade(address)
+    assert isinstance(slot, ConnectionSlot)
+    return slot
 
 
 def rejected(admission: Admission, address: str = "198.51.100.1") -> Rejection:
@@ -30,26 +30,26 @@ def rejected_for(admission: Admission, reason: str, address: str = "198.51.100.1
     return rejection
 
 
-def test_a_storm_is_admitted_at_the_rate_and_told_when_to_come_back() -> None:
+def test_a_storm_is_admitted_at_the_rate_and_the_others_get_a_retry_after() -> None:
     def scenario(clock: FakeClock) -> None:
-        admission = Admission(AdmissionLimits(upgrades_per_s=10.0, upgrade_burst=3.0))
+        admission = Admission(AdmissionLimits(connects_per_second=10.0, connect_burst=3.0))
         for _ in range(3):
-            ticket(admission)
+            admitted(admission)
         rejection = rejected_for(admission, "rate")
         assert (render(rejection).status, rejection.code) == (503, ErrorCode.UNAVAILABLE)
         assert "Retry-After" in rejection.message
         clock.advance(0.1)
-        ticket(admission)
+        admitted(admission)
         rejected(admission)
 
     on_loop(scenario)
 
 
-def test_the_burst_is_a_second_of_the_rate_where_it_is_not_said() -> None:
+def test_a_burst_of_zero_is_one_second_of_the_rate() -> None:
     def scenario(_: FakeClock) -> None:
-        admission = Admission(AdmissionLimits(upgrades_per_s=7.0))
+        admission = Admission(AdmissionLimits(connects_per_second=7.0))
         for _try in range(7):
-            ticket(admission)
+            admitted(admission)
         rejected(admission)
 
     on_loop(scenario)
@@ -68,13 +68,13 @@ def test_retry_after_differs_from_client_to_client() -> None:
     assert {rejected(admission).retry_after for _ in range(1_000)} == {1, 2, 3, 4, 5}
 
 
-def test_an_overloaded_node_admits_nobody_until_it_is_not() -> None:
+def test_an_overloaded_node_admits_nobody_until_the_overload_ends() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits())
         admission.overloaded = True
         assert render(rejected_for(admission, "overloaded")).status == 503
         admission.overloaded = False
-        ticket(admission)
+        admitted(admission)
 
     on_loop(scenario)
 
@@ -82,40 +82,40 @@ def test_an_overloaded_node_admits_nobody_until_it_is_not() -> None:
 def test_a_full_node_admits_as_many_as_leave() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(connections=2))
-        first = ticket(admission)
-        ticket(admission)
+        first = admitted(admission)
+        admitted(admission)
         assert render(rejected_for(admission, "connections")).status == 503
         first.release()
-        ticket(admission)
+        admitted(admission)
         rejected(admission)
 
     on_loop(scenario)
 
 
-def test_a_ticket_gives_its_place_back_once() -> None:
+def test_a_slot_is_released_only_once() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(connections=2, per_address=2))
-        first, _second = ticket(admission), ticket(admission)
+        first, _second = admitted(admission), admitted(admission)
         first.release()
         first.release()
         assert admission.statistics()["connections"] == 1
-        ticket(admission)
+        admitted(admission)
         rejected(admission)
 
     on_loop(scenario)
 
 
-def test_one_address_cannot_take_every_place() -> None:
+def test_one_address_cannot_take_every_slot() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(per_address=1))
-        first = ticket(admission, "198.51.100.1")
+        first = admitted(admission, "198.51.100.1")
         rejection = rejected_for(admission, "address", "198.51.100.1")
         assert (render(rejection).status, rejection.code) == (429, ErrorCode.LIMIT_EXCEEDED)
         assert rejection.retry_after is not None
         assert 10 <= rejection.retry_after <= 30
-        ticket(admission, "198.51.100.2")
+        admitted(admission, "198.51.100.2")
         first.release()
-        ticket(admission, "198.51.100.1")
+        admitted(admission, "198.51.100.1")
 
     on_loop(scenario)
 
@@ -131,10 +131,10 @@ def test_one_address_cannot_take_every_place() -> None:
         ("not:an:address", "not:an:address", True),
     ],
 )
-def test_an_ipv6_line_counts_as_one_address(one: str, other: str, same: bool) -> None:
+def test_an_ipv6_network_of_64_bits_counts_as_one_address(one: str, other: str, same: bool) -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(per_address=1))
-        held = ticket(admission, one)
+        held = admitted(admission, one)
         assert isinstance(admission.admit_upgrade(other), Rejection) is same
         held.release()
 
@@ -144,19 +144,19 @@ def test_an_ipv6_line_counts_as_one_address(one: str, other: str, same: bool) ->
 def test_clients_without_an_address_are_not_counted_together() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(per_address=1))
-        ticket(admission, "")
-        ticket(admission, "")
+        admitted(admission, "")
+        admitted(admission, "")
 
     on_loop(scenario)
 
 
-def test_who_is_refused_for_another_reason_does_not_use_up_the_rate() -> None:
+def test_an_upgrade_rejected_for_another_reason_does_not_count_towards_the_rate() -> None:
     def scenario(_: FakeClock) -> None:
-        admission = Admission(AdmissionLimits(upgrades_per_s=1.0, upgrade_burst=2.0, per_address=1))
-        ticket(admission, "198.51.100.1")
+        admission = Admission(AdmissionLimits(connects_per_second=1.0, connect_burst=2.0, per_address=1))
+        admitted(admission, "198.51.100.1")
         for _try in range(50):
             rejected_for(admission, "address", "198.51.100.1")
-        ticket(admission, "198.51.100.2")
+        admitted(admission, "198.51.100.2")
         rejected_for(admission, "rate", "198.51.100.3")
 
     on_loop(scenario)
@@ -165,32 +165,32 @@ def test_who_is_refused_for_another_reason_does_not_use_up_the_rate() -> None:
 def test_a_user_has_a_bounded_number_of_connections() -> None:
     admission = Admission(AdmissionLimits(per_user=2))
     first, second = admission.admit_user("ann"), admission.admit_user("ann")
-    assert isinstance(first, UserTicket)
-    assert isinstance(second, UserTicket)
+    assert isinstance(first, UserSlot)
+    assert isinstance(second, UserSlot)
     rejection = admission.admit_user("ann")
     assert isinstance(rejection, Rejection)
     assert rejection.code is ErrorCode.LIMIT_EXCEEDED
-    assert isinstance(admission.admit_user("bob"), UserTicket)
+    assert isinstance(admission.admit_user("bob"), UserSlot)
     first.release()
     first.release()
-    assert isinstance(admission.admit_user("ann"), UserTicket)
+    assert isinstance(admission.admit_user("ann"), UserSlot)
     assert isinstance(admission.admit_user("ann"), Rejection)
 
 
-def test_the_anonymous_are_not_one_user() -> None:
+def test_anonymous_connections_are_not_counted_as_one_user() -> None:
     admission = Admission(AdmissionLimits(per_user=1))
-    tickets = [admission.admit_user("") for _ in range(3)]
-    for anonymous in tickets:
-        assert isinstance(anonymous, UserTicket)
+    slots = [admission.admit_user("") for _ in range(3)]
+    for anonymous in slots:
+        assert isinstance(anonymous, UserSlot)
         anonymous.release()
     assert admission.statistics()["users"] == 0
 
 
-def test_statistics_come_back_to_nothing_and_remember_refusals() -> None:
+def test_statistics_return_to_zero_but_for_the_rejections() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(connections=1, per_user=1))
-        place, user = ticket(admission), admission.admit_user("ann")
-        assert isinstance(user, UserTicket)
+        slot, user = admitted(admission), admission.admit_user("ann")
+        assert isinstance(user, UserSlot)
         rejected(admission)
         admission.admit_user("ann")
         assert admission.statistics() == {
@@ -205,7 +205,7 @@ def test_statistics_come_back_to_nothing_and_remember_refusals() -> None:
             "refused_user": 1,
         }
         assert repr(admission) == "<Admission 1 connections, 1 users>"
-        place.release()
+        slot.release()
         user.release()
         counts = admission.statistics()
         assert (counts["connections"], counts["addresses"], counts["users"]) == (0, 0, 0)

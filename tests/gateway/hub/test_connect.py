@@ -220,7 +220,7 @@ async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(po
 @standing
 async def test_nobody_is_there_to_be_replaced() -> None:
     async with life(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
-        ticket = node.admission.admit_user("ann")
+        slot = node.admission.admit_user("ann")
         client = node.open()
         assert (await client.refused(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
-        ticket.release()  # type: ignore[union-attr]
+        slot.release()  # type: ignore[union-attr]
