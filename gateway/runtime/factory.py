@@ -39,7 +39,7 @@ def broker(
         cluster_shards=broker.cluster_shards,
         lease=broker.lease,
         beat=broker.beat,
-        level=AckLevel(broker.acknowledge),
+        default_level=AckLevel(broker.acknowledge),
         linger=broker.linger,
         key_ttl=key_ttl,
         meta_ttl=broker.meta_ttl,

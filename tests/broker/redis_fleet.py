@@ -29,7 +29,7 @@ OPTIONS = RedisOptions(
     presence_timeout=10.0,
     start_timeout=10.0,
     connect_timeout=2.0,
-    block=0.2,
+    inbox_block=0.2,
 )
 """A lease that no machine is slow enough to lose, renewed as often as a short one, and deadlines as long."""
 

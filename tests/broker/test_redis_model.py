@@ -73,7 +73,7 @@ class OnRedis(Contract):
     )
     def begin(self, nodes: int, shards: int, linger: float, inbox: int) -> None:
         short = replace(OPTIONS, lease=LEASE, beat=0.0)
-        self.options = replace(short, shards_per_server=shards, linger=linger, inbox=inbox)
+        self.options = replace(short, shards_per_server=shards, linger=linger, inbox_limit=inbox)
         for _ in range(nodes):
             self.run(self.launch())
 

@@ -198,7 +198,7 @@ async def test_what_comes_while_a_hole_is_filled_keeps_its_place(server: RedisSe
 
 
 async def test_a_node_that_falls_too_far_behind_heals_or_is_told(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(inbox=200), await fleet.launch(inbox=200)
+    one, two = await fleet.launch(inbox_limit=200), await fleet.launch(inbox_limit=200)
     await one.broker.subscribe("kept", LONG)
     await one.broker.subscribe("not", None)
     # In one script, so that the reader cannot keep up.

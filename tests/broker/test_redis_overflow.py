@@ -16,7 +16,7 @@ for i = 1, 2000 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', 200, '*', 'h', 'm 
 
 async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: RedisServer, fleet: Fleet) -> None:
     async with Scissors(server.port, b"XLEN") as scissors:
-        one = await fleet.launch(scissors.url, inbox=200)
+        one = await fleet.launch(scissors.url, inbox_limit=200)
         await one.broker.subscribe("not", None)
         await one.broker.subscribe("kept", LONG)
         (node,) = server.execute("SMEMBERS", "fanway:{0}:route:not")

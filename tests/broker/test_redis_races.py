@@ -145,7 +145,7 @@ class SlowWire:
         name, inbox = command[0], str(command[-2] if command[0] == "XREAD" else command[1])
         entries = self._redis.inboxes[inbox]
         if name == "XLEN":
-            full = OPTIONS.inbox if inbox in self.lost else 0
+            full = OPTIONS.inbox_limit if inbox in self.lost else 0
             self.lost.discard(inbox)
             return full
         numbered = [

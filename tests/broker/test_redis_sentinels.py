@@ -295,7 +295,7 @@ async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServe
 async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Fleet(server.url) as fleet:
-            one = await fleet.launch(level=AckLevel.REPLICATED)
+            one = await fleet.launch(default_level=AckLevel.REPLICATED)
             assert (await one.broker.publish(publication("room", 1))).level is AckLevel.STORED
             assert (await one.broker.publish(publication("room", 1, level=AckLevel.STORED))).level is None
 

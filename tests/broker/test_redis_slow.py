@@ -34,7 +34,7 @@ async def departed(member: Member, call: Coroutine[Any, Any, T]) -> asyncio.Task
 async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
-            one = await fleet.launch(lease=LEASE, block=2.0)
+            one = await fleet.launch(lease=LEASE, inbox_block=2.0)
             await one.broker.subscribe("room", KEPT)
             await publish(one.broker, "room", "to connect")
             way.shape(up=Line(delay=0.6))
@@ -50,7 +50,7 @@ async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
 
 async def test_a_publish_that_waits_for_its_turn_fails_before_its_answer_comes(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
-        one = await fleet.launch(lease=LEASE, block=2.0, publish_timeout=2.0)
+        one = await fleet.launch(lease=LEASE, inbox_block=2.0, publish_timeout=2.0)
         await publish(one.broker, "room", "to connect")
         # The second goes when the first is back, and would be back itself after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
@@ -69,7 +69,7 @@ async def test_a_publish_that_waits_for_its_turn_fails_before_its_answer_comes(s
 
 async def test_what_is_stored_is_said_to_be_when_no_replica_tells_in_time(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
-        one = await fleet.launch(lease=LEASE, block=2.0)
+        one = await fleet.launch(lease=LEASE, inbox_block=2.0)
         await one.broker.publish(publication("room", "to connect", level=AckLevel.REPLICATED))
         # Redis has been asked for the second time, and would answer that after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
@@ -81,7 +81,7 @@ async def test_what_is_stored_is_said_to_be_when_no_replica_tells_in_time(server
 
 async def test_a_read_that_waits_for_its_turn_fails_before_its_answer_comes(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
-        one = await fleet.launch(lease=LEASE, block=2.0, resume_timeout=2.0, presence_timeout=1.0)
+        one = await fleet.launch(lease=LEASE, inbox_block=2.0, resume_timeout=2.0, presence_timeout=1.0)
         await publish(one.broker, "room", "kept")
         await one.broker.read("room")
         way.shape(up=Line(delay=1.2))
@@ -105,7 +105,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
 ) -> None:
     async with Proxy.open(server.port) as way, Fleet(server.url) as fleet:
         url = f"redis://127.0.0.1:{way.port}/0"
-        one = await fleet.launch(url, lease=LEASE, block=2.0, presence_timeout=2.0)
+        one = await fleet.launch(url, lease=LEASE, inbox_block=2.0, presence_timeout=2.0)
         two = await fleet.launch(lease=LEASE)
         two.node.connected["ann"], two.node.followed["room"] = [ANN], 1
         await two.broker.user_connected("ann")
@@ -124,7 +124,9 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
 async def test_a_node_that_answers_a_question_too_late_is_left_out(server: RedisServer) -> None:
     async with Proxy.open(server.port) as near, Proxy.open(server.port) as far, Fleet() as fleet:
         urls = [f"redis://127.0.0.1:{way.port}/0" for way in (near, far)]
-        one, two = [await fleet.launch(url, lease=LEASE, block=2.0, presence_timeout=3.0) for url in urls]
+        one, two = [
+            await fleet.launch(url, lease=LEASE, inbox_block=2.0, presence_timeout=3.0) for url in urls
+        ]
         two.node.connected["ann"] = [ANN]
         await two.broker.user_connected("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)

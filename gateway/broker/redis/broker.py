@@ -1,4 +1,4 @@
-"""The broker of a cluster: many nodes, one Redis or several."""
+"""The broker of many nodes, over one Redis, several independent ones, or a Cluster (docs/redis.md)."""
 
 from __future__ import annotations
 
@@ -49,11 +49,7 @@ With the 1 ms of the embedded broker, messages of a flood travelled nearly alone
 
 
 class RedisBroker:
-    """A broker for one of many nodes.
-
-    Each of *servers* is one of its own, or with *cluster* a node of one Redis Cluster. A channel belongs to
-    one of their shards, by its name: every node needs the same servers in the same order.
-    """
+    """The broker of one node of a cluster. A channel belongs to one shard, which follows from its name."""
 
     flush_delay = FLUSH_DELAY
 
@@ -67,24 +63,33 @@ class RedisBroker:
         on_notice: Callable[[int, Notice], None] = lambda _, __: None,
         wall_clock: Clock = wall,
     ) -> None:
-        """Report to *on_error*, by default the loop's handler, what goes wrong where nobody waits for it.
+        """Create it; nothing is connected before `start`.
 
-        *on_notice* hears the number of a shard and what happened to it.
+        Args:
+            servers: Independent servers, which share the shards; with *cluster*, nodes of one Redis Cluster.
+                Every node of the gateway needs the same ones in the same order.
+            options: The same for every node.
+            cluster: Whether the servers are a Redis Cluster.
+            on_error: Gets exceptions of background tasks; by default the loop's exception handler does.
+            on_notice: Gets the number of a shard, and what an operator should know of it.
+            wall_clock: Time of messages.
         """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
-        self._servers = [each if isinstance(each, Server) else Server.from_url(each) for each in servers]
+        self._servers = [
+            server if isinstance(server, Server) else Server.from_url(server) for server in servers
+        ]
         self._cluster = cluster
         self._options = options or RedisOptions()
-        self._tasks = Tasks(on_error or _report)
+        self._tasks = Tasks(on_error or _call_exception_handler)
         self._on_notice = on_notice
-        self._wall = wall_clock
+        self._wall_clock = wall_clock
         self._node: LocalNode | None = None
         self._shards: list[Shard] = []
         self._refused = 0
 
     async def start(self, node: LocalNode) -> None:
-        """Begin to serve *node*; wait a moment for Redis, and go on connecting where that is not enough."""
+        """Serve *node*; return once every lease is held, or after the start timeout, still connecting."""
         self._node = node
         options = self._options
         count = options.cluster_shards if self._cluster else len(self._servers) * options.shards_per_server
@@ -98,9 +103,9 @@ class RedisBroker:
                 node,
                 options,
                 self._tasks,
-                layout=self._layout(number),
+                layout=self._layout_of(number),
                 layout_check=layout_check,
-                wall_clock=self._wall,
+                wall_clock=self._wall_clock,
                 on_notice=partial(self._on_notice, number),
             )
             for number, (locator, own) in enumerate(zip(locators, keys, strict=True))
@@ -115,23 +120,25 @@ class RedisBroker:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop; nothing is delivered afterwards. Members of this node leave, its lease ends."""
+        """Release the leases, which makes members of this node leave; nothing is delivered afterwards."""
         self._node = None
         shards, self._shards = self._shards, []
         await asyncio.gather(*(shard.close() for shard in shards))
         await self._tasks.close()
 
     def ready(self) -> bool:
-        """Return whether publishes are taken now: by one server at least, where there are several."""
+        """Return whether at least one shard accepts publishes now."""
         return any(shard.health.available for shard in self._shards)
 
     # ------------------------------------------------------------ streams
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Store *publication* and hand it to every node with a subscriber, in the order of the calls.
+        """Store *publication* and send it to every node with a subscriber, in the order of the calls.
 
-        `BrokerUnavailable` after two seconds at most. Whether it was published then is not known; with a
-        key it may safely be published again.
+        Raises:
+            BrokerUnavailable: after two seconds at most. Whether it was published is not known then; with an
+                idempotency key it is safe to publish it again.
+            BrokerFull: Redis is out of memory; it was not published.
         """
         try:
             return await self._shard(publication.channel).publisher.publish(publication)
@@ -156,11 +163,11 @@ class RedisBroker:
         size: int | None = None,
         reverse: bool = False,
     ) -> HistorySlice:
-        """Return what is kept of *channel*."""
+        """Return a part of the history of *channel*."""
         return await self._shard(channel).history.read(channel, since, limit, size, reverse=reverse)
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*."""
+        """Clear the history of *channel*."""
         await self._shard(channel).clear(channel)
 
     # ------------------------------------------------------------ presence
@@ -170,38 +177,38 @@ class RedisBroker:
         await self._shard(channel).presence.join(channel, member)
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member: now, or as soon as Redis can be told."""
+        """Remove the member, now or as soon as Redis is reachable; never fails."""
         if self._shards:
             await self._shard(channel).presence.leave(channel, connection)
 
     async def presence(self, channel: str) -> Presence:
-        """Return who is in *channel*."""
+        """Return the members of *channel*."""
         return await self._shard(channel).presence.presence(channel)
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return how many are in *channel*; Redis looks at none of them for that."""
+        """Return how many members *channel* has; the cost does not grow with their number."""
         return await self._shard(channel).presence.count(channel)
 
-    # ------------------------------------------------------------ directory
+    # ------------------------------------------------------------ lookups
 
     async def user_connected(self, user: str) -> None:
-        """Hear that *user* has a first connection here; never fails, and Redis hears of it when it can."""
+        """Route *user*, who has a first connection here, to this node: now or once Redis is reachable."""
         if self._shards:
             self._shard(personal(user)).routes.want(interest(user))
 
     async def user_disconnected(self, user: str) -> None:
-        """Hear that *user* has no connection here any more."""
+        """Remove the route of *user* to this node: the last connection has closed."""
         if self._shards:
             self._shard(personal(user)).routes.unsubscribe(interest(user))
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
         elsewhere = await self._shard(personal(user)).lookups.connections(user)
-        every = [*self._serving().connections(user), *elsewhere.items]
+        every = [*self._require_node().connections(user), *elsewhere.items]
         return LookupResult(sorted(every, key=lambda each: (each.since, each.connection)), elsewhere.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
-        """Hand *command* to every node where that user is connected."""
+        """Send *command* to every node where its user is connected."""
         await self._shard(personal(command.user)).lookups.send_user_command(command)
 
     async def subscribed_channels(
@@ -214,7 +221,7 @@ class RedisBroker:
         page: list[ChannelRecord] = []
         more = limit > 0
         while more and len(page) < limit:
-            found, end, more = await self._followed(prefix, after, limit, lost, silent)
+            found, end, more = await self._next_page(prefix, after, limit, lost, silent)
             page += found
             after = end
         if not lost:
@@ -234,7 +241,7 @@ class RedisBroker:
             except GatewayError as failed:
                 error = failed
                 continue
-            return [self._serving().record(), *others]
+            return [self._require_node().record(), *others]
         raise error or BrokerUnavailable(NOT_STARTED)
 
     def statistics(self) -> dict[str, int]:
@@ -247,14 +254,14 @@ class RedisBroker:
 
     # ------------------------------------------------------------ inside
 
-    def _layout(self, shard: int) -> str:
-        """Return what this node takes *shard*'s server for; every node has to take it for the same."""
+    def _layout_of(self, shard: int) -> str:
+        """Return where *shard* is, as text; nodes whose texts differ do not run together (`LayoutCheck`)."""
         options, servers = self._options, len(self._servers)
         if self._cluster:
             return f"a Cluster with {options.cluster_shards} shards"
         return f"server {shard % servers + 1} of {servers} with {options.shards_per_server} shards each"
 
-    def _serving(self) -> LocalNode:
+    def _require_node(self) -> LocalNode:
         if self._node is None:
             raise BrokerUnavailable(NOT_STARTED)
         return self._node
@@ -264,17 +271,18 @@ class RedisBroker:
             raise BrokerUnavailable(NOT_STARTED)
         return self._shards[shard_of(name, len(self._shards))]
 
-    async def _followed(
+    async def _next_page(
         self, prefix: str, after: str, limit: int, lost: dict[int, GatewayError], silent: list[GatewayError]
     ) -> tuple[list[ChannelRecord], str, bool]:
-        """Return the followed channels between *after* and the name returned, and whether there are more.
+        """Return the next page of channels with subscribers, its last name, and whether there are more.
 
-        Without those of *lost* shards, to which this adds, as to what *silent* nodes are lacking for.
+        Shards in *lost* are left out. Shards that fail now are added to it, and to *silent* the errors of
+        nodes that do not answer.
         """
         shards = [(number, shard) for number, shard in enumerate(self._shards) if number not in lost]
         answers = await asyncio.gather(
             *(
-                self._told(shard.lookups.subscribed_channels(prefix, after=after, limit=limit))
+                self._result_or_error(shard.lookups.subscribed_channels(prefix, after=after, limit=limit))
                 for _, shard in shards
             )
         )
@@ -284,13 +292,13 @@ class RedisBroker:
             if isinstance(answer, GatewayError):
                 lost[number] = answer
                 continue
-            names, counts, lacking = answer
+            names, counts, partial_error = answer
             elsewhere |= counts
-            if lacking is not None:
-                silent.append(lacking)
+            if partial_error is not None:
+                silent.append(partial_error)
             if len(names) >= min(limit, NAMES_AT_ONCE):
                 end = min(end or names[-1], names[-1])
-        own = self._serving().subscribed_channels(prefix)
+        own = self._require_node().subscribed_channels(prefix)
         records = [
             ChannelRecord(name, count)
             for name in sorted({*own, *elsewhere})
@@ -302,10 +310,10 @@ class RedisBroker:
         return records, end, bool(end)
 
     @staticmethod
-    async def _told(answer: Awaitable[T]) -> T | GatewayError:
-        """Return *answer*, or why there is none."""
+    async def _result_or_error(result: Awaitable[T]) -> T | GatewayError:
+        """Return *result*, or the error that it raises."""
         try:
-            return await answer
+            return await result
         except GatewayError as error:
             return error
 
@@ -313,6 +321,6 @@ class RedisBroker:
         return f"<RedisBroker {self._shards}>"
 
 
-def _report(error: BaseException) -> None:
+def _call_exception_handler(error: BaseException) -> None:
     loop = asyncio.get_running_loop()
     loop.call_exception_handler({"message": "a task of the Redis broker failed", "exception": error})

@@ -27,9 +27,9 @@ class RedisOptions:
     """How long an idempotency key is remembered."""
     meta_ttl: float = 3_600.0
     """How long an idle channel's position is kept after its last message expired."""
-    inbox: int = 100_000
+    inbox_limit: int = 100_000
     """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap."""
-    level: AckLevel = AckLevel.STORED
+    default_level: AckLevel = AckLevel.STORED
     """Acknowledgement level of a publish that asks for none."""
     publish_timeout: float = timeouts.PUBLISH_TIMEOUT_SECONDS
     resume_timeout: float = timeouts.RESUME_TIMEOUT_SECONDS
@@ -39,5 +39,5 @@ class RedisOptions:
     connect_timeout: float = timeouts.CONNECT_TIMEOUT_SECONDS
     replication_timeout: float = timeouts.REPLICATION_TIMEOUT_SECONDS
     """How long a publish with level `replicated` waits for a replica."""
-    block: float = timeouts.INBOX_BLOCK_SECONDS
+    inbox_block: float = timeouts.INBOX_BLOCK_SECONDS
     """How long one read of an empty inbox waits; it bounds how late a half-open connection is detected."""

@@ -157,7 +157,7 @@ class Shard:
         command = CLEAR(
             [keys.state, keys.log(channel), keys.route(channel)],
             keys.inbox_prefix,
-            self._options.inbox,
+            self._options.inbox_limit,
             channel,
         )
         await wait_for(self.connections.control.call(command), self._options.publish_timeout)

@@ -135,7 +135,7 @@ class InboxReader:
         # The one that was read last stays behind, each time.
         self.unread = max(0, length - self._untrimmed - 1)
         self._untrimmed, self._whole = 0, cursor
-        if length < self._options.inbox:
+        if length < self._options.inbox_limit:
             return False
         # What was trimmed at the other end may have been of any channel.
         self._cursor = self._whole = await self._newest(inbox) or self._cursor
@@ -144,7 +144,7 @@ class InboxReader:
 
     def _next(self, inbox: str) -> Command:
         # After a failure at once: that it can be read again is news.
-        wait = () if self._failing is not None else ("BLOCK", int(self._options.block * 1000))
+        wait = () if self._failing is not None else ("BLOCK", int(self._options.inbox_block * 1000))
         return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", inbox, self._cursor)
 
     async def _newest(self, inbox: str) -> bytes | None:
@@ -157,7 +157,7 @@ class InboxReader:
         packed = [self._wire.pack_command(command) for command in commands]
         try:
             answers = await self._wire.execute(
-                packed, self._options.block + timeouts.INBOX_BLOCK_GRACE_SECONDS
+                packed, self._options.inbox_block + timeouts.INBOX_BLOCK_GRACE_SECONDS
             )
         except (exceptions.RedisError, OSError) as error:
             self._refused(error)

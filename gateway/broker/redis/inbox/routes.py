@@ -180,7 +180,7 @@ class Routes:
                 node,
                 name,
                 token,
-                self._options.inbox,
+                self._options.inbox_limit,
                 new_uid(),
                 milliseconds(self._options.meta_ttl),
                 int(numbered),

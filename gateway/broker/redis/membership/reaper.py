@@ -24,7 +24,7 @@ class Reaper:
         """Give `NodeReaped` to *on_notice* for each node whose lease had expired."""
         self._pipeline = pipeline
         self._keys = keys
-        self._inbox_limit = options.inbox
+        self._inbox_limit = options.inbox_limit
         self._on_notice = on_notice
         self.expired_nodes_reaped = 0
 

@@ -67,7 +67,7 @@ class Lookups:
         call = TELL(
             [keys.state, keys.nodes, keys.user_commands, *routes],
             keys.inbox_prefix,
-            self._options.inbox,
+            self._options.inbox_limit,
             codec.pack_user_command(command),
             self.incarnation,
             user_commands.KEPT,
@@ -159,7 +159,7 @@ class Lookups:
     def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:
         keys = self._keys
         return self._line.call(
-            POST([keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox, head, body, *nodes)
+            POST([keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox_limit, head, body, *nodes)
         )
 
 

@@ -118,7 +118,7 @@ class PresenceStore:
                     keys.node_members(node),
                 ],
                 keys.inbox_prefix,
-                self._options.inbox,
+                self._options.inbox_limit,
                 keys.node_members_prefix,
                 node,
                 member.connection,
@@ -134,7 +134,7 @@ class PresenceStore:
             LEAVE(
                 [keys.members(channel), keys.user_counts(channel), keys.route(channel), keys.beats],
                 keys.inbox_prefix,
-                self._options.inbox,
+                self._options.inbox_limit,
                 keys.node_members_prefix,
                 connection,
                 channel,

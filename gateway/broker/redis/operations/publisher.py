@@ -53,7 +53,7 @@ class Publisher:
         if self._credit < PUBLISH_RETRY_CREDIT_MAX:
             self._credit = min(PUBLISH_RETRY_CREDIT_MAX, self._credit + PUBLISH_RETRY_RATIO)
         body = codec.pack(publication, int(self._wall() * 1000))
-        level = publication.level or self._options.level
+        level = publication.level or self._options.default_level
         line = self._lines[level]
         # Outside of the `try`: what is refused here was not sent, and asking again would be no use, either.
         sent = line.call(self._command(publication, body, level), until)
@@ -90,7 +90,7 @@ class Publisher:
         command = PUBLISH(
             names,
             keys.inbox_prefix,
-            self._options.inbox,
+            self._options.inbox_limit,
             channel,
             new_uid(),
             body,
