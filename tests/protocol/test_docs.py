@@ -106,7 +106,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{limits.PINGS_PER_SECOND:.0f}, {limits.PING_BURST:.0f} at once"
     )
     words = " ".join(DOCUMENT.split())
-    assert f"What a server says may nest {limits.SERVER_MESSAGE_DEPTH}," in words
+    assert f"A message from the server may nest {limits.SERVER_MESSAGE_DEPTH}," in words
     assert f"due within {limits.CONNECT_TIMEOUT:.0f} s, else {CloseCode.CONNECT_TIMEOUT}" in words
 
 
