@@ -1,287 +1,209 @@
-"""Channels followed across reconnects, as a client ought to: PROTOCOL section 2, the table of close codes."""
+"""Receive the messages of some channels, across reconnects. Only I/O is here: `protocol.client` decides."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
 
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from gateway import __version__
-from gateway.cli.api_client import Refused, Unreachable, is_local, refusal
+from gateway.cli.api_client import Refused, Unreachable, describe_refusal, is_local
+from protocol.client import NOT_RECOVERED, ClientState, Decision, Dropped, Effects, Reset, Retry, Stop
 from protocol.codec import JsonCodec
-from protocol.errors import CLOSES, BadRequest, Close, ErrorCode, Reaction
+from protocol.errors import BadRequest
 from protocol.messages import (
     ClientInfo,
     ClientMessage,
-    Connect,
     Connected,
     Error,
-    Expiring,
-    Gap,
     Message,
-    Pong,
-    Reconnect,
-    Refresh,
-    Resume,
     ServerMessage,
-    ServerPing,
-    Subscribed,
     Unsubscribed,
 )
-from protocol.position import MessageId
 
-FIRST, LONGEST, LONG = 0.5, 30.0, 30.0
-"""Seconds: full jitter from `FIRST`, doubling to `LONGEST`; `LONG` and as much again where a code says so."""
+CLOSE_TIMEOUT_SECONDS = 1.0
+"""How long a gateway may take to answer a Close frame of ours."""
 
 _CODEC: Final = JsonCodec()
-_UNKNOWN = Close("closed", Reaction.RECONNECT)
-_PASSING = {ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL}
 
-Token = Callable[[], str | None]
-"""Gives a token, None to connect without one."""
+GetToken = Callable[[], str | None]
+"""Returns a token, None to connect without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What follows from something that the server said."""
+class ChannelListener:
+    """A client that hands every message of *channels* to *on_message*, and remarks for people to *on_note*.
 
-    messages: list[Message] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    answer: ClientMessage | None = None
-    again_in: float | None = None
-    """Close, and connect again after so many seconds."""
-
-
-class Following:
-    """What a client knows of the channels it follows, from one connection to the next. No I/O."""
+    Args:
+        url: The WebSocket's.
+        channels: What to subscribe to.
+        rewind: How many of the last messages to begin with.
+        get_token: Called before every connect.
+        can_fetch_token: Whether *get_token* returns a new token each time.
+        on_message: Called with every message, in the order of its channel.
+        on_note: Called with a line about what happened to the connection or to a channel.
+        sleep, random: For tests.
+    """
 
     def __init__(
         self,
-        channels: Iterable[str],
+        url: str,
+        channels: Sequence[str],
         *,
+        get_token: GetToken,
+        on_message: Callable[[Message], None],
+        on_note: Callable[[str], None],
         rewind: int | None = None,
-        renewable: bool = False,
+        can_fetch_token: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """Follow *channels*, beginning with the last *rewind* messages; a *renewable* token is had again."""
-        self._since: dict[str, MessageId | None] = dict.fromkeys(channels)
-        self._rewind = rewind
-        self._renewable = renewable
-        self._random = random
-        self._attempt = 0
-        self._told = 0.0
-        self._commands = 0
+        self._url = url
+        self._channels = frozenset(channels)
+        self._get_token = get_token
+        self._on_message = on_message
+        self._on_note = on_note
+        self._sleep = sleep
+        self._state = ClientState(
+            channels,
+            random=random,
+            rewind=rewind,
+            can_fetch_token=can_fetch_token,
+            info=ClientInfo("fanway listen", __version__),
+        )
 
     def __repr__(self) -> str:
-        return f"<Following {', '.join(self._since)}>"
+        return f"<ChannelListener {self._url} {self._state}>"
 
-    def connect(self, token: str | None) -> Connect:
-        """Return the command that restores every channel, from where it was left."""
-        self._commands = 1
-        subs = {
-            channel: Resume(since=since, rewind=self._rewind if since is None else None)
-            for channel, since in self._since.items()
-        }
-        return Connect(self._commands, token, ClientInfo("fanway listen", __version__), subs)
+    def run(self) -> NoReturn:
+        """Listen until that is of no use any more.
 
-    def take(self, event: ServerMessage, token: Token) -> Step:
-        """Return what follows from *event*; `Refused` where nothing is left to follow."""
-        handler = _HANDLERS.get(type(event))
-        if handler is None or getattr(event, "channel", None) not in {None, *self._since}:
-            return Step()
-        return handler(self, event, token)
-
-    def closed(self, code: int, reason: str) -> float:
-        """Return after how many seconds to connect again; `Refused` where that is of no use."""
-        close = CLOSES.get(code, _UNKNOWN)
-        renewing = close.reaction is Reaction.REFRESH_TOKEN and self._renewable
-        if close.reaction is not Reaction.RECONNECT and not renewing:
-            raise Refused(f"the gateway closed with {code}: {reason or close.reason}")
-        told, self._told = self._told, 0.0
-        if close.backoff == "told" and told:
-            return told
-        return LONG * (1 + self._random()) if close.backoff == "long" else self.lost()
-
-    def lost(self) -> float:
-        """Return after how many seconds to try again, once more in vain."""
-        most = min(LONGEST, FIRST * 2.0**self._attempt)
-        self._attempt = min(self._attempt + 1, 16)
-        return most * self._random()
-
-    def on_connected(self, event: Connected, _: Token) -> Step:
-        """Take up every channel again."""
-        self._attempt = 0
-        step = Step(notes=[f"listening as connection {event.connection} on node {event.node}"])
-        for channel, since in self._since.items():
-            match event.subs.get(channel):
-                case Subscribed() as made:
-                    self._subscribed(made, since, step)
-                case Error() as error:
-                    return self._failed(error, f"{channel}: ")
-                case None:
-                    raise Refused(f"{channel}: the gateway did not subscribe to it")
-        return step
-
-    def on_error(self, error: Error, _: Token) -> Step:
-        """Try again where that may help."""
-        return self._failed(error)
-
-    def on_message(self, message: Message, _: Token) -> Step:
-        """Show it, and remember it as the last one."""
-        self._passed(message)
-        return Step([message])
-
-    def on_gap(self, gap: Gap, _: Token) -> Step:
-        """Tell of it, and go on behind it."""
-        self._since[gap.channel] = gap.position
-        return Step(notes=[f"{gap.channel}: messages are missing here ({gap.reason})"])
-
-    def on_unsubscribed(self, event: Unsubscribed, _: Token) -> Step:
-        """Follow the others."""
-        del self._since[event.channel]
-        line = f"{event.channel}: unsubscribed by the server ({event.reason or event.code or 'no reason'})"
-        if not self._since:
-            raise Refused(line)
-        return Step(notes=[line])
-
-    def on_ping(self, _: ServerPing, __: Token) -> Step:
-        """Answer it."""
-        return Step(answer=Pong())
-
-    def on_expiring(self, _: Expiring, token: Token) -> Step:
-        """Send another token where there is one."""
-        fresh = token() if self._renewable else None
-        if fresh is None:
-            return Step()
-        self._commands += 1
-        return Step(answer=Refresh(self._commands, fresh))
-
-    def on_reconnect(self, event: Reconnect, _: Token) -> Step:
-        """Remember the delay, for when the node closes."""
-        self._told = event.after_ms / 1000
-        return Step()
-
-    def _subscribed(self, made: Subscribed, since: MessageId | None, step: Step) -> None:
-        if since is not None and not made.recovered:
-            step.notes.append(
-                f"{made.channel}: messages may be missing here (history no longer reaches back)"
-            )
-        self._since[made.channel] = made.position
-        for message in made.messages:
-            self._passed(message)
-            step.messages.append(message)
-
-    def _passed(self, message: Message) -> None:
-        if message.message is not None:
-            self._since[message.channel] = message.message
-
-    def _failed(self, error: Error, where: str = "") -> Step:
-        line = f"{where}{error.code}: {error.message}"
-        if error.code is ErrorCode.TOKEN_EXPIRED and self._renewable:
-            return Step(notes=[line], again_in=self.lost())
-        if error.code not in _PASSING:
-            raise Refused(line)
-        return Step(notes=[line], again_in=max((error.retry_after_ms or 0) / 1000, self.lost()))
-
-
-_HANDLERS: Final[dict[type, Callable[[Following, Any, Token], Step]]] = {
-    Connected: Following.on_connected,
-    Error: Following.on_error,
-    Message: Following.on_message,
-    Gap: Following.on_gap,
-    Unsubscribed: Following.on_unsubscribed,
-    ServerPing: Following.on_ping,
-    Expiring: Following.on_expiring,
-    Reconnect: Following.on_reconnect,
-}
-
-
-def follow(
-    url: str,
-    following: Following,
-    *,
-    token: Token,
-    show: Callable[[Message], None],
-    tell: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
-) -> NoReturn:
-    """Give every message to *show* and every remark to *tell*; return never.
-
-    `Refused` when nothing is left to follow, or no reconnect is of use. `Unreachable` where the first attempt
-    fails; later ones are repeated until one succeeds.
-    """
-    reached = False
-    while True:
-        try:
-            with _opened(url) as connection:
-                reached = True
-                delay = _converse(connection, following, token, show, tell)
-        except Unreachable as error:
-            if not reached:
-                raise
-            tell(str(error))
-            delay = following.lost()
-        tell(f"connecting again in {delay:.1f} s")
-        sleep(delay)
-
-
-def _opened(url: str) -> ClientConnection:
-    try:
-        return connect(
-            url,
-            subprotocols=[Subprotocol(_CODEC.subprotocol)],
-            compression=None,
-            max_size=None,
-            close_timeout=1.0,
-            proxy=None if is_local(url) else True,
-        )
-    except InvalidStatus as error:
-        line = refusal(error.response.status_code, error.response.body)
-        if error.response.status_code in {429, 503}:
-            raise Unreachable(url, line) from None
-        raise Refused(line) from None
-    except (OSError, WebSocketException) as error:
-        raise Unreachable(url, error) from None
-
-
-def _converse(
-    connection: ClientConnection,
-    following: Following,
-    token: Token,
-    show: Callable[[Message], None],
-    tell: Callable[[str], None],
-) -> float:
-    """Follow on one connection until it ends; return after how many seconds to open another."""
-    try:
-        _send(connection, following.connect(token()))
+        Raises:
+            Refused: The gateway refused the connection or a channel for good, or ended the last subscription.
+            Unreachable: The first attempt failed; later ones are repeated until one succeeds.
+        """
+        has_connected = False
         while True:
-            step = _taken(connection.recv(decode=False), following, token)
-            for note in step.notes:
-                tell(note)
-            for message in step.messages:
-                show(message)
-            if step.again_in is not None:
-                return step.again_in
-            if step.answer is not None:
-                _send(connection, step.answer)
-    except ConnectionClosed as error:
-        close = error.rcvd
-        return following.lost() if close is None else following.closed(close.code, close.reason)
+            try:
+                connect_command = self._state.connect_command(self._get_token())
+                with self._open() as connection:
+                    has_connected = True
+                    decision = self._converse(connection, connect_command)
+            except Unreachable as error:
+                if not has_connected:
+                    raise
+                self._on_note(str(error))
+                decision = self._state.on_connection_lost()
+            if isinstance(decision, Stop):
+                raise Refused(decision.reason)
+            self._on_note(f"connecting again in {decision.after_seconds:.1f} s")
+            self._sleep(decision.after_seconds)
+
+    def _open(self) -> ClientConnection:
+        try:
+            return connect(
+                self._url,
+                subprotocols=[Subprotocol(_CODEC.subprotocol)],
+                compression=None,
+                max_size=None,
+                close_timeout=CLOSE_TIMEOUT_SECONDS,
+                proxy=None if is_local(self._url) else True,
+            )
+        except InvalidStatus as error:
+            response = error.response
+            reason = describe_refusal(response.status_code, response.body)
+            decision = self._state.on_handshake_refused(
+                response.status_code, retry_after_seconds=_retry_after(response.headers), reason=reason
+            )
+            if isinstance(decision, Stop):
+                raise Refused(reason) from None
+            raise Unreachable(self._url, reason) from None
+        except (OSError, WebSocketException) as error:
+            raise Unreachable(self._url, error) from None
+
+    def _converse(self, connection: ClientConnection, connect_command: ClientMessage) -> Decision:
+        """Handle everything that arrives on *connection*; return what to do after its end."""
+        try:
+            _send(connection, connect_command)
+            while True:
+                decision = self._handle(connection, connection.recv(decode=False))
+                if decision is not None:
+                    return decision
+        except ConnectionClosed as error:
+            close = error.rcvd
+            if close is None:
+                return self._state.on_connection_lost()
+            return self._state.on_closed(close.code, close.reason)
+
+    def _handle(self, connection: ClientConnection, received: bytes) -> Decision | None:
+        """Handle one frame; return how to go on where this connection is of no more use."""
+        try:
+            message = _CODEC.decode_server_message(received)
+        except BadRequest:
+            # A newer gateway may send types that this version does not know.
+            return None
+        effects = self._state.on_message(message)
+        self._report(message, effects)
+        if effects.reply is not None:
+            _send(connection, effects.reply)
+        if effects.fetch_token and (token := self._get_token()) is not None:
+            _send(connection, self._state.refresh_command(token))
+        if effects.retries:
+            # A new connection restores every channel in one round trip, and no timer is needed beside recv.
+            self._state.on_connection_lost()
+            return Retry(max(retry.after_seconds for retry in effects.retries))
+        return effects.decision
+
+    def _report(self, message: ServerMessage, effects: Effects) -> None:
+        for line in notes(message, effects, self._channels):
+            self._on_note(line)
+        for dropped in effects.dropped:
+            if dropped.channel in self._channels:
+                self._on_dropped(dropped, by_push=isinstance(message, Unsubscribed))
+        for each in effects.messages:
+            if each.channel in self._channels:
+                self._on_message(each)
+
+    def _on_dropped(self, dropped: Dropped, *, by_push: bool) -> None:
+        """Raise `Refused` where a channel could not be subscribed to, or where it was the last one."""
+        if not by_push:
+            raise Refused(": ".join(filter(None, (dropped.channel, dropped.code, dropped.reason))))
+        reason = dropped.reason or dropped.code or "no reason"
+        line = f"{dropped.channel}: unsubscribed by the server ({reason})"
+        if not self._channels & self._state.channels.keys():
+            raise Refused(line)
+        self._on_note(line)
 
 
-def _taken(received: bytes, following: Following, token: Token) -> Step:
-    try:
-        event = _CODEC.decode_server_message(received)
-    except BadRequest:
-        # A newer gateway may say what we do not know yet.
-        return Step()
-    return following.take(event, token)
+def notes(message: ServerMessage, effects: Effects, channels: Container[str]) -> list[str]:
+    """Return what to say to people about *message* and its *effects* on *channels*."""
+    lines = []
+    if isinstance(message, Connected):
+        lines.append(f"listening as connection {message.connection} on node {message.node}")
+    if isinstance(message, Error) and isinstance(effects.decision, Retry):
+        lines.append(f"{message.code}: {message.message}")
+    lines += [_missing(reset) for reset in effects.resets if reset.channel in channels]
+    lines += [f"{retry.channel}: {retry.error.code}: {retry.error.message}" for retry in effects.retries]
+    return lines
+
+
+def _missing(reset: Reset) -> str:
+    if reset.reason == NOT_RECOVERED:
+        return f"{reset.channel}: messages may be missing here (history no longer reaches back)"
+    return f"{reset.channel}: messages are missing here ({reset.reason})"
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Return the header Retry-After in seconds; None where it is absent or a date."""
+    with suppress(KeyError, ValueError):
+        return float(headers["Retry-After"])
+    return None
 
 
 def _send(connection: ClientConnection, command: ClientMessage) -> None:

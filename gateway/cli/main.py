@@ -1,6 +1,7 @@
 """The command `fanway`: run a gateway, check its configuration, mint tokens, talk to a gateway that runs.
 
-What only one command needs is imported by it: `fanway token` in a script should not wait for a server.
+Modules that only one command needs are imported by that command: `fanway token` in a script need not wait for
+the import of a server.
 """
 # ruff: noqa: PLC0415
 
@@ -22,10 +23,16 @@ from gateway import __version__
 from gateway.errors import GatewayError
 from gateway.settings import FILE, ConfigError, Settings, load, units
 
-INTERRUPTED = 128 + signal.SIGINT
-"""The status of a command that Ctrl-C ended, as shells tell it."""
+INTERRUPTED_STATUS = 128 + signal.SIGINT
+"""The exit status of a command that Ctrl-C ended, as shells report it."""
 
-NODES, STATS, PUBLISH = "/v1/nodes", "/v1/stats", "/v1/publish"
+NODES_PATH, STATS_PATH, PUBLISH_PATH = "/v1/nodes", "/v1/stats", "/v1/publish"
+
+LISTEN_USER = "fanway-listen"
+"""The user in the tokens that `fanway listen` makes for itself."""
+
+LISTEN_TOKEN_SECONDS = 600.0
+"""How long such a token is valid; `fanway listen` makes another before it expires."""
 
 app = typer.Typer(
     name="fanway",
@@ -52,11 +59,11 @@ Token = Annotated[
 
 
 class CommandFailed(GatewayError):
-    """A command that cannot do what it was asked, and says why in one line."""
+    """A command cannot be carried out; the message says why, in one line."""
 
 
 def main() -> None:
-    """Run the command that the arguments name; what goes wrong on purpose is told without a traceback."""
+    """Run the command that the arguments name; print expected errors without a traceback, and exit with 1."""
     try:
         app()
     except GatewayError as error:
@@ -89,9 +96,9 @@ def serve(
     }
     if redis is not None:
         flags |= {"broker.kind": "redis", "broker.url": redis, "broker.urls": []}
-    settings = load(_file(config), dev=dev, flags=flags)
+    settings = load(_config_file(config), dev=dev, flags=flags)
     if settings.dev:
-        _say(
+        _print_note(
             "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
             "publish, and push with the key dev. Never put it where others can reach it."
         )
@@ -103,7 +110,7 @@ def serve(
 @app.command()
 def check(*, config: Config = None, dev: Dev = False) -> None:
     """Validate the configuration and print every fault with its key."""
-    file = _file(config)
+    file = _config_file(config)
     settings = load(file, dev=dev)
     listen, rules = settings.listen, settings.namespaces()
     typer.echo(f"{file or 'defaults and environment'}: no faults")
@@ -124,14 +131,14 @@ def token(
     config: Config = None,
 ) -> None:
     """Print a token, signed with the configured secret."""
-    settings = load(_file(config), complete=False)
+    settings = load(_config_file(config), complete=False)
     typer.echo(
-        _minted(
+        _mint_token(
             settings,
             user=user,
-            ttl=_seconds("--ttl", ttl),
+            ttl=_parse_duration("--ttl", ttl),
             channel=channel,
-            info=None if info is None else _json("--info", info),
+            info=None if info is None else _parse_json("--info", info),
         )
     )
 
@@ -146,20 +153,22 @@ def publish(
     config: Config = None,
 ) -> None:
     """Publish a message through the push API."""
-    body = {"channel": channel, "data": _json("JSON", sys.stdin.read() if data == "-" else data)}
-    _api(config, internal_url, key, lambda api: api.post(PUBLISH, body), orjson.OPT_APPEND_NEWLINE)
+    body = {"channel": channel, "data": _parse_json("JSON", sys.stdin.read() if data == "-" else data)}
+    _print_answer(
+        config, internal_url, key, lambda api: api.post(PUBLISH_PATH, body), orjson.OPT_APPEND_NEWLINE
+    )
 
 
 @app.command()
 def nodes(*, internal_url: InternalUrl = None, key: Key = None, config: Config = None) -> None:
     """Print the nodes of the cluster, as JSON."""
-    _api(config, internal_url, key, lambda api: api.get(NODES))
+    _print_answer(config, internal_url, key, lambda api: api.get(NODES_PATH))
 
 
 @app.command()
 def stats(*, internal_url: InternalUrl = None, key: Key = None, config: Config = None) -> None:
     """Print the totals of the cluster, as JSON."""
-    _api(config, internal_url, key, lambda api: api.get(STATS))
+    _print_answer(config, internal_url, key, lambda api: api.get(STATS_PATH))
 
 
 @app.command()
@@ -173,20 +182,26 @@ def listen(
 ) -> None:
     """Print every message of some channels, a JSON line each, until interrupted."""
     from gateway.cli.api_client import http_url, websocket_url
-    from gateway.cli.listen import Following, as_line, follow
+    from gateway.cli.listen import ChannelListener, as_line
 
-    settings = load(_file(config), complete=False)
+    settings = load(_config_file(config), complete=False)
     public = settings.listen.public
-    own = token is None and bool(settings.auth.secret.get_secret_value())
-    # Not by an exception: raised while a lock of the connection is held, it would leave nobody to close that.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    follow(
+    can_mint = token is None and bool(settings.auth.secret.get_secret_value())
+    # Not KeyboardInterrupt: raised while the connection holds a lock, it would keep the connection open.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED_STATUS))
+    ChannelListener(
         websocket_url(url or http_url(public.host, public.port)),
-        Following(channels, rewind=rewind, renewable=own),
-        token=(lambda: _minted(settings, user="fanway-listen", ttl=600.0)) if own else (lambda: token),
-        show=lambda message: typer.echo(as_line(message)),
-        tell=_say,
-    )
+        channels,
+        rewind=rewind,
+        get_token=(
+            (lambda: _mint_token(settings, user=LISTEN_USER, ttl=LISTEN_TOKEN_SECONDS))
+            if can_mint
+            else (lambda: token)
+        ),
+        can_fetch_token=can_mint,
+        on_message=lambda message: typer.echo(as_line(message)),
+        on_note=_print_note,
+    ).run()
 
 
 @app.command()
@@ -195,29 +210,29 @@ def version() -> None:
     typer.echo(f"fanway {__version__}")
 
 
-def _file(config: Path | None) -> Path | None:
-    """Return the configuration's file: the one that was named, else that of the working directory if any."""
+def _config_file(config: Path | None) -> Path | None:
+    """Return the file *config*, else gateway.toml of the working directory; None where there is none."""
     return config or (FILE if FILE.exists() else None)
 
 
-def _api(
+def _print_answer(
     config: Path | None,
     url: str | None,
     key: str | None,
     call: Callable[[Any], Any],
     option: int = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
 ) -> None:
-    """Print what the internal API answers to *call*."""
-    from gateway.cli.api_client import Api, http_url
+    """Print the answer of the internal API to *call*, as JSON."""
+    from gateway.cli.api_client import ApiClient, http_url
 
-    settings = load(_file(config), complete=False)
+    settings = load(_config_file(config), complete=False)
     internal = settings.listen.internal
     configured = [each.get_secret_value() for each in settings.push.keys]
-    api = Api(url or http_url(internal.host, internal.port), key or next(iter(configured), "dev"))
+    api = ApiClient(url or http_url(internal.host, internal.port), key or next(iter(configured), "dev"))
     sys.stdout.write(orjson.dumps(call(api), option=option).decode())
 
 
-def _minted(
+def _mint_token(
     settings: Settings, *, user: str, ttl: float, channel: str | None = None, info: object = None
 ) -> str:
     from gateway.access.tokens import mint
@@ -247,19 +262,19 @@ def _minted(
         raise CommandFailed(str(error)) from None
 
 
-def _seconds(name: str, text: str) -> float:
+def _parse_duration(name: str, text: str) -> float:
     try:
         return units.seconds(text)
     except PydanticCustomError as error:
         raise CommandFailed(f"{name} {text!r}: {error}; {(error.context or {}).get('remedy')}") from None
 
 
-def _json(name: str, text: str) -> Any:
+def _parse_json(name: str, text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise CommandFailed(f"{name} is no JSON: {error}; text needs its quotes, too: '\"hello\"'") from None
 
 
-def _say(line: str) -> None:
+def _print_note(line: str) -> None:
     typer.echo(f"fanway: {line}", err=True)

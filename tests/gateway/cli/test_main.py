@@ -21,7 +21,6 @@ from websockets.typing import Subprotocol
 from gateway import __version__
 from gateway.access.keys import StaticKeys, secret_keys
 from gateway.access.tokens import Verifier
-from gateway.cli.api_client import Refused, http_url, is_local, websocket_url
 from protocol.codec import JsonCodec
 from protocol.messages import Connected, Message, Subscribed
 from protocol.payload import payload_of
@@ -29,7 +28,7 @@ from protocol.position import MessageId
 
 FANWAY = str(Path(sys.executable).with_name("fanway"))
 SECRET = "a-secret-that-nobody-may-ever-read"
-OURS = Path(__file__).parents[3] / "gateway.toml"
+REPOSITORY_TOML = Path(__file__).parents[3] / "gateway.toml"
 CODEC = JsonCodec()
 
 
@@ -58,8 +57,8 @@ def fanway(
 
 
 @pytest.fixture
-def nobody() -> Iterator[int]:
-    """A port where nothing listens, and nothing else can meanwhile."""
+def unused_port() -> Iterator[int]:
+    """Yield a port that nothing listens on, and nothing else can take meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -68,7 +67,7 @@ def nobody() -> Iterator[int]:
 # ---------------------------------------------------------------- without a gateway
 
 
-def test_version(home: Path) -> None:
+def test_version_prints_the_version(home: Path) -> None:
     done = fanway(home, "version")
     assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
 
@@ -97,7 +96,7 @@ def test_check_prints_every_fault_with_its_key(home: Path) -> None:
         f"redis+sentinel://u:{SECRET}@h:x/m/0",
     ],
 )
-def test_a_redis_that_cannot_be_meant_is_one_line(home: Path, command: str, url: str) -> None:
+def test_a_malformed_redis_url_is_reported_in_one_line(home: Path, command: str, url: str) -> None:
     given = {"FANWAY_BROKER__KIND": "redis", "FANWAY_BROKER__URL": url, "FANWAY_PUSH__KEYS": "k"}
     done = fanway(home, command, **given, FANWAY_AUTH__SECRET=SECRET)
     assert (done.returncode, done.stdout) == (1, "")
@@ -106,7 +105,7 @@ def test_a_redis_that_cannot_be_meant_is_one_line(home: Path, command: str, url:
     assert SECRET not in line
 
 
-def test_a_module_is_a_command_as_well(home: Path) -> None:
+def test_the_package_runs_as_a_module(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gateway", "version"],
         cwd=home,
@@ -119,7 +118,7 @@ def test_a_module_is_a_command_as_well(home: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
 
 
-def test_check_sums_up_what_has_no_faults(home: Path) -> None:
+def test_check_summarizes_a_configuration_without_faults(home: Path) -> None:
     (home / "mine.toml").write_text('[channels.chat]\n[listen.public]\nport = 9000\n[push]\nkeys = ["k"]\n')
     done = fanway(home, "check", "--config", "mine.toml", FANWAY_AUTH__SECRET=SECRET)
     assert (done.returncode, done.stderr) == (0, "")
@@ -129,17 +128,17 @@ def test_check_sums_up_what_has_no_faults(home: Path) -> None:
     assert SECRET not in done.stdout
 
 
-def test_check_needs_the_file_that_was_named(home: Path) -> None:
+def test_check_fails_where_the_named_file_does_not_exist(home: Path) -> None:
     done = fanway(home, "check", "--config", "none.toml")
     assert done.returncode == 1
     assert done.stderr == "none.toml: No such file or directory; name a file that can be read\n"
 
 
-def test_our_own_file_serves_in_dev_mode(home: Path) -> None:
-    assert fanway(home, "check", "--dev", "--config", str(OURS)).returncode == 0
+def test_the_gateway_toml_of_this_repository_is_valid_in_dev_mode(home: Path) -> None:
+    assert fanway(home, "check", "--dev", "--config", str(REPOSITORY_TOML)).returncode == 0
 
 
-async def test_token(home: Path) -> None:
+async def test_token_prints_a_token_for_a_user(home: Path) -> None:
     done = fanway(
         home,
         *("token", "--user", "ann", "--ttl", "5m", "--info", '{"color": "red"}'),
@@ -156,7 +155,7 @@ async def test_token(home: Path) -> None:
     assert identity.expires_at == issued_at + 300
 
 
-async def test_token_for_a_channel(home: Path) -> None:
+async def test_token_prints_a_token_for_a_channel(home: Path) -> None:
     done = fanway(home, "token", "--user", "ann", "--channel", "chat:1", FANWAY_AUTH__SECRET=SECRET)
     issued_at = orjson.loads(_payload(done.stdout))["iat"]
     verifier = Verifier(
@@ -183,7 +182,9 @@ TOKEN_FAULTS = [
 
 
 @pytest.mark.parametrize(("arguments", "secret", "line"), TOKEN_FAULTS)
-def test_token_faults(home: Path, arguments: tuple[str, ...], secret: str, line: str) -> None:
+def test_token_reports_a_fault_in_one_line(
+    home: Path, arguments: tuple[str, ...], secret: str, line: str
+) -> None:
     done = fanway(home, "token", *arguments, FANWAY_AUTH__SECRET=secret)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("fanway: ")
@@ -208,9 +209,7 @@ SERVE_FAULTS = [
 
 
 @pytest.mark.parametrize(("arguments", "line"), SERVE_FAULTS)
-def test_serve_tells_what_is_wrong_without_a_traceback(
-    home: Path, arguments: tuple[str, ...], line: str
-) -> None:
+def test_serve_reports_a_fault_without_a_traceback(home: Path, arguments: tuple[str, ...], line: str) -> None:
     done = fanway(home, "serve", *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert line in done.stderr
@@ -226,10 +225,10 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize(("arguments", "option", "scheme"), UNREACHABLE)
-def test_nobody_is_there(
-    home: Path, arguments: tuple[str, ...], option: str, scheme: str, nobody: int
+def test_without_a_gateway_a_command_prints_one_line(
+    home: Path, arguments: tuple[str, ...], option: str, scheme: str, unused_port: int
 ) -> None:
-    url = f"{scheme}://127.0.0.1:{nobody}"
+    url = f"{scheme}://127.0.0.1:{unused_port}"
     done = fanway(home, *arguments, option, url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"fanway: no gateway at {url}")
@@ -238,11 +237,14 @@ def test_nobody_is_there(
 
 
 @pytest.mark.parametrize(("command", "listener"), [(("nodes",), "INTERNAL"), (("listen", "a"), "PUBLIC")])
-def test_the_settings_say_where_the_gateway_is(
-    home: Path, command: tuple[str, ...], listener: str, nobody: int
+def test_the_address_of_the_gateway_comes_from_the_settings(
+    home: Path, command: tuple[str, ...], listener: str, unused_port: int
 ) -> None:
-    extra = {f"FANWAY_LISTEN__{listener}__PORT": str(nobody), f"FANWAY_LISTEN__{listener}__HOST": "0.0.0.0"}
-    assert f"://127.0.0.1:{nobody}" in fanway(home, *command, **extra).stderr
+    extra = {
+        f"FANWAY_LISTEN__{listener}__PORT": str(unused_port),
+        f"FANWAY_LISTEN__{listener}__HOST": "0.0.0.0",
+    }
+    assert f"://127.0.0.1:{unused_port}" in fanway(home, *command, **extra).stderr
 
 
 @pytest.mark.parametrize("arguments", [("publish", "a", "hello"), ("publish", "a", "-")])
@@ -252,16 +254,16 @@ def test_publish_takes_json_only(home: Path, arguments: tuple[str, ...]) -> None
     assert done.stderr.startswith("fanway: JSON is no JSON")
 
 
-# ---------------------------------------------------------------- with one that answers
+# ---------------------------------------------------------------- with a gateway
 
 
-class Answers(ThreadingHTTPServer):
-    """An internal listener that gives one answer, and remembers what it was asked."""
+class InternalListener(ThreadingHTTPServer):
+    """An internal listener that gives one answer to every request, and records the requests."""
 
     def __init__(self, status: int, answer: object) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status, self.answer = status, answer
-        self.asked: list[tuple[str, str | None, Any]] = []
+        self.requests: list[tuple[str, str | None, Any]] = []
 
     @property
     def url(self) -> str:
@@ -269,11 +271,11 @@ class Answers(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Answers
+    server: InternalListener
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(
+        self.server.requests.append(
             (
                 f"{self.command} {self.path}",
                 self.headers["Authorization"],
@@ -290,12 +292,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Write no log."""
 
 
 @contextmanager
-def answering(status: int, answer: object) -> Iterator[Answers]:
-    with Answers(status, answer) as server:
+def answer_with(status: int, answer: object) -> Iterator[InternalListener]:
+    with InternalListener(status, answer) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -305,9 +307,9 @@ def answering(status: int, answer: object) -> Iterator[Answers]:
             thread.join()
 
 
-def test_publish(home: Path) -> None:
+def test_publish_posts_to_the_push_api(home: Path) -> None:
     answer = {"channel": "chat:1", "message": "1-u", "replayed": False}
-    with answering(200, answer) as server:
+    with answer_with(200, answer) as server:
         done = fanway(
             home, "publish", "chat:1", '{"n": [1, 2.5]}', "--internal-url", server.url, "--key", "k"
         )
@@ -315,19 +317,19 @@ def test_publish(home: Path) -> None:
     assert (done.returncode, orjson.loads(done.stdout), done.stderr) == (0, answer, "")
     assert len(done.stdout.splitlines()) == 1
     assert piped.returncode == 0
-    assert server.asked == [
+    assert server.requests == [
         ("POST /v1/publish", "Bearer k", {"channel": "chat:1", "data": {"n": [1, 2.5]}}),
         ("POST /v1/publish", "Bearer dev", {"channel": "chat:1", "data": [1]}),
     ]
 
 
 @pytest.mark.parametrize("command", ["nodes", "stats"])
-def test_what_a_cluster_tells_is_printed(home: Path, command: str) -> None:
+def test_nodes_and_stats_print_the_answer(home: Path, command: str) -> None:
     answer = {"nodes": [{"name": "n1"}]}
-    with answering(200, answer) as server:
+    with answer_with(200, answer) as server:
         done = fanway(home, command, FANWAY_INTERNAL_URL=server.url, FANWAY_PUSH__KEYS="first,second")
     assert (done.returncode, orjson.loads(done.stdout)) == (0, answer)
-    assert server.asked == [(f"GET /v1/{command}", "Bearer first", None)]
+    assert server.requests == [(f"GET /v1/{command}", "Bearer first", None)]
 
 
 REFUSALS = [
@@ -338,24 +340,24 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "answer", "line"), REFUSALS)
-def test_a_refusal_is_one_line(home: Path, status: int, answer: object, line: str) -> None:
-    with answering(status, answer) as server:
+def test_a_refusal_is_reported_in_one_line(home: Path, status: int, answer: object, line: str) -> None:
+    with answer_with(status, answer) as server:
         done = fanway(home, "stats", "--internal-url", server.url)
     assert (done.returncode, done.stderr) == (1, f"fanway: the gateway refused: {line}\n")
 
 
-def test_listen_prints_lines_of_json(home: Path) -> None:
+def test_listen_prints_messages_as_lines_of_json(home: Path) -> None:
     tokens: list[str] = []
 
     def script(connection: ServerConnection) -> None:
-        hello = orjson.loads(connection.recv())
-        tokens.append(hello["token"])
+        connect = orjson.loads(connection.recv())
+        tokens.append(connect["token"])
         made = Subscribed("chat:1", MessageId(1, "u"))
-        for event in (
+        for message in (
             Connected(1, "c1", "", "n1", 25.0, subs={"chat:1": made}),
             Message("chat:1", payload_of({"text": "naïve\n"}), MessageId(2, "u")),
         ):
-            connection.send(CODEC.encode(event), text=True)
+            connection.send(CODEC.encode(message), text=True)
         connection.close(4005, "enough")
 
     with serve(script, "127.0.0.1", 0, subprotocols=[Subprotocol(CODEC.subprotocol)]) as server:
@@ -378,7 +380,7 @@ def test_listen_prints_lines_of_json(home: Path) -> None:
     assert (given.returncode, tokens[1]) == (1, "mine")
 
 
-def test_listen_ends_quietly_when_interrupted(home: Path) -> None:
+def test_listen_ends_without_output_when_interrupted(home: Path) -> None:
     def script(connection: ServerConnection) -> None:
         connection.recv()
         made = Connected(1, "c1", "", "n1", 25.0, subs={"a": Subscribed("a")})
@@ -400,53 +402,3 @@ def test_listen_ends_quietly_when_interrupted(home: Path) -> None:
         server.shutdown()
         thread.join()
     assert process.returncode == 130
-
-
-# ---------------------------------------------------------------- URLs
-
-URLS = [
-    ("ws://h:1", "ws://h:1/v1/ws"),
-    ("http://h:1/", "ws://h:1/v1/ws"),
-    ("https://h", "wss://h/v1/ws"),
-    ("wss://h/live/v1/ws", "wss://h/live/v1/ws"),
-    ("http://[::1]:1", "ws://[::1]:1/v1/ws"),
-]
-
-
-@pytest.mark.parametrize(("url", "meant"), URLS)
-def test_websocket_urls(url: str, meant: str) -> None:
-    assert websocket_url(url) == meant
-
-
-@pytest.mark.parametrize("url", ["h:1", "ftp://h", "ws://", "localhost"])
-def test_no_websocket_urls(url: str) -> None:
-    with pytest.raises(Refused, match="is no URL of a gateway"):
-        websocket_url(url)
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:1"),
-        ("0.0.0.0", "http://127.0.0.1:1"),
-        ("::", "http://[::1]:1"),
-        ("::1", "http://[::1]:1"),
-        ("h", "http://h:1"),
-    ],
-)
-def test_where_a_listener_answers(host: str, url: str) -> None:
-    assert http_url(host, 1) == url
-
-
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("http://127.0.0.2:1", True),
-        ("ws://[::1]:1", True),
-        ("http://localhost", True),
-        ("http://h", False),
-        ("", False),
-    ],
-)
-def test_what_is_on_this_machine(url: str, local: bool) -> None:
-    assert is_local(url) is local
