@@ -1,7 +1,7 @@
 """A node that cannot keep up with its inbox: what was cut off at the other end is healed, or told."""
 
 from gateway.broker.base import Delivery, PossibleLoss
-from gateway.broker.redis.inbox.dispatcher import HEALING
+from gateway.broker.redis.inbox.dispatcher import MAX_BACKFILLS
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import LEASE, Fleet, eventually
@@ -32,7 +32,7 @@ async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: Redis
 
 async def test_more_channels_than_are_healed_at_once_are_whole(proxy: Proxy, fleet: Fleet) -> None:
     away, other = await fleet.launch(proxy.url, lease=LEASE), await fleet.launch(lease=LEASE)
-    names = [f"c{number}" for number in range(3 * HEALING)]
+    names = [f"c{number}" for number in range(3 * MAX_BACKFILLS)]
     for name in names:
         await away.broker.subscribe(name, LONG)
     proxy.hold()

@@ -191,7 +191,7 @@ class Node:
             ShardHealth(Breaker(clock), invalidate_primary=lambda: None),
         )
         intake = InboxDispatcher(
-            self.routes, history, lease, self.tasks, deliver=self.deliver, questions=lambda *_: None
+            self.routes, history, lease, self.tasks, deliver=self.deliver, on_node_entry=lambda *_: None
         )
         wire = cast("Any", self.wire)
         self.reader = InboxReader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
@@ -249,13 +249,13 @@ class Node:
                 self.incarnation += 1
                 for nodes in self.redis.routes.values():
                     nodes.discard(old)
-                self.reader.switch(self.name())
-                self.routes.reroute()
+                self.reader.switch_inbox(self.name())
+                self.routes.on_new_incarnation()
             else:
                 inbox = KEYS.inbox(self.name())
                 entries = self.redis.inboxes[inbox]
                 entries[:] = [(b"?", b"")] * len(entries)
-                self.routes.resume()
+                self.routes.resubscribe_all()
             if self.chance.random() < 0.5:
                 # Perhaps the last that is said: nothing behind it shows that it is missing.
                 await turns(self.chance)
@@ -271,7 +271,7 @@ def explored(kept: int, seeds: int) -> int:
         failures: list[BaseException] = []
         redis = Redis(kept)
         node = Node(redis, chance, failures)
-        node.reader.switch(node.name())
+        node.reader.switch_inbox(node.name())
 
         async def talk() -> None:
             for _ in range(chance.choice([20, 80])):

@@ -1,7 +1,7 @@
 """Keys that go from Redis without a word, as evictions or people take them: who needs them looks again."""
 
 from gateway.broker.base import ConnectionRecord, Delivery, PossibleLoss, UserCommand
-from gateway.broker.redis.inbox.route_audit import MOST
+from gateway.broker.redis.inbox.route_audit import CHANNELS_PER_CALL
 from protocol.messages import Gap
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, Member, eventually
@@ -66,7 +66,7 @@ async def test_a_route_that_nobody_would_take_back_is_noted_again(server: RedisS
 
 async def test_all_that_is_followed_has_its_turn(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch(**SOON)
-    names = [f"c{number}" for number in range(2 * MOST + 1)]
+    names = [f"c{number}" for number in range(2 * CHANNELS_PER_CALL + 1)]
     for name in names:
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", *(key("route", name) for name in names))
@@ -78,7 +78,7 @@ async def test_many_channels_have_their_turns_before_their_positions_are_forgott
     server: RedisServer, fleet: Fleet
 ) -> None:
     one = await fleet.launch(beat=0.1, meta_ttl=0.4)
-    names = [f"c{number}" for number in range(5 * MOST)]
+    names = [f"c{number}" for number in range(5 * CHANNELS_PER_CALL)]
     for name in names:
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", *(key("route", name) for name in names))

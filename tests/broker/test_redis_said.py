@@ -7,7 +7,7 @@ import pytest
 
 from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.broker.redis.codec import pack_user_command
-from gateway.broker.redis.inbox.user_commands import KEPT, REMEMBERED
+from gateway.broker.redis.inbox.user_commands import LOG_TTL_SECONDS, MAX_LOGGED_COMMANDS
 from gateway.broker.redis.keys import Keys
 from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
 from tests.broker.redis_proxy import Proxy
@@ -159,10 +159,10 @@ async def test_a_redis_that_forgets_has_nobody_told_twice(server: RedisServer, f
 async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     flood = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'b', ARGV[2]) end"
-    server.execute("EVAL", flood, 1, KEYS.user_commands, KEPT * 2, pack_user_command(OUT))
+    server.execute("EVAL", flood, 1, KEYS.user_commands, MAX_LOGGED_COMMANDS * 2, pack_user_command(OUT))
     await one.broker.send_user_command(OUT)
-    assert KEPT <= server.execute("XLEN", KEYS.user_commands) <= KEPT + 100
-    assert REMEMBERED * 900 < server.execute("PTTL", KEYS.user_commands) <= REMEMBERED * 1000
+    assert MAX_LOGGED_COMMANDS <= server.execute("XLEN", KEYS.user_commands) <= MAX_LOGGED_COMMANDS + 100
+    assert LOG_TTL_SECONDS * 900 < server.execute("PTTL", KEYS.user_commands) <= LOG_TTL_SECONDS * 1000
 
 
 async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:

@@ -194,7 +194,7 @@ class RedisBroker:
     async def user_connected(self, user: str) -> None:
         """Route *user*, who has a first connection here, to this node: now or once Redis is reachable."""
         if self._shards:
-            self._shard(personal(user)).routes.want(interest(user))
+            self._shard(personal(user)).routes.subscribe_later(interest(user))
 
     async def user_disconnected(self, user: str) -> None:
         """Remove the route of *user* to this node: the last connection has closed."""

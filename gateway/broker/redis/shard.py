@@ -105,7 +105,7 @@ class Shard:
             tasks,
             node=self._incarnation,
             clock=monotonic,
-            missed=self.user_commands.missed,
+            on_rerouted=self.user_commands.on_rerouted,
         )
         self.route_audit = RouteAudit(
             control,
@@ -114,11 +114,11 @@ class Shard:
             tasks,
             self.routes,
             node=self._incarnation,
-            every=self.lease.renewal_interval,
+            interval=self.lease.renewal_interval,
             on_notice=self._notify,
         )
         self.dispatcher = InboxDispatcher(
-            self.routes, self.history, self.lease, tasks, deliver=self._deliver, questions=self._receive
+            self.routes, self.history, self.lease, tasks, deliver=self._deliver, on_node_entry=self._receive
         )
         self.reader = InboxReader(
             connections.connection(),
@@ -172,10 +172,10 @@ class Shard:
             "published": self.publisher.published,
             "replayed": self.publisher.replayed,
             "retried": self.publisher.retried,
-            "channels": len(self.routes.followed),
+            "channels": len(self.routes.channels),
             "entries": self.reader.entries,
-            "healed": self.dispatcher.healed,
-            "mended": self.route_audit.mended,
+            "healed": self.dispatcher.backfilled,
+            "mended": self.route_audit.restored,
             "gaps": self.dispatcher.gaps,
             "inbox": self.reader.unread,
             "reads": self.history.reads,
@@ -196,18 +196,18 @@ class Shard:
             self._notify(LeaseLost())
         self._tasks.spawn(self._check_eviction())
         self.lookups.incarnation = self.presence.node = incarnation
-        self.reader.switch(incarnation)
-        self.routes.reroute()
+        self.reader.switch_inbox(incarnation)
+        self.routes.on_new_incarnation()
         # If only Redis lost the members, no other node was told that they left.
         self._tasks.spawn(self.presence.rejoin(announce=lease_expired))
 
     def lease_renewed(self) -> None:
         """Send again what Redis has not received: routes, members, leaves, users' commands."""
-        self.routes.settle()
-        self.route_audit.go_on()
+        self.routes.retry_failed()
+        self.route_audit.check_next()
         self.presence.settle()
         if self.health.connected:  # otherwise the inbox cannot be read
-            self.user_commands.settle(self.lease.renewed_at_ms)
+            self.user_commands.on_lease_renewed(self.lease.renewed_at_ms)
 
     def writes_lost(self) -> None:
         """Notify of it; the new epoch makes subscribers get their gaps."""
@@ -225,7 +225,7 @@ class Shard:
     def _receive(self, kind: bytes, head: list[bytes], body: bytes) -> None:
         """Receive an inbox entry that belongs to no channel."""
         if kind == b"i":
-            self.user_commands.hear(head, body)
+            self.user_commands.on_inbox_entry(head, body)
         else:
             self.lookups.hear(kind, head, body)
 

@@ -1,4 +1,13 @@
-"""One channel as its entries come out of an inbox: what to do with each, decided without I/O."""
+"""The order of one channel's inbox entries: what to do with each, decided without I/O.
+
+The entry of a stored message names the uid of the message before it. Where that is not the one that was
+delivered last, messages are missing: the dispatcher reads them from history (a backfill), and the entries
+that arrive meanwhile are buffered.
+
+Every `SUBSCRIBE` call to Redis (scripts/subscribe.lua) puts a marker with a token of its own into the node's
+inbox, in the same step that adds the route and returns the position: entries before the marker are older than
+the subscription, entries after it are newer (docs/redis.md#a-message).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +16,8 @@ from enum import Enum, auto
 
 from protocol.position import MessageId
 
-HELD = 1_000
-"""Entries of a channel that wait while a hole before them is healed; what is more comes from history, too."""
+MAX_BUFFERED_ENTRIES = 1_000
+"""Entries of a channel that are buffered during a backfill; those beyond it are read from history as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,147 +25,159 @@ class InboxEntry:
     """One entry of an inbox that concerns a channel."""
 
     kind: bytes
+    """`m` message, `j` join, `l` leave, `c` history cleared."""
     id: MessageId | None
-    """Of a message that history keeps."""
-    before: str
-    """The uid of the message before it."""
+    """None for what history does not store."""
+    previous_uid: str
+    """The uid of the stored message before this one."""
     body: bytes
 
 
 class EntryAction(Enum):
-    """What becomes of an entry."""
+    """What the dispatcher does with an entry or a marker."""
 
     DELIVER = auto()
     DROP = auto()
-    HOLD = auto()
-    HEAL = auto()
-    """Something before it is missing: it is held, and history is asked."""
+    BUFFER = auto()
+    """The entry was buffered; a backfill is under way."""
+    BACKFILL = auto()
+    """Messages before it are missing: the entry was buffered, and a backfill must start."""
 
 
 class ChannelState:
-    """What this node is routed for, and how far it has heard."""
+    """One channel that this node is routed for, and the newest message that it has delivered there."""
 
     __slots__ = (
-        "begun",
-        "held",
-        "last",
-        "life",
-        "live",
-        "missed",
+        "buffer",
+        "delivered",
+        "generation",
+        "has_history",
+        "marker",
+        "marker_seen",
+        "must_reread",
         "name",
-        "numbered",
-        "overflowed",
-        "token",
-        "wanted",
+        "possible_loss",
+        "start",
+        "subscribed",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.wanted = True
-        """Whether somebody here follows it still."""
-        self.numbered = False
-        """Whether it keeps a history."""
-        self.live = False
-        """Whether what comes is newer than the latest subscribe."""
-        self.token = ""
-        """Of the latest subscribe, whose mark in the inbox parts older from newer."""
-        self.begun: MessageId | None = None
-        """Where this life began: everything after that is delivered."""
-        self.last: MessageId | None = None
-        self.held: list[InboxEntry] | None = None
-        """What waits while history is asked."""
-        self.overflowed = False
-        self.missed = False
-        """Whether something may be missing that no history tells."""
-        self.life = 0
-        """How often it was followed afresh."""
+        self.subscribed = True
+        """Whether the channel still has a subscriber on this node."""
+        self.has_history = False
+        self.marker = ""
+        """The token of the latest `SUBSCRIBE` call."""
+        self.marker_seen = False
+        """Whether the reader is past that call's marker: entries before it are dropped."""
+        self.start: MessageId | None = None
+        """The position at which the present subscription began; everything after it is delivered."""
+        self.delivered: MessageId | None = None
+        """The newest message that was delivered, or `start`; None until it is known."""
+        self.buffer: list[InboxEntry] | None = None
+        """The entries that wait for the end of a backfill; None where none is under way."""
+        self.must_reread = False
+        """Whether entries were dropped during the backfill, so that history must be read once more."""
+        self.possible_loss = False
+        """Whether joins, leaves or unstored messages may be missing: no history can tell."""
+        self.generation = 0
+        """Counts subscribes and unsubscribes: what was begun in an earlier one no longer counts."""
 
-    def begin(self, token: str, *, numbered: bool) -> None:
-        """Be followed from the mark *token* on, by somebody who follows nothing older."""
-        followed, self.token = self.wanted and bool(self.token), token
-        if followed:
-            # Those who follow already go on, with or without a mark before this one.
-            self.numbered = self.numbered or numbered
-            return
-        self.wanted, self.live, self.numbered = True, False, numbered
-        self.begun, self.last, self.held, self.missed = None, None, None, False
-        self.life += 1
+    def subscribe(self, marker: str, *, has_history: bool) -> None:
+        """Begin, or go on, being subscribed with a `SUBSCRIBE` call that has the token *marker*.
 
-    def begin_again(self, token: str) -> None:
-        """Go on from the mark *token*, in another inbox: what was said between may be missing."""
-        self.token = token
-        self.live = False
-        self.missed = True
-
-    def end(self) -> None:
-        """Be followed by nobody."""
-        self.wanted = False
-        self.live = False
-        self.held = None
-        self.life += 1
-
-    def answered(self, life: int, position: MessageId | None) -> MessageId | None:
-        """Hear the position that Redis told who followed it first in *life*; return where they stand.
-
-        That is later where another mark overtook the answer: what was said between the two has not come.
+        The first subscriber gets nothing from before the marker. Where there are subscribers already, nothing
+        is dropped for them, before or after this marker.
         """
-        if life != self.life:
+        was_subscribed, self.marker = self.subscribed and bool(self.marker), marker
+        if was_subscribed:
+            self.has_history = self.has_history or has_history
+            return
+        self.subscribed, self.marker_seen, self.has_history = True, False, has_history
+        self.start, self.delivered, self.buffer, self.possible_loss = None, None, None, False
+        self.generation += 1
+
+    def resubscribe(self, marker: str) -> None:
+        """Wait for another *marker*, perhaps in another inbox: entries before it may be missing."""
+        self.marker = marker
+        self.marker_seen = False
+        self.possible_loss = True
+
+    def unsubscribe(self) -> None:
+        """Drop every entry from now on: the channel has no subscriber on this node any more."""
+        self.subscribed = False
+        self.marker_seen = False
+        self.buffer = None
+        self.generation += 1
+
+    def on_subscribe_reply(self, generation: int, position: MessageId | None) -> MessageId | None:
+        """Take the *position* that Redis returned in *generation*; return where the first subscriber begins.
+
+        That is later than *position* where a newer marker overtook the reply: entries between were dropped.
+        """
+        if generation != self.generation:
             return position
-        if self.last is None:
-            self.begun = self.last = position
-        return self.begun or position
+        if self.delivered is None:
+            self.start = self.delivered = position
+        return self.start or position
 
-    def marked(self, token: str, position: MessageId | None) -> EntryAction:
-        """Judge a mark: HEAL where something was missed before it, DELIVER where all goes on from here."""
-        if token != self.token or not self.wanted:
-            return EntryAction.DROP
-        self.live = True
-        if not self.numbered or position is None:
-            return EntryAction.DELIVER
-        if self.held is not None:
-            # What came between the last look into history and this mark was dropped: look once more.
-            self.overflowed = True
-            return EntryAction.DELIVER
-        if self.last is None:
-            self.begun = self.last = position
-        if self.last == position:
-            return EntryAction.DELIVER
-        self.held = []
-        return EntryAction.HEAL
+    def on_marker(self, marker: str, position: MessageId | None) -> EntryAction:
+        """Decide on a marker in the inbox, made when the channel was at *position*.
 
-    def take(self, entry: InboxEntry, *, healed: bool = False) -> EntryAction:
-        """Judge *entry*; *healed* says that history has just told everything up to `last`."""
-        if not self.wanted or not self.live:
+        BACKFILL where messages before the marker were missed; DELIVER where the entries after it follow on.
+        """
+        if marker != self.marker or not self.subscribed:
             return EntryAction.DROP
-        if self.held is not None:
-            if len(self.held) < HELD:
-                self.held.append(entry)
+        self.marker_seen = True
+        if not self.has_history or position is None:
+            return EntryAction.DELIVER
+        if self.buffer is not None:
+            # Entries between the latest read of history and this marker were dropped.
+            self.must_reread = True
+            return EntryAction.DELIVER
+        if self.delivered is None:
+            self.start = self.delivered = position
+        if self.delivered == position:
+            return EntryAction.DELIVER
+        self.buffer = []
+        return EntryAction.BACKFILL
+
+    def on_entry(self, entry: InboxEntry, *, backfilled: bool = False) -> EntryAction:
+        """Decide on *entry*; *backfilled*: it was buffered until a backfill delivered up to `delivered`."""
+        if not self.subscribed or not self.marker_seen:
+            return EntryAction.DROP
+        if self.buffer is not None:
+            if len(self.buffer) < MAX_BUFFERED_ENTRIES:
+                self.buffer.append(entry)
             else:
-                self.overflowed = True
-                self.missed |= entry.id is None
-            return EntryAction.HOLD
+                self.must_reread = True
+                self.possible_loss |= entry.id is None
+            return EntryAction.BUFFER
         identity = entry.id
-        if identity is None or not self.numbered:
+        if identity is None or not self.has_history:
             return EntryAction.DELIVER
-        last = self.last
-        if last is None or (identity.follows(last) and entry.before == last.uid):
-            self.last = identity
+        delivered = self.delivered
+        if delivered is None or (identity.follows(delivered) and entry.previous_uid == delivered.uid):
+            self.delivered = identity
             return EntryAction.DELIVER
-        if healed and identity.offset <= last.offset:
+        if backfilled and identity.offset <= delivered.offset:
             return EntryAction.DROP
-        self.held = [entry]
-        return EntryAction.HEAL
+        self.buffer = [entry]
+        return EntryAction.BACKFILL
 
-    def look_again(self) -> None:
-        """Let history tell what was held, too; it cannot tell all."""
-        self.missed |= any(entry.id is None for entry in self.held or ())
-        self.overflowed, self.held = False, []
+    def discard_buffer(self) -> None:
+        """Empty the buffer: history, read once more, has its messages; joins and leaves in it are lost."""
+        self.possible_loss |= any(entry.id is None for entry in self.buffer or ())
+        self.must_reread, self.buffer = False, []
 
-    def release(self) -> list[InboxEntry]:
-        """Return what was held; nothing is any more."""
-        held, self.held, self.overflowed = self.held or [], None, False
-        return held
+    def take_buffer(self) -> list[InboxEntry]:
+        """End the backfill and return the entries that were buffered during it."""
+        entries, self.buffer, self.must_reread = self.buffer or [], None, False
+        return entries
 
     def __repr__(self) -> str:
-        state = "unwanted" if not self.wanted else "live" if self.live else "waiting for its mark"
-        return f"<Followed {self.name} at {self.last} {state}>"
+        if not self.subscribed:
+            state = "unsubscribed"
+        else:
+            state = "live" if self.marker_seen else "waiting for its marker"
+        return f"<ChannelState {self.name} at {self.delivered} {state}>"

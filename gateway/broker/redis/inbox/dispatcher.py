@@ -1,4 +1,4 @@
-"""What comes out of an inbox: handed on in order, and what is missing of it healed from history, or told."""
+"""Delivers the entries of an inbox in order; messages that are missing between them are read from history."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gateway.tasks import Tasks
 from protocol.messages import Gap, Join, Leave
 from protocol.position import MessageId
 
-PAGE, PAGE_BYTES = 500, 1024 * 1024
-"""Messages, and bytes of them, that healing asks for at a time."""
+BACKFILL_PAGE_MESSAGES, BACKFILL_PAGE_BYTES = 500, 1024 * 1024
+"""Messages, and bytes of them, that one read of a backfill asks for."""
 
-HEALING = 16
-"""Channels that are healed at once: thousands have a hole after an outage, and each holds a page."""
+MAX_BACKFILLS = 16
+"""Channels that are backfilled at once: after an outage thousands have a hole, and each holds a page."""
 
 
 class InboxDispatcher:
-    """Takes the entries of one shard's inbox, and hands on what is for this node."""
+    """Delivers the entries of one shard's inbox."""
 
     def __init__(
         self,
@@ -35,130 +35,146 @@ class InboxDispatcher:
         tasks: Tasks,
         *,
         deliver: Callable[[Envelope], None],
-        questions: Callable[[bytes, list[bytes], bytes], None],
+        on_node_entry: Callable[[bytes, list[bytes], bytes], None],
     ) -> None:
-        """Give *deliver* what is of a channel, only while *lease* is held: a zombie must not speak.
+        """Prepare to dispatch.
 
-        The rest is for *questions*.
+        Args:
+            routes: The channels that this node is routed for; entries of others are dropped.
+            history: Where backfills read.
+            lease: Backfills deliver only while it is held: a node that was fenced must deliver nothing stale.
+            tasks: Owner of the backfills.
+            deliver: Called with every envelope of a channel.
+            on_node_entry: Called with kind, head and body of every entry that concerns no channel.
         """
         self._routes = routes
         self._history = history
         self._lease = lease
         self._tasks = tasks
         self._deliver = deliver
-        self._questions = questions
-        self._healing = asyncio.Semaphore(HEALING)
-        self.healed = self.gaps = 0
+        self._on_node_entry = on_node_entry
+        self._backfills = asyncio.Semaphore(MAX_BACKFILLS)
+        self.backfilled = self.gaps = 0
+        """Messages that were delivered from history; gaps that were delivered."""
 
-    def take(self, head: bytes, body: bytes) -> None:
-        """Take one entry, in the order of the inbox."""
+    def dispatch(self, head: bytes, body: bytes) -> None:
+        """Deliver or buffer one entry; to be called in the order of the inbox.
+
+        The kind of an entry is the first byte of its head (docs/redis.md#entries-of-an-inbox).
+        """
         kind = head[:1]
         if kind == b"m":
-            _, offset, uid, before, name = head.split(b" ", 4)
-            if (followed := self._routes.followed.get(name)) is not None:
+            _, offset, uid, previous_uid, name = head.split(b" ", 4)
+            if (channel := self._routes.channels.get(name)) is not None:
                 identity = None if offset == b"0" else MessageId(int(offset), uid.decode())
-                self._take(followed, InboxEntry(kind, identity, before.decode(), body))
-        elif kind in _OF_CHANNELS:
-            if (followed := self._routes.followed.get(head[2:])) is not None:
-                self._take(followed, InboxEntry(kind, None, "", body))
+                self._on_entry(channel, InboxEntry(kind, identity, previous_uid.decode(), body))
+        elif kind in _UNSTORED_KINDS:
+            if (channel := self._routes.channels.get(head[2:])) is not None:
+                self._on_entry(channel, InboxEntry(kind, None, "", body))
         elif kind == b"s":
-            _, offset, uid, token, name = head.split(b" ", 4)
-            if (followed := self._routes.followed.get(name)) is not None:
-                self._mark(followed, token.decode(), MessageId(int(offset), uid.decode()))
+            _, offset, uid, marker, name = head.split(b" ", 4)
+            if (channel := self._routes.channels.get(name)) is not None:
+                self._on_marker(channel, marker.decode(), MessageId(int(offset), uid.decode()))
         else:
-            self._questions(kind, head.split(b" "), body)
+            self._on_node_entry(kind, head.split(b" "), body)
 
-    def _mark(self, followed: ChannelState, token: str, position: MessageId) -> None:
-        verdict = followed.marked(token, position if followed.numbered else None)
-        if verdict is EntryAction.HEAL:
-            self._tasks.spawn(self._heal(followed, followed.life))
-        elif verdict is EntryAction.DELIVER and followed.held is None:
-            self._tell(followed)
+    def _on_marker(self, channel: ChannelState, marker: str, position: MessageId) -> None:
+        action = channel.on_marker(marker, position if channel.has_history else None)
+        if action is EntryAction.BACKFILL:
+            self._tasks.spawn(self._backfill(channel, channel.generation))
+        elif action is EntryAction.DELIVER and channel.buffer is None:
+            self._report_possible_loss(channel)
 
-    def _take(self, followed: ChannelState, entry: InboxEntry, *, healed: bool = False) -> None:
-        verdict = followed.take(entry, healed=healed)
-        if verdict is EntryAction.DELIVER:
-            self._hand_on(followed.name, entry)
-        elif verdict is EntryAction.HEAL:
-            self._tasks.spawn(self._heal(followed, followed.life))
+    def _on_entry(self, channel: ChannelState, entry: InboxEntry, *, backfilled: bool = False) -> None:
+        action = channel.on_entry(entry, backfilled=backfilled)
+        if action is EntryAction.DELIVER:
+            self._deliver_entry(channel.name, entry)
+        elif action is EntryAction.BACKFILL:
+            self._tasks.spawn(self._backfill(channel, channel.generation))
 
-    def _hand_on(self, name: str, entry: InboxEntry) -> None:
+    def _deliver_entry(self, name: str, entry: InboxEntry) -> None:
         if entry.kind == b"m":
             self._deliver(codec.unpack(name, entry.id, entry.body))
         elif entry.kind == b"c":
             self._deliver(HistoryCleared(name))
         else:
-            announce = Join if entry.kind == b"j" else Leave
-            self._deliver(announce(name, codec.unpack_member(entry.body)))
+            envelope_type = Join if entry.kind == b"j" else Leave
+            self._deliver(envelope_type(name, codec.unpack_member(entry.body)))
 
-    def _tell(self, followed: ChannelState) -> None:
-        """Say that something may be missing, if so, now that the rest is there."""
-        missed, followed.missed = followed.missed, False
-        if not missed or followed.name.startswith("="):
+    def _report_possible_loss(self, channel: ChannelState) -> None:
+        """Deliver a `PossibleLoss` or a gap where entries may be missing that history does not store.
+
+        Only once the stored messages up to here were delivered.
+        """
+        possible_loss, channel.possible_loss = channel.possible_loss, False
+        if not possible_loss or channel.name.startswith("="):
             return
-        if followed.numbered:
-            self._deliver(PossibleLoss(followed.name))
+        if channel.has_history:
+            self._deliver(PossibleLoss(channel.name))
         else:
-            self._gap(followed, "reset", None)
+            self._deliver_gap(channel, "reset", None)
 
-    def _gap(self, followed: ChannelState, reason: str, position: MessageId | None) -> None:
+    def _deliver_gap(self, channel: ChannelState, reason: str, position: MessageId | None) -> None:
         self.gaps += 1
-        followed.missed = False
-        self._deliver(Gap(followed.name, reason, position))
+        channel.possible_loss = False
+        self._deliver(Gap(channel.name, reason, position))
 
-    # ------------------------------------------------------------ holes
+    # ------------------------------------------------------------ backfill
 
-    async def _heal(self, followed: ChannelState, life: int) -> None:
-        """Deliver from history what is missing, or tell of it; then what was held meanwhile."""
-        while followed.life == life and not await self._caught_up(followed, life):
+    async def _backfill(self, channel: ChannelState, generation: int) -> None:
+        """Deliver the missing messages from history, or a gap; then the entries buffered meanwhile."""
+        while channel.generation == generation and not await self._backfill_in_turn(channel, generation):
             continue
-        if followed.life != life:
+        if channel.generation != generation:
             return
-        self._tell(followed)
-        held = followed.release()
-        for number, entry in enumerate(held):
-            self._take(followed, entry, healed=True)
-            if followed.held is not None:
-                followed.held.extend(held[number + 1 :])
+        self._report_possible_loss(channel)
+        entries = channel.take_buffer()
+        for number, entry in enumerate(entries):
+            self._on_entry(channel, entry, backfilled=True)
+            if channel.buffer is not None:
+                channel.buffer.extend(entries[number + 1 :])
                 return
 
-    async def _caught_up(self, followed: ChannelState, life: int) -> bool:
-        """Deliver the next page of what is missing, in turn; return whether that is all."""
-        async with self._healing:
+    async def _backfill_in_turn(self, channel: ChannelState, generation: int) -> bool:
+        """Deliver the next page, one of at most `MAX_BACKFILLS`; return whether it was the last."""
+        async with self._backfills:
             await self._lease.wait_until_held()
-            return followed.life == life and await self._next_page(followed, life)
+            return channel.generation == generation and await self._backfill_page(channel, generation)
 
-    async def _next_page(self, followed: ChannelState, life: int) -> bool:
+    async def _backfill_page(self, channel: ChannelState, generation: int) -> bool:
         try:
-            page = await self._history.page(followed.name, followed.last, PAGE, PAGE_BYTES)
+            page = await self._history.page(
+                channel.name, channel.delivered, BACKFILL_PAGE_MESSAGES, BACKFILL_PAGE_BYTES
+            )
         except GatewayError:
             await asyncio.sleep(timeouts.jittered(timeouts.INBOX_READ_RETRY_SECONDS, random.random()))
             return False
-        except Exception as error:  # noqa: BLE001 (a history that cannot be understood heals nothing: go on without)
+        except Exception as error:  # noqa: BLE001 (without a history that cannot be decoded, go on)
             self._tasks.report(error)
-            if followed.life == life:
-                followed.last = None
-                self._gap(followed, "reset", None)
+            if channel.generation == generation:
+                channel.delivered = None
+                self._deliver_gap(channel, "reset", None)
             return True
         await self._lease.wait_until_held()
-        if followed.life != life:
+        if channel.generation != generation:
             return False
-        if page.fault:
-            followed.last = page.position
-            self._gap(followed, page.fault, page.position)
+        if page.gap_reason:
+            channel.delivered = page.position
+            self._deliver_gap(channel, page.gap_reason, page.position)
         for delivery in page.deliveries:
-            self.healed += 1
-            followed.last = delivery.message.message
+            self.backfilled += 1
+            channel.delivered = delivery.message.message
             self._deliver(delivery)
-        if followed.last != page.position:
+        if channel.delivered != page.position:
             return False
-        if followed.overflowed:
-            followed.look_again()
+        if channel.must_reread:
+            channel.discard_buffer()
             return False
         return True
 
     def __repr__(self) -> str:
-        return f"<Intake {self.healed} healed {self.gaps} gaps>"
+        return f"<InboxDispatcher {self.backfilled} backfilled {self.gaps} gaps>"
 
 
-_OF_CHANNELS = frozenset((b"j", b"l", b"c"))
+_UNSTORED_KINDS = frozenset((b"j", b"l", b"c"))
+"""Kinds of entries that concern a channel and are in no history: joins, leaves, cleared histories."""

@@ -1,4 +1,4 @@
-"""The inbox of this node: read from a cursor, trimmed behind it, watched for an overflow."""
+"""Reads this node's inbox from a cursor, trims it behind the cursor, and notices when it has overflowed."""
 
 from __future__ import annotations
 
@@ -23,167 +23,178 @@ from gateway.clock import monotonic
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
 
-COUNT = 500
-"""Entries of one read."""
+ENTRIES_PER_READ = 500
 
-TRIM = 256
+TRIM_AFTER_ENTRIES = 256
 """Entries that are read before the inbox is trimmed behind them."""
 
 
 class InboxReader:
-    """Reads one shard's inbox, entry by entry."""
+    """Reads one shard's inbox and hands each entry to the dispatcher."""
 
     def __init__(
         self,
-        wire: RedisConnection,
+        connection: RedisConnection,
         routes: Routes,
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
-        contact: ShardHealth,
+        health: ShardHealth,
         lease: Lease,
-        intake: InboxDispatcher,
+        dispatcher: InboxDispatcher,
     ) -> None:
-        """Give *intake* what was read only while *lease* is held: a zombie must not speak."""
-        self._wire = wire
+        """Prepare to read; `switch_inbox` begins.
+
+        What was read is dispatched only while *lease* is held: a fenced node must deliver nothing stale.
+        """
+        self._connection = connection
         self._routes = routes
         self._keys = keys
         self._options = options
         self._tasks = tasks
-        self._contact = contact
+        self._health = health
         self._lease = lease
-        self._intake = intake
+        self._dispatcher = dispatcher
         self._reading: asyncio.Task[None] | None = None
         self._cursor = b"0-0"
-        self._untrimmed = 0
-        """Entries that were read since the inbox was last looked at."""
-        self._whole: bytes | None = None
-        """Up to here nothing was missing when it was looked at: this may be trimmed."""
+        """The id of the entry that was dispatched last."""
+        self._read_since_check = 0
+        """Entries that were read since the length of the inbox was last checked."""
+        self._trim_to: bytes | None = None
+        """The id up to which the last check found nothing missing: entries before it may be trimmed."""
         self._idle = False
-        self._failing: float | None = None
-        """Since when the inbox cannot be read."""
+        """Whether the last read returned nothing."""
+        self._unreadable_since: float | None = None
         self.entries = self.failures = 0
         self.unread = 0
-        """Entries that waited in the inbox when it was last looked at."""
+        """Entries that waited in the inbox when its length was last checked."""
 
-    def switch(self, node: str) -> None:
-        """Read the inbox of *node* from its beginning; what was read of another is stale."""
-        before, self._reading = self._reading, None
-        if before is not None:
-            before.cancel()
-        self._reading = self._tasks.spawn(self._read(self._keys.inbox(node), before))
+    def switch_inbox(self, node: str) -> None:
+        """Read the inbox of *node* from its beginning; what was read of the previous one is stale."""
+        previous, self._reading = self._reading, None
+        if previous is not None:
+            previous.cancel()
+        self._reading = self._tasks.spawn(self._read(self._keys.inbox(node), previous))
 
     async def close(self) -> None:
         """Stop reading."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
-        await self._wire.close()
+        await self._connection.close()
 
     # ------------------------------------------------------------ the inbox
 
-    async def _read(self, inbox: str, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        self._cursor, self._untrimmed, self._whole, self._idle = b"0-0", 0, None, False
+    async def _read(self, inbox: str, previous: asyncio.Task[None] | None) -> None:
+        if previous is not None:
+            await asyncio.wait([previous])
+        self._cursor, self._read_since_check, self._trim_to, self._idle = b"0-0", 0, None, False
         while True:
             try:
-                await self._once(inbox)
-            except Exception as error:  # noqa: BLE001 (a node that no longer listens is worse than any error)
-                if self._failing is None:  # one report for each time that it begins
+                await self._read_once(inbox)
+            except Exception as error:  # noqa: BLE001 (a node that stops reading is worse than any error)
+                if self._unreadable_since is None:  # one report for each time that it begins
                     self._tasks.report(error)
-                self._in_vain(GatewayError("something unexpected", details=repr(error)))
+                self._on_failure(GatewayError("something unexpected", details=repr(error)))
                 await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
 
-    async def _once(self, inbox: str) -> None:
-        """Read what waits, or wait for it.
+    async def _read_once(self, inbox: str) -> None:
+        """Read and dispatch the entries that wait, or wait for some.
 
-        What was read is trimmed in the exchange after the one that finds the inbox whole up to there, never
-        in the same: where its answer is lost, an inbox that has overflowed must look like it next time, too.
+        One exchange checks the length of the inbox at a cursor, and only the next one trims up to there: if
+        one did both and its answer were lost, an inbox that had overflowed would look whole afterwards.
         """
-        before, cursor = self._whole, self._cursor
-        look = before is None and (self._untrimmed >= TRIM or (self._untrimmed > 0 and self._idle))
-        keep: list[Command] = [] if before is None else [("XTRIM", inbox, "MINID", before)]
-        if look:
-            keep = [("XLEN", inbox)]
-        answers = await self._ask([*keep, self._next(inbox)])
+        trim_to, cursor = self._trim_to, self._cursor
+        check = trim_to is None and (
+            self._read_since_check >= TRIM_AFTER_ENTRIES or (self._read_since_check > 0 and self._idle)
+        )
+        upkeep: list[Command] = [] if trim_to is None else [("XTRIM", inbox, "MINID", trim_to)]
+        if check:
+            upkeep = [("XLEN", inbox)]
+        answers = await self._exchange([*upkeep, self._read_command(inbox)])
         if answers is None:
             return
-        refusal = next((answer for answer in answers if isinstance(answer, Exception)), None)
-        if refusal is None:
-            self._reads_again()
+        rejection = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if rejection is None:
+            self._on_success()
         else:
-            # What was read is handed on; but an inbox that cannot be trimmed overflows one day.
-            self._refused(refusal)
+            # The entries that were read are dispatched; but an inbox that cannot be trimmed will overflow.
+            self._on_rejection(rejection)
             await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
         await self._lease.wait_until_held()
-        if refusal is None:
-            self._whole = None
-            if look and await self._overflowed(inbox, answers[0], cursor):
+        if rejection is None:
+            self._trim_to = None
+            if check and await self._has_overflowed(inbox, answers[0], cursor):
                 return
         entries = answers[-1][0][1] if answers[-1] else ()
         for id, fields in entries:
-            # First, so that one that cannot be understood is not met again.
+            # Before it is dispatched, so that one that cannot be decoded is not read again.
             self._cursor = id
-            self._intake.take(fields[1], fields[3])
+            self._dispatcher.dispatch(fields[1], fields[3])
         self._idle = not entries
-        self._untrimmed += len(entries)
+        self._read_since_check += len(entries)
         self.entries += len(entries)
 
-    async def _overflowed(self, inbox: str, length: int, cursor: bytes) -> bool:
-        """Note that the inbox was whole up to *cursor*; where it is too long for that, go on behind it."""
-        # The one that was read last stays behind, each time.
-        self.unread = max(0, length - self._untrimmed - 1)
-        self._untrimmed, self._whole = 0, cursor
+    async def _has_overflowed(self, inbox: str, length: int, cursor: bytes) -> bool:
+        """Allow to trim up to *cursor*; return whether the inbox, now *length* entries long, has overflowed.
+
+        Then `XADD MAXLEN` has removed unread entries at the other end, of any channel: every channel is
+        subscribed again, and reading goes on behind the newest entry.
+        """
+        # Trimming leaves the entry that was read last in the inbox.
+        self.unread = max(0, length - self._read_since_check - 1)
+        self._read_since_check, self._trim_to = 0, cursor
         if length < self._options.inbox_limit:
             return False
-        # What was trimmed at the other end may have been of any channel.
-        self._cursor = self._whole = await self._newest(inbox) or self._cursor
-        self._routes.resume()
+        self._cursor = self._trim_to = await self._newest_id(inbox) or self._cursor
+        self._routes.resubscribe_all()
         return True
 
-    def _next(self, inbox: str) -> Command:
-        # After a failure at once: that it can be read again is news.
-        wait = () if self._failing is not None else ("BLOCK", int(self._options.inbox_block * 1000))
-        return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", inbox, self._cursor)
+    def _read_command(self, inbox: str) -> Command:
+        # After a failure without waiting for entries: that the inbox can be read again must be known soon.
+        block = () if self._unreadable_since is not None else ("BLOCK", int(self._options.inbox_block * 1000))
+        return ("XREAD", "COUNT", ENTRIES_PER_READ, *block, "STREAMS", inbox, self._cursor)
 
-    async def _newest(self, inbox: str) -> bytes | None:
-        answers = await self._ask([("XREVRANGE", inbox, "+", "-", "COUNT", 1)])
+    async def _newest_id(self, inbox: str) -> bytes | None:
+        answers = await self._exchange([("XREVRANGE", inbox, "+", "-", "COUNT", 1)])
         newest: bytes | None = answers[0][0][0] if answers and answers[0] else None
         return newest
 
-    async def _ask(self, commands: Sequence[Command]) -> list[Any] | None:
-        """Return Redis' answers; None, after a moment, where it refuses the last one or is not there."""
-        packed = [self._wire.pack_command(command) for command in commands]
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any] | None:
+        """Return Redis' answers; None, after a pause, where it rejects the last command or is not reached."""
+        packed = [self._connection.pack_command(command) for command in commands]
         try:
-            answers = await self._wire.execute(
+            answers = await self._connection.execute(
                 packed, self._options.inbox_block + timeouts.INBOX_BLOCK_GRACE_SECONDS
             )
         except (exceptions.RedisError, OSError) as error:
-            self._refused(error)
+            self._on_rejection(error)
         else:
             if not isinstance(answers[-1], Exception):
                 return answers
-            self._refused(answers[-1])
+            self._on_rejection(answers[-1])
         await asyncio.sleep(timeouts.jittered(timeouts.INBOX_READ_RETRY_SECONDS, random.random()))
         return None
 
-    def _refused(self, error: Exception) -> None:
-        fault = rule_for(error)
-        self._contact.record_failure(fault)
-        self._in_vain(fault.to_exception(error, self._wire.server))
+    # ------------------------------------------------------------ whether it can be read
 
-    def _in_vain(self, why: GatewayError) -> None:
+    def _on_rejection(self, error: Exception) -> None:
+        rule = rule_for(error)
+        self._health.record_failure(rule)
+        self._on_failure(rule.to_exception(error, self._connection.server))
+
+    def _on_failure(self, error: GatewayError) -> None:
+        """Count a failure; a node that cannot read its inbox for `INBOX_UNREADABLE_SECONDS` is not ready."""
         now = monotonic()
         self.failures += 1
-        self._failing = now if self._failing is None else self._failing
-        if now - self._failing >= timeouts.INBOX_UNREADABLE_SECONDS:
-            self._contact.inbox_unreadable(why)
+        self._unreadable_since = now if self._unreadable_since is None else self._unreadable_since
+        if now - self._unreadable_since >= timeouts.INBOX_UNREADABLE_SECONDS:
+            self._health.inbox_unreadable(error)
 
-    def _reads_again(self) -> None:
-        if self._failing is not None:
-            self._failing = None
-            self._contact.inbox_readable()
+    def _on_success(self) -> None:
+        if self._unreadable_since is not None:
+            self._unreadable_since = None
+            self._health.inbox_readable()
 
     def __repr__(self) -> str:
-        return f"<Reader {self.entries} entries {self.unread} unread>"
+        return f"<InboxReader {self.entries} entries {self.unread} unread>"

@@ -1,8 +1,9 @@
-"""Rounds over the channels that are followed here, to see that Redis still knows it.
+"""Regular checks that Redis still has the routes of this node.
 
-Nothing of ours takes a route away that somebody wants. But a Redis that may evict keys can, or a person with
-`redis-cli`: then this node would hear nothing more of that channel, and nobody would ever miss it. In the
-same rounds Redis is asked to keep positions, where nobody has said anything for long.
+Fanway itself removes no route of a channel with subscribers. But a Redis that may evict keys can, and so can
+a person with `redis-cli`: then the node would receive nothing more of the channel, and would not notice
+(docs/redis.md#what-is-in-it). The same checks make Redis keep the channels' positions, however long nothing
+is published.
 """
 
 from __future__ import annotations
@@ -21,78 +22,90 @@ from gateway.broker.redis.scripts.registry import TOUCH, milliseconds
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
 
-MOST = 200
-"""Channels that one call looks at: 0.9 ms of Redis' time."""
+CHANNELS_PER_CALL = 200
+"""Channels that one call checks: 0.9 ms of Redis' time."""
 
-ROUNDS = 3
-"""In the time for which Redis keeps a position by itself, at least."""
+ROUNDS_PER_META_TTL = 3
+"""How often each channel is checked, at least, while Redis keeps its position without being asked."""
 
 
 class RouteAudit:
-    """Looks after the routes of one shard, a few with each renewal of the lease."""
+    """Checks the routes of one shard, some of them with each renewal of the lease."""
 
     def __init__(
         self,
-        line: Pipeline,
+        pipeline: Pipeline,
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
         routes: Routes,
         *,
         node: Callable[[], str],
-        every: float,
+        interval: float,
         on_notice: OnNotice,
     ) -> None:
-        """Look after *routes* to whatever *node* returns; `go_on` is called *every* so many seconds.
+        """Prepare to check.
 
-        Give `RoutesMissing` to *on_notice* with how many were not there any more.
+        Args:
+            pipeline: The pipeline that carries the calls.
+            keys: The shard's keys.
+            options: How long Redis keeps a position.
+            tasks: Owner of the calls.
+            routes: The channels to check.
+            node: Returns the id of the present incarnation, which the channels are routed to.
+            interval: Seconds between two calls of `check_next`.
+            on_notice: Gets `RoutesMissing` when some were missing.
         """
-        self._line = line
+        self._pipeline = pipeline
         self._keys = keys
         self._meta_ttl = options.meta_ttl
         self._tasks = tasks
         self._routes = routes
         self._node = node
-        self._share = every * ROUNDS / options.meta_ttl
+        self._share_per_interval = interval * ROUNDS_PER_META_TTL / options.meta_ttl
         self._on_notice = on_notice
-        self._left: deque[ChannelState] = deque()
-        self.mended = 0
-        """Routes that were not there any more."""
+        self._remaining: deque[ChannelState] = deque()
+        """The channels that this round has not checked yet."""
+        self.restored = 0
+        """Routes that were missing and were requested again."""
 
-    def go_on(self) -> None:
-        """Look after the next channels, in the background."""
-        followed = self._routes.followed
-        if not self._left:
-            self._left.extend(followed.values())
-        for _ in range(ceil(max(1.0, len(followed) * self._share / MOST))):
-            some = [self._left.popleft() for _ in range(min(MOST, len(self._left)))]
-            wanted = [(each, each.token) for each in some if each.wanted]
-            if wanted:
-                self._tasks.spawn(self._look(wanted, self._node()))
+    def check_next(self) -> None:
+        """Check the next channels, in the background."""
+        channels = self._routes.channels
+        if not self._remaining:
+            self._remaining.extend(channels.values())
+        for _ in range(ceil(max(1.0, len(channels) * self._share_per_interval / CHANNELS_PER_CALL))):
+            count = min(CHANNELS_PER_CALL, len(self._remaining))
+            batch = [self._remaining.popleft() for _ in range(count)]
+            subscribed = [(channel, channel.marker) for channel in batch if channel.subscribed]
+            if subscribed:
+                self._tasks.spawn(self._check(subscribed, self._node()))
 
-    async def _look(self, some: Sequence[tuple[ChannelState, str]], node: str) -> None:
+    async def _check(self, channels: Sequence[tuple[ChannelState, str]], node: str) -> None:
+        """Subscribe again to those of *channels*, each with its marker, that have no route to *node*."""
         try:
-            lost = await self._ask([followed.name for followed, _ in some], node)
+            missing = await self._call_audit([channel.name for channel, _ in channels], node)
         except GatewayError:
-            return  # their next turn comes
+            return  # the next round checks them
         if node != self._node():
-            return  # another incarnation has begun, and asks for everything itself
-        again = [some[number - 1] for number in lost]
-        # Whose token is another one was asked for again meanwhile.
-        again = [
-            (followed, token) for followed, token in again if followed.wanted and followed.token == token
+            return  # another incarnation has begun, and subscribes to everything itself
+        # One with another marker was subscribed again while the call was under way.
+        lost = [
+            channel
+            for channel, marker in (channels[number - 1] for number in missing)
+            if channel.subscribed and channel.marker == marker
         ]
-        if again:
-            self.mended += len(again)
-            self._on_notice(RoutesMissing(len(again)))
-            self._routes.again([followed for followed, _ in again])
+        if lost:
+            self.restored += len(lost)
+            self._on_notice(RoutesMissing(len(lost)))
+            self._routes.resubscribe(lost)
 
-    def _ask(self, names: Sequence[str], node: str) -> Answer:
+    def _call_audit(self, names: Sequence[str], node: str) -> Answer:
         keys = self._keys
         pairs = [key for name in names for key in (keys.meta(name), keys.route(name))]
-        return self._line.call(
+        return self._pipeline.call(
             TOUCH([keys.node_routes(node), *pairs], node, milliseconds(self._meta_ttl), *names)
         )
 
     def __repr__(self) -> str:
-        return f"<Rounds {len(self._left)} channels to go>"
+        return f"<RouteAudit {len(self._remaining)} channels to go>"

@@ -1,4 +1,4 @@
-"""What this node is routed for: on the first wish, and for some seconds beyond the last."""
+"""The routes of this node: added for a channel's first subscriber, removed seconds after the last."""
 
 from __future__ import annotations
 
@@ -18,153 +18,168 @@ from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
 from protocol.position import MessageId
 
-TURN = 200
-"""Channels that are asked for again, or given up, before others get their turn."""
+CHANNELS_PER_TURN = 200
+"""Channels that are subscribed again, or unsubscribed, before other callbacks get their turn of the loop."""
 
 
 class Routes:
-    """The channels of one shard that this node wants, and what Redis knows of that."""
+    """The channels of one shard that have subscribers on this node, and their routes in Redis."""
 
     def __init__(
         self,
-        line: Pipeline,
+        pipeline: Pipeline,
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
         *,
         node: Callable[[], str],
         clock: Clock,
-        missed: Callable[[], None] = lambda: None,
+        on_rerouted: Callable[[], None] = lambda: None,
     ) -> None:
-        """Route to whatever *node* returns: the id of the present incarnation.
+        """Prepare to route channels.
 
-        Call *missed* when everything is asked for that was not routed for a while.
+        Args:
+            pipeline: The pipeline that carries the calls: it keeps their order.
+            keys: The shard's keys.
+            options: Deadlines and times.
+            tasks: Owner of what goes on in the background.
+            node: Returns the id of the node's present incarnation, which channels are routed to.
+            clock: Monotonic seconds.
+            on_rerouted: Called once routes that were missing for a while have been requested again.
         """
-        self.followed: dict[bytes, ChannelState] = {}
-        self._line = line
+        self.channels: dict[bytes, ChannelState] = {}
+        self._pipeline = pipeline
         self._keys = keys
         self._options = options
         self._tasks = tasks
         self._node = node
         self._clock = clock
-        self._missed = missed
+        self._on_rerouted = on_rerouted
         self._lingering: deque[tuple[float, ChannelState, int]] = deque()
+        """Channels without subscribers: when to remove the route, and the generation that this is for."""
         self._unrouting = False
-        self._unheard: dict[ChannelState, int] = {}
-        self._untold: set[ChannelState] = set()
-        """Those of which Redis was never told a word: nothing of them need be taken back."""
+        self._to_retry: dict[ChannelState, int] = {}
+        """Channels whose `SUBSCRIBE` call failed, each with its generation then."""
+        self._never_sent: set[ChannelState] = set()
+        """Channels that no `SUBSCRIBE` call was sent for: there is no route to remove."""
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
-        """Route *name* to this node and return its position."""
-        numbered = retention is not None
+        """Route *name* to this node and return the position from which its subscriber begins.
+
+        Without *retention* there is no position to return: while Redis is away, this returns at once, and the
+        channel is routed when Redis is back, after a gap.
+
+        Raises:
+            BrokerUnavailable: the channel has a history, and Redis did not answer in time.
+        """
+        has_history = retention is not None
         try:
-            return await self._subscribe(name, numbered=numbered)
+            return await self._subscribe(name, has_history=has_history)
         except BrokerUnavailable:
-            if numbered:
+            if has_history:
                 raise
-            # There is no position to tell: it is followed once Redis is back, with a gap before that.
-            self.want(name)
+            self.subscribe_later(name)
             return None
 
-    async def _subscribe(self, name: str, *, numbered: bool) -> MessageId | None:
-        token = new_uid()
-        answer = self._ask(name, token, numbered=numbered)
-        followed = self.followed.get(name.encode())
-        if followed is None:
-            followed = self.followed[name.encode()] = ChannelState(name)
-        self._untold.discard(followed)
-        before = followed.life
-        followed.begin(token, numbered=numbered)
-        life = followed.life
+    async def _subscribe(self, name: str, *, has_history: bool) -> MessageId | None:
+        marker = new_uid()
+        answer = self._call_subscribe(name, marker, has_history=has_history)
+        channel = self.channels.get(name.encode())
+        if channel is None:
+            channel = self.channels[name.encode()] = ChannelState(name)
+        self._never_sent.discard(channel)
+        generation_before = channel.generation
+        channel.subscribe(marker, has_history=has_history)
+        generation = channel.generation
         try:
-            told = await wait_for(answer, self._options.resume_timeout)
+            reply = await wait_for(answer, self._options.resume_timeout)
         except BaseException:
-            # Perhaps it is routed all the same.
-            if before != life == followed.life:
-                self._end(followed)
+            # Redis may have added the route all the same: remove it.
+            if generation_before != generation == channel.generation:
+                self._unsubscribe(channel)
             raise
-        position = MessageId(told[1], told[2].decode()) if numbered else None
-        stands = followed.answered(life, position)
-        # Who joins those that follow already begins where Redis says.
-        return position if before == life else stands
+        position = MessageId(reply[1], reply[2].decode()) if has_history else None
+        start = channel.on_subscribe_reply(generation, position)
+        # One who joins present subscribers begins at the position that Redis returned.
+        return position if generation_before == generation else start
 
-    def want(self, name: str) -> None:
-        """Route *name*, which keeps no history, as soon as Redis can be told; nobody waits for it."""
-        followed = self.followed.get(name.encode())
-        if followed is None:
-            followed = self.followed[name.encode()] = ChannelState(name)
-            self._untold.add(followed)
-        if not (followed.wanted and followed.token):
-            followed.begin(new_uid(), numbered=False)
-            self._ask_again(followed)
+    def subscribe_later(self, name: str) -> None:
+        """Route *name*, which has no history, as soon as Redis can be reached; nobody waits for it."""
+        channel = self.channels.get(name.encode())
+        if channel is None:
+            channel = self.channels[name.encode()] = ChannelState(name)
+            self._never_sent.add(channel)
+        if not (channel.subscribed and channel.marker):
+            channel.subscribe(new_uid(), has_history=False)
+            self._resubscribe(channel)
 
     def unsubscribe(self, name: str) -> None:
-        """Want *name* no longer; it stays routed for a while."""
-        followed = self.followed.get(name.encode())
-        if followed is not None and followed.wanted:
-            self._end(followed)
+        """Deliver nothing more of *name*; its route is removed `RedisOptions.linger` seconds later."""
+        channel = self.channels.get(name.encode())
+        if channel is not None and channel.subscribed:
+            self._unsubscribe(channel)
 
-    def reroute(self) -> None:
-        """Route everything that is wanted to a new inbox; the old one ends with its routes."""
-        self.followed = {key: followed for key, followed in self.followed.items() if followed.wanted}
+    def on_new_incarnation(self) -> None:
+        """Route every channel with subscribers to the new inbox; reaping removes the routes to the old."""
+        self.channels = {key: channel for key, channel in self.channels.items() if channel.subscribed}
         self._lingering.clear()
-        self._unheard.clear()
-        self.resume()
+        self._to_retry.clear()
+        self.resubscribe_all()
 
-    def resume(self) -> None:
-        """Go on, from a new mark each, with everything that is wanted: entries before that may be missing."""
-        wanted = [followed for followed in self.followed.values() if followed.wanted]
-        for followed in wanted:
-            followed.begin_again("-")
-        self._tasks.spawn(self._resume([(followed, followed.life) for followed in wanted], self._node()))
+    def resubscribe_all(self) -> None:
+        """Subscribe to every channel again, each with a new marker: entries before that may be missing."""
+        channels = [channel for channel in self.channels.values() if channel.subscribed]
+        for channel in channels:
+            channel.resubscribe("-")  # no marker has this token: everything is dropped until the call is sent
+        with_generation = [(channel, channel.generation) for channel in channels]
+        self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._node()))
 
-    async def _resume(self, wanted: Sequence[tuple[ChannelState, int]], node: str) -> None:
-        for number, (followed, life) in enumerate(wanted, start=1):
+    async def _resubscribe_in_turns(self, channels: Sequence[tuple[ChannelState, int]], node: str) -> None:
+        for number, (channel, generation) in enumerate(channels, start=1):
             if node != self._node():
-                return  # another incarnation has begun, and asks for everything itself
-            if followed.life == life:
-                self._ask_again(followed)
-            if number % TURN == 0:
+                return  # another incarnation has begun, and subscribes to everything itself
+            if channel.generation == generation:
+                self._resubscribe(channel)
+            if number % CHANNELS_PER_TURN == 0:
                 await asyncio.sleep(0)
-        if wanted:
-            self._missed()
+        if channels:
+            self._on_rerouted()
 
-    def settle(self) -> None:
-        """Ask again for what was asked for in vain."""
-        unheard, self._unheard = self._unheard, {}
-        for followed, life in unheard.items():
-            if followed.life == life:
-                self._ask_again(followed)
-        if unheard:
-            self._missed()
+    def retry_failed(self) -> None:
+        """Repeat the `SUBSCRIBE` calls that failed; called after each renewal of the lease."""
+        failed, self._to_retry = self._to_retry, {}
+        for channel, generation in failed.items():
+            if channel.generation == generation:
+                self._resubscribe(channel)
+        if failed:
+            self._on_rerouted()
 
-    def again(self, lost: Sequence[ChannelState]) -> None:
-        """Route each of *lost* again, which Redis has forgotten: what was said meanwhile may be missing."""
-        for followed in lost:
-            self._ask_again(followed)
-        self._missed()
+    def resubscribe(self, channels: Sequence[ChannelState]) -> None:
+        """Route each of *channels* again, whose routes are gone from Redis: entries may have been missed."""
+        for channel in channels:
+            self._resubscribe(channel)
+        self._on_rerouted()
 
-    def _ask_again(self, followed: ChannelState) -> None:
-        token = new_uid()
-        followed.begin_again(token)
-        life = followed.life
+    def _resubscribe(self, channel: ChannelState) -> None:
+        marker = new_uid()
+        channel.resubscribe(marker)
+        generation = channel.generation
 
-        def check(done: Answer) -> None:
-            if followed.token == token and (done.cancelled() or done.exception() is not None):
-                self._unheard[followed] = life
+        def on_done(answer: Answer) -> None:
+            if channel.marker == marker and (answer.cancelled() or answer.exception() is not None):
+                self._to_retry[channel] = generation
 
         try:
-            self._ask(followed.name, token, numbered=followed.numbered).add_done_callback(check)
+            answer = self._call_subscribe(channel.name, marker, has_history=channel.has_history)
+            answer.add_done_callback(on_done)
         except GatewayError:
-            self._unheard[followed] = life
+            self._to_retry[channel] = generation
         else:
-            self._untold.discard(followed)
+            self._never_sent.discard(channel)
 
-    # ------------------------------------------------------------ inside
-
-    def _ask(self, name: str, token: str, *, numbered: bool) -> Answer:
+    def _call_subscribe(self, name: str, marker: str, *, has_history: bool) -> Answer:
         keys, node = self._keys, self._node()
-        return self._line.call(
+        return self._pipeline.call(
             SUBSCRIBE(
                 [
                     keys.state,
@@ -179,84 +194,88 @@ class Routes:
                 ],
                 node,
                 name,
-                token,
+                marker,
                 self._options.inbox_limit,
                 new_uid(),
                 milliseconds(self._options.meta_ttl),
-                int(numbered),
+                int(has_history),
                 int(not name.startswith("=")),
             )
         )
 
-    def _end(self, followed: ChannelState) -> None:
-        followed.end()
-        if followed in self._untold:
-            self._untold.discard(followed)
-            self._unheard.pop(followed, None)
-            self._drop(followed)
+    # ------------------------------------------------------------ routes that linger
+
+    def _unsubscribe(self, channel: ChannelState) -> None:
+        channel.unsubscribe()
+        if channel in self._never_sent:
+            self._never_sent.discard(channel)
+            self._to_retry.pop(channel, None)
+            self._remove(channel)
             return
-        self._linger(followed, followed.life, self._options.linger)
+        self._linger(channel, channel.generation, self._options.linger)
         if not self._unrouting:
             self._unrouting = True
             self._tasks.spawn(self._unroute())
 
-    def _linger(self, followed: ChannelState, life: int, seconds: float) -> None:
-        self._lingering.append((self._clock() + seconds, followed, life))
+    def _linger(self, channel: ChannelState, generation: int, seconds: float) -> None:
+        self._lingering.append((self._clock() + seconds, channel, generation))
 
     async def _unroute(self) -> None:
-        """Tell Redis of what has not been wanted for long enough; ends when there is nothing of that kind."""
+        """Remove the routes of channels that have lingered for long enough, until none lingers."""
         try:
             while self._lingering:
                 await asyncio.sleep(max(0.0, self._lingering[0][0] - self._clock()))
-                # All of them before the first answer: one line keeps the order of the calls, so that whoever
-                # subscribes again from here on is heard after this.
-                asked = [(followed, life, self._unask(followed)) for followed, life in self._due()]
-                for followed, life, answer in asked:
-                    if await _heard(answer):
-                        self._forget(followed, life)
+                # All calls before the first answer: the pipeline keeps their order, so that a channel that is
+                # subscribed from here on is routed after this has removed its route.
+                calls = [
+                    (channel, generation, self._call_unsubscribe(channel))
+                    for channel, generation in self._take_due()
+                ]
+                for channel, generation, answer in calls:
+                    if await _succeeded(answer):
+                        self._remove_unless_resubscribed(channel, generation)
                     else:
-                        self._linger(followed, life, max(1.0, self._options.linger))
+                        self._linger(channel, generation, max(1.0, self._options.linger))
         finally:
             self._unrouting = False
 
-    def _due(self) -> list[tuple[ChannelState, int]]:
-        """Take what has lingered for long enough, the oldest first, and is not followed again."""
+    def _take_due(self) -> list[tuple[ChannelState, int]]:
+        """Remove and return the channels that have lingered for long enough and have no subscriber again."""
         due: list[tuple[ChannelState, int]] = []
-        while self._lingering and self._lingering[0][0] <= self._clock() and len(due) < TURN:
-            _, followed, life = self._lingering.popleft()
-            if followed.life == life and self._known(followed):
-                due.append((followed, life))
+        while self._lingering and self._lingering[0][0] <= self._clock() and len(due) < CHANNELS_PER_TURN:
+            _, channel, generation = self._lingering.popleft()
+            if channel.generation == generation and self._is_current(channel):
+                due.append((channel, generation))
         return due
 
-    def _unask(self, followed: ChannelState) -> Answer | None:
-        """Ask Redis to unroute *followed*; None where asking is no use."""
-        keys, node, name = self._keys, self._node(), followed.name
+    def _call_unsubscribe(self, channel: ChannelState) -> Answer | None:
+        """Return the answer to an `UNSUBSCRIBE` call; None where it cannot be sent now."""
+        keys, node, name = self._keys, self._node(), channel.name
         try:
-            return self._line.call(
+            return self._pipeline.call(
                 UNSUBSCRIBE([keys.route(name), keys.node_routes(node), keys.routed_names], node, name)
             )
         except GatewayError:
             return None
 
-    def _forget(self, followed: ChannelState, life: int) -> None:
-        """Drop *followed*, unless it was followed since *life*: of that Redis heard after this."""
-        if followed.life == life:
-            self._drop(followed)
+    def _remove_unless_resubscribed(self, channel: ChannelState, generation: int) -> None:
+        if channel.generation == generation:
+            self._remove(channel)
 
-    def _drop(self, followed: ChannelState) -> None:
-        if self._known(followed):
-            del self.followed[followed.name.encode()]
+    def _remove(self, channel: ChannelState) -> None:
+        if self._is_current(channel):
+            del self.channels[channel.name.encode()]
 
-    def _known(self, followed: ChannelState) -> bool:
-        """Whether *followed* is still what stands for its channel: since `reroute`, that may be another."""
-        return self.followed.get(followed.name.encode()) is followed
+    def _is_current(self, channel: ChannelState) -> bool:
+        """Whether its name still has this state: after `on_new_incarnation` it may have another."""
+        return self.channels.get(channel.name.encode()) is channel
 
     def __repr__(self) -> str:
-        return f"<Routes {len(self.followed)} channels>"
+        return f"<Routes {len(self.channels)} channels>"
 
 
-async def _heard(answer: Answer | None) -> bool:
-    """Return whether Redis has carried out what *answer* is to."""
+async def _succeeded(answer: Answer | None) -> bool:
+    """Wait for *answer*; return whether Redis carried out its call."""
     if answer is None:
         return False
     try:

@@ -1,4 +1,9 @@
-"""What a user's connections were told to do: as it comes, and later what a node was not there to hear."""
+"""Commands for a user's connections: each delivered once, also if issued while this node was away.
+
+A command reaches a node through its inbox, and stays in the shard's log of user commands for an hour
+(scripts/send_user_command.lua). A node whose routes were missing for a while reads from the log what its
+inbox may not have had (docs/redis.md#when-something-fails).
+"""
 
 from __future__ import annotations
 
@@ -15,25 +20,24 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
 
-KEPT = 10_000
-"""Instructions that a shard keeps, about: 200 bytes each."""
+MAX_LOGGED_COMMANDS = 10_000
+"""Commands that a shard's log keeps, about: 200 bytes each."""
 
-REMEMBERED = 3_600.0
-"""Seconds for which the last of them, and those before, are kept: who is away for longer misses them."""
+LOG_TTL_SECONDS = 3_600.0
+"""Seconds for which the newest command, and those before it, stay in the log: longer absences miss them."""
 
-OVERLAP = 60.0
-"""Seconds before a renewal whose instructions may be unread still, or told by another primary's clock."""
+OVERLAP_SECONDS = 60.0
+"""Before the last renewal: such commands may be unread still, or have the time of another primary."""
 
-PAGE = 500
-"""Instructions that one call asks for."""
+COMMANDS_PER_READ = 500
 
 
 class UserCommandLog:
-    """One shard's instructions, each handed on once."""
+    """The user commands of one shard, each delivered once."""
 
     def __init__(
         self,
-        line: Pipeline,
+        pipeline: Pipeline,
         keys: Keys,
         node: LocalNode,
         tasks: Tasks,
@@ -41,88 +45,105 @@ class UserCommandLog:
         *,
         deliver: Callable[[UserCommand], None],
     ) -> None:
-        """Hand on to *deliver*; *wall* is the clock that says since when connections of *node* are there."""
-        self._line = line
+        """Prepare to deliver commands by *deliver*.
+
+        *wall* must be the clock of `ConnectionRecord.since`: commands do not apply to newer connections.
+        """
+        self._pipeline = pipeline
         self._keys = keys
         self._node = node
         self._tasks = tasks
         self._wall = wall
         self._deliver = deliver
-        self._heard: OrderedDict[bytes, None] = OrderedDict()
-        """The ids of those that were handed on."""
-        self._sure: int | None = None
-        """When everything had been heard, in Unix ms by Redis' clock."""
-        self._missed = self._caught_up = 0
-        """How often something may have been missed, and how many of these times have been made up for."""
+        self._delivered: OrderedDict[bytes, None] = OrderedDict()
+        """The ids of the commands that were delivered or left out."""
+        self._complete_until: int | None = None
+        """Every command issued before this was delivered: Unix ms by Redis' clock."""
+        self._reroutes = self._caught_up_reroutes = 0
+        """How often routes were missing for a while, and for how many of these times the log was read."""
 
-    def hear(self, head: list[bytes], body: bytes) -> None:
-        """Take what stands in the inbox."""
-        if self._is_news(head[-1]):
+    def on_inbox_entry(self, head: list[bytes], body: bytes) -> None:
+        """Deliver the command in an entry of the inbox, unless it was delivered before."""
+        if self._is_first_time(head[-1]):
             self._deliver(codec.unpack_user_command(body))
 
-    def missed(self) -> None:
-        """Read what was kept: routes were missing, or the inbox was; they have been asked for by now."""
-        self._missed += 1
+    def on_rerouted(self) -> None:
+        """Read the log: routes, or inbox entries, were missing for a while, and are requested again."""
+        self._reroutes += 1
         self._tasks.spawn(self._catch_up())
 
-    def settle(self, now: int) -> None:
-        """Hear that the lease was held, and the inbox read, at *now*, in Unix ms by Redis' clock."""
-        if self._caught_up == self._missed:
-            self._sure = now
+    def on_lease_renewed(self, now: int) -> None:
+        """Note that the lease was held, and the inbox could be read, at *now*: Unix ms by Redis' clock.
+
+        Repeats a read of the log that failed.
+        """
+        if self._caught_up_reroutes == self._reroutes:
+            self._complete_until = now
         else:
             self._tasks.spawn(self._catch_up())
 
     # ------------------------------------------------------------ inside
 
     async def _catch_up(self) -> None:
-        number = self._missed
+        reroutes = self._reroutes
         try:
-            now, entries = await self._read()
+            now, entries = await self._read_log()
         except GatewayError:
-            return  # `settle` does it again
-        # A connection that came while Redis answered counts as older: better one too many is closed.
-        for instruction in self._late(entries, self._wall() - now / 1000):
-            self._deliver(instruction)
-        if number == self._missed:
-            self._caught_up, self._sure = number, now
+            return  # `on_lease_renewed` repeats it
+        # A connection made while Redis answered counts as older: rather one too many is closed.
+        for command in self._not_delivered(entries, self._wall() - now / 1000):
+            self._deliver(command)
+        if reroutes == self._reroutes:
+            self._caught_up_reroutes, self._complete_until = reroutes, now
 
-    async def _read(self) -> tuple[int, list[tuple[bytes, UserCommand]]]:
-        """Return what may have been missed, and Redis' time at the end of that."""
-        # Whoever is connected without any such time came before this node first reached Redis.
-        start = b"-" if self._sure is None else b"%d" % (self._sure - int(OVERLAP * 1000))
+    async def _read_log(self) -> tuple[int, list[tuple[bytes, UserCommand]]]:
+        """Return Redis' time at the end of the log, in ms, and the commands that may have been missed."""
+        # Without a `_complete_until`, connections may be older than this node's first contact with Redis.
+        start = b"-"
+        if self._complete_until is not None:
+            start = b"%d" % (self._complete_until - int(OVERLAP_SECONDS * 1000))
         entries: list[tuple[bytes, UserCommand]] = []
         while True:
-            now, page = await self._line.call(SAID([self._keys.user_commands], start, PAGE))
+            now, page = await self._pipeline.call(SAID([self._keys.user_commands], start, COMMANDS_PER_READ))
             entries += [(id, codec.unpack_user_command(fields[1])) for id, fields in page]
-            if len(page) < PAGE:
+            if len(page) < COMMANDS_PER_READ:
                 return now, entries
             start = b"(" + page[-1][0]
 
-    def _late(self, entries: list[tuple[bytes, UserCommand]], ahead: float) -> list[UserCommand]:
-        """Return what was not heard, in order, with its time by our clock, which is *ahead* of Redis'."""
-        late: list[UserCommand] = []
-        overtaken: set[tuple[str, str]] = set()
-        for id, instruction in reversed(entries):
-            about = (instruction.user, instruction.channel)
-            if not self._is_news(id):
-                overtaken.add(about)
-            elif (about not in overtaken or instruction.action == "disconnect") and self._is_here(about[0]):
-                # The id tells a millisecond; it ends before the next one.
-                before = (int(id.partition(b"-")[0]) + 1) / 1000 + ahead
-                late.append(replace(instruction, issued_before=before))
-        return late[::-1]
+    def _not_delivered(
+        self, entries: list[tuple[bytes, UserCommand]], clock_offset: float
+    ) -> list[UserCommand]:
+        """Return those of *entries* that must still be delivered, in order, with the time of their issue.
 
-    def _is_here(self, user: str) -> bool:
+        The time is by our clock, which is *clock_offset* seconds ahead of Redis'. A subscribe or unsubscribe
+        is left out where a newer command for the same user and channel was delivered already.
+        """
+        commands: list[UserCommand] = []
+        superseded: set[tuple[str, str]] = set()
+        for id, command in reversed(entries):
+            target = (command.user, command.channel)
+            if not self._is_first_time(id):
+                superseded.add(target)
+            elif (target not in superseded or command.action == "disconnect") and self._is_connected(
+                command.user
+            ):
+                # The id holds the millisecond in which the command was issued; it was issued before the next.
+                issued_before = (int(id.partition(b"-")[0]) + 1) / 1000 + clock_offset
+                commands.append(replace(command, issued_before=issued_before))
+        return commands[::-1]
+
+    def _is_connected(self, user: str) -> bool:
         return bool(self._node.connections(user))
 
-    def _is_news(self, id: bytes) -> bool:
-        """Whether *id* is met for the first time; from now on it is not."""
-        if id in self._heard:
+    def _is_first_time(self, id: bytes) -> bool:
+        """Return whether *id* is seen for the first time, and remember it."""
+        if id in self._delivered:
             return False
-        self._heard[id] = None
-        if len(self._heard) > KEPT * 2:
-            self._heard.popitem(last=False)
+        self._delivered[id] = None
+        if len(self._delivered) > MAX_LOGGED_COMMANDS * 2:
+            self._delivered.popitem(last=False)
         return True
 
     def __repr__(self) -> str:
-        return f"<Said {len(self._heard)} heard, {self._missed - self._caught_up} times not made up for>"
+        behind = self._reroutes - self._caught_up_reroutes
+        return f"<UserCommandLog {len(self._delivered)} delivered, behind by {behind} reroutes>"

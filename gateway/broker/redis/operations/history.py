@@ -27,8 +27,8 @@ class StoredPage:
 
     deliveries: Sequence[Delivery]
     position: MessageId
-    fault: str
-    """Why it does not begin right after the position asked for; empty where it does."""
+    gap_reason: str
+    """Why it does not begin right after the position asked for: `trimmed` or `reset`; empty where it does."""
     floor: int
     """As a `HistorySlice` has it."""
 
@@ -57,7 +57,7 @@ class HistoryReader:
     ) -> HistorySlice:
         """Return a slice as `broker.base.Streams.read` promises it."""
         page = await self.page(channel, since, limit, size, reverse=reverse)
-        if page.fault:
+        if page.gap_reason:
             return HistorySlice((), page.position, recovered=False, floor=page.floor)
         messages = [delivery.message for delivery in page.deliveries]
         return HistorySlice(messages, page.position, recovered=True, floor=page.floor)

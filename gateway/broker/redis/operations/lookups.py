@@ -70,8 +70,8 @@ class Lookups:
             self._options.inbox_limit,
             codec.pack_user_command(command),
             self.incarnation,
-            user_commands.KEPT,
-            milliseconds(user_commands.REMEMBERED),
+            user_commands.MAX_LOGGED_COMMANDS,
+            milliseconds(user_commands.LOG_TTL_SECONDS),
         )
         await wait_for(self._line.call(call), self._options.publish_timeout)
 
