@@ -12,6 +12,7 @@ from typing import Literal
 
 from aiolimiter import AsyncLimiter
 
+from gateway import defaults
 from gateway.errors import Rejection
 from protocol.errors import ErrorCode
 
@@ -26,7 +27,7 @@ class AdmissionLimits:
     An IPv6 address counts as its /64, because one subscriber's line has that many addresses (RFC 6177).
     """
 
-    connects_per_second: float = 10_000.0
+    connects_per_second: float = defaults.CONNECTS_PER_SECOND
     connect_burst: float = 0.0
     connections: int = 0
     per_address: int = 0

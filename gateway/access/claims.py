@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from gateway import defaults
 from gateway.access.keys import TokenError
 from protocol.channels import personal_user, valid
 from protocol.errors import BadRequest, ErrorCode
@@ -27,7 +28,6 @@ CHANNELS = 1_000
 """Entries in `channels`, as in the `subs` of a `connect`."""
 TOKEN_ID_SIZE = 256
 """Characters in a `jti`."""
-DAY = 86_400.0
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -64,8 +64,8 @@ class ClaimRules:
 
     audience: str | None = None
     issuer: str | None = None
-    leeway: float = 5.0
-    max_ttl: float = DAY
+    leeway: float = defaults.LEEWAY_SECONDS
+    max_ttl: float = defaults.TOKEN_MAX_TTL_SECONDS
 
 
 def identity_of(claims: Claims, *, now: float, rules: ClaimRules) -> Identity:

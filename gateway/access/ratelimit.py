@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from gateway import defaults
+
 ROUNDING_UNITS = 1e-6
 """Floating-point error that `take` forgives: a client that waits exactly as long as asked is admitted."""
 
@@ -84,7 +86,7 @@ class Strikes:
 
     __slots__ = ("_limit", "_times", "_window")
 
-    def __init__(self, *, limit: int = 20, window: float = 10.0) -> None:
+    def __init__(self, *, limit: int = defaults.STRIKES, window: float = 10.0) -> None:
         """Count to *limit* rejections in *window* seconds without an admitted command between them."""
         self._limit = limit
         self._window = window

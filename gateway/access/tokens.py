@@ -10,8 +10,8 @@ import orjson
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 
+from gateway import defaults
 from gateway.access.claims import (
-    DAY,
     ChannelToken,
     ClaimRules,
     Claims,
@@ -55,8 +55,8 @@ class Verifier:
         audience: str | None,
         issuer: str | None,
         clock: Callable[[], float],
-        leeway: float = 5.0,
-        max_ttl: float = DAY,
+        leeway: float = defaults.LEEWAY_SECONDS,
+        max_ttl: float = defaults.TOKEN_MAX_TTL_SECONDS,
     ) -> None:
         """Verify with *keys*, and hold the claims against the rest, in seconds; *clock* gives Unix seconds.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway import defaults
 from gateway.access.admission import Admission
 from gateway.access.permissions import Namespaces
 from gateway.access.tokens import Verifier
@@ -14,24 +15,25 @@ from gateway.clock import Clock, monotonic, wall
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.tasks import Tasks
+from protocol import limits
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """The limits of one session (docs/configuration.md#limits)."""
 
-    message_size: int = 64 * 1024
-    channels: int = 128
-    commands_per_second: float = 50.0
-    command_burst: float = 200.0
+    message_size: int = limits.MESSAGE_SIZE
+    channels: int = defaults.CHANNELS_PER_CONNECTION
+    commands_per_second: float = defaults.COMMANDS_PER_SECOND
+    command_burst: float = defaults.COMMAND_BURST
     costs: Mapping[str, float] = field(default_factory=dict)
-    strikes: int = 20
-    connect_timeout: float = 5.0
-    history_reply: int = 1_000
-    presence_reply: int = 1_000
-    rewind: int = 100
-    outbox: int = 1024 * 1024
-    catch_up_batch: int = 128
+    strikes: int = defaults.STRIKES
+    connect_timeout: float = limits.CONNECT_TIMEOUT
+    history_reply: int = limits.HISTORY_LIMIT
+    presence_reply: int = defaults.PRESENCE_REPLY
+    rewind: int = defaults.REWIND
+    outbox: int = defaults.OUTBOX_BYTES
+    catch_up_batch: int = defaults.CATCH_UP_BATCH
     backlog: int = 64
     """Commands that wait while an earlier one waits for the broker; then the socket is not read."""
 

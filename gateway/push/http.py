@@ -11,6 +11,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway import defaults
 from gateway.errors import Rejection
 from gateway.push.content_types import JSON, ContentType
 from gateway.transport.http.lingering_close import close_lingering
@@ -28,7 +29,7 @@ _LATE = render(Rejection(ErrorCode.BAD_REQUEST, "the request did not come in tim
 class Patience:
     """How long a client may take, in seconds; uvicorn itself waits for ever."""
 
-    head: float = 5.0
+    head: float = defaults.HEADER_TIMEOUT_SECONDS
     """Until a request's head is there."""
     whole: float = 30.0
     """Until its body is."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from gateway import defaults
 from gateway.errors import GatewayError
 
 GRACE = 5.0
@@ -28,7 +29,7 @@ class Binding:
     """0 for any free one."""
     listeners: int = 1
     """Sockets on the same port: an event loop accepts one connection a turn from each."""
-    backlog: int = 1024
+    backlog: int = defaults.LISTEN_BACKLOG
     send_buffer: int = 0
     """Bytes, SO_SNDBUF of accepted connections: a slow client shows early; 0 for the kernel's choice."""
     shared: bool = False

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from gateway import defaults
 from gateway.access import keys
-from gateway.access.permissions import Audience, OnSlow, PublishAudience
+from gateway.access.permissions import Audience, ChannelRules, OnSlow, PublishAudience
 from gateway.settings import units
 from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
+from protocol import limits
 
 NAMESPACE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 """The grammar of a namespace's name: that of a channel's, without `:`, which ends it, and `@`, a user's."""
@@ -48,7 +50,7 @@ class PublicListener(Section):
     trusted_proxies: units.Networks = ()
     listeners: Annotated[Positive, Field(le=64)] = 8
     backlog: Positive = 4096
-    header_timeout: Period = 5.0
+    header_timeout: Period = defaults.HEADER_TIMEOUT_SECONDS
     send_buffer: Size = 16 * 1024
     user_timeout: Period = 20.0
 
@@ -59,8 +61,8 @@ class InternalListener(Section):
     host: Host = "127.0.0.1"
     port: Port = 8001
     listeners: Annotated[Positive, Field(le=64)] = 1
-    backlog: Positive = 1024
-    body_size: Size = 4 * 1024 * 1024
+    backlog: Positive = defaults.LISTEN_BACKLOG
+    body_size: Size = defaults.BODY_SIZE_BYTES
 
 
 class Listen(Section):
@@ -81,8 +83,8 @@ class Auth(Section):
     audience: str = ""
     issuer: str = ""
     anonymous: bool = False
-    leeway: Seconds = 5.0
-    max_ttl: Annotated[Period, Field(le=86_400)] = 86_400.0
+    leeway: Seconds = defaults.LEEWAY_SECONDS
+    max_ttl: Annotated[Period, Field(le=86_400)] = defaults.TOKEN_MAX_TTL_SECONDS
 
     def key_sources(self) -> list[str]:
         """Return the names of the keys that say how tokens are verified; one of them is right."""
@@ -114,7 +116,7 @@ class Push(Section):
     """Who may call the internal API."""
 
     keys: units.Secrets = ()
-    idempotency_ttl: Period = 300.0
+    idempotency_ttl: Period = defaults.IDEMPOTENCY_TTL_SECONDS
 
 
 def _prefix(value: str) -> str:
@@ -130,20 +132,20 @@ class Broker(Section):
     url: units.Address = units.Address("")
     urls: units.Addresses = ()
     cluster: bool = False
-    cluster_shards: Annotated[Positive, Field(le=256)] = 12
+    cluster_shards: Annotated[Positive, Field(le=256)] = defaults.CLUSTER_SHARDS
     username: str = ""
     password: SecretStr = SecretStr("")
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
     acknowledge: Literal["stored", "replicated"] = "stored"
-    prefix: Annotated[str, AfterValidator(_prefix)] = "fanway"
-    shards_per_server: Annotated[Positive, Field(le=64)] = 1
-    lease: Annotated[Period, Field(ge=1)] = 10.0
-    beat: Seconds = 0.0
-    linger: Seconds = 3.0
-    memory: Size = 256 * 1024 * 1024
-    meta_ttl: Period = 3_600.0
+    prefix: Annotated[str, AfterValidator(_prefix)] = defaults.REDIS_PREFIX
+    shards_per_server: Annotated[Positive, Field(le=64)] = defaults.SHARDS_PER_SERVER
+    lease: Annotated[Period, Field(ge=1)] = defaults.LEASE_SECONDS
+    beat: Seconds = defaults.BEAT_SECONDS
+    linger: Seconds = defaults.UNROUTE_DELAY_SECONDS
+    memory: Size = defaults.MEMORY_BYTES
+    meta_ttl: Period = defaults.POSITION_TTL_SECONDS
 
     def addresses(self) -> tuple[str, ...]:
         """Return the URLs of the broker's servers, from `urls` or `url`."""
@@ -151,16 +153,20 @@ class Broker(Section):
         return tuple(text for address in every if (text := address.get_secret_value()))
 
 
+_RULES = ChannelRules(namespace="default")
+"""The rules of channels without any configuration."""
+
+
 class Namespace(Section):
     """The rules of the channels of one namespace."""
 
-    subscribe: Audience = "authenticated"
-    publish: PublishAudience = "nobody"
-    history: Count = 0
-    history_ttl: Period = 300.0
-    presence: bool = False
-    join_leave: bool = False
-    on_slow: OnSlow = "catch_up"
+    subscribe: Audience = _RULES.subscribe
+    publish: PublishAudience = _RULES.publish
+    history: Count = _RULES.history
+    history_ttl: Period = _RULES.history_ttl
+    presence: bool = _RULES.presence
+    join_leave: bool = _RULES.join_leave
+    on_slow: OnSlow = _RULES.on_slow
 
     def over(self, base: Namespace) -> Namespace:
         """Return *base* with the keys that were set here."""
@@ -191,11 +197,11 @@ class Heartbeat(Section):
 class Outbox(Section):
     """What may wait for one connection."""
 
-    size: Size = 1024 * 1024
-    high_water: Size = 64 * 1024
-    low_water: Size = 16 * 1024
-    stall_timeout: Period = 20.0
-    catch_up_batch: Positive = 128
+    size: Size = defaults.OUTBOX_BYTES
+    high_water: Size = defaults.HIGH_WATER_BYTES
+    low_water: Size = defaults.LOW_WATER_BYTES
+    stall_timeout: Period = defaults.STALL_TIMEOUT_SECONDS
+    catch_up_batch: Positive = defaults.CATCH_UP_BATCH
 
 
 class Costs(Section):
@@ -214,21 +220,21 @@ class Costs(Section):
 class Limits(Section):
     """The bounds that protect the gateway and its clients from any one of them."""
 
-    message_size: Size = 64 * 1024
-    channels_per_connection: Positive = 128
-    commands_per_second: Rate = 50.0
-    command_burst: Positive = 200
+    message_size: Size = limits.MESSAGE_SIZE
+    channels_per_connection: Positive = defaults.CHANNELS_PER_CONNECTION
+    commands_per_second: Rate = defaults.COMMANDS_PER_SECOND
+    command_burst: Positive = defaults.COMMAND_BURST
     costs: Costs = Costs()
-    strikes: Positive = 20
+    strikes: Positive = defaults.STRIKES
     connections: Count = 0
     connections_per_user: Count = 100
     per_user_policy: Literal["refuse", "replace"] = "refuse"
     connections_per_address: Count = 10_000
-    connects_per_second: Rate = 10_000.0
-    connect_timeout: Period = 5.0
-    history_reply: Positive = 1_000
-    presence_reply: Positive = 1_000
-    rewind: Count = 100
+    connects_per_second: Rate = defaults.CONNECTS_PER_SECOND
+    connect_timeout: Period = limits.CONNECT_TIMEOUT
+    history_reply: Positive = limits.HISTORY_LIMIT
+    presence_reply: Positive = defaults.PRESENCE_REPLY
+    rewind: Count = defaults.REWIND
 
 
 class Drain(Section):

@@ -12,6 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway import defaults
 from gateway.errors import Rejection
 from gateway.tasks import Tasks
 from gateway.transport.http import rejections
@@ -36,7 +37,7 @@ _TIMEOUT = _bad_request(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did
 class HttpOptions:
     """The bounds of HTTP on the public listener."""
 
-    header_timeout: float = 5.0
+    header_timeout: float = defaults.HEADER_TIMEOUT_SECONDS
     """Seconds until a request's head must be complete; uvicorn itself has no such limit."""
     header_size: int = 16 * 1024
     """Bytes in a request's head; 431 beyond."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from gateway import defaults
 from gateway.broker.base import (
     AckLevel,
     ChannelRecord,
@@ -30,9 +31,6 @@ from gateway.tasks import Tasks
 from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
-KEY_TTL = 300.0
-"""Seconds for which an idempotency key is remembered (docs/configuration.md#push)."""
-
 FLUSH_DELAY = 0.001
 """Seconds, see `Broker.flush_delay`: publishes are answered at once here, so a short delay merges writes."""
 
@@ -53,9 +51,9 @@ class MemoryBroker:
     def __init__(
         self,
         *,
-        memory: int = 256 * 1024 * 1024,
-        key_ttl: float = KEY_TTL,
-        meta_ttl: float = 3600.0,
+        memory: int = defaults.MEMORY_BYTES,
+        key_ttl: float = defaults.IDEMPOTENCY_TTL_SECONDS,
+        meta_ttl: float = defaults.POSITION_TTL_SECONDS,
         sweep_interval: float = SWEEP_SECONDS,
         on_error: Callable[[BaseException], None] | None = None,
         clock: Clock = monotonic,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway import defaults
 from gateway.broker.base import AckLevel
 from gateway.broker.redis import timeouts
 
@@ -12,20 +13,20 @@ from gateway.broker.redis import timeouts
 class RedisOptions:
     """Options of a Redis broker, times in seconds; all nodes need the same, except for `lease`."""
 
-    prefix: str = "fanway"
+    prefix: str = defaults.REDIS_PREFIX
     """What every key starts with: clusters can share a Redis under different prefixes."""
-    shards_per_server: int = 1
-    cluster_shards: int = 12
+    shards_per_server: int = defaults.SHARDS_PER_SERVER
+    cluster_shards: int = defaults.CLUSTER_SHARDS
     """Shards on a Redis Cluster, spread over its primaries: more than it will ever have primaries."""
-    lease: float = 10.0
+    lease: float = defaults.LEASE_SECONDS
     """How long a node counts as alive after its last renewal."""
-    beat: float = 0.0
+    beat: float = defaults.BEAT_SECONDS
     """Interval of lease renewals; 0: three per lease."""
-    linger: float = 3.0
+    linger: float = defaults.UNROUTE_DELAY_SECONDS
     """How long a channel stays routed after its last subscriber left, so that a reload changes no route."""
-    key_ttl: float = 300.0
+    key_ttl: float = defaults.IDEMPOTENCY_TTL_SECONDS
     """How long an idempotency key is remembered."""
-    meta_ttl: float = 3_600.0
+    meta_ttl: float = defaults.POSITION_TTL_SECONDS
     """How long an idle channel's position is kept after its last message expired."""
     inbox_limit: int = 100_000
     """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway import defaults
 from protocol import limits
 
 
@@ -13,11 +14,11 @@ class WebSocketOptions:
 
     message_size: int = limits.MESSAGE_SIZE
     """Bytes in one message from the peer; a larger one closes the connection with 1009."""
-    high_water: int = 64 * 1024
+    high_water: int = defaults.HIGH_WATER_BYTES
     """Bytes in asyncio's write buffer above which `writable` is False."""
-    low_water: int = 16 * 1024
+    low_water: int = defaults.LOW_WATER_BYTES
     """Bytes in asyncio's write buffer below which `writable` is True again."""
-    stall_timeout: float = 20.0
+    stall_timeout: float = defaults.STALL_TIMEOUT_SECONDS
     """Seconds without any progress of a full socket after which it is aborted."""
     close_timeout: float = 5.0
     """Seconds that a peer has to answer our Close, or to close after a violation; then it is aborted."""

@@ -1,0 +1,90 @@
+"""Defaults that both the settings and the parts of a gateway have, each with its unit and its reason.
+
+The settings (`gateway.settings.sections`) must not import what a gateway is built of: `fanway token` would
+then load Redis and uvicorn. The parts must not import the settings. So both take these numbers from here. A
+default that only one of them has stands there; limits of the protocol stand in `protocol.limits`.
+"""
+
+from __future__ import annotations
+
+# ---------------------------------------------------------------- listen
+
+HEADER_TIMEOUT_SECONDS = 5.0
+"""For the head of an HTTP request, on both listeners: uvicorn itself waits without limit (slowloris)."""
+
+LISTEN_BACKLOG = 1024
+"""Connections that the kernel keeps for a socket until they are accepted; the public listener has more."""
+
+BODY_SIZE_BYTES = 4 * 1024 * 1024
+"""Of a request to the push API; a batch holds 1,000 commands at most, so each may have about 4 KiB."""
+
+# ---------------------------------------------------------------- auth
+
+LEEWAY_SECONDS = 5.0
+"""By which the clock of a token's issuer may be ahead of ours."""
+
+TOKEN_MAX_TTL_SECONDS = 86_400.0
+"""How far ahead a token's `exp` may lie; no more can be configured, so a leaked token ends within a day."""
+
+# ---------------------------------------------------------------- push and broker
+
+IDEMPOTENCY_TTL_SECONDS = 300.0
+"""For which a publish with the same key is recognized and not published again."""
+
+REDIS_PREFIX = "fanway"
+
+SHARDS_PER_SERVER = 1
+
+CLUSTER_SHARDS = 12
+"""On a Redis Cluster, whose primaries share them; 2, 3, 4 and 6 primaries get the same number each."""
+
+LEASE_SECONDS = 10.0
+"""For which a silent node counts as alive: members of a node that was killed leave presence within it."""
+
+BEAT_SECONDS = 0.0
+"""Between renewals of a lease; 0 stands for a third of the lease."""
+
+UNROUTE_DELAY_SECONDS = 3.0
+"""For which a channel stays routed after its last subscriber left: reloading a page changes no route."""
+
+MEMORY_BYTES = 256 * 1024 * 1024
+"""For the histories and idempotency keys of the memory broker."""
+
+POSITION_TTL_SECONDS = 3_600.0
+"""For which the position of a channel outlives its last message, so that returning clients can recover."""
+
+# ---------------------------------------------------------------- one connection
+
+OUTBOX_BYTES = 1024 * 1024
+"""That may wait for one connection (docs/slow-clients.md)."""
+
+HIGH_WATER_BYTES = 64 * 1024
+"""Of unsent data in asyncio's write buffer, at which a socket gets no more: asyncio's own default."""
+
+LOW_WATER_BYTES = 16 * 1024
+"""Of unsent data at which it gets more again: a quarter of the high water mark, as in asyncio."""
+
+STALL_TIMEOUT_SECONDS = 20.0
+"""Without progress of a full socket, after which it is aborted, whatever `on_slow` says."""
+
+CATCH_UP_BATCH = 128
+"""Messages of history that a client which fell behind gets at a time."""
+
+CHANNELS_PER_CONNECTION = 128
+
+COMMANDS_PER_SECOND = 50.0
+
+COMMAND_BURST = 200
+"""Units at once; a `subscribe` costs 2 of them (docs/configuration.md#limitscosts)."""
+
+STRIKES = 20
+"""Commands over the rate, in a row within 10 s, at which a connection is closed with 4008."""
+
+PRESENCE_REPLY = 1_000
+"""Members in one reply."""
+
+REWIND = 100
+"""Messages that a `subscribe` may ask for with `rewind`."""
+
+CONNECTS_PER_SECOND = 10_000.0
+"""Of one node, on average; more are answered 503 with Retry-After."""
