@@ -25,7 +25,7 @@ from tests.broker.node import RecordingNode
 from tests.broker.redis_fleet import OPTIONS, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import DURABLE, RedisServer, serving
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 EXAMPLES = int(os.environ.get("FANWAY_MODEL", "0"))
 NODES = 4
@@ -228,7 +228,7 @@ def test_no_node_hears_what_contradicts_another(server: RedisServer, tmp_path: P
 
     # No shrinking: what a real server and a real clock decide together takes minutes and often fails.
     bounds = settings(
-        patient,
+        no_deadline,
         max_examples=EXAMPLES or 12,
         stateful_step_count=25,
         derandomize=not EXAMPLES,

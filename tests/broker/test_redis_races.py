@@ -26,8 +26,8 @@ from gateway.broker.redis.scripts.registry import READ, SUBSCRIBE, UNSUBSCRIBE, 
 from gateway.tasks import Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
-from tests.gateway.shuffled import in_any_order
-from tests.gateway.standing import the_loop
+from tests.gateway.shuffled_loop import run_shuffled
+from tests.gateway.virtual_time import virtual_loop
 
 SEEDS = int(os.environ.get("FANWAY_SEEDS", "50"))
 NAMES = ["a", "b"]
@@ -183,7 +183,7 @@ class Node:
         self.incarnation = 0
         control, reads = (cast("Any", SlowLine(redis, chance, self.tasks)) for _ in range(2))
         self.wire = SlowWire(redis, chance)
-        clock = the_loop().clock
+        clock = virtual_loop().clock
         self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
         lease = cast("Any", Lease())
         history, contact = (
@@ -289,7 +289,7 @@ def explored(kept: int, seeds: int) -> int:
         await node.tasks.close()
         assert failures == []
 
-    in_any_order(seeds, scenario)
+    run_shuffled(seeds, scenario)
     return gaps
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock, monotonic, wall
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 
 def test_monotonic_and_wall_are_the_clocks_of_the_machine() -> None:
@@ -74,7 +74,7 @@ def test_a_callback_may_advance_the_clock_itself() -> None:
     assert (clock(), seen) == (6.0, [3.0])
 
 
-@patient
+@no_deadline
 @given(st.lists(st.floats(0.0, 100.0)), st.lists(st.floats(0.0, 40.0)))
 def test_callbacks_run_in_order_of_their_times_however_the_clock_is_advanced(
     delays: list[float], steps: list[float]

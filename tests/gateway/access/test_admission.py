@@ -5,7 +5,7 @@ from gateway.clock import FakeClock
 from gateway.errors import Rejection
 from gateway.transport.http.rejections import render
 from protocol.errors import ErrorCode
-from tests.gateway.clock_loop import on_loop
+from tests.gateway.access.clock_loop import run_with_clock
 
 
 def admitted(admission: Admission, address: str = "198.51.100.1") -> ConnectionSlot:
@@ -42,7 +42,7 @@ def test_a_storm_is_admitted_at_the_rate_and_the_others_get_a_retry_after() -> N
         admitted(admission)
         rejected(admission)
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_a_burst_of_zero_is_one_second_of_the_rate() -> None:
@@ -52,7 +52,7 @@ def test_a_burst_of_zero_is_one_second_of_the_rate() -> None:
             admitted(admission)
         rejected(admission)
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 @pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 1), (0.19, 1), (0.2, 2), (0.5, 3), (0.99, 5), (1.0, 5)])
@@ -76,7 +76,7 @@ def test_an_overloaded_node_admits_nobody_until_the_overload_ends() -> None:
         admission.overloaded = False
         admitted(admission)
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_a_full_node_admits_as_many_as_leave() -> None:
@@ -89,7 +89,7 @@ def test_a_full_node_admits_as_many_as_leave() -> None:
         admitted(admission)
         rejected(admission)
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_a_slot_is_released_only_once() -> None:
@@ -102,7 +102,7 @@ def test_a_slot_is_released_only_once() -> None:
         admitted(admission)
         rejected(admission)
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_one_address_cannot_take_every_slot() -> None:
@@ -117,7 +117,7 @@ def test_one_address_cannot_take_every_slot() -> None:
         first.release()
         admitted(admission, "198.51.100.1")
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_ipv6_network_of_64_bits_counts_as_one_address(one: str, other: str, 
         assert isinstance(admission.admit_upgrade(other), Rejection) is same
         held.release()
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_clients_without_an_address_are_not_counted_together() -> None:
@@ -147,7 +147,7 @@ def test_clients_without_an_address_are_not_counted_together() -> None:
         admitted(admission, "")
         admitted(admission, "")
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_an_upgrade_rejected_for_another_reason_does_not_count_towards_the_rate() -> None:
@@ -159,7 +159,7 @@ def test_an_upgrade_rejected_for_another_reason_does_not_count_towards_the_rate(
         admitted(admission, "198.51.100.2")
         rejected_for(admission, "rate", "198.51.100.3")
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_a_user_has_a_bounded_number_of_connections() -> None:
@@ -210,4 +210,4 @@ def test_statistics_return_to_zero_but_for_the_rejections() -> None:
         counts = admission.statistics()
         assert (counts["connections"], counts["addresses"], counts["users"]) == (0, 0, 0)
 
-    on_loop(scenario)
+    run_with_clock(scenario)

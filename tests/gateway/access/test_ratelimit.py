@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.access.ratelimit import CommandLimiter, Strikes, TokenBucket
 from gateway.clock import FakeClock
-from tests.gateway.clock_loop import on_loop
+from tests.gateway.access.clock_loop import run_with_clock
 
 
 def admitted(limiter: CommandLimiter, now: float, *, tries: int) -> int:
@@ -84,7 +84,7 @@ def test_aiolimiter_refuses_a_caller_that_waited_exactly_as_long_as_needed() -> 
         assert not limiter.has_capacity(10)
         assert bucket.take(10.0, clock()) == 0.0
 
-    on_loop(scenario)
+    run_with_clock(scenario)
 
 
 def test_each_command_type_takes_its_cost() -> None:

@@ -8,8 +8,8 @@ from gateway.transport.memory import decode_data_frames
 from protocol.codec import CODECS, JSON, MSGPACK, Codec
 from protocol.messages import Message
 from protocol.payload import payload_of
-from tests.gateway.standing import patient
-from tests.gateway.waiting import Follower, at
+from tests.gateway.delivery.queue_items import FakeSubscriber, message_id
+from tests.gateway.virtual_time import no_deadline
 
 SIZES = [0, 1, 2, 124, 125, 126, 127, 128, 1_000, 65_534, 65_535, 65_536, 65_537, 200_000]
 
@@ -22,7 +22,7 @@ def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None
     assert data_frame(payload, binary=binary) == Frame(opcode, payload).serialize(mask=False)
 
 
-@patient
+@no_deadline
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300))))
 def test_joined_frames_come_apart_again(parts: list[tuple[bool, bytes]]) -> None:
     joined = b"".join(data_frame(payload, binary=binary) for binary, payload in parts)
@@ -46,7 +46,7 @@ def test_nothing_but_whole_data_frames_is_written(wrong: bytes) -> None:
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
-    message = Message("a", payload_of({"x": 1}), at(1))
+    message = Message("a", payload_of({"x": 1}), message_id(1))
     frames = EncodedMessage(message)
     body = frames.body(codec.subprotocol)
     assert body == codec.encode(message)
@@ -57,7 +57,7 @@ def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
-    follower = Follower("a", "catch_up", codec)
+    follower = FakeSubscriber("a", "catch_up", codec)
     chunk = follower.chunk(1, *[True] * count)
     assert len(chunk) == len(chunk.data)
     assert repr(chunk) == f"<EncodedBatch {count} messages {len(chunk.data)} bytes>"
@@ -67,9 +67,9 @@ def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> N
 
 
 def test_both_codecs_share_a_message() -> None:
-    frames = EncodedMessage(Message("a", payload_of(1), at(1)))
+    frames = EncodedMessage(Message("a", payload_of(1), message_id(1)))
     for codec in (JSON, MSGPACK):
-        EncodedBatch(codec, [frames], at(0))
+        EncodedBatch(codec, [frames], message_id(0))
     assert repr(frames) == "<EncodedMessage a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
 
 
@@ -85,11 +85,11 @@ def test_both_codecs_share_a_message() -> None:
     ],
 )
 def test_a_chunk_knows_its_edges(numbered: tuple[bool, ...], last: int, unnumbered: bool) -> None:
-    chunk = Follower("a", "catch_up").chunk(7, *numbered)
-    assert (chunk.before, chunk.last, chunk.unnumbered) == (at(6), at(last), unnumbered)
-    assert last_position(chunk.messages, None) == (at(last) if last > 6 else None)
+    chunk = FakeSubscriber("a", "catch_up").chunk(7, *numbered)
+    assert (chunk.before, chunk.last, chunk.unnumbered) == (message_id(6), message_id(last), unnumbered)
+    assert last_position(chunk.messages, None) == (message_id(last) if last > 6 else None)
 
 
 def test_nothing_ends_where_it_begins() -> None:
-    assert last_position([], at(3)) == at(3)
+    assert last_position([], message_id(3)) == message_id(3)
     assert last_position([], None) is None

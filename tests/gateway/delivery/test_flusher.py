@@ -9,11 +9,11 @@ from gateway.delivery.outbox import Outbox
 from gateway.delivery.overflow import DROPPING_POLICIES
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
+from tests.gateway.delivery.queue_items import FakeSubscriber, pong_frame
 from tests.gateway.delivery.test_outbox import Owner
-from tests.gateway.waiting import Follower, reply
 
 DELAY = 0.001
-FEED = Follower("feed", "catch_up")
+FEED = FakeSubscriber("feed", "catch_up")
 
 
 class Slow(MemoryTransport):
@@ -54,7 +54,7 @@ class Desk:
     def push_all(self, *numbers: int) -> None:
         for number in numbers:
             for outbox in self.outboxes:
-                outbox.enqueue(reply(number))
+                outbox.enqueue(pong_frame(number))
 
     def writes(self) -> list[int]:
         return [len(link.writes) for link in self.links]
@@ -80,7 +80,7 @@ def test_a_connection_is_written_to_once_a_turn() -> None:
 
 def test_who_has_nothing_is_not_written_to() -> None:
     desk = Desk(MemoryTransport(), MemoryTransport())
-    desk.outboxes[0].enqueue(reply(1))
+    desk.outboxes[0].enqueue(pong_frame(1))
     desk.clock.run()
     assert desk.writes() == [1, 0]
     desk.clock.advance(10.0)
@@ -90,7 +90,7 @@ def test_who_has_nothing_is_not_written_to() -> None:
 def test_what_channels_hold_back_joins_the_same_write() -> None:
     desk = Desk(MemoryTransport())
     desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.chunk(1))
-    desk.outboxes[0].enqueue(reply(1))
+    desk.outboxes[0].enqueue(pong_frame(1))
     desk.clock.run()
     assert desk.writes() == [1]
     assert [message.type for message in desk.links[0].messages] == ["pong", "message"]
@@ -148,9 +148,9 @@ def test_the_rest_is_as_long_as_told() -> None:
     link = Slow(clock, 1.0)
     flusher = Flusher(clock, lambda: None, clock, delay=0.25)
     outbox = Outbox(link, flusher, Owner(), 1024)
-    outbox.enqueue(reply(1))
+    outbox.enqueue(pong_frame(1))
     clock.run()
-    outbox.enqueue(reply(2))
+    outbox.enqueue(pong_frame(2))
     clock.advance(0.24)
     assert len(link.writes) == 1
     clock.advance(0.02)
@@ -180,7 +180,7 @@ def test_one_that_fails_does_not_strand_the_others(place: int) -> None:
     del links[place]
     assert [len(link.writes) for link in links] == [1, 1]
     for outbox in desk.outboxes:
-        outbox.enqueue(reply(2))
+        outbox.enqueue(pong_frame(2))
     with pytest.raises(OSError, match="broken"):
         desk.clock.run()
     desk.clock.run()

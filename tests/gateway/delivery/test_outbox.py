@@ -12,8 +12,8 @@ from gateway.delivery.overflow import DROPPING_POLICIES, POLICIES
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
 from protocol.position import MessageId
-from tests.gateway.standing import patient
-from tests.gateway.waiting import Follower, at, reply
+from tests.gateway.delivery.queue_items import FakeSubscriber, message_id, pong_frame
+from tests.gateway.virtual_time import no_deadline
 
 LIMIT = 10_000
 
@@ -48,7 +48,7 @@ class Desk:
         self.flusher = Flusher(self.clock, lambda: None, self.clock, delay=0.001)
         self.outbox = Outbox(self.link, self.flusher, self.owner, limit)
 
-    def offer(self, follower: Follower, first: int, *numbered: bool, size: int = 0) -> None:
+    def offer(self, follower: FakeSubscriber, first: int, *numbered: bool, size: int = 0) -> None:
         self.outbox.offer(follower, follower.chunk(first, *numbered, size=size))
 
     def said(self) -> list[Any]:
@@ -64,14 +64,14 @@ def message_offset(message: Any) -> int | None:
     return None if position is None else int(position.offset)
 
 
-FEED = Follower("feed", "catch_up")
+FEED = FakeSubscriber("feed", "catch_up")
 
 
 def test_what_is_pushed_and_offered_leaves_in_one_write_when_the_turn_ends() -> None:
     desk = Desk()
-    desk.outbox.enqueue(reply(1))
+    desk.outbox.enqueue(pong_frame(1))
     desk.offer(FEED, 1, True, True)
-    desk.outbox.enqueue(reply(2))
+    desk.outbox.enqueue(pong_frame(2))
     assert desk.link.writes == []
     assert desk.outbox.size > 0
     desk.clock.run()
@@ -103,7 +103,7 @@ def test_now_is_behind_what_waits(full: bool) -> None:
     if full:
         desk.link.fill()
     else:
-        desk.outbox.enqueue(reply(1))
+        desk.outbox.enqueue(pong_frame(1))
     desk.outbox.offer_now(FEED, FEED.chunk(1))
     assert desk.said() == []
     desk.link.drain()
@@ -114,12 +114,12 @@ def test_now_is_behind_what_waits(full: bool) -> None:
 def test_nothing_is_written_to_a_full_socket() -> None:
     desk = Desk()
     desk.link.fill()
-    desk.outbox.enqueue(reply(1))
+    desk.outbox.enqueue(pong_frame(1))
     desk.clock.run()
     assert desk.said() == []
     desk.outbox.on_drained()
     assert (desk.said(), desk.owner.breaths) == ([], 0)
-    desk.outbox.enqueue(reply(2))
+    desk.outbox.enqueue(pong_frame(2))
     desk.link.drain()
     desk.outbox.on_drained()
     assert (desk.said(), desk.owner.breaths) == ([1, 2], 1)
@@ -173,7 +173,7 @@ def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> N
         desk.offer(FEED, number, size=1_000)
     written = len(desk.said())
     assert desk.said() == [("message", number) for number in range(1, written + 1)]
-    assert desk.owner.behind == {"feed": at(written)}
+    assert desk.owner.behind == {"feed": message_id(written)}
 
 
 def test_what_fits_again_after_a_batch_is_not_shed() -> None:
@@ -190,7 +190,7 @@ def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
     desk.offer(FEED, 1, size=WRITE_BATCH_BYTES)
     desk.offer(FEED, 2, size=3 * WRITE_BATCH_BYTES)
     assert desk.said() == [("message", 1)]
-    assert desk.owner.behind == {"feed": at(1)}
+    assert desk.owner.behind == {"feed": message_id(1)}
 
 
 def test_what_cannot_be_dropped_ends_the_connection() -> None:
@@ -199,7 +199,7 @@ def test_what_cannot_be_dropped_ends_the_connection() -> None:
     number = 0
     while not desk.owner.ended:
         number += 1
-        desk.outbox.enqueue(reply(number))
+        desk.outbox.enqueue(pong_frame(number))
         assert desk.outbox.size <= LIMIT + 100
     assert desk.outbox.size > LIMIT
 
@@ -207,12 +207,12 @@ def test_what_cannot_be_dropped_ends_the_connection() -> None:
 @pytest.mark.parametrize("way", ["push", "offer", "offer_now"])
 def test_nothing_follows_what_was_discarded(way: str) -> None:
     desk = Desk()
-    desk.outbox.enqueue(reply(1))
+    desk.outbox.enqueue(pong_frame(1))
     desk.outbox.discard()
     desk.link.drain()
     for number in range(1, 5):
         if way == "push":
-            desk.outbox.enqueue(reply(number))
+            desk.outbox.enqueue(pong_frame(number))
         else:
             getattr(desk.outbox, way)(FEED, FEED.chunk(number))
         assert desk.outbox.size == 0
@@ -227,11 +227,11 @@ def test_the_end_may_come_from_inside(policy: str) -> None:
     desk = Desk()
     desk.owner.when_too_slow = desk.outbox.discard
     desk.link.fill()
-    follower = Follower("feed", policy)
+    follower = FakeSubscriber("feed", policy)
     for number in range(1, 20):
         desk.offer(follower, number, size=1_000)
         for _ in range(10):
-            desk.outbox.enqueue(reply(number))
+            desk.outbox.enqueue(pong_frame(number))
     assert desk.owner.ended == (1 if policy == "disconnect" else 0)
     desk.outbox.discard()
     assert desk.outbox.size == 0
@@ -264,7 +264,7 @@ def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
     assert repr(desk.outbox) == "<Outbox 0 waiting 0 bytes>"
 
 
-@patient
+@no_deadline
 @given(
     st.lists(
         st.tuples(
@@ -279,13 +279,13 @@ def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
 def test_memory_is_bounded_and_order_is_kept(steps: list[tuple[str, str, int]], capacity: int | None) -> None:
     desk = Desk(capacity=capacity)
     desk.owner.when_too_slow = desk.outbox.discard
-    followers = {policy: Follower(policy, policy) for policy in POLICIES}
+    followers = {policy: FakeSubscriber(policy, policy) for policy in POLICIES}
     numbers = dict.fromkeys(POLICIES, 0)
     pushed = 0
     for step, policy, size in steps:
         if step == "push":
             pushed += 1
-            desk.outbox.enqueue(reply(pushed))
+            desk.outbox.enqueue(pong_frame(pushed))
         elif step in ("offer", "offer_now") and policy not in desk.owner.behind:
             numbers[policy] += 1
             getattr(desk.outbox, step)(followers[policy], followers[policy].chunk(numbers[policy], size=size))

@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.delivery.overflow import POLICIES, OverflowPlan, QueuedItem, plan_overflow
-from tests.gateway.standing import patient
-from tests.gateway.waiting import Follower, at, control, told
+from tests.gateway.delivery.queue_items import FakeSubscriber, message_id, reply_item, summary
+from tests.gateway.virtual_time import no_deadline
 
-UP, NEWEST, OLDEST, STRICT = (Follower(name, policy) for name, policy in zip("unos", POLICIES, strict=True))
+UP, NEWEST, OLDEST, STRICT = (
+    FakeSubscriber(name, policy) for name, policy in zip("unos", POLICIES, strict=True)
+)
 Short = tuple[object, ...]
 
 
@@ -17,10 +19,10 @@ Short = tuple[object, ...]
     ("waiting", "left", "behind"),
     [
         pytest.param([], [], {}, id="nothing"),
-        pytest.param([control(1), control(2)], [("pong", 1), ("pong", 2)], {}, id="replies stay"),
+        pytest.param([reply_item(1), reply_item(2)], [("pong", 1), ("pong", 2)], {}, id="replies stay"),
         pytest.param([STRICT.entry(1), STRICT.entry(2)], [("s", 1), ("s", 2)], {}, id="disconnect stays"),
         pytest.param(
-            [UP.entry(4, True, True), control(1), UP.entry(6)],
+            [UP.entry(4, True, True), reply_item(1), UP.entry(6)],
             [("pong", 1)],
             {"u": 3},
             id="catch_up goes, to come again from its first",
@@ -32,7 +34,7 @@ Short = tuple[object, ...]
             id="what no history brings is told, from where the replay begins",
         ),
         pytest.param(
-            [UP.entry(4), UP.entry(5, False), UP.entry(5, False), control(1)],
+            [UP.entry(4), UP.entry(5, False), UP.entry(5, False), reply_item(1)],
             [("pong", 1), ("gap", "u", 3)],
             {"u": 3},
             id="told once, and not of what comes again",
@@ -64,29 +66,29 @@ Short = tuple[object, ...]
             id="the gap is up to the position before the run",
         ),
         pytest.param(
-            [NEWEST.mark(3), NEWEST.entry(4), control(1)],
+            [NEWEST.mark(3), NEWEST.entry(4), reply_item(1)],
             [("gap", "n", 3), ("n", 4), ("pong", 1)],
             {},
             id="an older gap stays with its newest",
         ),
         pytest.param(
-            [NEWEST.mark(3), NEWEST.entry(4), control(1), NEWEST.entry(5)],
+            [NEWEST.mark(3), NEWEST.entry(4), reply_item(1), NEWEST.entry(5)],
             [("pong", 1), ("gap", "n", 4), ("n", 5)],
             {},
             id="gaps do not pile up",
         ),
         pytest.param([NEWEST.mark(3)], [("gap", "n", 3)], {}, id="a gap whose newest is out stays"),
         pytest.param(
-            [OLDEST.entry(4), control(1), OLDEST.entry(5, True, True)],
+            [OLDEST.entry(4), reply_item(1), OLDEST.entry(5, True, True)],
             [("gap", "o", 6), ("pong", 1)],
             {},
             id="one gap for all that was dropped",
         ),
         pytest.param(
-            [OLDEST.mark(3), control(1)], [("gap", "o", 3), ("pong", 1)], {}, id="a gap stays a gap"
+            [OLDEST.mark(3), reply_item(1)], [("gap", "o", 3), ("pong", 1)], {}, id="a gap stays a gap"
         ),
         pytest.param(
-            [OLDEST.mark(3), control(1), OLDEST.entry(4)],
+            [OLDEST.mark(3), reply_item(1), OLDEST.entry(4)],
             [("gap", "o", 4), ("pong", 1)],
             {},
             id="an older gap grows",
@@ -100,18 +102,21 @@ def test_what_is_left_without_any_room(
     waiting: list[QueuedItem], left: list[Short], behind: dict[str, int]
 ) -> None:
     result = plan_overflow(waiting, 0)
-    assert told(result.kept) == left
+    assert summary(result.kept) == left
     assert {str(f)[0]: position for f, position in result.behind.items()} == {
-        name: at(offset) for name, offset in behind.items()
+        name: message_id(offset) for name, offset in behind.items()
     }
 
 
 def test_drop_oldest_drops_no_more_than_it_must() -> None:
     waiting = [OLDEST.entry(n, size=1_000) for n in range(1, 9)]
     whole = sum(len(entry.data) for entry in waiting)
-    assert told(plan_overflow(waiting, whole).kept) == [("o", n) for n in range(1, 9)]
-    assert told(plan_overflow(waiting, whole - 1).kept) == [("gap", "o", 1), *(("o", n) for n in range(2, 9))]
-    assert told(plan_overflow(waiting, whole - 1_100).kept) == [
+    assert summary(plan_overflow(waiting, whole).kept) == [("o", n) for n in range(1, 9)]
+    assert summary(plan_overflow(waiting, whole - 1).kept) == [
+        ("gap", "o", 1),
+        *(("o", n) for n in range(2, 9)),
+    ]
+    assert summary(plan_overflow(waiting, whole - 1_100).kept) == [
         ("gap", "o", 2),
         *(("o", n) for n in range(3, 9)),
     ]
@@ -119,7 +124,7 @@ def test_drop_oldest_drops_no_more_than_it_must() -> None:
 
 def test_drop_oldest_goes_last() -> None:
     waiting = [OLDEST.entry(1, size=1_000), UP.entry(1, size=1_000), NEWEST.entry(1, True, True, size=500)]
-    assert told(plan_overflow(waiting, 2_000).kept) == [("o", 1), ("gap", "n", 1), ("n", 2)]
+    assert summary(plan_overflow(waiting, 2_000).kept) == [("o", 1), ("gap", "n", 1), ("n", 2)]
 
 
 def test_each_policy_counts_what_it_dropped() -> None:
@@ -138,7 +143,7 @@ def test_a_catch_up_without_a_position_is_told_of_a_gap() -> None:
     chunk = UP.chunk(1, True, True)
     chunk.before = None
     result = plan_overflow([QueuedItem(UP, chunk.data, chunk)], 0)
-    assert (told(result.kept), result.behind) == ([("gap", "u", 2)], {})
+    assert (summary(result.kept), result.behind) == ([("gap", "u", 2)], {})
 
 
 # ---------------------------------------------------------------- whatever waits
@@ -148,14 +153,14 @@ def test_a_catch_up_without_a_position_is_told_of_a_gap() -> None:
 def queues(draw: st.DrawFn) -> list[QueuedItem]:
     """Return what may wait: the runs of each follower in order, one behind the other."""
     followers = [
-        Follower(name, draw(st.sampled_from(POLICIES))) for name in "abcd"[: draw(st.integers(1, 4))]
+        FakeSubscriber(name, draw(st.sampled_from(POLICIES))) for name in "abcd"[: draw(st.integers(1, 4))]
     ]
     reached = dict.fromkeys(followers, 1)
     waiting: list[QueuedItem] = []
     for number in range(draw(st.integers(0, 12))):
         follower = draw(st.sampled_from([None, *followers]))
         if follower is None:
-            waiting.append(control(number + 1))
+            waiting.append(reply_item(number + 1))
             continue
         numbered = draw(st.lists(st.sampled_from([True, True, False]), min_size=1, max_size=4))
         waiting.append(follower.entry(reached[follower], *numbered, size=draw(st.sampled_from([0, 50, 400]))))
@@ -176,7 +181,7 @@ def check(waiting: list[QueuedItem], result: OverflowPlan, room: int) -> None:
     assert result.size == size_of(result.kept)
     assert of(result.kept, None) == of(waiting, None)
     for follower in {entry.subscriber for entry in waiting} - {None}:
-        assert isinstance(follower, Follower)
+        assert isinstance(follower, FakeSubscriber)
         CHECKS[follower.on_slow](of(waiting, follower), of(result.kept, follower), result, follower)
     droppable = [
         entry
@@ -189,7 +194,7 @@ def check(waiting: list[QueuedItem], result: OverflowPlan, room: int) -> None:
 
 
 def check_catch_up(
-    before: list[QueuedItem], after: list[QueuedItem], result: OverflowPlan, follower: Follower
+    before: list[QueuedItem], after: list[QueuedItem], result: OverflowPlan, follower: FakeSubscriber
 ) -> None:
     chunks = [entry.batch for entry in before if entry.batch is not None]
     assert result.behind.get(follower) == (chunks[0].before if chunks else None)
@@ -197,13 +202,13 @@ def check_catch_up(
     assert [entry.batch for entry in after] == [None] * untold
     if untold and chunks:
         position = chunks[0].before
-        assert told(after) == [("gap", follower.name, position and position.offset)]
+        assert summary(after) == [("gap", follower.name, position and position.offset)]
 
 
 def check_conflate(
-    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: Follower
+    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: FakeSubscriber
 ) -> None:
-    was, now = told(before), told(after)
+    was, now = summary(before), summary(after)
     assert now[-1:] == was[-1:], "the newest waits"
     missing = [offset for kind, *_, offset in was[:-1] if kind == follower.name]
     if len(was) == 1:
@@ -217,7 +222,7 @@ def check_conflate(
 
 
 def check_drop_oldest(
-    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: Follower
+    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: FakeSubscriber
 ) -> None:
     chunks = [entry for entry in before if entry.batch is not None]
     kept = [entry for entry in after if entry.batch is not None]
@@ -227,11 +232,11 @@ def check_drop_oldest(
     assert len(marks) == (1 if dropped or len(chunks) < len(before) else 0)
     if dropped and dropped[-1].batch is not None:
         last = dropped[-1].batch.last
-        assert told(marks) == [("gap", follower.name, last and last.offset)]
+        assert summary(marks) == [("gap", follower.name, last and last.offset)]
 
 
 def check_disconnect(
-    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: Follower
+    before: list[QueuedItem], after: list[QueuedItem], _: OverflowPlan, follower: FakeSubscriber
 ) -> None:
     assert before == after, follower
 
@@ -241,7 +246,7 @@ CHECKS = dict(
 )
 
 
-@patient
+@no_deadline
 @given(queues(), st.integers(0, 3_000))
 def test_every_policy_keeps_its_promise(waiting: list[QueuedItem], room: int) -> None:
     result = plan_overflow(waiting, room)
@@ -251,7 +256,7 @@ def test_every_policy_keeps_its_promise(waiting: list[QueuedItem], room: int) ->
     assert sum(result.dropped.values()) == lost
 
 
-@patient
+@no_deadline
 @given(queues(), st.integers(0, 3_000), st.integers(0, 3_000))
 def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
     waiting: list[QueuedItem], room: int, less: int
@@ -261,7 +266,7 @@ def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
     check(once.kept, twice, less)
 
 
-@patient
+@no_deadline
 @given(queues(), st.integers(0, 3_000))
 def test_what_is_kept_stays_in_order(waiting: list[QueuedItem], room: int) -> None:
     places = {id(entry.batch or entry): index for index, entry in enumerate(waiting)}

@@ -13,9 +13,9 @@ from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Gap, Join, Leave, Member, Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.gateway.life import OPEN, RULES
-from tests.gateway.standing import patient, quiet, standing, the_loop
-from tests.gateway.waiting import at, read
+from tests.gateway.delivery.queue_items import decode_all, message_id
+from tests.gateway.node import OPEN, RULES
+from tests.gateway.virtual_time import no_deadline, on_virtual_time, until_idle, virtual_loop
 
 KEPT = RULES["hp"]
 Offered = list[tuple[MessageId | None, list[Any]]]
@@ -69,7 +69,7 @@ def said(number: int | None, value: Any = None, *, life: str = "u", time: int = 
 
 def begun(position: int = 0) -> Channel:
     channel = Channel("a", KEPT)
-    channel.start_at(at(position))
+    channel.start_at(message_id(position))
     return channel
 
 
@@ -131,7 +131,7 @@ def test_a_run_is_offered_once_to_each_and_says_what_it_follows() -> None:
     channel.offer_pending()
     say(channel, 9)
     channel.offer_pending()
-    assert listener.offered == [(at(6), [7, 8]), (at(8), [9])]
+    assert listener.offered == [(message_id(6), [7, 8]), (message_id(8), [9])]
 
 
 def test_each_codec_has_its_own_chunk_and_nobody_none() -> None:
@@ -166,7 +166,7 @@ def test_where_nothing_else_can_come_it_is_written_at_once(one: str) -> None:
 def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(number: int | None) -> None:
     channel = begun()
     listener, subscription = follow(channel)
-    subscription.behind = at(0)
+    subscription.behind = message_id(0)
     assert repr(subscription) == "<Subscription a behind at 0-u0>"
     channel.enqueue(said(number, "x"))
     channel.offer_pending()
@@ -177,7 +177,7 @@ def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(nu
 def test_who_is_behind_is_not_offered_alone_either(number: int | None) -> None:
     channel = begun()
     listener, subscription = follow(channel)
-    subscription.behind = at(0)
+    subscription.behind = message_id(0)
     channel.offer_excluding(said(number, "x"), frozenset({"other"}))
     assert (listener.heard(), subscription.missed_unnumbered) == ([], number is None)
 
@@ -195,8 +195,8 @@ def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
     channel.offer_excluding(said(2), frozenset({"c2"}))
     say(channel, 3)
     channel.offer_pending()
-    assert listener.offered == [(at(0), [1]), (at(1), [2]), (at(2), [3])]
-    assert excluded.offered == [(at(0), [1]), (at(2), [3])]
+    assert listener.offered == [(message_id(0), [1]), (message_id(1), [2]), (message_id(2), [3])]
+    assert excluded.offered == [(message_id(0), [1]), (message_id(2), [3])]
 
 
 def test_an_excluding_message_without_a_number_moves_nothing() -> None:
@@ -205,7 +205,7 @@ def test_an_excluding_message_without_a_number_moves_nothing() -> None:
     channel.offer_excluding(said(None, "x"), frozenset({"c9"}))
     say(channel, 1)
     channel.offer_pending()
-    assert listener.offered == [(at(0), ["x"]), (at(0), [1])]
+    assert listener.offered == [(message_id(0), ["x"]), (message_id(0), [1])]
 
 
 # ---------------------------------------------------------------- joins and leaves
@@ -219,7 +219,7 @@ def test_joins_and_leaves_are_told_to_who_watches_but_not_to_the_member() -> Non
     joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))
     for push in (joined, left):
         channel.push_presence(push)
-    assert read(watching.pushed) == [left]
+    assert decode_all(watching.pushed) == [left]
     assert [MSGPACK.decode_server_message(data[2:]) for data in binary.pushed] == [joined, left]
     assert not_watching.pushed == []
 
@@ -251,20 +251,20 @@ def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
 def test_it_stands_where_the_broker_says_unless_something_came_meanwhile() -> None:
     channel = Channel("a", KEPT)
     say(channel, 8)
-    channel.start_at(at(7))
-    assert (channel.position_before_cache, channel.position) == (MessageId(7, ""), at(8))
-    assert channel.messages_after(at(7)) is None, "it does not know that this is what came before"
-    assert numbers(channel.messages_after(at(8))) == []
+    channel.start_at(message_id(7))
+    assert (channel.position_before_cache, channel.position) == (MessageId(7, ""), message_id(8))
+    assert channel.messages_after(message_id(7)) is None, "it does not know that this is what came before"
+    assert numbers(channel.messages_after(message_id(8))) == []
     without = Channel("a", OPEN)
     without.start_at(None)
     assert (without.position_before_cache, without.position) == (None, None)
-    assert without.messages_after(at(0)) is None
+    assert without.messages_after(message_id(0)) is None
 
 
 def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
     channel = begun(10)
     say(channel, 11, 12, 13)
-    assert [numbers(channel.messages_after(at(n))) for n in range(9, 15)] == [
+    assert [numbers(channel.messages_after(message_id(n))) for n in range(9, 15)] == [
         None,
         [11, 12, 13],
         [12, 13],
@@ -275,14 +275,14 @@ def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
     assert channel.messages_after(MessageId(11, "other")) is None
     assert channel.messages_after(MessageId(13, "other")) is None
     assert channel.messages_after(MessageId(10, "other")) is None
-    assert numbers(channel.messages_after(at(10), 2)) == [11, 12]
+    assert numbers(channel.messages_after(message_id(10), 2)) == [11, 12]
 
 
 def test_what_waits_is_known_already() -> None:
     channel = begun()
     follow(channel)
     say(channel, 1, 2)
-    assert numbers(channel.messages_after(at(0))) == [1, 2]
+    assert numbers(channel.messages_after(message_id(0))) == [1, 2]
 
 
 def test_only_the_recent_messages_stay() -> None:
@@ -291,10 +291,10 @@ def test_only_the_recent_messages_stay() -> None:
     count = 3 * CACHED_MESSAGES
     say(channel, *range(1, count + 1))
     channel.offer_pending()
-    assert listener.offered == [(at(0), list(range(1, count + 1)))], "however many wait"
-    assert channel.position_before_cache == at(count - CACHED_MESSAGES)
-    assert channel.messages_after(at(count - CACHED_MESSAGES - 1)) is None
-    assert numbers(channel.messages_after(at(count - CACHED_MESSAGES))) == list(
+    assert listener.offered == [(message_id(0), list(range(1, count + 1)))], "however many wait"
+    assert channel.position_before_cache == message_id(count - CACHED_MESSAGES)
+    assert channel.messages_after(message_id(count - CACHED_MESSAGES - 1)) is None
+    assert numbers(channel.messages_after(message_id(count - CACHED_MESSAGES))) == list(
         range(count - CACHED_MESSAGES + 1, count + 1)
     )
 
@@ -303,13 +303,14 @@ def test_large_messages_do_not_stay_long() -> None:
     channel = begun()
     for number in range(1, 6):
         channel.enqueue(said(number, "x" * (CACHED_BYTES // 3)))
-    assert channel.position_before_cache == at(3)
+    assert channel.position_before_cache == message_id(3)
     channel.enqueue(said(6, "x" * 2 * CACHED_BYTES))
-    assert (channel.position_before_cache, numbers(channel.messages_after(at(5)))) == (at(5), [6]), (
-        "one stays, whatever its size"
-    )
+    assert (channel.position_before_cache, numbers(channel.messages_after(message_id(5)))) == (
+        message_id(5),
+        [6],
+    ), "one stays, whatever its size"
     say(channel, 7)
-    assert channel.position_before_cache == at(6)
+    assert channel.position_before_cache == message_id(6)
 
 
 def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
@@ -321,7 +322,7 @@ def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
         MessageId(2, "v2"),
         1,
     )
-    for old in (at(0), at(1), at(2), at(3)):
+    for old in (message_id(0), message_id(1), message_id(2), message_id(3)):
         assert channel.messages_after(old) is None
     assert numbers(channel.messages_after(MessageId(1, "v1"))) == [2]
     channel.clear_history()
@@ -340,19 +341,19 @@ def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1)
-    channel.reset(at(9))
+    channel.reset(message_id(9))
     assert listener.heard() == [1]
     assert (
         channel.position_before_cache,
         channel.position,
-        channel.messages_after(at(1)),
-        channel.messages_after(at(9)),
-    ) == (at(9), at(9), None, [])
+        channel.messages_after(message_id(1)),
+        channel.messages_after(message_id(9)),
+    ) == (message_id(9), message_id(9), None, [])
     say(channel, 10)
     channel.offer_pending()
-    assert listener.offered[-1] == (at(9), [10])
+    assert listener.offered[-1] == (message_id(9), [10])
     channel.reset(None)
-    assert (channel.position, channel.messages_after(at(9))) == (None, None)
+    assert (channel.position, channel.messages_after(message_id(9))) == (None, None)
 
 
 def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
@@ -361,10 +362,10 @@ def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
     say(channel, 1, 2)
     channel.clear_history()
     assert listener.heard() == [1, 2]
-    assert (channel.messages_after(at(1)), channel.messages_after(at(2))) == (None, [])
+    assert (channel.messages_after(message_id(1)), channel.messages_after(message_id(2))) == (None, [])
     assert channel.newest(1, not_before=-1.0) is None
     say(channel, 3)
-    assert numbers(channel.messages_after(at(2))) == [3]
+    assert numbers(channel.messages_after(message_id(2))) == [3]
 
 
 def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
@@ -378,7 +379,7 @@ def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
     assert channel.newest(0, not_before=0.0) is None
 
 
-@patient
+@no_deadline
 @given(
     st.lists(
         st.one_of(
@@ -412,7 +413,7 @@ class Story:
     def __init__(self) -> None:
         self.channel = begun()
         self.listener, _ = follow(self.channel)
-        self.history = [at(0)]
+        self.history = [message_id(0)]
         self.old: list[MessageId] = []
         self.heard: list[Any] = []
 
@@ -459,48 +460,48 @@ class Story:
 # ---------------------------------------------------------------- waiting for it to come so far
 
 
-@standing
+@on_virtual_time
 async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
     channel = begun(5)
-    waiting = the_loop().create_task(channel.wait_for_offset(7))
+    waiting = virtual_loop().create_task(channel.wait_for_offset(7))
     await channel.wait_for_offset(5)
-    await quiet()
+    await until_idle()
     for number in (6, 7):
         assert not waiting.done()
         say(channel, number)
         channel.offer_pending()
-        await quiet()
+        await until_idle()
     await waiting
 
 
-@standing
+@on_virtual_time
 async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None:
     channel = begun()
-    tasks = [the_loop().create_task(channel.wait_for_offset(n)) for n in (1, 1, 2)]
-    await quiet()
+    tasks = [virtual_loop().create_task(channel.wait_for_offset(n)) for n in (1, 1, 2)]
+    await until_idle()
     tasks[0].cancel()
-    await quiet()
+    await until_idle()
     channel.offer_excluding(said(1), frozenset({"c9"}))
-    await quiet()
+    await until_idle()
     assert [task.done() for task in tasks] == [True, True, False]
     say(channel, 2)
     channel.offer_pending()
-    await quiet()
+    await until_idle()
     assert tasks[2].done()
 
 
 @pytest.mark.parametrize("what", ["reset", "reset to nothing", "anew"])
-@standing
+@on_virtual_time
 async def test_nobody_waits_for_what_will_not_come(what: str) -> None:
     channel = begun(5)
-    waiting = the_loop().create_task(channel.wait_for_offset(50))
-    await quiet()
+    waiting = virtual_loop().create_task(channel.wait_for_offset(50))
+    await until_idle()
     if what == "anew":
         say(channel, 1, life="v")
         channel.offer_pending()
     else:
-        channel.reset(at(6) if what == "reset" else None)
-    await quiet()
+        channel.reset(message_id(6) if what == "reset" else None)
+    await until_idle()
     assert waiting.done()
 
 
@@ -509,5 +510,5 @@ def test_a_gap_is_said_in_the_codec_of_the_connection() -> None:
     _, text = follow(channel)
     _, binary = follow(channel, "c2", codec=MSGPACK)
     assert text.on_slow == "conflate"
-    assert read([text.gap_frame(at(3))]) == [Gap("a", "overflow", at(3))]
+    assert decode_all([text.gap_frame(message_id(3))]) == [Gap("a", "overflow", message_id(3))]
     assert MSGPACK.decode_server_message(binary.gap_frame(None, "trimmed")[2:]) == Gap("a", "trimmed", None)

@@ -27,20 +27,20 @@ from protocol.messages import (
 )
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.gateway.life import RULES, Client, life, values_of
-from tests.gateway.standing import passed, quiet, standing
+from tests.gateway.node import RULES, Client, running_node, values_of
+from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
 
 def pushed(client: Client, kind: type) -> list[Any]:
-    return [message for message in client.link.messages if isinstance(message, kind)]
+    return [message for message in client.transport.messages if isinstance(message, kind)]
 
 
 # ---------------------------------------------------------------- subscribe, unsubscribe
 
 
-@standing
+@on_virtual_time
 async def test_a_subscription_begins_now_since_a_message_or_with_the_last() -> None:
-    async with life() as node:
+    async with running_node() as node:
         ids = [(await node.publish("h:a", value)).id for value in range(5)]
         for options, messages, recovered in (
             ({}, [], False),
@@ -53,124 +53,126 @@ async def test_a_subscription_begins_now_since_a_message_or_with_the_last() -> N
             ({"since": ids[3], "rewind": 3}, [4], True),
         ):
             for _ in range(2):  # once from the broker, and once beside another, from the hub
-                client = await node.client()
-                reply = await client.follow("h:a", **options)
+                client = await node.connect()
+                reply = await client.subscribe("h:a", **options)
                 assert (values_of(reply.messages), reply.recovered) == (messages, recovered), options
                 assert reply.position == ids[-1]
             for client in node.clients:
-                client.end()
+                client.disconnect()
 
 
-@standing
+@on_virtual_time
 async def test_a_rewind_shows_no_more_than_history_keeps() -> None:
     rules = {**RULES, "h": replace(RULES["h"], history=3, history_ttl=10.0)}
-    async with life(rules=rules) as node:
-        follower = await node.client()
-        await follower.follow("h:a")
+    async with running_node(rules=rules) as node:
+        follower = await node.connect()
+        await follower.subscribe("h:a")
         await node.publish("h:a", *range(5))
         shown = []
         for _ in range(3):
-            client = await node.client()
-            shown.append(values_of((await client.follow("h:a", rewind=50)).messages))
-            await passed(5.0)
+            client = await node.connect()
+            shown.append(values_of((await client.subscribe("h:a", rewind=50)).messages))
+            await advance(5.0)
         assert shown == [[2, 3, 4], [2, 3, 4], []]
 
 
-@standing
+@on_virtual_time
 async def test_a_rewind_is_bounded_and_shows_the_newest_that_fit() -> None:
-    async with life(limits=SessionLimits(rewind=4, outbox=8_000)) as node:
+    async with running_node(limits=SessionLimits(rewind=4, outbox=8_000)) as node:
         await node.publish("h:a", *range(9))
         await node.publish("h:b", *([number, "x" * 1_000] for number in range(9)))
-        client = await node.client()
-        assert values_of((await client.follow("h:a", rewind=100)).messages) == [5, 6, 7, 8]
-        reply = await client.follow("h:b", rewind=100)
+        client = await node.connect()
+        assert values_of((await client.subscribe("h:a", rewind=100)).messages) == [5, 6, 7, 8]
+        reply = await client.subscribe("h:b", rewind=100)
         assert [value[0] for value in values_of(reply.messages)] == [6, 7, 8]
 
 
-@standing
+@on_virtual_time
 async def test_a_cleared_history_is_shown_to_nobody_though_the_hub_heard_it() -> None:
-    async with life() as node:
-        follower = await node.client()
-        await follower.follow("h:a")
+    async with running_node() as node:
+        follower = await node.connect()
+        await follower.subscribe("h:a")
         first = await node.publish("h:a", 1)
         await node.publish("h:a", 2)
         await node.broker.clear("h:a")
-        client = await node.client()
-        assert list((await client.follow("h:a", rewind=9)).messages) == []
-        resuming = await node.client()
-        assert not (await resuming.follow("h:a", since=first.id)).recovered
-        await quiet()
+        client = await node.connect()
+        assert list((await client.subscribe("h:a", rewind=9)).messages) == []
+        resuming = await node.connect()
+        assert not (await resuming.subscribe("h:a", since=first.id)).recovered
+        await until_idle()
         await node.publish("h:a", 3)
-        await quiet()
-        assert (follower.got(), client.got()) == ([1, 2, 3], [3])
+        await until_idle()
+        assert (follower.values(), client.values()) == ([1, 2, 3], [3])
 
 
-@standing
+@on_virtual_time
 async def test_what_is_too_much_for_one_reply_follows_it() -> None:
-    async with life(limits=SessionLimits(outbox=8_000)) as node:
+    async with running_node(limits=SessionLimits(outbox=8_000)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", *([number, "x" * 1_000] for number in range(9)))
-        client = await node.client()
-        reply = await client.follow("h:a", since=first.id)
+        client = await node.connect()
+        reply = await client.subscribe("h:a", since=first.id)
         assert [value[0] for value in values_of(reply.messages)] == [0, 1, 2]
         assert (reply.recovered, reply.position) == (True, reply.messages[-1].message)
         await node.publish("h:a", ["next"])
-        await quiet()
-        assert [value[0] for value in client.got()] == [3, 4, 5, 6, 7, 8, "next"]
+        await until_idle()
+        assert [value[0] for value in client.values()] == [3, 4, 5, 6, 7, 8, "next"]
 
 
-@standing
+@on_virtual_time
 async def test_a_message_that_is_too_large_for_any_reply_follows_it() -> None:
-    async with life(limits=SessionLimits(outbox=8_000)) as node:
+    async with running_node(limits=SessionLimits(outbox=8_000)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", "x" * 6_000, "last")
-        client = await node.client()
-        reply = await client.follow("h:a", since=first.id)
+        client = await node.connect()
+        reply = await client.subscribe("h:a", since=first.id)
         assert (list(reply.messages), reply.recovered, reply.position) == ([], True, first.id)
-        await quiet()
-        assert client.got() == ["x" * 6_000, "last"]
+        await until_idle()
+        assert client.values() == ["x" * 6_000, "last"]
 
 
-@standing
+@on_virtual_time
 async def test_one_follows_a_channel_once_and_leaves_it_once() -> None:
-    async with life() as node:
-        client = await node.client()
-        await client.follow("h:a")
-        assert (await client.refused(Subscribe(10, "h:a"))).code == "already_subscribed"
-        assert await client.ask(Unsubscribe(11, "h:a")) == Unsubscribed("h:a", id=11)
-        assert (await client.refused(Unsubscribe(12, "h:a"))).code == "not_subscribed"
+    async with running_node() as node:
+        client = await node.connect()
+        await client.subscribe("h:a")
+        assert (await client.request_rejected(Subscribe(10, "h:a"))).code == "already_subscribed"
+        assert await client.request(Unsubscribe(11, "h:a")) == Unsubscribed("h:a", id=11)
+        assert (await client.request_rejected(Unsubscribe(12, "h:a"))).code == "not_subscribed"
         await node.publish("h:a", 1)
-        await quiet()
-        assert client.got() == []
-        await client.follow("h:a")
+        await until_idle()
+        assert client.values() == []
+        await client.subscribe("h:a")
         await node.publish("h:a", 2)
-        await quiet()
-        assert client.got() == [2]
+        await until_idle()
+        assert client.values() == [2]
 
 
-@standing
+@on_virtual_time
 async def test_a_channel_token_opens_one_channel_until_it_ends() -> None:
-    async with life(interval=10_000.0) as node:
-        client = await node.client(user="ann")
-        assert (await client.refused(Subscribe(10, "token:a"))).code == "permission_denied"
+    async with running_node(interval=10_000.0) as node:
+        client = await node.connect(user="ann")
+        assert (await client.request_rejected(Subscribe(10, "token:a"))).code == "permission_denied"
         other = node.token("ann", channel="token:b")
-        assert (await client.refused(Subscribe(11, "token:a", token=other))).code == "permission_denied"
+        assert (
+            await client.request_rejected(Subscribe(11, "token:a", token=other))
+        ).code == "permission_denied"
         token = node.token("ann", ttl=60.0, channel="token:a")
-        await client.follow("token:a", token=token)
-        early = await node.client(user="ann")
-        await early.follow("token:a", token=token)
-        await early.ask(Unsubscribe(50, "token:a"))
-        await passed(59.0)
+        await client.subscribe("token:a", token=token)
+        early = await node.connect(user="ann")
+        await early.subscribe("token:a", token=token)
+        await early.request(Unsubscribe(50, "token:a"))
+        await advance(59.0)
         await node.publish("token:a", 1)
-        await quiet()
-        assert client.got() == [1]
-        await passed(2.0)
+        await until_idle()
+        assert client.values() == [1]
+        await advance(2.0)
         (ended,) = pushed(client, Unsubscribed)
         assert (ended.channel, ended.code, ended.id) == ("token:a", "token_expired", None)
         assert [reply.id for reply in pushed(early, Unsubscribed)] == [50]
         await node.publish("token:a", 2)
-        await quiet()
-        assert client.got() == [1]
+        await until_idle()
+        assert client.values() == [1]
 
 
 # ---------------------------------------------------------------- presence
@@ -180,19 +182,19 @@ def member(client: Client, info: Any = None) -> Member:
     return Member(client.session.connection, client.session.user, info)
 
 
-@standing
+@on_virtual_time
 async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
-    async with life() as node:
-        watcher, deaf = await node.client(user="ann"), await node.client(user="ben")
-        reply = await watcher.follow("p:a", members=True)
+    async with running_node() as node:
+        watcher, deaf = await node.connect(user="ann"), await node.connect(user="ben")
+        reply = await watcher.subscribe("p:a", members=True)
         assert reply.members == (member(watcher),)
-        assert (await deaf.follow("p:a", join_leave=False)).members is None
-        late = await node.client(user="cleo")
-        joined = (await late.follow("p:a", members=True)).members
+        assert (await deaf.subscribe("p:a", join_leave=False)).members is None
+        late = await node.connect(user="cleo")
+        joined = (await late.subscribe("p:a", members=True)).members
         assert joined == (member(watcher), member(deaf), member(late))
-        await late.ask(Unsubscribe(50, "p:a"))
-        deaf.end()
-        await quiet()
+        await late.request(Unsubscribe(50, "p:a"))
+        deaf.disconnect()
+        await until_idle()
         assert pushed(watcher, Join) == [Join("p:a", member(deaf)), Join("p:a", member(late))]
         assert pushed(watcher, Leave) == [Leave("p:a", member(late)), Leave("p:a", member(deaf))]
         assert pushed(deaf, Join) == pushed(deaf, Leave) == []
@@ -200,113 +202,113 @@ async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
 
 
 @pytest.mark.parametrize("default", [True, False])
-@standing
+@on_virtual_time
 async def test_who_does_not_say_watches_as_the_namespace_does(default: bool) -> None:
-    async with life(rules={**RULES, "p": replace(RULES["p"], join_leave=default)}) as node:
-        clients = [await node.client() for _ in range(3)]
+    async with running_node(rules={**RULES, "p": replace(RULES["p"], join_leave=default)}) as node:
+        clients = [await node.connect() for _ in range(3)]
         for client, watch in zip(clients, (None, True, False), strict=True):
-            await client.follow("p:a", join_leave=watch)
-        late = await node.client()
-        await late.follow("p:a")
-        await quiet()
+            await client.subscribe("p:a", join_leave=watch)
+        late = await node.connect()
+        await late.subscribe("p:a")
+        await until_idle()
         heard = [member(late) in [join.member for join in pushed(client, Join)] for client in clients]
         assert heard == [default, True, False]
 
 
-@standing
+@on_virtual_time
 async def test_a_member_shows_the_info_of_its_token() -> None:
-    async with life() as node:
+    async with running_node() as node:
         client = node.open()
-        await client.connected(Connect(1, token=node.token("ann", info={"name": "Ann"})))
-        reply = await client.follow("p:a", members=True)
+        await client.connect(Connect(1, token=node.token("ann", info={"name": "Ann"})))
+        reply = await client.subscribe("p:a", members=True)
         assert reply.members == (member(client, {"name": "Ann"}),)
 
 
-@standing
+@on_virtual_time
 async def test_watching_where_there_is_no_presence_shows_nothing() -> None:
-    async with life() as node:
-        client, other = await node.client(), await node.client()
-        reply = await client.follow("h:a", join_leave=True, members=True)
-        await other.follow("h:a")
+    async with running_node() as node:
+        client, other = await node.connect(), await node.connect()
+        reply = await client.subscribe("h:a", join_leave=True, members=True)
+        await other.subscribe("h:a")
         assert (reply.members, pushed(client, Join)) == (None, [])
 
 
-@standing
+@on_virtual_time
 async def test_presence_counts_and_shows_on_demand() -> None:
-    async with life() as node:
-        clients = [await node.client(user=user) for user in ("ann", "ann", "ben")]
+    async with running_node() as node:
+        clients = [await node.connect(user=user) for user in ("ann", "ann", "ben")]
         for client in clients:
-            await client.follow("p:a")
-        reply = await clients[0].ask(Presence(50, "p:a"))
+            await client.subscribe("p:a")
+        reply = await clients[0].request(Presence(50, "p:a"))
         assert reply == PresenceState(50, "p:a", connections=3, users=2)
-        reply = await clients[0].ask(Presence(51, "p:a", members=True))
+        reply = await clients[0].request(Presence(51, "p:a", members=True))
         assert reply.members == tuple(map(member, clients))
-        outsider = await node.client()
-        assert (await outsider.refused(Presence(52, "p:a"))).code == "not_subscribed"
-        await outsider.follow("h:a")
-        error = await outsider.refused(Presence(53, "h:a"))
+        outsider = await node.connect()
+        assert (await outsider.request_rejected(Presence(52, "p:a"))).code == "not_subscribed"
+        await outsider.subscribe("h:a")
+        error = await outsider.request_rejected(Presence(53, "h:a"))
         assert (error.code, "turn it on in [channels.h]" in error.message) == ("bad_request", True)
 
 
-@standing
+@on_virtual_time
 async def test_a_reply_shows_at_most_so_many_members_and_counts_all() -> None:
-    async with life(limits=SessionLimits(presence_reply=3)) as node:
-        clients = [await node.client(user="ann") for _ in range(4)]
+    async with running_node(limits=SessionLimits(presence_reply=3)) as node:
+        clients = [await node.connect(user="ann") for _ in range(4)]
         for client in clients[:3]:
-            assert (await client.follow("p:a", members=True)).truncated is None
-        assert (await clients[0].ask(Presence(50, "p:a", members=True))).truncated is None
-        last = await clients[3].follow("p:a", members=True)
+            assert (await client.subscribe("p:a", members=True)).truncated is None
+        assert (await clients[0].request(Presence(50, "p:a", members=True))).truncated is None
+        last = await clients[3].subscribe("p:a", members=True)
         assert (last.members, last.truncated) == (tuple(map(member, clients[:3])), True)
         counted = PresenceState(51, "p:a", connections=4, users=1)
-        assert await clients[0].ask(Presence(51, "p:a")) == counted
+        assert await clients[0].request(Presence(51, "p:a")) == counted
         shown = replace(counted, id=52, members=tuple(map(member, clients[:3])), truncated=True)
-        assert await clients[0].ask(Presence(52, "p:a", members=True)) == shown
+        assert await clients[0].request(Presence(52, "p:a", members=True)) == shown
 
 
-@standing
+@on_virtual_time
 async def test_large_members_take_half_an_outbox_at_most_and_hold_up_no_replay() -> None:
-    async with life(limits=SessionLimits(outbox=10_000)) as node:
+    async with running_node(limits=SessionLimits(outbox=10_000)) as node:
         first = await node.publish("hp:a", 0)
         await node.publish("hp:a", *range(1, 30))
         token = node.token("ann", info={"about": "x" * 1_000})
         clients = [node.open() for _ in range(9)]
         for client in clients:
-            await client.connected(Connect(1, token=token))
-            reply = await client.follow("hp:a", members=True, since=first.id)
+            await client.connect(Connect(1, token=token))
+            reply = await client.subscribe("hp:a", members=True, since=first.id)
             assert len(reply.members or ()) == min(4, clients.index(client) + 1)
             assert reply.recovered
-            assert values_of(reply.messages) + client.got("hp:a") == list(range(1, 30))
-            assert max(map(len, client.link.writes)) < 10_000
-        assert len((await clients[0].ask(Presence(50, "hp:a", members=True))).members) == 4
+            assert values_of(reply.messages) + client.values("hp:a") == list(range(1, 30))
+            assert max(map(len, client.transport.writes)) < 10_000
+        assert len((await clients[0].request(Presence(50, "hp:a", members=True))).members) == 4
 
 
 # ---------------------------------------------------------------- publish, history
 
 
-@standing
+@on_virtual_time
 async def test_who_publishes_hears_it_like_everybody_else() -> None:
-    async with life() as node:
-        client, other = await node.client(user="ann"), await node.client()
+    async with running_node() as node:
+        client, other = await node.connect(user="ann"), await node.connect()
         for each in (client, other):
-            await each.follow("h:a")
-        reply = await client.ask(Publish(50, "h:a", payload_of({"x": 1}), key="k"))
-        again = await client.ask(Publish(51, "h:a", payload_of({"x": 2}), key="k"))
+            await each.subscribe("h:a")
+        reply = await client.request(Publish(50, "h:a", payload_of({"x": 1}), key="k"))
+        again = await client.request(Publish(51, "h:a", payload_of({"x": 2}), key="k"))
         assert isinstance(reply, Published)
         assert again == replace(reply, id=51)
         (message,) = pushed(client, Message)
         assert pushed(other, Message) == [message]
         assert message.message == reply.message
         assert message.sender == Sender(client.session.connection, "ann")
-        assert (await client.ask(Publish(52, "a", payload_of(1)))) == Published(52, "a")
+        assert (await client.request(Publish(52, "a", payload_of(1)))) == Published(52, "a")
 
 
-@standing
+@on_virtual_time
 async def test_a_key_is_its_clients_own() -> None:
-    async with life() as node:
-        first, second = await node.client(user="ann"), await node.client(user="ann")
-        other, nobody, no_one = await node.client(user="ben"), await node.client(), await node.client()
+    async with running_node() as node:
+        first, second = await node.connect(user="ann"), await node.connect(user="ann")
+        other, nobody, no_one = await node.connect(user="ben"), await node.connect(), await node.connect()
         ids = [
-            (await client.ask(Publish(50, "h:a", payload_of(1), key="k"))).message
+            (await client.request(Publish(50, "h:a", payload_of(1), key="k"))).message
             for client in (first, second, other, nobody, no_one)
         ]
         assert ids[0] == ids[1], "of one user"
@@ -314,22 +316,26 @@ async def test_a_key_is_its_clients_own() -> None:
         assert not (await node.publish("h:a", 1, key="k")).replayed
 
 
-@standing
+@on_virtual_time
 async def test_who_may_not_publish_is_told_why() -> None:
     rules = {**RULES, "mine": replace(RULES["h"], namespace="mine", publish="subscribers")}
-    async with life(rules=rules) as node:
-        client = await node.client()
-        assert (await client.refused(Publish(50, "nobody:a", payload_of(1)))).code == "permission_denied"
-        assert (await client.refused(Publish(51, "mine:a", payload_of(1)))).code == "permission_denied"
-        await client.follow("mine:a")
-        assert isinstance(await client.ask(Publish(52, "mine:a", payload_of(1))), Published)
+    async with running_node(rules=rules) as node:
+        client = await node.connect()
+        assert (
+            await client.request_rejected(Publish(50, "nobody:a", payload_of(1)))
+        ).code == "permission_denied"
+        assert (
+            await client.request_rejected(Publish(51, "mine:a", payload_of(1)))
+        ).code == "permission_denied"
+        await client.subscribe("mine:a")
+        assert isinstance(await client.request(Publish(52, "mine:a", payload_of(1))), Published)
 
 
-@standing
+@on_virtual_time
 async def test_history_is_read_in_pages_both_ways() -> None:
-    async with life(limits=SessionLimits(history_reply=4)) as node:
-        client = await node.client()
-        beginning = (await client.follow("h:a")).position
+    async with running_node(limits=SessionLimits(history_reply=4)) as node:
+        client = await node.connect()
+        beginning = (await client.subscribe("h:a")).position
         ids = [(await node.publish("h:a", value)).id for value in range(10)]
         for options, values in (
             ({}, [0, 1, 2, 3]),
@@ -341,46 +347,46 @@ async def test_history_is_read_in_pages_both_ways() -> None:
             ({"reverse": True}, [9, 8, 7, 6]),
             ({"reverse": True, "since": ids[2]}, [1, 0]),
         ):
-            reply = await client.ask(History(client.next_id(), "h:a", **options))
+            reply = await client.request(History(client.next_id(), "h:a", **options))
             assert isinstance(reply, HistoryPage)
             assert (values_of(reply.messages), reply.position) == (values, ids[-1]), options
 
 
-@standing
+@on_virtual_time
 async def test_an_empty_history_can_be_read_from_its_beginning() -> None:
-    async with life() as node:
-        client = await node.client()
-        beginning = (await client.follow("h:a")).position
-        reply = await client.ask(History(50, "h:a", since=beginning))
+    async with running_node() as node:
+        client = await node.connect()
+        beginning = (await client.subscribe("h:a")).position
+        reply = await client.request(History(50, "h:a", since=beginning))
         assert (reply.position, list(reply.messages)) == (beginning, [])
 
 
-@standing
+@on_virtual_time
 async def test_a_page_of_history_is_no_larger_than_what_may_wait() -> None:
-    async with life(limits=SessionLimits(outbox=8_000)) as node:
-        client = await node.client()
-        await client.follow("h:a")
+    async with running_node(limits=SessionLimits(outbox=8_000)) as node:
+        client = await node.connect()
+        await client.subscribe("h:a")
         await node.publish("h:a", *([number, "x" * 1_500] for number in range(6)))
         seen, since = [], None
         for _ in range(3):
-            page = await client.ask(History(client.next_id(), "h:a", since=since))
+            page = await client.request(History(client.next_id(), "h:a", since=since))
             seen += [value[0] for value in values_of(page.messages)]
             since = page.messages[-1].message
         assert seen == list(range(6))
         await node.publish("h:b", "x" * 9_000)
-        await client.follow("h:b")
-        assert len((await client.ask(History(60, "h:b"))).messages) == 1, (
+        await client.subscribe("h:b")
+        assert len((await client.request(History(60, "h:b"))).messages) == 1, (
             "never none: it would go on for ever"
         )
 
 
-@standing
+@on_virtual_time
 async def test_history_is_for_subscribers_of_channels_that_have_one() -> None:
-    async with life() as node:
-        client = await node.client()
-        assert (await client.refused(History(50, "h:a"))).code == "not_subscribed"
-        await client.follow("a")
-        assert (await client.refused(History(51, "a"))).code == "bad_request"
-        await client.follow("h:a")
-        error = await client.refused(History(52, "h:a", since=MessageId(3, "x")))
+    async with running_node() as node:
+        client = await node.connect()
+        assert (await client.request_rejected(History(50, "h:a"))).code == "not_subscribed"
+        await client.subscribe("a")
+        assert (await client.request_rejected(History(51, "a"))).code == "bad_request"
+        await client.subscribe("h:a")
+        error = await client.request_rejected(History(52, "h:a", since=MessageId(3, "x")))
         assert (error.code, "3-x is no longer in this history" in error.message) == ("bad_request", True)

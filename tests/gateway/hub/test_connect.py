@@ -18,8 +18,8 @@ from protocol.messages import (
     Unsubscribe,
 )
 from protocol.position import MessageId
-from tests.gateway.life import RULES, life, values_of
-from tests.gateway.standing import passed, standing
+from tests.gateway.node import RULES, running_node, values_of
+from tests.gateway.virtual_time import advance, on_virtual_time
 
 
 def told(reply: Connected) -> dict[str, str]:
@@ -30,11 +30,11 @@ def told(reply: Connected) -> dict[str, str]:
 # ---------------------------------------------------------------- connect
 
 
-@standing
+@on_virtual_time
 async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
-    async with life(limits=SessionLimits(channels=7)) as node:
+    async with running_node(limits=SessionLimits(channels=7)) as node:
         client = node.open()
-        reply = await client.connected(Connect(9, token=node.token("ann", ttl=60.0)))
+        reply = await client.connect(Connect(9, token=node.token("ann", ttl=60.0)))
         assert reply == Connected(
             9,
             client.session.connection,
@@ -55,9 +55,9 @@ async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
         )
 
 
-@standing
+@on_virtual_time
 async def test_each_channel_of_a_connect_has_its_own_result() -> None:
-    async with life(strict=True, limits=SessionLimits(channels=5)) as node:
+    async with running_node(strict=True, limits=SessionLimits(channels=5)) as node:
         receipts = [await node.publish("h:a", value) for value in (1, 2, 3)]
         ids = [receipt.id for receipt in receipts]
         client = node.open()
@@ -74,7 +74,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
             "a b": Resume(fault="expected a channel name"),
         }
         token = node.token("ann", channels=["nobody:a", "h:e"])
-        reply = await client.connected(Connect(1, token=token, subs=subs))
+        reply = await client.connect(Connect(1, token=token, subs=subs))
         assert told(reply) == {
             "@ann": "ok",
             "nobody:a": "ok",
@@ -96,7 +96,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
         assert (list(lost.messages), lost.recovered) == ([], False)
         more = node.open()
         subs = {name: subs[name] for name in ("nobody:b", "unheard:of", "@bob", "token:a", "h:c")}
-        assert told(await more.connected(Connect(1, subs=subs))) == {
+        assert told(await more.connect(Connect(1, subs=subs))) == {
             "nobody:b": "permission_denied",
             "unheard:of": "unknown_channel",
             "@bob": "permission_denied",
@@ -105,51 +105,51 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
         }
 
 
-@standing
+@on_virtual_time
 async def test_what_is_refused_takes_no_place() -> None:
-    async with life(limits=SessionLimits(channels=2)) as node:
+    async with running_node(limits=SessionLimits(channels=2)) as node:
         client = node.open()
         subs = dict.fromkeys(("nobody:a", "nobody:b", "h:a", "nobody:c", "h:b"), Resume())
-        reply = await client.connected(Connect(1, subs=subs))
+        reply = await client.connect(Connect(1, subs=subs))
         assert [name for name, result in told(reply).items() if result == "ok"] == ["h:a", "h:b"]
-        assert (await client.refused(Subscribe(2, "h:c"))).code == "limit_exceeded"
-        await client.ask(Unsubscribe(3, "h:a"))
-        await client.follow("h:c")
+        assert (await client.request_rejected(Subscribe(2, "h:c"))).code == "limit_exceeded"
+        await client.request(Unsubscribe(3, "h:a"))
+        await client.subscribe("h:c")
 
 
-@standing
+@on_virtual_time
 async def test_a_personal_channel_and_those_of_the_token_are_restored_like_others() -> None:
-    async with life(rules={**RULES, "default": replace(RULES["h"], namespace="default")}) as node:
+    async with running_node(rules={**RULES, "default": replace(RULES["h"], namespace="default")}) as node:
         first = await node.publish("@ann", 1)
         await node.publish("@ann", 2)
         client = node.open()
         token = node.token("ann", channels=["@ann", "h:a"])
-        reply = await client.connected(Connect(1, token=token, subs={"@ann": Resume(since=first.id)}))
+        reply = await client.connect(Connect(1, token=token, subs={"@ann": Resume(since=first.id)}))
         assert told(reply) == {"@ann": "ok", "h:a": "ok"}
         personal = reply.subs["@ann"]
         assert isinstance(personal, Subscribed)
         assert (values_of(personal.messages), personal.recovered) == ([2], True)
 
 
-@standing
+@on_virtual_time
 async def test_a_reply_to_connect_holds_half_an_outbox_and_the_rest_follows() -> None:
-    async with life(limits=SessionLimits(outbox=20_000)) as node:
+    async with running_node(limits=SessionLimits(outbox=20_000)) as node:
         begun = {}
         for channel in ("h:a", "h:b", "h:c"):
             begun[channel] = (await node.publish(channel, "begun")).id
             await node.publish(channel, *([number, "x" * 1_000] for number in range(6)))
         client = node.open()
         subs = {channel: Resume(since=id) for channel, id in begun.items()}
-        reply = await client.connected(Connect(1, subs=subs))
+        reply = await client.connect(Connect(1, subs=subs))
         replied = {
             channel: [value[0] for value in values_of(sub.messages)]
             for channel, sub in reply.subs.items()
             if isinstance(sub, Subscribed) and sub.recovered
         }
         assert replied == {"h:a": [0, 1, 2, 3, 4, 5], "h:b": [0, 1], "h:c": []}
-        assert len(client.link.writes[0]) < 20_000
+        assert len(client.transport.writes[0]) < 20_000
         for channel, told in replied.items():
-            assert told + [value[0] for value in client.got(channel)] == [0, 1, 2, 3, 4, 5]
+            assert told + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -160,67 +160,67 @@ async def test_a_reply_to_connect_holds_half_an_outbox_and_the_rest_follows() ->
         ("expired", "token_expired", 4004),
     ],
 )
-@standing
+@on_virtual_time
 async def test_who_is_not_believed_is_sent_away(token: str | None, code: str, close: int) -> None:
-    async with life(anonymous=False) as node:
+    async with running_node(anonymous=False) as node:
         client = node.open()
         given = node.token("ann", ttl=-1.0) if token == "expired" else token
-        error = await client.refused(Connect(1, token=given))
+        error = await client.request_rejected(Connect(1, token=given))
         assert error.code == code
-        assert client.link.closed is not None
-        assert client.link.closed[0] == close
+        assert client.transport.closed is not None
+        assert client.transport.closed[0] == close
         assert node.hub.sessions == {}
 
 
-@standing
+@on_virtual_time
 async def test_a_token_may_come_with_the_handshake() -> None:
-    async with life(anonymous=False) as node:
+    async with running_node(anonymous=False) as node:
         client = node.open(header=node.token("ann"))
-        assert (await client.connected(Connect(1))).user == "ann"
+        assert (await client.connect(Connect(1))).user == "ann"
         both = node.open(header=node.token("ann"))
-        assert (await both.connected(Connect(1, token=node.token("bob")))).user == "bob"
+        assert (await both.connect(Connect(1, token=node.token("bob")))).user == "bob"
 
 
-@standing
+@on_virtual_time
 async def test_without_keys_there_are_only_the_anonymous() -> None:
-    async with life(verifier=None) as node:
+    async with running_node(verifier=None) as node:
         client = node.open()
-        error = await client.refused(Connect(1, token=node.token("ann")))
+        error = await client.request_rejected(Connect(1, token=node.token("ann")))
         assert error.code == "unauthorized"
-        nobody = await node.client()
+        nobody = await node.connect()
         assert nobody.welcome.user == ""
-        assert (await nobody.refused(Subscribe(2, "token:a", token="x"))).code == "permission_denied"
+        assert (await nobody.request_rejected(Subscribe(2, "token:a", token="x"))).code == "permission_denied"
 
 
 @pytest.mark.parametrize("policy", ["refuse", "replace"])
-@standing
+@on_virtual_time
 async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(policy: str) -> None:
     bound = AdmissionLimits(per_user=2)
-    async with life(admission=bound, per_user_policy=policy) as node:
+    async with running_node(admission=bound, per_user_policy=policy) as node:
         clients = []
         for _ in range(2):
-            clients.append(await node.client(user="ann"))
-            await passed(1.0)
+            clients.append(await node.connect(user="ann"))
+            await advance(1.0)
         third = node.open()
-        reply = await third.ask(Connect(1, token=node.token("ann")))
+        reply = await third.request(Connect(1, token=node.token("ann")))
         if policy == "refuse":
             assert reply.code == "limit_exceeded"
-            assert third.link.closed is not None
-            assert third.link.closed[0] == 4010
-            assert all(client.link.is_open for client in clients)
-            clients[0].end()
-            await node.client(user="ann")
+            assert third.transport.closed is not None
+            assert third.transport.closed[0] == 4010
+            assert all(client.transport.is_open for client in clients)
+            clients[0].disconnect()
+            await node.connect(user="ann")
         else:
             assert isinstance(reply, Connected)
-            assert clients[0].link.closed == (4012, "replaced")
-            assert clients[1].link.is_open
+            assert clients[0].transport.closed == (4012, "replaced")
+            assert clients[1].transport.is_open
         assert len(node.hub.users["ann"]) == 2
 
 
-@standing
+@on_virtual_time
 async def test_nobody_is_there_to_be_replaced() -> None:
-    async with life(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
+    async with running_node(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
         slot = node.admission.admit_user("ann")
         client = node.open()
-        assert (await client.refused(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
+        assert (await client.request_rejected(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
         slot.release()  # type: ignore[union-attr]

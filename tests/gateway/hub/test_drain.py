@@ -2,8 +2,8 @@ import pytest
 
 from gateway.hub.drain import SESSIONS_PER_SECOND, STEP_SECONDS, drain, group_count
 from protocol.messages import Ping, PongReply, Reconnect
-from tests.gateway.life import Client, life
-from tests.gateway.standing import quiet, standing, the_loop
+from tests.gateway.node import Client, running_node
+from tests.gateway.virtual_time import on_virtual_time, until_idle, virtual_loop
 
 
 @pytest.mark.parametrize(
@@ -26,74 +26,74 @@ def test_few_leave_at_once_and_many_over_the_window(count: int, window: float, e
 
 def sent_away(client: Client) -> bool:
     """Return whether *client* was told when to come back, and then closed."""
-    if client.link.closed is None:
+    if client.transport.closed is None:
         return False
-    assert client.link.closed == (4000, "drain")
-    last = client.link.messages[-1]
+    assert client.transport.closed == (4000, "drain")
+    last = client.transport.messages[-1]
     assert isinstance(last, Reconnect)
     assert (last.reason, 0 <= last.after_ms <= 1_000) == ("drain", True)
     return True
 
 
-@standing
+@on_virtual_time
 async def test_everybody_is_sent_away_with_everything_that_was_said() -> None:
-    async with life() as node:
-        clients = [await node.client() for _ in range(10)]
+    async with running_node() as node:
+        clients = [await node.connect() for _ in range(10)]
         for client in clients:
-            await client.follow("h:a")
+            await client.subscribe("h:a")
         await node.publish("h:a", 1, 2)
         began = node.clock()
         await drain(node.hub, 20.0)
         assert node.clock() == began, "so few do not wait"
         assert all(sent_away(client) for client in clients)
-        assert all(client.got() == [1, 2] for client in clients)
+        assert all(client.values() == [1, 2] for client in clients)
         assert node.hub.sessions == {}
 
 
-@standing
+@on_virtual_time
 async def test_many_leave_over_time_and_those_who_wait_are_served() -> None:
-    async with life() as node:
-        clients = [await node.client() for _ in range(100)]
+    async with running_node() as node:
+        clients = [await node.connect() for _ in range(100)]
         for client in clients:
-            await client.follow("h:a")
+            await client.subscribe("h:a")
         began = node.clock()
-        draining = the_loop().create_task(drain(node.hub, 20.0))
+        draining = virtual_loop().create_task(drain(node.hub, 20.0))
         left, said = [], 0
         while not draining.done():
-            await quiet()
+            await until_idle()
             gone = sum(map(sent_away, clients))
             left.append(gone)
             said += 1
             await node.publish("h:a", said)
-            await quiet()
+            await until_idle()
             for client in clients:
-                if client.link.closed is None:
-                    assert client.got()[-1] == said
-            await the_loop().next_timer()
+                if client.transport.closed is None:
+                    assert client.values()[-1] == said
+            await virtual_loop().advance_to_next_timer()
         assert all(map(sent_away, clients))
         assert left == list(range(10, 100, 10)), "in even group_count"
         spread = 100 / SESSIONS_PER_SECOND
         assert node.clock() - began == pytest.approx(spread - STEP_SECONDS)
 
 
-@standing
+@on_virtual_time
 async def test_who_left_by_himself_meanwhile_is_not_missed() -> None:
-    async with life() as node:
-        clients = [await node.client() for _ in range(40)]
-        draining = the_loop().create_task(drain(node.hub, 20.0))
-        await quiet()
+    async with running_node() as node:
+        clients = [await node.connect() for _ in range(40)]
+        draining = virtual_loop().create_task(drain(node.hub, 20.0))
+        await until_idle()
         for client in clients:
-            if client.link.is_open:
-                client.end()
+            if client.transport.is_open:
+                client.disconnect()
         await draining
         assert node.hub.sessions == {}
 
 
-@standing
+@on_virtual_time
 async def test_nobody_is_there_to_be_sent_away() -> None:
-    async with life() as node:
+    async with running_node() as node:
         waiting = node.open()
         await drain(node.hub, 20.0)
-        assert waiting.link.is_open
-        client = await node.client()
-        assert await client.ask(Ping(50)) == PongReply(50)
+        assert waiting.transport.is_open
+        client = await node.connect()
+        assert await client.request(Ping(50)) == PongReply(50)

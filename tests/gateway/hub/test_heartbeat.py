@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
 from gateway.hub.heartbeat import Action, Heartbeat, next_action
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 INTERVAL, GRACE = 25.0, 10.0
 
@@ -168,7 +168,7 @@ def test_thousands_are_watched_each_at_its_own_time() -> None:
     assert heartbeat.statistics()["sessions"] == len(good)
 
 
-@patient
+@no_deadline
 @given(
     st.floats(1.0, 120.0),
     st.floats(0.5, 60.0),

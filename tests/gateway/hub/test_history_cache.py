@@ -16,14 +16,14 @@ from gateway.hub.services import SessionLimits
 from protocol.messages import Gap, Subscribe
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.gateway.life import RULES, Life, life, memory_broker, values_of
-from tests.gateway.racing import RacingBroker
-from tests.gateway.standing import patient, quiet, standing
+from tests.gateway.hub.interleavings import GatedBroker
+from tests.gateway.node import RULES, Node, memory_broker, running_node, values_of
+from tests.gateway.virtual_time import no_deadline, on_virtual_time, until_idle
 
 LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
 
 
-@patient
+@no_deadline
 @given(
     st.integers(1, 9),
     st.integers(1, 9),
@@ -35,11 +35,11 @@ LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
 def test_wherever_one_asks_the_next_messages_come(
     batch: int, most: int, kept: int, steps: list[tuple[str, int]]
 ) -> None:
-    standing(wherever_one_asks)(batch, most, kept, steps)
+    on_virtual_time(wherever_one_asks)(batch, most, kept, steps)
 
 
 async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[str, int]]) -> None:
-    async with life(broker=(broker := memory_broker())):
+    async with running_node(broker=(broker := memory_broker())):
         channel, pages = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
         ids = [(await broker.read("h:a")).position]
         channel.start_at(ids[0])
@@ -66,26 +66,26 @@ async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[
             assert (await pages.messages_after(channel, stranger)).lost
 
 
-async def said(node: Life, broker: RacingBroker, count: int) -> list[MessageId]:
+async def said(node: Node, broker: GatedBroker, count: int) -> list[MessageId]:
     """Say the numbers below *count*; return the ids."""
     receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(count)]
     return [receipt.id for receipt in receipts if receipt.id is not None]
 
 
-async def resumed(node: Life, since: MessageId) -> list[object]:
+async def resumed(node: Node, since: MessageId) -> list[object]:
     """Follow the channel with a new client, and return everything that came until all was quiet."""
-    client = await node.client()
-    reply = await client.follow("h:a", since=since)
+    client = await node.connect()
+    reply = await client.subscribe("h:a", since=since)
     assert reply.recovered
-    await quiet()
-    return [*values_of(reply.messages), *client.got("h:a")]
+    await until_idle()
+    return [*values_of(reply.messages), *client.values("h:a")]
 
 
 @pytest.mark.parametrize("missed", [70, 120])
-@standing
+@on_virtual_time
 async def test_a_storm_of_resumes_from_everywhere_asks_a_few_times_together(missed: int) -> None:
-    broker = RacingBroker(only=frozenset())
-    async with life(broker=broker, rules=LONG) as node:
+    broker = GatedBroker(only=frozenset())
+    async with running_node(broker=broker, rules=LONG) as node:
         ids = await said(node, broker, missed)
         for begun in (*range(missed // 2, missed), *range(missed // 2)):
             assert await resumed(node, ids[begun]) == list(range(begun + 1, missed))
@@ -93,11 +93,11 @@ async def test_a_storm_of_resumes_from_everywhere_asks_a_few_times_together(miss
         assert broker.calls.count("subscribe") == 1
 
 
-@standing
+@on_virtual_time
 async def test_many_who_missed_very_much_share_what_is_read() -> None:
-    broker = RacingBroker(only=frozenset())
+    broker = GatedBroker(only=frozenset())
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
-    async with life(broker=broker, rules=LONG, limits=limits) as node:
+    async with running_node(broker=broker, rules=LONG, limits=limits) as node:
         ids = await said(node, broker, 1_000)
         assert await resumed(node, ids[0]) == list(range(1, 1_000))
         alone = broker.calls.count("read")
@@ -107,15 +107,15 @@ async def test_many_who_missed_very_much_share_what_is_read() -> None:
         assert broker.calls.count("read") == alone
 
 
-@standing
+@on_virtual_time
 async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> None:
-    broker = RacingBroker(only=frozenset({"read"}))
-    async with life(broker=broker) as node:
+    broker = GatedBroker(only=frozenset({"read"}))
+    async with running_node(broker=broker) as node:
         ids = await said(node, broker, 5)
         channel = Channel("h:a", RULES["h"])
         channel.start_at(ids[-1])
         asking = asyncio.ensure_future(node.hub.history_cache.messages_after(channel, ids[0]))
-        await quiet()
+        await until_idle()
         channel.reset(MessageId(9, "other"))
         await broker.pass_all()
         assert (await asking).messages
@@ -125,28 +125,28 @@ async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> Non
         assert (await again).lost == "trimmed"
 
 
-@standing
+@on_virtual_time
 async def test_who_is_behind_when_its_history_is_reset_is_told_and_live() -> None:
-    broker = RacingBroker(only=frozenset({"read"}))
+    broker = GatedBroker(only=frozenset({"read"}))
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
-    async with life(broker=broker, rules=LONG, limits=limits) as node:
+    async with running_node(broker=broker, rules=LONG, limits=limits) as node:
         ids = await said(node, broker, 3_000)
-        client = await node.client()
-        client.say(Subscribe(60, "h:a", since=ids[0]))
-        await quiet()
+        client = await node.connect()
+        client.send(Subscribe(60, "h:a", since=ids[0]))
+        await until_idle()
         while not client.replies(60):
             broker.open(broker.gates[0])
-            await quiet()
+            await until_idle()
         assert client.session.statistics()["behind"] == 1
         node.hub.deliver(Gap("h:a", "reset", MessageId(7, "new")))
         await broker.pass_all()
-        assert client.link.messages[-1] == Gap("h:a", "reset", MessageId(7, "new"))
+        assert client.transport.messages[-1] == Gap("h:a", "reset", MessageId(7, "new"))
         assert client.session.statistics()["behind"] == 0
 
 
-@standing
+@on_virtual_time
 async def test_what_is_kept_is_bounded() -> None:
-    async with life(broker=(broker := memory_broker()), rules=LONG) as node:
+    async with running_node(broker=(broker := memory_broker()), rules=LONG) as node:
         channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
         beginning = position = (await broker.read("h:a")).position
         await node.publish("h:a", *("x" * 850 for _ in range(100)))

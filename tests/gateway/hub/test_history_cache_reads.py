@@ -12,9 +12,9 @@ from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache, HistoryPart
 from protocol.position import MessageId
-from tests.gateway.life import RULES, life, values_of
-from tests.gateway.racing import RacingBroker, unavailable
-from tests.gateway.standing import quiet, standing
+from tests.gateway.hub.interleavings import GatedBroker, unavailable
+from tests.gateway.node import RULES, running_node, values_of
+from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 BATCH = 10
 SAID = 35
@@ -22,13 +22,13 @@ LONG = {**RULES, "h": replace(RULES["h"], history=1_000)}
 STRANGER = MessageId(1, "stranger")
 
 Ask = Callable[[MessageId], "asyncio.Task[HistoryPart]"]
-Test = Callable[[RacingBroker, list[MessageId], Ask], Awaitable[None]]
+Test = Callable[[GatedBroker, list[MessageId], Ask], Awaitable[None]]
 
 
 async def asking(test: Test) -> None:
     """Run *test* with a slow broker, the ids of a history, and what asks for what follows one of them."""
-    broker = RacingBroker(only=frozenset({"read"}))
-    async with life(broker=broker, rules=LONG) as node:
+    broker = GatedBroker(only=frozenset({"read"}))
+    async with running_node(broker=broker, rules=LONG) as node:
         receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(SAID)]
         ids = [receipt.id for receipt in receipts if receipt.id is not None]
         channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
@@ -41,9 +41,9 @@ async def asking(test: Test) -> None:
 
 
 @pytest.mark.parametrize("order", [[3, 0, 5, 1, 7], [0, 1, 3, 5, 7], [7, 5, 3, 1, 0]])
-@standing
+@on_virtual_time
 async def test_those_who_wait_are_served_by_one_read_from_the_oldest_position(order: list[int]) -> None:
-    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         asked = {place: ask(ids[place]) for place in order}
         await broker.pass_all()
         assert broker.calls.count("read") == (1 if order[0] == 0 else 2)
@@ -55,9 +55,9 @@ async def test_those_who_wait_are_served_by_one_read_from_the_oldest_position(or
     await asking(test)
 
 
-@standing
+@on_virtual_time
 async def test_a_position_of_no_history_is_in_nobodys_way() -> None:
-    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         first, stranger, last = ask(ids[4]), ask(STRANGER), ask(ids[2])
         await broker.pass_all()
         assert (await stranger).lost
@@ -68,11 +68,11 @@ async def test_a_position_of_no_history_is_in_nobodys_way() -> None:
     await asking(test)
 
 
-@standing
+@on_virtual_time
 async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
-    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         first, second = ask(ids[0]), ask(ids[1])
-        await quiet()
+        await until_idle()
         first.cancel()
         await broker.pass_all()
         assert values_of(frames.message for frames in (await second).messages)[0] == 2
@@ -80,9 +80,9 @@ async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
     await asking(test)
 
 
-@standing
+@on_virtual_time
 async def test_a_failure_is_everybodys() -> None:
-    async def test(broker: RacingBroker, ids: list[MessageId], ask: Ask) -> None:
+    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         broker.fails["read"] = unavailable()
         asked = [ask(ids[place]) for place in range(5)]
         await broker.pass_all()

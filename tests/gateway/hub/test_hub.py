@@ -24,21 +24,27 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.payload import Payload
-from tests.gateway.life import RULES, life
-from tests.gateway.racing import RacingBroker, every_order, published, race, unavailable
-from tests.gateway.standing import quiet, standing
+from tests.gateway.hub.interleavings import (
+    GatedBroker,
+    all_interleavings,
+    publish_and_deliver,
+    run_interleaved,
+    unavailable,
+)
+from tests.gateway.node import RULES, running_node
+from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 # ---------------------------------------------------------------- who is here
 
 
-@standing
+@on_virtual_time
 async def test_a_hub_knows_who_is_here_and_what_they_follow() -> None:
-    async with life() as node:
-        ann, again, nobody = [await node.client(user=user) for user in ("ann", "ann", "")]
+    async with running_node() as node:
+        ann, again, nobody = [await node.connect(user=user) for user in ("ann", "ann", "")]
         waiting = node.open()
         for client in (ann, again, nobody):
-            await client.follow("h:a")
-        await nobody.follow("h:b")
+            await client.subscribe("h:a")
+        await nobody.subscribe("h:b")
         assert node.hub.subscribed_channels() == {"h:a": 3, "h:b": 1, "@ann": 2}
         assert node.hub.subscribed_channels("h:") == {"h:a": 3, "h:b": 1}
         records = node.hub.connections("ann")
@@ -51,29 +57,29 @@ async def test_a_hub_knows_who_is_here_and_what_they_follow() -> None:
         assert (record.node, record.connections, record.channels, record.subscriptions) == ("n1", 3, 3, 6)
         assert record.figures["users"] == 1
         assert repr(node.hub) == "<Hub n1 3 sessions 3 channels>"
-        waiting.end()
+        waiting.disconnect()
         assert len(node.hub.sessions) == 3
 
 
-@standing
+@on_virtual_time
 async def test_messages_and_deliveries_are_counted() -> None:
-    async with life() as node:
-        clients = [await node.client() for _ in range(3)]
+    async with running_node() as node:
+        clients = [await node.connect() for _ in range(3)]
         for client in clients:
-            await client.follow("h:a")
+            await client.subscribe("h:a")
         await node.publish("h:a", 1, 2)
         await node.publish("h:a", 3, exclude=frozenset({clients[0].session.connection}))
         await node.publish("nobody:there", 4)
-        await quiet()
+        await until_idle()
         figures = node.hub.statistics()
         assert (figures["messages"], figures["deliveries"]) == (3, 9)
-        assert clients[0].got() == [1, 2]
-        assert clients[1].got() == [1, 2, 3]
+        assert clients[0].values() == [1, 2]
+        assert clients[1].values() == [1, 2, 3]
 
 
-@standing
+@on_virtual_time
 async def test_joins_and_gaps_of_channels_that_nobody_follows_go_nowhere() -> None:
-    async with life() as node:
+    async with running_node() as node:
         node.hub.deliver(Join("p:a", Member("c1", "ann")))
         node.hub.deliver(Leave("p:a", Member("c1", "ann")))
         await node.broker.clear("p:a")
@@ -88,20 +94,20 @@ class Poison(Payload):
         raise ValueError("poison")
 
 
-@standing
+@on_virtual_time
 async def test_a_message_that_cannot_be_said_silences_nobody_else() -> None:
-    async with life() as node:
-        text, binary = await node.client(), await node.client(MSGPACK)
+    async with running_node() as node:
+        text, binary = await node.connect(), await node.connect(MSGPACK)
         for client in (text, binary):
             for channel in ("a", "b"):
-                await client.follow(channel)
+                await client.subscribe(channel)
         node.hub.deliver(Delivery(Message("a", Poison(b"1"))))
         await node.publish("b", 2)
-        await quiet()
+        await until_idle()
         await node.publish("a", 3)
-        await quiet()
-        assert text.got() == [1, 2, 3]
-        assert binary.got() == [2, 3]
+        await until_idle()
+        assert text.values() == [1, 2, 3]
+        assert binary.values() == [2, 3]
         (error,) = node.errors
         assert str(error) == "poison"
         node.errors.clear()
@@ -114,68 +120,68 @@ def rules(name: str) -> Any:
     return RULES[name.partition(":")[0]]
 
 
-@standing
+@on_virtual_time
 async def test_only_the_first_to_hold_a_channel_asks_the_broker() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker) as node:
-        clients = [await node.client() for _ in range(5)]
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        clients = [await node.connect() for _ in range(5)]
         for client in clients:
-            client.say(Subscribe(10, "h:a"))
+            client.send(Subscribe(10, "h:a"))
         await broker.pass_all()
         assert all(isinstance(client.reply(10), Subscribed) for client in clients)
         assert broker.calls == ["subscribe"]
-        late = await node.client()
-        await late.follow("h:a")
+        late = await node.connect()
+        await late.subscribe("h:a")
         assert broker.calls == ["subscribe"]
 
 
-@standing
+@on_virtual_time
 async def test_those_who_wait_for_the_same_share_its_failure_and_leave_nothing() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker) as node:
-        clients = [await node.client() for _ in range(3)]
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        clients = [await node.connect() for _ in range(3)]
         broker.fails["subscribe"] = unavailable()
         for client in clients:
-            client.say(Subscribe(10, "h:a"))
+            client.send(Subscribe(10, "h:a"))
         await broker.pass_all()
         assert [client.reply(10).code for client in clients] == ["unavailable"] * 3
         assert (node.hub.channels, broker.calls) == ({}, ["subscribe"])
         broker.fails.clear()
-        clients[0].say(Subscribe(11, "h:a"))
+        clients[0].send(Subscribe(11, "h:a"))
         await broker.pass_all()
         assert isinstance(clients[0].reply(11), Subscribed)
 
 
-@standing
+@on_virtual_time
 async def test_who_comes_right_after_a_failure_asks_again() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker) as node:
-        first, second, third = [await node.client() for _ in range(3)]
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        first, second, third = [await node.connect() for _ in range(3)]
         broker.fails["subscribe"] = unavailable()
-        first.say(Subscribe(10, "h:a"))
-        second.say(Subscribe(10, "h:a"))
-        await quiet()
+        first.send(Subscribe(10, "h:a"))
+        second.send(Subscribe(10, "h:a"))
+        await until_idle()
         routing = node.hub.channels["h:a"].routing
         assert routing is not None
         routing.add_done_callback(lambda _: broker.fails.clear())
-        routing.add_done_callback(lambda _: third.say(Subscribe(10, "h:a")))
+        routing.add_done_callback(lambda _: third.send(Subscribe(10, "h:a")))
         await broker.pass_all()
         assert [client.reply(10).type for client in (first, second, third)] == [
             "error",
             "error",
             "subscribed",
         ]
-        await published(node, "h:a", 1)
-        assert third.got() == [1]
+        await publish_and_deliver(node, "h:a", 1)
+        assert third.values() == [1]
 
 
-@standing
+@on_virtual_time
 async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker) as node:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
         loop = asyncio.get_running_loop()
         holds = [loop.create_task(node.hub.acquire_channel("h:a", rules("h:a"))) for _ in range(3)]
-        await quiet()
+        await until_idle()
         holds[0].cancel()
         await broker.pass_all()
         channels = await asyncio.gather(*holds[1:])
@@ -186,57 +192,57 @@ async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
         await broker.pass_all()
 
 
-@standing
+@on_virtual_time
 async def test_all_who_ask_may_be_cancelled() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker) as node:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
         loop = asyncio.get_running_loop()
         holds = [loop.create_task(node.hub.acquire_channel("h:a", rules("h:a"))) for _ in range(3)]
-        await quiet()
+        await until_idle()
         for hold in reversed(holds):
             hold.cancel()
-        await quiet()
+        await until_idle()
         assert node.hub.channels == {}
 
 
-@standing
+@on_virtual_time
 async def test_a_channel_that_is_left_and_joined_again_is_routed_whatever_the_broker_hears_first() -> None:
-    for choices in every_order():
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
-            client, other = await node.client(), await node.client()
-            client.say(Subscribe(10, "h:a"))
+    for choices in all_interleavings():
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
+            client, other = await node.connect(), await node.connect()
+            client.send(Subscribe(10, "h:a"))
             await broker.pass_all()
-            client.say(Unsubscribe(11, "h:a"), Subscribe(12, "h:a"))
-            other.say(Subscribe(10, "h:a"))
-            await race(broker, choices)
+            client.send(Unsubscribe(11, "h:a"), Subscribe(12, "h:a"))
+            other.send(Subscribe(10, "h:a"))
+            await run_interleaved(broker, choices)
             await broker.pass_all()
             assert broker.routes == {"h:a"}
-            await published(node, "h:a", "x")
-            assert (client.got(), other.got()) == (["x"], ["x"])
-            client.say(Unsubscribe(13, "h:a"))
-            other.end()
+            await publish_and_deliver(node, "h:a", "x")
+            assert (client.values(), other.values()) == (["x"], ["x"])
+            client.send(Unsubscribe(13, "h:a"))
+            other.disconnect()
             await broker.pass_all()
             assert (broker.routes, node.hub.channels) == (set(), {})
 
 
-@standing
+@on_virtual_time
 async def test_a_broker_that_cannot_unroute_holds_nobody_up() -> None:
-    broker = RacingBroker(only=frozenset({"unsubscribe"}))
-    async with life(broker=broker) as node:
-        client = await node.client()
-        await client.follow("h:a")
+    broker = GatedBroker(only=frozenset({"unsubscribe"}))
+    async with running_node(broker=broker) as node:
+        client = await node.connect()
+        await client.subscribe("h:a")
         broker.fails["unsubscribe"] = unavailable()
-        client.say(Unsubscribe(10, "h:a"), Subscribe(11, "h:a"))
+        client.send(Unsubscribe(10, "h:a"), Subscribe(11, "h:a"))
         await broker.pass_all()
         assert isinstance(client.reply(10), Unsubscribed)
         assert isinstance(client.reply(11), Subscribed)
-        client.end()
+        client.disconnect()
         await broker.pass_all()
         assert broker.routes == {"h:a"}, "until the lease of the node ends"
 
 
-class Refusing(RacingBroker):
+class Refusing(GatedBroker):
     """A broker that knows at once that it cannot."""
 
     async def unsubscribe(self, channel: str) -> None:
@@ -246,39 +252,39 @@ class Refusing(RacingBroker):
         raise unavailable()
 
 
-@standing
+@on_virtual_time
 async def test_a_session_ends_whole_though_the_broker_refuses_at_once() -> None:
-    async with life(broker=Refusing(only=frozenset())) as node:
-        client = await node.client(user="ann")
+    async with running_node(broker=Refusing(only=frozenset())) as node:
+        client = await node.connect(user="ann")
         for channel in ("hp:a", "hp:b"):
-            await client.follow(channel)
-        client.end()
+            await client.subscribe(channel)
+        client.disconnect()
         assert node.released == [client.session.connection]
 
 
-@standing
+@on_virtual_time
 async def test_what_arrives_while_the_route_is_made_is_not_lost() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset({"subscribe"}))
-        async with life(broker=broker) as node:
-            client = await node.client()
-            client.say(Subscribe(10, "a"))
-            await race(broker, choices, lambda: published(node, "a", 1))
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset({"subscribe"}))
+        async with running_node(broker=broker) as node:
+            client = await node.connect()
+            client.send(Subscribe(10, "a"))
+            await run_interleaved(broker, choices, lambda: publish_and_deliver(node, "a", 1))
             await broker.pass_all()
-            await published(node, "a", 2)
-            assert client.got() in ([1, 2], [2])
+            await publish_and_deliver(node, "a", 2)
+            assert client.values() in ([1, 2], [2])
             assert (client.reply(10).position, client.reply(10).messages) == (None, ())
 
 
-@standing
+@on_virtual_time
 async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
-    async with life() as node:
+    async with running_node() as node:
         stale = Channel("h:a", rules("h:a"))
-        client = await node.client()
-        await client.follow("h:a")
+        client = await node.connect()
+        await client.subscribe("h:a")
         node.hub.discard_if_idle(stale)
         assert node.hub.subscribed_channels() == {"h:a": 1}
-        client.say(Unsubscribe(10, "h:a"))
+        client.send(Unsubscribe(10, "h:a"))
         node.hub.discard_if_idle(stale)
 
 
@@ -300,19 +306,19 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
 # ---------------------------------------------------------------- what no history tells
 
 
-@standing
+@on_virtual_time
 async def test_who_watches_joins_and_leaves_is_told_that_some_may_be_missing() -> None:
-    async with life() as node:
-        watching, other = await node.client(), await node.client()
-        await watching.follow("hp:a")
-        await other.follow("hp:a", join_leave=False)
+    async with running_node() as node:
+        watching, other = await node.connect(), await node.connect()
+        await watching.subscribe("hp:a")
+        await other.subscribe("hp:a", join_leave=False)
         receipt = await node.publish("hp:a", 1)
         node.hub.deliver(PossibleLoss("hp:a"))
         node.hub.deliver(PossibleLoss("hp:nobody"))
         await node.publish("hp:a", 2)
-        await quiet()
-        kinds = [type(each) for each in watching.link.messages if isinstance(each, Message | Gap)]
+        await until_idle()
+        kinds = [type(each) for each in watching.transport.messages if isinstance(each, Message | Gap)]
         assert kinds == [Message, Gap, Message]
-        assert Gap("hp:a", "trimmed", receipt.id) in watching.link.messages
-        assert other.got("hp:a") == [1, 2]
-        assert not any(isinstance(each, Gap) for each in other.link.messages)
+        assert Gap("hp:a", "trimmed", receipt.id) in watching.transport.messages
+        assert other.values("hp:a") == [1, 2]
+        assert not any(isinstance(each, Gap) for each in other.transport.messages)

@@ -14,9 +14,15 @@ from gateway.hub.services import SessionLimits
 from protocol.conversation import State
 from protocol.messages import Connect, Connected, Error, Resume, Subscribed
 from protocol.position import MessageId
-from tests.gateway.life import Client, Life, life, values_of
-from tests.gateway.racing import RacingBroker, every_order, race, some_orders, unavailable
-from tests.gateway.standing import passed, quiet, standing
+from tests.gateway.hub.interleavings import (
+    GatedBroker,
+    all_interleavings,
+    random_interleavings,
+    run_interleaved,
+    unavailable,
+)
+from tests.gateway.node import Client, Node, running_node, values_of
+from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
 STEPS = ("subscribe asks", "subscribe answers", "join asks", "join answers")
 READING = frozenset({"read"})
@@ -24,12 +30,12 @@ HEARD_WITHIN = 3.0
 """Seconds that a resume waits for a node that lags behind (DESIGN section 6)."""
 
 
-def waiting(broker: RacingBroker) -> list[str]:
+def waiting(broker: GatedBroker) -> list[str]:
     """Return what the calls that wait now are about to do."""
     return [gate.name for gate in broker.gates]
 
 
-def let_all_pass(broker: RacingBroker) -> None:
+def let_all_pass(broker: GatedBroker) -> None:
     for gate in list(broker.gates):
         broker.open(gate)
 
@@ -44,7 +50,7 @@ def restored(client: Client) -> Connected:
     return reply
 
 
-async def said(node: Life, channels: Sequence[str], count: int, size: int = 1_000) -> dict[str, Resume]:
+async def said(node: Node, channels: Sequence[str], count: int, size: int = 1_000) -> dict[str, Resume]:
     """Say *count* things in each of *channels*; return how to ask for all of them."""
     asked = {}
     for channel in channels:
@@ -56,104 +62,104 @@ async def said(node: Life, channels: Sequence[str], count: int, size: int = 1_00
 # ---------------------------------------------------------------- at once
 
 
-@standing
+@on_virtual_time
 async def test_all_channels_are_asked_for_at_the_same_time() -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
+    broker = GatedBroker()
+    async with running_node(broker=broker) as node:
         client = node.open()
-        client.say(Connect(1, subs=dict.fromkeys(names(10), Resume())))
+        client.send(Connect(1, subs=dict.fromkeys(names(10), Resume())))
         for step in STEPS:
-            await quiet()
+            await until_idle()
             assert waiting(broker) == [step] * 10
             let_all_pass(broker)
-        await quiet()
+        await until_idle()
         assert list(restored(client).subs) == names(10)
-        client.end()
+        client.disconnect()
         await broker.pass_all()
 
 
-@standing
+@on_virtual_time
 async def test_a_broker_that_never_waits_makes_nobody_wait() -> None:
-    async with life() as node:
+    async with running_node() as node:
         asked = await said(node, names(20), 3)
         client = node.open()
-        client.say(Connect(1, subs=asked))
+        client.send(Connect(1, subs=asked))
         assert client.session.state is State.CONNECTED
         assert list(client.session.subscriptions) == names(20)
         assert node.tasks.statistics() == {"running": 0}
 
 
-@standing
+@on_virtual_time
 async def test_only_some_histories_are_read_at_once() -> None:
-    broker = RacingBroker(only=READING)
+    broker = GatedBroker(only=READING)
     count = 2 * CONCURRENT_READS + 3
-    async with life(broker=broker) as node:
+    async with running_node(broker=broker) as node:
         asked = await said(node, names(count), 2)
         broker.calls.clear()
         client = node.open()
-        client.say(Connect(1, subs=asked))
+        client.send(Connect(1, subs=asked))
         for expected in (CONCURRENT_READS, CONCURRENT_READS, 3):
             for step in ("read asks", "read answers"):
-                await quiet()
+                await until_idle()
                 assert waiting(broker) == [step] * expected
                 let_all_pass(broker)
-        await quiet()
+        await until_idle()
         for channel, sub in restored(client).subs.items():
             assert isinstance(sub, Subscribed)
             assert [value[0] for value in values_of(sub.messages)] == [0, 1], channel
 
 
-@standing
+@on_virtual_time
 async def test_as_many_are_asked_for_as_there_are_places() -> None:
-    broker = RacingBroker(only=frozenset({"subscribe"}))
-    async with life(broker=broker, limits=SessionLimits(channels=3)) as node:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker, limits=SessionLimits(channels=3)) as node:
         client = node.open()
         subs = dict.fromkeys(["h:0", "nobody:a", "h:1", "nobody:b", "h:2", "h:3"], Resume())
-        client.say(Connect(1, subs=subs))
+        client.send(Connect(1, subs=subs))
         for expected in (2, 1):
             for step in STEPS[:2]:
-                await quiet()
+                await until_idle()
                 assert waiting(broker) == [step] * expected
                 let_all_pass(broker)
-        await quiet()
+        await until_idle()
         codes = [sub.code if isinstance(sub, Error) else "ok" for sub in restored(client).subs.values()]
         assert codes == ["ok", "permission_denied", "ok", "permission_denied", "ok", "limit_exceeded"]
         assert broker.calls == ["subscribe"] * 3
 
 
-@standing
+@on_virtual_time
 async def test_one_that_fails_fails_alone() -> None:
-    class Broken(RacingBroker):
+    class Broken(GatedBroker):
         async def _route(self, channel: str, retention: object) -> MessageId | None:
             if channel == "hp:1":
                 raise unavailable()
             return await super()._route(channel, retention)  # type: ignore[arg-type]
 
     broker = Broken()
-    async with life(broker=broker) as node:
+    async with running_node(broker=broker) as node:
         client = node.open()
-        client.say(Connect(1, subs=dict.fromkeys(names(3), Resume())))
+        client.send(Connect(1, subs=dict.fromkeys(names(3), Resume())))
         await broker.pass_all()
         first, second, third = restored(client).subs.values()
         assert isinstance(first, Subscribed)
         assert isinstance(second, Error)
         assert isinstance(third, Subscribed)
         assert (second.code, second.retry_after_ms) == ("unavailable", 500)
-        client.end()
+        client.disconnect()
         await broker.pass_all()
 
 
-@standing
+@on_virtual_time
 async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> None:
-    broker = RacingBroker()
+    broker = GatedBroker()
     broker.fails = {"join": RuntimeError("a bug")}
-    async with life(broker=broker) as node:
+    async with running_node(broker=broker) as node:
         client = node.open()
-        client.say(Connect(1, subs=dict.fromkeys(["h:0", *names(2)], Resume())))
+        client.send(Connect(1, subs=dict.fromkeys(["h:0", *names(2)], Resume())))
         await broker.pass_all()
         assert client.reply(1).code == "internal"
-        assert client.link.closed is not None
-        assert client.link.closed[0] == 4011
+        assert client.transport.closed is not None
+        assert client.transport.closed[0] == 4011
         assert (node.hub.channels, broker.routes) == ({}, set())
         assert {str(error) for error in node.errors} == {"a bug"}
         node.errors.clear()
@@ -162,17 +168,17 @@ async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> N
 # ---------------------------------------------------------------- in the order asked
 
 
-@standing
+@on_virtual_time
 async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=READING)
-        async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(only=READING)
+        async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
             asked = await said(node, names(3, "h"), 6)
             client = node.open()
-            client.say(Connect(1, subs=asked))
-            await quiet()
+            client.send(Connect(1, subs=asked))
+            await until_idle()
             assert waiting(broker) == ["read asks"] * 3
-            await race(broker, choices)
+            await run_interleaved(broker, choices)
             replied = {}
             for channel, sub in restored(client).subs.items():
                 assert isinstance(sub, Subscribed)
@@ -180,18 +186,18 @@ async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> N
                 replied[channel] = [value[0] for value in values_of(sub.messages)]
             assert replied == {"h:0": [0, 1, 2, 3, 4, 5], "h:1": [0, 1], "h:2": []}
             for channel, told in replied.items():
-                assert told + [value[0] for value in client.got(channel)] == [0, 1, 2, 3, 4, 5]
+                assert told + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
 
 
-@standing
+@on_virtual_time
 async def test_the_newest_are_shown_of_what_there_is_room_for() -> None:
-    for choices in some_orders(20):
-        broker = RacingBroker(only=READING)
-        async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+    for choices in random_interleavings(20):
+        broker = GatedBroker(only=READING)
+        async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
             await said(node, names(3, "h"), 6)
             client = node.open()
-            client.say(Connect(1, subs=dict.fromkeys(names(3, "h"), Resume(rewind=6))))
-            await race(broker, choices)
+            client.send(Connect(1, subs=dict.fromkeys(names(3, "h"), Resume(rewind=6))))
+            await run_interleaved(broker, choices)
             shown = [
                 [value[0] for value in values_of(sub.messages)]
                 for sub in restored(client).subs.values()
@@ -200,14 +206,14 @@ async def test_the_newest_are_shown_of_what_there_is_room_for() -> None:
             assert shown == [[0, 1, 2, 3, 4, 5], [4, 5], []]
 
 
-@standing
+@on_virtual_time
 async def test_who_is_refused_after_all_takes_no_room() -> None:
-    broker = RacingBroker(only=frozenset({"join"}))
-    async with life(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
+    broker = GatedBroker(only=frozenset({"join"}))
+    async with running_node(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
         asked = await said(node, ["hp:0", "h:1"], 6)
         broker.fails = {"join": unavailable()}
         client = node.open()
-        client.say(Connect(1, subs=asked))
+        client.send(Connect(1, subs=asked))
         await broker.pass_all()
         refused, restored_after_all = restored(client).subs.values()
         assert isinstance(refused, Error)
@@ -215,17 +221,17 @@ async def test_who_is_refused_after_all_takes_no_room() -> None:
         assert len(restored_after_all.messages) == 6
 
 
-@standing
+@on_virtual_time
 async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
-    broker = RacingBroker(only=frozenset({"read", "join"}))
-    async with life(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
+    broker = GatedBroker(only=frozenset({"read", "join"}))
+    async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
         asked = await said(node, names(2 * CONCURRENT_READS), 6)
         client = node.open()
-        client.say(Connect(1, subs=asked))
-        await quiet()
+        client.send(Connect(1, subs=asked))
+        await until_idle()
         while reading := [gate for gate in broker.gates if gate.name.startswith("read")]:
             broker.open(reading[-1])
-            await quiet()
+            await until_idle()
         assert waiting(broker) == ["join asks"] * 2 * CONCURRENT_READS
         held = [replay.messages for replay in gc.get_objects() if type(replay) is Recovery]
         assert len(held) == 2 * CONCURRENT_READS
@@ -239,7 +245,7 @@ async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
 # ---------------------------------------------------------------- who leaves in the middle
 
 
-async def empty(node: Life, broker: RacingBroker) -> None:
+async def empty(node: Node, broker: GatedBroker) -> None:
     """Fail where anything of anybody is left, here or with the broker."""
     assert (node.hub.channels, broker.routes) == ({}, set())
     for channel in names(4):
@@ -247,20 +253,20 @@ async def empty(node: Life, broker: RacingBroker) -> None:
 
 
 @pytest.mark.parametrize("opened", range(30))
-@standing
+@on_virtual_time
 async def test_who_leaves_in_the_middle_leaves_nothing(opened: int) -> None:
-    for choices in some_orders(5):
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
+    for choices in random_interleavings(5):
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
             asked = await said_slowly(node, broker)
             client = node.open()
-            client.say(Connect(1, subs={**asked, "hp:3": Resume(rewind=2), "nobody:x": Resume()}))
+            client.send(Connect(1, subs={**asked, "hp:3": Resume(rewind=2), "nobody:x": Resume()}))
             for _ in range(opened):
-                await quiet()
+                await until_idle()
                 if broker.gates:
                     broker.open(broker.gates[choices.one_of(len(broker.gates))])
-            await quiet()
-            client.end()
+            await until_idle()
+            client.disconnect()
             begun = len(broker.calls)
             await broker.pass_all()
             assert {*broker.calls[begun:]} <= {"leave", "unsubscribe"}, "nobody waits for anything else"
@@ -268,17 +274,17 @@ async def test_who_leaves_in_the_middle_leaves_nothing(opened: int) -> None:
 
 
 @pytest.mark.parametrize("opened", range(24))
-@standing
+@on_virtual_time
 async def test_a_node_that_stops_in_the_middle_leaves_nothing(opened: int) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
+    broker = GatedBroker()
+    async with running_node(broker=broker) as node:
         asked = await said_slowly(node, broker)
         client = node.open()
-        client.say(Connect(1, subs={**asked, "hp:3": Resume(rewind=2)}))
+        client.send(Connect(1, subs={**asked, "hp:3": Resume(rewind=2)}))
         for number in range(opened):
-            await quiet()
+            await until_idle()
             broker.open(broker.gates[number * 7 % len(broker.gates)])
-        client.end()
+        client.disconnect()
         broker.only = frozenset()
         await node.tasks.close()
         assert all(channel.holders == 0 for channel in node.hub.channels.values())
@@ -287,7 +293,7 @@ async def test_a_node_that_stops_in_the_middle_leaves_nothing(opened: int) -> No
             assert (await broker.inner.presence(channel)).connections == 0
 
 
-async def said_slowly(node: Life, broker: RacingBroker) -> dict[str, Resume]:
+async def said_slowly(node: Node, broker: GatedBroker) -> dict[str, Resume]:
     """Say something in three channels, behind the back of a slow broker; return how to ask for it."""
     asked = {}
     for channel in names(3):
@@ -296,20 +302,20 @@ async def said_slowly(node: Life, broker: RacingBroker) -> dict[str, Resume]:
     return asked
 
 
-@standing
+@on_virtual_time
 async def test_channels_that_lag_behind_are_waited_for_at_the_same_time() -> None:
-    broker = RacingBroker(lag=True, only=frozenset())
+    broker = GatedBroker(lag=True, only=frozenset())
     channels = names(2 * CONCURRENT_READS, "h")
-    async with life(broker=broker) as node:
-        other = await node.client()
+    async with running_node(broker=broker) as node:
+        other = await node.connect()
         asked = {}
         for channel in channels:
-            await other.follow(channel)
+            await other.subscribe(channel)
             asked[channel] = Resume(since=(await node.publish(channel, "on its way")).id)
         client = node.open()
-        client.say(Connect(1, subs=asked))
-        await passed(HEARD_WITHIN - 0.1)
+        client.send(Connect(1, subs=asked))
+        await advance(HEARD_WITHIN - 0.1)
         assert client.replies(1) == []
-        await passed(0.2)
+        await advance(0.2)
         codes = [sub.code for sub in restored(client).subs.values() if isinstance(sub, Error)]
         assert codes == ["unavailable"] * len(channels)

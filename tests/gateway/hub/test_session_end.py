@@ -25,61 +25,65 @@ from protocol.messages import (
     Subscribed,
 )
 from protocol.payload import payload_of
-from tests.gateway.life import Client, life, memory_broker
-from tests.gateway.racing import RacingBroker
-from tests.gateway.standing import passed, quiet, standing, the_loop
+from tests.gateway.hub.interleavings import GatedBroker
+from tests.gateway.node import Client, memory_broker, running_node
+from tests.gateway.virtual_time import advance, on_virtual_time, until_idle, virtual_loop
 
 CODECS = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 
 
 def types(client: Client) -> list[str]:
-    return [message.type for message in client.link.messages]
+    return [message.type for message in client.transport.messages]
 
 
 # ---------------------------------------------------------------- tokens
 
 
-@standing
+@on_virtual_time
 async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
-    async with life(interval=10_000.0) as node:
-        client = await node.client()
+    async with running_node(interval=10_000.0) as node:
+        client = await node.connect()
         assert client.welcome.expires_in is None
-        client = await node.client(user="ann")
+        client = await node.connect(user="ann")
         assert client.welcome.expires_in == 3_600.0
-        await passed(3_600.0 - EXPIRY_NOTICE_SECONDS - 1.0)
+        await advance(3_600.0 - EXPIRY_NOTICE_SECONDS - 1.0)
         assert "expiring" not in types(client)
-        await passed(1.0)
-        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
-        reply = await client.ask(Refresh(50, node.token("ann", ttl=100.0)))
+        await advance(1.0)
+        assert client.transport.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
+        reply = await client.request(Refresh(50, node.token("ann", ttl=100.0)))
         assert reply == Refreshed(50, 100.0)
-        await passed(100.0 - EXPIRY_NOTICE_SECONDS)
-        assert client.link.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
-        await passed(EXPIRY_NOTICE_SECONDS)
-        assert client.link.closed == (4004, "token_expired")
+        await advance(100.0 - EXPIRY_NOTICE_SECONDS)
+        assert client.transport.messages[-1] == Expiring(EXPIRY_NOTICE_SECONDS)
+        await advance(EXPIRY_NOTICE_SECONDS)
+        assert client.transport.closed == (4004, "token_expired")
 
 
-@standing
+@on_virtual_time
 async def test_a_short_token_is_noticed_at_half_time() -> None:
-    async with life() as node:
+    async with running_node() as node:
         client = node.open()
-        await client.connected(Connect(1, token=node.token("ann", ttl=10.0)))
-        await passed(5.0)
-        assert client.link.messages[-1] == Expiring(5.0)
-        await passed(5.0)
-        assert client.link.closed == (4004, "token_expired")
+        await client.connect(Connect(1, token=node.token("ann", ttl=10.0)))
+        await advance(5.0)
+        assert client.transport.messages[-1] == Expiring(5.0)
+        await advance(5.0)
+        assert client.transport.closed == (4004, "token_expired")
 
 
-@standing
+@on_virtual_time
 async def test_a_refresh_is_for_the_same_user_and_changes_nothing_else() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
+    async with running_node() as node:
+        client = await node.connect(user="ann")
         for wrong in (node.token("bob"), "nonsense"):
-            error = await client.refused(Refresh(client.next_id(), wrong))
+            error = await client.request_rejected(Refresh(client.next_id(), wrong))
             assert error.code == "unauthorized"
-        nobody = await node.client()
-        error = await nobody.refused(Refresh(50, node.token("ann")))
+        nobody = await node.connect()
+        error = await nobody.request_rejected(Refresh(50, node.token("ann")))
         assert error.code == "unauthorized"
-        assert (client.session.user, client.link.is_open, nobody.link.is_open) == ("ann", True, True)
+        assert (client.session.user, client.transport.is_open, nobody.transport.is_open) == (
+            "ann",
+            True,
+            True,
+        )
 
 
 class Keyring:
@@ -97,35 +101,35 @@ class Keyring:
         return Identity(user, float(expires_at) if expires_at else None)
 
 
-@standing
+@on_virtual_time
 async def test_a_token_without_an_end_never_ends() -> None:
     keys = Keyring()
-    async with life(verifier=keys, interval=10_000.0) as node:
+    async with running_node(verifier=keys, interval=10_000.0) as node:
         client = node.open()
-        reply = await client.connected(Connect(1, token=f"ann {node.wall() + 50.0}"))
+        reply = await client.connect(Connect(1, token=f"ann {node.wall() + 50.0}"))
         assert reply.expires_in == 50.0
-        assert await client.ask(Refresh(2, "ann")) == Refreshed(2, 0.0)
-        await passed(9_000.0)
+        assert await client.request(Refresh(2, "ann")) == Refreshed(2, 0.0)
+        await advance(9_000.0)
         assert types(client) == ["connected", "refreshed"]
 
 
 @pytest.mark.parametrize("command", ["connect", "refresh"])
-@standing
+@on_virtual_time
 async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str) -> None:
     keys = Keyring()
-    async with life(verifier=keys) as node:
+    async with running_node(verifier=keys) as node:
         client = node.open()
         token = f"ann {node.wall() + 50.0}"
         if command == "refresh":
-            await client.connected(Connect(1, token=token))
+            await client.connect(Connect(1, token=token))
         keys.slow = True
-        client.say(Connect(1, token=token) if command == "connect" else Refresh(2, token))
-        await quiet()
-        client.end()
+        client.send(Connect(1, token=token) if command == "connect" else Refresh(2, token))
+        await until_idle()
+        client.disconnect()
         keys.waiting[0].set_result(None)
-        await quiet()
-        await passed(5.0)
-        assert (the_loop().timers, node.hub.sessions) == (0, {})
+        await until_idle()
+        await advance(5.0)
+        assert (virtual_loop().timer_count, node.hub.sessions) == (0, {})
 
 
 # ---------------------------------------------------------------- the end
@@ -133,85 +137,85 @@ async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str)
 
 @pytest.mark.parametrize("gates", range(8))
 @pytest.mark.parametrize("how", ["lost", "disconnected", "drained"])
-@standing
+@on_virtual_time
 async def test_who_goes_while_a_command_waits_leaves_nothing(gates: int, how: str) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker, admission=AdmissionLimits(per_user=1)) as node:
+    broker = GatedBroker()
+    async with running_node(broker=broker, admission=AdmissionLimits(per_user=1)) as node:
         client = node.open()
-        client.say(Connect(1, token=node.token("ann")))
+        client.send(Connect(1, token=node.token("ann")))
         await broker.pass_all()
-        client.say(Subscribe(2, "hp:a", rewind=3, members=True), Subscribe(3, "hp:b"), Ping(4))
+        client.send(Subscribe(2, "hp:a", rewind=3, members=True), Subscribe(3, "hp:b"), Ping(4))
         for _ in range(gates):
-            await quiet()
+            await until_idle()
             broker.open(broker.gates[0])
-        await quiet()
+        await until_idle()
         if how == "lost":
-            client.end()
+            client.disconnect()
         elif how == "disconnected":
-            await node.instruct("ann", "disconnect")
+            await node.send_user_command("ann", "disconnect")
         else:
             client.session.close(4000)
         assert node.hub.sessions == {}
         again = node.open()
-        again.say(Connect(1, token=node.token("ann")))
+        again.send(Connect(1, token=node.token("ann")))
         await broker.pass_all()
         assert isinstance(again.reply(1), Connected), "the place was free"
         assert node.released == [client.session.connection]
-        again.end()
+        again.disconnect()
         await broker.pass_all()
         for channel in ("hp:a", "hp:b"):
             assert (await broker.inner.presence(channel)).connections == 0
         assert broker.routes == set()
-        replies = [message for message in client.link.messages if message.type in ("subscribed", "pong")]
+        replies = [message for message in client.transport.messages if message.type in ("subscribed", "pong")]
         assert len(replies) <= (1 if gates < 8 else 3)
 
 
 @pytest.mark.parametrize("gates", range(6))
-@standing
+@on_virtual_time
 async def test_who_goes_while_connect_waits_leaves_nothing(gates: int) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
+    broker = GatedBroker()
+    async with running_node(broker=broker) as node:
         client = node.open()
-        client.say(Connect(1, token=node.token("ann", channels=["hp:a", "h:b"])), Ping(2))
+        client.send(Connect(1, token=node.token("ann", channels=["hp:a", "h:b"])), Ping(2))
         for _ in range(gates):
-            await quiet()
+            await until_idle()
             broker.open(broker.gates[0])
-        await quiet()
-        client.end()
+        await until_idle()
+        client.disconnect()
         assert node.hub.sessions == {}
         await broker.pass_all()
         assert (await broker.inner.presence("hp:a")).connections == 0
         assert (node.hub.channels, broker.routes) == ({}, set())
 
 
-@standing
+@on_virtual_time
 async def test_what_was_published_is_published_though_nobody_waits_for_the_reply() -> None:
-    broker = RacingBroker(only=frozenset({"publish"}))
-    async with life(broker=broker) as node:
-        client, other = await node.client(), await node.client()
-        await other.follow("h:a")
-        client.say(Publish(10, "h:a", payload_of(1)))
-        await quiet()
-        client.end()
+    broker = GatedBroker(only=frozenset({"publish"}))
+    async with running_node(broker=broker) as node:
+        client, other = await node.connect(), await node.connect()
+        await other.subscribe("h:a")
+        client.send(Publish(10, "h:a", payload_of(1)))
+        await until_idle()
+        client.disconnect()
         await broker.pass_all()
-        assert (other.got(), client.replies(10)) == ([1], [])
+        assert (other.values(), client.replies(10)) == ([1], [])
 
 
 @pytest.mark.parametrize("gates", range(9))
-@standing
+@on_virtual_time
 async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gates: int) -> None:
-    broker = RacingBroker()
-    async with life(broker=broker) as node:
+    broker = GatedBroker()
+    async with running_node(broker=broker) as node:
         clients = [node.open() for _ in range(2)]
         subs = {"hp:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
         for client in clients:
-            client.say(Connect(1, subs=subs))
+            client.send(Connect(1, subs=subs))
         for _ in range(gates):
-            await quiet()
+            await until_idle()
             broker.open(broker.gates[0])
-        await quiet()
+        await until_idle()
         for client in clients:
-            client.end()
+            client.disconnect()
         broker.only = frozenset()
         await node.tasks.close()
         assert node.hub.channels == {}
@@ -219,11 +223,11 @@ async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gat
             assert (await broker.inner.presence(channel)).connections == 0
 
 
-@standing
+@on_virtual_time
 async def test_a_full_broker_is_told_of() -> None:
-    async with life(broker=memory_broker(memory=1)) as node:
-        client = await node.client()
-        error = await client.refused(Publish(10, "h:a", payload_of(1)))
+    async with running_node(broker=memory_broker(memory=1)) as node:
+        client = await node.connect()
+        error = await client.request_rejected(Publish(10, "h:a", payload_of(1)))
         assert (error.code, error.message, error.retry_after_ms) == (
             "unavailable",
             "the broker is full",
@@ -231,43 +235,43 @@ async def test_a_full_broker_is_told_of() -> None:
         )
 
 
-@standing
+@on_virtual_time
 async def test_an_end_sends_what_waits_and_says_why() -> None:
-    async with life() as node:
-        client = await node.client()
-        await client.follow("h:a")
+    async with running_node() as node:
+        client = await node.connect()
+        await client.subscribe("h:a")
         await node.publish("h:a", 1)
         client.session.send(ServerPing())
         client.session.close(4005, "that is all")
         client.session.close(4011)
-        assert client.link.closed == (4005, "that is all")
+        assert client.transport.closed == (4005, "that is all")
         assert types(client)[-1] == "ping"
         client.session.on_closed(1006)
         assert node.released == [client.session.connection]
 
 
-@standing
+@on_virtual_time
 async def test_an_unknown_code_has_no_reason() -> None:
-    async with life() as node:
-        client = await node.client()
+    async with running_node() as node:
+        client = await node.connect()
         client.session.close(4999)
-        assert client.link.closed == (4999, "")
+        assert client.transport.closed == (4999, "")
 
 
-@standing
+@on_virtual_time
 async def test_a_session_that_ended_says_nothing_more() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
-        await client.follow("h:a")
-        session, written = client.session, len(client.link.writes)
-        client.end()
+    async with running_node() as node:
+        client = await node.connect(user="ann")
+        await client.subscribe("h:a")
+        session, written = client.session, len(client.transport.writes)
+        client.disconnect()
         session.on_message(b"?", binary=False)
         session.on_message(b'{"type": "ping", "id": 4}', binary=False)
         session.send(ServerPing())
         session.on_drained()
         await node.publish("h:a", 1)
-        await passed(4_000.0)
-        assert len(client.link.writes) == written
+        await advance(4_000.0)
+        assert len(client.transport.writes) == written
         assert session.statistics() == {"subscriptions": 0, "behind": 0, "waiting": 0, "backlog": 0}
 
 
@@ -276,25 +280,25 @@ class Breaking:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.write = client.link.write
-        client.link.write = self  # type: ignore[method-assign]
+        self.write = client.transport.write
+        client.transport.write = self  # type: ignore[method-assign]
 
     def __call__(self, data: bytes) -> None:
         self.write(data)
-        self.client.link.disconnect()
+        self.client.transport.disconnect()
 
 
 @pytest.mark.parametrize("way", ["reply", "message", "end", "batches"])
-@standing
+@on_virtual_time
 async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
-    async with life() as node:
-        client, other = await node.client(), await node.client()
+    async with running_node() as node:
+        client, other = await node.connect(), await node.connect()
         for each in (client, other):
-            await each.follow("h:a")
-            await each.follow("hp:a")
+            await each.subscribe("h:a")
+            await each.subscribe("hp:a")
         Breaking(client)
         if way == "reply":
-            client.say(Ping(50))
+            client.send(Ping(50))
         elif way == "message":
             await node.publish("h:a", 1)
         elif way == "batches":
@@ -302,41 +306,41 @@ async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
         else:
             client.session.send(ServerPing())
             client.session.close(4005)
-        await quiet()
+        await until_idle()
         assert set(node.hub.sessions) == {other.session.connection}
         assert node.released == [client.session.connection]
         await node.publish("h:a", "after")
-        await quiet()
-        assert other.got()[-1] == "after"
+        await until_idle()
+        assert other.values()[-1] == "after"
 
 
 # ---------------------------------------------------------------- heartbeat
 
 
 @CODECS
-@standing
+@on_virtual_time
 async def test_who_answers_no_ping_is_gone_and_who_says_anything_is_not(codec: Codec) -> None:
-    async with life(interval=25.0, grace=10.0) as node:
-        dead, alive = await node.client(codec), await node.client(codec)
-        busy = await node.client(codec)
+    async with running_node(interval=25.0, grace=10.0) as node:
+        dead, alive = await node.connect(codec), await node.connect(codec)
+        busy = await node.connect(codec)
         for _ in range(10):
-            await passed(5.0)
-            busy.say(Ping(busy.next_id()))
-            if alive.link.messages[-1] == ServerPing():
-                alive.say(Pong())
-                await quiet()
-        assert dead.link.closed == (4007, "heartbeat_timeout")
-        assert (alive.link.is_open, busy.link.is_open) == (True, True)
+            await advance(5.0)
+            busy.send(Ping(busy.next_id()))
+            if alive.transport.messages[-1] == ServerPing():
+                alive.send(Pong())
+                await until_idle()
+        assert dead.transport.closed == (4007, "heartbeat_timeout")
+        assert (alive.transport.is_open, busy.transport.is_open) == (True, True)
         assert "ping" not in types(busy)
         assert node.heartbeat.statistics()["dead"] == 1
 
 
-@standing
+@on_virtual_time
 async def test_a_session_shows_what_it_is() -> None:
-    async with life() as node:
-        client = await node.client(user="ann")
-        await client.follow("h:b")
-        await client.follow("h:a")
+    async with running_node() as node:
+        client = await node.connect(user="ann")
+        await client.subscribe("h:b")
+        await client.subscribe("h:a")
         record = client.session.record()
         assert (record.connection, record.node) == (client.welcome.connection, "n1")
         assert record.channels == ["@ann", "h:a", "h:b"]

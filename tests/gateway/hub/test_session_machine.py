@@ -24,8 +24,8 @@ from protocol.messages import (
     Unsubscribe,
 )
 from protocol.position import MessageId
-from tests.gateway.life import RULES, Client, Life, life, memory_broker
-from tests.gateway.standing import passed, patient, quiet, standing
+from tests.gateway.node import RULES, Client, Node, memory_broker, running_node
+from tests.gateway.virtual_time import advance, no_deadline, on_virtual_time, until_idle
 
 CHANNELS = ["h:a", "h:b", "dropping:c", "newest:d"]
 HISTORY, TTL, META_TTL = 12, 60.0, 100.0
@@ -63,7 +63,7 @@ class Spoken:
 class World:
     """A node, its channels, and those who travel to and from it."""
 
-    def __init__(self, node: Life, broker: MemoryBroker) -> None:
+    def __init__(self, node: Node, broker: MemoryBroker) -> None:
         self.node = node
         self.broker = broker
         self.channels = {name: Spoken() for name in CHANNELS}
@@ -78,10 +78,10 @@ class World:
         elif step == "clear":
             await self.broker.clear(first)
         elif step == "wait":
-            await passed(first)
+            await advance(first)
         else:
             await self.travellers[first].do(step, second)
-        await quiet()
+        await until_idle()
         await self.note()
         for traveller in self.travellers:
             traveller.listen()
@@ -112,40 +112,40 @@ class Traveller:
     async def do(self, step: str, channel: str) -> None:
         if step == "come" and self.client is None:
             await self.come()
-        elif self.client is not None and self.client.link.is_open:
+        elif self.client is not None and self.client.transport.is_open:
             self.act(self.client, step, channel)
 
     async def come(self) -> None:
         client = self.client = self.world.node.open(self.codec)
         subs = {channel: Resume(since=position) for channel, position in self.reached.items()}
-        reply = await client.connected(Connect(1, subs=subs))
-        first, *pushed = client.link.read()
+        reply = await client.connect(Connect(1, subs=subs))
+        first, *pushed = client.transport.read()
         assert first == reply
         self.connected(reply)
         self.take(pushed)
 
     def act(self, client: Client, step: str, channel: str) -> None:
         if step == "go":
-            client.end()
+            client.disconnect()
             self.client = None
             self.following.clear()
         elif step == "fill":
-            client.link.fill()
+            client.transport.fill()
         elif step == "drain":
-            client.link.drain()
+            client.transport.drain()
         elif step == "follow" and channel not in self.following:
-            client.say(Subscribe(client.next_id(), channel, since=self.reached.get(channel)))
+            client.send(Subscribe(client.next_id(), channel, since=self.reached.get(channel)))
         elif step == "stop following" and channel in self.following:
-            client.say(Unsubscribe(client.next_id(), channel))
+            client.send(Unsubscribe(client.next_id(), channel))
         elif step == "look back" and channel not in self.following:
             self.reached.pop(channel, None)
-            client.say(Subscribe(client.next_id(), channel, rewind=5))
+            client.send(Subscribe(client.next_id(), channel, rewind=5))
 
     # ------------------------------------------------------------ what it hears
 
     def listen(self) -> None:
         """Hold everything that came against what was said."""
-        self.take(self.client.link.read() if self.client is not None else ())
+        self.take(self.client.transport.read() if self.client is not None else ())
 
     def take(self, messages: Iterable[ServerMessage]) -> None:
         for message in messages:
@@ -195,10 +195,10 @@ class Traveller:
         return self.world.channels[channel].positions[position]
 
 
-@settings(patient, max_examples=60)
+@settings(no_deadline, max_examples=60)
 @given(st.lists(STEPS, min_size=20, max_size=60))
 def test_what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> None:
-    standing(what_each_client_heard_adds_up)(steps)
+    on_virtual_time(what_each_client_heard_adds_up)(steps)
 
 
 async def what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> None:
@@ -207,7 +207,7 @@ async def what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> N
     }
     broker = memory_broker(meta_ttl=META_TTL)
     limits = SessionLimits(outbox=4_000, catch_up_batch=3, connect_timeout=1e9)
-    async with life(broker=broker, rules=rules, limits=limits, interval=20_000.0) as node:
+    async with running_node(broker=broker, rules=rules, limits=limits, interval=20_000.0) as node:
         world = World(node, broker)
         await world.note()
         for number in range(TRAVELLERS):
@@ -217,9 +217,9 @@ async def what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> N
         for step in steps:
             await world.do(*step)
         for traveller in world.travellers:
-            if traveller.client is not None and traveller.client.link.is_open:
-                traveller.client.link.drain()
-                await quiet()
+            if traveller.client is not None and traveller.client.transport.is_open:
+                traveller.client.transport.drain()
+                await until_idle()
                 traveller.listen()
                 for channel in traveller.following:
                     assert traveller.upto(channel) == world.channels[channel].count, "and nothing is left out"

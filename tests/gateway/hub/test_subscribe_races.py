@@ -16,16 +16,16 @@ from typing import Any
 from gateway.broker.base import Delivery
 from protocol.messages import Message, Subscribe, Subscribed, Unsubscribe
 from protocol.position import MessageId
-from tests.gateway.life import RULES, Client, Life, life
-from tests.gateway.racing import RacingBroker
-from tests.gateway.shuffled import in_any_order
+from tests.gateway.hub.interleavings import GatedBroker
+from tests.gateway.node import RULES, Client, Node, running_node
+from tests.gateway.shuffled_loop import run_shuffled
 
 SEEDS = int(os.environ.get("FANWAY_SEEDS", "60"))
 CHANNELS = ["h:a", "h:b"]
 LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
 
 
-class OneInbox(RacingBroker):
+class OneInbox(GatedBroker):
     """As a broker of many nodes: who has been unrouted is given nothing more of what waits."""
 
     async def _unroute(self, channel: str) -> None:
@@ -40,7 +40,7 @@ class OneInbox(RacingBroker):
 class Talk:
     """Some publish, some come and go, and the broker's answers and messages come whenever they please."""
 
-    def __init__(self, node: Life, broker: RacingBroker, chance: Random) -> None:
+    def __init__(self, node: Node, broker: GatedBroker, chance: Random) -> None:
         self.node = node
         self.broker = broker
         self.chance = chance
@@ -57,7 +57,7 @@ class Talk:
         await talking
 
     async def connected(self) -> Client:
-        return await self.node.client()
+        return await self.node.connect()
 
     def let_through(self) -> None:
         """Let an answer or a message come, or not."""
@@ -97,7 +97,7 @@ class Talk:
             self.check(client, reply, options.get("since"))
 
     async def replied(self, client: Client, command: Any) -> Any:
-        client.say(command)
+        client.send(command)
         # The client has no other way to hear of it.
         while not client.replies(command.id):  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -107,8 +107,8 @@ class Talk:
 
     def check(self, client: Client, reply: Subscribed, since: MessageId | None) -> None:
         """Judge what came between *reply* and the end of the subscription, which has just come."""
-        start = client.link.messages.index(reply)
-        pushed = of(client.link.messages[start:], reply.channel)
+        start = client.transport.messages.index(reply)
+        pushed = of(client.transport.messages[start:], reply.channel)
         assert reply.position is not None
         self.one_run(reply.channel, [reply.position, *pushed])
         shown = of(reply.messages, reply.channel)
@@ -140,14 +140,14 @@ def test_who_subscribes_while_others_publish_hears_history_and_then_everything()
     async def scenario(chance: Random) -> None:
         nonlocal resumed
         broker = OneInbox(lag=chance.random() < 0.7, only=frozenset({"subscribe", "read", "unsubscribe"}))
-        async with life(broker=broker, rules=LONG) as node:
+        async with running_node(broker=broker, rules=LONG) as node:
             talk = Talk(node, broker, chance)
             await talk.happens()
             await broker.pass_all()
             for client in node.clients:
-                client.end()
+                client.disconnect()
             await broker.pass_all()
             resumed += talk.resumed
 
-    in_any_order(SEEDS, scenario)
+    run_shuffled(SEEDS, scenario)
     assert resumed > SEEDS

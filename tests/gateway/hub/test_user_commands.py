@@ -22,124 +22,129 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.payload import payload_of
-from tests.gateway.life import Client, life
-from tests.gateway.racing import RacingBroker, every_order, published, race
-from tests.gateway.standing import quiet, standing
+from tests.gateway.hub.interleavings import (
+    GatedBroker,
+    all_interleavings,
+    publish_and_deliver,
+    run_interleaved,
+)
+from tests.gateway.node import Client, running_node
+from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 # ---------------------------------------------------------------- instructions
 
 
-@standing
+@on_virtual_time
 async def test_the_server_subscribes_and_unsubscribes_a_user_everywhere() -> None:
-    async with life() as node:
-        clients = [await node.client(user="ann") for _ in range(2)]
-        other = await node.client(user="ben")
+    async with running_node() as node:
+        clients = [await node.connect(user="ann") for _ in range(2)]
+        other = await node.connect(user="ben")
         await node.publish("nobody:a", 0)
-        await node.instruct("ann", "subscribe", "nobody:a")
-        await node.instruct("ann", "subscribe", "nobody:a")
+        await node.send_user_command("ann", "subscribe", "nobody:a")
+        await node.send_user_command("ann", "subscribe", "nobody:a")
         await node.publish("nobody:a", 1)
-        await quiet()
-        assert [client.got("nobody:a") for client in (*clients, other)] == [[1], [1], []]
+        await until_idle()
+        assert [client.values("nobody:a") for client in (*clients, other)] == [[1], [1], []]
         for client in clients:
-            made = [message for message in client.link.messages if isinstance(message, Subscribed)]
+            made = [message for message in client.transport.messages if isinstance(message, Subscribed)]
             assert made == [Subscribed("nobody:a")]
-        await node.instruct("ann", "unsubscribe", "nobody:a")
-        await node.instruct("ann", "unsubscribe", "nobody:a", reason="again")
+        await node.send_user_command("ann", "unsubscribe", "nobody:a")
+        await node.send_user_command("ann", "unsubscribe", "nobody:a", reason="again")
         await node.publish("nobody:a", 2)
-        await quiet()
+        await until_idle()
         for client in clients:
-            assert client.got("nobody:a") == [1]
-            assert client.link.messages[-1] == Unsubscribed(
+            assert client.values("nobody:a") == [1]
+            assert client.transport.messages[-1] == Unsubscribed(
                 "nobody:a", "unsubscribed", "unsubscribed by the server"
             )
-        await node.instruct("ann", "subscribe", "h:a")
-        await node.instruct("ann", "unsubscribe", "h:a", reason="enough")
-        assert clients[0].link.messages[-1] == Unsubscribed("h:a", "unsubscribed", "enough")
+        await node.send_user_command("ann", "subscribe", "h:a")
+        await node.send_user_command("ann", "unsubscribe", "h:a", reason="enough")
+        assert clients[0].transport.messages[-1] == Unsubscribed("h:a", "unsubscribed", "enough")
 
 
-@standing
+@on_virtual_time
 async def test_the_server_disconnects_a_user_but_for_those_it_spares() -> None:
-    async with life() as node:
-        clients = [await node.client(user="ann") for _ in range(3)]
+    async with running_node() as node:
+        clients = [await node.connect(user="ann") for _ in range(3)]
         spare = frozenset({clients[1].session.connection})
-        await node.instruct("ann", "disconnect", code=4_100, reason="bye", except_connections=spare)
-        assert [client.link.closed for client in clients] == [(4_100, "bye"), None, (4_100, "bye")]
-        await node.instruct("ann", "disconnect")
-        assert clients[1].link.closed == (4005, "disconnected")
-        await node.instruct("ben", "disconnect")
+        await node.send_user_command("ann", "disconnect", code=4_100, reason="bye", except_connections=spare)
+        assert [client.transport.closed for client in clients] == [(4_100, "bye"), None, (4_100, "bye")]
+        await node.send_user_command("ann", "disconnect")
+        assert clients[1].transport.closed == (4005, "disconnected")
+        await node.send_user_command("ben", "disconnect")
 
 
-@standing
+@on_virtual_time
 async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
-    async with life() as node:
-        old = await node.client(user="ann")
+    async with running_node() as node:
+        old = await node.connect(user="ann")
         node.clock.advance(1.0)
         time = node.wall()
         node.clock.advance(1.0)
-        new = await node.client(user="ann")
+        new = await node.connect(user="ann")
         for channel, before in (("nobody:a", time), ("nobody:b", node.wall() + 1)):
-            await node.instruct("ann", "subscribe", channel, issued_before=before)
+            await node.send_user_command("ann", "subscribe", channel, issued_before=before)
         await node.publish("nobody:a", 1)
         await node.publish("nobody:b", 2)
-        await quiet()
-        assert [(client.got("nobody:a"), client.got("nobody:b")) for client in (old, new)] == [
+        await until_idle()
+        assert [(client.values("nobody:a"), client.values("nobody:b")) for client in (old, new)] == [
             ([1], [2]),
             ([], [2]),
         ]
-        await node.instruct("ann", "disconnect", issued_before=time)
-        await node.instruct("ann", "disconnect", issued_before=new.session.connected_at)
-        assert (old.link.closed, new.link.closed) == ((4005, "disconnected"), None)
+        await node.send_user_command("ann", "disconnect", issued_before=time)
+        await node.send_user_command("ann", "disconnect", issued_before=new.session.connected_at)
+        assert (old.transport.closed, new.transport.closed) == ((4005, "disconnected"), None)
 
 
-@standing
+@on_virtual_time
 async def test_what_the_server_may_not_do_either_is_not_done() -> None:
-    async with life(strict=True) as node:
-        client = await node.client(user="ann")
-        await node.instruct("ann", "subscribe", "unheard:of")
+    async with running_node(strict=True) as node:
+        client = await node.connect(user="ann")
+        await node.send_user_command("ann", "subscribe", "unheard:of")
         assert node.hub.subscribed_channels() == {"@ann": 1}
-        assert await client.ask(Ping(50)) == PongReply(50)
+        assert await client.request(Ping(50)) == PongReply(50)
 
 
-class Buggy(RacingBroker):
+class Buggy(GatedBroker):
     """A broker with a bug."""
 
     async def join(self, channel: str, member: Member) -> None:
         raise RuntimeError("a bug")
 
 
-@standing
+@on_virtual_time
 async def test_a_bug_while_the_server_subscribes_is_heard_of_and_ends_nothing() -> None:
-    async with life(broker=Buggy(only=frozenset())) as node:
-        client = await node.client(user="ann")
-        await node.instruct("ann", "subscribe", "p:a")
-        assert client.link.is_open
+    async with running_node(broker=Buggy(only=frozenset())) as node:
+        client = await node.connect(user="ann")
+        await node.send_user_command("ann", "subscribe", "p:a")
+        assert client.transport.is_open
         (error,) = node.errors
         assert str(error) == "a bug"
         node.errors.clear()
         assert node.hub.subscribed_channels() == {"@ann": 1}
 
 
-@standing
+@on_virtual_time
 async def test_a_client_and_the_server_may_subscribe_at_once() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset({"subscribe", "join"}))
-        async with life(broker=broker) as node:
-            client = await node.client()
-            client.end()
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset({"subscribe", "join"}))
+        async with running_node(broker=broker) as node:
+            client = await node.connect()
+            client.disconnect()
             client = node.open()
-            client.say(Connect(1, token=node.token("ann")))
+            client.send(Connect(1, token=node.token("ann")))
             await broker.pass_all()
-            client.say(Subscribe(10, "hp:a"))
-            await race(broker, choices, lambda: node.instruct("ann", "subscribe", "hp:a"))
+            client.send(Subscribe(10, "hp:a"))
+            await run_interleaved(broker, choices, lambda: node.send_user_command("ann", "subscribe", "hp:a"))
             await broker.pass_all()
-            made = [message for message in client.link.messages if isinstance(message, Subscribed)]
+            made = [message for message in client.transport.messages if isinstance(message, Subscribed)]
             assert len(made) == 1
             assert len(node.hub.channels["hp:a"]) == 1
             assert node.hub.channels["hp:a"].holders == 0
-            await published(node, "hp:a", "x")
-            assert client.got() == ["x"]
+            await publish_and_deliver(node, "hp:a", "x")
+            assert client.values() == ["x"]
             assert (await broker.inner.presence("hp:a")).connections == 1
-            client.end()
+            client.disconnect()
             await broker.pass_all()
             assert (await broker.inner.presence("hp:a")).connections == 0
 
@@ -147,42 +152,42 @@ async def test_a_client_and_the_server_may_subscribe_at_once() -> None:
 @pytest.mark.parametrize(
     "actions", [("subscribe", "unsubscribe"), ("unsubscribe", "subscribe"), ("subscribe", "disconnect")]
 )
-@standing
+@on_virtual_time
 async def test_instructions_have_their_effect_in_their_order(actions: tuple[str, str]) -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset({"subscribe"}))
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset({"subscribe"}))
+        async with running_node(broker=broker) as node:
             client = node.open()
-            client.say(Connect(1, token=node.token("ann")))
+            client.send(Connect(1, token=node.token("ann")))
             await broker.pass_all()
-            acts = [lambda action=action: node.instruct("ann", action, "h:a") for action in actions]
-            await race(broker, choices, *acts)
+            acts = [lambda action=action: node.send_user_command("ann", action, "h:a") for action in actions]
+            await run_interleaved(broker, choices, *acts)
             await broker.pass_all()
             assert ("h:a" in client.session.subscriptions) == (actions[-1] == "subscribe")
-            assert client.link.is_open == (actions[-1] != "disconnect")
+            assert client.transport.is_open == (actions[-1] != "disconnect")
 
 
-@standing
+@on_virtual_time
 async def test_what_the_server_wants_during_connect_comes_behind_its_reply() -> None:
-    for choices in every_order():
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
             client = node.open()
-            client.say(Connect(1, token=node.token("ann"), subs={"h:a": Resume()}))
+            client.send(Connect(1, token=node.token("ann"), subs={"h:a": Resume()}))
             acts = [
-                lambda: node.instruct("ann", "subscribe", "h:b"),
-                lambda: node.instruct("ann", "subscribe", "h:a"),
-                lambda: published(node, "h:b", "x"),
+                lambda: node.send_user_command("ann", "subscribe", "h:b"),
+                lambda: node.send_user_command("ann", "subscribe", "h:a"),
+                lambda: publish_and_deliver(node, "h:b", "x"),
             ]
-            await race(broker, choices, *acts)
+            await run_interleaved(broker, choices, *acts)
             await broker.pass_all()
-            first, *rest = client.link.messages
+            first, *rest = client.transport.messages
             assert isinstance(first, Connected)
             assert set(first.subs) == {"@ann", "h:a"}
             assert [message for message in rest if isinstance(message, Connected)] == []
-            await published(node, "h:a", "y")
-            assert client.got("h:a") == ["y"]
-            client.end()
+            await publish_and_deliver(node, "h:a", "y")
+            assert client.values("h:a") == ["y"]
+            client.disconnect()
             await broker.pass_all()
 
 
@@ -192,7 +197,7 @@ async def test_what_the_server_wants_during_connect_comes_behind_its_reply() -> 
 def seen_by(client: Client, channel: str, id: int) -> set[str]:
     """Return who *client* takes to be in *channel*: the members of its reply, and who came and went since."""
     here = {member.connection for member in client.reply(id).members}
-    for message in client.link.messages:
+    for message in client.transport.messages:
         if isinstance(message, Join) and message.channel == channel:
             here.add(message.member.connection)
         elif isinstance(message, Leave) and message.channel == channel:
@@ -200,16 +205,16 @@ def seen_by(client: Client, channel: str, id: int) -> set[str]:
     return here
 
 
-@standing
+@on_virtual_time
 async def test_who_asks_for_the_members_misses_nobody_who_comes_or_goes_meanwhile() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset())
-        async with life(broker=broker) as node:
-            other = await node.client()
-            await other.follow("p:a")
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset())
+        async with running_node(broker=broker) as node:
+            other = await node.connect()
+            await other.subscribe("p:a")
             broker.only = frozenset({"presence", "join"})
-            client = await node.client()
-            client.say(Subscribe(10, "p:a", members=True))
+            client = await node.connect()
+            client.send(Subscribe(10, "p:a", members=True))
             inner = broker.inner
             acts = [
                 partial(inner.join, "p:a", Member("x", "xara")),
@@ -217,64 +222,64 @@ async def test_who_asks_for_the_members_misses_nobody_who_comes_or_goes_meanwhil
                 partial(inner.join, "p:a", Member("y", "yves")),
                 partial(inner.leave, "p:a", "x"),
             ]
-            await race(broker, choices, *acts)
+            await run_interleaved(broker, choices, *acts)
             await broker.pass_all()
             assert seen_by(client, "p:a", 10) == {client.session.connection, "y"}
             assert not node.hub.channels["p:a"].member_lists
             await inner.leave("p:a", "y")
-            client.end()
+            client.disconnect()
             await broker.pass_all()
 
 
-@standing
+@on_virtual_time
 async def test_who_leaves_and_comes_back_is_there_whatever_the_broker_hears_first() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset({"join", "leave"}))
-        async with life(broker=broker) as node:
-            client = await node.client()
-            client.say(Subscribe(10, "p:a"))
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset({"join", "leave"}))
+        async with running_node(broker=broker) as node:
+            client = await node.connect()
+            client.send(Subscribe(10, "p:a"))
             await broker.pass_all()
-            client.say(
+            client.send(
                 Unsubscribe(11, "p:a"), Subscribe(12, "p:a"), Unsubscribe(13, "p:a"), Subscribe(14, "p:a")
             )
-            await race(broker, choices)
+            await run_interleaved(broker, choices)
             await broker.pass_all()
             assert (await broker.inner.presence("p:a")).connections == 1
-            client.end()
+            client.disconnect()
             await broker.pass_all()
             assert (await broker.inner.presence("p:a")).connections == 0
 
 
-@standing
+@on_virtual_time
 async def test_a_publisher_and_everybody_else_hear_one_order() -> None:
-    for choices in every_order():
-        broker = RacingBroker(only=frozenset({"publish"}))
-        async with life(broker=broker) as node:
-            clients = [await node.client() for _ in range(2)]
+    for choices in all_interleavings():
+        broker = GatedBroker(only=frozenset({"publish"}))
+        async with running_node(broker=broker) as node:
+            clients = [await node.connect() for _ in range(2)]
             for client in clients:
-                await client.follow("h:a")
+                await client.subscribe("h:a")
             for index, client in enumerate(clients):
-                client.say(
+                client.send(
                     Publish(10, "h:a", payload_of([index, 1])), Publish(11, "h:a", payload_of([index, 2]))
                 )
-            await race(broker, choices)
+            await run_interleaved(broker, choices)
             await broker.pass_all()
-            first, second = (client.got() for client in clients)
+            first, second = (client.values() for client in clients)
             assert first == second
             for index in range(2):
                 assert [value for value in first if value[0] == index] == [[index, 1], [index, 2]]
 
 
-@standing
+@on_virtual_time
 async def test_the_broker_hears_of_a_users_first_connection_and_of_the_end_of_the_last() -> None:
-    broker = RacingBroker(only=frozenset())
-    async with life(broker=broker) as node:
+    broker = GatedBroker(only=frozenset())
+    async with running_node(broker=broker) as node:
         heard = []
-        await node.client()
+        await node.connect()
         for _ in range(2):
-            clients = [await node.client(user="ann") for _ in range(2)]
+            clients = [await node.connect(user="ann") for _ in range(2)]
             heard.append(set(broker.users))
             for client in clients:
-                client.end()
+                client.disconnect()
                 heard.append(set(broker.users))
         assert heard == [{"ann"}, {"ann"}, set()] * 2

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from gateway.presence.members import Members, difference, up_to_date
 from protocol.messages import Join, Leave, Member
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 ANN, BEN, CLEO = Member("c1", "ann"), Member("c2", "ben"), Member("c3", "cleo", {"x": 1})
 MEMBERS = st.builds(Member, st.sampled_from(["c1", "c2", "c3", "c4"]), st.sampled_from(["ann", "ben"]))
@@ -43,7 +43,7 @@ def test_a_difference_is_who_came_and_who_went() -> None:
     assert difference([ANN], [Member("c1", "ann", "newer")]) == ([], [])
 
 
-@patient
+@no_deadline
 @given(st.lists(MEMBERS), st.lists(MEMBERS))
 def test_a_difference_leads_from_one_to_the_other(before: list[Member], after: list[Member]) -> None:
     joined, left = difference(before, after)
@@ -65,7 +65,7 @@ CHANGES: st.SearchStrategy[Join | Leave] = st.one_of(
 )
 
 
-@patient
+@no_deadline
 @given(st.lists(CHANGES), st.data())
 def test_what_a_list_has_been_through_already_does_not_hurt(
     changes: list[Join | Leave], data: st.DataObject

@@ -12,7 +12,7 @@ from gateway.errors import BrokerFull
 from protocol.position import MessageId
 from tests.broker.contract import BrokerContract
 from tests.broker.node import Later, RecordingNode, publication, publish, values
-from tests.gateway.standing import passed, standing, the_loop
+from tests.gateway.virtual_time import advance, on_virtual_time, virtual_loop
 
 KEY_TTL, META_TTL = 300.0, 3_600.0
 
@@ -70,23 +70,23 @@ class TestMemoryBroker(BrokerContract):
         return META_TTL
 
 
-@standing
+@on_virtual_time
 async def test_it_sweeps_by_itself_between_start_and_close() -> None:
-    clock = the_loop().clock
+    clock = virtual_loop().clock
     broker = MemoryBroker(meta_ttl=META_TTL, clock=clock, wall_clock=clock)
     for _ in range(2):
         await broker.start(RecordingNode())
         await publish(broker, "a", 1, retention=Retention(5, 1.0))
         assert broker.statistics()["bytes"] == needed(1)
-        await passed(SWEEP_SECONDS + 1.0)
+        await advance(SWEEP_SECONDS + 1.0)
         assert broker.statistics()["bytes"] == OVERHEAD
-        await passed(META_TTL)
+        await advance(META_TTL)
         assert broker.statistics()["channels"] == 0
         await broker.close()
-    assert the_loop().timers == 0
+    assert virtual_loop().timer_count == 0
 
 
-@standing
+@on_virtual_time
 async def test_a_failed_sweep_is_reported() -> None:
     class Unsweepable(MemoryBroker):
         def sweep(self) -> None:
@@ -95,7 +95,7 @@ async def test_a_failed_sweep_is_reported() -> None:
     reported: list[BaseException] = []
     broker = Unsweepable(on_error=reported.append)
     await broker.start(RecordingNode())
-    await passed(SWEEP_SECONDS)
+    await advance(SWEEP_SECONDS)
     await broker.close()
     assert [str(each) for each in reported] == ["a bug"]
 

@@ -10,7 +10,7 @@ from gateway.broker.uid import new_uid
 from protocol.messages import Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 BEGINNING = MessageId(0, "zero")
 KEPT = Retention(size=3, ttl=10.0)
@@ -110,7 +110,7 @@ def test_what_an_append_displaces_is_known_before() -> None:
     assert log.size == before - freed + OVERHEAD + 2
 
 
-@patient
+@no_deadline
 @given(
     st.lists(
         st.one_of(

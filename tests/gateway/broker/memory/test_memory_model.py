@@ -19,7 +19,7 @@ from tests.broker.contract_machine import Contract
 from tests.broker.listener import Listener
 from tests.broker.node import RecordingNode, publication
 from tests.gateway.access.signing import at_once
-from tests.gateway.standing import patient
+from tests.gateway.virtual_time import no_deadline
 
 META_TTL, KEY_TTL = 50.0, 20.0
 CHANNELS = st.sampled_from(["a", "b", "c"])
@@ -165,7 +165,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(patient, max_examples=100, stateful_step_count=40)
+TestHistories.settings = settings(no_deadline, max_examples=100, stateful_step_count=40)
 
 
 class Acts(Contract):
@@ -182,4 +182,4 @@ class Acts(Contract):
 
 
 TestActs = Acts.TestCase
-TestActs.settings = settings(patient, max_examples=50, stateful_step_count=30)
+TestActs.settings = settings(no_deadline, max_examples=50, stateful_step_count=30)

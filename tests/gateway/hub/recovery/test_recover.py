@@ -13,9 +13,16 @@ from gateway.hub.services import SessionLimits
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Connect, Connected, Error, Gap, Resume, Subscribe, Subscribed
 from protocol.position import MessageId
-from tests.gateway.life import RULES, Client, Life, life, values_of
-from tests.gateway.racing import Choices, RacingBroker, every_order, race, some_orders, unavailable
-from tests.gateway.standing import quiet, standing
+from tests.gateway.hub.interleavings import (
+    Choices,
+    GatedBroker,
+    all_interleavings,
+    random_interleavings,
+    run_interleaved,
+    unavailable,
+)
+from tests.gateway.node import RULES, Client, Node, running_node, values_of
+from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 EARLIER = [1, 2, 3]
 RECENT = 64
@@ -24,7 +31,7 @@ RECENT = 64
 class Race:
     """A node on a slow broker, and a channel in which everything that is said is counted."""
 
-    def __init__(self, node: Life, broker: RacingBroker, channel: str = "h:a") -> None:
+    def __init__(self, node: Node, broker: GatedBroker, channel: str = "h:a") -> None:
         self.node = node
         self.broker = broker
         self.channel = channel
@@ -49,7 +56,7 @@ class Race:
 
     def check(self, client: Client, reply: Subscribed, *, since: MessageId | None = None) -> None:
         """Hold everything that *client* heard of the channel against what was said."""
-        pushed = values_of(client.link.messages, self.channel)
+        pushed = values_of(client.transport.messages, self.channel)
         assert pushed == self.after(reply.position), "everything after the position, once, in order"
         if since is not None and reply.recovered:
             assert values_of(reply.messages) + pushed == self.after(since)
@@ -58,8 +65,8 @@ class Race:
 
 
 async def started(choices: Choices, client: Client, race_: Race, command: Any, *acts: Any) -> Any:
-    client.say(command)
-    await race(race_.broker, choices, *acts)
+    client.send(command)
+    await run_interleaved(race_.broker, choices, *acts)
     await race_.broker.pass_all()
     return client.reply(command.id)
 
@@ -74,21 +81,21 @@ WAYS = {
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("since", [0, 2, 3])
-@standing
+@on_virtual_time
 async def test_a_resume_raced_by_publishes_misses_nothing(way: str, since: int, lag: bool) -> None:
-    for choices in every_order():
-        broker = RacingBroker(lag=lag)
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(lag=lag)
+        async with running_node(broker=broker) as node:
             channel = Race(node, broker)
             beginning = (await broker.inner.read("h:a")).position
             await channel.say(*EARLIER)
-            other = await node.client()
+            other = await node.connect()
             if way != "first on the node":
-                other.say(Subscribe(50, "h:a"))
+                other.send(Subscribe(50, "h:a"))
                 await broker.pass_all()
             await channel.say(*range(10, 10 + WAYS[way]))
             await broker.pass_all()
-            client = await node.client()
+            client = await node.connect()
             position = [beginning, *channel.ids][since]
             ask = Subscribe(60, "h:a", since=position)
             reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
@@ -99,24 +106,24 @@ async def test_a_resume_raced_by_publishes_misses_nothing(way: str, since: int, 
             await leave(node, broker)
 
 
-async def leave(node: Life, broker: RacingBroker) -> None:
+async def leave(node: Node, broker: GatedBroker) -> None:
     """Let everybody go, and the broker hear of it."""
     for client in node.clients:
-        client.end()
+        client.disconnect()
     await broker.pass_all()
     assert broker.routes == set()
 
 
 @pytest.mark.parametrize("channel", ["h:a", "hp:a"])
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
-@standing
+@on_virtual_time
 async def test_a_plain_subscription_hears_everything_after_its_position(channel: str, lag: bool) -> None:
-    for choices in every_order():
-        broker = RacingBroker(lag=lag)
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(lag=lag)
+        async with running_node(broker=broker) as node:
             spoken = Race(node, broker, channel)
             await spoken.say(*EARLIER)
-            client = await node.client()
+            client = await node.connect()
             ask = Subscribe(60, channel)
             reply = await started(choices, client, spoken, ask, *spoken.to_say("x", "y"))
             assert (list(reply.messages), reply.recovered) == ([], False)
@@ -126,33 +133,33 @@ async def test_a_plain_subscription_hears_everything_after_its_position(channel:
 
 @pytest.mark.parametrize("rewind", [1, 2, 5])
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
-@standing
+@on_virtual_time
 async def test_a_rewind_shows_the_last_and_then_everything(rewind: int, lag: bool) -> None:
-    for choices in every_order():
-        broker = RacingBroker(lag=lag)
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(lag=lag)
+        async with running_node(broker=broker) as node:
             channel = Race(node, broker)
             await channel.say(*EARLIER)
-            client = await node.client()
+            client = await node.connect()
             ask = Subscribe(60, "h:a", rewind=rewind)
             reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
             channel.check(client, reply)
             shown = values_of(reply.messages)
             until = channel.said[: len(channel.said) - len(channel.after(reply.position))]
             assert shown == until[len(until) - len(shown) :]
-            assert len(shown) + len(client.got()) >= rewind, "some of the last may still be on their way"
+            assert len(shown) + len(client.values()) >= rewind, "some of the last may still be on their way"
             assert not reply.recovered
             await leave(node, broker)
 
 
-@standing
+@on_virtual_time
 async def test_the_orders_are_many_and_all_different() -> None:
     seen = set()
-    for choices in every_order():
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
             channel = Race(node, broker)
-            client = await node.client()
+            client = await node.connect()
             await started(choices, client, channel, Subscribe(60, "hp:a"), *channel.to_say("x", "y"))
             assert broker.calls == ["subscribe", "join"]
             await leave(node, broker)
@@ -161,37 +168,37 @@ async def test_the_orders_are_many_and_all_different() -> None:
     assert len(seen) == 15
 
 
-@standing
+@on_virtual_time
 async def test_who_heard_more_elsewhere_than_has_arrived_here_hears_nothing_twice() -> None:
-    for choices in every_order():
-        broker = RacingBroker(lag=True)
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker(lag=True)
+        async with running_node(broker=broker) as node:
             channel = Race(node, broker)
-            other = await node.client()
-            other.say(Subscribe(50, "h:a"))
+            other = await node.connect()
+            other.send(Subscribe(50, "h:a"))
             await broker.pass_all()
             await channel.say("p", "q", "r")
             assert broker.late == 3
-            client = await node.client()
+            client = await node.connect()
             ask = Subscribe(60, "h:a", since=channel.ids[1])
             reply = await started(choices, client, channel, ask, *channel.to_say("x"))
             assert reply.recovered
-            assert values_of(reply.messages) + client.got() == ["r", "x"]
+            assert values_of(reply.messages) + client.values() == ["r", "x"]
             channel.check(client, reply, since=channel.ids[1])
             channel.check(other, other.reply(50))
             await leave(node, broker)
 
 
 @pytest.mark.parametrize("burst", [RECENT - 1, RECENT, RECENT + 1, 2 * RECENT + 5])
-@standing
+@on_virtual_time
 async def test_a_burst_while_the_broker_answers_is_not_missed(burst: int) -> None:
-    for choices in every_order():
-        broker = RacingBroker()
+    for choices in all_interleavings():
+        broker = GatedBroker()
         rules = {**RULES, "h": replace(RULES["h"], history=1_000)}
-        async with life(broker=broker, rules=rules) as node:
+        async with running_node(broker=broker, rules=rules) as node:
             channel = Race(node, broker)
             await channel.say(*EARLIER)
-            client = await node.client()
+            client = await node.connect()
             ask = Subscribe(60, "h:a", since=channel.ids[0])
             reply = await started(choices, client, channel, ask, partial(channel.say, *range(10, 10 + burst)))
             assert reply.recovered
@@ -199,127 +206,127 @@ async def test_a_burst_while_the_broker_answers_is_not_missed(burst: int) -> Non
             await leave(node, broker)
 
 
-@standing
+@on_virtual_time
 async def test_who_is_outrun_by_the_channel_while_it_resumes_is_caught_up_with() -> None:
-    broker = RacingBroker(only=frozenset({"read"}))
+    broker = GatedBroker(only=frozenset({"read"}))
     rules = {**RULES, "h": replace(RULES["h"], history=10_000)}
-    async with life(broker=broker, rules=rules) as node:
+    async with running_node(broker=broker, rules=rules) as node:
         channel = Race(node, broker)
         await channel.say(*EARLIER)
-        client = await node.client()
-        client.say(Subscribe(60, "h:a", since=channel.ids[0]))
-        await quiet()
+        client = await node.connect()
+        client.send(Subscribe(60, "h:a", since=channel.ids[0]))
+        await until_idle()
         while len(channel.said) < 1_000:
             await channel.say(*range(RECENT + 1))
             broker.open(broker.gates[0])
-            await quiet()
+            await until_idle()
         await broker.pass_all()
         reply = client.reply(60)
         assert reply.recovered
         await channel.say("x")
-        await quiet()
+        await until_idle()
         channel.check(client, reply, since=channel.ids[0])
 
 
-@standing
+@on_virtual_time
 async def test_a_resume_of_a_history_that_was_reset_meanwhile_is_not_recovered() -> None:
-    broker = RacingBroker(only=frozenset({"join"}))
-    async with life(broker=broker) as node:
+    broker = GatedBroker(only=frozenset({"join"}))
+    async with running_node(broker=broker) as node:
         channel = Race(node, broker, "hp:a")
         await channel.say(*EARLIER)
-        client = await node.client()
-        client.say(Subscribe(60, "hp:a", since=channel.ids[0]))
-        await quiet()
+        client = await node.connect()
+        client.send(Subscribe(60, "hp:a", since=channel.ids[0]))
+        await until_idle()
         node.hub.deliver(Gap("hp:a", "reset", MessageId(7, "new")))
         await broker.pass_all()
         reply = client.reply(60)
         assert (list(reply.messages), reply.recovered, reply.position) == ([], False, MessageId(7, "new"))
 
 
-@standing
+@on_virtual_time
 async def test_what_is_trimmed_before_it_could_follow_is_told() -> None:
-    async with life(limits=batches(2)) as node:
+    async with running_node(limits=batches(2)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", *([number, "x" * 500] for number in range(20)))
-        client = await node.client(capacity=1_500)
-        reply = await client.follow("h:a", since=first.id)
-        assert (reply.recovered, len(reply.messages), client.link.writable) == (True, 3, False)
+        client = await node.connect(capacity=1_500)
+        reply = await client.subscribe("h:a", since=first.id)
+        assert (reply.recovered, len(reply.messages), client.transport.writable) == (True, 3, False)
         await node.publish("h:a", *range(200))
-        client.link.capacity = None
-        client.link.drain()
-        await quiet()
-        (gap,) = (message for message in client.link.messages if isinstance(message, Gap))
+        client.transport.capacity = None
+        client.transport.drain()
+        await until_idle()
+        (gap,) = (message for message in client.transport.messages if isinstance(message, Gap))
         assert (gap.reason, gap.position and gap.position.offset) == ("trimmed", 221)
         await node.publish("h:a", "on")
-        await quiet()
-        assert client.got()[-1] == "on"
+        await until_idle()
+        assert client.values()[-1] == "on"
 
 
 @pytest.mark.parametrize("options", [{}, {"since": True}, {"rewind": 2}], ids=["", "since", "rewind"])
-@standing
+@on_virtual_time
 async def test_what_runs_ahead_while_presence_is_noted_is_not_lost_in_silence(
     options: dict[str, Any],
 ) -> None:
-    broker = RacingBroker(only=frozenset({"join"}))
+    broker = GatedBroker(only=frozenset({"join"}))
     rules = {**RULES, "hp": replace(RULES["hp"], history=1_000)}
-    async with life(broker=broker, rules=rules) as node:
+    async with running_node(broker=broker, rules=rules) as node:
         channel = Race(node, broker, "hp:a")
         await channel.say(*EARLIER)
-        client = await node.client()
+        client = await node.connect()
         if "since" in options:
             options = {"since": channel.ids[0]}
-        client.say(Subscribe(60, "hp:a", **options))
-        await quiet()
+        client.send(Subscribe(60, "hp:a", **options))
+        await until_idle()
         await channel.say(*range(10, 10 + RECENT + 1))
         await broker.pass_all()
         reply = client.reply(60)
         assert reply.recovered is ("since" in options)
         assert reply.recovered or list(reply.messages) == []
         await channel.say("x")
-        await quiet()
+        await until_idle()
         channel.check(client, reply, since=options.get("since"))
 
 
 @pytest.mark.parametrize("options", [{"since": MessageId(1, "x")}, {"rewind": 3}])
-@standing
+@on_virtual_time
 async def test_without_history_there_is_nothing_to_resume_from(options: dict[str, Any]) -> None:
-    async with life() as node:
-        client = await node.client()
-        reply = await client.follow("a", **options)
+    async with running_node() as node:
+        client = await node.connect()
+        reply = await client.subscribe("a", **options)
         assert (reply.position, list(reply.messages), reply.recovered) == (None, [], False)
 
 
-@standing
+@on_virtual_time
 async def test_an_exclusion_holds_for_who_hears_it_live_and_for_no_replay() -> None:
-    async with life(limits=SessionLimits(outbox=4_000)) as node:
-        client, slow = await node.client(), await node.client()
-        begun = (await client.follow("h:a")).position
-        await slow.follow("h:a")
+    async with running_node(limits=SessionLimits(outbox=4_000)) as node:
+        client, slow = await node.connect(), await node.connect()
+        begun = (await client.subscribe("h:a")).position
+        await slow.subscribe("h:a")
         exclude = frozenset({client.session.connection, slow.session.connection})
-        slow.link.fill()
+        slow.transport.fill()
         await node.publish("h:a", *["x" * 1_000] * 5)
         await node.publish("h:a", "an echo", exclude=exclude)
         await node.publish("h:a", "last")
-        slow.link.drain()
-        await quiet()
-        assert client.got()[-2:] == ["x" * 1_000, "last"]
-        assert slow.got()[-2:] == ["an echo", "last"]
-        client.end()
-        returned = await node.client()
-        reply = await returned.follow("h:a", since=begun)
-        await quiet()
-        assert [*values_of(reply.messages), *returned.got()][-2:] == ["an echo", "last"]
+        slow.transport.drain()
+        await until_idle()
+        assert client.values()[-2:] == ["x" * 1_000, "last"]
+        assert slow.values()[-2:] == ["an echo", "last"]
+        client.disconnect()
+        returned = await node.connect()
+        reply = await returned.subscribe("h:a", since=begun)
+        await until_idle()
+        assert [*values_of(reply.messages), *returned.values()][-2:] == ["an echo", "last"]
 
 
 # ---------------------------------------------------------------- several at once, and before anything else
 
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
-@standing
+@on_virtual_time
 async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
-    for choices in every_order():
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
             first, second = Race(node, broker, "h:a"), Race(node, broker, "h:b")
             await first.say(*EARLIER)
             client = node.open(codec)
@@ -327,7 +334,7 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
             acts = [*first.to_say("x"), *second.to_say("y", "z")]
             reply = await started(choices, client, first, Connect(1, subs=subs), *acts)
             assert isinstance(reply, Connected)
-            assert client.link.messages[0] == reply
+            assert client.transport.messages[0] == reply
             for channel, name in ((first, "h:a"), (second, "h:b")):
                 subscribed = reply.subs[name]
                 assert isinstance(subscribed, Subscribed)
@@ -335,42 +342,42 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
             resumed = reply.subs["h:a"]
             assert isinstance(resumed, Subscribed)
             assert resumed.recovered
-            assert values_of(resumed.messages) + client.got("h:a") == first.said[1:]
+            assert values_of(resumed.messages) + client.values("h:a") == first.said[1:]
             await leave(node, broker)
 
 
-@standing
+@on_virtual_time
 async def test_the_leave_of_one_who_proves_too_slow_does_not_overtake_it_either() -> None:
-    broker = RacingBroker(only=frozenset())
-    async with life(broker=broker, limits=SessionLimits(outbox=4_000)) as node:
-        slow = await node.client()
+    broker = GatedBroker(only=frozenset())
+    async with running_node(broker=broker, limits=SessionLimits(outbox=4_000)) as node:
+        slow = await node.connect()
         for channel in ("p:a", "strict:a"):
-            await slow.follow(channel)
-        slow.link.fill()
+            await slow.subscribe(channel)
+        slow.transport.fill()
         while slow.session.statistics()["waiting"] < 3_000:
             await node.publish("strict:a", "x" * 200)
-            await quiet()
+            await until_idle()
         broker.only = frozenset({"subscribe"})
         client = node.open()
-        client.say(Connect(1, subs=dict.fromkeys(("p:a", "strict:a", "h:c"), Resume())))
-        await quiet()
+        client.send(Connect(1, subs=dict.fromkeys(("p:a", "strict:a", "h:c"), Resume())))
+        await until_idle()
         broker.open(broker.gates[0])
-        await quiet()
+        await until_idle()
         # What is published right behind the answer still waits when the command goes on, in the same turn.
         broker.open(broker.gates[0])
         await node.publish("strict:a", "y" * 1_500)
-        await quiet()
-        assert slow.link.closed == (4006, "slow_consumer")
-        first, *rest = client.link.messages
+        await until_idle()
+        assert slow.transport.closed == (4006, "slow_consumer")
+        first, *rest = client.transport.messages
         assert isinstance(first, Connected)
         assert [message for message in rest if message.type == "leave"] == []
 
 
-@standing
+@on_virtual_time
 async def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
-    for choices in every_order():
-        broker = RacingBroker()
-        async with life(broker=broker) as node:
+    for choices in all_interleavings():
+        broker = GatedBroker()
+        async with running_node(broker=broker) as node:
             channel = Race(node, broker)
             client = node.open()
             subs = {"h:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
@@ -393,40 +400,40 @@ def batches(size: int, **limits: Any) -> SessionLimits:
 
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-@standing
+@on_virtual_time
 async def test_a_catch_up_raced_by_publishes_loses_nothing(batch: int, lag: bool) -> None:
-    for choices in some_orders(100) if lag else every_order():
-        broker = RacingBroker(lag=lag, only=frozenset({"read"}))
-        async with life(broker=broker, limits=batches(batch)) as node:
+    for choices in random_interleavings(100) if lag else all_interleavings():
+        broker = GatedBroker(lag=lag, only=frozenset({"read"}))
+        async with running_node(broker=broker, limits=batches(batch)) as node:
             channel = Race(node, broker)
-            client, other = await node.client(), await node.client()
+            client, other = await node.connect(), await node.connect()
             for each in (client, other):
-                await each.follow("h:a")
-            client.link.fill()
+                await each.subscribe("h:a")
+            client.transport.fill()
             for number in range(RECENT + 2 * batch):
                 await channel.say([number, "x" * 200])
                 broker.deliver_late(broker.late)
-                await quiet()
+                await until_idle()
             assert client.session.statistics()["behind"] == 1
             await channel.say("last")
-            client.link.drain()
+            client.transport.drain()
             acts = [*channel.to_say("a"), fill(client), *channel.to_say("b"), drain(client)]
-            await race(broker, choices, *acts)
+            await run_interleaved(broker, choices, *acts)
             await broker.pass_all()
             assert client.session.statistics()["behind"] == 0
-            assert client.got() == other.got() == channel.said
+            assert client.values() == other.values() == channel.said
             await leave(node, broker)
 
 
 def fill(client: Client) -> Callable[[], Awaitable[None]]:
     async def act() -> None:
-        client.link.fill()
+        client.transport.fill()
 
     return act
 
 
 def drain(client: Client) -> Callable[[], Awaitable[None]]:
     async def act() -> None:
-        client.link.drain()
+        client.transport.drain()
 
     return act

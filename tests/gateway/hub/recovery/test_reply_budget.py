@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.hub.recovery.reply_budget import CONCURRENT_READS, ReplyBudget
-from tests.gateway.standing import quiet, standing
+from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 CHANNELS = ["a", "b", "c", "d", "e"]
 
@@ -66,7 +66,7 @@ def test_what_is_refused_after_all_leaves_its_room_to_those_who_come_later() -> 
     assert room.available_to("b") == 10
 
 
-@standing
+@on_virtual_time
 async def test_a_few_fetch_at_once_and_nobody_for_who_has_gone() -> None:
     here, fetching = True, 0
     most = 0
@@ -86,7 +86,7 @@ async def test_a_few_fetch_at_once_and_nobody_for_who_has_gone() -> None:
             fetching -= 1
 
     tasks = [asyncio.create_task(fetch()) for _ in range(CONCURRENT_READS + 2)]
-    await quiet()
+    await until_idle()
     assert fetching == most == CONCURRENT_READS
     here = False
     going.set()

@@ -1,4 +1,4 @@
-"""A whole node without sockets: broker, hub, sessions on memory links, on a loop whose time stands still."""
+"""A node without sockets: broker, hub and sessions on memory transports, on a loop with virtual time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from protocol.messages import (
 )
 from protocol.payload import payload_of
 from tests.gateway.access.signing import HS256, NOW, forged
-from tests.gateway.standing import quiet, the_loop
+from tests.gateway.virtual_time import until_idle, virtual_loop
 
 OPEN = ChannelRules("default", subscribe="anyone", publish="anyone")
 RULES = {
@@ -49,21 +49,21 @@ RULES = {
     "dropping": replace(OPEN, namespace="dropping", history=100, on_slow="drop_oldest"),
     "strict": replace(OPEN, namespace="strict", history=100, on_slow="disconnect"),
 }
-"""`h` keeps history and `p` presence; the others are named for what they do to whom."""
+"""`h` keeps history and `p` presence; the others are named for their rule, or for their overflow policy."""
 
 
 def memory_broker(**options: Any) -> MemoryBroker:
-    """Return an embedded broker on the time of the running loop."""
-    clock = the_loop().clock
-    return MemoryBroker(sweep_interval=0, clock=clock, wall_clock=wall_of(clock), **options)
+    """Return an embedded broker whose clock is the running loop's."""
+    clock = virtual_loop().clock
+    return MemoryBroker(sweep_interval=0, clock=clock, wall_clock=wall_clock_of(clock), **options)
 
 
-def wall_of(clock: FakeClock) -> FakeClock:
-    """Return the wall clock that runs beside *clock*: at `NOW` when a loop begins."""
-    return _Wall(clock)
+def wall_clock_of(clock: FakeClock) -> FakeClock:
+    """Return the wall clock that belongs to *clock*: it shows `NOW` when a loop starts."""
+    return _WallClock(clock)
 
 
-class _Wall(FakeClock):
+class _WallClock(FakeClock):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
         self._clock = clock
@@ -72,8 +72,8 @@ class _Wall(FakeClock):
         return NOW + self._clock() - 1_000.0
 
 
-class Life:
-    """One node; `client` connects to it."""
+class Node:
+    """A node; `connect` gives a connected client."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Life:
         grace: float = 10.0,
         **services: Any,
     ) -> None:
-        loop = the_loop()
-        self.clock, self.wall = loop.clock, wall_of(loop.clock)
+        loop = virtual_loop()
+        self.clock, self.wall = loop.clock, wall_clock_of(loop.clock)
         self.errors: list[BaseException] = []
         self.tasks = Tasks(self.errors.append)
         self.broker = memory_broker() if broker is None else broker
@@ -116,30 +116,30 @@ class Life:
         self.clients: list[Client] = []
 
     def open(self, codec: Codec = JSON, *, capacity: int | None = None, header: str | None = None) -> Client:
-        """Open a connection on which nothing was said yet."""
-        link = MemoryTransport(codec, capacity=capacity)
-        client = Client(self, link, header)
+        """Open a connection on which nothing was sent yet."""
+        transport = MemoryTransport(codec, capacity=capacity)
+        client = Client(self, transport, header)
         self.clients.append(client)
         return client
 
-    async def client(
+    async def connect(
         self, codec: Codec = JSON, *, capacity: int | None = None, user: str = "", **connect: Any
     ) -> Client:
-        """Open a connection and connect, as *user* with a token, or as nobody in particular."""
+        """Open a connection and connect, as *user* with a token, or anonymously."""
         client = self.open(codec, capacity=capacity)
         token = self.token(user) if user else None
-        client.welcome = await client.connected(Connect(client.next_id(), token=token, **connect))
+        client.welcome = await client.connect(Connect(client.next_id(), token=token, **connect))
         return client
 
     def token(self, user: str, *, ttl: float = 3_600.0, **claims: Any) -> str:
-        """Return a token that is good for *ttl* seconds from now."""
+        """Return a token that is valid for *ttl* seconds from now."""
         return forged({"alg": "HS256"}, {"sub": user, "exp": self.wall() + ttl, **claims})
 
     def publication(self, channel: str, value: Any, **options: Any) -> Publication:
-        """Return what is to be published under the rules of *channel*."""
+        """Return a publication under the rules of *channel*."""
         rules = self.namespaces.rules(channel)
-        kept = Retention(rules.history, rules.history_ttl) if rules.history else None
-        return Publication(channel, payload_of(value), **{"retention": kept, **options})
+        retention = Retention.of(rules.history, rules.history_ttl)
+        return Publication(channel, payload_of(value), **{"retention": retention, **options})
 
     async def publish(self, channel: str, *values: Any, **options: Any) -> Receipt:
         """Publish *values* one after the other; return the receipt of the last."""
@@ -147,13 +147,13 @@ class Life:
             receipt = await self.broker.publish(self.publication(channel, value, **options))
         return receipt
 
-    async def instruct(self, user: str, action: Any, channel: str = "", **options: Any) -> None:
-        """Let the server's API do something to *user*."""
+    async def send_user_command(self, user: str, action: Any, channel: str = "", **options: Any) -> None:
+        """Carry out a command of the server's API for the connections of *user*."""
         await self.broker.send_user_command(UserCommand(user, action, channel, **options))
-        await quiet()
+        await until_idle()
 
-    def assert_empty(self) -> None:
-        """Fail where anything of a session is left."""
+    def assert_nothing_left(self) -> None:
+        """Fail where sessions have left anything behind."""
         figures = self.hub.statistics()
         assert (figures["sessions"], figures["users"], figures["channels"]) == (0, 0, 0), self.hub.channels
         assert self.heartbeat.statistics()["sessions"] == 0
@@ -166,31 +166,36 @@ class Life:
 class Client:
     """One connection, seen from both ends."""
 
-    def __init__(self, life: Life, link: MemoryTransport, header: str | None) -> None:
-        self.life = life
-        self.link = link
+    def __init__(self, node: Node, transport: MemoryTransport, header: str | None) -> None:
+        self.node = node
+        self.transport = transport
         self.ids = count(1_000)
         self.welcome: Connected
         self.session = Session(
-            link, link.codec, life.services, dispatcher=dispatch, on_ended=self._release, header_token=header
+            transport,
+            transport.codec,
+            node.services,
+            dispatcher=dispatch,
+            on_ended=self._release,
+            header_token=header,
         )
-        link.attach(self.session)
+        transport.attach(self.session)
 
     def _release(self) -> None:
-        self.life.released.append(self.session.connection)
+        self.node.released.append(self.session.connection)
 
     def next_id(self) -> int:
         return next(self.ids)
 
-    def say(self, *commands: ClientMessage) -> None:
-        """Send *commands*, and wait for nothing."""
+    def send(self, *commands: ClientMessage) -> None:
+        """Send *commands* without waiting for replies."""
         for command in commands:
-            self.link.send(command)
+            self.transport.send(command)
 
-    async def ask(self, command: Any) -> Any:
+    async def request(self, command: Any) -> Any:
         """Send *command* and return its reply, which must come without time passing."""
-        self.say(command)
-        await quiet()
+        self.send(command)
+        await until_idle()
         return self.reply(command.id)
 
     def reply(self, command: int) -> Any:
@@ -199,36 +204,36 @@ class Client:
         return reply
 
     def replies(self, command: int) -> list[ServerMessage]:
-        return [message for message in self.link.messages if getattr(message, "id", None) == command]
+        return [message for message in self.transport.messages if getattr(message, "id", None) == command]
 
-    async def connected(self, command: Connect) -> Connected:
-        reply = await self.ask(command)
+    async def connect(self, command: Connect) -> Connected:
+        reply = await self.request(command)
         assert isinstance(reply, Connected), reply
         return reply
 
-    async def follow(self, channel: str, **options: Any) -> Subscribed:
-        """Subscribe to *channel* and return the reply, which must be none of refusal."""
-        reply = await self.ask(Subscribe(self.next_id(), channel, **options))
+    async def subscribe(self, channel: str, **options: Any) -> Subscribed:
+        """Subscribe to *channel* and return the reply, which must not be an error."""
+        reply = await self.request(Subscribe(self.next_id(), channel, **options))
         assert isinstance(reply, Subscribed), reply
         return reply
 
-    async def refused(self, command: Any) -> Error:
+    async def request_rejected(self, command: Any) -> Error:
         """Send *command* and return the error that answers it."""
-        reply = await self.ask(command)
+        reply = await self.request(command)
         assert isinstance(reply, Error), reply
         return reply
 
-    def got(self, channel: str | None = None) -> list[Any]:
+    def values(self, channel: str | None = None) -> list[Any]:
         """Return the values of all messages pushed so far, of one *channel* or of all."""
-        return values_of(self.link.messages, channel)
+        return values_of(self.transport.messages, channel)
 
-    def end(self) -> None:
-        """Go away."""
-        self.link.disconnect(1000)
+    def disconnect(self) -> None:
+        """Close the connection from the client's side."""
+        self.transport.disconnect(1000)
 
 
 def values_of(messages: Any, channel: str | None = None) -> list[Any]:
-    """Return what *messages* carry, of one *channel* or of all."""
+    """Return the values of the *messages* of one *channel*, or of all."""
     return [
         message.data.value
         for message in messages
@@ -237,17 +242,17 @@ def values_of(messages: Any, channel: str | None = None) -> list[Any]:
 
 
 @asynccontextmanager
-async def life(**options: Any) -> AsyncIterator[Life]:
-    """Give a node that works; afterwards everybody leaves, and nothing may be left of anybody."""
-    node = Life(**options)
+async def running_node(**options: Any) -> AsyncIterator[Node]:
+    """Give a running node; afterwards all clients disconnect, and nothing of them may be left."""
+    node = Node(**options)
     await node.broker.start(node.hub)
     try:
         yield node
-        await quiet()
+        await until_idle()
         for client in node.clients:
-            client.end()
-        await quiet()
-        node.assert_empty()
+            client.disconnect()
+        await until_idle()
+        node.assert_nothing_left()
         assert node.errors == []
     finally:
         node.heartbeat.close()

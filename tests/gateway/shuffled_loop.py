@@ -1,7 +1,7 @@
-"""A loop on which whatever is ready may run next: by chance, and for the same seed always the same.
+"""A virtual-time loop that runs ready callbacks in random order: for the same seed always the same order.
 
-asyncio promises that callbacks run in the order of their registration. Nothing of ours may need that for its
-answers to be right, as the order in which things happen elsewhere is nobody's to promise.
+asyncio runs callbacks in the order of their registration. No answer of ours may depend on that: nothing
+guarantees the order in which things happen in other processes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
-from tests.gateway.standing import StandingLoop, quiet
+from tests.gateway.virtual_time import VirtualTimeLoop, until_idle
 
 
-class _AnyOrder(deque[Any]):
-    """A queue that gives out any of what waits."""
+class _RandomOrder(deque[Any]):
+    """A queue whose `popleft` returns any item."""
 
     def __init__(self, chance: Random) -> None:
         super().__init__()
@@ -30,25 +30,25 @@ class _AnyOrder(deque[Any]):
         return taken
 
 
-class ShuffledLoop(StandingLoop):
-    """Time stands still here as well, as long as anything is ready."""
+class ShuffledLoop(VirtualTimeLoop):
+    """A `VirtualTimeLoop` with a random order of callbacks."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self._ready = _AnyOrder(Random(seed))
+        self._ready = _RandomOrder(Random(seed))
 
 
-def in_any_order(seeds: int, scenario: Callable[[Random], Coroutine[Any, Any, None]]) -> None:
-    """Run *scenario* under so many seeds, each on a loop of its own; nothing may fail or be left."""
+def run_shuffled(seeds: int, scenario: Callable[[Random], Coroutine[Any, Any, None]]) -> None:
+    """Run *scenario* with so many *seeds*, each on a new loop; no callback may raise, no task may be left."""
 
     async def whole(seed: int) -> None:
         await scenario(Random(seed))
-        await quiet()
+        await until_idle()
         loop = asyncio.get_running_loop()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
         assert isinstance(loop, ShuffledLoop)
-        assert not loop.failures, loop.failures
+        assert not loop.callback_errors, loop.callback_errors
 
     for seed in range(seeds):
         with asyncio.Runner(loop_factory=lambda seed=seed: ShuffledLoop(seed)) as runner:  # type: ignore[misc]

@@ -13,7 +13,7 @@ from protocol.payload import payload_of
 from protocol.position import MessageId
 
 
-class Follower:
+class FakeSubscriber:
     """A subscription as an outbox knows it."""
 
     def __init__(self, name: str, on_slow: str, codec: Codec = JSON) -> None:
@@ -30,8 +30,10 @@ class Follower:
         for index, has_number in enumerate(numbered or (True,)):
             offset += has_number
             data = payload_of([self.name, offset, index, "x" * size])
-            messages.append(EncodedMessage(Message(self.name, data, at(offset) if has_number else None)))
-        return EncodedBatch(self.codec, messages, at(first - 1))
+            messages.append(
+                EncodedMessage(Message(self.name, data, message_id(offset) if has_number else None))
+            )
+        return EncodedBatch(self.codec, messages, message_id(first - 1))
 
     def entry(self, first: int, *numbered: bool, size: int = 0) -> QueuedItem:
         chunk = self.chunk(first, *numbered, size=size)
@@ -39,34 +41,34 @@ class Follower:
 
     def mark(self, position: int) -> QueuedItem:
         """Return the mark of a gap up to *position*."""
-        return QueuedItem(self, self.gap_frame(at(position)), None)
+        return QueuedItem(self, self.gap_frame(message_id(position)), None)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.on_slow})"
 
 
-def at(offset: int) -> MessageId:
+def message_id(offset: int) -> MessageId:
     return MessageId(offset, f"u{offset}")
 
 
-def reply(number: int) -> bytes:
+def pong_frame(number: int) -> bytes:
     return data_frame(JSON.encode(PongReply(number)), binary=False)
 
 
-def control(number: int) -> QueuedItem:
+def reply_item(number: int) -> QueuedItem:
     """Return a frame that is never dropped."""
-    return QueuedItem(None, reply(number), None)
+    return QueuedItem(None, pong_frame(number), None)
 
 
-def read(data: Iterable[bytes]) -> list[ServerMessage]:
+def decode_all(data: Iterable[bytes]) -> list[ServerMessage]:
     """Return everything that *data* says."""
     return [JSON.decode_server_message(payload) for each in data for _, payload in decode_data_frames(each)]
 
 
-def told(entries: Sequence[QueuedItem]) -> list[tuple[object, ...]]:
+def summary(entries: Sequence[QueuedItem]) -> list[tuple[object, ...]]:
     """Return what *entries* say: ("pong", 1), ("gap", "a", 3), ("a", 4), or ("a", None) without a number."""
     short: list[tuple[object, ...]] = []
-    for message in read(entry.data for entry in entries):
+    for message in decode_all(entry.data for entry in entries):
         if isinstance(message, PongReply | Ping):
             short.append(("pong", message.id))
         elif isinstance(message, Gap):

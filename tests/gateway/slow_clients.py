@@ -7,16 +7,16 @@ from typing import Any
 from gateway.delivery.overflow import POLICIES
 from gateway.hub.services import SessionLimits
 from protocol.messages import Gap, Message
-from tests.gateway.life import Client, Life
-from tests.gateway.standing import quiet
+from tests.gateway.node import Client, Node
+from tests.gateway.virtual_time import until_idle
 
-OUTBOX = 4_000
-LIMITS = SessionLimits(outbox=OUTBOX, catch_up_batch=5)
-FILL = "x" * 200
-CHANNEL = dict(zip(POLICIES, ("h:a", "newest:a", "dropping:a", "strict:a"), strict=True))
+OUTBOX_BYTES = 4_000
+LIMITS = SessionLimits(outbox=OUTBOX_BYTES, catch_up_batch=5)
+PADDING = "x" * 200
+CHANNEL_OF_POLICY = dict(zip(POLICIES, ("h:a", "newest:a", "dropping:a", "strict:a"), strict=True))
 
 
-def short(message: Any) -> Any:
+def summary(message: Any) -> Any:
     """Return what a push says: the value of a message, or a gap's reason and number."""
     if isinstance(message, Gap):
         return (message.reason, message.position and message.position.offset)
@@ -25,24 +25,24 @@ def short(message: Any) -> Any:
 
 def pushes(client: Client, channel: str) -> list[Any]:
     return [
-        short(message)
-        for message in client.link.messages
+        summary(message)
+        for message in client.transport.messages
         if isinstance(message, Message | Gap) and message.channel == channel
     ]
 
 
-async def say(node: Life, channel: str, *values: Any, **options: Any) -> None:
+async def publish_each(node: Node, channel: str, *values: Any, **options: Any) -> None:
     """Publish *values*, each in a turn of its own, and watch the bound."""
     for value in values:
-        await node.publish(channel, [value, FILL], **options)
-        await quiet()
+        await node.publish(channel, [value, PADDING], **options)
+        await until_idle()
         for client in node.clients:
-            assert client.session.statistics()["waiting"] <= OUTBOX
+            assert client.session.statistics()["waiting"] <= OUTBOX_BYTES
 
 
-async def read_on(*clients: Client) -> None:
+async def drain(*clients: Client) -> None:
     """Let the sockets of *clients* take as much as they want."""
     for client in clients:
-        client.link.capacity = None
-        client.link.drain()
-    await quiet()
+        client.transport.capacity = None
+        client.transport.drain()
+    await until_idle()

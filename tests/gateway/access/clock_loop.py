@@ -14,7 +14,7 @@ class ClockLoop(asyncio.SelectorEventLoop):
         self.time = clock  # type: ignore[method-assign]
 
 
-def on_loop(scenario: Callable[[FakeClock], None]) -> None:
+def run_with_clock(scenario: Callable[[FakeClock], None]) -> None:
     """Run *scenario* inside a loop, with the clock that is its time."""
     clock = FakeClock()
 

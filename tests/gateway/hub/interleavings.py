@@ -28,8 +28,8 @@ from gateway.broker.memory.broker import MemoryBroker
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from protocol.position import MessageId
-from tests.gateway.life import Life, memory_broker
-from tests.gateway.standing import quiet
+from tests.gateway.node import Node, memory_broker
+from tests.gateway.virtual_time import until_idle
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Gate:
         return f"<Gate {self.name}>"
 
 
-class RacingBroker:
+class GatedBroker:
     """A real broker at the other end of a wire on which everything stops until the test lets it go on.
 
     A call waits once before it has its effect and once before its answer is heard; which of the `gates` opens
@@ -76,12 +76,12 @@ class RacingBroker:
 
     async def pass_all(self) -> None:
         """Open whatever closes, and deliver everything, until nothing is left."""
-        await quiet()
+        await until_idle()
         while self.gates or self._late:
             self.deliver_late(len(self._late))
             for gate in list(self.gates):
                 self.open(gate)
-            await quiet()
+            await until_idle()
 
     @property
     def late(self) -> int:
@@ -222,7 +222,7 @@ class RacingBroker:
 class _Wire:
     """The node as the inner broker sees it."""
 
-    def __init__(self, broker: RacingBroker, node: LocalNode) -> None:
+    def __init__(self, broker: GatedBroker, node: LocalNode) -> None:
         self.deliver = broker.deliver
         self.connections = node.connections
         self.subscribed_channels = node.subscribed_channels
@@ -259,7 +259,7 @@ class Choices:
         return None
 
 
-def every_order() -> Iterator[Choices]:
+def all_interleavings() -> Iterator[Choices]:
     """Yield the choices of one run after the other, until every decision was taken in every way."""
     given: list[int] | None = []
     while given is not None:
@@ -268,16 +268,18 @@ def every_order() -> Iterator[Choices]:
         given = choices.next()
 
 
-def some_orders(count: int) -> Iterator[Choices]:
+def random_interleavings(count: int) -> Iterator[Choices]:
     """Yield the choices of *count* runs, taken by chance but always the same: where there are too many."""
     for seed in range(count):
         yield Choices([], Random(seed))
 
 
-async def race(broker: RacingBroker, choices: Choices, *acts: Callable[[], Awaitable[object]]) -> None:
+async def run_interleaved(
+    broker: GatedBroker, choices: Choices, *acts: Callable[[], Awaitable[object]]
+) -> None:
     """Let *acts* happen in their order, and between them whatever closes or waits, in the order chosen."""
     left = list(acts)
-    await quiet()
+    await until_idle()
     while True:
         possible: list[Callable[[], object]] = [partial(broker.open, gate) for gate in broker.gates]
         if left:
@@ -291,14 +293,14 @@ async def race(broker: RacingBroker, choices: Choices, *acts: Callable[[], Await
             await left.pop(0)()
         else:
             chosen()
-        await quiet()
+        await until_idle()
 
 
-async def published(node: Life, channel: str, value: object) -> None:
+async def publish_and_deliver(node: Node, channel: str, value: object) -> None:
     """Publish at the broker's end of the wire, and let it be heard."""
-    assert isinstance(node.broker, RacingBroker)
+    assert isinstance(node.broker, GatedBroker)
     await node.broker.inner.publish(node.publication(channel, value))
-    await quiet()
+    await until_idle()
 
 
 def unavailable() -> BrokerUnavailable:
