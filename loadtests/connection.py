@@ -1,11 +1,12 @@
 """One WebSocket connection to a gateway, for gevent: a greenlet receives; commands wait for their replies.
 
+It only carries messages: what a client does about them is decided in `protocol.client`.
+
 To be imported after locust, which makes sockets and locks cooperative.
 """
 
 from __future__ import annotations
 
-import itertools
 import socket
 import ssl
 import struct
@@ -19,9 +20,8 @@ import websocket
 from gevent.event import AsyncResult
 
 from loadtests.codecs import Codec
-
-ABNORMAL_CLOSURE = 1006
-"""The code of a connection that ended without a Close frame (RFC 6455 section 7.4.1)."""
+from protocol.client import ABNORMAL_CLOSURE
+from protocol.errors import TRANSIENT_ERRORS
 
 READ_BYTES = 64 * 1024
 
@@ -42,7 +42,7 @@ class ConnectionListener(Protocol):
         """Process a push."""
 
     def on_closed(self, code: int) -> None:
-        """Record that the connection ended."""
+        """Record that the connection ended; *code* is 1006 if there was no Close frame."""
 
     def on_failure(self, error: BaseException) -> None:
         """Record that a frame could not be decoded, or that one of these methods raised *error*."""
@@ -66,6 +66,8 @@ class CommandRejected(Exception):
 
     def __init__(self, command: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         self.code: str = reply["code"]
+        self.is_transient = self.code in TRANSIENT_ERRORS
+        """Whether the same command may succeed later."""
         self.retry_after = reply.get("retry_after_ms", 0) / 1000
         super().__init__(f"{command['type']}: {self.code}: {reply['message']}")
 
@@ -76,43 +78,43 @@ class Connection:
     def __init__(self, url: str, codec: Codec, listener: ConnectionListener) -> None:
         """Open a WebSocket; raise `UpgradeRejected` or OSError."""
         self.id = ""
-        """The id that the server gave to this connection."""
+        """The id that the server gave to this connection; its user sets it."""
         self._codec = codec
         self._listener = listener
-        self._command_ids = itertools.count(1)
         self._awaiting_reply: dict[int, tuple[Mapping[str, Any], AsyncResult]] = {}
         self._socket = _open_websocket(url, codec)
         self._closed = False
         self._receiver = gevent.spawn(self._receive)
 
-    def connect(self, **fields: Any) -> Mapping[str, Any]:
-        """Send `connect` and return `connected`."""
-        reply = self.request("connect", **fields)
-        self.id = reply["connection"]
-        return reply
-
-    def request(self, kind: str, **fields: Any) -> Mapping[str, Any]:
+    def request(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send a command and return its reply; raise `CommandRejected` or `Disconnected`."""
-        pending = self.send(kind, **fields)
+        pending = self.send(command)
         try:
-            command, reply = pending.get(timeout=TIMEOUT_SECONDS)
+            _, reply = pending.get(timeout=TIMEOUT_SECONDS)
         except gevent.Timeout as timeout:
             self.abort()
-            raise Disconnected(f"no reply to {kind} within {TIMEOUT_SECONDS:.0f} s") from timeout
+            raise Disconnected(f"no reply to {command['type']} within {TIMEOUT_SECONDS:.0f} s") from timeout
         if reply["type"] == "error":
             raise CommandRejected(command, reply)
         return dict(reply)
 
-    def send(self, kind: str, **fields: Any) -> AsyncResult:
+    def send(self, command: Mapping[str, Any]) -> AsyncResult:
         """Send a command; return the future pair of the command and its reply."""
-        command = {"id": next(self._command_ids), "type": kind, **fields}
         pending = AsyncResult()
         if self._closed:
             raise Disconnected("the connection is closed")
         self._listener.on_command(command)
         self._awaiting_reply[command["id"]] = command, pending
-        self._write(command)
+        self.write(command)
         return pending
+
+    def write(self, message: Mapping[str, Any]) -> None:
+        """Write a message that has no reply; raise `Disconnected`."""
+        opcode = websocket.ABNF.OPCODE_BINARY if self._codec.binary else websocket.ABNF.OPCODE_TEXT
+        try:
+            self._socket.send(self._codec.encode(message), opcode)
+        except (websocket.WebSocketException, OSError, AttributeError) as error:
+            raise Disconnected(str(error)) from error
 
     def close(self) -> None:
         """Send a Close frame, and process what arrives until the server answers it."""
@@ -129,13 +131,6 @@ class Connection:
         self._receiver.join()
 
     # ------------------------------------------------------------ private
-
-    def _write(self, message: Mapping[str, Any]) -> None:
-        opcode = websocket.ABNF.OPCODE_BINARY if self._codec.binary else websocket.ABNF.OPCODE_TEXT
-        try:
-            self._socket.send(self._codec.encode(message), opcode)
-        except (websocket.WebSocketException, OSError, AttributeError) as error:
-            raise Disconnected(str(error)) from error
 
     def _receive(self) -> None:
         code = ABNORMAL_CLOSURE
@@ -162,9 +157,7 @@ class Connection:
             self._process(self._codec.decode(data))
 
     def _process(self, message: Mapping[str, Any]) -> None:
-        if message["type"] == "ping":
-            self._write({"type": "pong"})
-        elif (awaiting := self._awaiting_reply.pop(message.get("id", 0), None)) is not None:
+        if (awaiting := self._awaiting_reply.pop(message.get("id", 0), None)) is not None:
             command, pending = awaiting
             self._listener.on_reply(command, message)
             pending.set((command, message))

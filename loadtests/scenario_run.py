@@ -43,6 +43,10 @@ class Participant(Protocol):
         """Whether it has an open connection."""
 
     @property
+    def is_restored(self) -> bool:
+        """Whether it has an open connection, subscribed to all of its channels."""
+
+    @property
     def presence(self) -> tuple[str, Iterable[str]]:
         """Its connection id, and the channels that it is subscribed to."""
 
@@ -53,7 +57,7 @@ class Participant(Protocol):
         """Check what can be checked once no message is published or outstanding."""
 
     def record_disconnected(self) -> None:
-        """Record that it is not connected at the end of the run."""
+        """Record that it is not connected, or not subscribed, at the end of the run."""
 
 
 def add_listener(hook: Any, listener: Callable[..., None]) -> None:
@@ -211,7 +215,7 @@ class ScenarioRun:
 
         _wait_until(settled, SETTLE_SECONDS / 2)
         for participant in list(self.participants):
-            if not participant.is_connected:
+            if not participant.is_restored:
                 participant.record_disconnected()
         _call_all(participant.verify for participant in self.participants)
 

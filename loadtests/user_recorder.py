@@ -6,25 +6,26 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from loadtests import payload
-from loadtests.client_rules import PERMANENT_ERRORS
 from loadtests.metrics import DELIVERY, REPLAY, ProcessMetrics
 from loadtests.presence_list import PresenceList
 from loadtests.subscription_record import SubscriptionRecord
+from protocol.errors import TRANSIENT_ERRORS
 
 
 class UserRecorder:
-    """The subscriptions of one user, the newest position of each, and who else is present.
+    """The subscriptions of one user, and who else is present, as its connections show them.
 
-    Its methods are called in the order of the frames: what follows a `subscribed` is recorded after it.
+    Its methods are called in the order of the frames: what follows a `subscribed` is recorded after it. It
+    reads the wire by itself, independently of the client's own state (`protocol.client`).
     """
 
     def __init__(self, name: str, metrics: ProcessMetrics) -> None:
         self.name = name
         self.metrics = metrics
-        self.positions: dict[str, str | None] = {}
-        """The newest message id of each subscribed channel, from which to resume."""
         self.presence_lists: dict[str, PresenceList] = {}
         self._subscriptions: dict[str, SubscriptionRecord] = {}
+        self._server_channels: set[str] = set()
+        """Channels that the server adds to `connected`: the user's own, to which no load test publishes."""
         self._own_published: dict[str, int] = {}
         """By channel the newest ordinal that this user published; it receives its own messages, too."""
 
@@ -32,10 +33,6 @@ class UserRecorder:
     def channels(self) -> Iterable[str]:
         """The channels that the user is subscribed to."""
         return self._subscriptions.keys()
-
-    def resume_subs(self) -> dict[str, dict[str, str]]:
-        """Return the `subs` of a `connect` that restores all subscriptions."""
-        return {channel: {"since": since} if since else {} for channel, since in self.positions.items()}
 
     def record_own_publish(self, channel: str, ordinal: int | None) -> None:
         """Record that this user published a message itself, under *ordinal*."""
@@ -62,9 +59,10 @@ class UserRecorder:
         """Record the reply to *command*."""
         match reply["type"]:
             case "connected":
-                # The server also adds a personal channel, to which no load test publishes.
-                for channel, options in command["subs"].items():
-                    self._on_restored(channel, options, reply["subs"][channel])
+                requested = command.get("subs", {})
+                self._server_channels |= reply.get("subs", {}).keys() - requested.keys()
+                for channel in requested.keys() - self._server_channels:
+                    self._on_restored(channel, requested[channel], reply["subs"][channel])
             case "subscribed":
                 self._on_subscribed(reply, since=command.get("since"))
             case "unsubscribed":
@@ -81,6 +79,8 @@ class UserRecorder:
                 presence.apply_change(push["member"]["connection"], present=push["type"] == "join")
             case "gap":
                 self._on_gap(push)
+            case "ping":
+                pass  # the client answers it
             case "subscribed":
                 self._on_subscribed(push, since=None)
             case "unsubscribed":
@@ -96,18 +96,19 @@ class UserRecorder:
     # ------------------------------------------------------------ private
 
     def _on_restored(self, channel: str, options: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        if answer["type"] == "error" and answer["code"] not in PERMANENT_ERRORS:
-            return  # still subscribed: it will be restored later
-        if answer["type"] == "error":
-            self.metrics.record_error(answer["code"], f"{self.name} restores {channel}: {answer['message']}")
-            self._end_subscription(channel, require_own=False)
-        else:
-            # Joins and leaves of the time without a connection are unknown: the list must be requested again.
-            self.presence_lists[channel] = PresenceList()
+        # Joins and leaves of the time without a connection are unknown: the list must be requested again.
+        self.presence_lists[channel] = PresenceList()
+        if answer["type"] == "subscribed":
             self._on_subscribed(answer, since=options.get("since"))
+            return
+        self.metrics.record_error(answer["code"], f"{self.name} restores {channel}: {answer['message']}")
+        if answer["code"] not in TRANSIENT_ERRORS:
+            self._end_subscription(channel, require_own=False)
 
     def _on_subscribed(self, answer: Mapping[str, Any], *, since: str | None) -> None:
         channel, position = answer["channel"], answer.get("position")
+        if channel in self._server_channels:
+            return
         subscription = self._subscriptions.get(channel)
         if subscription is None:
             subscription = self.metrics.deliveries.start_subscription(self.name, channel, position)
@@ -124,7 +125,6 @@ class UserRecorder:
                     "unrecovered", f"{self.name} on {channel} since {since}, now at {position}"
                 )
             self.metrics.deliveries.record_announced_gap(subscription, position)
-        self.positions[channel] = position
         if "members" in answer:
             self.presence_lists[channel].apply_list(_connection_ids(answer))
 
@@ -138,7 +138,6 @@ class UserRecorder:
             )
             return
         self.metrics.deliveries.record_delivery(subscription, received.publisher, received.number, message_id)
-        self.positions[channel] = message_id
         if received.age_us is None:
             return
         self.metrics.timings[timing].record(received.age_us)
@@ -152,10 +151,8 @@ class UserRecorder:
         )
         if subscription := self._subscriptions.get(channel):
             self.metrics.deliveries.record_announced_gap(subscription, position)
-            self.positions[channel] = position
 
     def _end_subscription(self, channel: str, *, require_own: bool) -> None:
-        self.positions.pop(channel, None)
         self.presence_lists.pop(channel, None)
         own = self._own_published.pop(channel, None)
         if subscription := self._subscriptions.pop(channel, None):

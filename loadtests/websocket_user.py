@@ -1,9 +1,13 @@
-"""A locust user with a WebSocket connection: connects, records what it receives, reconnects."""
+"""A locust user with a WebSocket connection: connects, records what it receives, reconnects.
+
+What it does when a connection ends or a subscription is refused is decided in `protocol.client`.
+"""
 
 from __future__ import annotations
 
-import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from random import Random
 from typing import Any, ClassVar
 
@@ -15,22 +19,25 @@ from locust import User
 from locust.env import Environment
 
 from loadtests import tokens
-from loadtests.client_rules import (
-    BACKOFF_SECONDS,
-    GIVE_UP_CLOSE_CODES,
-    MAX_BACKOFF_SECONDS,
-    PERMANENT_ERRORS,
-)
 from loadtests.codecs import CODECS
 from loadtests.connection import CommandRejected, Connection, Disconnected, UpgradeRejected
 from loadtests.scenario_run import ScenarioRun
 from loadtests.user_recorder import UserRecorder
+from protocol.client import ClientState, Decision, Retry, RetrySubscription, Stop
+from protocol.commands import map_of
+from protocol.messages import ClientInfo
+from protocol.server_messages import server_message_of
+
+STATE_MESSAGES = frozenset(
+    {"connected", "subscribed", "unsubscribed", "error", "gap", "ping", "expiring", "reconnect"}
+)
+"""Types of server messages with an effect on `ClientState`, except `message`, which advances a position."""
 
 
 class WebSocketUser(User):
     """A user with one connection at a time; subclasses define what it does there.
 
-    It listens to its connection and passes everything on to its recorder.
+    It listens to its connection, and passes every message on to its recorder and to its client state.
     """
 
     abstract = True
@@ -44,15 +51,29 @@ class WebSocketUser(User):
         self.random = Random(f"{self.options.seed} {self.index}")
         self.recorder = UserRecorder(self.name, self.metrics)
         self.connection: Connection | None = None
-        self.token = tokens.create_token(self.options.secret, self.name) if self.options.secret else None
+        self.token: str | None = None
+        self._create_token()
         codecs = CODECS[self.options.codec]
         self._codec = codecs[self.index % len(codecs)]
+        self._client_state = ClientState(
+            random=self.random.random,
+            can_fetch_token=self.token is not None,
+            info=ClientInfo("fanway-loadtests"),
+        )
+        self._subscribe_options: dict[str, Mapping[str, Any]] = {}
+        """Fields of `subscribe` by channel, for the case that it must be sent again."""
         self._connect_lock = RLock()
         self._closed = Event()
         self._closing = False
         """Whether this user itself ends the connection."""
-        self._close_code = 0
-        self._reconnect_delay = 0.0
+        self._retry_at = 0.0
+        """When to connect again, by the monotonic clock."""
+        self._stop_reason: str | None = None
+        """Why this user must not connect again."""
+        self._refused_channels: set[str] = set()
+        """Channels whose subscription will be retried on this connection."""
+        self._all_subscribed = Event()
+        self._all_subscribed.set()
 
     def on_start(self) -> None:
         """Take part in the run."""
@@ -88,21 +109,31 @@ class WebSocketUser(User):
 
     def request(self, kind: str, **fields: Any) -> Mapping[str, Any]:
         """Send a command, return its reply, and time it; raise `CommandRejected` or `Disconnected`."""
+        return self._request({"id": self._client_state.next_id(), "type": kind, **fields})
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a command without waiting for its reply; raise `Disconnected`."""
         if self.connection is None:
             raise Disconnected("not connected")
-        with self.scenario_run.timed(kind):
-            return self.connection.request(kind, **fields)
+        self.connection.send({"id": self._client_state.next_id(), "type": kind, **fields})
 
     def connect(self, *channels: str) -> None:
         """Connect, and subscribe to *channels*."""
+        for channel in channels:
+            self._client_state.add(channel)
         with self._connect_lock:
-            self._connect_with_retries("connect", lambda: {channel: {} for channel in channels})
+            self._connect_with_retries("connect")
+
+    def subscribe(self, channel: str, **options: Any) -> Mapping[str, Any]:
+        """Subscribe to *channel*, across reconnects; raise `CommandRejected` or `Disconnected`."""
+        self._client_state.add(channel)
+        self._subscribe_options[channel] = options
+        return self._request({**map_of(self._client_state.subscribe_command(channel)), **options})
 
     def drop_connection(self) -> None:
         """Close the socket without a Close frame; `reconnect` resumes."""
         if self.connection is not None:
             self._closing = True
-            self.connection.abort()
             self._discard_connection()
 
     def wait_until_closed(self, seconds: float) -> None:
@@ -117,25 +148,29 @@ class WebSocketUser(User):
         return self.connection is not None and not self._closed.is_set()
 
     @property
+    def is_restored(self) -> bool:
+        """Whether the connection is open and subscribed to every channel."""
+        return self.is_connected and self._all_subscribed.is_set()
+
+    @property
     def presence(self) -> tuple[str, Iterable[str]]:
         """The connection id, and the subscribed channels."""
         return self.connection.id if self.connection else "", self.recorder.channels
 
     def reconnect(self) -> None:
-        """Reconnect and resume if the connection ended; stop this user if the close code says so."""
+        """Reconnect and resume if the connection ended; return when every channel is subscribed again."""
         with self._connect_lock:
-            if self.is_connected or self not in self.scenario_run.participants:
+            if self not in self.scenario_run.participants:
                 return
-            if self._close_code in GIVE_UP_CLOSE_CODES:
-                self._stop(f"closed with {self._close_code}")
-            self._discard_connection()
-            gevent.sleep(self.random.uniform(0, self._reconnect_delay))
-            self._connect_with_retries("resume", self.recorder.resume_subs)
-            self.metrics.counts["resumes"] += 1
+            if not self.is_connected:
+                self._discard_connection()
+                self._connect_with_retries("resume")
+                self.metrics.counts["resumes"] += 1
+        self._all_subscribed.wait()
 
     def record_disconnected(self) -> None:
-        """Record that this user is not connected at the end of the run."""
-        self.metrics.record_problem("disconnected_at_end", f"{self.name} is not connected when the run ends")
+        """Record that this user is not connected, or not subscribed, at the end of the run."""
+        self.metrics.record_problem("disconnected_at_end", f"{self.name} is not restored when the run ends")
         self.recorder.end_all(require_own=False)
 
     def verify(self) -> None:
@@ -148,21 +183,27 @@ class WebSocketUser(User):
         self.recorder.on_command(command)
 
     def on_reply(self, command: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
-        """Record a reply."""
+        """Record a reply, and do what the client state says about it."""
         self.recorder.on_reply(command, reply)
+        self._update_state(reply)
 
     def on_push(self, push: Mapping[str, Any]) -> None:
-        """Record a push; remember the delay of a `reconnect`."""
-        if push["type"] == "reconnect":
-            self._reconnect_delay = push["after_ms"] / 1000
+        """Record a push, and do what the client state says about it."""
         self.recorder.on_push(push)
+        if push["type"] == "message":
+            if (message_id := push.get("message")) is not None:
+                self._client_state.advance(push["channel"], message_id)
+        else:
+            self._update_state(push)
 
     def on_closed(self, code: int) -> None:
-        """Record that the connection ended."""
+        """Record that the connection ended, and when to connect again."""
         if not self._closing:
-            self._close_code = code
             self.metrics.counts[f"closes.{code}"] += 1
             self.metrics.record_problem("disconnects", f"{self.name}: closed with {code}")
+        self._apply(self._client_state.on_closed(code))
+        self._refused_channels.clear()
+        self._all_subscribed.set()
         self._closed.set()
 
     def on_failure(self, error: BaseException) -> None:
@@ -171,39 +212,109 @@ class WebSocketUser(User):
 
     # ------------------------------------------------------------ private
 
-    def _connect_with_retries(self, kind: str, subs: Callable[[], Mapping[str, Any]]) -> None:
-        for attempt in itertools.count():
-            backoff = self.random.uniform(0, min(BACKOFF_SECONDS * 2**attempt, MAX_BACKOFF_SECONDS))
-            self._closing, self._close_code, self._reconnect_delay = False, 0, 0.0
+    def _create_token(self) -> None:
+        if self.options.secret:
+            self.token = tokens.create_token(self.options.secret, self.name)
+
+    def _request(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.connection is None:
+            raise Disconnected("not connected")
+        with self.scenario_run.timed(command["type"]):
+            return self.connection.request(command)
+
+    def _connect_with_retries(self, kind: str) -> None:
+        """Connect until it succeeds, timed as *kind*; stop this user if the client state says so."""
+        while True:
+            if self._stop_reason is not None:
+                self._stop(self._stop_reason)
+            gevent.sleep(max(0.0, self._retry_at - time.monotonic()))
+            self._closing = False
             self._closed.clear()
             try:
                 with self.scenario_run.timed(kind):
-                    self._connect_once(kind, subs())
+                    self._connect_once()
                 return
             except UpgradeRejected as rejected:
                 self.metrics.counts[f"rejected.{rejected.status}"] += 1
-                gevent.sleep(rejected.retry_after or backoff)
             except CommandRejected as rejected:
-                self.record_rejection(rejected)
-                if rejected.code in PERMANENT_ERRORS:
-                    self._stop(f"{rejected.code} at {kind}")
-                gevent.sleep(backoff)
+                self.metrics.record_error(rejected.code, f"{self.name}: {rejected}")
             except (Disconnected, OSError) as error:
                 self.metrics.record_problem("unreachable", f"{self.name}: {error}")
-                gevent.sleep(backoff)
 
-    def _connect_once(self, kind: str, subs: Mapping[str, Any]) -> None:
-        """Connect and restore all channels; a channel that cannot be restored yet fails the whole attempt."""
-        fields = {"token": self.token} if self.token else {}
-        self.connection = Connection(self.options.url, self._codec, self)
+    def _connect_once(self) -> None:
+        command = map_of(self._client_state.connect_command(self.token))
         try:
-            connected = self.connection.connect(client={"name": "fanway-loadtests"}, subs=subs, **fields)
-            _require_all({"type": kind}, connected["subs"].values())
+            self.connection = Connection(self.options.url, self._codec, self)
+        except UpgradeRejected as rejected:
+            self._apply(
+                self._client_state.on_handshake_refused(
+                    rejected.status, retry_after_seconds=rejected.retry_after
+                )
+            )
+            raise
+        except OSError:
+            self._apply(self._client_state.on_connection_lost())
+            raise
+        try:
+            self.connection.id = self.connection.request(command)["connection"]
         except BaseException:
             self._closing = True
             self.connection.abort()
             self.connection = None
             raise
+
+    def _apply(self, decision: Decision) -> None:
+        """Store what to do after the end of a connection or attempt."""
+        match decision:
+            case Retry():
+                self._retry_at = time.monotonic() + decision.after_seconds
+                if decision.fetch_token:
+                    self._create_token()
+            case Stop():
+                self._stop_reason = decision.reason
+
+    def _update_state(self, message: Mapping[str, Any]) -> None:
+        """Pass a reply or push to the client state, and do what it says; messages are already recorded."""
+        if message["type"] not in STATE_MESSAGES or self.connection is None:
+            return
+        effects = self._client_state.on_message(server_message_of(message))
+        if message["type"] in {"subscribed", "unsubscribed"}:
+            self._end_retry(message["channel"])
+        for retry in effects.retries:
+            self._schedule_retry(retry, self.connection)
+        with suppress(Disconnected):
+            if effects.reply is not None:
+                self.connection.write(map_of(effects.reply))
+            if effects.fetch_token:
+                self._create_token()
+                self.connection.send(map_of(self._client_state.refresh_command(self.token or "")))
+        if effects.decision is not None:
+            self._apply(effects.decision)
+
+    def _schedule_retry(self, retry: RetrySubscription, connection: Connection) -> None:
+        self.metrics.counts["subscription_retries"] += 1
+        self._refused_channels.add(retry.channel)
+        self._all_subscribed.clear()
+        gevent.spawn_later(retry.after_seconds, self._retry_subscription, retry.channel, connection)
+
+    def _retry_subscription(self, channel: str, connection: Connection) -> None:
+        """Subscribe to *channel* again, unless *connection* has ended."""
+        if connection is not self.connection or channel not in self._refused_channels:
+            return
+        options = self._subscribe_options.get(channel, {})
+        try:
+            self._request({**map_of(self._client_state.subscribe_command(channel)), **options})
+        except CommandRejected as rejected:
+            self.metrics.record_error(rejected.code, f"{self.name}: {rejected}")
+            if not rejected.is_transient:
+                self._end_retry(channel)
+        except Disconnected:
+            pass  # the next connect restores the channel
+
+    def _end_retry(self, channel: str) -> None:
+        self._refused_channels.discard(channel)
+        if not self._refused_channels:
+            self._all_subscribed.set()
 
     def _stop(self, reason: str) -> None:
         self.scenario_run.participants.pop(self, None)
@@ -221,10 +332,3 @@ class WebSocketUser(User):
         return f"<{self.name} {self.connection}>"
 
     __str__ = __repr__
-
-
-def _require_all(command: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> None:
-    """Raise `CommandRejected` if a channel could not be restored now, but may be later."""
-    for answer in answers:
-        if answer["type"] == "error" and answer["code"] not in PERMANENT_ERRORS:
-            raise CommandRejected(command, answer)

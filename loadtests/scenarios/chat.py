@@ -112,7 +112,7 @@ class Person(WebSocketUser):
         action()
 
     def _join(self) -> None:
-        self.request("subscribe", channel=self.channel, members=True, join_leave=True)
+        self.subscribe(self.channel, members=True, join_leave=True)
 
     def _publish(self, *, disconnect: bool) -> None:
         number = self.metrics.deliveries.record_attempt(self.channel, self.name)
@@ -122,7 +122,7 @@ class Person(WebSocketUser):
             "key": f"{self.options.run}-{number}",
         }
         if disconnect and self.connection is not None:
-            self.connection.send("publish", **fields)
+            self.send("publish", **fields)
             self._disconnect()
             if self.token is None:
                 return

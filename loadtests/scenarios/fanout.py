@@ -35,7 +35,7 @@ class Subscriber(WebSocketUser):
         first = self.index
         chosen = {names[(first + step) % len(names)] for step in range(CHANNELS_PER_SUBSCRIBER)}
         for channel in sorted(chosen):
-            self.perform(partial(self.request, "subscribe", channel=channel, join_leave=False))
+            self.perform(partial(self.subscribe, channel, join_leave=False))
 
     @task
     def receive(self) -> None:

@@ -7,17 +7,25 @@ import pytest
 from loadtests import payload
 from loadtests.metrics import DELIVERY, REPLAY, MergedMetrics, ProcessMetrics, merge_snapshots
 from loadtests.user_recorder import UserRecorder
+from protocol.client import ClientState
+from protocol.commands import map_of
+from protocol.server_messages import server_message_of
 
 CHANNEL = "c"
+CONNECTED = {"type": "connected", "id": 1, "connection": "x", "user": "anna", "node": "n", "heartbeat": 25}
 PUBLISHER = f"{payload.MACHINE_ID}-1.b"
 
 
 class SubscribedUser:
-    """The recorder of a user subscribed to one channel from its first message, and what the server sends."""
+    """A user subscribed to one channel from its first message: its recorder, its client, what it receives."""
 
     def __init__(self, late_after_us: int = 10**9) -> None:
         self.metrics = ProcessMetrics(late_after_us=late_after_us)
         self.recorder = UserRecorder("anna", self.metrics)
+        self.client = ClientState(random=lambda: 0.0)
+        self.client.connect_command()
+        self.client.on_message(server_message_of(CONNECTED))
+        self.client.add(CHANNEL)
         self.subscribed(0)
 
     def message(self, number: int, offset: int | None = None) -> dict[str, Any]:
@@ -37,15 +45,23 @@ class SubscribedUser:
 
     def receive(self, *numbers: int) -> None:
         for number in numbers:
-            self.recorder.on_push(self.message(number))
+            message = self.message(number)
+            self.recorder.on_push(message)
+            self.client.advance(CHANNEL, message["message"])
 
     def subscribed(self, position: int, **fields: Any) -> None:
         command = {"type": "subscribe", "channel": CHANNEL, "members": "members" in fields}
         self.recorder.on_command(command)
-        answer = {"recovered": False, "messages": [], **fields}
-        self.recorder.on_reply(
-            command, {"type": "subscribed", "channel": CHANNEL, "position": f"{position}-u", **answer}
-        )
+        reply = {
+            "type": "subscribed",
+            "channel": CHANNEL,
+            "position": f"{position}-u",
+            "recovered": False,
+            "messages": [],
+            **fields,
+        }
+        self.recorder.on_reply(command, reply)
+        self.client.on_message(server_message_of(reply))
 
     def resumed(self, position: int, *messages: int, recovered: bool = True) -> None:
         replayed = [self.message(number) for number in messages]
@@ -56,10 +72,18 @@ class SubscribedUser:
             "recovered": recovered,
             "messages": replayed,
         }
-        self.recorder.on_reply(
-            {"type": "connect", "subs": self.recorder.resume_subs()},
-            {"type": "connected", "subs": {CHANNEL: answer, "@anna": answer}},
-        )
+        self.reconnect({CHANNEL: answer, "@anna": {**answer, "channel": "@anna", "messages": []}})
+
+    def reject_restore(self, code: str) -> None:
+        self.reconnect({CHANNEL: {"type": "error", "code": code, "message": "no"}})
+
+    def reconnect(self, answers: dict[str, Any]) -> None:
+        self.client.on_connection_lost()
+        command = map_of(self.client.connect_command())
+        self.recorder.on_command(command)
+        reply = {**CONNECTED, "subs": answers}
+        self.recorder.on_reply(command, reply)
+        self.client.on_message(server_message_of(reply))
 
     def merged(self) -> MergedMetrics:
         return merge_snapshots([self.metrics.snapshot()])
@@ -101,13 +125,13 @@ def test_a_message_of_another_machine_is_not_timed(user: SubscribedUser) -> None
 def test_a_resume_continues_from_the_last_position(user: SubscribedUser) -> None:
     user.publish(4)
     user.receive(1)
-    assert user.recorder.resume_subs() == {CHANNEL: {"since": "1-u"}}
+    assert user.client.channels[CHANNEL].position == "1-u"
     user.resumed(3, 2, 3)
     user.receive(4)
     merged = user.merged()
     assert not merged.deliveries.faults
     assert (merged.timings[DELIVERY].count, merged.timings[REPLAY].count) == (2, 2)
-    assert user.recorder.resume_subs() == {CHANNEL: {"since": "4-u"}}
+    assert user.client.channels[CHANNEL].position == "4-u"
 
 
 def test_a_recovery_that_omits_its_last_message_has_lost_it(user: SubscribedUser) -> None:
@@ -185,17 +209,9 @@ def test_a_subscription_that_the_server_ends_is_an_error(user: SubscribedUser) -
     assert not list(user.recorder.channels)
 
 
-def reject_restore(user: SubscribedUser, code: str) -> None:
-    error = {"type": "error", "code": code, "message": "no"}
-    user.recorder.on_reply(
-        {"type": "connect", "subs": user.recorder.resume_subs()},
-        {"type": "connected", "subs": {CHANNEL: error}},
-    )
-
-
 def test_a_channel_that_cannot_be_restored_is_an_error_and_nothing_is_lost(user: SubscribedUser) -> None:
     user.publish(1)
-    reject_restore(user, "permission_denied")
+    user.reject_restore("permission_denied")
     merged = user.merged()
     assert not merged.deliveries.faults
     assert merged.counts["errors.permission_denied"] == 1
@@ -204,7 +220,30 @@ def test_a_channel_that_cannot_be_restored_is_an_error_and_nothing_is_lost(user:
 def test_a_channel_that_cannot_be_restored_yet_stays_subscribed(user: SubscribedUser) -> None:
     user.publish(2)
     user.receive(1)
-    reject_restore(user, "unavailable")
-    assert user.recorder.resume_subs() == {CHANNEL: {"since": "1-u"}}
+    user.reject_restore("unavailable")
+    assert user.client.channels[CHANNEL].position == "1-u"
     user.resumed(2, 2)
     assert not user.merged().deliveries.faults
+
+
+def test_a_channel_that_cannot_be_restored_yet_is_resumed_by_a_later_subscribe(user: SubscribedUser) -> None:
+    user.publish(2)
+    user.receive(1)
+    user.reject_restore("unavailable")
+    command = map_of(user.client.subscribe_command(CHANNEL))
+    assert command["since"] == "1-u"
+    user.recorder.on_command(command)
+    reply = {"type": "subscribed", "channel": CHANNEL, "position": "2-u", "recovered": True}
+    user.recorder.on_reply(command, {**reply, "messages": [user.message(2)]})
+    merged = user.merged()
+    assert not merged.deliveries.faults
+    assert (merged.counts["errors.unavailable"], merged.counts["recovered"]) == (1, 1)
+
+
+def test_the_channel_that_the_server_adds_is_not_recorded(user: SubscribedUser) -> None:
+    user.resumed(0)
+    user.resumed(0)
+    assert "@anna" in user.client.channels
+    command = {"type": "subscribe", "channel": "@anna"}
+    user.recorder.on_reply(command, {"type": "subscribed", "channel": "@anna", "recovered": False})
+    assert list(user.recorder.channels) == [CHANNEL]
