@@ -1,4 +1,4 @@
-"""Is this node alive, and is it ready."""
+"""Liveness and readiness of a node: `/healthz` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from starlette.routing import BaseRoute, Route
 
 
 def routes(problems: Callable[[], Sequence[str]]) -> list[BaseRoute]:
-    """Return `/healthz`, 200 while the process answers, and `/readyz`, 503 while there are *problems*."""
+    """Return `/healthz`, always 200, and `/readyz`, 503 while *problems* returns any."""
 
     async def readyz(_: Request) -> Response:
         found = list(problems())
         return JSONResponse({"ready": not found, "problems": found}, 503 if found else 200)
 
-    return [healthz(), Route("/readyz", readyz)]
+    return [liveness_route(), Route("/readyz", readyz)]
 
 
-def healthz() -> Route:
-    """Return `/healthz` alone."""
+def liveness_route() -> Route:
+    """Return `/healthz`, which answers 200 as long as the process runs."""
 
-    async def answer(_: Request) -> Response:
+    async def healthz(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    return Route("/healthz", answer)
+    return Route("/healthz", healthz)

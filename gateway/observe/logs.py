@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, without tokens or payloads, control characters escaped."""
+"""Structured logs: one event per line, without tokens and payloads, control characters escaped."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-_LONGEST = 500
+_MAX_TEXT_LENGTH = 500
 
 
 def configure(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
-    """Log to stderr: as JSON, or readable where that is a terminal (`auto`)."""
+    """Log to stderr, from *level* on: as JSON, or for people where stderr is a terminal (*style* `auto`)."""
     json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    stderr: Any = Unfailing(sys.stderr)
+    stderr: Any = FailureTolerantStream(sys.stderr)
     renderer: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        escape,
+        escape_texts,
     ]
     structlog.configure(
         processors=[*shared, renderer],
@@ -46,10 +46,10 @@ def configure(level: str = "info", style: Literal["auto", "json", "console"] = "
     root.setLevel(max(threshold, logging.WARNING))
 
 
-class Unfailing:
-    """A stream whose reader may go: what cannot be written is dropped, and stops nobody who logs.
+class FailureTolerantStream:
+    """A stream that discards what cannot be written, instead of raising.
 
-    A terminal that was closed, or a collector that died, must not take the gateway with it.
+    A closed terminal, or a log collector that ended, must not stop the gateway.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -57,26 +57,26 @@ class Unfailing:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write *text*, if that is possible."""
+        """Write *text*, or discard it."""
         with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible."""
+        """Flush; errors are ignored."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
 
-def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make every text in *event* safe to print and of bounded length: what a client wrote may be in it."""
+def escape_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape control characters in every text of *event*, and cut it: it may contain what a client sent."""
     for key, value in event.items():
         if (
             isinstance(value, str)
             and key != "exception"
-            and (not value.isprintable() or len(value) > _LONGEST)
+            and (not value.isprintable() or len(value) > _MAX_TEXT_LENGTH)
         ):
-            event[key] = value[:_LONGEST].encode("unicode_escape").decode("ascii")
+            event[key] = value[:_MAX_TEXT_LENGTH].encode("unicode_escape").decode("ascii")
     return event
 
 

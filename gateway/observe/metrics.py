@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: the numbers that tests read from `statistics()`, collected when asked for."""
+"""`/metrics` for Prometheus: the figures of each part's `statistics()`, read at each scrape."""
 
 from __future__ import annotations
 
@@ -19,151 +19,159 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.observe.worker_metrics import UP, WorkerMetrics, merged
+from gateway.observe.worker_metrics import UP, WorkerMetricsExchange, merge_pages
 
 Source = Callable[[], Mapping[str, float]]
+"""The `statistics` of one part of the gateway: figures by their names."""
 
 COUNTERS: Mapping[str, str] = {
-    "hub_messages": "messages that had a subscriber here",
-    "hub_deliveries": "messages times subscribers",
+    "hub_messages": "messages that had at least one subscriber on this node",
+    "hub_deliveries": "messages times their subscribers on this node",
     "broker_published": "messages published through this node",
-    "broker_replayed": "publishes that an earlier one with the same key had done already",
-    "broker_refused": "publishes that the broker did not take",
-    "broker_retried": "publishes that were sent to Redis a second time, under their key",
+    "broker_replayed": "publishes answered from an earlier publish with the same idempotency key",
+    "broker_refused": "publishes that the broker rejected",
+    "broker_retried": "publishes that were sent to Redis again, with the same idempotency key",
     "broker_entries": "entries read from this node's inboxes",
     "broker_healed": "messages that were missing from an inbox and were read from history",
-    "broker_mended": "routes that were gone from Redis, and were asked for again",
-    "broker_gaps": "gaps that nothing could fill, of which the followers here were told",
-    "broker_reads": "reads of histories that went to Redis",
-    "broker_reads_shared": "reads that got the answer of another",
-    "broker_incarnations": "times that this node took up a lease anew",
-    "broker_resets": "times that Redis was found to have lost writes",
-    "broker_reaped": "dead nodes that this one cleaned up after",
-    "broker_breaker_opened": "times that Redis was given up for a while",
+    "broker_mended": "routes that were missing in Redis and were added again",
+    "broker_gaps": "gaps that history could not fill; the subscribers on this node got a gap message",
+    "broker_reads": "history reads that were sent to Redis",
+    "broker_reads_shared": "history reads that shared the answer of another read",
+    "broker_incarnations": "leases that this node acquired, the first ones included",
+    "broker_resets": "times that Redis had lost acknowledged writes",
+    "broker_reaped": "dead nodes whose state this node removed",
+    "broker_breaker_opened": "times that a circuit breaker opened",
     "broker_calls": "calls to Redis",
-    "broker_trips": "pipelines in which they travelled",
+    "broker_trips": "pipelines in which calls were sent to Redis",
     "broker_failures": "calls to Redis that failed",
-    "push_published": "publishes that took the short way",
-    "heartbeat_pings": "silent connections that were asked",
-    "heartbeat_dead": "connections that did not answer",
-    "outbox_flushes": "turns in which something was sent",
-    "outbox_dropped_catch_up": "messages dropped and replayed later",
-    "outbox_dropped_conflate": "messages that a newer one of their channel replaced",
-    "outbox_dropped_drop_oldest": "messages lost to somebody, who was told",
-    "admission_refused_overloaded": "handshakes refused because the event loop lagged",
-    "admission_refused_connections": "handshakes refused over limits.connections",
-    "admission_refused_address": "handshakes refused over limits.connections_per_address",
-    "admission_refused_rate": "handshakes refused over limits.connects_per_second",
-    "admission_refused_user": "connections over limits.connections_per_user",
+    "push_published": "publishes that were answered on the fast path",
+    "heartbeat_pings": "pings sent to silent connections",
+    "heartbeat_dead": "connections closed because they did not answer a ping",
+    "outbox_flushes": "event loop iterations in which outboxes were flushed",
+    "outbox_dropped_catch_up": "messages dropped from outboxes and replayed from history later",
+    "outbox_dropped_conflate": "messages replaced by a newer one of their channel",
+    "outbox_dropped_drop_oldest": "messages dropped for good; the client got a gap message",
+    "admission_refused_overloaded": "handshakes rejected because the event loop lagged",
+    "admission_refused_connections": "handshakes rejected because of limits.connections",
+    "admission_refused_address": "handshakes rejected because of limits.connections_per_address",
+    "admission_refused_rate": "handshakes rejected because of limits.connects_per_second",
+    "admission_refused_user": "connections rejected or closed because of limits.connections_per_user",
 }
-"""What only ever grows, and what it counts; everything else is a gauge."""
+"""Figures that only grow, and what they count; all others are gauges."""
 
 GAUGES: Mapping[str, str] = {
     "hub_sessions": "connected clients",
-    "hub_users": "different users among them",
-    "hub_channels": "channels that somebody here follows",
-    "broker_channels": "channels that the broker remembers, or that this node is routed for",
-    "broker_bytes": "bytes that histories and idempotency keys take",
-    "broker_bytes_limit": "broker.memory",
-    "broker_keys": "idempotency keys that are remembered",
-    "broker_shards": "shards of the channels",
-    "broker_up": "shards whose Redis takes calls",
+    "hub_users": "different users with a connected client",
+    "hub_channels": "channels with a subscriber on this node",
+    "broker_channels": "channels with stored state; with Redis, channels and users with a route to this node",
+    "broker_bytes": "bytes of stored histories and idempotency keys",
+    "broker_bytes_limit": "the setting broker.memory, in bytes",
+    "broker_keys": "stored idempotency keys",
+    "broker_shards": "shards over which channels are distributed",
+    "broker_up": "shards whose Redis accepts calls",
     "broker_leases": "shards where this node holds its lease",
-    "broker_breakers_open": "shards whose Redis is not asked for the moment",
-    "broker_inbox": "entries that waited in this node's inboxes at the last look",
-    "broker_waiting": "calls that wait for their turn on the way to Redis",
-    "heartbeat_sessions": "connections that are watched for silence",
+    "broker_breakers_open": "shards whose circuit breaker is open",
+    "broker_inbox": "entries unread in this node's inboxes at the last check",
+    "broker_waiting": "calls queued for a pipeline to Redis",
+    "heartbeat_sessions": "connections with a heartbeat",
     "admission_connections": "open connections",
-    "admission_addresses": "different addresses they come from",
-    "admission_users": "different users that they count for",
-    "admission_overloaded": "1 while new connections are refused because the event loop lags",
-    "push_heads": "header blocks remembered for the short way",
-    "tasks_running": "coroutines that wait for something",
-    "loop_lag_p99_seconds": "how late the event loop runs what is due",
+    "admission_addresses": "different client addresses with an open connection",
+    "admission_users": "different users with an open connection",
+    "admission_overloaded": "1 while handshakes are rejected because the event loop lags",
+    "push_heads": "request header blocks cached for the fast path",
+    "tasks_running": "tasks that are running",
+    "loop_lag_p99_seconds": "99th percentile of event loop lag over the last 3 seconds",
 }
-"""What those are that we know."""
+"""The gauges, and what they show."""
 
 
-class Statistics(Collector):
-    """What the parts of the gateway say of themselves, as `fanway_<part>_<name>`."""
+class StatisticsCollector(Collector):
+    """The figures of the gateway's parts, as `fanway_<part>_<name>`."""
 
-    def __init__(self, sources: Mapping[str, Source], closed: Callable[[], Mapping[int, int]]) -> None:
+    def __init__(self, sources: Mapping[str, Source], close_counts: Callable[[], Mapping[int, int]]) -> None:
         self._sources = sources
-        self._closed = closed
+        self._close_counts = close_counts
 
     def collect(self) -> Iterable[Metric]:
-        """Return every figure."""
+        """Return all metrics."""
         for part, source in self._sources.items():
             for name, value in source().items():
                 full = f"{part}_{name}"
                 family = CounterMetricFamily if full in COUNTERS else GaugeMetricFamily
-                says = COUNTERS.get(full) or GAUGES.get(full) or f"{name} of the {part}"
-                yield family(f"fanway_{full}", says, value=value)
+                description = COUNTERS.get(full) or GAUGES.get(full) or f"{name} of the {part}"
+                yield family(f"fanway_{full}", description, value=value)
         closes = CounterMetricFamily(
-            "fanway_hub_closed", "connections that were closed here", labels=["code"]
+            "fanway_hub_closed", "connections that this node closed, by close code", labels=["code"]
         )
-        for code, count in self._closed().items():
+        for code, count in self._close_counts().items():
             closes.add_metric([str(int(code))], count)
         yield closes
-        yield GaugeMetricFamily(UP, "1 for each worker that answers, this one included", value=1)
+        yield GaugeMetricFamily(UP, "1 for each worker that answers, 0 for one that does not", value=1)
 
 
-class OfWorker(Collector):
-    """What a registry holds, each sample with the worker that it is of."""
+class WorkerLabelCollector(Collector):
+    """The metrics of a registry, each sample with the label `worker`."""
 
     def __init__(self, registry: CollectorRegistry, number: int) -> None:
         self._registry = registry
-        self._worker = {"worker": str(number)}
+        self._label = {"worker": str(number)}
 
     def collect(self) -> Iterable[Metric]:
-        """Return every figure."""
+        """Return all metrics."""
         for family in self._registry.collect():
             labelled = Metric(family.name, family.documentation, family.type)
             labelled.samples = [
-                each._replace(labels={**self._worker, **each.labels}) for each in family.samples
+                each._replace(labels={**self._label, **each.labels}) for each in family.samples
             ]
             yield labelled
 
 
 class Exposition:
-    """`/metrics` over the parts of one gateway, or of all workers of a machine: whichever is asked."""
+    """`/metrics` with the figures of one node, or of all workers of a machine."""
 
     def __init__(
         self,
         sources: Mapping[str, Source],
-        closed: Callable[[], Mapping[int, int]],
-        crew: WorkerMetrics | None = None,
+        close_counts: Callable[[], Mapping[int, int]],
+        workers: WorkerMetricsExchange | None = None,
     ) -> None:
-        """Show *sources*, and the connections *closed* here, by close code; with *crew*, those of all."""
-        self._crew = crew
+        """Show the figures of *sources*.
+
+        Args:
+            sources: the `statistics` of each part, by its name in metrics.
+            close_counts: returns how many connections this node closed, by close code.
+            workers: collects the figures of the other workers; None without workers.
+
+        """
+        self._workers = workers
         self._registry = CollectorRegistry()
-        self._registry.register(Statistics(sources, closed))
+        self._registry.register(StatisticsCollector(sources, close_counts))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        if crew is not None:
+        if workers is not None:
             own, self._registry = self._registry, CollectorRegistry()
-            self._registry.register(OfWorker(own, crew.number))
+            self._registry.register(WorkerLabelCollector(own, workers.number))
 
     @contextlib.asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        """Let other workers show it, too."""
-        if self._crew is None:
+    async def serving_workers(self) -> AsyncIterator[None]:
+        """Let the other workers collect these figures, while in this context."""
+        if self._workers is None:
             yield
         else:
-            async with self._crew.answering(self._page):
+            async with self._workers.serving(self._render):
                 yield
 
     def route(self) -> Route:
-        """Return `/metrics`."""
+        """Return the route of `/metrics`."""
 
         async def metrics(_: Request) -> Response:
-            page = self._page()
-            if self._crew is not None:
-                page = merged(await self._crew.pages(page))
+            page = self._render()
+            if self._workers is not None:
+                page = merge_pages(await self._workers.collect(page))
             return Response(page, media_type=CONTENT_TYPE_LATEST)
 
         return Route("/metrics", metrics)
 
-    def _page(self) -> bytes:
+    def _render(self) -> bytes:
         return generate_latest(self._registry)

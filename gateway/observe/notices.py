@@ -1,4 +1,4 @@
-"""What happens to the shards of a Redis broker, in the log: a line for each thing that happens."""
+"""Notices of the Redis broker in the log: one line for each change in the state of a shard."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ EVENTS: Mapping[type[Notice], str] = {
 
 
 class NoticeLog:
-    """Logs what one node hears of its shards."""
+    """Logs the notices of one node about its shards; called with the shard's number and the notice."""
 
     def __init__(self, log: Any, node: str, clock: Clock = monotonic) -> None:
         """Write to *log*, a structlog logger; every line names *node* and the shard."""
         self._log = log
         self._node = node
         self._clock = clock
-        self._lost: dict[int, float] = {}
-        """When each shard that is out of contact was lost."""
-        self._may_evict: set[Notice] = set()
-        """Servers of which that was said: many shards may be on one of them."""
+        self._lost_at: dict[int, float] = {}
+        """When contact was lost, for each shard without contact."""
+        self._eviction_logged: set[Notice] = set()
+        """What was logged about servers: many shards may be on one of them, which is logged once."""
 
-    def __call__(self, shard: int, news: Notice) -> None:
-        """Log *news* of *shard*."""
-        event, details = EVENTS[type(news)], asdict(news)
-        if isinstance(news, EvictionEnabled):
-            if news in self._may_evict:
+    def __call__(self, shard: int, notice: Notice) -> None:
+        """Log *notice* about *shard*."""
+        event, details = EVENTS[type(notice)], asdict(notice)
+        if isinstance(notice, EvictionEnabled):
+            if notice in self._eviction_logged:
                 return
-            self._may_evict.add(news)
-        elif isinstance(news, RedisLost):
-            event = "redis still lost" if shard in self._lost else event
-            self._lost.setdefault(shard, self._clock())
-        elif isinstance(news, RedisRestored):
-            details["after"] = round(self._clock() - self._lost.pop(shard), 3)
+            self._eviction_logged.add(notice)
+        elif isinstance(notice, RedisLost):
+            event = "redis still lost" if shard in self._lost_at else event
+            self._lost_at.setdefault(shard, self._clock())
+        elif isinstance(notice, RedisRestored):
+            details["after"] = round(self._clock() - self._lost_at.pop(shard), 3)
         self._log.warning(event, node=self._node, shard=shard, **details)

@@ -1,4 +1,4 @@
-"""The workers of one machine: each tells the others its figures, so that any of them answers for all."""
+"""Exchange of metrics among the workers of one machine, so that each of them shows the metrics of all."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from typing import cast
 
 from gateway.observe import logs
 
-DEADLINE = 1.0
-"""Seconds that another worker has for its answer: Prometheus gives all of them ten."""
+ANSWER_TIMEOUT_SECONDS = 1.0
+"""Time that another worker has to send its metrics: Prometheus' default scrape timeout is ten seconds."""
 
-END = b"# EOF\n"
-"""What a page ends with on its way: a worker may die in the middle of one."""
+_END_MARKER = b"# EOF\n"
+"""Ends a page between two workers: without it, the sender ended in the middle of the page."""
 
 UP = "fanway_worker_up"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerMetrics:
-    """One worker among those of its machine."""
+class WorkerMetricsExchange:
+    """Sends the metrics of one worker to the others, and collects theirs, over Unix sockets."""
 
-    home: str
-    """A directory of theirs alone, with a Unix socket for each."""
+    directory: str
+    """A directory of these workers alone, with a socket for each."""
     number: int
-    """This one, of 1 to `count`."""
+    """The number of this worker, from 1 to `count`."""
     count: int
 
     @contextlib.asynccontextmanager
-    async def answering(self, page: Callable[[], bytes]) -> AsyncIterator[None]:
-        """Tell *page* to every worker that asks; one that cannot listen serves its clients all the same."""
+    async def serving(self, render: Callable[[], bytes]) -> AsyncIterator[None]:
+        """Send the page that *render* returns to every worker that connects, while in this context.
+
+        A worker that cannot listen serves its clients all the same; the log says that its metrics are
+        missing.
+        """
         try:
             server = await asyncio.get_running_loop().create_unix_server(
-                lambda: _Teller(page), self._path(self.number)
+                lambda: _PageSender(render), self._path(self.number)
             )
         except OSError as error:
             logs.logger().warning("no metrics for other workers", worker=self.number, reason=str(error))
@@ -47,48 +51,53 @@ class WorkerMetrics:
         finally:
             server.close()
 
-    async def pages(self, own: bytes) -> dict[int, bytes | None]:
-        """Return every worker's page, by number, this one's being *own*; None where one does not answer."""
+    async def collect(self, own_page: bytes) -> dict[int, bytes | None]:
+        """Return the page of every worker by its number: *own_page* for this one, None without an answer."""
         numbers = range(1, self.count + 1)
-        found = await asyncio.gather(*(self._page(number, own) for number in numbers))
-        return dict(zip(numbers, found, strict=True))
+        pages = await asyncio.gather(*(self._fetch(number, own_page) for number in numbers))
+        return dict(zip(numbers, pages, strict=True))
 
-    async def _page(self, number: int, own: bytes) -> bytes | None:
+    async def _fetch(self, number: int, own_page: bytes) -> bytes | None:
         if number == self.number:
-            return own
+            return own_page
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._path(number))
                 with contextlib.closing(writer):
-                    told = await reader.read()
-        except OSError:  # a TimeoutError is one
+                    page = await reader.read()
+        except OSError:  # includes TimeoutError
             return None
-        return told.removesuffix(END) if told.endswith(END) else None
+        return page.removesuffix(_END_MARKER) if page.endswith(_END_MARKER) else None
 
     def _path(self, number: int) -> str:
-        return str(Path(self.home, str(number)))
+        return str(Path(self.directory, str(number)))
 
 
-class _Teller(asyncio.Protocol):
-    def __init__(self, page: Callable[[], bytes]) -> None:
-        self._page = page
+class _PageSender(asyncio.Protocol):
+    """Sends a page as soon as another worker has connected."""
+
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render = render
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        told = cast("asyncio.WriteTransport", transport)
-        told.write(self._page() + END)
-        told.close()
+        writer = cast("asyncio.WriteTransport", transport)
+        writer.write(self._render() + _END_MARKER)
+        writer.close()
 
 
-def merged(pages: Mapping[int, bytes | None]) -> bytes:
-    """Return one page of *pages*, each metric with the samples of every worker; who is missing is 0."""
-    heads: dict[str, str] = {}
+def merge_pages(pages: Mapping[int, bytes | None]) -> bytes:
+    """Return one page with the samples of all *pages*, by worker number, each metric described once.
+
+    For a worker without a page, `fanway_worker_up` is 0.
+    """
+    descriptions: dict[str, str] = {}
     samples: dict[str, list[str]] = {}
     for page in pages.values():
         for block in re.split("^# HELP ", (page or b"").decode(), flags=re.MULTILINE)[1:]:
-            about, kind, rest = block.split("\n", 2)
-            name = about.partition(" ")[0]
-            heads.setdefault(name, f"# HELP {about}\n{kind}\n")
-            samples.setdefault(name, []).append(rest)
+            help_line, type_line, lines = block.split("\n", 2)
+            name = help_line.partition(" ")[0]
+            descriptions.setdefault(name, f"# HELP {help_line}\n{type_line}\n")
+            samples.setdefault(name, []).append(lines)
     missing = [number for number, page in pages.items() if page is None]
     samples.setdefault(UP, []).extend(f'{UP}{{worker="{number}"}} 0.0\n' for number in missing)
-    return "".join(heads.get(name, "") + "".join(rows) for name, rows in samples.items()).encode()
+    return "".join(descriptions.get(name, "") + "".join(lines) for name, lines in samples.items()).encode()

@@ -1,4 +1,4 @@
-"""Settings turned into what each part asks for; the parts themselves know no settings."""
+"""The settings as the options of each part; the parts themselves do not know the settings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from gateway.broker.notices import Notice
 from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
 from gateway.clock import wall
 from gateway.hub.services import SessionLimits
+from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
+from gateway.transport.public_http import HttpOptions
+from gateway.transport.websocket.options import WebSocketOptions
 
 RESERVED_DESCRIPTORS = 200
-"""For listeners, backends' connections, files and the broker: without one, even a 503 could not be sent."""
+"""File descriptors for listeners, backends, files, the broker: without any, not even a 503 could be sent."""
 
 
 def broker(
@@ -62,7 +65,7 @@ def broker(
 
 
 def verifier(settings: Settings, jwks: Jwks | None) -> Verifier | None:
-    """Return who verifies tokens, by *jwks* or the keys that are configured; None without any."""
+    """Return a token verifier with the keys of *jwks*, else the configured ones; None without any."""
     auth = settings.auth
     keys = jwks or (StaticKeys(found) if (found := auth.static_keys()) else None)
     if keys is None:
@@ -78,18 +81,18 @@ def verifier(settings: Settings, jwks: Jwks | None) -> Verifier | None:
 
 
 def admission_limits(settings: Settings) -> AdmissionLimits:
-    """Return who gets in."""
+    """Return the limits of connections."""
     limits = settings.limits
     return AdmissionLimits(
         connects_per_second=limits.connects_per_second,
-        connections=limits.connections or _descriptors(),
+        connections=limits.connections or _max_connections(),
         per_address=limits.connections_per_address,
         per_user=limits.connections_per_user,
     )
 
 
 def session_limits(settings: Settings) -> SessionLimits:
-    """Return what one session may do and have."""
+    """Return the limits of one session."""
     limits = settings.limits
     return SessionLimits(
         message_size=limits.message_size,
@@ -107,7 +110,47 @@ def session_limits(settings: Settings) -> SessionLimits:
     )
 
 
-def _descriptors() -> int:
-    """Return how many connections there are file descriptors for, with some left for everything else."""
+def http_options(settings: Settings) -> HttpOptions:
+    """Return the bounds of HTTP and WebSocket on the public listener."""
+    outbox = settings.outbox
+    return HttpOptions(
+        header_timeout=settings.listen.public.header_timeout,
+        websocket=WebSocketOptions(
+            message_size=settings.limits.message_size,
+            high_water=outbox.high_water,
+            low_water=outbox.low_water,
+            stall_timeout=outbox.stall_timeout,
+        ),
+    )
+
+
+def public_binding(settings: Settings, *, shares_ports: bool) -> Binding:
+    """Return the address and socket options of the public listener."""
+    public = settings.listen.public
+    return Binding(
+        host=public.host,
+        port=public.port,
+        listeners=public.listeners,
+        backlog=public.backlog,
+        shared=shares_ports,
+        send_buffer=public.send_buffer,
+        user_timeout=public.user_timeout,
+    )
+
+
+def internal_binding(settings: Settings, *, shares_ports: bool) -> Binding:
+    """Return the address and socket options of the internal listener."""
+    internal = settings.listen.internal
+    return Binding(
+        host=internal.host,
+        port=internal.port,
+        listeners=internal.listeners,
+        backlog=internal.backlog,
+        shared=shares_ports,
+    )
+
+
+def _max_connections() -> int:
+    """Return the number of file descriptors of this process, less `RESERVED_DESCRIPTORS`."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - RESERVED_DESCRIPTORS)

@@ -1,4 +1,4 @@
-"""Listeners: sockets bound as the kernel should treat them, and one uvicorn server for each listener."""
+"""Listeners: sockets with their options, and one uvicorn server for each listener."""
 
 from __future__ import annotations
 
@@ -14,67 +14,72 @@ import uvicorn
 from gateway import defaults
 from gateway.errors import GatewayError
 
-GRACE = 5.0
-"""Seconds that connections have to go once a listener ends, where nobody says otherwise."""
-POLL = 0.05
-"""Seconds between two looks whether they are gone."""
+DEFAULT_GRACE_SECONDS = 5.0
+"""Time that connections have to close when a listener stops."""
+POLL_INTERVAL_SECONDS = 0.05
+"""Between two checks whether all connections are closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Where a listener listens, and how."""
+    """The address of a listener, and the options of its sockets."""
 
     host: str
     port: int
-    """0 for any free one."""
+    """0 for any free port."""
     listeners: int = 1
-    """Sockets on the same port: an event loop accepts one connection a turn from each."""
+    """Sockets on the same port: an event loop accepts one connection per iteration from each."""
     backlog: int = defaults.LISTEN_BACKLOG
     send_buffer: int = 0
-    """Bytes, SO_SNDBUF of accepted connections: a slow client shows early; 0 for the kernel's choice."""
+    """Bytes, SO_SNDBUF of accepted connections: a small one detects slow clients; 0: the kernel's choice."""
     shared: bool = False
-    """Whether other workers listen there, too: their parent has found the port free."""
+    """Whether other workers listen on the port, too: their supervisor has checked that it was free."""
     user_timeout: float = 0.0
-    """Seconds sent data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0 for the kernel's choice."""
+    """Seconds that data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0: the kernel's choice."""
 
 
 def bind(binding: Binding) -> list[socket.socket]:
-    """Return listening sockets on one port; `GatewayError` where it is taken or not ours.
+    """Return listening sockets on one port.
 
-    A port that was asked for is tried without SO_REUSEPORT first: with it, a second gateway would silently
-    get half of the clients.
+    A configured port is first bound without SO_REUSEPORT: with it, a second gateway would silently get half
+    of the clients.
+
+    Raises:
+        GatewayError: the port is taken, or the host is not one of this machine.
+
     """
-    with _told(binding):
+    with _bind_errors(binding):
         family, address = _address(binding)
         if binding.port and not binding.shared:
-            _probe(family, address)
+            _check_port_is_free(family, address)
         first = _listen(family, address, binding)
     return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.listeners - 1))]
 
 
 @contextlib.contextmanager
-def reserved(*bindings: Binding) -> Iterator[list[int]]:
-    """Keep the ports of *bindings* for workers that share them; yield their numbers. Errors as `bind`.
+def reserve_ports(*bindings: Binding) -> Iterator[list[int]]:
+    """Reserve the ports of *bindings* for workers that share them; yield their numbers, raise as `bind`.
 
-    A socket that is bound and does not listen gets no connection.
+    A socket that is bound and does not listen gets no connections.
     """
-    with contextlib.ExitStack() as kept:
+    with contextlib.ExitStack() as stack:
         ports: list[int] = []
         for binding in bindings:
-            with _told(binding):
+            with _bind_errors(binding):
                 family, address = _address(binding)
                 if binding.port:
-                    _probe(family, address)
-                keeper = kept.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                keeper.bind(address)
-            ports.append(keeper.getsockname()[1])
+                    _check_port_is_free(family, address)
+                reserving = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                reserving.bind(address)
+            ports.append(reserving.getsockname()[1])
         yield ports
 
 
 @contextlib.contextmanager
-def _told(binding: Binding) -> Iterator[None]:
+def _bind_errors(binding: Binding) -> Iterator[None]:
+    """Raise an `OSError` of the block as a `GatewayError` that names the address."""
     try:
         yield
     except OSError as error:
@@ -90,14 +95,14 @@ def _address(binding: Binding) -> tuple[int, Any]:
     return family, address
 
 
-def _probe(family: int, address: Any) -> None:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
+def _check_port_is_free(family: int, address: Any) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe_socket.bind(address)
 
 
 def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
-    # The protocol by number: without it asyncio does not set TCP_NODELAY on what is accepted.
+    # The protocol is given as a number: without it asyncio does not set TCP_NODELAY on accepted sockets.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +122,10 @@ def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server whose signals and whose end are somebody else's business."""
+    """A uvicorn server on sockets of its own that handles no signals: `stop` ends it.
+
+    What it relies on in uvicorn is listed in tests/gateway/runtime/test_uvicorn_contract.py.
+    """
 
     def __init__(self, app: Any, binding: Binding, *, http: Callable[..., Any] | str, **options: Any) -> None:
         """Serve *app* on *binding* with the protocol class *http*."""
@@ -135,7 +143,7 @@ class Listener(uvicorn.Server):
             )
         )
         self.sockets = bind(binding)
-        self._grace = GRACE
+        self._grace = DEFAULT_GRACE_SECONDS
 
     @property
     def port(self) -> int:
@@ -144,29 +152,29 @@ class Listener(uvicorn.Server):
         return port
 
     async def run_until_stopped(self) -> None:
-        """Serve until `stop`, then close every connection that is left."""
+        """Serve until `stop`, then close all connections."""
         await self.serve(sockets=self.sockets)
 
     def stop_accepting(self) -> None:
-        """Take no further connection; those that are open stay."""
+        """Accept no further connections; open ones stay open."""
         for server in getattr(self, "servers", ()):
             server.close()
 
-    def stop(self, *, within: float = GRACE) -> None:
-        """End: who is connected is told to go, and aborted if still here after *within* seconds."""
-        self._grace = within
+    def stop(self, *, grace: float = DEFAULT_GRACE_SECONDS) -> None:
+        """Close every connection, abort those that are open after *grace* seconds, and end the server."""
+        self._grace = grace
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close every connection, the unwilling ones by force: uvicorn would only stop waiting for those."""
+        """Close every connection, and abort the remaining ones: uvicorn would only stop waiting for them."""
         self.stop_accepting()
         connections = self.server_state.connections
         for connection in list(connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
-                while connections:  # noqa: ASYNC110 (uvicorn's own protocols leave this set without telling)
-                    await asyncio.sleep(POLL)
+                while connections:  # noqa: ASYNC110 (uvicorn's own protocols leave this set without a notification)
+                    await asyncio.sleep(POLL_INTERVAL_SECONDS)
         for connection in list(connections):
             abort = getattr(connection, "abort", None) or connection.transport.abort
             abort()
@@ -174,5 +182,5 @@ class Listener(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the process."""
+        """Handle no signals: the process does (`gateway.runtime.process`)."""
         yield

@@ -1,4 +1,4 @@
-"""A gateway as a process, or as several workers: signals, ports, what is printed at the start."""
+"""A gateway as one process, or as several workers: signals, ports, what is printed at the start."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import uvloop
 
 from gateway.errors import GatewayError
 from gateway.observe import logs
-from gateway.observe.worker_metrics import WorkerMetrics
-from gateway.runtime.listeners import Binding, reserved
+from gateway.observe.worker_metrics import WorkerMetricsExchange
+from gateway.runtime.listeners import Binding, reserve_ports
 from gateway.runtime.node import GatewayNode
-from gateway.runtime.supervisor import Pulse, Supervisor, stop_signals
+from gateway.runtime.supervisor import Supervisor, stop_signals
+from gateway.runtime.worker_heartbeat import WorkerHeartbeat
 from gateway.settings import Settings
 from gateway.transport.websocket.upgrade import PATH
+
+WORKER_STOP_MARGIN_SECONDS = 5.0
+"""Time that a worker has to end beyond `drain.timeout`, before the supervisor kills it."""
+
+_INFO_EVENTS = ("worker started", "each worker shows its own metrics alone")
+"""Events of the supervisor that need nobody's attention."""
 
 
 def run(settings: Settings) -> int:
@@ -26,7 +33,7 @@ def run(settings: Settings) -> int:
     try:
         if settings.node.workers > 1:
             return _run_workers(settings)
-        calm_collector()
+        tune_garbage_collector()
         uvloop.run(_serve(settings))
     except GatewayError as error:
         logs.logger().error("cannot start", reason=str(error))
@@ -36,54 +43,59 @@ def run(settings: Settings) -> int:
 
 def _run_workers(settings: Settings) -> int:
     public, internal = settings.listen.public, settings.listen.internal
-    with reserved(Binding(public.host, public.port), Binding(internal.host, internal.port)) as ports:
-        shared = _with_ports(settings, *ports)
+    with reserve_ports(Binding(public.host, public.port), Binding(internal.host, internal.port)) as ports:
+        with_ports = _with_ports(settings, *ports)
         supervisor = Supervisor(
-            partial(work, shared),
+            partial(run_worker, with_ports),
             settings.node.workers,
-            grace=settings.drain.timeout + 5.0,
-            report=_report,
-            ready=partial(_announce, shared, *ports),
+            stop_timeout=settings.drain.timeout + WORKER_STOP_MARGIN_SECONDS,
+            log_event=_log_event,
+            on_all_serving=partial(_print_addresses, with_ports, *ports),
         )
         return supervisor.run()
 
 
-def _report(event: str, **fields: object) -> None:
-    """Log what the supervisor says: that a worker starts is how it should be, all else is not."""
+def _log_event(event: str, **fields: object) -> None:
     log = logs.logger()
-    (log.info if event in _CALM else log.warning)(event, **fields)
+    (log.info if event in _INFO_EVENTS else log.warning)(event, **fields)
 
 
-_CALM = ("worker started", "each worker shows its own metrics alone")
-
-
-def work(settings: Settings, number: int, crew: WorkerMetrics | None, beat: Synchronized[float]) -> None:
-    """Run the worker of that *number* until it is told to end: a node of its own, on ports that all share."""
+def run_worker(
+    settings: Settings,
+    number: int,
+    metrics: WorkerMetricsExchange | None,
+    last_heartbeat: Synchronized[float],
+) -> None:
+    """Run worker *number* until a signal stops it: a node of its own, on ports that all workers share."""
     logs.configure(settings.log.level, settings.log.format)
-    calm_collector()
+    tune_garbage_collector()
     try:
-        uvloop.run(_serve_as_worker(settings, number, crew, beat))
+        uvloop.run(_serve_as_worker(settings, number, metrics, last_heartbeat))
     except GatewayError as error:
         logs.logger().error("cannot start", worker=number, reason=str(error))
         sys.exit(1)
 
 
 async def _serve(settings: Settings) -> None:
-    await GatewayNode(settings).serve(_told_to_stop(), announce)
+    await GatewayNode(settings).serve(_stop_event(), print_addresses)
 
 
 async def _serve_as_worker(
-    settings: Settings, number: int, crew: WorkerMetrics | None, beat: Synchronized[float]
+    settings: Settings,
+    number: int,
+    metrics: WorkerMetricsExchange | None,
+    last_heartbeat: Synchronized[float],
 ) -> None:
-    stopped = _told_to_stop()
-    pulse = Pulse(beat, asyncio.get_running_loop(), stopped.set)
+    stopped = _stop_event()
+    heartbeat = WorkerHeartbeat(last_heartbeat, asyncio.get_running_loop(), stopped.set)
     name = f"{settings.node_name()}-{number}"
     own = settings.model_copy(update={"node": settings.node.model_copy(update={"name": name})})
-    await GatewayNode(own, shared=True, crew=crew).serve(stopped, lambda _: pulse.start())
+    node = GatewayNode(own, shares_ports=True, worker_metrics=metrics)
+    await node.serve(stopped, lambda _: heartbeat.start())
 
 
-def _told_to_stop() -> asyncio.Event:
-    """Return what a signal to stop sets."""
+def _stop_event() -> asyncio.Event:
+    """Return an event that is set by each of `stop_signals`."""
     stopped = asyncio.Event()
     for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -99,8 +111,8 @@ def _with_ports(settings: Settings, public: int, internal: int) -> Settings:
     return settings.model_copy(update={"listen": listen.model_copy(update=update)})
 
 
-def calm_collector() -> None:
-    """Let Python look for reference cycles seldom: a connection makes none, and each look walks them all.
+def tune_garbage_collector() -> None:
+    """Make garbage collections rare: connections create no reference cycles, and each collection visits them.
 
     CPython's default, every 700 allocations, took 13 % of a connect storm's CPU (docs/performance.md).
     """
@@ -109,12 +121,12 @@ def calm_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def announce(gateway: GatewayNode) -> None:
-    """Print where the gateway listens, and in dev mode what to try."""
-    _announce(gateway.settings, gateway.public.port, gateway.internal.port)
+def print_addresses(node: GatewayNode) -> None:
+    """Print the addresses on which *node* listens, and in dev mode a command to try."""
+    _print_addresses(node.settings, node.public.port, node.internal.port)
 
 
-def _announce(settings: Settings, public_port: int, internal_port: int) -> None:
+def _print_addresses(settings: Settings, public_port: int, internal_port: int) -> None:
     internal = _url("http", settings.listen.internal.host, internal_port)
     lines = [
         f"clients   {_url('ws', settings.listen.public.host, public_port)}{PATH}",

@@ -1,13 +1,12 @@
 """Several workers on one machine: each a process and a node of its own, on shared ports, kept running.
 
-The parent serves nothing. It keeps the ports, starts the workers, replaces one that died (with backoff) or
-whose event loop is silent, and passes on what tells it to stop.
+The parent process serves no clients. It reserves the ports, starts the workers, restarts one that died (with
+backoff) or whose event loop stopped writing heartbeats, and forwards the signals that stop the gateway.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import socket
@@ -20,201 +19,186 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 
-from gateway.clock import Scheduler
-from gateway.observe.worker_metrics import WorkerMetrics
+from gateway.observe.worker_metrics import WorkerMetricsExchange
 
-SILENT = 10.0
-"""Seconds without a sign from a worker's event loop after which it is killed and replaced."""
+HEARTBEAT_TIMEOUT_SECONDS = 10.0
+"""Age of a worker's last heartbeat above which it is killed and restarted."""
 
-STARTING = 30.0
-"""Seconds that a worker may take until its first sign: it has to import everything, beside all the others."""
+START_TIMEOUT_SECONDS = 30.0
+"""Time until a worker's first heartbeat: it has to import everything, at the same time as all others."""
 
-BEAT = 1.0
-"""Seconds between two signs."""
+FIRST_RESTART_DELAY_SECONDS = 0.5
+MAX_RESTART_DELAY_SECONDS = 30.0
+"""Upper bounds of the delay before a restart, after the first death and after many; each death doubles it."""
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
-"""Seconds until a worker that died is started again: at most, doubling each time."""
+STABLE_AFTER_SECONDS = 60.0
+"""A worker that has lived for so long starts again with the first restart delay when it dies."""
 
-STEADY = 60.0
-"""Seconds that a worker must have lived for its next death to count as its first."""
+CHECK_INTERVAL_SECONDS = 0.5
+START_CHECK_INTERVAL_SECONDS = 0.05
+"""Between two checks of the workers: when all of them serve, and until then."""
 
-LOOK, LOOK_AT_START = 0.5, 0.05
-"""Seconds between two looks at the workers: always, and until all of them serve."""
-
-Target = Callable[[int, "WorkerMetrics | None", "Synchronized[float]"], None]
-"""What a worker runs in a process of its own, with its number, its mates, and the beat to keep (`Pulse`)."""
+WorkerMain = Callable[[int, "WorkerMetricsExchange | None", "Synchronized[float]"], None]
+"""Runs in each worker process: its number, the metrics of the other workers, and its last heartbeat."""
 
 
 def restart_delay(deaths: int, chance: float) -> float:
-    """Return the seconds to wait after so many deaths in a row; *chance*, 0 to 1, spreads them."""
-    return chance * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (deaths - 1))
+    """Return the seconds to wait after *deaths* in a row; *chance*, from 0 to 1, is the jitter."""
+    return chance * min(MAX_RESTART_DELAY_SECONDS, FIRST_RESTART_DELAY_SECONDS * 2.0 ** (deaths - 1))
 
 
 @dataclass(slots=True)
 class Worker:
-    """One worker, as its parent sees it."""
+    """One worker process, as its supervisor sees it."""
 
     number: int
     process: BaseProcess
-    beat: Synchronized[float]
-    started: float
+    last_heartbeat: Synchronized[float]
+    """`time.monotonic()` of the last heartbeat; 0 before the first."""
+    started_at: float
     deaths: int = 0
+    """Deaths in a row, each less than `STABLE_AFTER_SECONDS` after its start."""
     restart_at: float | None = None
-    """When it is to be started again, while it is dead."""
+    """When it is started again; None while the process runs."""
 
     @property
-    def serves(self) -> bool:
-        """Whether it has given its first sign, which says that it listens."""
-        return self.restart_at is None and self.beat.value > 0
+    def is_serving(self) -> bool:
+        """Whether the process runs and has written its first heartbeat, which it does once it listens."""
+        return self.restart_at is None and self.last_heartbeat.value > 0
 
-    def is_silent(self, now: float) -> bool:
-        """Return whether its event loop has been silent for too long, or has not begun in time."""
+    def is_unresponsive(self, now: float) -> bool:
+        """Return whether its last heartbeat is too old, or the first one did not come in time."""
         if self.restart_at is not None:
             return False
-        return now - self.beat.value > SILENT if self.serves else now - self.started > STARTING
+        if self.is_serving:
+            return now - self.last_heartbeat.value > HEARTBEAT_TIMEOUT_SECONDS
+        return now - self.started_at > START_TIMEOUT_SECONDS
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps *count* workers running until it is told to stop."""
+    """Keeps *count* workers running until a signal stops it."""
 
-    target: Target
+    worker_main: WorkerMain
     count: int
-    grace: float
-    """Seconds that the workers have to end when told to, before they are killed."""
-    report: Callable[..., None]
+    stop_timeout: float
+    """Seconds that workers have to end after the signal, before they are killed."""
+    log_event: Callable[..., None]
     """Takes an event's name and its fields."""
-    ready: Callable[[], None]
-    """Hears, once, that every worker serves."""
+    on_all_serving: Callable[[], None]
+    """Called once, when every worker serves."""
     clock: Callable[[], float] = time.monotonic
     workers: list[Worker] = field(default_factory=list)
     _stopping: bool = False
-    _ready: bool = False
-    _home: str | None = None
-    """Where the workers tell each other their figures."""
+    _all_served: bool = False
+    _metrics_directory: str | None = None
+    """Where the workers have their sockets for metrics; None where no directory could be created."""
 
     def run(self) -> int:
         """Run until one of `stop_signals`; return the exit status: 1 where a worker had to be killed then."""
-        with self._signals() as woken, self._directory() as self._home:
+        with self._signals() as signalled, self._temporary_directory() as self._metrics_directory:
             self.workers = [self._start(number) for number in range(1, self.count + 1)]
             while not self._stopping:
-                alive = [worker.process.sentinel for worker in self.workers if worker.restart_at is None]
-                wait([woken, *alive], LOOK if self._ready else LOOK_AT_START)
-                self.look()
+                running = [worker.process.sentinel for worker in self.workers if worker.restart_at is None]
+                interval = CHECK_INTERVAL_SECONDS if self._all_served else START_CHECK_INTERVAL_SECONDS
+                wait([signalled, *running], interval)
+                self.check_workers()
             return self._stop()
 
-    def look(self) -> None:
-        """Replace who died or is silent."""
+    def check_workers(self) -> None:
+        """Kill workers that are unresponsive, and restart those that died once their delay is over."""
         now = self.clock()
-        for place, worker in enumerate(self.workers):
+        for index, worker in enumerate(self.workers):
             if worker.restart_at is not None:
                 if now >= worker.restart_at and not self._stopping:
-                    self.workers[place] = self._start(worker.number, deaths=worker.deaths)
-            elif worker.is_silent(now):
-                self.report("worker is silent", worker=worker.number, pid=worker.process.pid)
+                    self.workers[index] = self._start(worker.number, deaths=worker.deaths)
+            elif worker.is_unresponsive(now):
+                self.log_event("worker is silent", worker=worker.number, pid=worker.process.pid)
                 worker.process.kill()
                 worker.process.join()
-                self._bury(worker, now)
+                self._schedule_restart(worker, now)
             elif worker.process.exitcode is not None:
-                self._bury(worker, now)
-        if not self._ready and all(worker.serves for worker in self.workers):
-            self._ready = True
-            self.ready()
+                self._schedule_restart(worker, now)
+        if not self._all_served and all(worker.is_serving for worker in self.workers):
+            self._all_served = True
+            self.on_all_serving()
 
     def _start(self, number: int, *, deaths: int = 0) -> Worker:
         context = multiprocessing.get_context("spawn")
-        beat = context.Value("d", 0.0)
-        mates = None if self._home is None else WorkerMetrics(self._home, number, self.count)
-        process = context.Process(target=self.target, args=(number, mates, beat), name=f"worker-{number}")
+        last_heartbeat = context.Value("d", 0.0)
+        directory = self._metrics_directory
+        metrics = None if directory is None else WorkerMetricsExchange(directory, number, self.count)
+        process = context.Process(
+            target=self.worker_main, args=(number, metrics, last_heartbeat), name=f"worker-{number}"
+        )
         process.start()
-        self.report("worker started", worker=number, pid=process.pid)
-        return Worker(number, process, beat, self.clock(), deaths)
+        self.log_event("worker started", worker=number, pid=process.pid)
+        return Worker(number, process, last_heartbeat, self.clock(), deaths)
 
-    def _bury(self, worker: Worker, now: float) -> None:
-        if now - worker.started >= STEADY:
+    def _schedule_restart(self, worker: Worker, now: float) -> None:
+        if now - worker.started_at >= STABLE_AFTER_SECONDS:
             worker.deaths = 0
         worker.deaths += 1
         delay = restart_delay(worker.deaths, random.random())
         worker.restart_at = now + delay
-        self.report(
+        self.log_event(
             "worker died", worker=worker.number, status=worker.process.exitcode, restart_in=round(delay, 2)
         )
         worker.process.close()
 
     def _stop(self) -> int:
-        """Tell every worker to end; kill those that are silent, or not done in time."""
-        leaving = [worker for worker in self.workers if worker.restart_at is None]
-        for worker in leaving:
+        """Send SIGTERM to every worker; kill those that are unresponsive or do not end in time."""
+        stopping = [worker for worker in self.workers if worker.restart_at is None]
+        for worker in stopping:
             worker.process.terminate()
-        deadline, status = self.clock() + self.grace, 0
-        while running := [worker for worker in leaving if worker.process.exitcode is None]:
-            wait([worker.process.sentinel for worker in running], LOOK)
+        deadline, status = self.clock() + self.stop_timeout, 0
+        while running := [worker for worker in stopping if worker.process.exitcode is None]:
+            wait([worker.process.sentinel for worker in running], CHECK_INTERVAL_SECONDS)
             now = self.clock()
             for worker in running:
-                if worker.process.exitcode is None and (now >= deadline or worker.is_silent(now)):
+                if worker.process.exitcode is None and (now >= deadline or worker.is_unresponsive(now)):
                     status = 1
-                    self.report("worker did not end", pid=worker.process.pid)
+                    self.log_event("worker did not end", pid=worker.process.pid)
                     worker.process.kill()
                     worker.process.join()
-        for worker in leaving:
+        for worker in stopping:
             worker.process.close()
         return status
 
     @contextmanager
-    def _directory(self) -> Iterator[str | None]:
-        """Yield a directory of the workers alone; None where there can be none."""
+    def _temporary_directory(self) -> Iterator[str | None]:
+        """Yield a new directory for the workers' sockets; None where it cannot be created."""
         try:
-            made = tempfile.TemporaryDirectory(prefix="fanway-", ignore_cleanup_errors=True)
+            created = tempfile.TemporaryDirectory(prefix="fanway-", ignore_cleanup_errors=True)
         except OSError as error:
-            self.report("each worker shows its own metrics alone", reason=str(error))
+            self.log_event("each worker shows its own metrics alone", reason=str(error))
             yield None
             return
-        with made as home:
-            yield home
+        with created as path:
+            yield path
 
     @contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """Yield a socket that becomes readable when a signal arrives that says stop."""
+        """Yield a socket that becomes readable when one of `stop_signals` arrives."""
 
         def stop(_: int, __: object) -> None:
             self._stopping = True
 
         reader, writer = socket.socketpair()
         writer.settimeout(0)
-        wakeup = signal.set_wakeup_fd(writer.fileno())
-        before = {number: signal.signal(number, stop) for number in stop_signals()}
+        previous_fd = signal.set_wakeup_fd(writer.fileno())
+        previous = {number: signal.signal(number, stop) for number in stop_signals()}
         try:
             yield reader
         finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
+            signal.set_wakeup_fd(previous_fd)
+            for number, handler in previous.items():
                 signal.signal(number, handler)
             reader.close()
             writer.close()
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return what tells a gateway to drain and end: also that its terminal has gone, but under `nohup`."""
-    hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hung_up else [])]
-
-
-class Pulse:
-    """A worker's side: gives signs from its event loop, and notices when nobody looks for them any more."""
-
-    def __init__(
-        self, beat: Synchronized[float], scheduler: Scheduler, orphaned: Callable[[], object]
-    ) -> None:
-        """Write the time to *beat* every `BEAT` seconds; call *orphaned* once the parent is gone."""
-        self._beat = beat
-        self._scheduler = scheduler
-        self._orphaned = orphaned
-        self._parent = os.getppid()
-
-    def start(self) -> None:
-        """Give the first sign, and from now on others: it serves."""
-        self._beat.value = time.monotonic()  # one clock for every process of the machine (clock_gettime(2))
-        if os.getppid() == self._parent:
-            self._scheduler.call_later(BEAT, self.start)
-        else:
-            self._orphaned()
+    """Return the signals that drain and stop a gateway; SIGHUP, for a closed terminal, not under `nohup`."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hangup else [signal.SIGHUP])]

@@ -1,6 +1,6 @@
 """What a connection leaves behind when it goes: nothing that only the garbage collector finds.
 
-The collector looks seldom (`calm_collector`): a cycle that holds a message holds it for minutes.
+The collector looks seldom (`tune_garbage_collector`): a cycle that holds a message holds it for minutes.
 """
 
 import gc

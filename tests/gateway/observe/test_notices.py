@@ -1,4 +1,4 @@
-"""What happens to Redis, as it stands in the log."""
+"""The log lines of the Redis broker's notices."""
 
 from typing import Any
 
@@ -20,21 +20,21 @@ from gateway.clock import FakeClock
 from gateway.observe.notices import NoticeLog
 
 
-def logged(*news: tuple[float, int, Notice]) -> list[dict[str, Any]]:
-    """Return what is logged of *news*, each after so many seconds and of a shard."""
+def logged(*notices: tuple[float, int, Notice]) -> list[dict[str, Any]]:
+    """Return the log lines for *notices*, each with the seconds since the previous one and its shard."""
     clock = FakeClock()
     with structlog.testing.capture_logs() as lines:
         log = NoticeLog(structlog.get_logger(), "n1", clock)
-        for after, shard, each in news:
+        for after, shard, notice in notices:
             clock.advance(after)
-            log(shard, each)
+            log(shard, notice)
     for line in lines:
         assert line.pop("log_level") == "warning"
         assert line.pop("node") == "n1"
     return [dict(line) for line in lines]
 
 
-def test_an_outage_is_told_once_for_each_reason_and_shard() -> None:
+def test_an_outage_is_logged_once_for_each_shard_and_reason() -> None:
     assert logged(
         (0.0, 0, RedisLost("refused")),
         (1.0, 1, RedisLost("refused")),
@@ -53,7 +53,7 @@ def test_an_outage_is_told_once_for_each_reason_and_shard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("news", "line"),
+    ("notice", "line"),
     [
         (WritesLost(), {"event": "redis lost writes"}),
         (LeaseLost(), {"event": "lease lost"}),
@@ -62,11 +62,11 @@ def test_an_outage_is_told_once_for_each_reason_and_shard() -> None:
         (CallRejected("why"), {"event": "redis refuses", "reason": "why"}),
     ],
 )
-def test_what_happens_again_is_told_again(news: Notice, line: dict[str, Any]) -> None:
-    assert logged((0.0, 4, news), (0.0, 4, news)) == [{**line, "shard": 4}] * 2
+def test_a_repeated_notice_is_logged_again(notice: Notice, line: dict[str, Any]) -> None:
+    assert logged((0.0, 4, notice), (0.0, 4, notice)) == [{**line, "shard": 4}] * 2
 
 
-def test_a_policy_is_told_once_for_each_server() -> None:
+def test_an_eviction_policy_is_logged_once_for_each_server() -> None:
     one, two = EvictionEnabled("a:1", "allkeys-lru"), EvictionEnabled("b:1", "allkeys-lru")
     lines = logged((0.0, 0, one), (0.0, 1, one), (0.0, 2, two), (9.0, 2, two))
     assert lines == [

@@ -1,4 +1,4 @@
-"""Sockets are bound as the kernel should treat them, and a taken port is an error, not half a service."""
+"""The sockets of a listener, their options, and the errors of ports that cannot be bound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bound(binding: Binding) -> Iterator[list[socket.socket]]:
             each.close()
 
 
-def test_every_listener_has_the_same_free_port() -> None:
+def test_port_0_binds_all_sockets_to_the_same_free_port() -> None:
     with bound(Binding("127.0.0.1", 0, listeners=4)) as sockets:
         assert len(sockets) == 4
         assert len({each.getsockname() for each in sockets}) == 1
@@ -30,44 +30,44 @@ def test_every_listener_has_the_same_free_port() -> None:
             pass
 
 
-def test_options_are_inherited_by_what_is_accepted() -> None:
+def test_accepted_sockets_inherit_the_options() -> None:
     with bound(Binding("127.0.0.1", 0, send_buffer=65536, user_timeout=7.5)) as [listener]:
         listener.setblocking(True)
         with socket.create_connection(listener.getsockname(), timeout=5):
             accepted, _ = listener.accept()
             with accepted:
-                # Linux doubles what it is asked for (socket(7)).
+                # Linux doubles the requested size (socket(7)).
                 assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 65536
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_port_of_another_gateway_is_not_shared() -> None:
+def test_a_port_of_another_gateway_is_an_error() -> None:
     with bound(Binding("127.0.0.1", 0, listeners=2)) as sockets:
         port = sockets[0].getsockname()[1]
         with pytest.raises(GatewayError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another"):
             bind(Binding("127.0.0.1", port, listeners=2))
 
 
-def test_a_port_that_was_just_given_up_is_free() -> None:
+def test_a_port_in_time_wait_can_be_bound_again() -> None:
     with bound(Binding("127.0.0.1", 0)) as [listener]:
         listener.setblocking(True)
         port = listener.getsockname()[1]
         with socket.create_connection(listener.getsockname(), timeout=5) as client:
             accepted, _ = listener.accept()
-            accepted.close()  # ours closes first: the port is left in TIME_WAIT
+            accepted.close()  # the server closes first, which leaves its port in TIME_WAIT
             assert client.recv(1) == b""
     with bound(Binding("127.0.0.1", port)) as [again]:
         assert again.getsockname()[1] == port
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "not a host"])
-def test_a_host_that_is_not_ours(host: str) -> None:
+def test_a_host_of_another_machine_is_an_error(host: str) -> None:
     with pytest.raises(GatewayError, match="cannot listen on"):
         bind(Binding(host, 0))
 
 
-def test_ipv6() -> None:
+def test_a_listener_can_bind_ipv6() -> None:
     with bound(Binding("::1", 0, listeners=2)) as sockets:
         assert sockets[0].family is socket.AF_INET6
         assert sockets[0].getsockname() == sockets[1].getsockname()
