@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.scripts.registry import REAP
+from gateway.broker.redis.scripts.registry import REAP_NODE
 from protocol.messages import Gap
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet, Member, eventually
@@ -109,4 +109,4 @@ def reap(server: RedisServer, node: str) -> None:
         1_000,
         60_000,
     ]
-    assert server.execute("EVAL", REAP.source, len(names), *names, *arguments) == 0
+    assert server.execute("EVAL", REAP_NODE.source, len(names), *names, *arguments) == 0

@@ -22,7 +22,7 @@ from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.operations.history import HistoryReader
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import READ, SUBSCRIBE, UNSUBSCRIBE, Command
+from gateway.broker.redis.scripts.registry import READ_HISTORY, SUBSCRIBE, UNSUBSCRIBE, Command
 from gateway.tasks import Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
@@ -88,7 +88,7 @@ class Redis:
     _scripts: dict[str, Callable[[Redis, list[str]], Any]] = {  # noqa: RUF012 (nobody changes it)
         SUBSCRIBE.digest: _subscribe,
         UNSUBSCRIBE.digest: _unsubscribe,
-        READ.digest: _read,
+        READ_HISTORY.digest: _read,
     }
 
 

@@ -27,7 +27,7 @@ from gateway.broker.redis.operations.lookups import Lookups, record_of
 from gateway.broker.redis.operations.presence import PresenceStore
 from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import CLEAR
+from gateway.broker.redis.scripts.registry import CLEAR_HISTORY
 from gateway.clock import Clock, monotonic
 from gateway.tasks import Tasks
 
@@ -154,7 +154,7 @@ class Shard:
     async def clear(self, channel: str) -> None:
         """Clear the history of *channel*; its subscribers get a `HistoryCleared`."""
         keys = self.keys
-        command = CLEAR(
+        command = CLEAR_HISTORY(
             [keys.state, keys.log(channel), keys.route(channel)],
             keys.inbox_prefix,
             self._options.inbox_limit,

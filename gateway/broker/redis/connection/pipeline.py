@@ -14,7 +14,7 @@ from redis import exceptions
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.error_table import TIMED_OUT, Action, ErrorRule, rule_for
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.scripts.registry import JOIN, LEAVE, PUBLISH, RENEW, SUBSCRIBE, Command
+from gateway.broker.redis.scripts.registry import JOIN, LEAVE, PUBLISH, RENEW_LEASE, SUBSCRIBE, Command
 from gateway.broker.redis.timeouts import DEADLINE_TIMER_SLACK_SECONDS
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
@@ -311,5 +311,5 @@ def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("the broker is closed")
 
 
-_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW))
+_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW_LEASE))
 """Scripts whose answer begins with this node's beat; 0 if this call did not increment it."""

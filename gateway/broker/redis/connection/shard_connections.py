@@ -9,12 +9,12 @@ from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.connection.topology import PrimaryLocator
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import (
-    BUMP,
-    COUNT,
+    BUMP_EPOCH,
+    COUNT_MEMBERS,
     PUBLISH,
-    READ,
-    REAP,
-    RENEW,
+    READ_HISTORY,
+    REAP_NODE,
+    RENEW_LEASE,
     SCRIPTS,
     Command,
     Script,
@@ -42,13 +42,13 @@ class ShardConnections:
         """Apart from `publishes`: each batch waits for a replica."""
         self.control = self._pipeline(options.resume_timeout, *SCRIPTS)
         """Routes, members, lookups."""
-        self.reads = self._pipeline(options.resume_timeout, READ, COUNT)
+        self.reads = self._pipeline(options.resume_timeout, READ_HISTORY, COUNT_MEMBERS)
         """Histories and presence: a long history delays no publish."""
         renewal_timeout = max(
             timeouts.RENEWAL_TIMEOUT_MIN_SECONDS,
             min(timeouts.RENEWAL_TIMEOUT_MAX_SECONDS, options.lease / 3),
         )
-        self.leases = self._pipeline(renewal_timeout, RENEW, BUMP, REAP, ignores_health=True)
+        self.leases = self._pipeline(renewal_timeout, RENEW_LEASE, BUMP_EPOCH, REAP_NODE, ignores_health=True)
         """The only one that calls a Redis that counts as lost: a renewal shows that it is back."""
         self._pipelines = (
             self.publishes,

@@ -18,7 +18,7 @@ from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import TOUCH, milliseconds
+from gateway.broker.redis.scripts.registry import AUDIT_ROUTES, milliseconds
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
 
@@ -104,7 +104,7 @@ class RouteAudit:
         keys = self._keys
         pairs = [key for name in names for key in (keys.meta(name), keys.route(name))]
         return self._pipeline.call(
-            TOUCH([keys.node_routes(node), *pairs], node, milliseconds(self._meta_ttl), *names)
+            AUDIT_ROUTES([keys.node_routes(node), *pairs], node, milliseconds(self._meta_ttl), *names)
         )
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from gateway.broker.base import LocalNode, UserCommand
 from gateway.broker.redis import codec
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.scripts.registry import SAID
+from gateway.broker.redis.scripts.registry import READ_USER_COMMANDS
 from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
@@ -104,7 +104,9 @@ class UserCommandLog:
             start = b"%d" % (self._complete_until - int(OVERLAP_SECONDS * 1000))
         entries: list[tuple[bytes, UserCommand]] = []
         while True:
-            now, page = await self._pipeline.call(SAID([self._keys.user_commands], start, COMMANDS_PER_READ))
+            now, page = await self._pipeline.call(
+                READ_USER_COMMANDS([self._keys.user_commands], start, COMMANDS_PER_READ)
+            )
             entries += [(id, codec.unpack_user_command(fields[1])) for id, fields in page]
             if len(page) < COMMANDS_PER_READ:
                 return now, entries

@@ -16,7 +16,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import BUMP, RENEW, milliseconds
+from gateway.broker.redis.scripts.registry import BUMP_EPOCH, RENEW_LEASE, milliseconds
 from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -222,7 +222,7 @@ class Lease:
         )
         if writes_lost:
             # Changes nothing if another node was quicker: then the epoch is not the one that we knew.
-            await self._pipeline.call(BUMP([self._keys.state], self._epoch, new_uid()))
+            await self._pipeline.call(BUMP_EPOCH([self._keys.state], self._epoch, new_uid()))
             await self._start_incarnation(lease_expired=not answer.held or sent >= self._held_until)
         elif not answer.held or answer.epoch != self._epoch:
             await self._start_incarnation(lease_expired=not answer.held)
@@ -263,7 +263,7 @@ class Lease:
     async def _call_renew(self, incarnation: str, *, take: bool = False) -> RenewAnswer:
         """Call the script `renew`; raises `BrokerUnavailable` if the layout is rejected."""
         keys = self._keys
-        command = RENEW(
+        command = RENEW_LEASE(
             [keys.state, keys.nodes, keys.node_records, keys.beats, keys.layout],
             incarnation,
             milliseconds(self._ttl),

@@ -6,7 +6,7 @@ from gateway.broker.notices import NodeReaped, OnNotice
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import REAP, milliseconds
+from gateway.broker.redis.scripts.registry import REAP_NODE, milliseconds
 
 TOMBSTONE_SECONDS = 86_400.0
 """How long Redis remembers that a node was reaped: no zombie sleeps longer."""
@@ -37,7 +37,7 @@ class Reaper:
             GatewayError: a call failed; the node may be reaped in part, and can be reaped again.
         """
         keys, left = self._keys, 1
-        command = REAP(
+        command = REAP_NODE(
             [
                 keys.state,
                 keys.nodes,

@@ -12,7 +12,7 @@ from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.connection.single_flight import SingleFlight
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import READ, Command, milliseconds
+from gateway.broker.redis.scripts.registry import READ_HISTORY, Command, milliseconds
 from gateway.broker.uid import new_uid
 from protocol.position import MessageId
 
@@ -77,7 +77,7 @@ class HistoryReader:
     def _command(self, wanted: Wanted) -> Command:
         channel, since, limit, size, reverse = wanted
         keys = self._keys
-        return READ(
+        return READ_HISTORY(
             [keys.state, keys.meta(channel), keys.log(channel)],
             new_uid(),
             self._meta_ttl,

@@ -19,7 +19,13 @@ from gateway.broker.redis.connection.pipeline import Pipeline, wait_for, wait_un
 from gateway.broker.redis.inbox import user_commands
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import NAMES, NODES, POST, TELL, milliseconds
+from gateway.broker.redis.scripts.registry import (
+    APPEND_TO_INBOXES,
+    LIST_CHANNELS,
+    LIST_NODES,
+    SEND_USER_COMMAND,
+    milliseconds,
+)
 from gateway.broker.uid import new_uid
 from gateway.errors import BrokerUnavailable, GatewayError
 from protocol.channels import personal
@@ -64,7 +70,7 @@ class Lookups:
         """
         keys, user = self._keys, command.user
         routes = [keys.route(name) for name in (interest(user), personal(user))]
-        call = TELL(
+        call = SEND_USER_COMMAND(
             [keys.state, keys.nodes, keys.user_commands, *routes],
             keys.inbox_prefix,
             self._options.inbox_limit,
@@ -88,7 +94,7 @@ class Lookups:
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
         count = min(limit, NAMES_AT_ONCE)
-        command = NAMES([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
+        command = LIST_CHANNELS([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
         found, nodes = await wait_until(self._line.call(command), until)
         names = [name.decode() for name in found]
         counts: dict[str, int] = {}
@@ -105,7 +111,7 @@ class Lookups:
 
     async def nodes(self, past: Collection[str]) -> list[NodeRecord]:
         """Return what the other live nodes say of themselves; *past* are former incarnations of this one."""
-        command = NODES([self._keys.nodes, self._keys.node_records])
+        command = LIST_NODES([self._keys.nodes, self._keys.node_records])
         told = await wait_until(self._line.call(command), self._until())
         own = {self.incarnation, *past}
         return [
@@ -159,7 +165,9 @@ class Lookups:
     def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:
         keys = self._keys
         return self._line.call(
-            POST([keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox_limit, head, body, *nodes)
+            APPEND_TO_INBOXES(
+                [keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox_limit, head, body, *nodes
+            )
         )
 
 

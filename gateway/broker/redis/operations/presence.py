@@ -12,7 +12,7 @@ from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_for
 from gateway.broker.redis.connection.single_flight import SingleFlight
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import COUNT, JOIN, LEAVE, Command
+from gateway.broker.redis.scripts.registry import COUNT_MEMBERS, JOIN, LEAVE, Command
 from gateway.errors import GatewayError
 from protocol.messages import Member
 
@@ -102,7 +102,7 @@ class PresenceStore:
         return ("HVALS", self._keys.members(channel))
 
     def _count(self, channel: str) -> Command:
-        return COUNT([self._keys.members(channel), self._keys.user_counts(channel)])
+        return COUNT_MEMBERS([self._keys.members(channel), self._keys.user_counts(channel)])
 
     def _join(self, channel: str, member: Member, *, announce: bool) -> Answer:
         keys, node = self._keys, self.node

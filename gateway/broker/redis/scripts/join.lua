@@ -1,31 +1,33 @@
--- Add a member; where it is new, its channel hears of it.
--- KEYS: state beats who users route nodes pn
--- ARGV: inboxes bound members_of node connection channel member announce
--- Returns {beat, new}.
-local state, beats, who, users, route, nodes, pn = unpack(KEYS)
-local inboxes, bound, members_of, node, connection, channel, member, announce = unpack(ARGV)
+-- Add a member to a channel, or replace what is stored of it. Where it is new, subscribers get an entry `j`.
+-- KEYS: state beats members user_counts route nodes node_members
+-- ARGV: inbox_prefix inbox_limit node_members_prefix node connection channel member announce
+--   announce: 1 to send the entry `j`, 0 where other nodes were not told that the member had left
+-- Returns {beat, 1 where the member is new, else 0}; an error FENCED where the node holds no lease.
+local state, beats, members, user_counts, route, nodes, node_members = unpack(KEYS)
+local inbox_prefix, limit, node_members_prefix, node, connection, channel, member, announce = unpack(ARGV)
 
-if not alive(nodes, node) then
+if not has_lease(nodes, node) then
   return redis.error_reply('FENCED the lease of ' .. node .. ' is gone')
 end
 local beat = redis.call('HINCRBY', beats, node, 1)
-local entry = connection .. ' ' .. channel
-local found = redis.call('HGET', who, connection)
+local node_entry = connection .. ' ' .. channel
+local found = redis.call('HGET', members, connection)
+-- Members are listed in the order of their joins: a replaced one keeps its number.
 local order
 if found then
-  local came, owner, before = string.match(found, '^(%d+) (%S+) (.*)$')
-  order = came
-  if owner ~= node then
-    redis.call('SREM', members_of .. owner, entry)
+  local old_order, old_node, old_member = string.match(found, '^(%d+) (%S+) (.*)$')
+  order = old_order
+  if old_node ~= node then
+    redis.call('SREM', node_members_prefix .. old_node, node_entry)
   end
-  count(users, before, -1)
+  add_to_user_count(user_counts, old_member, -1)
 else
   order = redis.call('HINCRBY', state, 'n', 1)
 end
-redis.call('HSET', who, connection, order .. ' ' .. node .. ' ' .. member)
-redis.call('SADD', pn, entry)
-count(users, member, 1)
+redis.call('HSET', members, connection, order .. ' ' .. node .. ' ' .. member)
+redis.call('SADD', node_members, node_entry)
+add_to_user_count(user_counts, member, 1)
 if not found and announce == '1' then
-  tell(route, inboxes, bound, 'j ' .. channel, member)
+  append_to_routed_inboxes(route, inbox_prefix, limit, 'j ' .. channel, member)
 end
 return {beat, found and 0 or 1}

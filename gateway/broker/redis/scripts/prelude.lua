@@ -1,63 +1,78 @@
--- What several scripts share; put before each of them.
+-- Functions that several scripts share. The registry (registry.py) puts this file before each script, so that every
+-- script is one source with one digest.
+--
+-- The keys and what they hold: gateway/broker/redis/keys.py and docs/redis.md#what-is-in-it.
+-- The entries of an inbox: docs/redis.md#entries-of-an-inbox.
+--
+-- Redis runs a script as one step: no other command runs in between, and nothing of it is undone. Numbers that may be
+-- large are written with string.format('%d'), because Lua would write them as 1e+15.
 
+-- The time by Redis' own clock, in Unix milliseconds: the nodes' clocks may differ.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Redis refuses the first write of a script when it is out of memory, and none after one that frees some. What
--- must go through all the same (a lease, a leave) begins with a write that needs none.
-local function despite_full_memory(key)
+-- Let the script write although Redis is out of memory. Redis rejects a script whose first write needs memory, and no
+-- later write after one that needs none. So what must succeed in any case (a lease, a leave) begins with this.
+local function write_despite_full_memory(key)
   redis.call('PERSIST', key)
 end
 
--- A node whose lease has gone must not be routed for again under its old id: nobody would ever clean up.
-local function alive(nodes, node)
+-- Whether a node holds a lease. One whose lease was taken away must not be routed under the same id again: nobody would
+-- remove these routes. An expiry of 0 means that the node is being reaped.
+local function has_lease(nodes, node)
   local expiry = redis.call('ZSCORE', nodes, node)
   return expiry and tonumber(expiry) > 0
 end
 
--- That a node was cleaned up after stands in `state`: in a slot of a Cluster that is about to move, a script that names
--- a key which is not there is refused, and a node that lives has no tombstone.
-local function tombstone(node)
+-- The field of `state` that says that a node was reaped: its beat at that time, and until when to remember it. It is no
+-- key of its own because a Cluster rejects a script that names a missing key while its slot is moved, and a live node
+-- has no such field.
+local function reaped_field(node)
   return 'gone:' .. node
 end
 
--- How much a node had written when it was cleaned up after; nil where it was not, or so long ago that it is forgotten.
-local function buried(state, node)
-  local written, forgotten = string.match(redis.call('HGET', state, tombstone(node)) or '', '^(%d+) (%d+)$')
-  return forgotten and tonumber(forgotten) > now_ms() and tonumber(written) or nil
+-- The beat that a node had when it was reaped; nil where it was not reaped, or too long ago to be remembered.
+local function beat_when_reaped(state, node)
+  local beat, until_ms = string.match(redis.call('HGET', state, reaped_field(node)) or '', '^(%d+) (%d+)$')
+  return until_ms and tonumber(until_ms) > now_ms() and tonumber(beat) or nil
 end
 
-local function post(inbox, bound, head, body)
-  redis.call('XADD', inbox, 'MAXLEN', '~', bound, '*', 'h', head, 'b', body)
+local function append_to_inbox(inbox, limit, head, body)
+  redis.call('XADD', inbox, 'MAXLEN', '~', limit, '*', 'h', head, 'b', body)
 end
 
-local function tell(route, inboxes, bound, head, body)
+-- Append an entry to the inbox of every node that is routed for a channel.
+local function append_to_routed_inboxes(route, inbox_prefix, limit, head, body)
   local nodes = redis.call('SMEMBERS', route)
   for i = 1, #nodes do
-    post(inboxes .. nodes[i], bound, head, body)
+    append_to_inbox(inbox_prefix .. nodes[i], limit, head, body)
   end
 end
 
--- A member came to a channel, or left it: its user, who stands in the first line, has a connection more or less there.
-local function count(users, member, by)
+-- Add `by` to the number of connections that a member's user has in a channel. The user is the first line of a packed
+-- member (codec.py, pack_member), still encoded as JSON.
+local function add_to_user_count(user_counts, member, by)
   local user = string.match(member, '^%[([^\n]*),\n')
-  if redis.call('HINCRBY', users, user, by) == 0 then
-    redis.call('HDEL', users, user)
+  if redis.call('HINCRBY', user_counts, user, by) == 0 then
+    redis.call('HDEL', user_counts, user)
   end
 end
 
--- Where a channel stands: offset and uid of its newest message, and the offset below which nothing is confirmed.
--- A channel of an older epoch goes on with its numbers, under a uid that nobody holds: the store has lost writes.
-local function stand(meta, log, state, fresh, ttl)
+-- The position of a channel, created where it has none: offset and uid of its newest message, and the floor, the offset
+-- below which no position is confirmed. Where the position is of an older epoch, Redis has lost writes since: the
+-- numbering goes on, under a uid that no client has, and the floor rises to the present offset.
+-- `fresh` is a new uid, `ttl` in milliseconds.
+local function current_position(meta, log, state, fresh, ttl)
   local epoch = redis.call('HGET', state, 'e')
   local found = redis.call('HMGET', meta, 'o', 'u', 'e', 'f')
   if epoch and found[3] == epoch then
     return tonumber(found[1]), found[2], tonumber(found[4])
   end
-  -- Only here, as a Redis that takes no writes at all is read, too. Whoever has more kept was refused before.
-  despite_full_memory(state)
+  -- Only from here on, because a history can be read even while Redis takes no writes at all. A publish that needs more
+  -- memory was rejected before: its script has written already.
+  write_despite_full_memory(state)
   if not epoch then
     epoch = '0.' .. fresh
     redis.call('HSET', state, 'e', epoch)
@@ -72,7 +87,8 @@ local function stand(meta, log, state, fresh, ttl)
   return tonumber(found[1]), fresh, tonumber(found[1])
 end
 
-local function keep(meta, ttl)
+-- Let a channel's position live for at least `ttl` milliseconds more.
+local function extend_ttl(meta, ttl)
   if redis.call('PTTL', meta) < tonumber(ttl) then
     redis.call('PEXPIRE', meta, ttl)
   end

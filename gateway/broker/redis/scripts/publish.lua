@@ -1,47 +1,52 @@
--- Number one message, keep it, and put it into the inbox of every node that is routed for its channel.
--- KEYS: state beats route, where it is kept meta and log, where it has one key
--- ARGV: inboxes bound channel uid body size ttl meta_ttl fresh key_ttl node [replicate]
--- Returns {beat or 0, offset, uid, replayed}; offset 0 where nothing is kept.
+-- Publish one message: number it, store it, and append it to the inbox of every node that is routed for its channel.
+-- KEYS: state beats route, then meta and log where it is stored, then receipt where it has an idempotency key
+-- ARGV: inbox_prefix inbox_limit channel uid body size ttl meta_ttl fresh key_ttl node [replicate]
+--   size, ttl: how many messages the history keeps (0: none), and for how many milliseconds
+--   fresh: a new uid for a channel without a position
+--   replicate: present where a WAIT follows this script on the connection
+-- Returns {beat, offset, uid, replayed}: beat 0 and replayed 1 where an earlier publish with the key is repeated;
+-- offset 0 and uid '' where the message is not stored.
 local state, beats, route = KEYS[1], KEYS[2], KEYS[3]
-local inboxes, bound, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local inbox_prefix, limit, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
-local meta, log, key
+local meta, log, receipt
 if size > 0 then
-  meta, log, key = KEYS[4], KEYS[5], KEYS[6]
+  meta, log, receipt = KEYS[4], KEYS[5], KEYS[6]
 else
-  key = KEYS[4]
+  receipt = KEYS[4]
 end
 
-if key then
-  local earlier = redis.call('GET', key)
+if receipt then
+  local earlier = redis.call('GET', receipt)
   if earlier then
     if ARGV[12] then
-      -- WAIT asks since 7.2 who has what this connection has written; another one may have written the receipt.
-      redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', key)))
+      -- Since Redis 7.2 WAIT waits only for writes of its own connection, and the receipt may have been written on
+      -- another one: write it again.
+      redis.call('PEXPIRE', receipt, math.max(1, redis.call('PTTL', receipt)))
     end
-    local offset, said = string.match(earlier, '^(%d+) (%S*)$')
-    return {0, tonumber(offset), said, 1}
+    local earlier_offset, earlier_uid = string.match(earlier, '^(%d+) (%S*)$')
+    return {0, tonumber(earlier_offset), earlier_uid, 1}
   end
 end
 
 local beat = redis.call('HINCRBY', beats, ARGV[11], 1)
 local offset, head = 0, nil
 if size > 0 then
-  local top, before = stand(meta, log, state, fresh, meta_ttl)
-  offset = top + 1
+  local newest, previous_uid = current_position(meta, log, state, fresh, meta_ttl)
+  offset = newest + 1
   local number = string.format('%d', offset)
   redis.call('XADD', log, 'MAXLEN', size, number .. '-0',
-    'u', uid, 'p', before, 'x', string.format('%d', now_ms() + ttl), 'b', body)
+    'u', uid, 'p', previous_uid, 'x', string.format('%d', now_ms() + ttl), 'b', body)
   redis.call('PEXPIRE', log, ttl)
   redis.call('HSET', meta, 'o', number, 'u', uid)
   redis.call('PEXPIRE', meta, ttl + meta_ttl)
-  head = 'm ' .. number .. ' ' .. uid .. ' ' .. before .. ' ' .. channel
+  head = 'm ' .. number .. ' ' .. uid .. ' ' .. previous_uid .. ' ' .. channel
 else
   uid = ''
   head = 'm 0 - - ' .. channel
 end
-tell(route, inboxes, bound, head, body)
-if key then
-  redis.call('SET', key, string.format('%d', offset) .. ' ' .. uid, 'PX', ARGV[10])
+append_to_routed_inboxes(route, inbox_prefix, limit, head, body)
+if receipt then
+  redis.call('SET', receipt, string.format('%d', offset) .. ' ' .. uid, 'PX', ARGV[10])
 end
 return {beat, offset, uid, 0}

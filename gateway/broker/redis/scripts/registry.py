@@ -1,4 +1,4 @@
-"""The scripts: each is atomic, known to Redis by its digest, and loaded where Redis does not know it."""
+"""The Lua scripts: Redis runs each as one step, by its digest; a connection loads those that Redis lacks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from importlib.resources import files
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
+"""A Redis command with its arguments."""
 
 
 class Script:
-    """One Lua script."""
+    """One Lua script; the head of its file says what KEYS and ARGV are, and what it returns."""
 
     __slots__ = ("digest", "name", "source")
 
     def __init__(self, name: str) -> None:
-        """Read the script *name*."""
+        """Read the file `<name>.lua`, behind the functions of `prelude.lua`."""
         folder = files(__package__)
         prelude, own = ((folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
         self.name = name
@@ -24,12 +25,12 @@ class Script:
         self.digest = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], *arguments: Argument) -> Command:
-        """Return the command that runs it."""
+        """Return the command that runs the script with *keys* as KEYS and *arguments* as ARGV."""
         return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
     @property
     def load(self) -> Command:
-        """The command that makes Redis know it."""
+        """The command that loads the script into Redis."""
         return ("SCRIPT", "LOAD", self.source)
 
     def __repr__(self) -> str:
@@ -37,44 +38,48 @@ class Script:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return *seconds* as Redis counts them: none is too short to count."""
+    """Return *seconds* in milliseconds, at least 1: Redis rejects an expiry of 0."""
     return max(1, round(seconds * 1000))
 
 
 PUBLISH = Script("publish")
+READ_HISTORY = Script("read_history")
+CLEAR_HISTORY = Script("clear_history")
+
 SUBSCRIBE = Script("subscribe")
 UNSUBSCRIBE = Script("unsubscribe")
-READ = Script("read")
-CLEAR = Script("clear")
-TOUCH = Script("touch")
+AUDIT_ROUTES = Script("audit_routes")
+APPEND_TO_INBOXES = Script("append_to_inboxes")
+
 JOIN = Script("join")
 LEAVE = Script("leave")
-COUNT = Script("count")
-RENEW = Script("renew")
-BUMP = Script("bump")
-REAP = Script("reap")
-TELL = Script("tell")
-SAID = Script("said")
-POST = Script("post")
-NAMES = Script("names")
-NODES = Script("nodes")
+COUNT_MEMBERS = Script("count_members")
+
+SEND_USER_COMMAND = Script("send_user_command")
+READ_USER_COMMANDS = Script("read_user_commands")
+LIST_CHANNELS = Script("list_channels")
+LIST_NODES = Script("list_nodes")
+
+RENEW_LEASE = Script("renew_lease")
+BUMP_EPOCH = Script("bump_epoch")
+REAP_NODE = Script("reap_node")
 
 SCRIPTS = (
     PUBLISH,
+    READ_HISTORY,
+    CLEAR_HISTORY,
     SUBSCRIBE,
     UNSUBSCRIBE,
-    READ,
-    CLEAR,
-    TOUCH,
+    AUDIT_ROUTES,
+    APPEND_TO_INBOXES,
     JOIN,
     LEAVE,
-    COUNT,
-    RENEW,
-    BUMP,
-    REAP,
-    TELL,
-    SAID,
-    POST,
-    NAMES,
-    NODES,
+    COUNT_MEMBERS,
+    SEND_USER_COMMAND,
+    READ_USER_COMMANDS,
+    LIST_CHANNELS,
+    LIST_NODES,
+    RENEW_LEASE,
+    BUMP_EPOCH,
+    REAP_NODE,
 )

@@ -1,4 +1,4 @@
--- How many are in a channel.
--- KEYS: who users
+-- Count the members of a channel.
+-- KEYS: members user_counts
 -- Returns {connections, users}.
 return {redis.call('HLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}

@@ -1,5 +1,6 @@
--- Followed channels by name, and the nodes that are routed for one of them.
--- KEYS: names   ARGV: from to limit routes
+-- List routed channels by name, and the nodes that any of them is routed to.
+-- KEYS: routed_names
+-- ARGV: from to limit route_prefix: `from` and `to` as ZRANGEBYLEX takes them
 -- Returns {{channel, ...}, {node, ...}}.
 local channels = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
 local seen, nodes = {}, {}

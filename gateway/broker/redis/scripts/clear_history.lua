@@ -1,0 +1,8 @@
+-- Delete the stored messages of a channel; its numbering goes on. Its subscribers get an entry `c`.
+-- KEYS: state log route
+-- ARGV: inbox_prefix inbox_limit channel
+-- Returns 0.
+write_despite_full_memory(KEYS[1])
+redis.call('DEL', KEYS[2])
+append_to_routed_inboxes(KEYS[3], ARGV[1], ARGV[2], 'c ' .. ARGV[3], '')
+return 0

@@ -1,0 +1,60 @@
+-- Remove what belongs to a node whose lease has expired: its inbox, then its routes, then its members, one batch with
+-- each call, so that Redis serves others in between. Subscribers get an entry `l` for each member.
+-- From the first call on the node is fenced: its expiry in `nodes` is 0. The last call stores its beat, so that the node,
+-- should it return, knows whether Redis had all of its writes.
+-- KEYS: state nodes node_records beats routed_names node_routes node_members inbox
+-- ARGV: node batch even_if_alive route_prefix members_prefix inbox_prefix inbox_limit remember
+--   batch: how many routes or members a call removes
+--   even_if_alive: 1 where the node itself releases its lease
+--   remember: for how many milliseconds it is remembered that the node was reaped
+-- Returns how many routes and members are left; -1 where the lease has not expired, or there is no such node.
+local state, nodes, node_records, beats, routed_names, node_routes, node_members, inbox = unpack(KEYS)
+local node, batch, even_if_alive, route_prefix, members_prefix, inbox_prefix, limit, remember = unpack(ARGV)
+
+local expiry = redis.call('ZSCORE', nodes, node)
+if not expiry or (even_if_alive ~= '1' and tonumber(expiry) > now_ms()) then
+  return -1
+end
+redis.call('DEL', inbox)
+redis.call('ZADD', nodes, 0, node)
+local channels = redis.call('SPOP', node_routes, batch)
+for i = 1, #channels do
+  local route = route_prefix .. channels[i]
+  redis.call('SREM', route, node)
+  if redis.call('EXISTS', route) == 0 then
+    redis.call('ZREM', routed_names, channels[i])
+  end
+end
+if #channels == 0 then
+  local entries = redis.call('SPOP', node_members, batch)
+  for i = 1, #entries do
+    local connection, channel = string.match(entries[i], '^(%S+) (.*)$')
+    local members = members_prefix .. channel
+    local found = redis.call('HGET', members, connection)
+    if found then
+      local owner, member = string.match(found, '^%d+ (%S+) (.*)$')
+      if owner == node then
+        redis.call('HDEL', members, connection)
+        add_to_user_count(members .. '\nusers', member, -1)
+        append_to_routed_inboxes(route_prefix .. channel, inbox_prefix, limit, 'l ' .. channel, member)
+      end
+    end
+  end
+end
+local left = redis.call('SCARD', node_routes) + redis.call('SCARD', node_members)
+if left == 0 then
+  redis.call('ZREM', nodes, node)
+  redis.call('HDEL', node_records, node)
+  -- Forget nodes that were reaped too long ago.
+  local fields = redis.call('HKEYS', state)
+  for i = 1, #fields do
+    local reaped = string.match(fields[i], '^gone:(.*)$')
+    if reaped and not beat_when_reaped(state, reaped) then
+      redis.call('HDEL', state, fields[i])
+    end
+  end
+  local beat = redis.call('HGET', beats, node) or '0'
+  redis.call('HSET', state, reaped_field(node), beat .. ' ' .. string.format('%d', now_ms() + remember))
+  redis.call('HDEL', beats, node)
+end
+return left
