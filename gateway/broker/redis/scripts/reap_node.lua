@@ -1,7 +1,7 @@
 -- Remove what belongs to a node whose lease has expired: its inbox, then its routes, then its members, one batch with
 -- each call, so that Redis serves others in between. Subscribers get an entry `l` for each member.
--- From the first call on the node is fenced: its expiry in `nodes` is 0. The last call stores its beat, so that the node,
--- should it return, knows whether Redis had all of its writes.
+-- From the first call on the node is fenced: its expiry in `nodes` is 0. The last call stores its beat, so that the
+-- node, should it return, knows whether Redis had all of its writes.
 -- KEYS: state nodes node_records beats routed_names node_routes node_members inbox
 -- ARGV: node batch even_if_alive route_prefix members_prefix inbox_prefix inbox_limit remember
 --   batch: how many routes or members a call removes
