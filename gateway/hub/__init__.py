@@ -1,1 +1,1 @@
-"""Who here listens to what."""
+"""The sessions of this node, their subscriptions, and what is delivered to them."""

@@ -449,7 +449,7 @@ class Session:
         except GatewayError as error:
             delay = rejection_of(error).retry_after or 0.0  # as long as a client would be asked to wait
             self._catch_up_retry = asyncio.get_running_loop().call_later(delay, self.on_outbox_drained)
-        except Exception as error:  # noqa: BLE001 (left behind without a word, the client would lose messages silently)
+        except Exception as error:  # noqa: BLE001 (without a catch-up, the client would lose messages silently)
             services.on_error(error)
             self.close(CloseCode.INTERNAL)
         finally:

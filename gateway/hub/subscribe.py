@@ -21,7 +21,7 @@ from gateway.hub.recovery.reply_budget import ReplyBudget
 from gateway.hub.services import Services
 from gateway.hub.session import Session
 from gateway.hub.subscription import Subscription
-from gateway.presence.members import up_to_date
+from gateway.presence.members import apply_changes
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError
 from protocol.messages import Error, Join, Leave, Member, Resume, Subscribe, Subscribed
@@ -50,7 +50,7 @@ class PreparedSubscription:
     @property
     def members(self) -> Sequence[Member] | None:
         """The members now; None where the client does not want them."""
-        return None if self.present is None else up_to_date(self.present, self.changes)
+        return None if self.present is None else apply_changes(self.present, self.changes)
 
 
 Outcomes = dict[str, PreparedSubscription | ProtocolError]

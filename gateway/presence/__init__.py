@@ -1,1 +1,1 @@
-"""Who is here."""
+"""The members of channels."""

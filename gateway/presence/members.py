@@ -1,14 +1,14 @@
-"""Who is in one channel, and what changes: pure, no clock, no I/O."""
+"""The members of one channel: pure, no clock, no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from protocol.messages import Join, Leave, Member
 
 
 class Members:
-    """The members of one channel, in the order in which they came."""
+    """The members of one channel, in the order of their joins."""
 
     __slots__ = ("_by_connection",)
 
@@ -16,7 +16,7 @@ class Members:
         self._by_connection: dict[str, Member] = {}
 
     def join(self, member: Member) -> bool:
-        """Add *member*; return whether it is new. Another `info` replaces the old without a word."""
+        """Add *member*; return whether its connection is new. Otherwise its `info` replaces the old one."""
         new = member.connection not in self._by_connection
         self._by_connection[member.connection] = member
         return new
@@ -35,23 +35,14 @@ class Members:
         return f"<Members {len(self)}>"
 
 
-def up_to_date(members: Iterable[Member], changes: Iterable[Join | Leave]) -> tuple[Member, ...]:
-    """Return who is there after *changes*, some of which *members* may have been through already."""
-    now = Members()
+def apply_changes(members: Iterable[Member], changes: Iterable[Join | Leave]) -> tuple[Member, ...]:
+    """Return the members after *changes*; *members* may contain the first of these changes already."""
+    current = Members()
     for member in members:
-        now.join(member)
+        current.join(member)
     for change in changes:
         if isinstance(change, Join):
-            now.join(change.member)
+            current.join(change.member)
         else:
-            now.leave(change.member.connection)
-    return tuple(now)
-
-
-def difference(before: Sequence[Member], after: Sequence[Member]) -> tuple[list[Member], list[Member]]:
-    """Return who joined and who left between two states of a channel, each once."""
-    old = {member.connection: member for member in before}
-    new = {member.connection: member for member in after}
-    joined = [member for connection, member in new.items() if connection not in old]
-    left = [member for connection, member in old.items() if connection not in new]
-    return joined, left
+            current.leave(change.member.connection)
+    return tuple(current)

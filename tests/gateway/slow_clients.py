@@ -1,4 +1,4 @@
-"""Clients that read too slowly, and what they heard in the end."""
+"""Clients that read too slowly, and what they receive in the end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ CHANNEL_OF_POLICY = dict(zip(POLICIES, ("h:a", "newest:a", "dropping:a", "strict
 
 
 def summary(message: Any) -> Any:
-    """Return what a push says: the value of a message, or a gap's reason and number."""
+    """Return the value of a message, or the reason and the offset of a gap."""
     if isinstance(message, Gap):
         return (message.reason, message.position and message.position.offset)
     return message.data.value[0] if isinstance(message, Message) else message.type
 
 
 def pushes(client: Client, channel: str) -> list[Any]:
+    """Return the messages and gaps of *channel* that *client* received, shortened."""
     return [
         summary(message)
         for message in client.transport.messages
@@ -32,7 +33,7 @@ def pushes(client: Client, channel: str) -> list[Any]:
 
 
 async def publish_each(node: Node, channel: str, *values: Any, **options: Any) -> None:
-    """Publish *values*, each in a turn of its own, and watch the bound."""
+    """Publish *values*, each in its own turn of the loop, and check the bound of every outbox."""
     for value in values:
         await node.publish(channel, [value, PADDING], **options)
         await until_idle()
@@ -41,7 +42,7 @@ async def publish_each(node: Node, channel: str, *values: Any, **options: Any) -
 
 
 async def drain(*clients: Client) -> None:
-    """Let the sockets of *clients* take as much as they want."""
+    """Let the sockets of *clients* take everything from now on."""
     for client in clients:
         client.transport.capacity = None
         client.transport.drain()

@@ -143,7 +143,7 @@ async def _resume(hub: Hub, channel: Channel, since: MessageId, budget: ReplyBud
             return recovery
         # The client has received newer messages on another node: this node must not deliver them again.
         if not await channel.wait_for_offset(since.offset):
-            raise BrokerUnavailable(f"this node has not heard yet of {channel.name!r} at {since}")
+            raise BrokerUnavailable(f"this node has not yet received {channel.name!r} up to {since}")
     return Recovery(channel)
 
 

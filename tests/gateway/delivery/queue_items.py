@@ -1,4 +1,4 @@
-"""What waits in outboxes: followers, chunks and entries made for a test."""
+"""Subscribers, batches and queue items made for a test."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class FakeSubscriber:
     def gap_frame(self, position: MessageId | None) -> bytes:
         return data_frame(self.codec.encode(Gap(self.name, "overflow", position)), binary=self.codec.binary)
 
-    def chunk(self, first: int, *numbered: bool, size: int = 0) -> EncodedBatch:
-        """Return a run from the number *first* on: for each of *numbered* a message, with one or without."""
+    def batch(self, first: int, *numbered: bool, size: int = 0) -> EncodedBatch:
+        """Return consecutive messages from offset *first* on: one for each of *numbered*, True with an id."""
         messages, offset = [], first - 1
         for index, has_number in enumerate(numbered or (True,)):
             offset += has_number
@@ -35,12 +35,13 @@ class FakeSubscriber:
             )
         return EncodedBatch(self.codec, messages, message_id(first - 1))
 
-    def entry(self, first: int, *numbered: bool, size: int = 0) -> QueuedItem:
-        chunk = self.chunk(first, *numbered, size=size)
-        return QueuedItem(self, chunk.data, chunk)
+    def item(self, first: int, *numbered: bool, size: int = 0) -> QueuedItem:
+        """Return the queue item of `batch`."""
+        batch = self.batch(first, *numbered, size=size)
+        return QueuedItem(self, batch.data, batch)
 
-    def mark(self, position: int) -> QueuedItem:
-        """Return the mark of a gap up to *position*."""
+    def gap_item(self, position: int) -> QueuedItem:
+        """Return the queue item of a gap up to *position*."""
         return QueuedItem(self, self.gap_frame(message_id(position)), None)
 
     def __repr__(self) -> str:
@@ -56,19 +57,19 @@ def pong_frame(number: int) -> bytes:
 
 
 def reply_item(number: int) -> QueuedItem:
-    """Return a frame that is never dropped."""
+    """Return the queue item of a reply, which is never dropped."""
     return QueuedItem(None, pong_frame(number), None)
 
 
 def decode_all(data: Iterable[bytes]) -> list[ServerMessage]:
-    """Return everything that *data* says."""
+    """Return the messages of all frames in *data*."""
     return [JSON.decode_server_message(payload) for each in data for _, payload in decode_data_frames(each)]
 
 
-def summary(entries: Sequence[QueuedItem]) -> list[tuple[object, ...]]:
-    """Return what *entries* say: ("pong", 1), ("gap", "a", 3), ("a", 4), or ("a", None) without a number."""
+def summary(items: Sequence[QueuedItem]) -> list[tuple[object, ...]]:
+    """Return *items* shortened: ("pong", 1), ("gap", "a", 3), ("a", 4), or ("a", None) without an id."""
     short: list[tuple[object, ...]] = []
-    for message in decode_all(entry.data for entry in entries):
+    for message in decode_all(item.data for item in items):
         if isinstance(message, PongReply | Ping):
             short.append(("pong", message.id))
         elif isinstance(message, Gap):

@@ -58,7 +58,7 @@ def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
     follower = FakeSubscriber("a", "catch_up", codec)
-    chunk = follower.chunk(1, *[True] * count)
+    chunk = follower.batch(1, *[True] * count)
     assert len(chunk) == len(chunk.data)
     assert repr(chunk) == f"<EncodedBatch {count} messages {len(chunk.data)} bytes>"
     said = [codec.decode_server_message(payload) for _, payload in decode_data_frames(chunk.data)]
@@ -85,7 +85,7 @@ def test_both_codecs_share_a_message() -> None:
     ],
 )
 def test_a_chunk_knows_its_edges(numbered: tuple[bool, ...], last: int, unnumbered: bool) -> None:
-    chunk = FakeSubscriber("a", "catch_up").chunk(7, *numbered)
+    chunk = FakeSubscriber("a", "catch_up").batch(7, *numbered)
     assert (chunk.before, chunk.last, chunk.unnumbered) == (message_id(6), message_id(last), unnumbered)
     assert last_position(chunk.messages, None) == (message_id(last) if last > 6 else None)
 

@@ -89,7 +89,7 @@ def test_who_has_nothing_is_not_written_to() -> None:
 
 def test_what_channels_hold_back_joins_the_same_write() -> None:
     desk = Desk(MemoryTransport())
-    desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.chunk(1))
+    desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.batch(1))
     desk.outboxes[0].enqueue(pong_frame(1))
     desk.clock.run()
     assert desk.writes() == [1]

@@ -49,7 +49,7 @@ class Desk:
         self.outbox = Outbox(self.link, self.flusher, self.owner, limit)
 
     def offer(self, follower: FakeSubscriber, first: int, *numbered: bool, size: int = 0) -> None:
-        self.outbox.offer(follower, follower.chunk(first, *numbered, size=size))
+        self.outbox.offer(follower, follower.batch(first, *numbered, size=size))
 
     def said(self) -> list[Any]:
         """Return what was written: pongs as numbers, gaps as their position, messages as their own."""
@@ -83,7 +83,7 @@ def test_what_is_pushed_and_offered_leaves_in_one_write_when_the_turn_ends() -> 
 
 def test_a_single_thing_is_written_as_it_is() -> None:
     desk = Desk()
-    chunk = FEED.chunk(1, True, True)
+    chunk = FEED.batch(1, True, True)
     desk.outbox.offer(FEED, chunk)
     desk.clock.run()
     assert desk.link.writes[0] is chunk.data, "shared with every other connection, not copied"
@@ -91,7 +91,7 @@ def test_a_single_thing_is_written_as_it_is() -> None:
 
 def test_what_is_offered_now_is_written_now() -> None:
     desk = Desk()
-    desk.outbox.offer_now(FEED, FEED.chunk(1))
+    desk.outbox.offer_now(FEED, FEED.batch(1))
     assert desk.said() == [("message", 1)]
     desk.clock.run()
     assert len(desk.link.writes) == 1
@@ -104,7 +104,7 @@ def test_now_is_behind_what_waits(full: bool) -> None:
         desk.link.fill()
     else:
         desk.outbox.enqueue(pong_frame(1))
-    desk.outbox.offer_now(FEED, FEED.chunk(1))
+    desk.outbox.offer_now(FEED, FEED.batch(1))
     assert desk.said() == []
     desk.link.drain()
     desk.outbox.on_drained()
@@ -214,7 +214,7 @@ def test_nothing_follows_what_was_discarded(way: str) -> None:
         if way == "push":
             desk.outbox.enqueue(pong_frame(number))
         else:
-            getattr(desk.outbox, way)(FEED, FEED.chunk(number))
+            getattr(desk.outbox, way)(FEED, FEED.batch(number))
         assert desk.outbox.size == 0
     desk.outbox.on_drained()
     desk.outbox.flush()
@@ -288,7 +288,7 @@ def test_memory_is_bounded_and_order_is_kept(steps: list[tuple[str, str, int]], 
             desk.outbox.enqueue(pong_frame(pushed))
         elif step in ("offer", "offer_now") and policy not in desk.owner.behind:
             numbers[policy] += 1
-            getattr(desk.outbox, step)(followers[policy], followers[policy].chunk(numbers[policy], size=size))
+            getattr(desk.outbox, step)(followers[policy], followers[policy].batch(numbers[policy], size=size))
         elif step == "fill":
             desk.link.fill()
         elif step == "drain":

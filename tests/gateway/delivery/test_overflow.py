@@ -20,81 +20,81 @@ Short = tuple[object, ...]
     [
         pytest.param([], [], {}, id="nothing"),
         pytest.param([reply_item(1), reply_item(2)], [("pong", 1), ("pong", 2)], {}, id="replies stay"),
-        pytest.param([STRICT.entry(1), STRICT.entry(2)], [("s", 1), ("s", 2)], {}, id="disconnect stays"),
+        pytest.param([STRICT.item(1), STRICT.item(2)], [("s", 1), ("s", 2)], {}, id="disconnect stays"),
         pytest.param(
-            [UP.entry(4, True, True), reply_item(1), UP.entry(6)],
+            [UP.item(4, True, True), reply_item(1), UP.item(6)],
             [("pong", 1)],
             {"u": 3},
             id="catch_up goes, to come again from its first",
         ),
         pytest.param(
-            [UP.entry(4, True, False), UP.entry(5)],
+            [UP.item(4, True, False), UP.item(5)],
             [("gap", "u", 3)],
             {"u": 3},
             id="what no history brings is told, from where the replay begins",
         ),
         pytest.param(
-            [UP.entry(4), UP.entry(5, False), UP.entry(5, False), reply_item(1)],
+            [UP.item(4), UP.item(5, False), UP.item(5, False), reply_item(1)],
             [("pong", 1), ("gap", "u", 3)],
             {"u": 3},
             id="told once, and not of what comes again",
         ),
-        pytest.param([UP.mark(3)], [("gap", "u", 3)], {}, id="an older gap of catch_up stays"),
+        pytest.param([UP.gap_item(3)], [("gap", "u", 3)], {}, id="an older gap of catch_up stays"),
         pytest.param(
-            [UP.mark(3), UP.entry(4)], [("gap", "u", 3)], {"u": 3}, id="an older gap moves to the replay"
+            [UP.gap_item(3), UP.item(4)], [("gap", "u", 3)], {"u": 3}, id="an older gap moves to the replay"
         ),
-        pytest.param([NEWEST.entry(4)], [("n", 4)], {}, id="a newest alone is no gap"),
+        pytest.param([NEWEST.item(4)], [("n", 4)], {}, id="a newest alone is no gap"),
         pytest.param(
-            [NEWEST.entry(4), NEWEST.entry(5)], [("gap", "n", 4), ("n", 5)], {}, id="only the newest waits"
+            [NEWEST.item(4), NEWEST.item(5)], [("gap", "n", 4), ("n", 5)], {}, id="only the newest waits"
         ),
         pytest.param(
-            [NEWEST.entry(4, True, True, True)],
+            [NEWEST.item(4, True, True, True)],
             [("gap", "n", 5), ("n", 6)],
             {},
             id="only the newest of a run",
         ),
         pytest.param(
-            [NEWEST.entry(4, True, False, False)],
+            [NEWEST.item(4, True, False, False)],
             [("gap", "n", 4), ("n", None)],
             {},
             id="the gap is up to the last number",
         ),
         pytest.param(
-            [NEWEST.entry(4, False, True)],
+            [NEWEST.item(4, False, True)],
             [("gap", "n", 3), ("n", 4)],
             {},
             id="the gap is up to the position before the run",
         ),
         pytest.param(
-            [NEWEST.mark(3), NEWEST.entry(4), reply_item(1)],
+            [NEWEST.gap_item(3), NEWEST.item(4), reply_item(1)],
             [("gap", "n", 3), ("n", 4), ("pong", 1)],
             {},
             id="an older gap stays with its newest",
         ),
         pytest.param(
-            [NEWEST.mark(3), NEWEST.entry(4), reply_item(1), NEWEST.entry(5)],
+            [NEWEST.gap_item(3), NEWEST.item(4), reply_item(1), NEWEST.item(5)],
             [("pong", 1), ("gap", "n", 4), ("n", 5)],
             {},
             id="gaps do not pile up",
         ),
-        pytest.param([NEWEST.mark(3)], [("gap", "n", 3)], {}, id="a gap whose newest is out stays"),
+        pytest.param([NEWEST.gap_item(3)], [("gap", "n", 3)], {}, id="a gap whose newest is out stays"),
         pytest.param(
-            [OLDEST.entry(4), reply_item(1), OLDEST.entry(5, True, True)],
+            [OLDEST.item(4), reply_item(1), OLDEST.item(5, True, True)],
             [("gap", "o", 6), ("pong", 1)],
             {},
             id="one gap for all that was dropped",
         ),
         pytest.param(
-            [OLDEST.mark(3), reply_item(1)], [("gap", "o", 3), ("pong", 1)], {}, id="a gap stays a gap"
+            [OLDEST.gap_item(3), reply_item(1)], [("gap", "o", 3), ("pong", 1)], {}, id="a gap stays a gap"
         ),
         pytest.param(
-            [OLDEST.mark(3), reply_item(1), OLDEST.entry(4)],
+            [OLDEST.gap_item(3), reply_item(1), OLDEST.item(4)],
             [("gap", "o", 4), ("pong", 1)],
             {},
             id="an older gap grows",
         ),
         pytest.param(
-            [OLDEST.entry(4, False)], [("gap", "o", 3)], {}, id="what had no number leaves a gap as well"
+            [OLDEST.item(4, False)], [("gap", "o", 3)], {}, id="what had no number leaves a gap as well"
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_what_is_left_without_any_room(
 
 
 def test_drop_oldest_drops_no_more_than_it_must() -> None:
-    waiting = [OLDEST.entry(n, size=1_000) for n in range(1, 9)]
+    waiting = [OLDEST.item(n, size=1_000) for n in range(1, 9)]
     whole = sum(len(entry.data) for entry in waiting)
     assert summary(plan_overflow(waiting, whole).kept) == [("o", n) for n in range(1, 9)]
     assert summary(plan_overflow(waiting, whole - 1).kept) == [
@@ -123,24 +123,24 @@ def test_drop_oldest_drops_no_more_than_it_must() -> None:
 
 
 def test_drop_oldest_goes_last() -> None:
-    waiting = [OLDEST.entry(1, size=1_000), UP.entry(1, size=1_000), NEWEST.entry(1, True, True, size=500)]
+    waiting = [OLDEST.item(1, size=1_000), UP.item(1, size=1_000), NEWEST.item(1, True, True, size=500)]
     assert summary(plan_overflow(waiting, 2_000).kept) == [("o", 1), ("gap", "n", 1), ("n", 2)]
 
 
 def test_each_policy_counts_what_it_dropped() -> None:
     waiting = [
-        UP.entry(1, True, True),
-        NEWEST.entry(1, True),
-        NEWEST.entry(2, True, True, True),
-        OLDEST.entry(1, True, False, True),
-        STRICT.entry(1),
+        UP.item(1, True, True),
+        NEWEST.item(1, True),
+        NEWEST.item(2, True, True, True),
+        OLDEST.item(1, True, False, True),
+        STRICT.item(1),
     ]
     assert plan_overflow(waiting, 0).dropped == {"catch_up": 2, "conflate": 3, "drop_oldest": 3}
-    assert plan_overflow([STRICT.entry(1)], 0).dropped == {}
+    assert plan_overflow([STRICT.item(1)], 0).dropped == {}
 
 
 def test_a_catch_up_without_a_position_is_told_of_a_gap() -> None:
-    chunk = UP.chunk(1, True, True)
+    chunk = UP.batch(1, True, True)
     chunk.before = None
     result = plan_overflow([QueuedItem(UP, chunk.data, chunk)], 0)
     assert (summary(result.kept), result.behind) == ([("gap", "u", 2)], {})
@@ -163,7 +163,7 @@ def queues(draw: st.DrawFn) -> list[QueuedItem]:
             waiting.append(reply_item(number + 1))
             continue
         numbered = draw(st.lists(st.sampled_from([True, True, False]), min_size=1, max_size=4))
-        waiting.append(follower.entry(reached[follower], *numbered, size=draw(st.sampled_from([0, 50, 400]))))
+        waiting.append(follower.item(reached[follower], *numbered, size=draw(st.sampled_from([0, 50, 400]))))
         reached[follower] += sum(numbered)
     return waiting
 

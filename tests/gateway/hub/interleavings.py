@@ -1,4 +1,4 @@
-"""A broker that is as slow as a test wants, and every order in which its answers and messages may come."""
+"""A broker whose calls and deliveries wait for the test, and every order in which they may happen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Gate:
-    """A call that is on its way to the broker, or its answer on the way back."""
+    """A request that is on its way to the broker, or its response on the way back."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -46,27 +46,27 @@ class Gate:
 
 
 class GatedBroker:
-    """A real broker at the other end of a wire on which everything stops until the test lets it go on.
+    """A broker behind a connection on which everything waits until the test lets it pass.
 
-    A call waits once before it has its effect and once before its answer is heard; which of the `gates` opens
-    next is up to the test. Publishes of the test go to `inner` and have their effect at once. Only what is
-    routed is delivered, as a broker for many nodes does; with *lag*, it waits as well, until `deliver_late`.
+    A call waits once before it takes effect and once before it returns; the test decides which of the `gates`
+    opens next. Publishes of the test go to `inner` and take effect at once. Only routed channels are
+    delivered, as by a broker for many nodes; with *lag*, deliveries wait as well, until `deliver_next`.
     """
 
     def __init__(self, *, lag: bool = False, only: frozenset[str] | None = None, **options: Any) -> None:
         self.inner: MemoryBroker = memory_broker(**options)
         self.gates: list[Gate] = []
-        self.fails: dict[str, Exception] = {}
-        """What a call of that name raises, in place of having its effect."""
+        self.failures: dict[str, Exception] = {}
+        """What a call of that name raises, instead of taking effect."""
         self.calls: list[str] = []
         self.only = only
-        """The calls that are slow, where not all of them are."""
+        """Names of the calls that wait; None for all."""
         self._lag = lag
         self._node: LocalNode | None = None
-        self._late: list[Envelope] = []
+        self._undelivered: list[Envelope] = []
         self.routes: set[str] = set()
         self.users: set[str] = set()
-        """Who is here, as far as the broker has heard."""
+        """Users that are connected, as far as the broker knows."""
 
     # ------------------------------------------------------------ for the test
 
@@ -75,23 +75,23 @@ class GatedBroker:
         gate.opened.set_result(None)
 
     async def pass_all(self) -> None:
-        """Open whatever closes, and deliver everything, until nothing is left."""
+        """Open all gates and deliver everything, until nothing waits."""
         await until_idle()
-        while self.gates or self._late:
-            self.deliver_late(len(self._late))
+        while self.gates or self._undelivered:
+            self.deliver_next(len(self._undelivered))
             for gate in list(self.gates):
                 self.open(gate)
             await until_idle()
 
     @property
-    def late(self) -> int:
-        """How many envelopes wait for `deliver_late`."""
-        return len(self._late)
+    def undelivered(self) -> int:
+        """How many envelopes wait for `deliver_next`."""
+        return len(self._undelivered)
 
-    def deliver_late(self, count: int = 1) -> None:
+    def deliver_next(self, count: int = 1) -> None:
         assert self._node is not None
         for _ in range(count):
-            self._node.deliver(self._late.pop(0))
+            self._node.deliver(self._undelivered.pop(0))
 
     # ------------------------------------------------------------ what the inner broker calls
 
@@ -101,24 +101,24 @@ class GatedBroker:
         if not isinstance(envelope, UserCommand) and channel not in self.routes:
             return
         if self._lag and isinstance(envelope, Delivery):
-            self._late.append(envelope)
+            self._undelivered.append(envelope)
         else:
             self._node.deliver(envelope)
 
     # ------------------------------------------------------------ what the hub calls
 
-    async def _slowly(self, name: str, call: Coroutine[Any, Any, T]) -> T:
+    async def _gated(self, name: str, call: Coroutine[Any, Any, T]) -> T:
         self.calls.append(name)
         if self.only is not None and name not in self.only:
             return await call
         try:
-            await self._gate(f"{name} asks")
-            if name in self.fails:
-                raise self.fails[name]
+            await self._gate(f"{name} request")
+            if name in self.failures:
+                raise self.failures[name]
             result = await call
         finally:
             call.close()
-        await self._gate(f"{name} answers")
+        await self._gate(f"{name} response")
         return result
 
     async def _gate(self, name: str) -> None:
@@ -131,24 +131,24 @@ class GatedBroker:
                 self.gates.remove(gate)
 
     async def publish(self, publication: Publication) -> Receipt:
-        return await self._slowly("publish", self.inner.publish(publication))
+        return await self._gated("publish", self.inner.publish(publication))
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        return await self._slowly("subscribe", self._route(channel, retention))
+        return await self._gated("subscribe", self._route(channel, retention))
 
     async def _route(self, channel: str, retention: Retention | None) -> MessageId | None:
         if channel not in self.routes:
-            # What an earlier route has left in the inbox is older than this one.
-            self._late = [
+            # What an earlier route has left in the inbox is older than the position of this route.
+            self._undelivered = [
                 each
-                for each in self._late
+                for each in self._undelivered
                 if not (isinstance(each, Delivery) and each.message.channel == channel)
             ]
         self.routes.add(channel)
         return await self.inner.subscribe(channel, retention)
 
     async def unsubscribe(self, channel: str) -> None:
-        await self._slowly("unsubscribe", self._unroute(channel))
+        await self._gated("unsubscribe", self._unroute(channel))
 
     async def _unroute(self, channel: str) -> None:
         self.routes.discard(channel)
@@ -164,22 +164,22 @@ class GatedBroker:
         reverse: bool = False,
     ) -> HistorySlice:
         reading = self.inner.read(channel, since=since, limit=limit, size=size, reverse=reverse)
-        return await self._slowly("read", reading)
+        return await self._gated("read", reading)
 
     async def clear(self, channel: str) -> None:
-        await self._slowly("clear", self.inner.clear(channel))
+        await self._gated("clear", self.inner.clear(channel))
 
     async def join(self, channel: str, member: Member) -> None:
-        await self._slowly("join", self.inner.join(channel, member))
+        await self._gated("join", self.inner.join(channel, member))
 
     async def leave(self, channel: str, connection: str) -> None:
-        await self._slowly("leave", self.inner.leave(channel, connection))
+        await self._gated("leave", self.inner.leave(channel, connection))
 
     async def presence(self, channel: str) -> Presence:
-        return await self._slowly("presence", self.inner.presence(channel))
+        return await self._gated("presence", self.inner.presence(channel))
 
     async def count(self, channel: str) -> PresenceCount:
-        return await self._slowly("count", self.inner.count(channel))
+        return await self._gated("count", self.inner.count(channel))
 
     async def user_connected(self, user: str) -> None:
         self.users.add(user)
@@ -203,7 +203,7 @@ class GatedBroker:
 
     async def start(self, node: LocalNode) -> None:
         self._node = node
-        await self.inner.start(_Wire(self, node))
+        await self.inner.start(_GatedNode(self, node))
 
     async def close(self) -> None:
         await self.inner.close()
@@ -219,8 +219,8 @@ class GatedBroker:
         return self.inner.statistics()
 
 
-class _Wire:
-    """The node as the inner broker sees it."""
+class _GatedNode:
+    """The node as the inner broker knows it: deliveries go through the gated broker."""
 
     def __init__(self, broker: GatedBroker, node: LocalNode) -> None:
         self.deliver = broker.deliver
@@ -229,11 +229,11 @@ class _Wire:
         self.record = node.record
 
 
-# ---------------------------------------------------------------- every order
+# ---------------------------------------------------------------- interleavings
 
 
 class Choices:
-    """The decisions of one run: those of `given` first, then always the first possibility, or any."""
+    """The decisions of one run: those of `given`, then the first option, or with *chance* a random one."""
 
     def __init__(self, given: list[int], chance: Random | None = None) -> None:
         self.given = given
@@ -241,7 +241,7 @@ class Choices:
         self.taken: list[tuple[int, int]] = []
 
     def one_of(self, options: int) -> int:
-        """Return a number below *options*."""
+        """Return the number of the option to take, less than *options*."""
         index = len(self.taken)
         choice = self.given[index] if index < len(self.given) else 0
         if self.chance is not None:
@@ -250,7 +250,7 @@ class Choices:
         return choice
 
     def next(self) -> list[int] | None:
-        """Return what to decide in the next run; None after the last."""
+        """Return the decisions to begin the next run with; None after the last run."""
         taken = list(self.taken)
         while taken:
             choice, options = taken.pop()
@@ -260,7 +260,7 @@ class Choices:
 
 
 def all_interleavings() -> Iterator[Choices]:
-    """Yield the choices of one run after the other, until every decision was taken in every way."""
+    """Yield the choices of one run after the other, until every combination of decisions was run."""
     given: list[int] | None = []
     while given is not None:
         choices = Choices(given)
@@ -269,39 +269,39 @@ def all_interleavings() -> Iterator[Choices]:
 
 
 def random_interleavings(count: int) -> Iterator[Choices]:
-    """Yield the choices of *count* runs, taken by chance but always the same: where there are too many."""
+    """Yield the choices of *count* random runs, always the same ones: where all are too many."""
     for seed in range(count):
         yield Choices([], Random(seed))
 
 
 async def run_interleaved(
-    broker: GatedBroker, choices: Choices, *acts: Callable[[], Awaitable[object]]
+    broker: GatedBroker, choices: Choices, *actions: Callable[[], Awaitable[object]]
 ) -> None:
-    """Let *acts* happen in their order, and between them whatever closes or waits, in the order chosen."""
-    left = list(acts)
+    """Run *actions* in their order and, interleaved with them, open gates and deliver, as *choices* say."""
+    remaining = list(actions)
     await until_idle()
     while True:
-        possible: list[Callable[[], object]] = [partial(broker.open, gate) for gate in broker.gates]
-        if left:
-            possible.append(left[0])
-        if broker.late:
-            possible.append(broker.deliver_late)
-        if not possible:
+        options: list[Callable[[], object]] = [partial(broker.open, gate) for gate in broker.gates]
+        if remaining:
+            options.append(remaining[0])
+        if broker.undelivered:
+            options.append(broker.deliver_next)
+        if not options:
             return
-        chosen = possible[choices.one_of(len(possible))]
-        if left and chosen is left[0]:
-            await left.pop(0)()
+        chosen = options[choices.one_of(len(options))]
+        if remaining and chosen is remaining[0]:
+            await remaining.pop(0)()
         else:
             chosen()
         await until_idle()
 
 
 async def publish_and_deliver(node: Node, channel: str, value: object) -> None:
-    """Publish at the broker's end of the wire, and let it be heard."""
+    """Publish at the broker, without a gate, and let the node handle the delivery."""
     assert isinstance(node.broker, GatedBroker)
     await node.broker.inner.publish(node.publication(channel, value))
     await until_idle()
 
 
 def unavailable() -> BrokerUnavailable:
-    return BrokerUnavailable("the test wants it so", retry_after=0.5)
+    return BrokerUnavailable("made unavailable by the test", retry_after=0.5)

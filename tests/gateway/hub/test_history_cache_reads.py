@@ -83,7 +83,7 @@ async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
 @on_virtual_time
 async def test_a_failure_is_everybodys() -> None:
     async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
-        broker.fails["read"] = unavailable()
+        broker.failures["read"] = unavailable()
         asked = [ask(ids[place]) for place in range(5)]
         await broker.pass_all()
         assert broker.calls.count("read") == 1

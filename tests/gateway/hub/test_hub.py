@@ -140,13 +140,13 @@ async def test_those_who_wait_for_the_same_share_its_failure_and_leave_nothing()
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         clients = [await node.connect() for _ in range(3)]
-        broker.fails["subscribe"] = unavailable()
+        broker.failures["subscribe"] = unavailable()
         for client in clients:
             client.send(Subscribe(10, "h:a"))
         await broker.pass_all()
         assert [client.reply(10).code for client in clients] == ["unavailable"] * 3
         assert (node.hub.channels, broker.calls) == ({}, ["subscribe"])
-        broker.fails.clear()
+        broker.failures.clear()
         clients[0].send(Subscribe(11, "h:a"))
         await broker.pass_all()
         assert isinstance(clients[0].reply(11), Subscribed)
@@ -157,13 +157,13 @@ async def test_who_comes_right_after_a_failure_asks_again() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         first, second, third = [await node.connect() for _ in range(3)]
-        broker.fails["subscribe"] = unavailable()
+        broker.failures["subscribe"] = unavailable()
         first.send(Subscribe(10, "h:a"))
         second.send(Subscribe(10, "h:a"))
         await until_idle()
         routing = node.hub.channels["h:a"].routing
         assert routing is not None
-        routing.add_done_callback(lambda _: broker.fails.clear())
+        routing.add_done_callback(lambda _: broker.failures.clear())
         routing.add_done_callback(lambda _: third.send(Subscribe(10, "h:a")))
         await broker.pass_all()
         assert [client.reply(10).type for client in (first, second, third)] == [
@@ -232,7 +232,7 @@ async def test_a_broker_that_cannot_unroute_holds_nobody_up() -> None:
     async with running_node(broker=broker) as node:
         client = await node.connect()
         await client.subscribe("h:a")
-        broker.fails["unsubscribe"] = unavailable()
+        broker.failures["unsubscribe"] = unavailable()
         client.send(Unsubscribe(10, "h:a"), Subscribe(11, "h:a"))
         await broker.pass_all()
         assert isinstance(client.reply(10), Unsubscribed)

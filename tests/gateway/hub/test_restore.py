@@ -24,7 +24,7 @@ from tests.gateway.hub.interleavings import (
 from tests.gateway.node import Client, Node, running_node, values_of
 from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
-STEPS = ("subscribe asks", "subscribe answers", "join asks", "join answers")
+STEPS = ("subscribe request", "subscribe response", "join request", "join response")
 READING = frozenset({"read"})
 HEARD_WITHIN = 3.0
 """Seconds that a resume waits for a node that lags behind (DESIGN section 6)."""
@@ -99,7 +99,7 @@ async def test_only_some_histories_are_read_at_once() -> None:
         client = node.open()
         client.send(Connect(1, subs=asked))
         for expected in (CONCURRENT_READS, CONCURRENT_READS, 3):
-            for step in ("read asks", "read answers"):
+            for step in ("read request", "read response"):
                 await until_idle()
                 assert waiting(broker) == [step] * expected
                 let_all_pass(broker)
@@ -152,7 +152,7 @@ async def test_one_that_fails_fails_alone() -> None:
 @on_virtual_time
 async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> None:
     broker = GatedBroker()
-    broker.fails = {"join": RuntimeError("a bug")}
+    broker.failures = {"join": RuntimeError("a bug")}
     async with running_node(broker=broker) as node:
         client = node.open()
         client.send(Connect(1, subs=dict.fromkeys(["h:0", *names(2)], Resume())))
@@ -177,7 +177,7 @@ async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> N
             client = node.open()
             client.send(Connect(1, subs=asked))
             await until_idle()
-            assert waiting(broker) == ["read asks"] * 3
+            assert waiting(broker) == ["read request"] * 3
             await run_interleaved(broker, choices)
             replied = {}
             for channel, sub in restored(client).subs.items():
@@ -211,7 +211,7 @@ async def test_who_is_refused_after_all_takes_no_room() -> None:
     broker = GatedBroker(only=frozenset({"join"}))
     async with running_node(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
         asked = await said(node, ["hp:0", "h:1"], 6)
-        broker.fails = {"join": unavailable()}
+        broker.failures = {"join": unavailable()}
         client = node.open()
         client.send(Connect(1, subs=asked))
         await broker.pass_all()
@@ -232,7 +232,7 @@ async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
         while reading := [gate for gate in broker.gates if gate.name.startswith("read")]:
             broker.open(reading[-1])
             await until_idle()
-        assert waiting(broker) == ["join asks"] * 2 * CONCURRENT_READS
+        assert waiting(broker) == ["join request"] * 2 * CONCURRENT_READS
         held = [
             each.messages
             for each in gc.get_objects()

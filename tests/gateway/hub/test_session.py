@@ -231,14 +231,14 @@ async def test_a_broker_that_cannot_now_is_told_of_with_a_time(name: str, comman
     async with running_node(broker=GatedBroker(only=frozenset())) as node:
         assert isinstance(node.broker, GatedBroker)
         node.broker.only = frozenset({name})
-        node.broker.fails[name] = unavailable()
+        node.broker.failures[name] = unavailable()
         client = await node.connect()
         client.send(command)
         await node.broker.pass_all()
         error = client.reply(10)
         assert (error.code, error.retry_after_ms) == ("unavailable", 500)
         assert node.hub.channels == {}
-        node.broker.fails.clear()
+        node.broker.failures.clear()
         client.send(replace(command, id=11))
         await node.broker.pass_all()
         assert not isinstance(client.reply(11), Error)

@@ -30,9 +30,9 @@ class OneInbox(GatedBroker):
 
     async def _unroute(self, channel: str) -> None:
         await super()._unroute(channel)
-        self._late = [
+        self._undelivered = [
             each
-            for each in self._late
+            for each in self._undelivered
             if not (isinstance(each, Delivery) and each.message.channel == channel)
         ]
 
@@ -64,8 +64,8 @@ class Talk:
         gates = self.broker.gates
         if gates and self.chance.random() < 0.5:
             self.broker.open(self.chance.choice(gates))
-        if self.broker.late and self.chance.random() < 0.5:
-            self.broker.deliver_late(self.chance.randint(1, self.broker.late))
+        if self.broker.undelivered and self.chance.random() < 0.5:
+            self.broker.deliver_next(self.chance.randint(1, self.broker.undelivered))
 
     async def turns(self, most: int = 6) -> None:
         for _ in range(self.chance.randrange(most)):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.presence.members import Members, difference, up_to_date
+from gateway.presence.members import Members, apply_changes
 from protocol.messages import Join, Leave, Member
 from tests.gateway.virtual_time import no_deadline
 
@@ -37,27 +37,10 @@ def test_who_was_not_there_does_not_leave() -> None:
     assert not members
 
 
-def test_a_difference_is_who_came_and_who_went() -> None:
-    assert difference([ANN, BEN], [BEN, CLEO]) == ([CLEO], [ANN])
-    assert difference([], []) == ([], [])
-    assert difference([ANN], [Member("c1", "ann", "newer")]) == ([], [])
-
-
-@no_deadline
-@given(st.lists(MEMBERS), st.lists(MEMBERS))
-def test_a_difference_leads_from_one_to_the_other(before: list[Member], after: list[Member]) -> None:
-    joined, left = difference(before, after)
-    here = {member.connection for member in before}
-    here |= {member.connection for member in joined}
-    here -= {member.connection for member in left}
-    assert here == {member.connection for member in after}
-    assert len(joined) == len({member.connection for member in joined})
-
-
-def test_changes_bring_a_list_up_to_date() -> None:
+def test_changes_bring_a_list_apply_changes() -> None:
     changes: list[Join | Leave] = [Join("a", CLEO), Leave("a", ANN), Join("a", BEN)]
-    assert up_to_date([ANN, BEN], changes) == (BEN, CLEO)
-    assert up_to_date([], []) == ()
+    assert apply_changes([ANN, BEN], changes) == (BEN, CLEO)
+    assert apply_changes([], []) == ()
 
 
 CHANGES: st.SearchStrategy[Join | Leave] = st.one_of(
@@ -72,6 +55,6 @@ def test_what_a_list_has_been_through_already_does_not_hurt(
 ) -> None:
     through = data.draw(st.integers(0, len(changes)))
     asked = data.draw(st.integers(0, through))
-    seen_when_asked = up_to_date([], changes[:through])
-    now = {member.connection for member in up_to_date(seen_when_asked, changes[asked:])}
-    assert now == {member.connection for member in up_to_date([], changes)}
+    seen_when_asked = apply_changes([], changes[:through])
+    now = {member.connection for member in apply_changes(seen_when_asked, changes[asked:])}
+    assert now == {member.connection for member in apply_changes([], changes)}

@@ -177,13 +177,13 @@ async def test_a_broker_that_cannot_tell_now_is_asked_again(error: GatewayError,
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         broker.only = frozenset({"read"})
-        broker.fails["read"] = error
+        broker.failures["read"] = error
         slow.transport.drain()
         for _ in range(3):
             await broker.pass_all()
             assert pushes(slow, "h:a") == []
             await advance(wait)
-        broker.fails.clear()
+        broker.failures.clear()
         await broker.pass_all()
         await advance(wait)
         await broker.pass_all()
@@ -196,7 +196,7 @@ async def test_who_goes_away_while_it_waits_for_the_broker_is_not_asked_for_agai
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         broker.only = frozenset({"read"})
-        broker.fails["read"] = unavailable()
+        broker.failures["read"] = unavailable()
         slow.transport.drain()
         await broker.pass_all()
         slow.disconnect()

@@ -178,7 +178,7 @@ async def test_who_heard_more_elsewhere_than_has_arrived_here_hears_nothing_twic
             other.send(Subscribe(50, "h:a"))
             await broker.pass_all()
             await channel.say("p", "q", "r")
-            assert broker.late == 3
+            assert broker.undelivered == 3
             client = await node.connect()
             ask = Subscribe(60, "h:a", since=channel.ids[1])
             reply = await started(choices, client, channel, ask, *channel.to_say("x"))
@@ -381,7 +381,7 @@ async def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
             channel = Race(node, broker)
             client = node.open()
             subs = {"h:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
-            broker.fails["join"] = unavailable()
+            broker.failures["join"] = unavailable()
             reply = await started(choices, client, channel, Connect(1, subs=subs), *channel.to_say("x"))
             assert isinstance(reply.subs["h:a"], Subscribed)
             errors = [sub.code for sub in reply.subs.values() if isinstance(sub, Error)]
@@ -412,7 +412,7 @@ async def test_a_catch_up_raced_by_publishes_loses_nothing(batch: int, lag: bool
             client.transport.fill()
             for number in range(RECENT + 2 * batch):
                 await channel.say([number, "x" * 200])
-                broker.deliver_late(broker.late)
+                broker.deliver_next(broker.undelivered)
                 await until_idle()
             assert client.session.statistics()["behind"] == 1
             await channel.say("last")
