@@ -99,7 +99,7 @@ async def test_a_node_that_knows_a_server_more_serves_no_channel_at_all(
             other = await fleet.launch(*(urls[name] for name in longer), lease=LEASE)
             for number in range(10):
                 await refuses(
-                    other, "this node has other servers or shards than those that run", f"c{number}"
+                    other, "this node has other servers or shards than the running nodes", f"c{number}"
                 )
                 with pytest.raises(BrokerUnavailable):
                     await other.broker.subscribe(f"c{number}", KEPT)
