@@ -39,7 +39,7 @@ PAST_INCARNATIONS = 100
 
 
 class RenewAnswer(NamedTuple):
-    """The answer of the script `renew`."""
+    """The answer of the script `renew_lease`."""
 
     beat: int
     held: int
@@ -261,7 +261,7 @@ class Lease:
             self._next_to_expire = (answer.next_to_expire.decode(), self._clock() + seconds)
 
     async def _call_renew(self, incarnation: str, *, take: bool = False) -> RenewAnswer:
-        """Call the script `renew`; raises `BrokerUnavailable` if the layout is rejected."""
+        """Call the script `renew_lease`; raises `BrokerUnavailable` if the layout is rejected."""
         keys = self._keys
         command = RENEW_LEASE(
             [keys.state, keys.nodes, keys.node_records, keys.beats, keys.layout],
