@@ -40,4 +40,4 @@ def test_it_holds_every_file_of_the_two_packages_and_nothing_else(wheel: ZipFile
 
 def test_it_brings_the_command(wheel: ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "fanway = gateway.cli:main" in wheel.read(entry_points).decode()
+    assert "fanway = gateway.cli.main:main" in wheel.read(entry_points).decode()
