@@ -16,7 +16,7 @@ SIZES = [0, 1, 2, 124, 125, 126, 127, 128, 1_000, 65_534, 65_535, 65_536, 65_537
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None:
+def test_a_data_frame_equals_that_of_websockets(size: int, binary: bool) -> None:
     payload = b"x" * size
     opcode = Opcode.BINARY if binary else Opcode.TEXT
     assert data_frame(payload, binary=binary) == Frame(opcode, payload).serialize(mask=False)
@@ -24,13 +24,13 @@ def test_a_frame_is_what_websockets_makes_of_it(size: int, binary: bool) -> None
 
 @no_deadline
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=300))))
-def test_joined_frames_come_apart_again(parts: list[tuple[bool, bytes]]) -> None:
+def test_joined_frames_can_be_decoded_one_by_one(parts: list[tuple[bool, bytes]]) -> None:
     joined = b"".join(data_frame(payload, binary=binary) for binary, payload in parts)
     assert list(decode_data_frames(joined)) == parts
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_frame_that_is_cut_is_none(size: int) -> None:
+def test_a_truncated_frame_is_an_error(size: int) -> None:
     whole = data_frame(b"x" * size, binary=False)
     for cut in {1, 2, 3, 4, len(whole) // 2, len(whole) - 1} - {0}:
         if cut < len(whole):
@@ -39,7 +39,7 @@ def test_a_frame_that_is_cut_is_none(size: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"\x88\x00", b"\x01\x00", b"\x00\x00", b"\xc1\x00", b"\x89\x00"])
-def test_nothing_but_whole_data_frames_is_written(wrong: bytes) -> None:
+def test_anything_but_data_frames_is_an_error(wrong: bytes) -> None:
     with pytest.raises(ValueError, match="at byte 2 of 4"):
         list(decode_data_frames(b"\x81\x00" + wrong))
 
@@ -56,7 +56,7 @@ def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
+def test_a_batch_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
     follower = FakeSubscriber("a", "catch_up", codec)
     chunk = follower.batch(1, *[True] * count)
     assert len(chunk) == len(chunk.data)
@@ -66,7 +66,7 @@ def test_a_chunk_is_its_messages_as_joined_frames(codec: Codec, count: int) -> N
     assert {binary for binary, _ in decode_data_frames(chunk.data)} == {codec.binary}
 
 
-def test_both_codecs_share_a_message() -> None:
+def test_a_message_has_an_encoding_for_each_codec() -> None:
     frames = EncodedMessage(Message("a", payload_of(1), message_id(1)))
     for codec in (JSON, MSGPACK):
         EncodedBatch(codec, [frames], message_id(0))
@@ -84,12 +84,14 @@ def test_both_codecs_share_a_message() -> None:
         ((False, False), 6, True),
     ],
 )
-def test_a_chunk_knows_its_edges(numbered: tuple[bool, ...], last: int, unnumbered: bool) -> None:
+def test_a_batch_has_the_positions_before_and_after_it(
+    numbered: tuple[bool, ...], last: int, unnumbered: bool
+) -> None:
     chunk = FakeSubscriber("a", "catch_up").batch(7, *numbered)
     assert (chunk.before, chunk.last, chunk.unnumbered) == (message_id(6), message_id(last), unnumbered)
     assert last_position(chunk.messages, None) == (message_id(last) if last > 6 else None)
 
 
-def test_nothing_ends_where_it_begins() -> None:
+def test_the_position_after_no_messages_is_the_one_before() -> None:
     assert last_position([], message_id(3)) == message_id(3)
     assert last_position([], None) is None

@@ -65,7 +65,7 @@ class Desk:
         ]
 
 
-def test_a_connection_is_written_to_once_a_turn() -> None:
+def test_each_connection_gets_one_write_a_turn() -> None:
     desk = Desk(*(MemoryTransport() for _ in range(5)))
     desk.push_all(1, 2, 3)
     assert desk.writes() == [0] * 5
@@ -78,7 +78,7 @@ def test_a_connection_is_written_to_once_a_turn() -> None:
     assert desk.flusher.statistics()["flushes"] == 2
 
 
-def test_who_has_nothing_is_not_written_to() -> None:
+def test_an_empty_outbox_is_not_written() -> None:
     desk = Desk(MemoryTransport(), MemoryTransport())
     desk.outboxes[0].enqueue(pong_frame(1))
     desk.clock.run()
@@ -87,7 +87,7 @@ def test_who_has_nothing_is_not_written_to() -> None:
     assert desk.flusher.statistics()["flushes"] == 1
 
 
-def test_what_channels_hold_back_joins_the_same_write() -> None:
+def test_messages_offered_before_the_flush_are_in_the_same_write() -> None:
     desk = Desk(MemoryTransport())
     desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.batch(1))
     desk.outboxes[0].enqueue(pong_frame(1))
@@ -98,7 +98,7 @@ def test_what_channels_hold_back_joins_the_same_write() -> None:
     assert desk.settled == [desk.clock()], "a flush that settles asks for no other"
 
 
-def test_a_request_is_one_flush_however_often_it_is_made() -> None:
+def test_several_requests_are_one_flush() -> None:
     desk = Desk()
     for _ in range(5):
         desk.flusher.request()
@@ -106,7 +106,7 @@ def test_a_request_is_one_flush_however_often_it_is_made() -> None:
     assert desk.flusher.statistics()["flushes"] == 1
 
 
-def test_a_flush_may_be_had_at_once() -> None:
+def test_run_flushes_at_once() -> None:
     desk = Desk(MemoryTransport())
     desk.push_all(1)
     desk.flusher.run()
@@ -124,7 +124,7 @@ def test_a_flush_may_be_had_at_once() -> None:
         (1.0, DELAY),
     ],
 )
-def test_after_a_long_flush_follows_a_rest(took: float, rest: float) -> None:
+def test_the_flush_after_a_long_one_is_delayed(took: float, rest: float) -> None:
     clock = FakeClock(0.0)
     link = Slow(clock, took)
     desk = Desk(link, clock=clock)
@@ -143,7 +143,7 @@ def test_after_a_long_flush_follows_a_rest(took: float, rest: float) -> None:
     assert desk.writes() == [2 if rest else 3]
 
 
-def test_the_rest_is_as_long_as_told() -> None:
+def test_the_delay_is_as_long_as_configured() -> None:
     clock = FakeClock(0.0)
     link = Slow(clock, 1.0)
     flusher = Flusher(clock, lambda: None, clock, delay=0.25)
@@ -157,7 +157,7 @@ def test_the_rest_is_as_long_as_told() -> None:
     assert len(link.writes) == 2
 
 
-def test_who_comes_after_the_rest_waits_no_longer() -> None:
+def test_a_flush_requested_after_the_delay_is_not_delayed() -> None:
     clock = FakeClock(0.0)
     desk = Desk(Slow(clock, 0.002), clock=clock)
     desk.push_all(1)
@@ -169,7 +169,7 @@ def test_who_comes_after_the_rest_waits_no_longer() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_that_fails_does_not_strand_the_others(place: int) -> None:
+def test_outboxes_are_flushed_although_one_raises(place: int) -> None:
     links: list[MemoryTransport] = [MemoryTransport() for _ in range(2)]
     links.insert(place, Broken())
     desk = Desk(*links)
@@ -187,7 +187,7 @@ def test_one_that_fails_does_not_strand_the_others(place: int) -> None:
     assert [len(link.writes) for link in links] == [2, 2]
 
 
-def test_channels_that_fail_strand_nobody() -> None:
+def test_outboxes_are_flushed_although_before_flush_raises() -> None:
     def fail() -> None:
         raise ValueError("a poisoned message")
 
@@ -203,7 +203,7 @@ def test_channels_that_fail_strand_nobody() -> None:
     assert desk.heard() == [[1, 2]]
 
 
-def test_what_was_dropped_is_counted_by_policy() -> None:
+def test_dropped_counts_are_added_by_policy() -> None:
     desk = Desk()
     assert desk.flusher.statistics() == {"flushes": 0} | {
         f"dropped_{policy}": 0 for policy in DROPPING_POLICIES

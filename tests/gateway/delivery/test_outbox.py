@@ -67,7 +67,7 @@ def message_offset(message: Any) -> int | None:
 FEED = FakeSubscriber("feed", "catch_up")
 
 
-def test_what_is_pushed_and_offered_leaves_in_one_write_when_the_turn_ends() -> None:
+def test_queued_items_are_one_write_at_the_end_of_the_turn() -> None:
     desk = Desk()
     desk.outbox.enqueue(pong_frame(1))
     desk.offer(FEED, 1, True, True)
@@ -81,7 +81,7 @@ def test_what_is_pushed_and_offered_leaves_in_one_write_when_the_turn_ends() -> 
     assert repr(desk.outbox) == "<Outbox 0 waiting 0 bytes>"
 
 
-def test_a_single_thing_is_written_as_it_is() -> None:
+def test_a_single_item_is_written_without_a_copy() -> None:
     desk = Desk()
     chunk = FEED.batch(1, True, True)
     desk.outbox.offer(FEED, chunk)
@@ -89,7 +89,7 @@ def test_a_single_thing_is_written_as_it_is() -> None:
     assert desk.link.writes[0] is chunk.data, "shared with every other connection, not copied"
 
 
-def test_what_is_offered_now_is_written_now() -> None:
+def test_offer_now_writes_at_once() -> None:
     desk = Desk()
     desk.outbox.offer_now(FEED, FEED.batch(1))
     assert desk.said() == [("message", 1)]
@@ -98,7 +98,7 @@ def test_what_is_offered_now_is_written_now() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_now_is_behind_what_waits(full: bool) -> None:
+def test_offer_now_is_queued_behind_other_items_and_for_a_full_socket(full: bool) -> None:
     desk = Desk()
     if full:
         desk.link.fill()
@@ -127,7 +127,7 @@ def test_nothing_is_written_to_a_full_socket() -> None:
     assert len(desk.link.writes) == 1
 
 
-def test_much_leaves_in_batches_until_the_socket_is_full() -> None:
+def test_a_long_queue_is_written_in_batches_until_the_socket_is_full() -> None:
     desk = Desk(limit=20 * WRITE_BATCH_BYTES, capacity=2 * WRITE_BATCH_BYTES)
     for number in range(1, 101):
         desk.offer(FEED, number, size=WRITE_BATCH_BYTES // 10)
@@ -145,7 +145,7 @@ def test_much_leaves_in_batches_until_the_socket_is_full() -> None:
     assert desk.owner.behind == {}
 
 
-def test_much_in_one_turn_is_not_slow() -> None:
+def test_much_in_one_turn_is_written_and_nothing_dropped() -> None:
     desk = Desk()
     for number in range(1, 101):
         desk.offer(FEED, number, size=1_000)
@@ -156,7 +156,7 @@ def test_much_in_one_turn_is_not_slow() -> None:
     assert not any(desk.flusher.statistics()[f"dropped_{policy}"] for policy in DROPPING_POLICIES)
 
 
-def test_a_slow_socket_has_its_outbox_shed() -> None:
+def test_the_outbox_of_a_slow_socket_drops_messages() -> None:
     desk = Desk()
     desk.link.fill()
     for number in range(1, 20):
@@ -166,7 +166,7 @@ def test_a_slow_socket_has_its_outbox_shed() -> None:
     assert desk.flusher.statistics()["dropped_catch_up"] > 0
 
 
-def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> None:
+def test_what_is_too_much_in_one_turn_is_written_first_and_dropped_then() -> None:
     desk, number = Desk(capacity=4_000), 0
     while not desk.owner.behind:
         number += 1
@@ -176,7 +176,7 @@ def test_what_becomes_too_much_in_one_turn_is_first_written_and_then_shed() -> N
     assert desk.owner.behind == {"feed": message_id(written)}
 
 
-def test_what_fits_again_after_a_batch_is_not_shed() -> None:
+def test_nothing_is_dropped_where_a_written_batch_makes_enough_room() -> None:
     desk, number = Desk(capacity=WRITE_BATCH_BYTES, limit=3 * WRITE_BATCH_BYTES), 0
     while not desk.link.writes:
         number += 1
@@ -185,7 +185,7 @@ def test_what_fits_again_after_a_batch_is_not_shed() -> None:
     assert (desk.owner.behind, desk.flusher.statistics()["dropped_catch_up"]) == ({}, 0)
 
 
-def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
+def test_a_batch_larger_than_the_bound_is_left_to_catch_up() -> None:
     desk = Desk(capacity=WRITE_BATCH_BYTES, limit=2 * WRITE_BATCH_BYTES)
     desk.offer(FEED, 1, size=WRITE_BATCH_BYTES)
     desk.offer(FEED, 2, size=3 * WRITE_BATCH_BYTES)
@@ -193,7 +193,7 @@ def test_one_run_that_is_larger_than_the_bound_is_replayed_later() -> None:
     assert desk.owner.behind == {"feed": message_id(1)}
 
 
-def test_what_cannot_be_dropped_ends_the_connection() -> None:
+def test_replies_that_do_not_fit_are_too_slow() -> None:
     desk = Desk()
     desk.link.fill()
     number = 0
@@ -205,7 +205,7 @@ def test_what_cannot_be_dropped_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("way", ["push", "offer", "offer_now"])
-def test_nothing_follows_what_was_discarded(way: str) -> None:
+def test_nothing_is_written_after_discard(way: str) -> None:
     desk = Desk()
     desk.outbox.enqueue(pong_frame(1))
     desk.outbox.discard()
@@ -223,7 +223,7 @@ def test_nothing_follows_what_was_discarded(way: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
-def test_the_end_may_come_from_inside(policy: str) -> None:
+def test_the_owner_may_discard_the_outbox_in_on_too_slow(policy: str) -> None:
     desk = Desk()
     desk.owner.when_too_slow = desk.outbox.discard
     desk.link.fill()
@@ -253,7 +253,7 @@ class Breaking(MemoryTransport):
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_a_socket_may_break_while_it_is_written_to(count: int) -> None:
+def test_a_write_may_break_the_socket_and_discard_the_outbox(count: int) -> None:
     desk = Desk()
     desk.link = Breaking(lambda: desk.outbox)
     desk.outbox = Outbox(desk.link, desk.flusher, desk.owner, 100 * WRITE_BATCH_BYTES)
@@ -323,7 +323,7 @@ def check_what_was_said(desk: Desk, numbers: dict[str, int], pushed: int) -> Non
     assert desk.owner.ended or len(replies) == pushed
 
 
-def test_who_is_gone_is_not_counted_among_the_full() -> None:
+def test_a_discarded_outbox_is_not_counted_as_full() -> None:
     desk = Desk()
     desk.link.writable = False
     desk.outbox.enqueue(b"\x81\x01a")

@@ -98,7 +98,7 @@ Short = tuple[object, ...]
         ),
     ],
 )
-def test_what_is_left_without_any_room(
+def test_the_plan_without_any_room(
     waiting: list[QueuedItem], left: list[Short], behind: dict[str, int]
 ) -> None:
     result = plan_overflow(waiting, 0)
@@ -108,7 +108,7 @@ def test_what_is_left_without_any_room(
     }
 
 
-def test_drop_oldest_drops_no_more_than_it_must() -> None:
+def test_drop_oldest_drops_no_more_than_needed() -> None:
     waiting = [OLDEST.item(n, size=1_000) for n in range(1, 9)]
     whole = sum(len(entry.data) for entry in waiting)
     assert summary(plan_overflow(waiting, whole).kept) == [("o", n) for n in range(1, 9)]
@@ -122,12 +122,12 @@ def test_drop_oldest_drops_no_more_than_it_must() -> None:
     ]
 
 
-def test_drop_oldest_goes_last() -> None:
+def test_drop_oldest_is_applied_last() -> None:
     waiting = [OLDEST.item(1, size=1_000), UP.item(1, size=1_000), NEWEST.item(1, True, True, size=500)]
     assert summary(plan_overflow(waiting, 2_000).kept) == [("o", 1), ("gap", "n", 1), ("n", 2)]
 
 
-def test_each_policy_counts_what_it_dropped() -> None:
+def test_dropped_messages_are_counted_by_policy() -> None:
     waiting = [
         UP.item(1, True, True),
         NEWEST.item(1, True),
@@ -139,7 +139,7 @@ def test_each_policy_counts_what_it_dropped() -> None:
     assert plan_overflow([STRICT.item(1)], 0).dropped == {}
 
 
-def test_a_catch_up_without_a_position_is_told_of_a_gap() -> None:
+def test_a_catch_up_without_a_position_is_a_gap() -> None:
     chunk = UP.batch(1, True, True)
     chunk.before = None
     result = plan_overflow([QueuedItem(UP, chunk.data, chunk)], 0)
@@ -248,7 +248,7 @@ CHECKS = dict(
 
 @no_deadline
 @given(queues(), st.integers(0, 3_000))
-def test_every_policy_keeps_its_promise(waiting: list[QueuedItem], room: int) -> None:
+def test_every_policy_does_what_it_promises(waiting: list[QueuedItem], room: int) -> None:
     result = plan_overflow(waiting, room)
     check(waiting, result, room)
     lost = sum(len(entry.batch.messages) for entry in waiting if entry.batch is not None)
@@ -258,7 +258,7 @@ def test_every_policy_keeps_its_promise(waiting: list[QueuedItem], room: int) ->
 
 @no_deadline
 @given(queues(), st.integers(0, 3_000), st.integers(0, 3_000))
-def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
+def test_a_plan_can_be_applied_again_and_no_gap_is_lost(
     waiting: list[QueuedItem], room: int, less: int
 ) -> None:
     once = plan_overflow(waiting, room)
@@ -268,7 +268,7 @@ def test_what_was_shed_once_can_be_shed_again_and_no_gap_is_lost(
 
 @no_deadline
 @given(queues(), st.integers(0, 3_000))
-def test_what_is_kept_stays_in_order(waiting: list[QueuedItem], room: int) -> None:
+def test_kept_items_stay_in_order(waiting: list[QueuedItem], room: int) -> None:
     places = {id(entry.batch or entry): index for index, entry in enumerate(waiting)}
     kept = [
         places[key]

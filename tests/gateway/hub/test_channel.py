@@ -87,12 +87,12 @@ def numbers(frames: list[EncodedMessage] | None) -> list[int] | None:
 # ---------------------------------------------------------------- who follows
 
 
-def test_a_channel_says_what_the_broker_is_to_keep() -> None:
+def test_the_retention_of_a_channel_follows_from_its_rules() -> None:
     assert Channel("a", KEPT).retention == Retention(100, 300.0)
     assert Channel("a", OPEN).retention is None
 
 
-def test_a_channel_is_idle_once_nobody_follows_or_holds_it() -> None:
+def test_a_channel_is_idle_without_subscribers_and_holders() -> None:
     channel = begun()
     states = [channel.idle]
     channel.holders += 1
@@ -108,7 +108,7 @@ def test_a_channel_is_idle_once_nobody_follows_or_holds_it() -> None:
     assert repr(subscription) == "<Subscription a live>"
 
 
-def test_who_comes_hears_what_comes_then_and_who_leaves_what_came_until_then() -> None:
+def test_a_subscriber_gets_what_is_delivered_between_add_and_remove() -> None:
     channel = begun()
     early, _ = follow(channel, "c1")
     say(channel, 1)
@@ -122,7 +122,7 @@ def test_who_comes_hears_what_comes_then_and_who_leaves_what_came_until_then() -
     assert (early.heard(), late.heard(), gone.heard()) == ([1, 2, 3, 4], [2, 3, 4], [3])
 
 
-def test_a_run_is_offered_once_to_each_and_says_what_it_follows() -> None:
+def test_pending_messages_are_offered_once_as_one_batch() -> None:
     channel = begun(6)
     listener, _ = follow(channel)
     assert channel.enqueue(said(7)) is True
@@ -134,7 +134,7 @@ def test_a_run_is_offered_once_to_each_and_says_what_it_follows() -> None:
     assert listener.offered == [(message_id(6), [7, 8]), (message_id(8), [9])]
 
 
-def test_each_codec_has_its_own_chunk_and_nobody_none() -> None:
+def test_each_codec_in_use_gets_its_own_batch_and_others_none() -> None:
     channel = begun()
     text, _ = follow(channel, "c1")
     _, gone = follow(channel, "c2", codec=MSGPACK)
@@ -150,7 +150,7 @@ def test_each_codec_has_its_own_chunk_and_nobody_none() -> None:
 
 
 @pytest.mark.parametrize("one", ["one channel has something", "it follows one channel"])
-def test_where_nothing_else_can_come_it_is_written_at_once(one: str) -> None:
+def test_the_only_channel_of_a_turn_or_of_a_session_is_offered_to_write_at_once(one: str) -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1)
@@ -163,7 +163,7 @@ def test_where_nothing_else_can_come_it_is_written_at_once(one: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, None])
-def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(number: int | None) -> None:
+def test_a_subscription_behind_is_offered_nothing_and_notes_unnumbered_messages(number: int | None) -> None:
     channel = begun()
     listener, subscription = follow(channel)
     subscription.behind = message_id(0)
@@ -174,7 +174,7 @@ def test_who_is_behind_is_offered_nothing_and_remembers_what_no_replay_brings(nu
 
 
 @pytest.mark.parametrize("number", [1, None])
-def test_who_is_behind_is_not_offered_alone_either(number: int | None) -> None:
+def test_a_subscription_behind_is_offered_no_message_with_exclusions_either(number: int | None) -> None:
     channel = begun()
     listener, subscription = follow(channel)
     subscription.behind = message_id(0)
@@ -185,7 +185,7 @@ def test_who_is_behind_is_not_offered_alone_either(number: int | None) -> None:
 # ---------------------------------------------------------------- messages for all but some
 
 
-def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
+def test_an_excluded_connection_gets_every_message_but_that_one() -> None:
     channel = begun()
     listener, _ = follow(channel, "c1")
     excluded, _ = follow(channel, "c2")
@@ -199,7 +199,7 @@ def test_the_excluded_hear_nothing_of_it_and_everything_else() -> None:
     assert excluded.offered == [(message_id(0), [1]), (message_id(2), [3])]
 
 
-def test_an_excluding_message_without_a_number_moves_nothing() -> None:
+def test_an_unnumbered_message_with_exclusions_does_not_move_the_position() -> None:
     channel = begun()
     listener, _ = follow(channel)
     channel.offer_excluding(said(None, "x"), frozenset({"c9"}))
@@ -211,7 +211,7 @@ def test_an_excluding_message_without_a_number_moves_nothing() -> None:
 # ---------------------------------------------------------------- joins and leaves
 
 
-def test_joins_and_leaves_are_told_to_who_watches_but_not_to_the_member() -> None:
+def test_joins_and_leaves_are_pushed_to_watchers_but_not_to_the_member() -> None:
     channel = begun()
     watching, _ = follow(channel, "c1", watches=True)
     binary, _ = follow(channel, "c2", watches=True, codec=MSGPACK)
@@ -224,7 +224,7 @@ def test_joins_and_leaves_are_told_to_who_watches_but_not_to_the_member() -> Non
     assert not_watching.pushed == []
 
 
-def test_a_join_comes_behind_what_was_said_before() -> None:
+def test_a_join_is_pushed_after_messages_delivered_before_it() -> None:
     channel = begun()
     listener, _ = follow(channel, watches=True)
     say(channel, 1)
@@ -232,7 +232,7 @@ def test_a_join_comes_behind_what_was_said_before() -> None:
     assert listener.heard() == [1]
 
 
-def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
+def test_a_pending_member_list_collects_joins_and_leaves() -> None:
     class Waiting:
         def __init__(self) -> None:
             self.changes: list[Join | Leave] = []
@@ -248,7 +248,7 @@ def test_who_is_about_to_follow_notes_who_comes_meanwhile() -> None:
 # ---------------------------------------------------------------- what it still has
 
 
-def test_it_stands_where_the_broker_says_unless_something_came_meanwhile() -> None:
+def test_the_position_is_that_of_the_broker_unless_a_message_arrived_meanwhile() -> None:
     channel = Channel("a", KEPT)
     say(channel, 8)
     channel.start_at(message_id(7))
@@ -261,7 +261,7 @@ def test_it_stands_where_the_broker_says_unless_something_came_meanwhile() -> No
     assert without.messages_after(message_id(0)) is None
 
 
-def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
+def test_messages_after_a_position_are_complete_or_none() -> None:
     channel = begun(10)
     say(channel, 11, 12, 13)
     assert [numbers(channel.messages_after(message_id(n))) for n in range(9, 15)] == [
@@ -278,14 +278,14 @@ def test_a_position_is_followed_by_everything_or_nothing_is_known() -> None:
     assert numbers(channel.messages_after(message_id(10), 2)) == [11, 12]
 
 
-def test_what_waits_is_known_already() -> None:
+def test_pending_messages_are_cached_already() -> None:
     channel = begun()
     follow(channel)
     say(channel, 1, 2)
     assert numbers(channel.messages_after(message_id(0))) == [1, 2]
 
 
-def test_only_the_recent_messages_stay() -> None:
+def test_only_the_newest_messages_are_cached() -> None:
     channel = begun()
     listener, _ = follow(channel)
     count = 3 * CACHED_MESSAGES
@@ -299,7 +299,7 @@ def test_only_the_recent_messages_stay() -> None:
     )
 
 
-def test_large_messages_do_not_stay_long() -> None:
+def test_the_cache_is_bounded_in_bytes() -> None:
     channel = begun()
     for number in range(1, 6):
         channel.enqueue(said(number, "x" * (CACHED_BYTES // 3)))
@@ -313,7 +313,7 @@ def test_large_messages_do_not_stay_long() -> None:
     assert channel.position_before_cache == message_id(6)
 
 
-def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
+def test_after_the_numbering_restarts_no_earlier_position_is_served() -> None:
     channel = begun()
     say(channel, 1, 2, 3)
     say(channel, 1, 2, life="v")
@@ -330,14 +330,14 @@ def test_when_the_numbering_begins_anew_nobody_resumes_from_before() -> None:
     assert numbers(channel.messages_after(MessageId(2, "v2"))) == [3]
 
 
-def test_the_base_of_a_new_numbering_is_forgotten_like_any_other() -> None:
+def test_the_position_before_a_restarted_numbering_is_dropped_like_any_other() -> None:
     channel = begun(100)
     say(channel, *range(1, CACHED_MESSAGES + 2), life="v")
     assert channel.position_before_cache == MessageId(1, "v1")
     assert numbers(channel.messages_after(MessageId(1, "v1"))) == list(range(2, CACHED_MESSAGES + 2))
 
 
-def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
+def test_a_reset_offers_pending_messages_and_moves_the_position() -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1)
@@ -356,7 +356,7 @@ def test_a_reset_settles_what_came_before_and_stands_elsewhere() -> None:
     assert (channel.position, channel.messages_after(message_id(9))) == (None, None)
 
 
-def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
+def test_cleared_messages_are_not_served_and_positions_stay_valid() -> None:
     channel = begun()
     listener, _ = follow(channel)
     say(channel, 1, 2)
@@ -368,7 +368,7 @@ def test_what_is_forgotten_is_shown_to_nobody_and_missed_by_nobody() -> None:
     assert numbers(channel.messages_after(message_id(2))) == [3]
 
 
-def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
+def test_the_newest_messages_are_returned_unless_too_few_or_too_old() -> None:
     channel = begun()
     for number in range(1, 6):
         channel.enqueue(said(number, time=number * 1_000))
@@ -396,7 +396,7 @@ def test_the_newest_are_shown_unless_they_are_too_few_or_too_old() -> None:
         max_size=25,
     )
 )
-def test_whatever_happens_a_position_is_followed_by_everything_or_nothing_is_known(
+def test_after_any_steps_messages_after_a_position_are_complete_or_none(
     steps: list[tuple[Any, ...]],
 ) -> None:
     story = Story()
@@ -461,7 +461,7 @@ class Story:
 
 
 @on_virtual_time
-async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
+async def test_a_resume_ahead_of_the_channel_waits_until_it_has_arrived() -> None:
     channel = begun(5)
     waiting = virtual_loop().create_task(channel.wait_for_offset(7))
     await channel.wait_for_offset(5)
@@ -475,7 +475,7 @@ async def test_who_is_ahead_waits_until_the_channel_has_come_so_far() -> None:
 
 
 @on_virtual_time
-async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None:
+async def test_a_cancelled_waiter_does_not_disturb_the_others() -> None:
     channel = begun()
     tasks = [virtual_loop().create_task(channel.wait_for_offset(n)) for n in (1, 1, 2)]
     await until_idle()
@@ -492,7 +492,7 @@ async def test_several_may_wait_and_be_cancelled_and_nobody_else_minds() -> None
 
 @pytest.mark.parametrize("what", ["reset", "reset to nothing", "anew"])
 @on_virtual_time
-async def test_nobody_waits_for_what_will_not_come(what: str) -> None:
+async def test_waiting_for_an_offset_ends_at_a_break_or_after_the_timeout(what: str) -> None:
     channel = begun(5)
     waiting = virtual_loop().create_task(channel.wait_for_offset(50))
     await until_idle()
@@ -505,7 +505,7 @@ async def test_nobody_waits_for_what_will_not_come(what: str) -> None:
     assert waiting.done()
 
 
-def test_a_gap_is_said_in_the_codec_of_the_connection() -> None:
+def test_a_gap_frame_is_in_the_codec_of_the_connection() -> None:
     channel = Channel("a", replace(KEPT, on_slow="conflate"))
     _, text = follow(channel)
     _, binary = follow(channel, "c2", codec=MSGPACK)

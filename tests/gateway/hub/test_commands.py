@@ -39,7 +39,7 @@ def pushed(client: Client, kind: type) -> list[Any]:
 
 
 @on_virtual_time
-async def test_a_subscription_begins_now_since_a_message_or_with_the_last() -> None:
+async def test_a_subscription_starts_now_at_a_position_or_with_the_newest_messages() -> None:
     async with running_node() as node:
         ids = [(await node.publish("h:a", value)).id for value in range(5)]
         for options, messages, recovered in (
@@ -62,7 +62,7 @@ async def test_a_subscription_begins_now_since_a_message_or_with_the_last() -> N
 
 
 @on_virtual_time
-async def test_a_rewind_shows_no_more_than_history_keeps() -> None:
+async def test_a_rewind_returns_no_more_than_history_keeps() -> None:
     rules = {**RULES, "h": replace(RULES["h"], history=3, history_ttl=10.0)}
     async with running_node(rules=rules) as node:
         follower = await node.connect()
@@ -77,7 +77,7 @@ async def test_a_rewind_shows_no_more_than_history_keeps() -> None:
 
 
 @on_virtual_time
-async def test_a_rewind_is_bounded_and_shows_the_newest_that_fit() -> None:
+async def test_a_rewind_is_bounded_and_returns_the_newest_that_fit() -> None:
     async with running_node(limits=SessionLimits(rewind=4, outbox=8_000)) as node:
         await node.publish("h:a", *range(9))
         await node.publish("h:b", *([number, "x" * 1_000] for number in range(9)))
@@ -88,7 +88,7 @@ async def test_a_rewind_is_bounded_and_shows_the_newest_that_fit() -> None:
 
 
 @on_virtual_time
-async def test_a_cleared_history_is_shown_to_nobody_though_the_hub_heard_it() -> None:
+async def test_a_cleared_history_is_not_served_although_the_hub_received_it() -> None:
     async with running_node() as node:
         follower = await node.connect()
         await follower.subscribe("h:a")
@@ -106,7 +106,7 @@ async def test_a_cleared_history_is_shown_to_nobody_though_the_hub_heard_it() ->
 
 
 @on_virtual_time
-async def test_what_is_too_much_for_one_reply_follows_it() -> None:
+async def test_messages_that_do_not_fit_into_the_reply_follow_it() -> None:
     async with running_node(limits=SessionLimits(outbox=8_000)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", *([number, "x" * 1_000] for number in range(9)))
@@ -120,7 +120,7 @@ async def test_what_is_too_much_for_one_reply_follows_it() -> None:
 
 
 @on_virtual_time
-async def test_a_message_that_is_too_large_for_any_reply_follows_it() -> None:
+async def test_a_message_too_large_for_any_reply_follows_it() -> None:
     async with running_node(limits=SessionLimits(outbox=8_000)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", "x" * 6_000, "last")
@@ -132,7 +132,7 @@ async def test_a_message_that_is_too_large_for_any_reply_follows_it() -> None:
 
 
 @on_virtual_time
-async def test_one_follows_a_channel_once_and_leaves_it_once() -> None:
+async def test_a_second_subscribe_or_unsubscribe_is_rejected() -> None:
     async with running_node() as node:
         client = await node.connect()
         await client.subscribe("h:a")
@@ -149,7 +149,7 @@ async def test_one_follows_a_channel_once_and_leaves_it_once() -> None:
 
 
 @on_virtual_time
-async def test_a_channel_token_opens_one_channel_until_it_ends() -> None:
+async def test_a_channel_token_permits_one_channel_until_it_expires() -> None:
     async with running_node(interval=10_000.0) as node:
         client = await node.connect(user="ann")
         assert (await client.request_rejected(Subscribe(10, "token:a"))).code == "permission_denied"
@@ -183,7 +183,7 @@ def member(client: Client, info: Any = None) -> Member:
 
 
 @on_virtual_time
-async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
+async def test_joins_and_leaves_are_pushed_to_subscribers_that_want_them() -> None:
     async with running_node() as node:
         watcher, deaf = await node.connect(user="ann"), await node.connect(user="ben")
         reply = await watcher.subscribe("p:a", members=True)
@@ -203,7 +203,7 @@ async def test_joins_and_leaves_are_pushed_to_who_watches() -> None:
 
 @pytest.mark.parametrize("default", [True, False])
 @on_virtual_time
-async def test_who_does_not_say_watches_as_the_namespace_does(default: bool) -> None:
+async def test_join_leave_defaults_to_the_namespace(default: bool) -> None:
     async with running_node(rules={**RULES, "p": replace(RULES["p"], join_leave=default)}) as node:
         clients = [await node.connect() for _ in range(3)]
         for client, watch in zip(clients, (None, True, False), strict=True):
@@ -216,7 +216,7 @@ async def test_who_does_not_say_watches_as_the_namespace_does(default: bool) -> 
 
 
 @on_virtual_time
-async def test_a_member_shows_the_info_of_its_token() -> None:
+async def test_a_member_has_the_info_of_its_token() -> None:
     async with running_node() as node:
         client = node.open()
         await client.connect(Connect(1, token=node.token("ann", info={"name": "Ann"})))
@@ -225,7 +225,7 @@ async def test_a_member_shows_the_info_of_its_token() -> None:
 
 
 @on_virtual_time
-async def test_watching_where_there_is_no_presence_shows_nothing() -> None:
+async def test_join_leave_without_presence_pushes_nothing() -> None:
     async with running_node() as node:
         client, other = await node.connect(), await node.connect()
         reply = await client.subscribe("h:a", join_leave=True, members=True)
@@ -234,7 +234,7 @@ async def test_watching_where_there_is_no_presence_shows_nothing() -> None:
 
 
 @on_virtual_time
-async def test_presence_counts_and_shows_on_demand() -> None:
+async def test_presence_returns_counts_and_members_on_demand() -> None:
     async with running_node() as node:
         clients = [await node.connect(user=user) for user in ("ann", "ann", "ben")]
         for client in clients:
@@ -251,7 +251,7 @@ async def test_presence_counts_and_shows_on_demand() -> None:
 
 
 @on_virtual_time
-async def test_a_reply_shows_at_most_so_many_members_and_counts_all() -> None:
+async def test_a_presence_reply_is_bounded_and_counts_all_members() -> None:
     async with running_node(limits=SessionLimits(presence_reply=3)) as node:
         clients = [await node.connect(user="ann") for _ in range(4)]
         for client in clients[:3]:
@@ -266,7 +266,7 @@ async def test_a_reply_shows_at_most_so_many_members_and_counts_all() -> None:
 
 
 @on_virtual_time
-async def test_large_members_take_half_an_outbox_at_most_and_hold_up_no_replay() -> None:
+async def test_large_members_take_half_an_outbox_at_most_and_delay_no_replay() -> None:
     async with running_node(limits=SessionLimits(outbox=10_000)) as node:
         first = await node.publish("hp:a", 0)
         await node.publish("hp:a", *range(1, 30))
@@ -286,7 +286,7 @@ async def test_large_members_take_half_an_outbox_at_most_and_hold_up_no_replay()
 
 
 @on_virtual_time
-async def test_who_publishes_hears_it_like_everybody_else() -> None:
+async def test_a_publisher_gets_its_message_like_every_subscriber() -> None:
     async with running_node() as node:
         client, other = await node.connect(user="ann"), await node.connect()
         for each in (client, other):
@@ -303,7 +303,7 @@ async def test_who_publishes_hears_it_like_everybody_else() -> None:
 
 
 @on_virtual_time
-async def test_a_key_is_its_clients_own() -> None:
+async def test_an_idempotency_key_counts_for_one_client_only() -> None:
     async with running_node() as node:
         first, second = await node.connect(user="ann"), await node.connect(user="ann")
         other, nobody, no_one = await node.connect(user="ben"), await node.connect(), await node.connect()
@@ -317,7 +317,7 @@ async def test_a_key_is_its_clients_own() -> None:
 
 
 @on_virtual_time
-async def test_who_may_not_publish_is_told_why() -> None:
+async def test_a_forbidden_publish_is_rejected_with_the_reason() -> None:
     rules = {**RULES, "mine": replace(RULES["h"], namespace="mine", publish="subscribers")}
     async with running_node(rules=rules) as node:
         client = await node.connect()
@@ -353,7 +353,7 @@ async def test_history_is_read_in_pages_both_ways() -> None:
 
 
 @on_virtual_time
-async def test_an_empty_history_can_be_read_from_its_beginning() -> None:
+async def test_an_empty_history_can_be_read_from_offset_zero() -> None:
     async with running_node() as node:
         client = await node.connect()
         beginning = (await client.subscribe("h:a")).position
@@ -362,7 +362,7 @@ async def test_an_empty_history_can_be_read_from_its_beginning() -> None:
 
 
 @on_virtual_time
-async def test_a_page_of_history_is_no_larger_than_what_may_wait() -> None:
+async def test_a_page_of_history_is_no_larger_than_half_an_outbox() -> None:
     async with running_node(limits=SessionLimits(outbox=8_000)) as node:
         client = await node.connect()
         await client.subscribe("h:a")
@@ -381,7 +381,7 @@ async def test_a_page_of_history_is_no_larger_than_what_may_wait() -> None:
 
 
 @on_virtual_time
-async def test_history_is_for_subscribers_of_channels_that_have_one() -> None:
+async def test_history_needs_a_subscription_and_a_channel_with_history() -> None:
     async with running_node() as node:
         client = await node.connect()
         assert (await client.request_rejected(History(50, "h:a"))).code == "not_subscribed"

@@ -19,7 +19,9 @@ from tests.gateway.virtual_time import on_virtual_time, until_idle, virtual_loop
         (1_000, 0.0, 1),
     ],
 )
-def test_few_leave_at_once_and_many_over_the_window(count: int, window: float, expected: int) -> None:
+def test_few_sessions_leave_at_once_and_many_over_the_window(
+    count: int, window: float, expected: int
+) -> None:
     assert group_count(count, window) == expected
     assert expected == 1 or expected * STEP_SECONDS <= window
 
@@ -36,7 +38,7 @@ def sent_away(client: Client) -> bool:
 
 
 @on_virtual_time
-async def test_everybody_is_sent_away_with_everything_that_was_said() -> None:
+async def test_drain_delivers_everything_then_reconnect_then_closes() -> None:
     async with running_node() as node:
         clients = [await node.connect() for _ in range(10)]
         for client in clients:
@@ -51,7 +53,7 @@ async def test_everybody_is_sent_away_with_everything_that_was_said() -> None:
 
 
 @on_virtual_time
-async def test_many_leave_over_time_and_those_who_wait_are_served() -> None:
+async def test_many_sessions_leave_over_time_and_are_served_until_then() -> None:
     async with running_node() as node:
         clients = [await node.connect() for _ in range(100)]
         for client in clients:
@@ -77,7 +79,7 @@ async def test_many_leave_over_time_and_those_who_wait_are_served() -> None:
 
 
 @on_virtual_time
-async def test_who_left_by_himself_meanwhile_is_not_missed() -> None:
+async def test_a_session_that_ends_during_a_drain_is_skipped() -> None:
     async with running_node() as node:
         clients = [await node.connect() for _ in range(40)]
         draining = virtual_loop().create_task(drain(node.hub, 20.0))
@@ -90,7 +92,7 @@ async def test_who_left_by_himself_meanwhile_is_not_missed() -> None:
 
 
 @on_virtual_time
-async def test_nobody_is_there_to_be_sent_away() -> None:
+async def test_a_drain_without_sessions_returns_at_once() -> None:
     async with running_node() as node:
         waiting = node.open()
         await drain(node.hub, 20.0)

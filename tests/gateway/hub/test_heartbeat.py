@@ -60,14 +60,16 @@ def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE)
         pytest.param(100.0, 101.0, 0.0, Action.WAIT, 126.0, id="heard after the turn was due"),
     ],
 )
-def test_what_is_due(now: float, seen: float, pinged: float, beat: Action, again: float) -> None:
+def test_next_action_is_due_at_the_right_time(
+    now: float, seen: float, pinged: float, beat: Action, again: float
+) -> None:
     assert next_action(now, seen, pinged, INTERVAL, GRACE) == (beat, again)
 
 
 # ---------------------------------------------------------------- one connection
 
 
-def test_who_says_nothing_is_asked_and_then_gone() -> None:
+def test_a_silent_session_is_pinged_and_then_timed_out() -> None:
     clock = FakeClock(0.0)
     heartbeat, peer = wheel(clock), Peer(clock, answers_after=None)
     heartbeat.add(peer)
@@ -85,7 +87,7 @@ def test_who_says_nothing_is_asked_and_then_gone() -> None:
 
 
 @pytest.mark.parametrize("answers_after", [0.0, 1.0, GRACE - 0.5])
-def test_who_answers_stays(answers_after: float) -> None:
+def test_a_session_that_answers_pings_stays(answers_after: float) -> None:
     clock = FakeClock(0.0)
     heartbeat, peer = wheel(clock), Peer(clock, answers_after=answers_after)
     heartbeat.add(peer)
@@ -94,7 +96,7 @@ def test_who_answers_stays(answers_after: float) -> None:
     assert len(peer.pings) == pytest.approx(10_000.0 / (INTERVAL + answers_after), rel=0.1)
 
 
-def test_who_talks_is_never_asked() -> None:
+def test_a_session_that_sends_is_never_pinged() -> None:
     clock = FakeClock(0.0)
     heartbeat, peer = wheel(clock), Peer(clock)
     heartbeat.add(peer)
@@ -104,7 +106,7 @@ def test_who_talks_is_never_asked() -> None:
     assert (peer.pings, peer.died) == ([], [])
 
 
-def test_who_leaves_is_asked_no_more() -> None:
+def test_a_removed_session_is_not_pinged() -> None:
     clock = FakeClock(0.0)
     heartbeat, peer = wheel(clock), Peer(clock)
     heartbeat.remove(peer)
@@ -118,7 +120,7 @@ def test_who_leaves_is_asked_no_more() -> None:
     assert repr(heartbeat) == "<Heartbeat every 25.0 s for 0 sessions>"
 
 
-def test_the_wheel_rests_while_nobody_is_there() -> None:
+def test_the_timer_stops_while_there_are_no_sessions() -> None:
     clock = FakeClock(0.0)
     heartbeat = wheel(clock)
     first, second = Peer(clock), Peer(clock)
@@ -132,7 +134,7 @@ def test_the_wheel_rests_while_nobody_is_there() -> None:
     assert second.pings == [1_005.0 + INTERVAL]
 
 
-def test_a_closed_wheel_stands_still() -> None:
+def test_a_closed_heartbeat_sends_no_ping() -> None:
     clock = FakeClock(0.0)
     heartbeat, peer = wheel(clock), Peer(clock)
     heartbeat.close()
@@ -146,7 +148,7 @@ def test_a_closed_wheel_stands_still() -> None:
 # ---------------------------------------------------------------- many
 
 
-def test_thousands_are_watched_each_at_its_own_time() -> None:
+def test_thousands_of_sessions_are_monitored_each_at_its_own_time() -> None:
     clock, chance = FakeClock(0.0), Random(1)
     heartbeat = wheel(clock)
     deaf: list[tuple[float, Peer]] = []
@@ -175,7 +177,7 @@ def test_thousands_are_watched_each_at_its_own_time() -> None:
     st.floats(0.0, 1e6),
     st.floats(0.0, 1.0),
 )
-def test_a_dead_peer_is_found_out_in_time(interval: float, grace: float, uptime: float, phase: float) -> None:
+def test_a_dead_peer_is_detected_in_time(interval: float, grace: float, uptime: float, phase: float) -> None:
     clock = FakeClock(uptime)
     heartbeat = wheel(clock, interval=interval, grace=grace)
     tick = min(1.0, interval / 10, grace / 10)
@@ -192,7 +194,7 @@ def test_a_dead_peer_is_found_out_in_time(interval: float, grace: float, uptime:
 
 
 @pytest.mark.parametrize("what", ["removed", "removed twice", "added", "replaced"])
-def test_others_may_come_and_go_while_one_is_found_dead(what: str) -> None:
+def test_a_timeout_may_add_and_remove_other_sessions(what: str) -> None:
     clock = FakeClock(0.0)
     heartbeat = wheel(clock)
     peers = [Peer(clock, answers_after=None) for _ in range(10)]
@@ -223,7 +225,7 @@ def test_others_may_come_and_go_while_one_is_found_dead(what: str) -> None:
     assert all(peer.wheel_slot == -1 for peer in peers)
 
 
-def test_a_ping_may_end_its_session_and_others() -> None:
+def test_a_ping_may_remove_its_session_and_others() -> None:
     clock = FakeClock(0.0)
     heartbeat = wheel(clock)
 
@@ -243,7 +245,7 @@ def test_a_ping_may_end_its_session_and_others() -> None:
 
 @pytest.mark.parametrize("stood", [5.0, 60.0, 3_600.0])
 @pytest.mark.parametrize("at", [0.5, INTERVAL - 0.5, INTERVAL + 0.5, INTERVAL + GRACE - 1.5])
-def test_while_the_node_stands_still_nobody_is_to_blame(stood: float, at: float) -> None:
+def test_after_a_pause_of_the_process_only_silent_sessions_time_out(stood: float, at: float) -> None:
     clock = FakeClock(0.0)
     heartbeat = wheel(clock)
     peers = [Peer(clock, answers_after=None) for _ in range(3)]

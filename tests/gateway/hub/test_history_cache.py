@@ -32,7 +32,7 @@ LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
         st.one_of(st.tuples(st.just("say"), st.integers(1, 8)), st.tuples(st.just("ask"), st.integers(0, 60)))
     ),
 )
-def test_wherever_one_asks_the_next_messages_come(
+def test_from_every_position_the_next_messages_are_returned(
     batch: int, most: int, kept: int, steps: list[tuple[str, int]]
 ) -> None:
     on_virtual_time(wherever_one_asks)(batch, most, kept, steps)
@@ -83,7 +83,7 @@ async def resumed(node: Node, since: MessageId) -> list[object]:
 
 @pytest.mark.parametrize("missed", [70, 120])
 @on_virtual_time
-async def test_a_storm_of_resumes_from_everywhere_asks_a_few_times_together(missed: int) -> None:
+async def test_a_storm_of_resumes_from_all_positions_shares_a_few_reads(missed: int) -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, rules=LONG) as node:
         ids = await said(node, broker, missed)
@@ -94,7 +94,7 @@ async def test_a_storm_of_resumes_from_everywhere_asks_a_few_times_together(miss
 
 
 @on_virtual_time
-async def test_many_who_missed_very_much_share_what_is_read() -> None:
+async def test_clients_that_missed_many_pages_share_their_reads() -> None:
     broker = GatedBroker(only=frozenset())
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
     async with running_node(broker=broker, rules=LONG, limits=limits) as node:
@@ -108,7 +108,7 @@ async def test_many_who_missed_very_much_share_what_is_read() -> None:
 
 
 @on_virtual_time
-async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> None:
+async def test_pages_read_before_a_reset_are_not_served_after_it() -> None:
     broker = GatedBroker(only=frozenset({"read"}))
     async with running_node(broker=broker) as node:
         ids = await said(node, broker, 5)
@@ -126,7 +126,7 @@ async def test_what_was_read_before_a_reset_is_shown_to_nobody_after_it() -> Non
 
 
 @on_virtual_time
-async def test_who_is_behind_when_its_history_is_reset_is_told_and_live() -> None:
+async def test_a_subscription_behind_gets_a_gap_and_is_live_when_its_history_is_reset() -> None:
     broker = GatedBroker(only=frozenset({"read"}))
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
     async with running_node(broker=broker, rules=LONG, limits=limits) as node:
@@ -145,7 +145,7 @@ async def test_who_is_behind_when_its_history_is_reset_is_told_and_live() -> Non
 
 
 @on_virtual_time
-async def test_what_is_kept_is_bounded() -> None:
+async def test_the_cache_is_bounded() -> None:
     async with running_node(broker=(broker := memory_broker()), rules=LONG) as node:
         channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
         beginning = position = (await broker.read("h:a")).position

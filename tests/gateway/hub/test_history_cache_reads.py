@@ -42,7 +42,7 @@ async def asking(test: Test) -> None:
 
 @pytest.mark.parametrize("order", [[3, 0, 5, 1, 7], [0, 1, 3, 5, 7], [7, 5, 3, 1, 0]])
 @on_virtual_time
-async def test_those_who_wait_are_served_by_one_read_from_the_oldest_position(order: list[int]) -> None:
+async def test_waiting_callers_are_served_by_one_read_from_the_oldest_position(order: list[int]) -> None:
     async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         asked = {place: ask(ids[place]) for place in order}
         await broker.pass_all()
@@ -56,7 +56,7 @@ async def test_those_who_wait_are_served_by_one_read_from_the_oldest_position(or
 
 
 @on_virtual_time
-async def test_a_position_of_no_history_is_in_nobodys_way() -> None:
+async def test_a_position_of_another_history_does_not_disturb_other_callers() -> None:
     async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         first, stranger, last = ask(ids[4]), ask(STRANGER), ask(ids[2])
         await broker.pass_all()
@@ -69,7 +69,7 @@ async def test_a_position_of_no_history_is_in_nobodys_way() -> None:
 
 
 @on_virtual_time
-async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
+async def test_a_caller_cancelled_while_it_reads_leaves_the_read_to_another() -> None:
     async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         first, second = ask(ids[0]), ask(ids[1])
         await until_idle()
@@ -81,7 +81,7 @@ async def test_who_goes_away_while_reading_leaves_it_to_another() -> None:
 
 
 @on_virtual_time
-async def test_a_failure_is_everybodys() -> None:
+async def test_a_failed_read_fails_for_every_waiting_caller() -> None:
     async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
         broker.failures["read"] = unavailable()
         asked = [ask(ids[place]) for place in range(5)]

@@ -38,7 +38,7 @@ from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 
 @on_virtual_time
-async def test_a_hub_knows_who_is_here_and_what_they_follow() -> None:
+async def test_a_hub_lists_its_sessions_users_and_subscribed_channels() -> None:
     async with running_node() as node:
         ann, again, nobody = [await node.connect(user=user) for user in ("ann", "ann", "")]
         waiting = node.open()
@@ -78,7 +78,7 @@ async def test_messages_and_deliveries_are_counted() -> None:
 
 
 @on_virtual_time
-async def test_joins_and_gaps_of_channels_that_nobody_follows_go_nowhere() -> None:
+async def test_envelopes_of_channels_without_subscribers_are_ignored() -> None:
     async with running_node() as node:
         node.hub.deliver(Join("p:a", Member("c1", "ann")))
         node.hub.deliver(Leave("p:a", Member("c1", "ann")))
@@ -95,7 +95,7 @@ class Poison(Payload):
 
 
 @on_virtual_time
-async def test_a_message_that_cannot_be_said_silences_nobody_else() -> None:
+async def test_a_message_that_cannot_be_encoded_does_not_stop_other_channels() -> None:
     async with running_node() as node:
         text, binary = await node.connect(), await node.connect(MSGPACK)
         for client in (text, binary):
@@ -121,7 +121,7 @@ def rules(name: str) -> Any:
 
 
 @on_virtual_time
-async def test_only_the_first_to_hold_a_channel_asks_the_broker() -> None:
+async def test_only_the_first_caller_for_a_channel_asks_the_broker() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         clients = [await node.connect() for _ in range(5)]
@@ -136,7 +136,7 @@ async def test_only_the_first_to_hold_a_channel_asks_the_broker() -> None:
 
 
 @on_virtual_time
-async def test_those_who_wait_for_the_same_share_its_failure_and_leave_nothing() -> None:
+async def test_callers_that_wait_for_one_route_share_its_failure_and_leave_nothing() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         clients = [await node.connect() for _ in range(3)]
@@ -153,7 +153,7 @@ async def test_those_who_wait_for_the_same_share_its_failure_and_leave_nothing()
 
 
 @on_virtual_time
-async def test_who_comes_right_after_a_failure_asks_again() -> None:
+async def test_a_caller_right_after_a_failure_asks_again() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         first, second, third = [await node.connect() for _ in range(3)]
@@ -176,7 +176,7 @@ async def test_who_comes_right_after_a_failure_asks_again() -> None:
 
 
 @on_virtual_time
-async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
+async def test_a_caller_cancelled_while_it_asks_leaves_that_to_another() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ async def test_one_who_is_cancelled_while_asking_leaves_it_to_another() -> None:
 
 
 @on_virtual_time
-async def test_all_who_ask_may_be_cancelled() -> None:
+async def test_all_callers_for_a_route_may_be_cancelled() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker) as node:
         loop = asyncio.get_running_loop()
@@ -206,7 +206,7 @@ async def test_all_who_ask_may_be_cancelled() -> None:
 
 
 @on_virtual_time
-async def test_a_channel_that_is_left_and_joined_again_is_routed_whatever_the_broker_hears_first() -> None:
+async def test_a_channel_released_and_acquired_again_is_routed_in_every_interleaving() -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
@@ -227,7 +227,7 @@ async def test_a_channel_that_is_left_and_joined_again_is_routed_whatever_the_br
 
 
 @on_virtual_time
-async def test_a_broker_that_cannot_unroute_holds_nobody_up() -> None:
+async def test_a_failed_unsubscribe_delays_no_session() -> None:
     broker = GatedBroker(only=frozenset({"unsubscribe"}))
     async with running_node(broker=broker) as node:
         client = await node.connect()
@@ -253,7 +253,7 @@ class Refusing(GatedBroker):
 
 
 @on_virtual_time
-async def test_a_session_ends_whole_though_the_broker_refuses_at_once() -> None:
+async def test_a_session_ends_completely_although_the_broker_fails_at_once() -> None:
     async with running_node(broker=Refusing(only=frozenset())) as node:
         client = await node.connect(user="ann")
         for channel in ("hp:a", "hp:b"):
@@ -263,7 +263,7 @@ async def test_a_session_ends_whole_though_the_broker_refuses_at_once() -> None:
 
 
 @on_virtual_time
-async def test_what_arrives_while_the_route_is_made_is_not_lost() -> None:
+async def test_messages_that_arrive_before_the_route_is_confirmed_are_delivered() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"subscribe"}))
         async with running_node(broker=broker) as node:
@@ -277,7 +277,7 @@ async def test_what_arrives_while_the_route_is_made_is_not_lost() -> None:
 
 
 @on_virtual_time
-async def test_a_channel_of_another_life_is_not_tidied_away() -> None:
+async def test_a_channel_replaced_by_a_newer_one_is_not_discarded() -> None:
     async with running_node() as node:
         stale = Channel("h:a", rules("h:a"))
         client = await node.connect()
@@ -307,7 +307,7 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
 
 
 @on_virtual_time
-async def test_who_watches_joins_and_leaves_is_told_that_some_may_be_missing() -> None:
+async def test_possible_loss_is_a_gap_for_subscribers_that_watch_presence() -> None:
     async with running_node() as node:
         watching, other = await node.connect(), await node.connect()
         await watching.subscribe("hp:a")

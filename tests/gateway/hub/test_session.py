@@ -39,7 +39,7 @@ def types(client: Client) -> list[str]:
 
 
 @on_virtual_time
-async def test_both_codecs_meet_in_one_channel() -> None:
+async def test_clients_of_both_codecs_share_a_channel() -> None:
     async with running_node() as node:
         clients = [await node.connect(codec) for codec in (JSON, MSGPACK, JSON, MSGPACK)]
         for client in clients:
@@ -54,7 +54,7 @@ async def test_both_codecs_meet_in_one_channel() -> None:
 
 @CODECS
 @on_virtual_time
-async def test_connect_comes_first_and_once(codec: Codec) -> None:
+async def test_a_command_before_connect_or_a_second_connect_closes(codec: Codec) -> None:
     async with running_node() as node:
         early = node.open(codec)
         early.send(Ping(1))
@@ -68,7 +68,7 @@ async def test_connect_comes_first_and_once(codec: Codec) -> None:
 
 
 @on_virtual_time
-async def test_a_client_that_says_nothing_is_sent_away_in_time() -> None:
+async def test_a_client_that_does_not_connect_in_time_is_closed() -> None:
     async with running_node(limits=SessionLimits(connect_timeout=5.0)) as node:
         silent, connected = node.open(), await node.connect()
         await advance(4.9)
@@ -79,7 +79,7 @@ async def test_a_client_that_says_nothing_is_sent_away_in_time() -> None:
 
 
 @on_virtual_time
-async def test_a_refused_connect_may_be_tried_again_in_the_same_time() -> None:
+async def test_a_malformed_connect_may_be_repeated_within_the_timeout() -> None:
     async with running_node(limits=SessionLimits(connect_timeout=5.0)) as node:
         client = node.open()
         client.transport.send_bytes(b'{"type": "connect", "id": 1, "token": 5}')
@@ -103,7 +103,7 @@ async def test_a_refused_connect_may_be_tried_again_in_the_same_time() -> None:
     ],
 )
 @on_virtual_time
-async def test_a_frame_that_is_no_command_is_answered(
+async def test_a_frame_that_is_no_command_gets_bad_request(
     payload: bytes, binary: bool, id: int | None, says: str
 ) -> None:
     async with running_node() as node:
@@ -119,7 +119,7 @@ async def test_a_frame_that_is_no_command_is_answered(
 
 
 @on_virtual_time
-async def test_binary_clients_are_told_of_text_as_well() -> None:
+async def test_a_text_frame_on_a_binary_subprotocol_gets_bad_request() -> None:
     async with running_node() as node:
         client = await node.connect(MSGPACK)
         client.transport.send_bytes(b"{}", binary=False)
@@ -131,7 +131,7 @@ async def test_binary_clients_are_told_of_text_as_well() -> None:
 
 
 @on_virtual_time
-async def test_replies_come_in_the_order_of_the_commands_however_slow_the_broker() -> None:
+async def test_replies_are_in_the_order_of_the_commands_however_slow_the_broker() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"subscribe", "read"}))
         async with running_node(broker=broker) as node:
@@ -170,7 +170,7 @@ async def test_replies_come_in_the_order_of_the_commands_however_slow_the_broker
 
 
 @on_virtual_time
-async def test_a_link_is_not_read_while_too_much_waits() -> None:
+async def test_reading_is_paused_while_the_backlog_is_full() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker, limits=SessionLimits(backlog=4)) as node:
         client = await node.connect()
@@ -206,7 +206,7 @@ class Failing(GatedBroker):
 
 
 @on_virtual_time
-async def test_a_bug_ends_no_more_than_its_command() -> None:
+async def test_an_unexpected_error_fails_only_its_command() -> None:
     async with running_node(broker=Failing(only=frozenset())) as node:
         client = await node.connect()
         error = await client.request_rejected(Publish(10, "a", payload_of(1)))
@@ -227,7 +227,7 @@ async def test_a_bug_ends_no_more_than_its_command() -> None:
     ],
 )
 @on_virtual_time
-async def test_a_broker_that_cannot_now_is_told_of_with_a_time(name: str, command: Any) -> None:
+async def test_an_unavailable_broker_is_reported_with_retry_after(name: str, command: Any) -> None:
     async with running_node(broker=GatedBroker(only=frozenset())) as node:
         assert isinstance(node.broker, GatedBroker)
         node.broker.only = frozenset({name})
@@ -247,7 +247,7 @@ async def test_a_broker_that_cannot_now_is_told_of_with_a_time(name: str, comman
 
 
 @on_virtual_time
-async def test_whatever_one_turn_says_to_a_connection_is_one_write() -> None:
+async def test_everything_sent_in_one_turn_is_one_write() -> None:
     async with running_node() as node:
         one, many = await node.connect(), await node.connect()
         await one.subscribe("h:a")
@@ -268,7 +268,7 @@ async def test_whatever_one_turn_says_to_a_connection_is_one_write() -> None:
 
 
 @on_virtual_time
-async def test_too_many_commands_are_refused_and_then_the_client_is() -> None:
+async def test_commands_above_the_rate_are_rejected_and_then_the_connection_is_closed() -> None:
     limits = SessionLimits(commands_per_second=10.0, command_burst=5.0, strikes=3)
     async with running_node(limits=limits) as node:
         client = await node.connect()
@@ -288,7 +288,7 @@ async def test_too_many_commands_are_refused_and_then_the_client_is() -> None:
 
 @pytest.mark.parametrize("flood", [b"?", b'{"type": "pong"}'])
 @on_virtual_time
-async def test_a_flood_of_anything_is_one(flood: bytes) -> None:
+async def test_commands_of_every_kind_count_for_the_rate(flood: bytes) -> None:
     limits = SessionLimits(commands_per_second=10.0, command_burst=5.0, strikes=3)
     async with running_node(limits=limits) as node:
         client = await node.connect()
@@ -298,7 +298,7 @@ async def test_a_flood_of_anything_is_one(flood: bytes) -> None:
 
 
 @on_virtual_time
-async def test_what_a_flood_holds_back_is_limited_as_well() -> None:
+async def test_commands_in_the_backlog_count_for_the_rate() -> None:
     limits = SessionLimits(commands_per_second=10.0, command_burst=5.0, strikes=3)
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker, limits=limits) as node:

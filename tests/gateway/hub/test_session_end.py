@@ -40,7 +40,7 @@ def types(client: Client) -> list[str]:
 
 
 @on_virtual_time
-async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
+async def test_a_session_closes_with_its_token_after_expiring_unless_refreshed() -> None:
     async with running_node(interval=10_000.0) as node:
         client = await node.connect()
         assert client.welcome.expires_in is None
@@ -59,7 +59,7 @@ async def test_a_token_ends_after_a_notice_unless_it_is_refreshed() -> None:
 
 
 @on_virtual_time
-async def test_a_short_token_is_noticed_at_half_time() -> None:
+async def test_expiring_of_a_short_token_is_sent_at_half_its_time() -> None:
     async with running_node() as node:
         client = node.open()
         await client.connect(Connect(1, token=node.token("ann", ttl=10.0)))
@@ -70,7 +70,7 @@ async def test_a_short_token_is_noticed_at_half_time() -> None:
 
 
 @on_virtual_time
-async def test_a_refresh_is_for_the_same_user_and_changes_nothing_else() -> None:
+async def test_a_refresh_needs_a_token_of_the_same_user_and_keeps_the_subscriptions() -> None:
     async with running_node() as node:
         client = await node.connect(user="ann")
         for wrong in (node.token("bob"), "nonsense"):
@@ -102,7 +102,7 @@ class Keyring:
 
 
 @on_virtual_time
-async def test_a_token_without_an_end_never_ends() -> None:
+async def test_a_token_without_expiry_never_closes_the_session() -> None:
     keys = Keyring()
     async with running_node(verifier=keys, interval=10_000.0) as node:
         client = node.open()
@@ -115,7 +115,7 @@ async def test_a_token_without_an_end_never_ends() -> None:
 
 @pytest.mark.parametrize("command", ["connect", "refresh"])
 @on_virtual_time
-async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str) -> None:
+async def test_a_disconnect_while_keys_are_fetched_leaves_no_timer(command: str) -> None:
     keys = Keyring()
     async with running_node(verifier=keys) as node:
         client = node.open()
@@ -138,7 +138,7 @@ async def test_who_goes_while_the_keys_are_fetched_leaves_no_timer(command: str)
 @pytest.mark.parametrize("gates", range(8))
 @pytest.mark.parametrize("how", ["lost", "disconnected", "drained"])
 @on_virtual_time
-async def test_who_goes_while_a_command_waits_leaves_nothing(gates: int, how: str) -> None:
+async def test_a_disconnect_while_a_command_waits_leaves_nothing(gates: int, how: str) -> None:
     broker = GatedBroker()
     async with running_node(broker=broker, admission=AdmissionLimits(per_user=1)) as node:
         client = node.open()
@@ -172,7 +172,7 @@ async def test_who_goes_while_a_command_waits_leaves_nothing(gates: int, how: st
 
 @pytest.mark.parametrize("gates", range(6))
 @on_virtual_time
-async def test_who_goes_while_connect_waits_leaves_nothing(gates: int) -> None:
+async def test_a_disconnect_while_connect_waits_leaves_nothing(gates: int) -> None:
     broker = GatedBroker()
     async with running_node(broker=broker) as node:
         client = node.open()
@@ -189,7 +189,7 @@ async def test_who_goes_while_connect_waits_leaves_nothing(gates: int) -> None:
 
 
 @on_virtual_time
-async def test_what_was_published_is_published_though_nobody_waits_for_the_reply() -> None:
+async def test_a_publish_takes_effect_although_its_client_disconnects() -> None:
     broker = GatedBroker(only=frozenset({"publish"}))
     async with running_node(broker=broker) as node:
         client, other = await node.connect(), await node.connect()
@@ -203,7 +203,7 @@ async def test_what_was_published_is_published_though_nobody_waits_for_the_reply
 
 @pytest.mark.parametrize("gates", range(9))
 @on_virtual_time
-async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gates: int) -> None:
+async def test_a_node_that_stops_while_connects_wait_releases_their_channels(gates: int) -> None:
     broker = GatedBroker()
     async with running_node(broker=broker) as node:
         clients = [node.open() for _ in range(2)]
@@ -224,7 +224,7 @@ async def test_a_node_that_stops_while_connects_wait_releases_what_they_held(gat
 
 
 @on_virtual_time
-async def test_a_full_broker_is_told_of() -> None:
+async def test_a_full_broker_rejects_a_publish_as_unavailable() -> None:
     async with running_node(broker=memory_broker(memory=1)) as node:
         client = await node.connect()
         error = await client.request_rejected(Publish(10, "h:a", payload_of(1)))
@@ -236,7 +236,7 @@ async def test_a_full_broker_is_told_of() -> None:
 
 
 @on_virtual_time
-async def test_an_end_sends_what_waits_and_says_why() -> None:
+async def test_close_writes_the_outbox_and_sends_code_and_reason() -> None:
     async with running_node() as node:
         client = await node.connect()
         await client.subscribe("h:a")
@@ -251,7 +251,7 @@ async def test_an_end_sends_what_waits_and_says_why() -> None:
 
 
 @on_virtual_time
-async def test_an_unknown_code_has_no_reason() -> None:
+async def test_an_unknown_close_code_has_no_reason() -> None:
     async with running_node() as node:
         client = await node.connect()
         client.session.close(4999)
@@ -259,7 +259,7 @@ async def test_an_unknown_code_has_no_reason() -> None:
 
 
 @on_virtual_time
-async def test_a_session_that_ended_says_nothing_more() -> None:
+async def test_an_ended_session_writes_nothing() -> None:
     async with running_node() as node:
         client = await node.connect(user="ann")
         await client.subscribe("h:a")
@@ -290,7 +290,7 @@ class Breaking:
 
 @pytest.mark.parametrize("way", ["reply", "message", "end", "batches"])
 @on_virtual_time
-async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
+async def test_a_session_ends_where_a_write_breaks_the_socket(way: str) -> None:
     async with running_node() as node:
         client, other = await node.connect(), await node.connect()
         for each in (client, other):
@@ -319,7 +319,9 @@ async def test_a_socket_may_break_while_it_is_written_to(way: str) -> None:
 
 @CODECS
 @on_virtual_time
-async def test_who_answers_no_ping_is_gone_and_who_says_anything_is_not(codec: Codec) -> None:
+async def test_a_client_that_answers_no_ping_is_closed_and_one_that_sends_anything_is_not(
+    codec: Codec,
+) -> None:
     async with running_node(interval=25.0, grace=10.0) as node:
         dead, alive = await node.connect(codec), await node.connect(codec)
         busy = await node.connect(codec)
@@ -336,7 +338,7 @@ async def test_who_answers_no_ping_is_gone_and_who_says_anything_is_not(codec: C
 
 
 @on_virtual_time
-async def test_a_session_shows_what_it_is() -> None:
+async def test_a_session_has_a_record_statistics_and_a_repr() -> None:
     async with running_node() as node:
         client = await node.connect(user="ann")
         await client.subscribe("h:b")

@@ -197,7 +197,7 @@ class Traveller:
 
 @settings(no_deadline, max_examples=60)
 @given(st.lists(STEPS, min_size=20, max_size=60))
-def test_what_each_client_heard_adds_up(steps: list[tuple[str, Any, Any]]) -> None:
+def test_every_client_received_what_its_subscriptions_promise(steps: list[tuple[str, Any, Any]]) -> None:
     on_virtual_time(what_each_client_heard_adds_up)(steps)
 
 

@@ -134,7 +134,7 @@ def of(messages: Sequence[Any], channel: str) -> list[MessageId]:
     return [each for each in found if each is not None]
 
 
-def test_who_subscribes_while_others_publish_hears_history_and_then_everything() -> None:
+def test_a_subscriber_gets_history_and_then_every_message_while_others_publish() -> None:
     resumed = 0
 
     async def scenario(chance: Random) -> None:

@@ -9,7 +9,7 @@ ANN, BEN, CLEO = Member("c1", "ann"), Member("c2", "ben"), Member("c3", "cleo", 
 MEMBERS = st.builds(Member, st.sampled_from(["c1", "c2", "c3", "c4"]), st.sampled_from(["ann", "ben"]))
 
 
-def test_members_stand_in_the_order_in_which_they_came() -> None:
+def test_members_are_in_the_order_of_their_joins() -> None:
     members = Members()
     assert [members.join(member) for member in (CLEO, ANN, BEN)] == [True, True, True]
     assert list(members) == [CLEO, ANN, BEN]
@@ -19,7 +19,7 @@ def test_members_stand_in_the_order_in_which_they_came() -> None:
     assert list(members) == [ANN, BEN, CLEO]
 
 
-def test_another_info_replaces_the_older_in_its_place() -> None:
+def test_a_newer_info_replaces_the_older_in_its_place() -> None:
     members = Members()
     members.join(ANN)
     members.join(BEN)
@@ -28,7 +28,7 @@ def test_another_info_replaces_the_older_in_its_place() -> None:
     assert list(members) == [newer, BEN]
 
 
-def test_who_was_not_there_does_not_leave() -> None:
+def test_leaving_twice_or_without_a_join_returns_none() -> None:
     members = Members()
     assert members.leave("c1") is None
     members.join(ANN)
@@ -37,7 +37,7 @@ def test_who_was_not_there_does_not_leave() -> None:
     assert not members
 
 
-def test_changes_bring_a_list_apply_changes() -> None:
+def test_changes_are_applied_in_order() -> None:
     changes: list[Join | Leave] = [Join("a", CLEO), Leave("a", ANN), Join("a", BEN)]
     assert apply_changes([ANN, BEN], changes) == (BEN, CLEO)
     assert apply_changes([], []) == ()
@@ -50,9 +50,7 @@ CHANGES: st.SearchStrategy[Join | Leave] = st.one_of(
 
 @no_deadline
 @given(st.lists(CHANGES), st.data())
-def test_what_a_list_has_been_through_already_does_not_hurt(
-    changes: list[Join | Leave], data: st.DataObject
-) -> None:
+def test_changes_already_in_the_list_do_no_harm(changes: list[Join | Leave], data: st.DataObject) -> None:
     through = data.draw(st.integers(0, len(changes)))
     asked = data.draw(st.integers(0, through))
     seen_when_asked = apply_changes([], changes[:through])

@@ -24,7 +24,7 @@ from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 @pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 @pytest.mark.parametrize("count", [5, 20, 60, 95])
 @on_virtual_time
-async def test_who_catches_up_has_missed_nothing(count: int, codec: Codec) -> None:
+async def test_a_catch_up_replays_every_missed_message(count: int, codec: Codec) -> None:
     async with running_node(limits=LIMITS) as node:
         slow, fast = await node.connect(codec), await node.connect()
         for client in (slow, fast):
@@ -45,7 +45,7 @@ async def test_who_catches_up_has_missed_nothing(count: int, codec: Codec) -> No
 
 
 @on_virtual_time
-async def test_a_catch_up_goes_on_beside_what_is_said_meanwhile() -> None:
+async def test_a_catch_up_includes_messages_published_meanwhile() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await node.connect()
         await slow.subscribe("h:a")
@@ -62,7 +62,7 @@ async def test_a_catch_up_goes_on_beside_what_is_said_meanwhile() -> None:
 
 @pytest.mark.parametrize("kept", [10, 100])
 @on_virtual_time
-async def test_where_history_no_longer_reaches_back_a_gap_tells(kept: int) -> None:
+async def test_a_gap_is_sent_where_history_no_longer_reaches_back(kept: int) -> None:
     rules = {**RULES, "h": replace(RULES["h"], history=kept)}
     async with running_node(limits=LIMITS, rules=rules) as node:
         slow = await node.connect()
@@ -77,7 +77,7 @@ async def test_where_history_no_longer_reaches_back_a_gap_tells(kept: int) -> No
 
 
 @on_virtual_time
-async def test_each_of_several_channels_catches_up_though_the_first_cannot() -> None:
+async def test_other_channels_catch_up_although_the_first_cannot() -> None:
     rules = {**RULES, "few": replace(RULES["h"], namespace="few", history=2)}
     async with running_node(limits=LIMITS, rules=rules) as node:
         slow = await node.connect()
@@ -114,7 +114,7 @@ async def test_channels_catch_up_in_turn() -> None:
 
 
 @on_virtual_time
-async def test_what_no_history_keeps_is_told_of_and_the_rest_is_replayed() -> None:
+async def test_unnumbered_messages_leave_a_gap_and_the_others_are_replayed() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await node.connect()
         await slow.subscribe("h:a")
@@ -133,7 +133,7 @@ async def test_what_no_history_keeps_is_told_of_and_the_rest_is_replayed() -> No
 
 
 @on_virtual_time
-async def test_a_replay_is_cut_to_what_a_socket_takes_in() -> None:
+async def test_a_replay_is_written_in_batches_of_what_a_socket_takes() -> None:
     limits = SessionLimits(catch_up_batch=128)
     async with running_node(limits=limits) as node:
         slow = await node.connect()
@@ -172,7 +172,9 @@ async def fallen_behind(node: Node, *channels: str, count: int = 80) -> Client:
 
 @pytest.mark.parametrize(("error", "wait"), [(unavailable(), 0.5), (BrokerFull("the test wants it so"), 5.0)])
 @on_virtual_time
-async def test_a_broker_that_cannot_tell_now_is_asked_again(error: GatewayError, wait: float) -> None:
+async def test_a_catch_up_is_retried_after_the_broker_was_unavailable(
+    error: GatewayError, wait: float
+) -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
@@ -191,7 +193,7 @@ async def test_a_broker_that_cannot_tell_now_is_asked_again(error: GatewayError,
 
 
 @on_virtual_time
-async def test_who_goes_away_while_it_waits_for_the_broker_is_not_asked_for_again() -> None:
+async def test_an_ended_session_does_not_retry_its_catch_up() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
@@ -213,7 +215,7 @@ class Stale(GatedBroker):
 
 
 @on_virtual_time
-async def test_a_broker_that_knows_less_than_was_said_here_is_not_waited_for() -> None:
+async def test_a_broker_whose_history_is_shorter_than_the_position_is_a_reset() -> None:
     async with running_node(broker=Stale(only=frozenset()), limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         await drain(slow)
@@ -222,7 +224,7 @@ async def test_a_broker_that_knows_less_than_was_said_here_is_not_waited_for() -
 
 
 @on_virtual_time
-async def test_what_a_gap_covers_is_not_said_behind_it() -> None:
+async def test_messages_covered_by_a_gap_are_not_sent_after_it() -> None:
     rules = {**RULES, "h": replace(RULES["h"], history=2)}
     async with running_node(limits=LIMITS, rules=rules) as node:
         slow = await fallen_behind(node, "h:a")
@@ -241,7 +243,7 @@ class Failing(GatedBroker):
 
 
 @on_virtual_time
-async def test_who_cannot_be_caught_up_with_for_a_bug_is_sent_away_to_resume() -> None:
+async def test_an_unexpected_error_in_a_catch_up_closes_the_session() -> None:
     async with running_node(broker=Failing(only=frozenset()), limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         slow.transport.drain()
@@ -253,7 +255,7 @@ async def test_who_cannot_be_caught_up_with_for_a_bug_is_sent_away_to_resume() -
 
 
 @on_virtual_time
-async def test_one_that_falls_behind_while_another_waits_for_the_broker_catches_up_too() -> None:
+async def test_a_subscription_that_falls_behind_during_a_catch_up_catches_up_too() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
@@ -271,7 +273,7 @@ async def test_one_that_falls_behind_while_another_waits_for_the_broker_catches_
 
 
 @on_virtual_time
-async def test_nothing_follows_the_end_of_a_subscription_that_was_behind() -> None:
+async def test_nothing_is_sent_after_the_end_of_a_subscription_that_was_behind() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
@@ -287,7 +289,7 @@ async def test_nothing_follows_the_end_of_a_subscription_that_was_behind() -> No
 
 
 @on_virtual_time
-async def test_what_waits_of_an_ended_subscription_is_not_replayed_to_its_successor() -> None:
+async def test_queued_messages_of_an_ended_subscription_are_not_replayed_to_the_next_one() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await node.connect()
         await slow.subscribe("h:a")
@@ -304,7 +306,7 @@ async def test_what_waits_of_an_ended_subscription_is_not_replayed_to_its_succes
 
 @pytest.mark.parametrize("position", [MessageId(500, "new"), MessageId(3, "new"), None])
 @on_virtual_time
-async def test_a_history_that_broke_is_told_of_to_who_follows_and_to_who_is_behind(
+async def test_a_reset_is_a_gap_for_live_subscriptions_and_for_those_behind(
     position: MessageId | None,
 ) -> None:
     async with running_node(limits=LIMITS) as node:
@@ -333,7 +335,7 @@ async def test_a_position_that_the_broker_lost_is_a_reset() -> None:
 
 
 @on_virtual_time
-async def test_what_was_cleared_meanwhile_is_a_gap() -> None:
+async def test_messages_cleared_meanwhile_are_a_gap() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await fallen_behind(node, "h:a")
         await node.broker.clear("h:a")
@@ -343,7 +345,7 @@ async def test_what_was_cleared_meanwhile_is_a_gap() -> None:
 
 
 @on_virtual_time
-async def test_who_is_behind_is_told_once_it_is_live_that_joins_may_be_missing() -> None:
+async def test_a_subscription_behind_gets_the_presence_gap_once_it_is_live() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await node.connect()
         await slow.subscribe("hp:a")

@@ -82,7 +82,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("since", [0, 2, 3])
 @on_virtual_time
-async def test_a_resume_raced_by_publishes_misses_nothing(way: str, since: int, lag: bool) -> None:
+async def test_a_resume_interleaved_with_publishes_misses_nothing(way: str, since: int, lag: bool) -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
@@ -117,7 +117,7 @@ async def leave(node: Node, broker: GatedBroker) -> None:
 @pytest.mark.parametrize("channel", ["h:a", "hp:a"])
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @on_virtual_time
-async def test_a_plain_subscription_hears_everything_after_its_position(channel: str, lag: bool) -> None:
+async def test_a_plain_subscription_gets_every_message_after_its_position(channel: str, lag: bool) -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
@@ -134,7 +134,7 @@ async def test_a_plain_subscription_hears_everything_after_its_position(channel:
 @pytest.mark.parametrize("rewind", [1, 2, 5])
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @on_virtual_time
-async def test_a_rewind_shows_the_last_and_then_everything(rewind: int, lag: bool) -> None:
+async def test_a_rewind_gets_the_newest_and_then_every_message(rewind: int, lag: bool) -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
@@ -153,7 +153,7 @@ async def test_a_rewind_shows_the_last_and_then_everything(rewind: int, lag: boo
 
 
 @on_virtual_time
-async def test_the_orders_are_many_and_all_different() -> None:
+async def test_the_interleavings_are_many_and_all_different() -> None:
     seen = set()
     for choices in all_interleavings():
         broker = GatedBroker()
@@ -169,7 +169,7 @@ async def test_the_orders_are_many_and_all_different() -> None:
 
 
 @on_virtual_time
-async def test_who_heard_more_elsewhere_than_has_arrived_here_hears_nothing_twice() -> None:
+async def test_a_client_ahead_of_this_node_gets_no_message_twice() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=True)
         async with running_node(broker=broker) as node:
@@ -207,7 +207,7 @@ async def test_a_burst_while_the_broker_answers_is_not_missed(burst: int) -> Non
 
 
 @on_virtual_time
-async def test_who_is_outrun_by_the_channel_while_it_resumes_is_caught_up_with() -> None:
+async def test_a_resume_overtaken_by_the_channel_is_completed_by_catch_up() -> None:
     broker = GatedBroker(only=frozenset({"read"}))
     rules = {**RULES, "h": replace(RULES["h"], history=10_000)}
     async with running_node(broker=broker, rules=rules) as node:
@@ -244,7 +244,7 @@ async def test_a_resume_of_a_history_that_was_reset_meanwhile_is_not_recovered()
 
 
 @on_virtual_time
-async def test_what_is_trimmed_before_it_could_follow_is_told() -> None:
+async def test_messages_trimmed_before_the_catch_up_are_a_gap() -> None:
     async with running_node(limits=batches(2)) as node:
         first = await node.publish("h:a", "begun")
         await node.publish("h:a", *([number, "x" * 500] for number in range(20)))
@@ -264,7 +264,7 @@ async def test_what_is_trimmed_before_it_could_follow_is_told() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"since": True}, {"rewind": 2}], ids=["", "since", "rewind"])
 @on_virtual_time
-async def test_what_runs_ahead_while_presence_is_noted_is_not_lost_in_silence(
+async def test_messages_delivered_while_presence_is_joined_are_not_lost_silently(
     options: dict[str, Any],
 ) -> None:
     broker = GatedBroker(only=frozenset({"join"}))
@@ -289,7 +289,7 @@ async def test_what_runs_ahead_while_presence_is_noted_is_not_lost_in_silence(
 
 @pytest.mark.parametrize("options", [{"since": MessageId(1, "x")}, {"rewind": 3}])
 @on_virtual_time
-async def test_without_history_there_is_nothing_to_resume_from(options: dict[str, Any]) -> None:
+async def test_without_history_a_resume_is_not_recovered(options: dict[str, Any]) -> None:
     async with running_node() as node:
         client = await node.connect()
         reply = await client.subscribe("a", **options)
@@ -297,7 +297,7 @@ async def test_without_history_there_is_nothing_to_resume_from(options: dict[str
 
 
 @on_virtual_time
-async def test_an_exclusion_holds_for_who_hears_it_live_and_for_no_replay() -> None:
+async def test_an_exclusion_applies_to_live_delivery_and_not_to_replay() -> None:
     async with running_node(limits=SessionLimits(outbox=4_000)) as node:
         client, slow = await node.connect(), await node.connect()
         begun = (await client.subscribe("h:a")).position
@@ -347,7 +347,7 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
 
 
 @on_virtual_time
-async def test_the_leave_of_one_who_proves_too_slow_does_not_overtake_it_either() -> None:
+async def test_the_leave_of_a_too_slow_session_does_not_overtake_the_reply() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, limits=SessionLimits(outbox=4_000)) as node:
         slow = await node.connect()
@@ -374,7 +374,7 @@ async def test_the_leave_of_one_who_proves_too_slow_does_not_overtake_it_either(
 
 
 @on_virtual_time
-async def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
+async def test_a_rejected_channel_does_not_delay_the_others() -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
@@ -401,7 +401,7 @@ def batches(size: int, **limits: Any) -> SessionLimits:
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @on_virtual_time
-async def test_a_catch_up_raced_by_publishes_loses_nothing(batch: int, lag: bool) -> None:
+async def test_a_catch_up_interleaved_with_publishes_loses_nothing(batch: int, lag: bool) -> None:
     for choices in random_interleavings(100) if lag else all_interleavings():
         broker = GatedBroker(lag=lag, only=frozenset({"read"}))
         async with running_node(broker=broker, limits=batches(batch)) as node:

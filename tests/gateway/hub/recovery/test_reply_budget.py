@@ -46,7 +46,7 @@ def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
     st.fixed_dictionaries({channel: st.integers(0, 60) for channel in CHANNELS}),
     st.permutations(CHANNELS),
 )
-def test_each_gets_what_those_before_it_leave_in_any_order(
+def test_each_channel_gets_what_those_before_it_leave_in_any_order_of_reads(
     size: int, sizes: dict[str, int], order: list[str]
 ) -> None:
     room, parts = ReplyBudget(size, CHANNELS, require_open=do_nothing), dict[str, Pieces]()
@@ -57,7 +57,7 @@ def test_each_gets_what_those_before_it_leave_in_any_order(
     assert {channel: part.size for channel, part in parts.items()} == in_turn(size, sizes)
 
 
-def test_what_is_refused_after_all_leaves_its_room_to_those_who_come_later() -> None:
+def test_a_released_reservation_is_available_to_later_channels() -> None:
     room = ReplyBudget(10, CHANNELS, require_open=do_nothing)
     room.reserve("a", Pieces(8))
     assert room.available_to("b") == 2
@@ -67,7 +67,7 @@ def test_what_is_refused_after_all_leaves_its_room_to_those_who_come_later() -> 
 
 
 @on_virtual_time
-async def test_a_few_fetch_at_once_and_nobody_for_who_has_gone() -> None:
+async def test_reads_are_bounded_and_none_starts_for_an_ended_session() -> None:
     here, fetching = True, 0
     most = 0
 

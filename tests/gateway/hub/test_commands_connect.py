@@ -31,7 +31,7 @@ def told(reply: Connected) -> dict[str, str]:
 
 
 @on_virtual_time
-async def test_connect_says_who_and_where_and_what_is_allowed() -> None:
+async def test_connected_has_user_node_heartbeat_expiry_and_limits() -> None:
     async with running_node(limits=SessionLimits(channels=7)) as node:
         client = node.open()
         reply = await client.connect(Connect(9, token=node.token("ann", ttl=60.0)))
@@ -106,7 +106,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
 
 
 @on_virtual_time
-async def test_what_is_refused_takes_no_place() -> None:
+async def test_a_rejected_channel_uses_up_no_subscription() -> None:
     async with running_node(limits=SessionLimits(channels=2)) as node:
         client = node.open()
         subs = dict.fromkeys(("nobody:a", "nobody:b", "h:a", "nobody:c", "h:b"), Resume())
@@ -132,7 +132,7 @@ async def test_a_personal_channel_and_those_of_the_token_are_restored_like_other
 
 
 @on_virtual_time
-async def test_a_reply_to_connect_holds_half_an_outbox_and_the_rest_follows() -> None:
+async def test_a_connect_reply_holds_half_an_outbox_and_catch_up_sends_the_rest() -> None:
     async with running_node(limits=SessionLimits(outbox=20_000)) as node:
         begun = {}
         for channel in ("h:a", "h:b", "h:c"):
@@ -161,7 +161,9 @@ async def test_a_reply_to_connect_holds_half_an_outbox_and_the_rest_follows() ->
     ],
 )
 @on_virtual_time
-async def test_who_is_not_believed_is_sent_away(token: str | None, code: str, close: int) -> None:
+async def test_a_connect_with_an_invalid_token_is_rejected_and_closed(
+    token: str | None, code: str, close: int
+) -> None:
     async with running_node(anonymous=False) as node:
         client = node.open()
         given = node.token("ann", ttl=-1.0) if token == "expired" else token
@@ -173,7 +175,7 @@ async def test_who_is_not_believed_is_sent_away(token: str | None, code: str, cl
 
 
 @on_virtual_time
-async def test_a_token_may_come_with_the_handshake() -> None:
+async def test_the_token_of_the_upgrade_request_is_used() -> None:
     async with running_node(anonymous=False) as node:
         client = node.open(header=node.token("ann"))
         assert (await client.connect(Connect(1))).user == "ann"
@@ -182,7 +184,7 @@ async def test_a_token_may_come_with_the_handshake() -> None:
 
 
 @on_virtual_time
-async def test_without_keys_there_are_only_the_anonymous() -> None:
+async def test_without_keys_only_anonymous_connections_are_possible() -> None:
     async with running_node(verifier=None) as node:
         client = node.open()
         error = await client.request_rejected(Connect(1, token=node.token("ann")))
@@ -194,7 +196,7 @@ async def test_without_keys_there_are_only_the_anonymous() -> None:
 
 @pytest.mark.parametrize("policy", ["refuse", "replace"])
 @on_virtual_time
-async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(policy: str) -> None:
+async def test_a_connection_above_per_user_is_rejected_or_replaces_the_oldest(policy: str) -> None:
     bound = AdmissionLimits(per_user=2)
     async with running_node(admission=bound, per_user_policy=policy) as node:
         clients = []
@@ -218,7 +220,7 @@ async def test_above_the_bound_a_connection_is_refused_or_replaces_the_oldest(po
 
 
 @on_virtual_time
-async def test_nobody_is_there_to_be_replaced() -> None:
+async def test_without_a_connection_to_replace_the_new_one_is_rejected() -> None:
     async with running_node(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
         slot = node.admission.admit_user("ann")
         client = node.open()

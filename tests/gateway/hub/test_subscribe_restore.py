@@ -63,7 +63,7 @@ async def said(node: Node, channels: Sequence[str], count: int, size: int = 1_00
 
 
 @on_virtual_time
-async def test_all_channels_are_asked_for_at_the_same_time() -> None:
+async def test_all_channels_of_a_connect_are_prepared_at_the_same_time() -> None:
     broker = GatedBroker()
     async with running_node(broker=broker) as node:
         client = node.open()
@@ -79,7 +79,7 @@ async def test_all_channels_are_asked_for_at_the_same_time() -> None:
 
 
 @on_virtual_time
-async def test_a_broker_that_never_waits_makes_nobody_wait() -> None:
+async def test_a_connect_with_a_broker_that_never_waits_needs_no_task() -> None:
     async with running_node() as node:
         asked = await said(node, names(20), 3)
         client = node.open()
@@ -90,7 +90,7 @@ async def test_a_broker_that_never_waits_makes_nobody_wait() -> None:
 
 
 @on_virtual_time
-async def test_only_some_histories_are_read_at_once() -> None:
+async def test_the_number_of_concurrent_history_reads_is_bounded() -> None:
     broker = GatedBroker(only=READING)
     count = 2 * CONCURRENT_READS + 3
     async with running_node(broker=broker) as node:
@@ -110,7 +110,7 @@ async def test_only_some_histories_are_read_at_once() -> None:
 
 
 @on_virtual_time
-async def test_as_many_are_asked_for_as_there_are_places() -> None:
+async def test_no_more_channels_are_prepared_at_once_than_subscriptions_are_free() -> None:
     broker = GatedBroker(only=frozenset({"subscribe"}))
     async with running_node(broker=broker, limits=SessionLimits(channels=3)) as node:
         client = node.open()
@@ -128,7 +128,7 @@ async def test_as_many_are_asked_for_as_there_are_places() -> None:
 
 
 @on_virtual_time
-async def test_one_that_fails_fails_alone() -> None:
+async def test_a_channel_that_fails_does_not_fail_the_others() -> None:
     class Broken(GatedBroker):
         async def _route(self, channel: str, retention: object) -> MessageId | None:
             if channel == "hp:1":
@@ -150,7 +150,7 @@ async def test_one_that_fails_fails_alone() -> None:
 
 
 @on_virtual_time
-async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> None:
+async def test_an_unexpected_error_fails_the_connect_and_leaves_nothing() -> None:
     broker = GatedBroker()
     broker.failures = {"join": RuntimeError("a bug")}
     async with running_node(broker=broker) as node:
@@ -169,7 +169,7 @@ async def test_what_should_not_happen_ends_the_connect_and_leaves_nothing() -> N
 
 
 @on_virtual_time
-async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> None:
+async def test_the_first_channels_of_a_reply_get_the_room_in_whatever_order_reads_return() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=READING)
         async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
@@ -190,7 +190,7 @@ async def test_the_reply_has_room_for_the_first_whoever_is_answered_first() -> N
 
 
 @on_virtual_time
-async def test_the_newest_are_shown_of_what_there_is_room_for() -> None:
+async def test_a_rewind_gets_the_newest_messages_that_fit() -> None:
     for choices in random_interleavings(20):
         broker = GatedBroker(only=READING)
         async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
@@ -207,7 +207,7 @@ async def test_the_newest_are_shown_of_what_there_is_room_for() -> None:
 
 
 @on_virtual_time
-async def test_who_is_refused_after_all_takes_no_room() -> None:
+async def test_a_channel_rejected_after_its_read_takes_no_room_in_the_reply() -> None:
     broker = GatedBroker(only=frozenset({"join"}))
     async with running_node(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
         asked = await said(node, ["hp:0", "h:1"], 6)
@@ -222,7 +222,7 @@ async def test_who_is_refused_after_all_takes_no_room() -> None:
 
 
 @on_virtual_time
-async def test_no_more_is_held_than_the_reply_has_room_for() -> None:
+async def test_no_more_messages_are_held_than_the_reply_has_room_for() -> None:
     broker = GatedBroker(only=frozenset({"read", "join"}))
     async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
         asked = await said(node, names(2 * CONCURRENT_READS), 6)
@@ -258,7 +258,7 @@ async def empty(node: Node, broker: GatedBroker) -> None:
 
 @pytest.mark.parametrize("opened", range(30))
 @on_virtual_time
-async def test_who_leaves_in_the_middle_leaves_nothing(opened: int) -> None:
+async def test_a_disconnect_at_any_step_of_a_restore_leaves_nothing(opened: int) -> None:
     for choices in random_interleavings(5):
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
@@ -279,7 +279,7 @@ async def test_who_leaves_in_the_middle_leaves_nothing(opened: int) -> None:
 
 @pytest.mark.parametrize("opened", range(24))
 @on_virtual_time
-async def test_a_node_that_stops_in_the_middle_leaves_nothing(opened: int) -> None:
+async def test_a_node_that_stops_at_any_step_of_a_restore_leaves_nothing(opened: int) -> None:
     broker = GatedBroker()
     async with running_node(broker=broker) as node:
         asked = await said_slowly(node, broker)
@@ -307,7 +307,7 @@ async def said_slowly(node: Node, broker: GatedBroker) -> dict[str, Resume]:
 
 
 @on_virtual_time
-async def test_channels_that_lag_behind_are_waited_for_at_the_same_time() -> None:
+async def test_channels_whose_deliveries_lag_are_waited_for_at_the_same_time() -> None:
     broker = GatedBroker(lag=True, only=frozenset())
     channels = names(2 * CONCURRENT_READS, "h")
     async with running_node(broker=broker) as node:

@@ -35,7 +35,7 @@ from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 
 @on_virtual_time
-async def test_the_server_subscribes_and_unsubscribes_a_user_everywhere() -> None:
+async def test_a_user_command_subscribes_and_unsubscribes_every_connection() -> None:
     async with running_node() as node:
         clients = [await node.connect(user="ann") for _ in range(2)]
         other = await node.connect(user="ben")
@@ -63,7 +63,7 @@ async def test_the_server_subscribes_and_unsubscribes_a_user_everywhere() -> Non
 
 
 @on_virtual_time
-async def test_the_server_disconnects_a_user_but_for_those_it_spares() -> None:
+async def test_a_user_command_does_not_disconnect_excepted_connections() -> None:
     async with running_node() as node:
         clients = [await node.connect(user="ann") for _ in range(3)]
         spare = frozenset({clients[1].session.connection})
@@ -75,7 +75,7 @@ async def test_the_server_disconnects_a_user_but_for_those_it_spares() -> None:
 
 
 @on_virtual_time
-async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
+async def test_a_late_user_command_applies_to_older_connections_only() -> None:
     async with running_node() as node:
         old = await node.connect(user="ann")
         node.clock.advance(1.0)
@@ -97,7 +97,7 @@ async def test_what_is_told_late_is_for_connections_that_are_older() -> None:
 
 
 @on_virtual_time
-async def test_what_the_server_may_not_do_either_is_not_done() -> None:
+async def test_a_server_subscribe_that_is_not_possible_does_nothing() -> None:
     async with running_node(strict=True) as node:
         client = await node.connect(user="ann")
         await node.send_user_command("ann", "subscribe", "unheard:of")
@@ -113,7 +113,7 @@ class Buggy(GatedBroker):
 
 
 @on_virtual_time
-async def test_a_bug_while_the_server_subscribes_is_heard_of_and_ends_nothing() -> None:
+async def test_an_unexpected_error_in_a_server_subscribe_is_reported_and_ends_nothing() -> None:
     async with running_node(broker=Buggy(only=frozenset())) as node:
         client = await node.connect(user="ann")
         await node.send_user_command("ann", "subscribe", "p:a")
@@ -125,7 +125,7 @@ async def test_a_bug_while_the_server_subscribes_is_heard_of_and_ends_nothing() 
 
 
 @on_virtual_time
-async def test_a_client_and_the_server_may_subscribe_at_once() -> None:
+async def test_client_and_server_may_subscribe_at_the_same_time() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"subscribe", "join"}))
         async with running_node(broker=broker) as node:
@@ -153,7 +153,7 @@ async def test_a_client_and_the_server_may_subscribe_at_once() -> None:
     "actions", [("subscribe", "unsubscribe"), ("unsubscribe", "subscribe"), ("subscribe", "disconnect")]
 )
 @on_virtual_time
-async def test_instructions_have_their_effect_in_their_order(actions: tuple[str, str]) -> None:
+async def test_user_commands_take_effect_in_their_order(actions: tuple[str, str]) -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"subscribe"}))
         async with running_node(broker=broker) as node:
@@ -168,7 +168,7 @@ async def test_instructions_have_their_effect_in_their_order(actions: tuple[str,
 
 
 @on_virtual_time
-async def test_what_the_server_wants_during_connect_comes_behind_its_reply() -> None:
+async def test_a_user_command_during_connect_is_carried_out_after_its_reply() -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
@@ -206,7 +206,7 @@ def seen_by(client: Client, channel: str, id: int) -> set[str]:
 
 
 @on_virtual_time
-async def test_who_asks_for_the_members_misses_nobody_who_comes_or_goes_meanwhile() -> None:
+async def test_a_member_list_includes_joins_and_leaves_made_meanwhile() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset())
         async with running_node(broker=broker) as node:
@@ -232,7 +232,7 @@ async def test_who_asks_for_the_members_misses_nobody_who_comes_or_goes_meanwhil
 
 
 @on_virtual_time
-async def test_who_leaves_and_comes_back_is_there_whatever_the_broker_hears_first() -> None:
+async def test_a_member_that_leaves_and_joins_again_is_present_in_every_interleaving() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"join", "leave"}))
         async with running_node(broker=broker) as node:
@@ -251,7 +251,7 @@ async def test_who_leaves_and_comes_back_is_there_whatever_the_broker_hears_firs
 
 
 @on_virtual_time
-async def test_a_publisher_and_everybody_else_hear_one_order() -> None:
+async def test_a_publisher_and_the_other_subscribers_see_one_order() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(only=frozenset({"publish"}))
         async with running_node(broker=broker) as node:
@@ -271,7 +271,7 @@ async def test_a_publisher_and_everybody_else_hear_one_order() -> None:
 
 
 @on_virtual_time
-async def test_the_broker_hears_of_a_users_first_connection_and_of_the_end_of_the_last() -> None:
+async def test_the_broker_learns_of_a_users_first_and_last_connection() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker) as node:
         heard = []

@@ -18,7 +18,7 @@ from tests.gateway.virtual_time import no_deadline, on_virtual_time, until_idle
 
 
 @on_virtual_time
-async def test_conflate_leaves_the_newest_and_one_gap() -> None:
+async def test_conflate_keeps_the_newest_message_and_one_gap() -> None:
     async with running_node(limits=LIMITS) as node:
         slow, fast = await node.connect(), await node.connect()
         for client in (slow, fast):
@@ -40,7 +40,7 @@ async def test_conflate_leaves_the_newest_and_one_gap() -> None:
 
 
 @on_virtual_time
-async def test_drop_oldest_leaves_the_newest_that_fit_and_an_exact_gap() -> None:
+async def test_drop_oldest_keeps_the_newest_that_fit_and_an_exact_gap() -> None:
     async with running_node(limits=LIMITS) as node:
         slow, fast = await node.connect(), await node.connect()
         for client in (slow, fast):
@@ -56,7 +56,7 @@ async def test_drop_oldest_leaves_the_newest_that_fit_and_an_exact_gap() -> None
 
 
 @on_virtual_time
-async def test_without_history_there_is_nothing_to_catch_up_from() -> None:
+async def test_without_history_catch_up_is_a_gap() -> None:
     async with running_node(limits=LIMITS) as node:
         slow = await node.connect()
         await slow.subscribe("a")
@@ -69,7 +69,7 @@ async def test_without_history_there_is_nothing_to_catch_up_from() -> None:
 
 
 @on_virtual_time
-async def test_disconnect_ends_the_slow_one_and_nobody_else() -> None:
+async def test_disconnect_closes_the_slow_connection_only() -> None:
     async with running_node(limits=LIMITS) as node:
         clients = [await node.connect() for _ in range(5)]
         for client in clients:
@@ -89,7 +89,7 @@ async def test_disconnect_ends_the_slow_one_and_nobody_else() -> None:
 
 
 @on_virtual_time
-async def test_many_may_prove_too_slow_for_the_same_message() -> None:
+async def test_one_message_may_be_too_much_for_many_connections() -> None:
     async with running_node(limits=LIMITS) as node:
         clients = [await node.connect(codec) for codec in (JSON, MSGPACK) * 5]
         for client in clients:
@@ -104,7 +104,7 @@ async def test_many_may_prove_too_slow_for_the_same_message() -> None:
 
 
 @on_virtual_time
-async def test_replies_that_nobody_reads_end_the_connection() -> None:
+async def test_unread_replies_close_the_connection() -> None:
     async with running_node(limits=replace(LIMITS, command_burst=1_000.0)) as node:
         client = await node.connect()
         client.transport.fill()
@@ -141,7 +141,7 @@ STEPS = st.one_of(
 
 @settings(no_deadline, max_examples=60)
 @given(st.lists(STEPS, max_size=30), st.sampled_from([100, 15]))
-def test_a_client_hears_everything_or_is_told(steps: list[tuple[str, str, int]], history: int) -> None:
+def test_a_client_gets_every_message_or_a_gap(steps: list[tuple[str, str, int]], history: int) -> None:
     on_virtual_time(a_client_hears_everything_or_is_told)(steps, history)
 
 
