@@ -8,7 +8,6 @@ import pytest
 
 from gateway.broker.base import Presence
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.operations.presence import TURN, unpacked
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.redis_fleet import LEASE, Fleet, eventually
@@ -111,16 +110,6 @@ async def test_who_asks_when_the_broker_ends_is_told_so(fleet: Fleet, proxy: Pro
     for look in looks:
         with pytest.raises(BrokerUnavailable):
             await look
-
-
-def test_others_get_their_turn_while_many_are_unpacked() -> None:
-    who = [b"%d n1~x %b" % (TURN * 3 - came, b'["u",\n["c",null]]') for came in range(TURN * 3)]
-    unpacking = unpacked(who)
-    for _ in range(2):
-        assert unpacking.send(None) is None
-    with pytest.raises(StopIteration) as done:
-        unpacking.send(None)
-    assert done.value.value.members == (Member("c", "u"),) * (TURN * 3)
 
 
 # ---------------------------------------------------------------- counts

@@ -184,7 +184,7 @@ class Node:
         control, reads = (cast("Any", SlowLine(redis, chance, self.tasks)) for _ in range(2))
         self.wire = SlowWire(redis, chance)
         clock = virtual_loop().clock
-        self.routes = Routes(control, KEYS, OPTIONS, self.tasks, node=self.name, clock=clock)
+        self.routes = Routes(control, KEYS, OPTIONS, self.tasks, incarnation=self.name, clock=clock)
         lease = cast("Any", Lease())
         history, contact = (
             HistoryReader(reads, KEYS, OPTIONS),

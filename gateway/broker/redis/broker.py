@@ -24,9 +24,9 @@ from gateway.broker.base import (
 from gateway.broker.notices import Notice
 from gateway.broker.redis.connection.servers import Server
 from gateway.broker.redis.connection.topology import primary_locators
-from gateway.broker.redis.keys import Keys, shard_of
+from gateway.broker.redis.keys import Keys, shard_of, user_route
 from gateway.broker.redis.membership.layout_check import LayoutCheck
-from gateway.broker.redis.operations.lookups import NAMES_AT_ONCE, interest
+from gateway.broker.redis.operations.lookups import CHANNELS_PER_LOOKUP
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
@@ -194,12 +194,12 @@ class RedisBroker:
     async def user_connected(self, user: str) -> None:
         """Route *user*, who has a first connection here, to this node: now or once Redis is reachable."""
         if self._shards:
-            self._shard(personal(user)).routes.subscribe_later(interest(user))
+            self._shard(personal(user)).routes.subscribe_later(user_route(user))
 
     async def user_disconnected(self, user: str) -> None:
         """Remove the route of *user* to this node: the last connection has closed."""
         if self._shards:
-            self._shard(personal(user)).routes.unsubscribe(interest(user))
+            self._shard(personal(user)).routes.unsubscribe(user_route(user))
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
@@ -209,7 +209,7 @@ class RedisBroker:
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Send *command* to every node where its user is connected."""
-        await self._shard(personal(command.user)).lookups.send_user_command(command)
+        await self._shard(personal(command.user)).user_commands.send(command)
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
@@ -296,7 +296,7 @@ class RedisBroker:
             elsewhere |= counts
             if partial_error is not None:
                 silent.append(partial_error)
-            if len(names) >= min(limit, NAMES_AT_ONCE):
+            if len(names) >= min(limit, CHANNELS_PER_LOOKUP):
                 end = min(end or names[-1], names[-1])
         own = self._require_node().subscribed_channels(prefix)
         records = [

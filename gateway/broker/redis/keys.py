@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from protocol.channels import personal
+
 
 def shard_of(name: str, shards: int) -> int:
     """Return the shard of *name*, a channel or a user's route (`=ann`), out of so many *shards*.
@@ -12,6 +14,16 @@ def shard_of(name: str, shards: int) -> int:
     """
     stem = name[1:] if name[:1] in ("@", "=") else name
     return crc32(stem.encode()) % shards
+
+
+def user_route(user: str) -> str:
+    """Return the name that nodes with a connection of *user* are routed for; no channel has such a name."""
+    return f"={user}"
+
+
+def user_routes(user: str) -> tuple[str, str]:
+    """Return the names of which a node with a connection of *user* is routed for one at least."""
+    return user_route(user), personal(user)
 
 
 class Keys:

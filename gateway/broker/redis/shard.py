@@ -23,7 +23,7 @@ from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.lease import Lease
 from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.operations.history import HistoryReader
-from gateway.broker.redis.operations.lookups import Lookups, record_of
+from gateway.broker.redis.operations.lookups import Lookups, encode_record
 from gateway.broker.redis.operations.presence import PresenceStore
 from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
@@ -82,7 +82,16 @@ class Shard:
         self.history = HistoryReader(reads, keys, options)
         self.presence = PresenceStore(control, reads, keys, options)
         self.lookups = Lookups(control, keys, options, node)
-        self.user_commands = UserCommandLog(control, keys, node, tasks, wall_clock, deliver=self._deliver)
+        self.user_commands = UserCommandLog(
+            control,
+            keys,
+            options,
+            node,
+            tasks,
+            wall_clock,
+            incarnation=self._incarnation,
+            deliver=self._deliver,
+        )
         self.reaper = Reaper(connections.leases, keys, options, on_notice=self._notify)
         self.lease = Lease(
             connections.leases,
@@ -94,7 +103,7 @@ class Shard:
             self,
             name=_without_blanks(node.record().node),
             layout=layout,
-            record=lambda: record_of(node),
+            record=lambda: encode_record(node),
             on_error=tasks.report,
             clock=monotonic,
         )
@@ -103,7 +112,7 @@ class Shard:
             keys,
             options,
             tasks,
-            node=self._incarnation,
+            incarnation=self._incarnation,
             clock=monotonic,
             on_rerouted=self.user_commands.on_rerouted,
         )
@@ -113,7 +122,7 @@ class Shard:
             options,
             tasks,
             self.routes,
-            node=self._incarnation,
+            incarnation=self._incarnation,
             interval=self.lease.renewal_interval,
             on_notice=self._notify,
         )
@@ -195,7 +204,7 @@ class Shard:
         if lease_expired:
             self._notify(LeaseLost())
         self._tasks.spawn(self._check_eviction())
-        self.lookups.incarnation = self.presence.node = incarnation
+        self.lookups.incarnation = self.presence.incarnation = incarnation
         self.reader.switch_inbox(incarnation)
         self.routes.on_new_incarnation()
         # If only Redis lost the members, no other node was told that they left.
@@ -205,7 +214,7 @@ class Shard:
         """Send again what Redis has not received: routes, members, leaves, users' commands."""
         self.routes.retry_failed()
         self.route_audit.check_next()
-        self.presence.settle()
+        self.presence.retry_failed()
         if self.health.connected:  # otherwise the inbox cannot be read
             self.user_commands.on_lease_renewed(self.lease.renewed_at_ms)
 
@@ -227,7 +236,7 @@ class Shard:
         if kind == b"i":
             self.user_commands.on_inbox_entry(head, body)
         else:
-            self.lookups.hear(kind, head, body)
+            self.lookups.on_inbox_entry(kind, head, body)
 
     def _notify(self, notice: Notice) -> None:
         self._on_notice(notice)

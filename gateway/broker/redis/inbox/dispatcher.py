@@ -94,7 +94,7 @@ class InboxDispatcher:
 
     def _deliver_entry(self, name: str, entry: InboxEntry) -> None:
         if entry.kind == b"m":
-            self._deliver(codec.unpack(name, entry.id, entry.body))
+            self._deliver(codec.unpack_delivery(name, entry.id, entry.body))
         elif entry.kind == b"c":
             self._deliver(HistoryCleared(name))
         else:

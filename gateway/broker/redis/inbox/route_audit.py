@@ -40,7 +40,7 @@ class RouteAudit:
         tasks: Tasks,
         routes: Routes,
         *,
-        node: Callable[[], str],
+        incarnation: Callable[[], str],
         interval: float,
         on_notice: OnNotice,
     ) -> None:
@@ -52,7 +52,7 @@ class RouteAudit:
             options: How long Redis keeps a position.
             tasks: Owner of the calls.
             routes: The channels to check.
-            node: Returns the id of the present incarnation, which the channels are routed to.
+            incarnation: Returns the id of the present incarnation, which the channels are routed to.
             interval: Seconds between two calls of `check_next`.
             on_notice: Gets `RoutesMissing` when some were missing.
         """
@@ -61,7 +61,7 @@ class RouteAudit:
         self._meta_ttl = options.meta_ttl
         self._tasks = tasks
         self._routes = routes
-        self._node = node
+        self._incarnation = incarnation
         self._share_per_interval = interval * ROUNDS_PER_META_TTL / options.meta_ttl
         self._on_notice = on_notice
         self._remaining: deque[ChannelState] = deque()
@@ -79,7 +79,7 @@ class RouteAudit:
             batch = [self._remaining.popleft() for _ in range(count)]
             subscribed = [(channel, channel.marker) for channel in batch if channel.subscribed]
             if subscribed:
-                self._tasks.spawn(self._check(subscribed, self._node()))
+                self._tasks.spawn(self._check(subscribed, self._incarnation()))
 
     async def _check(self, channels: Sequence[tuple[ChannelState, str]], node: str) -> None:
         """Subscribe again to those of *channels*, each with its marker, that have no route to *node*."""
@@ -87,7 +87,7 @@ class RouteAudit:
             missing = await self._call_audit([channel.name for channel, _ in channels], node)
         except GatewayError:
             return  # the next round checks them
-        if node != self._node():
+        if node != self._incarnation():
             return  # another incarnation has begun, and subscribes to everything itself
         # One with another marker was subscribed again while the call was under way.
         lost = [

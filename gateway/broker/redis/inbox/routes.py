@@ -32,7 +32,7 @@ class Routes:
         options: RedisOptions,
         tasks: Tasks,
         *,
-        node: Callable[[], str],
+        incarnation: Callable[[], str],
         clock: Clock,
         on_rerouted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -43,7 +43,7 @@ class Routes:
             keys: The shard's keys.
             options: Deadlines and times.
             tasks: Owner of what goes on in the background.
-            node: Returns the id of the node's present incarnation, which channels are routed to.
+            incarnation: Returns the id of the node's present incarnation, which channels are routed to.
             clock: Monotonic seconds.
             on_rerouted: Called once routes that were missing for a while have been requested again.
         """
@@ -52,7 +52,7 @@ class Routes:
         self._keys = keys
         self._options = options
         self._tasks = tasks
-        self._node = node
+        self._incarnation = incarnation
         self._clock = clock
         self._on_rerouted = on_rerouted
         self._lingering: deque[tuple[float, ChannelState, int]] = deque()
@@ -132,11 +132,11 @@ class Routes:
         for channel in channels:
             channel.resubscribe("-")  # no marker has this token: everything is dropped until the call is sent
         with_generation = [(channel, channel.generation) for channel in channels]
-        self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._node()))
+        self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._incarnation()))
 
     async def _resubscribe_in_turns(self, channels: Sequence[tuple[ChannelState, int]], node: str) -> None:
         for number, (channel, generation) in enumerate(channels, start=1):
-            if node != self._node():
+            if node != self._incarnation():
                 return  # another incarnation has begun, and subscribes to everything itself
             if channel.generation == generation:
                 self._resubscribe(channel)
@@ -178,7 +178,7 @@ class Routes:
             self._never_sent.discard(channel)
 
     def _call_subscribe(self, name: str, marker: str, *, has_history: bool) -> Answer:
-        keys, node = self._keys, self._node()
+        keys, node = self._keys, self._incarnation()
         return self._pipeline.call(
             SUBSCRIBE(
                 [
@@ -250,7 +250,7 @@ class Routes:
 
     def _call_unsubscribe(self, channel: ChannelState) -> Answer | None:
         """Return the answer to an `UNSUBSCRIBE` call; None where it cannot be sent now."""
-        keys, node, name = self._keys, self._node(), channel.name
+        keys, node, name = self._keys, self._incarnation(), channel.name
         try:
             return self._pipeline.call(
                 UNSUBSCRIBE([keys.route(name), keys.node_routes(node), keys.routed_names], node, name)

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from gateway.broker.base import LocalNode, UserCommand
 from gateway.broker.redis import codec
-from gateway.broker.redis.connection.pipeline import Pipeline
-from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.scripts.registry import READ_USER_COMMANDS
+from gateway.broker.redis.connection.pipeline import Pipeline, wait_for
+from gateway.broker.redis.keys import Keys, user_routes
+from gateway.broker.redis.options import RedisOptions
+from gateway.broker.redis.scripts.registry import READ_USER_COMMANDS, SEND_USER_COMMAND, milliseconds
 from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
@@ -39,21 +40,33 @@ class UserCommandLog:
         self,
         pipeline: Pipeline,
         keys: Keys,
+        options: RedisOptions,
         node: LocalNode,
         tasks: Tasks,
         wall: Clock,
         *,
+        incarnation: Callable[[], str],
         deliver: Callable[[UserCommand], None],
     ) -> None:
-        """Prepare to deliver commands by *deliver*.
+        """Prepare to send commands and to deliver them.
 
-        *wall* must be the clock of `ConnectionRecord.since`: commands do not apply to newer connections.
+        Args:
+            pipeline: Carries the calls.
+            keys: The shard's keys.
+            options: Deadlines and the limit of inboxes.
+            node: Knows which users are connected here.
+            tasks: Owner of the reads of the log.
+            wall: The clock of `ConnectionRecord.since`: a command does not apply to newer connections.
+            incarnation: Returns the id of the node's present incarnation; empty before the first.
+            deliver: Called with each command.
         """
         self._pipeline = pipeline
         self._keys = keys
+        self._options = options
         self._node = node
         self._tasks = tasks
         self._wall = wall
+        self._incarnation = incarnation
         self._deliver = deliver
         self._delivered: OrderedDict[bytes, None] = OrderedDict()
         """The ids of the commands that were delivered or left out."""
@@ -61,6 +74,26 @@ class UserCommandLog:
         """Every command issued before this was delivered: Unix ms by Redis' clock."""
         self._reroutes = self._caught_up_reroutes = 0
         """How often routes were missing for a while, and for how many of these times the log was read."""
+
+    async def send(self, command: UserCommand) -> None:
+        """Log *command*, and deliver it to every node with a connection of its user, and to this one.
+
+        Nodes that are away deliver it when they return within `LOG_TTL_SECONDS`.
+
+        Raises:
+            BrokerUnavailable: it is unknown whether it was sent.
+        """
+        keys = self._keys
+        call = SEND_USER_COMMAND(
+            [keys.state, keys.nodes, keys.user_commands, *map(keys.route, user_routes(command.user))],
+            keys.inbox_prefix,
+            self._options.inbox_limit,
+            codec.pack_user_command(command),
+            self._incarnation(),
+            MAX_LOGGED_COMMANDS,
+            milliseconds(LOG_TTL_SECONDS),
+        )
+        await wait_for(self._pipeline.call(call), self._options.publish_timeout)
 
     def on_inbox_entry(self, head: list[bytes], body: bytes) -> None:
         """Deliver the command in an entry of the inbox, unless it was delivered before."""

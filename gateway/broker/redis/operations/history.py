@@ -1,4 +1,4 @@
-"""Reading histories; those who wait for the same part of one share the answer."""
+"""Reads of channels' histories; callers that want the same part at the same time share one read."""
 
 from __future__ import annotations
 
@@ -16,46 +16,50 @@ from gateway.broker.redis.scripts.registry import READ_HISTORY, Command, millise
 from gateway.broker.uid import new_uid
 from protocol.position import MessageId
 
-_REASONS = {0: "", 1: "trimmed", 2: "reset"}
+_GAP_REASONS = {0: "", 1: "trimmed", 2: "reset"}
+"""By the number that scripts/read_history.lua returns."""
 
-Wanted = tuple[str, MessageId | None, int | None, int | None, bool]
+PageRequest = tuple[str, MessageId | None, int | None, int | None, bool]
+"""Channel, since, limit, size, reverse: as the arguments of `MessageBroker.read`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPage:
-    """A part of a history as it was stored, excluded connections included."""
+    """A part of a history as it is stored, with the connections that each message excludes."""
 
     deliveries: Sequence[Delivery]
     position: MessageId
     gap_reason: str
     """Why it does not begin right after the position asked for: `trimmed` or `reset`; empty where it does."""
     floor: int
-    """As a `HistorySlice` has it."""
+    """As in `HistorySlice`."""
 
 
 class HistoryReader:
-    """Histories of one shard."""
+    """Reads the histories of one shard."""
 
-    def __init__(self, line: Pipeline, keys: Keys, options: RedisOptions) -> None:
-        """Ask by *line*."""
+    def __init__(self, pipeline: Pipeline, keys: Keys, options: RedisOptions) -> None:
+        """Send the reads over *pipeline*."""
         self._keys = keys
         self._meta_ttl = milliseconds(options.meta_ttl)
-        self._pages = SingleFlight(line, command=self._command, parse=_page, timeout=options.resume_timeout)
+        self._pages = SingleFlight(
+            pipeline, command=self._command, parse=_parse_page, timeout=options.resume_timeout
+        )
 
     @property
     def reads(self) -> int:
-        """How often Redis was asked."""
+        """How many reads were sent to Redis."""
         return self._pages.reads
 
     @property
     def shared(self) -> int:
-        """How often it was not, because somebody waited for the same."""
+        """How many reads were not sent, because another caller waited for the same part."""
         return self._pages.shared
 
     async def read(
         self, channel: str, since: MessageId | None, limit: int | None, size: int | None, *, reverse: bool
     ) -> HistorySlice:
-        """Return a slice as `broker.base.Streams.read` promises it."""
+        """Return a slice as `MessageBroker.read` specifies it."""
         page = await self.page(channel, since, limit, size, reverse=reverse)
         if page.gap_reason:
             return HistorySlice((), page.position, recovered=False, floor=page.floor)
@@ -71,11 +75,15 @@ class HistoryReader:
         *,
         reverse: bool = False,
     ) -> StoredPage:
-        """Return a part of the history of *channel*, or `BrokerUnavailable` in the time of a resume."""
+        """Return a part of the history of *channel*, with the arguments of `MessageBroker.read`.
+
+        Raises:
+            BrokerUnavailable: there is no answer within `RedisOptions.resume_timeout`.
+        """
         return await self._pages.get((channel, since, limit, size, reverse))
 
-    def _command(self, wanted: Wanted) -> Command:
-        channel, since, limit, size, reverse = wanted
+    def _command(self, request: PageRequest) -> Command:
+        channel, since, limit, size, reverse = request
         keys = self._keys
         return READ_HISTORY(
             [keys.state, keys.meta(channel), keys.log(channel)],
@@ -89,11 +97,11 @@ class HistoryReader:
         )
 
     def __repr__(self) -> str:
-        return f"<History {self.reads} reads {self.shared} shared>"
+        return f"<HistoryReader {self.reads} reads {self.shared} shared>"
 
 
-def _page(wanted: Wanted, told: Sequence[Any]) -> StoredPage:
-    channel = wanted[0]
-    offset, uid, fault, flat, floor = told
-    deliveries = [codec.unpack(channel, id, body) for id, body in codec.identities(flat)]
-    return StoredPage(deliveries, MessageId(offset, uid.decode()), _REASONS[fault], floor)
+def _parse_page(request: PageRequest, answer: Sequence[Any]) -> StoredPage:
+    channel = request[0]
+    offset, uid, gap, flat, floor = answer
+    deliveries = [codec.unpack_delivery(channel, id, body) for id, body in codec.ids_and_bodies(flat)]
+    return StoredPage(deliveries, MessageId(offset, uid.decode()), _GAP_REASONS[gap], floor)

@@ -1,184 +1,175 @@
-"""What the cluster knows of its users, channels and nodes, without asking every node.
+"""Lookups of users, channels and nodes across the cluster; no lookup asks every node.
 
-Redis knows which nodes have a user or a channel, and what each node says of itself; what changes with every
-subscription is asked of the nodes that have it, through their inboxes.
+Redis knows which nodes have a user or a channel, and what each node reports about itself. What changes with
+every subscription is not in Redis: the nodes that have the user or channel are asked, by entries in their
+inboxes (docs/redis.md#entries-of-an-inbox).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.broker.base import ConnectionRecord, LocalNode, LookupResult, NodeRecord, UserCommand
-from gateway.broker.redis import codec
-from gateway.broker.redis.connection.pipeline import Pipeline, wait_for, wait_until
-from gateway.broker.redis.inbox import user_commands
-from gateway.broker.redis.keys import Keys
+from gateway.broker.base import ConnectionRecord, LocalNode, LookupResult, NodeRecord
+from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_until
+from gateway.broker.redis.keys import Keys, user_routes
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import (
     APPEND_TO_INBOXES,
     LIST_CHANNELS,
     LIST_NODES,
-    SEND_USER_COMMAND,
-    milliseconds,
 )
 from gateway.broker.uid import new_uid
 from gateway.errors import BrokerUnavailable, GatewayError
-from protocol.channels import personal
 
-NAMES_AT_ONCE = 1_000
-
-SILENT = "a node does not answer"
+CHANNELS_PER_LOOKUP = 1_000
+"""Channels that one call lists at most."""
 
 
-def interest(user: str) -> str:
-    """Return the name under which nodes are routed for the connections of *user*; no channel has it."""
-    return f"={user}"
+class RoutedChannels(NamedTuple):
+    """Routed channels of one shard, and their subscribers on other nodes."""
+
+    names: Sequence[str]
+    """Sorted."""
+    subscribers: Mapping[str, int]
+    """By channel; those without subscribers on other nodes may be missing."""
+    error: GatewayError | None
+    """Why the numbers may be too low: a node did not answer."""
 
 
 class Lookups:
-    """One shard's part of it."""
+    """Lookups on one shard, and the answers to those of other nodes."""
 
-    def __init__(self, line: Pipeline, keys: Keys, options: RedisOptions, node: LocalNode) -> None:
-        """Answer others for *node*; `incarnation` is its id here."""
+    def __init__(self, pipeline: Pipeline, keys: Keys, options: RedisOptions, node: LocalNode) -> None:
+        """Send calls over *pipeline*; answer the questions of other nodes for *node*."""
         self.incarnation = ""
-        self._line = line
+        """The id of this node's present incarnation: its inbox gets the answers."""
+        self._pipeline = pipeline
         self._keys = keys
         self._options = options
         self._node = node
-        self._asked: dict[str, _Asked] = {}
+        self._questions: dict[str, _Question] = {}
+        """Questions that wait for answers, by their tokens."""
 
     # ------------------------------------------------------------ users
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user* on other nodes; partial where one does not answer."""
-        keys, until = self._keys, self._until()
-        routes = [keys.route(name) for name in (interest(user), personal(user))]
-        nodes = await wait_until(self._line.call(("SUNION", *routes)), until)
-        answers = await self._ask([node.decode() for node in nodes], {"user": user}, until)
+        deadline = self._deadline()
+        routes = [self._keys.route(name) for name in user_routes(user)]
+        nodes = await wait_until(self._pipeline.call(("SUNION", *routes)), deadline)
+        answers = await self._ask([node.decode() for node in nodes], {"user": user}, deadline)
         records = [ConnectionRecord(*record) for answer in answers.items for record in answer]
         return LookupResult(records, answers.error)
 
-    async def send_user_command(self, command: UserCommand) -> None:
-        """Hand *command* to every node with a connection of its user, and to this one.
-
-        Those that are away hear of it when they are back within the hour.
-        """
-        keys, user = self._keys, command.user
-        routes = [keys.route(name) for name in (interest(user), personal(user))]
-        call = SEND_USER_COMMAND(
-            [keys.state, keys.nodes, keys.user_commands, *routes],
-            keys.inbox_prefix,
-            self._options.inbox_limit,
-            codec.pack_user_command(command),
-            self.incarnation,
-            user_commands.MAX_LOGGED_COMMANDS,
-            milliseconds(user_commands.LOG_TTL_SECONDS),
-        )
-        await wait_for(self._line.call(call), self._options.publish_timeout)
-
     # ------------------------------------------------------------ channels
 
-    async def subscribed_channels(
-        self, prefix: str, *, after: str, limit: int
-    ) -> tuple[list[str], dict[str, int], GatewayError | None]:
-        """Return at most *limit* routed channels by name, and how many follow each on other nodes.
+    async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> RoutedChannels:
+        """Return the next routed channels by name, and their subscribers on other nodes.
 
-        And why these numbers may be too low, where a node does not answer.
+        Those behind *after* whose names start with *prefix*, at most *limit* and `CHANNELS_PER_LOOKUP`.
         """
-        until = self._until()
+        deadline = self._deadline()
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
-        count = min(limit, NAMES_AT_ONCE)
-        command = LIST_CHANNELS([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
-        found, nodes = await wait_until(self._line.call(command), until)
+        count = min(limit, CHANNELS_PER_LOOKUP)
+        call = LIST_CHANNELS([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
+        found, nodes = await wait_until(self._pipeline.call(call), deadline)
         names = [name.decode() for name in found]
-        counts: dict[str, int] = {}
         if not names:
-            return names, counts, None
+            return RoutedChannels(names, {}, None)
         question = {"prefix": prefix, "names": names}
-        answers = await self._ask([node.decode() for node in nodes], question, until)
+        answers = await self._ask([node.decode() for node in nodes], question, deadline)
+        subscribers: dict[str, int] = {}
         for answer in answers.items:
-            for name, followers in answer.items():
-                counts[name] = counts.get(name, 0) + followers
-        return names, counts, answers.error
+            for name, number in answer.items():
+                subscribers[name] = subscribers.get(name, 0) + number
+        return RoutedChannels(names, subscribers, answers.error)
 
     # ------------------------------------------------------------ nodes
 
-    async def nodes(self, past: Collection[str]) -> list[NodeRecord]:
-        """Return what the other live nodes say of themselves; *past* are former incarnations of this one."""
-        command = LIST_NODES([self._keys.nodes, self._keys.node_records])
-        told = await wait_until(self._line.call(command), self._until())
-        own = {self.incarnation, *past}
+    async def nodes(self, past_incarnations: Collection[str]) -> list[NodeRecord]:
+        """Return the records of the other live nodes; *past_incarnations* are those of this node."""
+        call = LIST_NODES([self._keys.nodes, self._keys.node_records])
+        answer = await wait_until(self._pipeline.call(call), self._deadline())
+        own = {self.incarnation, *past_incarnations}
         return [
             NodeRecord(**orjson.loads(record))
-            for node, record in zip(told[::2], told[1::2], strict=True)
+            for node, record in zip(answer[::2], answer[1::2], strict=True)
             if record and node.decode() not in own
         ]
 
     # ------------------------------------------------------------ questions and answers
 
-    def _until(self) -> float:
-        """Return when a question that is put now has to be answered, by the loop's clock."""
+    def _deadline(self) -> float:
+        """Return when a lookup that begins now must end, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._options.presence_timeout
 
-    async def _ask(self, nodes: Iterable[str], question: dict[str, Any], until: float) -> LookupResult[Any]:
-        """Return the answers of other *nodes*; partial without one that does not answer before *until*."""
+    async def _ask(
+        self, nodes: Iterable[str], question: dict[str, Any], deadline: float
+    ) -> LookupResult[Any]:
+        """Return the answers of other *nodes*; partial where one does not answer before *deadline*."""
         others = [node for node in nodes if node != self.incarnation]
         if not others:
             return LookupResult([])
         token = new_uid()
-        asked = self._asked[token] = _Asked()
+        waiting = self._questions[token] = _Question()
         try:
             head = f"q {token} {self.incarnation}"
-            told = await wait_until(self._post(head, orjson.dumps(question), *others), until)
-            asked.expect(len(told))
-            left = until - asyncio.get_running_loop().time()
-            await asyncio.wait((asked.complete,), timeout=max(0.0, left))
+            reached = await wait_until(self._append(head, orjson.dumps(question), *others), deadline)
+            waiting.expect(len(reached))
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait((waiting.complete,), timeout=max(0.0, left))
         finally:
-            del self._asked[token]
-        return LookupResult(asked.answers, None if asked.complete.done() else BrokerUnavailable(SILENT))
+            del self._questions[token]
+        error = None if waiting.complete.done() else BrokerUnavailable("a node does not answer")
+        return LookupResult(waiting.answers, error)
 
-    def hear(self, kind: bytes, head: list[bytes], body: bytes) -> None:
-        """Take a question of another node, or an answer to one of ours."""
+    def on_inbox_entry(self, kind: bytes, head: list[bytes], body: bytes) -> None:
+        """Answer the question of another node (`q`), or take the answer to one of this node (`a`)."""
         if kind == b"a":
-            if (asked := self._asked.get(head[1].decode())) is not None:
-                asked.add(orjson.loads(body))
+            if (waiting := self._questions.get(head[1].decode())) is not None:
+                waiting.add(orjson.loads(body))
         elif kind == b"q":
             answer = self._answer(orjson.loads(body))
             try:
-                self._post(f"a {head[1].decode()}", orjson.dumps(answer), head[2].decode())
+                self._append(f"a {head[1].decode()}", orjson.dumps(answer), head[2].decode())
             except GatewayError:
-                return  # whoever asked does not wait for long
+                return  # the node that asked returns a partial result after its deadline
 
     def _answer(self, question: dict[str, Any]) -> Any:
         if "user" in question:
             records = self._node.connections(question["user"])
             return [[each.connection, each.node, list(each.channels), each.since] for each in records]
-        followed = self._node.subscribed_channels(question["prefix"])
-        return {name: followed[name] for name in question["names"] if name in followed}
+        subscribers = self._node.subscribed_channels(question["prefix"])
+        return {name: subscribers[name] for name in question["names"] if name in subscribers}
 
-    def _post(self, head: str, body: bytes, *nodes: str) -> asyncio.Future[Any]:
+    def _append(self, head: str, body: bytes, *nodes: str) -> Answer:
+        """Append an entry to the inboxes of *nodes*; the answer is which of them have it."""
         keys = self._keys
-        return self._line.call(
+        return self._pipeline.call(
             APPEND_TO_INBOXES(
                 [keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox_limit, head, body, *nodes
             )
         )
 
+    def __repr__(self) -> str:
+        return f"<Lookups {len(self._questions)} questions wait for answers>"
 
-class _Asked:
-    """A question that waits for its answers."""
+
+class _Question:
+    """A question that waits for the answers of other nodes."""
 
     __slots__ = ("answers", "complete", "expected")
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
         self.expected: int | None = None
+        """How many nodes have the question; None until Redis has answered. Answers may come earlier."""
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def expect(self, count: int) -> None:
@@ -194,6 +185,6 @@ class _Asked:
             self.complete.set_result(None)
 
 
-def record_of(node: LocalNode) -> bytes:
-    """Return what *node* says of itself, as other nodes read it."""
+def encode_record(node: LocalNode) -> bytes:
+    """Return the record of *node*, encoded for Redis: `Lookups.nodes` of other nodes decodes it."""
     return orjson.dumps(asdict(node.record()), default=str)

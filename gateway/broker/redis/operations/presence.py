@@ -1,4 +1,4 @@
-"""Who is in a channel, across nodes; and who of them is here, should Redis forget."""
+"""The members of channels, across nodes; this node's own are added again where Redis has lost them."""
 
 from __future__ import annotations
 
@@ -16,97 +16,110 @@ from gateway.broker.redis.scripts.registry import COUNT_MEMBERS, JOIN, LEAVE, Co
 from gateway.errors import GatewayError
 from protocol.messages import Member
 
-TURN = 200
-"""Members of whom Redis is told again, or who are unpacked, before others get their turn of the loop."""
+MEMBERS_PER_TURN = 200
+"""Members that are added again, or decoded, before other callbacks get their turn of the event loop."""
+
+Place = tuple[str, str]
+"""A channel and a connection."""
 
 
 class PresenceStore:
     """The members of one shard's channels."""
 
-    def __init__(self, line: Pipeline, reads: Pipeline, keys: Keys, options: RedisOptions) -> None:
-        """Write by *line*, read by *reads*."""
-        self.node = ""
-        """The incarnation that members belong to."""
-        self._line = line
+    def __init__(self, pipeline: Pipeline, reads: Pipeline, keys: Keys, options: RedisOptions) -> None:
+        """Write over *pipeline*, read over *reads*."""
+        self.incarnation = ""
+        """The id of this node's present incarnation, which its members belong to."""
+        self._pipeline = pipeline
         self._keys = keys
         self._options = options
-        self._mine: dict[tuple[str, str], Member] = {}
-        self._owed: dict[tuple[str, str], None] = {}
-        """Leaves that Redis has not heard of."""
-        self._unsure: dict[tuple[str, str], bool] = {}
-        """Members of ours that Redis may not know of, and whether to announce them."""
-        seconds = options.presence_timeout
-        self._members = SingleFlight(reads, command=self._read, parse=_roster, timeout=seconds)
-        self._counts = SingleFlight(reads, command=self._count, parse=_counted, timeout=seconds)
+        self._local_members: dict[Place, Member] = {}
+        """The members that are connected to this node."""
+        self._leaves_to_retry: dict[Place, None] = {}
+        """Members that may still be in Redis, although their connections have left."""
+        self._joins_to_retry: dict[Place, bool] = {}
+        """Local members that may not be in Redis, and whether to announce them to subscribers."""
+        timeout = options.presence_timeout
+        self._members = SingleFlight(
+            reads, command=self._members_command, parse=_parse_members, timeout=timeout
+        )
+        self._counts = SingleFlight(reads, command=self._count_command, parse=_parse_count, timeout=timeout)
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*."""
+        """Add *member*; where it is new, subscribers get a `Join`.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer in time; a member that it added all the same is removed.
+        """
         place = (channel, member.connection)
-        answer = self._join(channel, member, announce=True)
-        self._mine[place] = member
-        self._owed.pop(place, None)
+        answer = self._call_join(channel, member, announce=True)
+        self._local_members[place] = member
+        self._leaves_to_retry.pop(place, None)
         try:
             await wait_for(answer, self._options.presence_timeout)
         except BaseException:
-            # Perhaps it was added all the same.
-            self._mine.pop(place, None)
-            self._owed[place] = None
+            # Redis may have added it all the same.
+            self._local_members.pop(place, None)
+            self._leaves_to_retry[place] = None
             raise
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member: as soon as Redis can be told of it."""
+        """Remove the member, now or after a later renewal of the lease; never raises a `GatewayError`."""
         place = (channel, connection)
-        if self._mine.pop(place, None) is not None:
-            self._owed[place] = None
-        # Owed only where Redis was asked to join: else what is tried while it is away would pile up here.
+        # Retried only for a member whose join was sent: failed attempts at others must not pile up.
+        if self._local_members.pop(place, None) is not None:
+            self._leaves_to_retry[place] = None
         try:
-            await wait_for(self._leave(*place), self._options.presence_timeout)
+            await wait_for(self._call_leave(*place), self._options.presence_timeout)
         except GatewayError:
             return
-        self._owed.pop(place, None)
+        self._leaves_to_retry.pop(place, None)
 
     async def presence(self, channel: str) -> Presence:
-        """Return who is in *channel*, those who came first first."""
-        roster = await self._members.get(channel)
-        return await roster.presence()
+        """Return the members of *channel*, in the order of their joins."""
+        members = await self._members.get(channel)
+        return await members.decoded()
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return how many are in *channel*; that costs the same however many they are."""
+        """Return the number of members of *channel*; its cost does not depend on the number."""
         return await self._counts.get(channel)
 
     async def rejoin(self, *, announce: bool) -> None:
-        """Tell Redis of every member here; *announce* where others have been told that they left."""
-        node = self.node
-        self._unsure.clear()
-        for number, place in enumerate(list(self._mine), start=1):
-            if node != self.node:
-                return  # another incarnation has begun, and does this itself
-            if place in self._mine:
+        """Add every local member again, for a new incarnation.
+
+        *announce* where other nodes have been told that these members left.
+        """
+        incarnation = self.incarnation
+        self._joins_to_retry.clear()
+        for number, place in enumerate(list(self._local_members), start=1):
+            if incarnation != self.incarnation:
+                return  # another incarnation has begun, and adds all members itself
+            if place in self._local_members:
                 self._rejoin(place, announce=announce)
-            if number % TURN == 0:
+            if number % MEMBERS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
-    def settle(self) -> None:
-        """Tell Redis of what it has not heard of yet."""
-        for place in list(self._owed):
-            self._repay(place)
-        unsure, self._unsure = self._unsure, {}
-        for place, announce in unsure.items():
-            if place in self._mine:
+    def retry_failed(self) -> None:
+        """Send the joins and leaves again that failed; called after each renewal of the lease."""
+        for place in list(self._leaves_to_retry):
+            self._retry_leave(place)
+        failed, self._joins_to_retry = self._joins_to_retry, {}
+        for place, announce in failed.items():
+            if place in self._local_members:
                 self._rejoin(place, announce=announce)
 
     # ------------------------------------------------------------ inside
 
-    def _read(self, channel: str) -> Command:
-        # Values alone: each tells its connection.
+    def _members_command(self, channel: str) -> Command:
+        # The values alone: each contains its connection.
         return ("HVALS", self._keys.members(channel))
 
-    def _count(self, channel: str) -> Command:
+    def _count_command(self, channel: str) -> Command:
         return COUNT_MEMBERS([self._keys.members(channel), self._keys.user_counts(channel)])
 
-    def _join(self, channel: str, member: Member, *, announce: bool) -> Answer:
-        keys, node = self._keys, self.node
-        return self._line.call(
+    def _call_join(self, channel: str, member: Member, *, announce: bool) -> Answer:
+        keys, incarnation = self._keys, self.incarnation
+        return self._pipeline.call(
             JOIN(
                 [
                     keys.state,
@@ -115,12 +128,12 @@ class PresenceStore:
                     keys.user_counts(channel),
                     keys.route(channel),
                     keys.nodes,
-                    keys.node_members(node),
+                    keys.node_members(incarnation),
                 ],
                 keys.inbox_prefix,
                 self._options.inbox_limit,
                 keys.node_members_prefix,
-                node,
+                incarnation,
                 member.connection,
                 channel,
                 codec.pack_member(member),
@@ -128,9 +141,9 @@ class PresenceStore:
             )
         )
 
-    def _leave(self, channel: str, connection: str) -> Answer:
+    def _call_leave(self, channel: str, connection: str) -> Answer:
         keys = self._keys
-        return self._line.call(
+        return self._pipeline.call(
             LEAVE(
                 [keys.members(channel), keys.user_counts(channel), keys.route(channel), keys.beats],
                 keys.inbox_prefix,
@@ -138,68 +151,74 @@ class PresenceStore:
                 keys.node_members_prefix,
                 connection,
                 channel,
-                self.node,
+                self.incarnation,
             )
         )
 
-    def _rejoin(self, place: tuple[str, str], *, announce: bool) -> None:
-        def check(done: Answer) -> None:
-            if done.cancelled() or done.exception() is not None:
-                self._unsure[place] = announce
+    def _rejoin(self, place: Place, *, announce: bool) -> None:
+        def on_done(answer: Answer) -> None:
+            if answer.cancelled() or answer.exception() is not None:
+                self._joins_to_retry[place] = announce
 
         try:
-            self._join(place[0], self._mine[place], announce=announce).add_done_callback(check)
+            answer = self._call_join(place[0], self._local_members[place], announce=announce)
+            answer.add_done_callback(on_done)
         except GatewayError:
-            self._unsure[place] = announce
+            self._joins_to_retry[place] = announce
 
-    def _repay(self, place: tuple[str, str]) -> None:
-        def check(done: Answer) -> None:
-            if not done.cancelled() and done.exception() is None and place not in self._mine:
-                self._owed.pop(place, None)
+    def _retry_leave(self, place: Place) -> None:
+        def on_done(answer: Answer) -> None:
+            if not answer.cancelled() and answer.exception() is None and place not in self._local_members:
+                self._leaves_to_retry.pop(place, None)
 
         with contextlib.suppress(GatewayError):
-            self._leave(*place).add_done_callback(check)
+            self._call_leave(*place).add_done_callback(on_done)
 
     def __repr__(self) -> str:
-        return f"<Rosters {len(self._mine)} members here {len(self._owed)} leaves owed>"
+        local, leaves = len(self._local_members), len(self._leaves_to_retry)
+        return f"<PresenceStore {local} local members {leaves} leaves to retry>"
 
 
-class _Roster:
-    """The members that Redis has told of, unpacked once: by the first who asks, for all the others."""
+class _StoredMembers:
+    """The members of a channel as Redis returned them, decoded once: by the first caller, for all others."""
 
-    __slots__ = ("_presence", "_unpacking", "_who")
+    __slots__ = ("_decoding", "_presence", "_values")
 
-    def __init__(self, who: Sequence[bytes]) -> None:
-        self._who = who
-        self._unpacking = asyncio.Lock()
+    def __init__(self, values: Sequence[bytes]) -> None:
+        self._values = values
+        self._decoding = asyncio.Lock()
         self._presence: Presence | None = None
 
-    async def presence(self) -> Presence:
-        async with self._unpacking:
+    async def decoded(self) -> Presence:
+        async with self._decoding:
             if self._presence is None:
-                self._presence = await unpacked(self._who)
+                self._presence = await decode_members(self._values)
             return self._presence
 
 
-async def unpacked(who: Sequence[bytes]) -> Presence:
-    """Return the members that stand in *who*, those who came first first."""
-    ordered = sorted(_entry(value) for value in who)
+async def decode_members(values: Sequence[bytes]) -> Presence:
+    """Return the members stored in *values*, in the order of their joins.
+
+    Other callbacks get a turn of the event loop after each `MEMBERS_PER_TURN`.
+    """
+    ordered = sorted(_order_and_member(value) for value in values)
     members: list[Member] = []
-    for start in range(0, len(ordered), TURN):
+    for start in range(0, len(ordered), MEMBERS_PER_TURN):
         if start:
             await asyncio.sleep(0)
-        members += [codec.unpack_member(body) for _, body in ordered[start : start + TURN]]
+        members += [codec.unpack_member(body) for _, body in ordered[start : start + MEMBERS_PER_TURN]]
     return Presence(tuple(members))
 
 
-def _roster(_: str, who: Sequence[bytes]) -> _Roster:
-    return _Roster(who)
+def _parse_members(_: str, answer: Sequence[bytes]) -> _StoredMembers:
+    return _StoredMembers(answer)
 
 
-def _counted(_: str, told: Sequence[int]) -> PresenceCount:
-    return PresenceCount(*told)
+def _parse_count(_: str, answer: Sequence[int]) -> PresenceCount:
+    return PresenceCount(*answer)
 
 
-def _entry(value: bytes) -> tuple[int, bytes]:
-    came, _, body = value.split(b" ", 2)
-    return int(came), body
+def _order_and_member(value: bytes) -> tuple[int, bytes]:
+    """Split a value of the hash of members: the number of its join, its node, and the packed member."""
+    order, _, member = value.split(b" ", 2)
+    return int(order), member

@@ -1,4 +1,4 @@
-"""Publishing: one script per message, all those of a turn of the loop in one pipeline."""
+"""Publishing: one script per message; all publishes of one turn of the event loop travel in one pipeline."""
 
 from __future__ import annotations
 
@@ -28,47 +28,63 @@ class Publisher:
 
     def __init__(
         self,
-        line: Pipeline,
-        replicated: Pipeline,
-        contact: ShardHealth,
+        pipeline: Pipeline,
+        replicated_pipeline: Pipeline,
+        health: ShardHealth,
         keys: Keys,
         options: RedisOptions,
         wall: Clock,
     ) -> None:
-        """Send by *line*; by *replicated* what waits for a replica, so that it delays nobody who does not."""
-        self._lines = {AckLevel.STORED: line, AckLevel.REPLICATED: replicated}
-        self._contact = contact
+        """Prepare to publish.
+
+        Args:
+            pipeline: Carries publishes with `AckLevel.STORED`.
+            replicated_pipeline: Carries those that wait for a replica, so that they delay no others.
+            health: Knows the node's present incarnation.
+            keys: The shard's keys.
+            options: Deadlines, lifetimes and the default `AckLevel`.
+            wall: Unix seconds, for the time of a message.
+        """
+        self._pipelines = {AckLevel.STORED: pipeline, AckLevel.REPLICATED: replicated_pipeline}
+        self._health = health
         self._keys = keys
         self._options = options
         self._meta_ttl = milliseconds(options.meta_ttl)
         self._key_ttl = milliseconds(options.key_ttl)
         self._wall = wall
-        self._credit = PUBLISH_RETRY_CREDIT_MAX
+        self._retry_credit = PUBLISH_RETRY_CREDIT_MAX
         self.published = self.replayed = self.retried = 0
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Return the receipt for *publication*; `BrokerUnavailable` in time, made again or not."""
+        """Publish and return the receipt.
+
+        One with an idempotency key is retried once, within the deadline and the retry budget.
+
+        Raises:
+            BrokerUnavailable: by the deadline at the latest; it may have been published all the same.
+            BrokerFull: it was not published.
+        """
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._options.publish_timeout
-        if self._credit < PUBLISH_RETRY_CREDIT_MAX:
-            self._credit = min(PUBLISH_RETRY_CREDIT_MAX, self._credit + PUBLISH_RETRY_RATIO)
-        body = codec.pack(publication, int(self._wall() * 1000))
+        deadline = loop.time() + self._options.publish_timeout
+        if self._retry_credit < PUBLISH_RETRY_CREDIT_MAX:
+            self._retry_credit = min(PUBLISH_RETRY_CREDIT_MAX, self._retry_credit + PUBLISH_RETRY_RATIO)
+        body = codec.pack_publication(publication, int(self._wall() * 1000))
         level = publication.level or self._options.default_level
-        line = self._lines[level]
-        # Outside of the `try`: what is refused here was not sent, and asking again would be no use, either.
-        sent = line.call(self._command(publication, body, level), until)
+        pipeline = self._pipelines[level]
+        # Outside of the `try`: a call that is rejected here was not sent, and so would be a retry.
+        call = pipeline.call(self._command(publication, body, level), deadline)
         try:
-            answer = await sent
+            answer = await call
         except BrokerUnavailable:
-            pause = random.random() * PUBLISH_RETRY_JITTER_SECONDS
-            # Without a key nobody can tell whether it was carried out, and twice is worse than an error.
-            if publication.key is None or self._credit < 1.0 or loop.time() + pause >= until:
+            delay = random.random() * PUBLISH_RETRY_JITTER_SECONDS
+            # Without a key it is unknown whether it was published, and twice would be worse than an error.
+            if publication.key is None or self._retry_credit < 1.0 or loop.time() + delay >= deadline:
                 raise
-            self._credit -= 1.0
+            self._retry_credit -= 1.0
             self.retried += 1
-            await asyncio.sleep(pause)
-            # Made anew: this node may have become another incarnation.
-            answer = await line.call(self._command(publication, body, level), until)
+            await asyncio.sleep(delay)
+            # A new command, because this node may have another incarnation by now.
+            answer = await pipeline.call(self._command(publication, body, level), deadline)
         _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
@@ -81,7 +97,7 @@ class Publisher:
 
     def _command(self, publication: Publication, body: bytes, level: AckLevel) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
-        # None that is not there: a slot of a Cluster that is about to move refuses these.
+        # Only the keys that it needs: while a slot of a Cluster moves, Redis rejects those that do not exist.
         names = [keys.state, keys.beats, keys.route(channel)]
         if retention is not None:
             names += [keys.meta(channel), keys.log(channel)]
@@ -99,7 +115,7 @@ class Publisher:
             self._meta_ttl,
             new_uid(),
             self._key_ttl,
-            self._contact.incarnation,
+            self._health.incarnation,
         )
         return command if level is AckLevel.STORED else (*command, "replicate")
 

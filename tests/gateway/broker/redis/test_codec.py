@@ -24,12 +24,12 @@ def test_unpack_returns_the_packed_publication(
     publication = Publication("a", payload, sender=sender, tags=tags, exclude=exclude)
     id = MessageId(3, "abc")
     expected = Delivery(Message("a", payload, id, sender, tags, time), exclude)
-    assert codec.unpack("a", id, codec.pack(publication, time)) == expected
+    assert codec.unpack_delivery("a", id, codec.pack_publication(publication, time)) == expected
 
 
 def test_a_payload_is_packed_byte_for_byte() -> None:
     payload = payload_of({"text": "ä\n", "n": 1})
-    assert codec.pack(Publication("a", payload), 12) == b"12\n" + payload.json
+    assert codec.pack_publication(Publication("a", payload), 12) == b"12\n" + payload.json
 
 
 @given(texts, texts, st.none() | st.dictionaries(texts, st.integers(-9, 9)))
