@@ -1,7 +1,7 @@
-"""The internal HTTP API: how backends push, and look at who is connected (PROTOCOL section 5)."""
+"""The internal HTTP API: how backends push, and look at who is connected (docs/push-api.md)."""
 
-from gateway.push.app import create
-from gateway.push.keys import Keys
-from gateway.push.service import Service
+from gateway.push.app import create_app
+from gateway.push.context import PushContext
+from gateway.push.push_keys import PushKeys
 
-__all__ = ["Keys", "Service", "create"]
+__all__ = ["PushContext", "PushKeys", "create_app"]

@@ -14,14 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gateway
 from gateway.push import docs_page
-from gateway.push.body import rejection
+from gateway.push.body import encode_rejection
+from gateway.push.context import PushContext
 from gateway.push.errors import RENDERERS, RequestRejected, http_rejection
-from gateway.push.keys import Keys
 from gateway.push.lookups import Lookups
 from gateway.push.openapi import with_bodies
-from gateway.push.publisher import Publisher
-from gateway.push.routes import LookupRoutes, PublishRoutes
-from gateway.push.service import Service
+from gateway.push.publisher import RequestPublisher
+from gateway.push.push_keys import PushKeys
+from gateway.push.routes import LookupRoutes, PublishRoutes, UserCommandRoutes
+from gateway.push.user_commands import UserCommandSender
 from protocol.errors import ErrorCode
 
 _DESCRIPTION = """\
@@ -32,24 +33,24 @@ a subscriber.
 
 
 class PushApi(FastAPI):
-    """FastAPI, whose document also knows the bodies that we decode ourselves."""
+    """FastAPI, whose OpenAPI document also describes the bodies that the routes decode themselves."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         return with_bodies(super().openapi())
 
 
-class Bearer(HTTPBearer):
+class PushKeySecurity(HTTPBearer):
     """The security scheme of every path under /v1."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: PushKeys) -> None:
         super().__init__(scheme_name="key", description="One of `push.keys` of the gateway's configuration.")
         self._keys = keys
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]
-        """Refuse a request without a valid key."""
+        """Raise `RequestRejected` for a request without a valid key."""
         given = request.headers.get("authorization")
-        if not self._keys.admit(None if given is None else given.encode("latin-1")):
+        if not self._keys.accepts(None if given is None else given.encode("latin-1")):
             raise RequestRejected(
                 401,
                 ErrorCode.UNAUTHORIZED,
@@ -58,40 +59,40 @@ class Bearer(HTTPBearer):
             )
 
 
-class Shell:
-    """Around everything: routes by the path as it was sent, and answers what nobody foresaw.
+class OuterMiddleware:
+    """Routes by the path as it was sent, and answers 500 for errors that no handler expects.
 
-    Users may be called anything, so `%2F` in a path must not become a slash before the path is taken apart.
+    A user's name may contain anything, so `%2F` must not become a slash before the path is split.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and answer 500 if that fails."""
+        """Pass the request on, and answer 500 if that fails before an answer has begun."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if b"%" in scope.get("raw_path", b""):
             scope["path"] = scope["raw_path"].decode("ascii")
-        started = False
+        answer_begun = False
 
-        async def sent(message: Message) -> None:
-            nonlocal started
-            started = True
+        async def send_and_note(message: Message) -> None:
+            nonlocal answer_begun
+            answer_begun = True
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, send_and_note)
         except Exception as error:
-            rejected = http_rejection(error)
-            if started:
+            rejection = http_rejection(error)
+            if answer_begun:
                 raise
-            await rejection(Request(scope), rejected)(scope, receive, send)
+            await encode_rejection(Request(scope), rejection)(scope, receive, send)
 
 
-def create(
-    service: Service,
+def create_app(
+    context: PushContext,
     *,
     routes: Sequence[BaseRoute] = (),
     demo: Sequence[BaseRoute] = (),
@@ -110,13 +111,14 @@ def create(
         routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *demo],
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
-    app.add_middleware(Shell)
-    router = APIRouter(prefix="/v1", dependencies=[Security(Bearer(service.keys))])
-    PublishRoutes(Publisher(service), body_size=service.body_size).add_to(router)
-    LookupRoutes(Lookups(service), body_size=service.body_size).add_to(router)
+    app.add_middleware(OuterMiddleware)
+    router = APIRouter(prefix="/v1", dependencies=[Security(PushKeySecurity(context.keys))])
+    PublishRoutes(RequestPublisher(context), body_size=context.body_size).add_to(router)
+    LookupRoutes(Lookups(context)).add_to(router)
+    UserCommandRoutes(UserCommandSender(context), body_size=context.body_size).add_to(router)
     app.include_router(router)
     return app
 
 
 async def _reject(request: Request, error: Exception) -> Response:
-    return rejection(request, http_rejection(error))
+    return encode_rejection(request, http_rejection(error))

@@ -1,4 +1,4 @@
-"""One request and its answer: the body read within its bound, both in the encoding that was asked for."""
+"""Reading a request's body within its limit, and encoding the answer as the client wants it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.push.content_types import JSON, ContentType, accepted, media_of
+from gateway.push.content_types import JSON, ContentType, preferred_content_type, request_content_type
 from gateway.push.errors import RequestRejected
 from gateway.transport.http.rejections import HttpRejection
 from protocol.errors import ErrorCode
@@ -17,74 +17,75 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class DecodedBody:
-    """A request's body: the value, and the JSON text that it was decoded from, where it was."""
+    """A request's body: the value, and the JSON text that it was decoded from, where it was JSON."""
 
-    __slots__ = ("source", "value")
+    __slots__ = ("json_text", "value")
 
-    def __init__(self, body: bytes, media: ContentType) -> None:
-        """Decode *body*; `BadRequest` where it cannot be."""
-        self.value: Any = media.decode(body)
-        self.source = body if media.text else None
+    def __init__(self, body: bytes, content_type: ContentType) -> None:
+        """Decode *body*; `BadRequest` where it cannot be decoded."""
+        self.value: Any = content_type.decode(body)
+        self.json_text = body if content_type.is_json else None
 
-    def as_a(self, model: type[M]) -> M:
-        """Return the value as *model*; pydantic's `ValidationError` where it is none."""
+    def parse(self, model: type[M]) -> M:
+        """Return the value as *model*; pydantic's `ValidationError` where it does not fit."""
         return model.model_validate(self.value)
 
 
-async def read(request: Request, *, at_most: int) -> DecodedBody:
-    """Return the body of *request*; 413 as soon as it turns out to have more than *at_most* bytes."""
-    media = _media_in(request)
-    return DecodedBody(await _whole(request, at_most), media)
+async def read_body(request: Request, *, max_size: int) -> DecodedBody:
+    """Return the body of *request*; 413 as soon as it turns out to have more than *max_size* bytes."""
+    content_type = _content_type_of(request)
+    return DecodedBody(await _read_bytes(request, max_size), content_type)
 
 
-async def read_optional(request: Request, *, at_most: int) -> DecodedBody:
-    """Return the body of *request*, an empty map where it has none."""
-    body = await _whole(request, at_most)
-    return DecodedBody(body, _media_in(request)) if body else DecodedBody(b"{}", JSON)
+async def read_optional_body(request: Request, *, max_size: int) -> DecodedBody:
+    """Return the body of *request*; an empty map where it has none."""
+    body = await _read_bytes(request, max_size)
+    return DecodedBody(body, _content_type_of(request)) if body else DecodedBody(b"{}", JSON)
 
 
-def reply(request: Request, answer: Any) -> Response:
-    """Return *answer* in the encoding that *request* prefers."""
-    media = media_out(request)
-    return Response(media.encode(answer), headers={"content-type": media.name})
+def encode_answer(request: Request, answer: Any) -> Response:
+    """Return a response with *answer* in the encoding that *request* prefers."""
+    content_type = answer_content_type(request)
+    return Response(content_type.encode(answer), headers={"content-type": content_type.name})
 
 
-def rejection(request: Request, rejected: HttpRejection) -> Response:
-    """Return the answer *rejected* in the encoding that *request* prefers."""
-    media = media_out(request)
-    headers = {**rejected.headers, "content-type": media.name}
-    return Response(media.encode(rejected.body), rejected.status, headers)
+def encode_rejection(request: Request, rejection: HttpRejection) -> Response:
+    """Return a response with *rejection* in the encoding that *request* prefers."""
+    content_type = answer_content_type(request)
+    headers = {**rejection.headers, "content-type": content_type.name}
+    return Response(content_type.encode(rejection.body), rejection.status, headers)
 
 
-def media_out(request: Request) -> ContentType:
+def answer_content_type(request: Request) -> ContentType:
     """Return the encoding of the answer: what Accept says, else that of the request."""
     try:
-        otherwise = media_of(request.headers.get("content-type"))
+        default = request_content_type(request.headers.get("content-type"))
     except RequestRejected:
-        otherwise = JSON
-    return accepted(request.headers.get("accept"), otherwise=otherwise)
+        default = JSON
+    return preferred_content_type(request.headers.get("accept"), default=default)
 
 
-def _media_in(request: Request) -> ContentType:
-    return media_of(request.headers.get("content-type"), request.headers.get("content-encoding"))
+def _content_type_of(request: Request) -> ContentType:
+    headers = request.headers
+    return request_content_type(headers.get("content-type"), headers.get("content-encoding"))
 
 
-async def _whole(request: Request, at_most: int) -> bytes:
+async def _read_bytes(request: Request, max_size: int) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > at_most):
-        raise _too_large(at_most)
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_size):
+        raise _too_large(max_size)
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > at_most:
-                raise _too_large(at_most)
+            if len(body) > max_size:
+                raise _too_large(max_size)
     except ClientDisconnect:
         raise RequestRejected(400, ErrorCode.BAD_REQUEST, "the body ended early") from None
     return bytes(body)
 
 
-def _too_large(at_most: int) -> RequestRejected:
+def _too_large(max_size: int) -> RequestRejected:
     return RequestRejected(
-        413, ErrorCode.TOO_LARGE, f"a body has at most {at_most} bytes; send several requests"
+        413, ErrorCode.TOO_LARGE, f"a body has at most {max_size} bytes; send several requests"
     )

@@ -1,4 +1,4 @@
-"""The two encodings of bodies, and which of them a request is in and its answer goes out in."""
+"""The two encodings of bodies, and which of them a request has and its answer gets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from protocol.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class ContentType:
-    """One encoding of bodies; a `Payload` in what is encoded is spliced in."""
+    """One encoding of bodies; a `Payload` inside a value is copied as it is already encoded."""
 
     name: str
     decode: Callable[[bytes], Any]
-    """Bytes to a value; `BadRequest` for what JSON cannot carry."""
+    """Bytes to a value; `BadRequest` for what JSON cannot represent."""
     encode: Callable[[Any], bytes]
-    text: bool = False
-    """Whether a body is JSON text, in which integers beyond 64 bits have to be looked for (`payload_of`)."""
+    is_json: bool = False
+    """Whether a body is JSON text, which must be searched for integers beyond 64 bits (`payload_of`)."""
 
     @property
     def header(self) -> bytes:
@@ -47,53 +47,55 @@ def _encode_msgpack(value: Any) -> bytes:
     return packed
 
 
-JSON = ContentType("application/json", decode_json, _encode_json, text=True)
+JSON = ContentType("application/json", decode_json, _encode_json, is_json=True)
 MSGPACK = ContentType("application/msgpack", decode_msgpack, _encode_msgpack)
-MEDIA = {media.name: media for media in (JSON, MSGPACK)}
+CONTENT_TYPES = {each.name: each for each in (JSON, MSGPACK)}
 
 
-def media_of(content_type: str | None, content_encoding: str | None = None) -> ContentType:
+def request_content_type(content_type: str | None, content_encoding: str | None = None) -> ContentType:
     """Return the encoding of a body with these headers, JSON without a Content-Type; 415 for any other."""
     if content_encoding and content_encoding.strip().lower() != "identity":
         raise RequestRejected(415, ErrorCode.BAD_REQUEST, "send the body without a Content-Encoding")
     if not content_type:
         return JSON
-    media = MEDIA.get(_bare(content_type))
-    if media is None:
+    known = CONTENT_TYPES.get(_without_parameters(content_type))
+    if known is None:
         raise RequestRejected(
-            415, ErrorCode.BAD_REQUEST, f"Content-Type {content_type[:64]!r}: send {' or '.join(MEDIA)}"
+            415,
+            ErrorCode.BAD_REQUEST,
+            f"Content-Type {content_type[:64]!r}: send {' or '.join(CONTENT_TYPES)}",
         )
-    return media
+    return known
 
 
-def accepted(accept: str | None, *, otherwise: ContentType) -> ContentType:
+def preferred_content_type(accept: str | None, *, default: ContentType) -> ContentType:
     """Return the encoding that an Accept header prefers (RFC 9110 section 12.5.1).
 
-    *otherwise* is taken when the header is absent, likes both as much, or accepts neither: an answer in an
-    encoding that the client knows tells more than a 406.
+    *default* is returned when the header is absent, prefers neither, or accepts neither: an answer in an
+    encoding that the client can read says more than a 406.
     """
     if accept is None or accept == "*/*":
-        return otherwise
-    ranges = dict(map(_weighted, accept.split(",")))
-    anything = ranges.get("*/*", 0.0)
+        return default
+    ranges = dict(map(_range_and_weight, accept.split(",")))
+    any_type = ranges.get("*/*", 0.0)
     weights = {
-        media: ranges.get(name, ranges.get("application/*", anything)) for name, media in MEDIA.items()
+        each: ranges.get(name, ranges.get("application/*", any_type)) for name, each in CONTENT_TYPES.items()
     }
-    best = max(weights.values())
-    return otherwise if weights[otherwise] == best else max(weights, key=lambda media: weights[media])
+    highest = max(weights.values())
+    return default if weights[default] == highest else max(weights, key=lambda each: weights[each])
 
 
-def _weighted(item: str) -> tuple[str, float]:
+def _range_and_weight(item: str) -> tuple[str, float]:
     name, *parameters = item.split(";")
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip().lower() == "q":
             try:
-                return _bare(name), float(value)
+                return _without_parameters(name), float(value)
             except ValueError:
-                return _bare(name), 0.0
-    return _bare(name), 1.0
+                return _without_parameters(name), 0.0
+    return _without_parameters(name), 1.0
 
 
-def _bare(name: str) -> str:
+def _without_parameters(name: str) -> str:
     return name.partition(";")[0].strip().lower()

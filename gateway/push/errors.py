@@ -1,4 +1,4 @@
-"""What went wrong, as an HTTP answer: one table from errors to status, code and words."""
+"""Errors as HTTP answers: one table from an error to status, code and message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class RequestRejected(ProtocolError):
-    """The request is not carried out: the *status* to answer with, beside what the body's `error` says."""
+    """The request is not carried out; *status* and *headers* are those of the answer."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ def http_rejection(error: Exception) -> HttpRejection:
     return render(Rejection(ErrorCode.INTERNAL, "the gateway failed; its log says how"))
 
 
-def explain(problems: Sequence[Any]) -> str:
-    """Return pydantic's first complaint in one line: the field, what was expected, and what was there."""
+def first_problem(problems: Sequence[Any]) -> str:
+    """Return pydantic's first problem in one line: the field, what was expected, and what was there."""
     first = problems[0]
     place, *_ = parts = [str(part) for part in first["loc"]] or ["body"]
     where = ".".join(parts[1:] if place in _PLACES and len(parts) > 1 else parts)
@@ -100,7 +100,7 @@ def _full(error: BrokerFull) -> HttpRejection:
 
 
 def _invalid(error: ValidationError | RequestValidationError) -> HttpRejection:
-    return render(Rejection(ErrorCode.BAD_REQUEST, explain(error.errors())), status=UNPROCESSABLE)
+    return render(Rejection(ErrorCode.BAD_REQUEST, first_problem(error.errors())), status=UNPROCESSABLE)
 
 
 RENDERERS: dict[type, Callable[[Any], HttpRejection]] = {

@@ -1,8 +1,7 @@
-"""The short way of `POST /v1/publish`: from one read to one write, without ASGI in between.
+"""A fast path for `POST /v1/publish`: from one read to one write, without ASGI in between.
 
-It shortens the successful case only. Whatever is unusual about a request, and every request that is to be
-refused, goes the long way, to the routes that answer everything else: nothing is decided here that they would
-decide differently.
+It serves requests that succeed. Whatever is unusual about a request, and every request that is to be
+rejected, goes to the routes: the fast path decides nothing that they would decide differently.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from uvicorn.server import ServerState
 from gateway.broker.base import Publication
 from gateway.errors import UNAVAILABLE_RETRY_SECONDS, Rejection
 from gateway.push.content_types import ContentType
+from gateway.push.context import PushContext
 from gateway.push.errors import http_rejection
 from gateway.push.header_cache import HeaderCache
-from gateway.push.http import InternalHttp, Patience
-from gateway.push.publisher import Answer, Publisher
-from gateway.push.service import Service
+from gateway.push.http import InternalHttp, RequestTimeouts
+from gateway.push.publisher import RequestPublisher
+from gateway.push.responses import Answer
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
-LARGEST = 128 * 1024
-"""Bytes of a request that is gathered here when it comes in pieces; larger ones go the long way."""
+MAX_BUFFERED_BYTES = 128 * 1024
+"""Bytes of a request that is buffered here when it arrives in pieces; larger ones go to the routes."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -36,47 +36,60 @@ _STOPPING = render(Rejection(ErrorCode.UNAVAILABLE, "the gateway is stopping", U
 
 
 class FastPath:
-    """What the connections of one listener share."""
+    """What the connections of one listener share: caches, the publisher, counters."""
 
-    __slots__ = ("_default", "_heads", "body_size", "heads", "patience", "published", "publisher", "tasks")
+    __slots__ = (
+        "_default_headers",
+        "_response_heads",
+        "body_size",
+        "header_cache",
+        "published",
+        "publisher",
+        "tasks",
+        "timeouts",
+    )
 
-    def __init__(self, service: Service, patience: Patience = Patience()) -> None:  # noqa: B008 (immutable)
-        """Publish as the routes of *service* do."""
-        self.patience = patience
-        self.heads = HeaderCache(service.keys)
-        self.publisher = Publisher(service)
-        self.tasks = service.tasks
-        self.body_size = service.body_size
+    def __init__(
+        self,
+        context: PushContext,
+        timeouts: RequestTimeouts = RequestTimeouts(),  # noqa: B008 (immutable)
+    ) -> None:
+        """Publish as the routes over *context* do."""
+        self.timeouts = timeouts
+        self.header_cache = HeaderCache(context.keys)
+        self.publisher = RequestPublisher(context)
+        self.tasks = context.tasks
+        self.body_size = context.body_size
         self.published = 0
-        self._default: list[tuple[bytes, bytes]] = []
-        self._heads: dict[str, bytes] = {}
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._response_heads: dict[str, bytes] = {}
 
-    def head(self, default: list[tuple[bytes, bytes]], media: ContentType) -> bytes:
-        """Return the beginning of every 200, made anew when uvicorn's *default* headers change."""
-        if default is not self._default:
-            self._default = default
-            self._heads.clear()
-        head = self._heads.get(media.name)
+    def response_head(self, default_headers: list[tuple[bytes, bytes]], content_type: ContentType) -> bytes:
+        """Return the beginning of every 200; it is made again when uvicorn replaces its *default_headers*."""
+        if default_headers is not self._default_headers:
+            self._default_headers = default_headers
+            self._response_heads.clear()
+        head = self._response_heads.get(content_type.name)
         if head is None:
-            lines = [b"%b: %b\r\n" % header for header in default]
-            head = b"%b%bcontent-type: %b\r\n" % (STATUS_LINE[200], b"".join(lines), media.header)
-            self._heads[media.name] = head
+            lines = [b"%b: %b\r\n" % header for header in default_headers]
+            head = b"%b%bcontent-type: %b\r\n" % (STATUS_LINE[200], b"".join(lines), content_type.header)
+            self._response_heads[content_type.name] = head
         return head
 
-    async def attempt(self, publication: Publication) -> Answer | HttpRejection:
-        """Publish; return what to answer, whatever happens."""
+    async def publish(self, publication: Publication) -> Answer | HttpRejection:
+        """Publish, and return the answer; never raises."""
         try:
             return await self.publisher.publish(publication)
         except Exception as error:  # noqa: BLE001 (what the routes answer by way of RENDERERS)
             return http_rejection(error)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many requests went the short way, and how many header blocks are remembered."""
-        return {"published": self.published, "heads": len(self.heads)}
+        """Return how many requests took the fast path, and how many header blocks are cached."""
+        return {"published": self.published, "heads": len(self.header_cache)}
 
 
 class FastPathHttp(InternalHttp):
-    """HTTP with a short way for the request that makes up nearly all of the load."""
+    """HTTP with a fast path for the request that makes up nearly all of the load."""
 
     def __init__(
         self,
@@ -85,154 +98,160 @@ class FastPathHttp(InternalHttp):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        hot: FastPath,
+        fast_path: FastPath,
     ) -> None:
-        """Bind *hot* with `functools.partial` and name the result as uvicorn's `http`."""
+        """Bind *fast_path* with `functools.partial` and name the result as uvicorn's `http`."""
         super().__init__(
-            config, server_state, app_state, _loop, body_size=hot.body_size, patience=hot.patience
+            config,
+            server_state,
+            app_state,
+            _loop,
+            body_size=fast_path.body_size,
+            timeouts=fast_path.timeouts,
         )
-        self._hot = hot
+        self._fast_path = fast_path
         self._enabled = not config.root_path and config.limit_concurrency is None
-        self._pieces = bytearray()
-        """A request whose end has not come yet."""
-        self._whole = 0
-        """How long it will be."""
-        self._publishing: asyncio.Task[Answer | HttpRejection] | None = None
-        """A publish that waits for the broker; what comes meanwhile waits in `_pieces`."""
+        self._buffer = bytearray()
+        """A request that is not complete, or input that arrived during a publish."""
+        self._expected = 0
+        """Bytes of the request in the buffer once it is complete."""
+        self._publish_task: asyncio.Task[Answer | HttpRejection] | None = None
+        """A publish that waits for the broker; input that arrives meanwhile waits in `_buffer`."""
 
-    # ------------------------------------------------------------ in
+    # ------------------------------------------------------------ input
 
     def data_received(self, data: bytes) -> None:
-        """Serve *data* the short way if it is a whole publish, else the long way."""
-        if self._pieces or self._publishing is not None:
-            self._pieces += data
-            if self._publishing is not None:
+        """Serve *data* on the fast path if it is a whole publish, else by the routes."""
+        if self._buffer or self._publish_task is not None:
+            self._buffer += data
+            if self._publish_task is not None:
                 self.flow.pause_reading()
                 return
-            if len(self._pieces) < self._whole:
+            if len(self._buffer) < self._expected:
                 return
-            data = self._gathered()
+            data = self._take_buffer()
         if not self._serve(data):
             super().data_received(data)
 
     def _serve(self, data: bytes) -> bool:
-        """Return whether *data* was taken care of."""
+        """Return whether the fast path takes *data*."""
         if not self._idle:
             return False
-        found = self._hot.heads.find(data)
+        found = self._fast_path.header_cache.find(data)
         if found is None:
             return False
-        head, begin, end = found
-        if end - begin > self._hot.body_size:
+        block, begin, end = found
+        if end - begin > self._fast_path.body_size:
             return False
         if len(data) != end:
-            return self._gather(data, end)
+            return self._start_buffering(data, end)
         body = data[begin:]
         try:
-            source = body if head.media.text else None
-            publication = self._hot.publisher.publication(head.media.decode(body), source=source)
-        except Exception:  # noqa: BLE001 (nothing was published yet: the routes find the same, and say it)
+            json_text = body if block.request_type.is_json else None
+            decoded = block.request_type.decode(body)
+            publication = self._fast_path.publisher.parse(decoded, json_text=json_text)
+        except Exception:  # noqa: BLE001 (nothing was published yet: the routes find the same fault, and answer it)
             return False
-        if self._unused:
-            self._unused = False
+        if self._first_request:
+            self._first_request = False
             self._unset_keepalive_if_required()
-        self._last_used = self.loop.time()
-        answer = self._hot.tasks.start(self._hot.attempt(publication))
+        self._last_used_at = self.loop.time()
+        answer = self._fast_path.tasks.start(self._fast_path.publish(publication))
         if isinstance(answer, asyncio.Task):
-            self._publishing = answer
-            answer.add_done_callback(partial(self._published, head.answer))
+            self._publish_task = answer
+            answer.add_done_callback(partial(self._on_published, block.answer_type))
         else:
-            self._answer(head.answer, answer)
+            self._send(block.answer_type, answer)
         return True
 
     @property
     def _idle(self) -> bool:
-        """Whether no earlier request is still being read or answered, and the client takes its answers."""
-        return self._enabled and self._between and self._answered and not self.flow.write_paused
+        """Whether no earlier request is still being read or answered, and the client reads its answers."""
+        return self._enabled and self._between_requests and self._answered and not self.flow.write_paused
 
-    def _gather(self, data: bytes, end: int) -> bool:
-        """Keep the beginning of a request until its end comes: many clients send head and body separately."""
-        if len(data) > end or end > LARGEST:
+    def _start_buffering(self, data: bytes, end: int) -> bool:
+        """Keep the beginning of a request until its end arrives: many clients send the body separately."""
+        if len(data) > end or end > MAX_BUFFERED_BYTES:
             return False
-        self._begun = self.loop.time()
-        self._pieces += data
-        self._whole = end
+        self._started_at = self.loop.time()
+        self._buffer += data
+        self._expected = end
         return True
 
-    def _gathered(self) -> bytes:
-        data = bytes(self._pieces)
-        self._pieces.clear()
+    def _take_buffer(self) -> bytes:
+        data = bytes(self._buffer)
+        self._buffer.clear()
         return data
 
-    # ------------------------------------------------------------ out
+    # ------------------------------------------------------------ output
 
-    def _published(self, media: ContentType, task: asyncio.Task[Answer | HttpRejection]) -> None:
-        """Answer, then go on with what came meanwhile."""
-        self._publishing = None
-        self._answer(media, _STOPPING if task.cancelled() else task.result())
+    def _on_published(self, answer_type: ContentType, task: asyncio.Task[Answer | HttpRejection]) -> None:
+        """Answer, then go on with the input that arrived meanwhile."""
+        self._publish_task = None
+        self._send(answer_type, _STOPPING if task.cancelled() else task.result())
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self._pieces:
-            self.data_received(self._gathered())
+        if self._buffer:
+            self.data_received(self._take_buffer())
 
-    def _answer(self, media: ContentType, answer: Answer | HttpRejection) -> None:
+    def _send(self, answer_type: ContentType, answer: Answer | HttpRejection) -> None:
         if self.transport.is_closing():
             return
         status, headers = 200, _NO_HEADERS
         if isinstance(answer, HttpRejection):
             status, headers, answer = answer.status, answer.headers, answer.body
         else:
-            self._hot.published += 1
+            self._fast_path.published += 1
         self.server_state.total_requests += 1
-        body = media.encode(answer)
+        body = answer_type.encode(answer)
         if status == 200 and not self._stopping:
-            head = self._hot.head(self.server_state.default_headers, media)
+            head = self._fast_path.response_head(self.server_state.default_headers, answer_type)
             self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         else:
-            self.transport.write(self._response(status, headers, media, body))
+            self.transport.write(self._response(status, headers, answer_type, body))
         if self._stopping:
             self.transport.close()
         elif self.timeout_keep_alive_task is None:
-            self._expect_more(self.timeout_keep_alive)
+            self._set_timer(self.timeout_keep_alive)
 
-    # ------------------------------------------------------------ the life of a connection
+    # ------------------------------------------------------------ timeouts and the end
 
     @property
-    def _due(self) -> float | None:
-        if self._publishing is not None:
+    def _deadline(self) -> float | None:
+        if self._publish_task is not None:
             return None
-        return self._begun + self._patience.whole if self._pieces else super()._due
+        return self._started_at + self._timeouts.body if self._buffer else super()._deadline
 
     @property
-    def _unfinished(self) -> bool:
-        return bool(self._pieces) or super()._unfinished
+    def _request_incomplete(self) -> bool:
+        return bool(self._buffer) or super()._request_incomplete
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it was idle for long enough; while the broker takes its time it is not."""
-        if self._publishing is None:
+        """End what is late or idle; a connection whose publish waits for the broker is neither."""
+        if self._publish_task is None:
             super().timeout_keep_alive_handler()
         else:
-            self._expect_more(self.timeout_keep_alive)
+            self._set_timer(self.timeout_keep_alive)
 
     def shutdown(self) -> None:
-        """Close once what was begun is answered."""
+        """Close once the requests that have begun are answered."""
         self._stopping = True
-        if self._publishing is not None:
+        if self._publish_task is not None:
             return
-        if self._pieces:
-            super().data_received(self._gathered())
+        if self._buffer:
+            super().data_received(self._take_buffer())
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what came of a request; a publish that waits goes on."""
-        self._pieces.clear()
+        """Discard an incomplete request; a publish that waits for the broker goes on."""
+        self._buffer.clear()
         super().connection_lost(exc)
 
-    # ------------------------------------------------------------ what uvicorn's parser tells
+    # ------------------------------------------------------------ callbacks of uvicorn's parser
 
     def on_headers_complete(self) -> None:
-        """Note what makes a connection something else than a row of requests."""
+        """Leave the fast path for good where the client asks for an upgrade: no more requests follow."""
         if self.parser.should_upgrade():
             self._enabled = False
         super().on_headers_complete()

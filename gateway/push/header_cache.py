@@ -1,4 +1,4 @@
-"""Header blocks parsed once: a client on a keep-alive connection sends the same one again and again."""
+"""Header blocks parsed once: a client on a keep-alive connection sends the same block with each request."""
 
 from __future__ import annotations
 
@@ -9,106 +9,110 @@ from typing import Final
 
 import httptools
 
-from gateway.push.content_types import ContentType, accepted, media_of
+from gateway.push.content_types import ContentType, preferred_content_type, request_content_type
 from gateway.push.errors import RequestRejected
-from gateway.push.keys import Keys
+from gateway.push.push_keys import PushKeys
 
 REQUEST_LINE: Final = b"POST /v1/publish HTTP/1.1\r\n"
 
-REMEMBERED = 256
-"""Blocks; with as many the table is emptied, so that clients whose headers never repeat cost no memory."""
-HEAD_SIZE = 2 * 1024
-"""Bytes in a block that is worth remembering."""
+MAX_BLOCKS = 256
+"""Blocks in the cache; a full cache is emptied, so that clients whose headers never repeat cost no memory."""
+MAX_BLOCK_BYTES = 2 * 1024
+"""Bytes in a block that is cached; larger ones are left to the routes."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d{1,8})\r\n", re.IGNORECASE)
 
-_ONCE = (b"accept", b"authorization", b"connection", b"content-length", b"content-type")
-_NEVER = (b"content-encoding", b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+_NOT_REPEATABLE = (b"accept", b"authorization", b"connection", b"content-length", b"content-type")
+_LEFT_TO_ROUTES = (b"content-encoding", b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 
 
 @dataclass(frozen=True, slots=True)
-class CachedHeader:
-    """What a header block with a valid key says of the body behind it, and of the answer."""
+class ParsedBlock:
+    """The content types of the body and of the answer, from a header block with a valid key."""
 
-    media: ContentType
-    answer: ContentType
+    request_type: ContentType
+    answer_type: ContentType
 
 
 class HeaderCache:
     """Header blocks of `POST /v1/publish`, by their bytes without the digits of the Content-Length.
 
-    Only blocks with a valid key are remembered, and a look-up compares bytes only after their keyed hash
-    (SipHash, PEP 456) has matched: how long it takes tells nothing about a key.
+    Only blocks with a valid key are cached, and a look-up compares bytes only after their keyed hash
+    (SipHash, PEP 456) has matched: the time that it takes reveals nothing about a key.
     """
 
-    __slots__ = ("_keys", "_known")
+    __slots__ = ("_blocks", "_keys")
 
-    def __init__(self, keys: Keys) -> None:
-        """Know no block yet."""
+    def __init__(self, keys: PushKeys) -> None:
+        """Start empty; *keys* are the valid ones."""
         self._keys = keys
-        self._known: dict[bytes, CachedHeader] = {}
+        self._blocks: dict[bytes, ParsedBlock] = {}
 
-    def find(self, data: bytes) -> tuple[CachedHeader, int, int] | None:
-        """Return what the block at the start of *data* says, and where the body behind it begins and ends.
+    def find(self, data: bytes) -> tuple[ParsedBlock, int, int] | None:
+        """Return the parsed block at the start of *data*, and where the body behind it begins and ends.
 
         None for everything that is not a plain, authorized `POST /v1/publish` with a Content-Length.
         """
         if not data.startswith(REQUEST_LINE):
             return None
-        begin = data.find(b"\r\n\r\n", 0, HEAD_SIZE) + 4
+        begin = data.find(b"\r\n\r\n", 0, MAX_BLOCK_BYTES) + 4
         length = _LENGTH.search(data, 0, begin)
         if length is None:
             return None
         first, last = length.span(1)
         block = data[:first] + data[last:begin]
-        head = self._known.get(block)
-        if head is None:
-            head = read(data[:begin], self._keys)
-            if head is None:
+        parsed = self._blocks.get(block)
+        if parsed is None:
+            parsed = parse_block(data[:begin], self._keys)
+            if parsed is None:
                 return None
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[block] = head
-        return head, begin, begin + int(data[first:last])
+            if len(self._blocks) >= MAX_BLOCKS:
+                self._blocks.clear()
+            self._blocks[block] = parsed
+        return parsed, begin, begin + int(data[first:last])
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._blocks)
 
 
-def read(block: bytes, keys: Keys) -> CachedHeader | None:
-    """Return what the header block says; None where it is malformed, unauthorized, or asks for more."""
-    fields = _Fields()
+def parse_block(block: bytes, keys: PushKeys) -> ParsedBlock | None:
+    """Return what the header block says; None where it is malformed, unauthorized, or left to the routes."""
+    collector = _FieldCollector()
     try:
-        httptools.HttpRequestParser(fields).feed_data(block)
+        httptools.HttpRequestParser(collector).feed_data(block)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
-    found = fields.found
-    if not (fields.complete and _plain(found) and keys.admit(found.get(b"authorization", [None])[0])):
+    fields = collector.fields
+    if not (collector.complete and _plain(fields) and keys.accepts(fields.get(b"authorization", [None])[0])):
         return None
-    one = {name: values[0].decode("latin-1") for name, values in found.items()}
+    first_values = {name: values[0].decode("latin-1") for name, values in fields.items()}
     try:
-        media = media_of(one.get(b"content-type"))
+        request_type = request_content_type(first_values.get(b"content-type"))
     except RequestRejected:
         return None
-    return CachedHeader(media, accepted(one.get(b"accept"), otherwise=media))
+    answer_type = preferred_content_type(first_values.get(b"accept"), default=request_type)
+    return ParsedBlock(request_type, answer_type)
 
 
-def _plain(found: Mapping[bytes, Sequence[bytes]]) -> bool:
-    """Return whether these header fields ask for nothing special, and not for the end of the connection."""
-    if any(name in _NEVER or (name in _ONCE and len(values) > 1) for name, values in found.items()):
+def _plain(fields: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Return whether no field asks for more than a publish, or for the end of the connection."""
+    if any(
+        name in _LEFT_TO_ROUTES or (name in _NOT_REPEATABLE and len(values) > 1)
+        for name, values in fields.items()
+    ):
         return False
-    return all(value.lower() == b"keep-alive" for value in found.get(b"connection", ()))
+    return all(value.lower() == b"keep-alive" for value in fields.get(b"connection", ()))
 
 
-class _Fields:
-    """The header fields of one block, as httptools tells them."""
+class _FieldCollector:
+    """Collects the header fields of one block, as httptools' callbacks name them."""
 
     def __init__(self) -> None:
-        self.found: dict[bytes, list[bytes]] = {}
+        self.fields: dict[bytes, list[bytes]] = {}
         self.complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.found.setdefault(name.lower(), []).append(value)
+        self.fields.setdefault(name.lower(), []).append(value)
 
     def on_headers_complete(self) -> None:
         self.complete = True

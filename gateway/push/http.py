@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the internal listener: requests that must come in time, and answers that arrive."""
+"""HTTP/1.1 on the internal listener: requests have deadlines, and a client always gets to read its answer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from gateway.transport.http.lingering_close import close_lingering
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
-LINGER = 5.0
-"""Seconds for which what a client still sends is discarded, so that it reads why nobody wants it."""
+LINGER_SECONDS = 5.0
+"""For which input is discarded after a rejection, so that the client can read the answer."""
 
-
-_LATE = render(Rejection(ErrorCode.BAD_REQUEST, "the request did not come in time"), status=408)
+_REQUEST_TIMEOUT = render(Rejection(ErrorCode.BAD_REQUEST, "the request did not come in time"), status=408)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a client may take, in seconds; uvicorn itself waits for ever."""
+class RequestTimeouts:
+    """Seconds from the first byte of a request; uvicorn itself has no such limits."""
 
     head: float = defaults.HEADER_TIMEOUT_SECONDS
-    """Until a request's head is there."""
-    whole: float = 30.0
-    """Until its body is."""
+    """Until the head is complete; also from the start of a connection to the head of its first request."""
+    body: float = 30.0
+    """Until the body is complete."""
 
 
 class InternalHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with deadlines, and with answers that no reset takes away."""
+    """uvicorn's HTTP protocol, with deadlines, and with answers that are not lost to a reset."""
 
     def __init__(
         self,
@@ -46,149 +45,155 @@ class InternalHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         body_size: int,
-        patience: Patience,
+        timeouts: RequestTimeouts,
     ) -> None:
-        """Bind *body_size* and *patience* with `functools.partial`; nobody reads more of a body than that."""
+        """Bind *body_size* and *timeouts* with `functools.partial`; larger bodies are not read further."""
         super().__init__(config, server_state, app_state, _loop)
         self._body_size = body_size
-        self._patience = patience
-        self._body = 0
-        """Bytes of the present request's body, as far as it has come."""
-        self._headed = False
-        """Whether the present request's head is here."""
-        self._between = True
+        self._timeouts = timeouts
+        self._body_received = 0
+        """Bytes of the current request's body so far."""
+        self._head_complete = False
+        """Whether the current request's head is complete."""
+        self._between_requests = True
         """Whether uvicorn's parser is at the beginning of a request."""
-        self._begun = 0.0
-        """When the present request began, or the connection."""
-        self._unused = True
-        """Whether there was no request yet."""
-        self._left = False
-        """Whether what still comes is somebody else's business."""
+        self._started_at = 0.0
+        """Loop time at which the current request began, or the connection."""
+        self._first_request = True
+        """Whether no request has been completed yet."""
+        self._discarding = False
+        """Whether input is discarded from now on, because the connection is closing."""
         self._stopping = False
-        self._last_used = 0.0
+        self._last_used_at = 0.0
 
-    # ------------------------------------------------------------ in
+    # ------------------------------------------------------------ input
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, and expect a request in time."""
+        """Begin, and set the deadline of the first request's head."""
         super().connection_made(transport)
-        self._begun = self.loop.time()
-        self._expect_more(self._patience.head)
+        self._started_at = self.loop.time()
+        self._set_timer(self._timeouts.head)
 
     def data_received(self, data: bytes) -> None:
-        """Parse *data*, and expect the rest in time."""
+        """Parse *data*, and set the deadline of what is missing."""
         super().data_received(data)
-        if self._left or self.transport.is_closing():
+        if self._discarding or self.transport.is_closing():
             return
-        if self._body > self._body_size and self._answered:
-            self._end()
+        if self._body_received > self._body_size and self._answered:
+            self._close()
         elif self.timeout_keep_alive_task is None:
-            self._watch()
+            self._set_next_timer()
 
-    def _watch(self) -> None:
-        """Look again when what the client owes is due; uvicorn forgets its timer with each read."""
-        due = self._due
-        if due is not None:
-            self._expect_more(max(0.0, due - self.loop.time()))
+    def _set_next_timer(self) -> None:
+        """Set the timer for the deadline or for idleness; uvicorn cancels its timer with each read."""
+        deadline = self._deadline
+        if deadline is not None:
+            self._set_timer(max(0.0, deadline - self.loop.time()))
         elif self._answered:
-            self._expect_more(self.timeout_keep_alive)
+            self._set_timer(self.timeout_keep_alive)
 
     @property
-    def _due(self) -> float | None:
-        """When the client must have sent what it began; None where it has."""
-        if self._unfinished:
-            return self._begun + (self._patience.whole if self._headed else self._patience.head)
-        return self._begun + self._patience.head if self._unused else None
+    def _deadline(self) -> float | None:
+        """Loop time by which the client must have sent the rest of its request; None where nothing is due."""
+        if self._request_incomplete:
+            timeouts = self._timeouts
+            return self._started_at + (timeouts.body if self._head_complete else timeouts.head)
+        return self._started_at + self._timeouts.head if self._first_request else None
 
     @property
     def _answered(self) -> bool:
-        """Whether the last request whose head is here has its answer."""
+        """Whether the last request whose head is complete has its answer."""
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # None at first
 
     @property
-    def _unfinished(self) -> bool:
-        """Whether a part of a request is here, and the rest is not."""
-        return not self._between
+    def _request_incomplete(self) -> bool:
+        """Whether a part of a request has arrived, and the rest has not."""
+        return not self._between_requests
 
-    # ------------------------------------------------------------ what uvicorn's parser tells
+    # ------------------------------------------------------------ callbacks of uvicorn's parser
 
     def on_message_begin(self) -> None:
         """Note that a request has begun."""
-        self._between = self._headed = False
-        self._begun = self.loop.time()
-        self._body = 0
+        self._between_requests = self._head_complete = False
+        self._started_at = self.loop.time()
+        self._body_received = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that its head is here; a body that nobody will read is the last of this connection."""
-        self._headed = True
+        """Note that the head is complete; a request whose body is too large is the connection's last."""
+        self._head_complete = True
         super().on_headers_complete()
         declared = next((value for name, value in self.headers if name == b"content-length"), b"")
         if len(declared) > 18 or int(declared or b"0") > self._body_size:
             self.cycle.keep_alive = False
         if not self.cycle.keep_alive:
-            self._linger()
+            self._linger_after_answer()
 
     def on_body(self, body: bytes) -> None:
-        """Count it: where it turns out too large, nothing more is read of this connection."""
-        self._body += len(body)
-        if self._body > self._body_size and self.cycle.keep_alive:
+        """Count the body's bytes: a request whose body turns out too large is the connection's last."""
+        self._body_received += len(body)
+        if self._body_received > self._body_size and self.cycle.keep_alive:
             self.cycle.keep_alive = False
-            self._linger()
+            self._linger_after_answer()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that it has ended."""
-        self._between = True
-        self._unused = False
+        """Note that the request is complete."""
+        self._between_requests = True
+        self._first_request = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless this was the last."""
-        if self._left:
+        if self._discarding:
             self.server_state.total_requests += 1
         else:
             super().on_response_complete()
 
-    # ------------------------------------------------------------ the end
+    # ------------------------------------------------------------ timeouts and the end
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it was idle for long enough; a timer for every request would cost more."""
+        """End a request that is late, or a connection that was idle for long enough.
+
+        One timer serves both and is set again when it fires early: a timer for every request would cost more.
+        """
         if self.transport.is_closing():
             return
-        now, due = self.loop.time(), self._due
-        idle_until = self._last_used + self.timeout_keep_alive
-        left = (idle_until if due is None else due) - now
+        now, deadline = self.loop.time(), self._deadline
+        idle_until = self._last_used_at + self.timeout_keep_alive
+        left = (idle_until if deadline is None else deadline) - now
         if left > 0:
-            self._expect_more(left)
-        elif due is None:
+            self._set_timer(left)
+        elif deadline is None:
             super().timeout_keep_alive_handler()
         else:
-            self._too_late()
+            self._on_deadline()
 
-    def _too_late(self) -> None:
-        """End a connection whose client does not finish what it began."""
-        if self._between or not self._headed:
+    def _on_deadline(self) -> None:
+        """End a connection whose client does not complete its request."""
+        if self._between_requests or not self._head_complete:
             # The last answer was for an earlier request.
             if not self._answered:
-                self._expect_more(self._patience.head)
-            elif self._unfinished:
-                self._reject(_LATE)
+                self._set_timer(self._timeouts.head)
+            elif self._request_incomplete:
+                self._reject(_REQUEST_TIMEOUT)
             else:
                 self.transport.close()
         elif self._answered:
-            self._leave()
+            self._close_lingering()
         elif self.cycle.response_started or self.pipeline:
-            self._expect_more(self._patience.head)
+            self._set_timer(self._timeouts.head)
         else:
-            self._reject(_LATE)
+            self._reject(_REQUEST_TIMEOUT)
 
-    def _reject(self, rejected: HttpRejection) -> None:
+    def _reject(self, rejection: HttpRejection) -> None:
         self._stopping = True
-        self.transport.write(self._response(rejected.status, rejected.headers, JSON, rejected.json()))
-        self._leave()
+        self.transport.write(self._response(rejection.status, rejection.headers, JSON, rejection.json()))
+        self._close_lingering()
 
-    def _response(self, status: int, headers: Mapping[str, str], media: ContentType, body: bytes) -> bytes:
+    def _response(
+        self, status: int, headers: Mapping[str, str], content_type: ContentType, body: bytes
+    ) -> bytes:
         lines = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -196,40 +201,40 @@ class InternalHttp(HttpToolsProtocol):
             lines.append(f"{key}: {text}\r\n".encode("latin-1"))
         if self._stopping:
             lines.append(b"connection: close\r\n")
-        lines.append(b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(body), media.header))
+        lines.append(b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(body), content_type.header))
         lines.append(body)
         return b"".join(lines)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP as everything else is answered."""
+        """Answer a malformed request in the form of every other error."""
         self._reject(render(Rejection(ErrorCode.BAD_REQUEST, msg)))
 
-    def _linger(self) -> None:
-        """Let the end of the present request's answer be one that its client gets to read."""
-        self.cycle.transport = cast("Any", _Lingering(self.transport, self._end))
+    def _linger_after_answer(self) -> None:
+        """Let the current request's answer end with a close that does not reset the connection."""
+        self.cycle.transport = cast("Any", _LingeringTransport(self.transport, self._close))
 
-    def _end(self) -> None:
-        if self._between:
+    def _close(self) -> None:
+        if self._between_requests:
             self.transport.close()
         else:
-            self._leave()
+            self._close_lingering()
 
-    def _leave(self) -> None:
-        """Discard what still comes, then close: over unread input it would be a reset, and no answer."""
-        if self.transport.is_closing() or self._left:
+    def _close_lingering(self) -> None:
+        """Close, and discard input until then: closing over unread input resets, and loses the answer."""
+        if self.transport.is_closing() or self._discarding:
             return
-        self._left = True
+        self._discarding = True
         self._unset_keepalive_if_required()
-        # Whoever still waits for the body hears that there is no more.
+        # A route that still waits for the body gets a disconnect.
         self.connection_lost(ConnectionAbortedError())
-        close_lingering(self.transport, self.server_state, timeout=LINGER)
+        close_lingering(self.transport, self.server_state, timeout=LINGER_SECONDS)
 
-    def _expect_more(self, seconds: float) -> None:
+    def _set_timer(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
 
-class _Lingering:
-    """A transport as the answer to one request sees it."""
+class _LingeringTransport:
+    """The transport that one request's answer gets, whose `close` is ours."""
 
     __slots__ = ("_transport", "close")
 

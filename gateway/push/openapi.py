@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of a route: its bodies in both encodings, and every status it may answer."""
+"""The OpenAPI document of a route: its bodies in both encodings, and every status that it may answer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway.push.content_types import MEDIA
-from gateway.push.requests import Batch, Broadcast, ChannelChoice, Disconnect, Notify, Publish
-from gateway.push.responses import Failed
+from gateway.push.content_types import CONTENT_TYPES
+from gateway.push.requests import (
+    BatchRequest,
+    BroadcastRequest,
+    DisconnectRequest,
+    NotifyRequest,
+    PublishRequest,
+    SubscriptionRequest,
+)
+from gateway.push.responses import ErrorAnswer
 
 _REFERENCE = "#/components/schemas/{model}"
-BODIES: tuple[type[BaseModel], ...] = (Publish, Broadcast, Notify, Batch, Disconnect, ChannelChoice)
+BODIES: tuple[type[BaseModel], ...] = (
+    PublishRequest,
+    BroadcastRequest,
+    NotifyRequest,
+    BatchRequest,
+    DisconnectRequest,
+    SubscriptionRequest,
+)
 
-MEANINGS: dict[int, str] = {
+DESCRIPTIONS: dict[int, str] = {
     400: "Malformed: neither JSON nor MessagePack, nested too deep, or a number that 64 bits cannot carry",
     401: "No valid key in `Authorization: Bearer`",
     413: "The body or the message's data is too large",
@@ -25,22 +39,22 @@ MEANINGS: dict[int, str] = {
     503: "The broker cannot take it now: try again after Retry-After",
     507: "The broker has no memory left to keep the message",
 }
-_ALWAYS = (401, 422, 500, 503)
+_WITHOUT_BODY = (401, 422, 500, 503)
 _WITH_BODY = (400, 401, 413, 415, 422, 500, 503)
-_PUBLISHING = (400, 401, 413, 415, 422, 429, 500, 503, 507)
-_LATER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_PUBLISH = (400, 401, 413, 415, 422, 429, 500, 503, 507)
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
 def operation(
     summary: str, answer: type[BaseModel], *, body: type[BaseModel] | None = None, publishes: bool = False
 ) -> dict[str, Any]:
     """Return the keyword arguments that make FastAPI document a route."""
-    statuses = _PUBLISHING if publishes else _ALWAYS if body is None else _WITH_BODY
-    responses: dict[int, dict[str, Any]] = {200: _answer(answer, "Done")}
+    statuses = _PUBLISH if publishes else _WITHOUT_BODY if body is None else _WITH_BODY
+    responses: dict[int, dict[str, Any]] = {200: _response(answer, "Done")}
     for status in statuses:
-        responses[status] = _answer(Failed, MEANINGS[status])
+        responses[status] = _response(ErrorAnswer, DESCRIPTIONS[status])
         if status in (429, 503, 507):
-            responses[status]["headers"] = _LATER
+            responses[status]["headers"] = _RETRY_AFTER
     extra = None if body is None else {"requestBody": _body(body)}
     return {"summary": summary, "responses": responses, "openapi_extra": extra}
 
@@ -52,14 +66,17 @@ def with_bodies(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _answer(model: type[BaseModel], description: str) -> dict[str, Any]:
-    return {"model": model, "description": description, "content": _both(model)}
+def _response(model: type[BaseModel], description: str) -> dict[str, Any]:
+    return {"model": model, "description": description, "content": _in_both_encodings(model)}
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     required = any(field.is_required() for field in model.model_fields.values())
-    return {"required": required, "content": _both(model)}
+    return {"required": required, "content": _in_both_encodings(model)}
 
 
-def _both(model: type[BaseModel]) -> dict[str, Any]:
-    return {media: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}} for media in MEDIA}
+def _in_both_encodings(model: type[BaseModel]) -> dict[str, Any]:
+    return {
+        content_type: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+        for content_type in CONTENT_TYPES
+    }

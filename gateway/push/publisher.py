@@ -1,4 +1,4 @@
-"""From checked requests to the broker: one message, the same for many, many in a row."""
+"""From checked requests to the broker: one message, the same message for many, many messages in a row."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from typing import Any
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import AckLevel, Publication, Receipt, Retention
+from gateway.push.context import PushContext
 from gateway.push.errors import RequestRejected, http_rejection
 from gateway.push.params import channel_name, personal_channel
-from gateway.push.requests import Batch, Broadcast, Command, Content, Notify, Publish
-from gateway.push.service import Service
+from gateway.push.requests import (
+    BatchCommand,
+    BatchRequest,
+    BroadcastRequest,
+    MessageContent,
+    NotifyRequest,
+    PublishRequest,
+)
+from gateway.push.responses import Answer
 from protocol.channels import valid
 from protocol.errors import ErrorCode
 from protocol.payload import Payload, payload_of
 
-Answer = dict[str, Any]
-
-TURN = 64
-"""Publishes that are started before others get their turn of the loop: each may be a fan-out of its own."""
+PUBLISHES_PER_TURN = 64
+"""Publishes started in one turn of the event loop: each may be a fan-out of its own, and others wait."""
 
 _NOBODY: frozenset[str] = frozenset()
-_PLAIN = frozenset({"channel", "data"})
-_NOTHING_ELSE = Content(data=None)
+_CHANNEL_AND_DATA = frozenset({"channel", "data"})
+_NO_OPTIONS = MessageContent(data=None)
 
 
-class Publisher:
+class RequestPublisher:
     """Publishes for `POST /v1/publish`, `/broadcast`, `/notify` and `/batch`.
 
     `RequestRejected`, `BadRequest` and pydantic's `ValidationError` are raised before anything is published.
@@ -33,70 +39,74 @@ class Publisher:
 
     __slots__ = ("_broker", "_message_size", "_namespaces", "_pace", "_retention", "_tasks")
 
-    def __init__(self, service: Service) -> None:
-        """Publish to the service's broker, under its rules."""
-        self._broker = service.broker
-        self._namespaces = service.namespaces
-        self._tasks = service.tasks
-        self._pace = service.pace
-        self._message_size = service.message_size
+    def __init__(self, context: PushContext) -> None:
+        """Publish to the broker of *context*, under its rules of channels."""
+        self._broker = context.broker
+        self._namespaces = context.namespaces
+        self._tasks = context.tasks
+        self._pace = context.pace
+        self._message_size = context.message_size
         self._retention: dict[str, Retention | None] = {}
 
-    def publication(self, body: Any, *, source: bytes | None = None) -> Publication:
-        """Return what the decoded *body* of `POST /v1/publish` wants published.
+    def parse(self, body: Any, *, json_text: bytes | None = None) -> Publication:
+        """Return the publication that the decoded *body* of `POST /v1/publish` asks for.
 
-        *source* is the JSON text that it was decoded from, where it was.
+        *json_text* is the text that it was decoded from, where it was JSON.
         """
-        if type(body) is dict and body.keys() == _PLAIN and type(body["channel"]) is str:
-            # Nothing left for the models to find but a wrong name; they cost 2 µs of a publish's 20.
+        if type(body) is dict and body.keys() == _CHANNEL_AND_DATA and type(body["channel"]) is str:
+            # The models could only find a wrong name here; they cost 2 µs of a publish's 20.
             channel = body["channel"]
             if valid(channel):
-                return self._publication(channel, self._payload(body["data"], source), _NOTHING_ELSE)
-        wanted = Publish.model_validate(body)
-        return self._publication(wanted.channel, self._payload(wanted.data, source), wanted)
+                return self._publication(channel, self._payload(body["data"], json_text), _NO_OPTIONS)
+        request = PublishRequest.model_validate(body)
+        return self._publication(request.channel, self._payload(request.data, json_text), request)
 
     async def publish(self, publication: Publication) -> Answer:
         """Publish and return the answer, once the node's clients can take more."""
         receipt = await self._broker.publish(publication)
         if self._pace is not None:
             await self._pace()
-        return answer(publication, receipt)
+        return published_answer(publication, receipt)
 
-    async def broadcast(self, wanted: Broadcast, *, source: bytes | None) -> list[Answer]:
-        """Publish the same in every channel; return one answer or error each."""
-        data = self._payload(wanted.data, source)
+    async def broadcast(self, request: BroadcastRequest, *, json_text: bytes | None) -> list[Answer]:
+        """Publish the same message in every channel; return one answer or error for each."""
+        data = self._payload(request.data, json_text)
 
-        def to(channel: str) -> Publication:
-            return self._publication(channel_name(channel), data, wanted)
+        def publication_for(channel: str) -> Publication:
+            return self._publication(channel_name(channel), data, request)
 
-        return await self._all(
-            self._attempt(to, channel, {"channel": channel}) for channel in wanted.channels
+        return await self._run_all(
+            self._publish_one(publication_for, channel, {"channel": channel}) for channel in request.channels
         )
 
-    async def notify(self, wanted: Notify, *, source: bytes | None) -> list[Answer]:
-        """Publish the same to every user's personal channel; return one answer or error each."""
-        data = self._payload(wanted.data, source)
+    async def notify(self, request: NotifyRequest, *, json_text: bytes | None) -> list[Answer]:
+        """Publish the same message on every user's personal channel; return one answer or error for each."""
+        data = self._payload(request.data, json_text)
 
-        def to(user: str) -> Publication:
-            return self._publication(personal_channel(user), data, wanted)
+        def publication_for(user: str) -> Publication:
+            return self._publication(personal_channel(user), data, request)
 
-        return await self._all(self._attempt(to, user, {"user": user}) for user in wanted.users)
+        return await self._run_all(
+            self._publish_one(publication_for, user, {"user": user}) for user in request.users
+        )
 
-    async def batch(self, wanted: Batch, *, source: bytes | None) -> list[Answer]:
-        """Carry out the commands in order; return one answer or error each."""
-        # Once for all of them: each would search the whole text again.
-        payload_of(wanted.commands, source=source)
+    async def batch(self, request: BatchRequest, *, json_text: bytes | None) -> list[Answer]:
+        """Carry out the commands in order; return one answer or error for each."""
+        # Once for all commands: each would search the whole text again.
+        payload_of(request.commands, source=json_text)
 
-        def to(command: Any) -> Publication:
-            wanted = Command.model_validate(command).publish
-            return self._publication(wanted.channel, self._payload(wanted.data, None), wanted)
+        def publication_for(command: Any) -> Publication:
+            publish = BatchCommand.model_validate(command).publish
+            return self._publication(publish.channel, self._payload(publish.data, None), publish)
 
-        return await self._all(self._attempt(to, command, {}) for command in wanted.commands)
+        return await self._run_all(
+            self._publish_one(publication_for, command, {}) for command in request.commands
+        )
 
     # ------------------------------------------------------------ inside
 
-    def _payload(self, data: Any, source: bytes | None) -> Payload:
-        payload = payload_of(data, source=source)
+    def _payload(self, data: Any, json_text: bytes | None) -> Payload:
+        payload = payload_of(data, source=json_text)
         if len(payload.json) > self._message_size:
             raise RequestRejected(
                 413,
@@ -105,44 +115,46 @@ class Publisher:
             )
         return payload
 
-    def _publication(self, channel: str, data: Payload, wanted: Content) -> Publication:
+    def _publication(self, channel: str, data: Payload, content: MessageContent) -> Publication:
         rules = self._namespaces.rules(channel)
         return Publication(
             channel,
             data,
-            None if wanted.history is False else self._retained(rules),
-            wanted.key,
+            None if content.history is False else self._retention_under(rules),
+            content.key,
             None,
-            wanted.tags or None,
-            frozenset(wanted.exclude) if wanted.exclude else _NOBODY,
-            None if wanted.acknowledge is None else AckLevel(wanted.acknowledge),
+            content.tags or None,
+            frozenset(content.exclude) if content.exclude else _NOBODY,
+            None if content.acknowledge is None else AckLevel(content.acknowledge),
         )
 
-    def _retained(self, rules: ChannelRules) -> Retention | None:
-        """Return what is kept under *rules*; made once per namespace, whose rules never change."""
+    def _retention_under(self, rules: ChannelRules) -> Retention | None:
+        """Return the retention under *rules*; one object per namespace, whose rules never change."""
         name = rules.namespace
         if name not in self._retention:
-            self._retention[name] = Retention.of(rules.history, rules.history_ttl)
+            self._retention[name] = Retention(rules.history, rules.history_ttl) if rules.history else None
         return self._retention[name]
 
-    async def _attempt(self, to: Callable[[Any], Publication], target: Any, name: Answer) -> Answer:
-        """Publish and return the answer, or the error in its place; both say whose it is, by *name*."""
+    async def _publish_one(
+        self, publication_for: Callable[[Any], Publication], target: Any, label: Answer
+    ) -> Answer:
+        """Publish and return the answer, or the error in its place; *label* says whose answer it is."""
         try:
-            return {**name, **await self.publish(to(target))}
+            return {**label, **await self.publish(publication_for(target))}
         except Exception as error:  # noqa: BLE001 (one failure must not hide the others' results)
-            return {**name, **http_rejection(error).body}
+            return {**label, **http_rejection(error).body}
 
-    async def _all(self, attempts: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-        """Start every attempt in order, then wait for all: a broker elsewhere takes them in one trip."""
-        return await self._tasks.gather_in_order(attempts, yield_every=TURN)
+    async def _run_all(self, publishes: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+        """Start every publish in order, then wait for all: Redis gets them in one round trip."""
+        return await self._tasks.gather_in_order(publishes, yield_every=PUBLISHES_PER_TURN)
 
 
-def answer(publication: Publication, receipt: Receipt) -> Answer:
-    """Return the map that tells of a message that was published."""
-    told: Answer = {"channel": publication.channel}
+def published_answer(publication: Publication, receipt: Receipt) -> Answer:
+    """Return the answer for a message that was published."""
+    answer: Answer = {"channel": publication.channel}
     if receipt.id is not None:
-        told["message"] = str(receipt.id)
-    told["replayed"] = receipt.replayed
+        answer["message"] = str(receipt.id)
+    answer["replayed"] = receipt.replayed
     if receipt.level is not None:
-        told["acknowledged"] = receipt.level.value
-    return told
+        answer["acknowledged"] = receipt.level.value
+    return answer

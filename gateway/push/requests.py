@@ -1,4 +1,4 @@
-"""The bodies of requests; unknown fields are ignored, null stands for an absent one, except in `data`."""
+"""The bodies of requests; unknown fields are ignored, and null means absent, except in `data`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from protocol import limits
 from protocol.errors import CloseCode
 
-ADDRESSEES = 1_000
-"""Channels, users or commands in one request (PROTOCOL section 5)."""
+MAX_TARGETS = 1_000
+"""Channels, users or commands in one request (docs/push-api.md#many-messages)."""
 USER_SIZE = 128
-"""Characters in a user's name, as in a token's `sub`."""
+"""Characters in a user's name, as in the `sub` of a token (`gateway.access.claims`)."""
 REASON_SIZE = 123
 """Bytes in the reason of a Close frame: 125 in a control frame less the code (RFC 6455 section 5.5)."""
-NAME_SIZE = 128
+CONNECTION_ID_SIZE = 128
 """Characters in the id of a connection."""
 
 ChannelName = Annotated[
@@ -24,17 +24,19 @@ ChannelName = Annotated[
 ]
 Key = Annotated[str, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY, examples=["order-1871-paid"])]
 Tag = Annotated[str, Field(max_length=limits.TAG_SIZE)]
-Connections = Annotated[list[Annotated[str, Field(max_length=NAME_SIZE)]], Field(max_length=ADDRESSEES)]
+Connections = Annotated[
+    list[Annotated[str, Field(max_length=CONNECTION_ID_SIZE)]], Field(max_length=MAX_TARGETS)
+]
 
 
-class Body(BaseModel):
-    """A map that types are taken from as they are: no number is read out of a string."""
+class RequestBody(BaseModel):
+    """A map whose values are not converted: the text "1" is not accepted as a number."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Content(Body):
-    """What is to be published, wherever it goes."""
+class MessageContent(RequestBody):
+    """A message and its options, without its destination."""
 
     data: Annotated[Any, Field(description="Any JSON value.", examples=[{"text": "hello"}])]
     key: Annotated[
@@ -58,37 +60,37 @@ class Content(Body):
     history: Annotated[bool | None, Field(description="false: deliver it, but do not keep it.")] = None
 
 
-class Publish(Content):
+class PublishRequest(MessageContent):
     """One message for one channel."""
 
     channel: ChannelName
 
 
-class Broadcast(Content):
+class BroadcastRequest(MessageContent):
     """One message for each of many channels."""
 
-    channels: Annotated[list[str], Field(max_length=ADDRESSEES, examples=[["chat:42", "chat:43"]])]
+    channels: Annotated[list[str], Field(max_length=MAX_TARGETS, examples=[["chat:42", "chat:43"]])]
 
 
-class Notify(Content):
+class NotifyRequest(MessageContent):
     """One message for each of many users, on their personal channels."""
 
-    users: Annotated[list[str], Field(max_length=ADDRESSEES, examples=[["alice", "bob"]])]
+    users: Annotated[list[str], Field(max_length=MAX_TARGETS, examples=[["alice", "bob"]])]
 
 
-class Command(Body):
+class BatchCommand(RequestBody):
     """One command of a batch."""
 
-    publish: Publish
+    publish: PublishRequest
 
 
-class Batch(Body):
+class BatchRequest(RequestBody):
     """Commands that are carried out in order, each on its own."""
 
-    commands: Annotated[list[SkipValidation[Command]], Field(max_length=ADDRESSEES)]
+    commands: Annotated[list[SkipValidation[BatchCommand]], Field(max_length=MAX_TARGETS)]
 
 
-class Disconnect(Body):
+class DisconnectRequest(RequestBody):
     """Why a user's connections are closed, and which of them are not."""
 
     code: Annotated[int | None, Field(ge=4000, le=4999, description="The close code; 4005 if absent.")] = None
@@ -105,7 +107,7 @@ class Disconnect(Body):
         return CloseCode.DISCONNECTED if self.code is None else self.code
 
 
-class ChannelChoice(Body):
+class SubscriptionRequest(RequestBody):
     """The channel that a user's connections are to follow, or no longer to follow."""
 
     channel: ChannelName

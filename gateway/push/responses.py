@@ -1,4 +1,4 @@
-"""The bodies of answers, for the OpenAPI document; nothing is checked against them at run time."""
+"""The bodies of answers, for the OpenAPI document; answers are not validated against them at run time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from pydantic import BaseModel, Field
 
 from protocol.errors import ErrorCode
 
+Answer = dict[str, Any]
+"""The body of an answer before it is encoded."""
+
 MessageId = Annotated[str, Field(description="Opaque: `<offset>-<uid>`.", examples=["7-5f2c9a01d3e4"])]
 
 
 class ErrorBody(BaseModel):
-    """Why it was not carried out."""
+    """Why a request was not carried out."""
 
     code: ErrorCode
     message: str
     retry_after_ms: Annotated[int | None, Field(description="With `rate_limited` and `unavailable`.")] = None
 
 
-class Failed(BaseModel):
-    """What every error answers, whatever its status."""
+class ErrorAnswer(BaseModel):
+    """The body of every error, whatever its status."""
 
     error: ErrorBody
 
@@ -36,16 +39,16 @@ class Published(BaseModel):
     ] = None
 
 
-class FailedChannel(Failed):
-    """A channel that did not get it."""
+class ChannelError(ErrorAnswer):
+    """A channel in which the message was not published."""
 
     channel: str
 
 
-class Broadcasted(BaseModel):
+class BroadcastResults(BaseModel):
     """One result per channel, in the order of the request."""
 
-    results: list[Published | FailedChannel]
+    results: list[Published | ChannelError]
 
 
 class NotifiedUser(Published):
@@ -54,53 +57,56 @@ class NotifiedUser(Published):
     user: str
 
 
-class FailedUser(Failed):
-    """A user that did not get it."""
+class UserError(ErrorAnswer):
+    """A user for whom the message was not published."""
 
     user: str
 
 
-class Notified(BaseModel):
+class NotifyResults(BaseModel):
     """One result per user, in the order of the request."""
 
-    results: list[NotifiedUser | FailedUser]
+    results: list[NotifiedUser | UserError]
 
 
-class BatchDone(BaseModel):
+class BatchResults(BaseModel):
     """One result per command, in order."""
 
-    results: list[Published | Failed]
+    results: list[Published | ErrorAnswer]
 
 
 class ChannelEntry(BaseModel):
-    """A channel that somebody follows."""
+    """A channel that has subscribers."""
 
     channel: str
     subscribers: int
 
 
 class ChannelList(BaseModel):
-    """A page of the channels that somebody follows, by name."""
+    """A page of the channels that have subscribers, by name."""
 
     channels: list[ChannelEntry]
     cursor: Annotated[str | None, Field(description="For the next page; absent on the last one.")] = None
     partial: Annotated[
-        bool | None, Field(description="true: without what a Redis, or a node, knows that does not answer.")
+        bool | None,
+        Field(description="true: a Redis server or a node does not answer, and its channels are missing."),
     ] = None
 
 
 class ChannelInfo(BaseModel):
-    """One channel: how many follow it, and what is kept of it."""
+    """One channel: its subscribers, and its history."""
 
     channel: str
     subscribers: int
-    users: Annotated[int | None, Field(description="Who is present; absent where presence is off.")] = None
+    users: Annotated[
+        int | None, Field(description="Users who are present; absent where presence is off.")
+    ] = None
     position: Annotated[
         MessageId | None, Field(description="Of the newest message; absent without history.")
     ] = None
     history: Annotated[int, Field(description="Messages kept.")]
     partial: Annotated[
-        bool | None, Field(description="true: without subscribers of a node that does not answer.")
+        bool | None, Field(description="true: a node does not answer, and its subscribers are missing.")
     ] = None
 
 
@@ -113,7 +119,7 @@ class MemberEntry(BaseModel):
 
 
 class PresenceInfo(BaseModel):
-    """Who is in the channel, as the WebSocket command `presence` tells it."""
+    """Who is in the channel, as in the reply to the WebSocket command `presence`."""
 
     channel: str
     connections: int
@@ -131,7 +137,7 @@ class SenderEntry(BaseModel):
 
 
 class MessageEntry(BaseModel):
-    """A message exactly as subscribers are pushed it."""
+    """A message exactly as subscribers get it."""
 
     type: Annotated[str, Field(examples=["message"])]
     channel: str
@@ -143,14 +149,14 @@ class MessageEntry(BaseModel):
 
 
 class HistoryInfo(BaseModel):
-    """Messages kept of the channel, as the WebSocket command `history` tells them."""
+    """Messages kept of the channel, as in the reply to the WebSocket command `history`."""
 
     channel: str
     position: Annotated[MessageId, Field(description="Of the newest message, in `messages` or not.")]
     messages: list[MessageEntry]
 
 
-class Cleared(BaseModel):
+class ClearedHistory(BaseModel):
     """The history is empty now; its numbering goes on."""
 
     channel: str
@@ -170,17 +176,21 @@ class UserInfo(BaseModel):
 
     user: str
     connections: list[ConnectionEntry]
-    partial: Annotated[bool | None, Field(description="true: without a node that does not answer.")] = None
+    partial: Annotated[
+        bool | None, Field(description="true: a node does not answer, and its connections are missing.")
+    ] = None
 
 
-class Told(BaseModel):
-    """How many of the user's connections were told."""
+class UserCommandResult(BaseModel):
+    """How many of the user's connections the command was sent to."""
 
-    connections: Annotated[int, Field(description="All there were, whether or not that changes them.")]
+    connections: Annotated[
+        int, Field(description="All of them, whether or not the command changes anything there.")
+    ]
 
 
 class NodeEntry(BaseModel):
-    """One live node, with whatever figures it adds."""
+    """One live node, with the figures that it adds."""
 
     node: str
     connections: int
@@ -195,10 +205,12 @@ class NodeList(BaseModel):
     nodes: list[NodeEntry]
 
 
-class Totals(BaseModel):
+class ClusterTotals(BaseModel):
     """Sums over the live nodes."""
 
     nodes: int
     connections: int
-    channels: Annotated[int, Field(description="A channel counts once on each node where it is followed.")]
+    channels: Annotated[
+        int, Field(description="A channel counts once on each node where it has subscribers.")
+    ]
     subscriptions: int

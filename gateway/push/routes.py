@@ -1,4 +1,4 @@
-"""The paths of the internal API, each as one small function between a request and its answer."""
+"""The paths of the push API: each is one small method between a request and its answer."""
 
 from __future__ import annotations
 
@@ -6,46 +6,57 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.push.body import DecodedBody, read, read_optional, reply
+from gateway.push.body import DecodedBody, encode_answer, read_body, read_optional_body
 from gateway.push.lookups import Lookups
 from gateway.push.openapi import operation
-from gateway.push.params import channel_in, position_in, user_in
-from gateway.push.publisher import Publisher
-from gateway.push.requests import Batch, Broadcast, ChannelChoice, Disconnect, Notify, Publish
+from gateway.push.params import channel_from_path, position_from_query, user_from_path
+from gateway.push.publisher import RequestPublisher
+from gateway.push.requests import (
+    BatchRequest,
+    BroadcastRequest,
+    DisconnectRequest,
+    NotifyRequest,
+    PublishRequest,
+    SubscriptionRequest,
+)
 from gateway.push.responses import (
-    BatchDone,
-    Broadcasted,
+    Answer,
+    BatchResults,
+    BroadcastResults,
     ChannelInfo,
     ChannelList,
-    Cleared,
+    ClearedHistory,
+    ClusterTotals,
     HistoryInfo,
     NodeList,
-    Notified,
+    NotifyResults,
     PresenceInfo,
     Published,
-    Told,
-    Totals,
+    UserCommandResult,
     UserInfo,
 )
+from gateway.push.user_commands import UserCommandSender
 from protocol import limits
 
-PAGE = 100
-"""Channels in one page, unless `limit` says otherwise."""
-LARGEST_PAGE = 1_000
+PAGE_SIZE = 100
+"""Channels in one page without `limit`."""
+MAX_PAGE_SIZE = 1_000
+"""Channels in one page at most."""
 
 ChannelPath = Annotated[str, Path(description="A channel's name, percent-encoded.", examples=["chat:42"])]
 UserPath = Annotated[str, Path(description="A user, percent-encoded.", examples=["alice"])]
 Prefix = Annotated[str, Query(max_length=256, description="Only channels whose names start with it.")]
-Page = Annotated[int, Query(ge=1, le=LARGEST_PAGE)]
-Cursor = Annotated[str | None, Query(max_length=1024, description="From the answer before.")]
+Page = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
+Cursor = Annotated[str | None, Query(max_length=1024, description="From the previous page.")]
 Members = Annotated[bool, Query(description="false: the counts alone.")]
 HistoryPage = Annotated[int | None, Query(ge=0, le=limits.HISTORY_LIMIT, description="Messages at most.")]
 MembersPage = Annotated[int | None, Query(ge=1, description="Members at most.")]
 Since = Annotated[
-    str | None, Query(description="A message id: what came after it; before it, with `reverse`.")
+    str | None, Query(description="A message id: messages after it; with `reverse`, those before it.")
 ]
 Reverse = Annotated[bool, Query(description="The newest first.")]
 
@@ -53,37 +64,37 @@ Reverse = Annotated[bool, Query(description="The newest first.")]
 class PublishRoutes:
     """The paths that publish."""
 
-    def __init__(self, publisher: Publisher, *, body_size: int) -> None:
-        """Hand checked requests of at most *body_size* bytes to *publisher*."""
+    def __init__(self, publisher: RequestPublisher, *, body_size: int) -> None:
+        """Publish with *publisher* what requests of at most *body_size* bytes ask for."""
         self._publisher = publisher
         self._body_size = body_size
 
     async def publish(self, request: Request) -> Response:
         """One message for one channel."""
         body = await self._read(request)
-        wanted = self._publisher.publication(body.value, source=body.source)
-        return reply(request, await self._publisher.publish(wanted))
+        publication = self._publisher.parse(body.value, json_text=body.json_text)
+        return encode_answer(request, await self._publisher.publish(publication))
 
     async def broadcast(self, request: Request) -> Response:
         """The same message for each of at most 1,000 channels; each succeeds or fails on its own."""
         body = await self._read(request)
-        results = await self._publisher.broadcast(body.as_a(Broadcast), source=body.source)
-        return reply(request, {"results": results})
+        results = await self._publisher.broadcast(body.parse(BroadcastRequest), json_text=body.json_text)
+        return encode_answer(request, {"results": results})
 
     async def notify(self, request: Request) -> Response:
         """The same message for each of at most 1,000 users, on all of their connections."""
         body = await self._read(request)
-        results = await self._publisher.notify(body.as_a(Notify), source=body.source)
-        return reply(request, {"results": results})
+        results = await self._publisher.notify(body.parse(NotifyRequest), json_text=body.json_text)
+        return encode_answer(request, {"results": results})
 
     async def batch(self, request: Request) -> Response:
         """At most 1,000 commands, carried out in order; each succeeds or fails on its own."""
         body = await self._read(request)
-        results = await self._publisher.batch(body.as_a(Batch), source=body.source)
-        return reply(request, {"results": results})
+        results = await self._publisher.batch(body.parse(BatchRequest), json_text=body.json_text)
+        return encode_answer(request, {"results": results})
 
     async def _read(self, request: Request) -> DecodedBody:
-        return await read(request, at_most=self._body_size)
+        return await read_body(request, max_size=self._body_size)
 
     def add_to(self, router: APIRouter) -> None:
         """Add these paths to *router*."""
@@ -91,18 +102,24 @@ class PublishRoutes:
             (
                 "/publish",
                 self.publish,
-                operation("Publish to a channel", Published, body=Publish, publishes=True),
+                operation("Publish to a channel", Published, body=PublishRequest, publishes=True),
             ),
             (
                 "/broadcast",
                 self.broadcast,
-                operation("Publish to many channels", Broadcasted, body=Broadcast, publishes=True),
+                operation(
+                    "Publish to many channels", BroadcastResults, body=BroadcastRequest, publishes=True
+                ),
             ),
-            ("/notify", self.notify, operation("Publish to users", Notified, body=Notify, publishes=True)),
+            (
+                "/notify",
+                self.notify,
+                operation("Publish to users", NotifyResults, body=NotifyRequest, publishes=True),
+            ),
             (
                 "/batch",
                 self.batch,
-                operation("Do many things at once", BatchDone, body=Batch, publishes=True),
+                operation("Do many things at once", BatchResults, body=BatchRequest, publishes=True),
             ),
         )
         for path, endpoint, described in routes:
@@ -110,22 +127,21 @@ class PublishRoutes:
 
 
 class LookupRoutes:
-    """The paths that look, and those that tell users' connections what to do."""
+    """The paths that read channels, users and nodes, and the one that clears a history."""
 
-    def __init__(self, directory: Lookups, *, body_size: int) -> None:
-        """Ask *directory*."""
-        self._directory = directory
-        self._body_size = body_size
+    def __init__(self, lookups: Lookups) -> None:
+        """Answer with *lookups*."""
+        self._lookups = lookups
 
     async def channels(
-        self, request: Request, *, prefix: Prefix = "", limit: Page = PAGE, cursor: Cursor = None
+        self, request: Request, *, prefix: Prefix = "", limit: Page = PAGE_SIZE, cursor: Cursor = None
     ) -> Response:
-        """Channels that somebody follows, by name."""
-        return reply(request, await self._directory.channels(prefix, limit=limit, cursor=cursor))
+        """Channels that have subscribers, by name."""
+        return encode_answer(request, await self._lookups.channels(prefix, limit=limit, cursor=cursor))
 
     async def channel(self, request: Request, channel: ChannelPath) -> Response:
-        """How many follow the channel, who is present, and what is kept of it."""
-        return reply(request, await self._directory.channel(channel_in(channel)))
+        """The channel's numbers of subscribers, of users who are present, and of messages kept."""
+        return encode_answer(request, await self._lookups.channel(channel_from_path(channel)))
 
     async def presence(
         self,
@@ -137,9 +153,9 @@ class LookupRoutes:
         cursor: Cursor = None,
     ) -> Response:
         """Who is in the channel."""
-        name = channel_in(channel)
-        answer = await self._directory.presence(name, members=members, limit=limit, cursor=cursor)
-        return reply(request, answer)
+        name = channel_from_path(channel)
+        answer = await self._lookups.presence(name, members=members, limit=limit, cursor=cursor)
+        return encode_answer(request, answer)
 
     async def history(
         self,
@@ -151,44 +167,25 @@ class LookupRoutes:
         reverse: Reverse = False,
     ) -> Response:
         """Messages kept of the channel: the oldest first, or the newest first with `reverse`."""
-        name, position = channel_in(channel), position_in(since)
-        answer = await self._directory.history(name, since=position, limit=limit, reverse=reverse)
-        return reply(request, answer)
+        name, position = channel_from_path(channel), position_from_query(since)
+        answer = await self._lookups.history(name, since=position, limit=limit, reverse=reverse)
+        return encode_answer(request, answer)
 
     async def clear(self, request: Request, channel: ChannelPath) -> Response:
-        """Forget the messages kept of the channel; its numbering goes on."""
-        return reply(request, await self._directory.clear(channel_in(channel)))
+        """Delete the messages kept of the channel; its numbering goes on."""
+        return encode_answer(request, await self._lookups.clear(channel_from_path(channel)))
 
     async def user(self, request: Request, user: UserPath) -> Response:
         """The user's live connections, on every node."""
-        return reply(request, await self._directory.user(user_in(user)))
-
-    async def disconnect(self, request: Request, user: UserPath) -> Response:
-        """Close the user's connections."""
-        name, body = user_in(user), await read_optional(request, at_most=self._body_size)
-        return reply(request, await self._directory.disconnect(name, body.as_a(Disconnect)))
-
-    async def subscribe(self, request: Request, user: UserPath) -> Response:
-        """Make the user's connections follow a channel."""
-        return await self._choose(request, user, "subscribe")
-
-    async def unsubscribe(self, request: Request, user: UserPath) -> Response:
-        """Make the user's connections no longer follow a channel."""
-        return await self._choose(request, user, "unsubscribe")
-
-    async def _choose(
-        self, request: Request, user: str, action: Literal["subscribe", "unsubscribe"]
-    ) -> Response:
-        name, body = user_in(user), await read(request, at_most=self._body_size)
-        return reply(request, await self._directory.choose(name, action, body.as_a(ChannelChoice).channel))
+        return encode_answer(request, await self._lookups.user(user_from_path(user)))
 
     async def nodes(self, request: Request) -> Response:
         """The cluster's live nodes."""
-        return reply(request, await self._directory.nodes())
+        return encode_answer(request, await self._lookups.nodes())
 
     async def stats(self, request: Request) -> Response:
         """The cluster's totals."""
-        return reply(request, await self._directory.stats())
+        return encode_answer(request, await self._lookups.stats())
 
     def add_to(self, router: APIRouter) -> None:
         """Add these paths to *router*."""
@@ -198,29 +195,52 @@ class LookupRoutes:
             ("GET", "/channels/{channel}", self.channel, operation("Look at a channel", ChannelInfo)),
             ("GET", "/channels/{channel}/presence", self.presence, operation("Who is here", PresenceInfo)),
             ("GET", history, self.history, operation("Read a channel's history", HistoryInfo)),
-            ("DELETE", history, self.clear, operation("Clear a channel's history", Cleared)),
+            ("DELETE", history, self.clear, operation("Clear a channel's history", ClearedHistory)),
             ("GET", "/users/{user}", self.user, operation("A user's connections", UserInfo)),
-            (
-                "POST",
-                "/users/{user}/disconnect",
-                self.disconnect,
-                operation("Disconnect a user", Told, body=Disconnect),
-            ),
-            (
-                "POST",
-                "/users/{user}/subscribe",
-                self.subscribe,
-                operation("Subscribe a user", Told, body=ChannelChoice),
-            ),
-            (
-                "POST",
-                "/users/{user}/unsubscribe",
-                self.unsubscribe,
-                operation("Unsubscribe a user", Told, body=ChannelChoice),
-            ),
             ("GET", "/nodes", self.nodes, operation("List nodes", NodeList)),
-            ("GET", "/stats", self.stats, operation("Totals", Totals)),
+            ("GET", "/stats", self.stats, operation("Totals", ClusterTotals)),
         )
         for method, path, endpoint, described in routes:
             tag = path.strip("/").partition("/")[0]
             router.add_api_route(path, endpoint, methods=[method], tags=[tag], **described)
+
+
+class UserCommandRoutes:
+    """The paths that send a command to every connection of a user."""
+
+    def __init__(self, sender: UserCommandSender, *, body_size: int) -> None:
+        """Send with *sender* what requests of at most *body_size* bytes ask for."""
+        self._sender = sender
+        self._body_size = body_size
+
+    async def disconnect(self, request: Request, user: UserPath) -> Response:
+        """Close the user's connections."""
+        name, body = user_from_path(user), await read_optional_body(request, max_size=self._body_size)
+        return encode_answer(request, await self._sender.disconnect(name, body.parse(DisconnectRequest)))
+
+    async def subscribe(self, request: Request, user: UserPath) -> Response:
+        """Subscribe the user's connections to a channel."""
+        return encode_answer(request, await self._change_subscription(request, user, "subscribe"))
+
+    async def unsubscribe(self, request: Request, user: UserPath) -> Response:
+        """Unsubscribe the user's connections from a channel."""
+        return encode_answer(request, await self._change_subscription(request, user, "unsubscribe"))
+
+    async def _change_subscription(
+        self, request: Request, user: str, action: Literal["subscribe", "unsubscribe"]
+    ) -> Answer:
+        name, body = user_from_path(user), await read_body(request, max_size=self._body_size)
+        channel = body.parse(SubscriptionRequest).channel
+        return await self._sender.change_subscription(name, action, channel)
+
+    def add_to(self, router: APIRouter) -> None:
+        """Add these paths to *router*."""
+        routes: Sequence[tuple[str, str, Any, type[BaseModel]]] = (
+            ("disconnect", "Disconnect a user", self.disconnect, DisconnectRequest),
+            ("subscribe", "Subscribe a user", self.subscribe, SubscriptionRequest),
+            ("unsubscribe", "Unsubscribe a user", self.unsubscribe, SubscriptionRequest),
+        )
+        for action, summary, endpoint, body in routes:
+            described = operation(summary, UserCommandResult, body=body)
+            path = f"/users/{{user}}/{action}"
+            router.add_api_route(path, endpoint, methods=["POST"], tags=["users"], **described)

@@ -24,9 +24,9 @@ from gateway.observe.metrics import Exposition
 from gateway.observe.notices import NoticeLog
 from gateway.observe.worker_metrics import WorkerMetricsExchange
 from gateway.push import app as push
+from gateway.push.context import PushContext
 from gateway.push.fast_path import FastPath, FastPathHttp
-from gateway.push.keys import Keys
-from gateway.push.service import Service
+from gateway.push.push_keys import PushKeys
 from gateway.runtime import factory
 from gateway.runtime.listeners import Listener
 from gateway.runtime.node_name_check import NodeNameCheck
@@ -87,8 +87,8 @@ class GatewayNode:
         )
         self._gate = self._make_gate()
         self._services = self._make_services()
-        self._push_service = self._make_push_service()
-        self._fast_path = FastPath(self._push_service)
+        self._push_context = self._make_push_context()
+        self._fast_path = FastPath(self._push_context)
         self._metrics = self._make_metrics(worker_metrics)
         self.internal = self._make_internal_listener(shares_ports=shares_ports)
         self.public = self._make_public_listener(shares_ports=shares_ports)
@@ -190,24 +190,24 @@ class GatewayNode:
     # ------------------------------------------------------------ the internal listener
 
     def _make_internal_listener(self, *, shares_ports: bool) -> Listener:
-        app = push.create(
-            self._push_service,
+        app = push.create_app(
+            self._push_context,
             routes=[*health.routes(self._gate.problems), self._metrics.route()],
             demo=demo.routes(lambda: self.public.port) if self.settings.dev else (),
         )
         return Listener(
             app,
             factory.internal_binding(self.settings, shares_ports=shares_ports),
-            http=partial(FastPathHttp, hot=self._fast_path),
+            http=partial(FastPathHttp, fast_path=self._fast_path),
             ws="none",
         )
 
-    def _make_push_service(self) -> Service:
+    def _make_push_context(self) -> PushContext:
         settings = self.settings
-        return Service(
+        return PushContext(
             broker=self._broker,
             namespaces=self._namespaces,
-            keys=Keys([key.get_secret_value() for key in settings.push.keys]),
+            keys=PushKeys([key.get_secret_value() for key in settings.push.keys]),
             tasks=self._tasks,
             pace=self.hub.wait_for_capacity,
             body_size=settings.listen.internal.body_size,

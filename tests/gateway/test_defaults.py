@@ -14,7 +14,7 @@ from gateway.access import admission, claims, permissions, tokens
 from gateway.broker.memory import broker as memory
 from gateway.broker.redis import options as redis
 from gateway.hub import services
-from gateway.push import service as push
+from gateway.push import context as push
 from gateway.runtime import listeners
 from gateway.settings import Settings
 from gateway.transport import public_http
@@ -23,7 +23,7 @@ from gateway.transport.websocket import options as websocket
 SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "listen.public.header_timeout": [(public_http, "HttpOptions", "header_timeout")],
     "listen.internal.backlog": [(listeners, "Binding", "backlog")],
-    "listen.internal.body_size": [(push, "Service", "body_size")],
+    "listen.internal.body_size": [(push, "PushContext", "body_size")],
     "auth.leeway": [(claims, "ClaimRules", "leeway"), (tokens, "Verifier", "leeway")],
     "auth.max_ttl": [(claims, "ClaimRules", "max_ttl"), (tokens, "Verifier", "max_ttl")],
     "push.idempotency_ttl": [(memory, "MemoryBroker", "key_ttl"), (redis, "RedisOptions", "key_ttl")],
@@ -43,7 +43,7 @@ SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "limits.message_size": [
         (services, "SessionLimits", "message_size"),
         (websocket, "WebSocketOptions", "message_size"),
-        (push, "Service", "message_size"),
+        (push, "PushContext", "message_size"),
     ],
     "limits.channels_per_connection": [(services, "SessionLimits", "channels")],
     "limits.commands_per_second": [(services, "SessionLimits", "commands_per_second")],
@@ -53,11 +53,11 @@ SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "limits.connect_timeout": [(services, "SessionLimits", "connect_timeout")],
     "limits.history_reply": [
         (services, "SessionLimits", "history_reply"),
-        (push, "Service", "history_limit"),
+        (push, "PushContext", "history_limit"),
     ],
     "limits.presence_reply": [
         (services, "SessionLimits", "presence_reply"),
-        (push, "Service", "presence_limit"),
+        (push, "PushContext", "presence_limit"),
     ],
     "limits.rewind": [(services, "SessionLimits", "rewind")],
 }

@@ -1,4 +1,4 @@
-"""What the tests of the push API share: a node, a broker that waits, a client, a listener on a free port."""
+"""For tests of the push API: a node, a slow broker, a client, a listener on a free port."""
 
 import asyncio
 import re
@@ -22,23 +22,23 @@ from gateway.broker.base import (
     UserCommand,
 )
 from gateway.broker.memory.broker import MemoryBroker
-from gateway.push import Keys, Service, create
+from gateway.push import PushContext, PushKeys, create_app
 from gateway.push.fast_path import FastPath, FastPathHttp
-from gateway.push.http import InternalHttp, Patience
+from gateway.push.http import InternalHttp, RequestTimeouts
 from gateway.runtime.listeners import Binding, Listener
 from gateway.tasks import Tasks
 
 KEY = "correct-horse"
 OLD_KEY = "battery-staple"
-PATIENCE = Patience()
+TIMEOUTS = RequestTimeouts()
 RULES = {
     "default": ChannelRules("default", history=5, presence=True),
     "plain": ChannelRules("plain"),
 }
 
 
-class ListNode:
-    """A node that keeps what it is handed, and has the connections and channels that a test gives it."""
+class RecordingNode:
+    """A node that keeps envelopes in a list, and has the connections and channels that a test gives it."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
@@ -65,22 +65,22 @@ class ListNode:
         return [envelope for envelope in self.envelopes if isinstance(envelope, Delivery)]
 
     @property
-    def instructions(self) -> list[UserCommand]:
+    def user_commands(self) -> list[UserCommand]:
         return [envelope for envelope in self.envelopes if isinstance(envelope, UserCommand)]
 
     def data(self) -> list[Any]:
         return [delivery.message.data.value for delivery in self.deliveries]
 
 
-class BrokenNode(ListNode):
-    """A node with a bug: it breaks its promise never to raise."""
+class BrokenNode(RecordingNode):
+    """A node with a bug: its `deliver` raises, which it must never do."""
 
     def deliver(self, envelope: Envelope) -> None:
         raise RuntimeError("a bug with a secret in it")
 
 
 class WaitingBroker(MemoryBroker):
-    """A broker that takes its time, as one behind a network does: at least until a test opens its gate."""
+    """A broker whose publishes wait, as over a network, until a test sets `gate`."""
 
     def __init__(self, *, memory: int = 10_000_000) -> None:
         super().__init__(memory=memory, sweep_interval=0)
@@ -95,47 +95,62 @@ class WaitingBroker(MemoryBroker):
 
 
 @dataclass
-class Stand:
-    """A service with its node and broker, and how many tasks failed unheard."""
+class PushApiKit:
+    """A push API with its node and broker, and the errors of tasks that nobody handled."""
 
-    node: ListNode
+    node: RecordingNode
     broker: MemoryBroker
-    service: Service
-    unheard: list[BaseException] = field(default_factory=list)
+    context: PushContext
+    unhandled_errors: list[BaseException] = field(default_factory=list)
 
     @asynccontextmanager
     async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
         """A client without sockets, with a valid key unless *headers* say otherwise."""
-        transport = httpx.ASGITransport(create(self.service))
+        transport = httpx.ASGITransport(create_app(self.context))
         allowed = {"authorization": f"Bearer {KEY}", **headers}
         async with httpx.AsyncClient(transport=transport, base_url="http://push", headers=allowed) as client:
             yield client
 
 
-async def stand(
+async def make_api(
     *,
-    node: ListNode | None = None,
+    node: RecordingNode | None = None,
     broker: MemoryBroker | None = None,
     started: bool = True,
     strict: bool = True,
     **bounds: Any,
-) -> Stand:
-    """Return a service over *broker*, which is started unless *started* says otherwise."""
-    node, broker = node or ListNode(), broker or MemoryBroker(sweep_interval=0)
+) -> PushApiKit:
+    """Return a push API over *broker*, which is started unless *started* is False."""
+    node, broker = node or RecordingNode(), broker or MemoryBroker(sweep_interval=0)
     if started:
         await broker.start(node)
-    unheard: list[BaseException] = []
+    unhandled_errors: list[BaseException] = []
     namespaces = Namespaces(RULES, strict=strict)
-    service = Service(broker, namespaces, Keys([OLD_KEY, KEY]), Tasks(unheard.append), **bounds)
-    return Stand(node, broker, service, unheard)
+    context = PushContext(
+        broker, namespaces, PushKeys([OLD_KEY, KEY]), Tasks(unhandled_errors.append), **bounds
+    )
+    return PushApiKit(node, broker, context, unhandled_errors)
+
+
+ANNS_CONNECTIONS = [
+    ConnectionRecord("c1", "n1", ("chat", "@ann/x"), 1_700_000_000.5),
+    ConnectionRecord("c2", "n2", (), 1_700_000_001.0),
+]
+
+
+async def api_with_ann() -> PushApiKit:
+    """Return a push API on whose node the user `ann/x` has two connections."""
+    api = await make_api()
+    api.node.users = {"ann/x": ANNS_CONNECTIONS}
+    return api
 
 
 @dataclass
-class Served:
-    """A listener that serves a stand, on a real socket."""
+class ServedApi:
+    """A listener that serves a push API on a real socket."""
 
     listener: Listener
-    hot: FastPath | None
+    fast_path: FastPath | None
 
     def protocol(self) -> Any:
         """The server's side of the one connection that is open."""
@@ -153,26 +168,26 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    stand: Stand, *, hot: bool = True, patience: Patience = PATIENCE, **options: Any
-) -> AsyncIterator[Served]:
-    """Serve *stand* on a free port of the loopback, with or without the short way."""
-    shared = FastPath(stand.service, patience) if hot else None
-    long = partial(InternalHttp, body_size=stand.service.body_size, patience=patience)
-    http: Callable[..., Any] = long if shared is None else partial(FastPathHttp, hot=shared)
-    app = create(stand.service)
+    api: PushApiKit, *, fast: bool = True, timeouts: RequestTimeouts = TIMEOUTS, **options: Any
+) -> AsyncIterator[ServedApi]:
+    """Serve *api* on a free loopback port, with or without the fast path."""
+    shared = FastPath(api.context, timeouts) if fast else None
+    routes_only = partial(InternalHttp, body_size=api.context.body_size, timeouts=timeouts)
+    http: Callable[..., Any] = routes_only if shared is None else partial(FastPathHttp, fast_path=shared)
+    app = create_app(api.context)
     listener = Listener(app, Binding("127.0.0.1", 0), http=http, ws="none", **options)
     serving = asyncio.create_task(listener.run_until_stopped())
     try:
-        yield Served(listener, shared)
+        yield ServedApi(listener, shared)
     finally:
         listener.stop()
         await serving
-        await stand.service.tasks.close()
+        await api.context.tasks.close()
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One response, as it came."""
+class RawAnswer:
+    """One response, as it was received."""
 
     status: int
     headers: Mapping[str, str]
@@ -181,7 +196,7 @@ class Answered:
 
 @dataclass
 class Wire:
-    """A client's socket that sends what a test says, byte by byte."""
+    """A client's socket that sends exactly the bytes that a test gives it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -190,7 +205,7 @@ class Wire:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self) -> Answered:
+    async def answer(self) -> RawAnswer:
         """The next response that is not an interim one."""
         while True:
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -200,14 +215,14 @@ class Wire:
             headers = {name.lower(): value.strip() for name, _, value in fields}
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
             if status != 100:
-                return Answered(status, headers, body)
+                return RawAnswer(status, headers, body)
 
-    async def ask(self, data: bytes) -> Answered:
+    async def ask(self, data: bytes) -> RawAnswer:
         await self.send(data)
         return await self.answer()
 
     async def closed(self) -> bool:
-        """Whether the server has nothing more to say; waits until it says so."""
+        """Wait for the end of the stream; return whether nothing came before it."""
         return await self.reader.read() == b""
 
 
@@ -234,16 +249,16 @@ def body(**fields: Any) -> bytes:
     return orjson.dumps({"channel": "chat", "data": {"text": "hi"}, **fields})
 
 
-def feed(server: Served, *pieces: bytes) -> None:
-    """Let the server read exactly these pieces; the network would cut and join them as it likes."""
+def feed(server: ServedApi, *pieces: bytes) -> None:
+    """Let the server read exactly these pieces; the network would split and join them differently."""
     protocol = server.protocol()
     for piece in pieces:
         protocol.data_received(piece)
 
 
-def published(server: Served) -> int:
-    assert server.hot is not None
-    return server.hot.published
+def published(server: ServedApi) -> int:
+    assert server.fast_path is not None
+    return server.fast_path.published
 
 
 async def one_more(wire: Wire) -> int:
@@ -251,16 +266,16 @@ async def one_more(wire: Wire) -> int:
     return offset(await wire.ask(request(body(data="more"))))
 
 
-def offset(answer: Answered) -> int:
-    told = orjson.loads(answer.body)
-    return int(told["message"].partition("-")[0])
+def offset(answer: RawAnswer) -> int:
+    answered = orjson.loads(answer.body)
+    return int(answered["message"].partition("-")[0])
 
 
 VOLATILE = {"date"}
 """Headers that differ between two runs."""
 
 
-def comparable(answer: Answered) -> tuple[int, Mapping[str, str], bytes]:
+def comparable(answer: RawAnswer) -> tuple[int, Mapping[str, str], bytes]:
     """The answer without what differs between two histories."""
     headers = {name: value for name, value in answer.headers.items() if name not in VOLATILE}
     return answer.status, headers, re.sub(rb"(\d+)-[0-9a-f]{12}", rb"\1-uid", answer.body)

@@ -4,7 +4,13 @@ import msgpack
 import orjson
 import pytest
 
-from gateway.push.content_types import JSON, MSGPACK, ContentType, accepted, media_of
+from gateway.push.content_types import (
+    JSON,
+    MSGPACK,
+    ContentType,
+    preferred_content_type,
+    request_content_type,
+)
 from gateway.push.errors import RequestRejected
 from protocol.errors import BadRequest
 from protocol.payload import payload_of
@@ -22,30 +28,30 @@ from protocol.payload import payload_of
         (" application/msgpack ;x=y", MSGPACK),
     ],
 )
-def test_content_type_names_the_encoding(content_type: str | None, expected: ContentType) -> None:
-    assert media_of(content_type) is expected
+def test_the_content_type_selects_the_encoding(content_type: str | None, expected: ContentType) -> None:
+    assert request_content_type(content_type) is expected
 
 
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "json", "a" * 500]
 )
-def test_another_content_type_is_refused_with_the_right_ones(content_type: str) -> None:
-    with pytest.raises(RequestRejected) as refused:
-        media_of(content_type)
-    assert refused.value.status == 415
-    assert "application/json or application/msgpack" in refused.value.message
-    assert len(refused.value.message) < 200
+def test_an_unknown_content_type_is_rejected_and_the_known_ones_are_named(content_type: str) -> None:
+    with pytest.raises(RequestRejected) as rejected:
+        request_content_type(content_type)
+    assert rejected.value.status == 415
+    assert "application/json or application/msgpack" in rejected.value.message
+    assert len(rejected.value.message) < 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
-def test_a_content_encoding_is_refused(encoding: str) -> None:
-    assert media_of("application/json", "identity") is JSON
-    with pytest.raises(RequestRejected) as refused:
-        media_of("application/json", encoding)
-    assert refused.value.status == 415
+def test_a_content_encoding_is_rejected(encoding: str) -> None:
+    assert request_content_type("application/json", "identity") is JSON
+    with pytest.raises(RequestRejected) as rejected:
+        request_content_type("application/json", encoding)
+    assert rejected.value.status == 415
 
 
-@pytest.mark.parametrize("otherwise", [JSON, MSGPACK])
+@pytest.mark.parametrize("default", [JSON, MSGPACK])
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
@@ -66,27 +72,27 @@ def test_a_content_encoding_is_refused(encoding: str) -> None:
         (",;=,;q=,", None),
     ],
 )
-def test_accept_chooses_and_otherwise_the_request_does(
-    accept: str | None, expected: ContentType | None, otherwise: ContentType
+def test_the_accept_header_selects_the_encoding_and_the_default_applies_otherwise(
+    accept: str | None, expected: ContentType | None, default: ContentType
 ) -> None:
-    assert accepted(accept, otherwise=otherwise) is (expected or otherwise)
+    assert preferred_content_type(accept, default=default) is (expected or default)
 
 
-def test_payloads_are_spliced_into_both_encodings() -> None:
+def test_payloads_are_copied_into_both_encodings() -> None:
     answer = {"messages": [{"data": payload_of({"a": [1, None, "ü"]})}]}
     expected = {"messages": [{"data": {"a": [1, None, "ü"]}}]}
     assert orjson.loads(JSON.encode(answer)) == expected
     assert msgpack.unpackb(MSGPACK.encode(answer)) == expected
 
 
-@pytest.mark.parametrize("media", [JSON, MSGPACK])
-def test_what_has_no_place_in_an_answer_is_no_answer(media: ContentType) -> None:
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_a_value_that_cannot_be_encoded_raises(content_type: ContentType) -> None:
     with pytest.raises(TypeError):
-        media.encode({"answer": object()})
+        content_type.encode({"answer": object()})
 
 
 @pytest.mark.parametrize(
-    ("media", "body"),
+    ("content_type", "body"),
     [
         (JSON, b""),
         (JSON, b"{"),
@@ -105,6 +111,8 @@ def test_what_has_no_place_in_an_answer_is_no_answer(media: ContentType) -> None
         (MSGPACK, b"\x91" * 2_000 + b"\x01"),
     ],
 )
-def test_what_json_cannot_carry_is_malformed_in_both(media: ContentType, body: bytes) -> None:
+def test_a_body_that_json_cannot_represent_is_malformed_in_both_encodings(
+    content_type: ContentType, body: bytes
+) -> None:
     with pytest.raises(BadRequest):
-        media.decode(body)
+        content_type.decode(body)

@@ -1,4 +1,4 @@
-"""The short way of a publish: it must be the same as the long way, only shorter."""
+"""The short way of a publish: it must be the same as the routes, only shorter."""
 
 import asyncio
 import http.client
@@ -10,19 +10,19 @@ import msgpack
 import orjson
 import pytest
 
-from gateway.push.fast_path import LARGEST
+from gateway.push.fast_path import MAX_BUFFERED_BYTES
 from tests.gateway.push.push_kit import (
     KEY,
-    Served,
+    ServedApi,
     body,
     comparable,
     feed,
+    make_api,
     offset,
     one_more,
     published,
     request,
     served,
-    stand,
 )
 
 
@@ -36,7 +36,7 @@ DEEP = b'{"channel":"chat","data":' + b"[" * 70 + b"]" * 70 + b"}"
 NAMELESS = b'{"data":1}'
 LARGE_BODY = 2_000
 
-SHORT: dict[str, bytes] = {
+FAST_PATH_REQUESTS: dict[str, bytes] = {
     "plain": request(body()),
     "other case": request(body(), "accept: */*").replace(b"Content-Length", b"content-length"),
     "no content type": request(body(), media=None),
@@ -56,9 +56,9 @@ SHORT: dict[str, bytes] = {
     "huge integer that is ignored": request(b'{"channel":"chat","data":1e30,"x":123456789012345678901}'),
     "header twice": request(body(), "X-A: 1", "X-A: 2"),
 }
-"""Requests that go the short way."""
+"""Requests that go the fast path."""
 
-LONG: dict[str, bytes] = {
+OTHER_REQUESTS: dict[str, bytes] = {
     "no key": request(body(), key=None),
     "wrong key": request(body(), key="Bearer wrong"),
     "two keys": request(body(), "Authorization: Bearer wrong"),
@@ -97,7 +97,7 @@ FINAL = ("large body", "http 1.0", "close", "upgrade")
 """After these, a connection is at its end, or something else than a row of requests."""
 
 
-async def conversation(server: Served, data: bytes) -> list[Any]:
+async def conversation(server: ServedApi, data: bytes) -> list[Any]:
     """What comes of a publish, of *data*, and of a publish again, on one connection."""
     answers: list[Any] = []
     async with server.connect() as wire:
@@ -109,38 +109,40 @@ async def conversation(server: Served, data: bytes) -> list[Any]:
     return answers
 
 
-async def conversations(requests: Mapping[str, bytes], *, hot: bool) -> tuple[dict[str, Any], dict[str, int]]:
-    """By name, what comes of each of *requests*, and how many of three took the short way."""
-    api = await stand(body_size=1_024, message_size=512)
+async def conversations(
+    requests: Mapping[str, bytes], *, fast: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """By name, what comes of each of *requests*, and how many of three took the fast path."""
+    api = await make_api(body_size=1_024, message_size=512)
     outcomes, taken = {}, {}
-    async with served(api, hot=hot) as server:
+    async with served(api, fast=fast) as server:
         for name, data in requests.items():
-            before = server.hot.published if server.hot else 0
+            before = server.fast_path.published if server.fast_path else 0
             answers = await conversation(server, data)
             delivered = [(one.message.channel, one.message.tags, one.exclude) for one in api.node.deliveries]
             outcomes[name] = (answers, api.node.data(), delivered)
-            taken[name] = (server.hot.published if server.hot else 0) - before
+            taken[name] = (server.fast_path.published if server.fast_path else 0) - before
             api.node.envelopes.clear()
     return outcomes, taken
 
 
-async def test_a_publish_is_answered_as_by_the_routes() -> None:
-    short, taken = await conversations(SHORT, hot=True)
-    long, _ = await conversations(SHORT, hot=False)
+async def test_the_fast_path_answers_a_publish_exactly_as_the_routes_do() -> None:
+    short, taken = await conversations(FAST_PATH_REQUESTS, fast=True)
+    long, _ = await conversations(FAST_PATH_REQUESTS, fast=False)
     assert short == long
-    assert taken == dict.fromkeys(SHORT, 3)
+    assert taken == dict.fromkeys(FAST_PATH_REQUESTS, 3)
     assert {answers[1][0] for answers, *_ in short.values()} == {200}
 
 
-async def test_everything_else_is_answered_by_the_routes() -> None:
-    short, taken = await conversations(LONG, hot=True)
-    long, _ = await conversations(LONG, hot=False)
+async def test_every_other_request_is_answered_by_the_routes() -> None:
+    short, taken = await conversations(OTHER_REQUESTS, fast=True)
+    long, _ = await conversations(OTHER_REQUESTS, fast=False)
     assert short == long
-    assert taken == {name: 1 if name in FINAL else 2 for name in LONG}
+    assert taken == {name: 1 if name in FINAL else 2 for name in OTHER_REQUESTS}
 
 
-async def test_what_is_no_http_is_told_so_in_the_common_shape() -> None:
-    api = await stand()
+async def test_malformed_http_is_answered_like_every_other_error() -> None:
+    api = await make_api()
     async with served(api) as server, server.connect() as wire:
         answer = await wire.ask(b"this is not HTTP\r\n\r\n")
         assert await wire.closed()
@@ -153,8 +155,8 @@ async def test_what_is_no_http_is_told_so_in_the_common_shape() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "msgpack", "no content type"])
-async def test_a_request_may_come_in_any_two_pieces(name: str) -> None:
-    api, data = await stand(), SHORT[name]
+async def test_a_request_may_arrive_in_any_two_pieces(name: str) -> None:
+    api, data = await make_api(), FAST_PATH_REQUESTS[name]
     begin = data.index(b"\r\n\r\n") + 4
     async with served(api) as server, server.connect() as wire:
         assert (await wire.ask(data)).status == 200
@@ -165,8 +167,8 @@ async def test_a_request_may_come_in_any_two_pieces(name: str) -> None:
     assert len(api.node.deliveries) == len(data)
 
 
-async def test_a_request_may_come_byte_by_byte() -> None:
-    api, data = await stand(), request(body())
+async def test_a_request_may_arrive_byte_by_byte() -> None:
+    api, data = await make_api(), request(body())
     begin = data.index(b"\r\n\r\n") + 4
     async with served(api) as server, server.connect() as wire:
         await wire.ask(data)
@@ -180,7 +182,7 @@ async def test_a_request_may_come_byte_by_byte() -> None:
 
 @pytest.mark.parametrize("cut", [0, 30, 200])
 async def test_requests_in_a_row_are_answered_in_order(cut: int) -> None:
-    api = await stand()
+    api = await make_api()
     row = b"".join(request(body(data=number)) for number in range(5))
     async with served(api) as server, server.connect() as wire:
         await wire.ask(request(body(data="first")))
@@ -191,8 +193,8 @@ async def test_requests_in_a_row_are_answered_in_order(cut: int) -> None:
     assert api.node.data() == ["first", 0, 1, 2, 3, 4, "more"]
 
 
-async def test_a_body_and_the_next_head_may_come_together() -> None:
-    api, data = await stand(), request(body())
+async def test_a_body_and_the_next_head_may_arrive_together() -> None:
+    api, data = await make_api(), request(body())
     begin = data.index(b"\r\n\r\n") + 4
     async with served(api) as server, server.connect() as wire:
         await wire.ask(data)
@@ -201,9 +203,9 @@ async def test_a_body_and_the_next_head_may_come_together() -> None:
         assert await one_more(wire) == 4
 
 
-async def test_what_is_too_large_to_gather_goes_the_long_way() -> None:
-    api = await stand(message_size=2 * LARGEST)
-    data = request(body(data="x" * LARGEST))
+async def test_a_request_too_large_to_buffer_is_served_by_the_routes() -> None:
+    api = await make_api(message_size=2 * MAX_BUFFERED_BYTES)
+    data = request(body(data="x" * MAX_BUFFERED_BYTES))
     async with served(api) as server, server.connect() as wire:
         assert (await wire.ask(data)).status == 200
         feed(server, data[:1_000], data[1_000:])
@@ -225,8 +227,8 @@ def with_http_client(port: int, count: int) -> list[int]:
     return statuses
 
 
-async def test_clients_that_people_use_take_the_short_way() -> None:
-    api = await stand()
+async def test_requests_of_common_clients_take_the_fast_path() -> None:
+    api = await make_api()
     url, headers = "http://127.0.0.1:{}/v1/publish", {"Authorization": f"Bearer {KEY}"}
     async with served(api) as server:
         assert await asyncio.to_thread(with_http_client, server.listener.port, 5) == [200] * 5
@@ -236,5 +238,5 @@ async def test_clients_that_people_use_take_the_short_way() -> None:
                 answer = await client.post(url.format(server.listener.port), json=message, headers=headers)
                 assert answer.json()["replayed"] is False
         assert published(server) == 10
-        assert server.hot is not None
-        assert server.hot.statistics() == {"published": 10, "heads": 2}
+        assert server.fast_path is not None
+        assert server.fast_path.statistics() == {"published": 10, "heads": 2}

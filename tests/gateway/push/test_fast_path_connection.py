@@ -13,20 +13,20 @@ from tests.gateway.push.push_kit import (
     body,
     comparable,
     feed,
+    make_api,
     offset,
     one_more,
     published,
     request,
     served,
-    stand,
 )
 
 # ---------------------------------------------------------------- a broker that takes its time
 
 
-async def test_answers_keep_the_order_of_requests_while_the_broker_takes_its_time() -> None:
+async def test_answers_keep_the_order_of_requests_while_the_broker_is_slow() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     async with served(api) as server, server.connect() as wire:
         await wire.send(request(body(data=1)))
         await broker.arrived.acquire()
@@ -41,9 +41,9 @@ async def test_answers_keep_the_order_of_requests_while_the_broker_takes_its_tim
     assert api.node.data() == [1, 2, 3, "more"]
 
 
-async def test_the_short_way_waits_for_the_long_one() -> None:
+async def test_the_fast_path_waits_for_a_request_that_the_routes_are_serving() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     async with served(api) as server, server.connect() as wire:
         await wire.send(request(body(data=1), line="POST /v1/publish?x=1 HTTP/1.1"))
         await broker.arrived.acquire()
@@ -56,9 +56,9 @@ async def test_the_short_way_waits_for_the_long_one() -> None:
     assert api.node.data() == [1, 2, "more"]
 
 
-async def test_a_publish_whose_client_is_gone_is_published_all_the_same() -> None:
+async def test_a_publish_goes_on_after_its_client_has_disconnected() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     async with served(api) as server:
         async with server.connect() as wire:
             await wire.send(request(body(data=1)))
@@ -68,12 +68,12 @@ async def test_a_publish_whose_client_is_gone_is_published_all_the_same() -> Non
         broker.gate.set()
         await api.node.delivered.acquire()
         assert published(server) == 0
-    assert api.unheard == []
+    assert api.unhandled_errors == []
 
 
-async def test_a_stop_waits_for_what_was_begun_and_says_that_it_was_the_last() -> None:
+async def test_shutdown_waits_for_a_publish_and_its_answer_closes_the_connection() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     async with served(api) as server, server.connect() as wire:
         await wire.send(request(body()))
         await broker.arrived.acquire()
@@ -84,8 +84,8 @@ async def test_a_stop_waits_for_what_was_begun_and_says_that_it_was_the_last() -
     assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
-async def test_a_stop_waits_for_a_body_that_is_on_its_way() -> None:
-    api, data = await stand(), request(body())
+async def test_shutdown_waits_for_the_rest_of_a_body() -> None:
+    api, data = await make_api(), request(body())
     async with served(api) as server, server.connect() as wire:
         await wire.ask(data)
         feed(server, data[:-5])
@@ -96,16 +96,16 @@ async def test_a_stop_waits_for_a_body_that_is_on_its_way() -> None:
     assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
-async def test_a_publish_that_is_called_off_is_told_to_come_again() -> None:
+async def test_a_cancelled_publish_is_answered_with_a_retry_time() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     async with served(api) as server, server.connect() as wire:
         await wire.send(request(body()))
         await broker.arrived.acquire()
-        await api.service.tasks.close()
+        await api.context.tasks.close()
         answer = await wire.answer()
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert api.unheard == []
+    assert api.unhandled_errors == []
 
 
 # ---------------------------------------------------------------- a broker that fails
@@ -121,23 +121,23 @@ def broker_that(*, waits: bool, memory: int) -> MemoryBroker:
 
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("status", [503, 507, 500])
-async def test_failures_of_the_broker_are_told_as_by_the_routes(
+async def test_broker_failures_are_answered_as_by_the_routes(
     status: int, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers, logged = [], []
-    for hot in (True, False):
-        api = await stand(
+    for fast in (True, False):
+        api = await make_api(
             broker=broker_that(waits=waits, memory=100 if status == 507 else 10_000),
             node=BrokenNode() if status == 500 else None,
             started=status != 503,
         )
-        async with served(api, hot=hot) as server, server.connect() as wire:
+        async with served(api, fast=fast) as server, server.connect() as wire:
             answers.append([comparable(await wire.ask(request(body()))) for _ in range(2)])
         logged.append([record.getMessage() for record in caplog.records])
         caplog.clear()
         # What failed half-way must not be tried again by the other way.
         assert api.broker.statistics()["published"] == (2 if status == 500 else 0)
-        assert api.unheard == []
+        assert api.unhandled_errors == []
     assert answers[0] == answers[1]
     assert [answer[0] for answer in answers[0]] == [status] * 2
     assert ("retry-after" in answers[0][0][1]) == (status != 500)
@@ -147,7 +147,7 @@ async def test_failures_of_the_broker_are_told_as_by_the_routes(
 
 async def test_no_log_holds_a_key_or_a_payload(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    api = await stand(node=BrokenNode())
+    api = await make_api(node=BrokenNode())
     async with served(api) as server, server.connect() as wire:
         await wire.ask(request(body(data="private words")))
         await wire.ask(request(b"private words"))
@@ -161,7 +161,7 @@ async def test_no_log_holds_a_key_or_a_payload(caplog: pytest.LogCaptureFixture)
 
 
 async def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
-    api = await stand()
+    api = await make_api()
     async with served(api) as server, server.connect() as wire:
         await wire.ask(request(body()))
         protocol = server.protocol()
@@ -176,8 +176,8 @@ async def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() ->
         assert published(server) == 2
 
 
-async def test_an_idle_connection_is_closed_after_a_publish_as_after_anything() -> None:
-    api = await stand()
+async def test_an_idle_connection_is_closed_after_a_publish_as_after_any_request() -> None:
+    api = await make_api()
     async with served(api, timeout_keep_alive=0) as server, server.connect() as wire:
         assert (await wire.ask(request(body()))).status == 200
         assert await wire.closed()
@@ -185,7 +185,7 @@ async def test_an_idle_connection_is_closed_after_a_publish_as_after_anything() 
 
 async def test_a_connection_in_use_is_not_idle() -> None:
     broker = WaitingBroker()
-    api, data = await stand(broker=broker), request(body())
+    api, data = await make_api(broker=broker), request(body())
     async with served(api, timeout_keep_alive=60) as server, server.connect() as wire:
         broker.gate.set()
         await wire.ask(data)
@@ -208,8 +208,8 @@ async def test_a_connection_in_use_is_not_idle() -> None:
         assert not protocol.transport.is_closing()
 
 
-async def test_requests_are_counted_whichever_way_they_go() -> None:
-    api = await stand()
+async def test_requests_are_counted_on_the_fast_path_and_by_the_routes() -> None:
+    api = await make_api()
     async with served(api) as server, server.connect() as wire:
         await wire.ask(request(body()))
         await wire.ask(request(b"", line="GET /v1/nodes HTTP/1.1"))

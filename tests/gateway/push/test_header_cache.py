@@ -1,37 +1,37 @@
-"""Header blocks that are remembered, and those that must not be."""
+"""Header blocks that are cached, and those that must not be."""
 
 import pytest
 
 from gateway.push.content_types import JSON, MSGPACK, ContentType
-from gateway.push.header_cache import HEAD_SIZE, REMEMBERED, HeaderCache, read
-from gateway.push.keys import Keys
+from gateway.push.header_cache import MAX_BLOCK_BYTES, MAX_BLOCKS, HeaderCache, parse_block
+from gateway.push.push_keys import PushKeys
 from tests.gateway.push.push_kit import KEY, OLD_KEY, request
 
-KEYS = Keys([OLD_KEY, KEY])
+KEYS = PushKeys([OLD_KEY, KEY])
 BODY = b'{"channel":"chat","data":1}'
 
 
-def test_a_block_tells_where_its_body_is() -> None:
-    heads, data = HeaderCache(KEYS), request(BODY)
-    found = heads.find(data)
+def test_a_block_ends_where_its_body_begins() -> None:
+    cache, data = HeaderCache(KEYS), request(BODY)
+    found = cache.find(data)
     assert found is not None
-    head, begin, end = found
+    parsed, begin, end = found
     assert data[begin:end] == BODY
-    assert (head.media, head.answer) == (JSON, JSON)
+    assert (parsed.request_type, parsed.answer_type) == (JSON, JSON)
 
 
-def test_blocks_that_differ_in_length_alone_are_one() -> None:
-    heads = HeaderCache(KEYS)
+def test_blocks_that_differ_only_in_the_length_share_one_entry() -> None:
+    cache = HeaderCache(KEYS)
     for size in (0, 9, 10, 99_999):
         body = b"x" * size
         data = request(body)
-        found = heads.find(data)
+        found = cache.find(data)
         assert found is not None
         assert data[found[1] : found[2]] == body
-    assert len(heads) == 1
+    assert len(cache) == 1
 
 
-def test_the_end_may_lie_beyond_what_has_come() -> None:
+def test_the_end_of_the_body_may_lie_beyond_the_data() -> None:
     data = request(BODY)
     for cut in range(len(data) - len(BODY), len(data)):
         found = HeaderCache(KEYS).find(data[:cut])
@@ -61,11 +61,11 @@ def test_the_encodings_are_those_of_the_routes(
 ) -> None:
     found = HeaderCache(KEYS).find(request(BODY, *headers, media=media))
     assert found is not None
-    assert (found[0].media, found[0].answer) == expected
+    assert (found[0].request_type, found[0].answer_type) == expected
 
 
 ANOTHER = "Content-Length: 3"
-OTHERS = [
+LEFT_TO_ROUTES = [
     request(BODY, key="Bearer wrong"),
     request(BODY, key=None),
     request(BODY, f"Authorization: Bearer {KEY}"),
@@ -97,7 +97,7 @@ OTHERS = [
     request(BODY, " folded"),
     request(BODY, "X: a\nContent-Length: 3"),
     request(BODY, media="text/plain"),
-    request(BODY, f"X: {'x' * HEAD_SIZE}"),
+    request(BODY, f"X: {'x' * MAX_BLOCK_BYTES}"),
     request(BODY).replace(b"\r\n", b"\n"),
     b"\r\n" + request(BODY),
     b"",
@@ -106,24 +106,24 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("data", OTHERS, ids=range(len(OTHERS)))
-def test_whatever_is_special_refused_or_malformed_is_left_to_others(data: bytes) -> None:
-    heads = HeaderCache(KEYS)
-    # What is known already must not open the door for what resembles it.
-    assert heads.find(request(BODY)) is not None
-    assert heads.find(data) is None
-    assert heads.find(data) is None
-    assert len(heads) == 1
+@pytest.mark.parametrize("data", LEFT_TO_ROUTES, ids=range(len(LEFT_TO_ROUTES)))
+def test_special_rejected_and_malformed_requests_are_left_to_the_routes(data: bytes) -> None:
+    cache = HeaderCache(KEYS)
+    # A block in the cache must not match a similar one.
+    assert cache.find(request(BODY)) is not None
+    assert cache.find(data) is None
+    assert cache.find(data) is None
+    assert len(cache) == 1
 
 
-def test_an_empty_body_does_not_hide_that_the_connection_is_to_end() -> None:
+def test_an_empty_body_does_not_hide_a_connection_close() -> None:
     # llhttp forgets `Connection: close` once the message is complete, which it is at once without a body.
     block = request(b"", "Connection: close")
-    assert read(block, KEYS) is None
+    assert parse_block(block, KEYS) is None
 
 
-def test_the_table_is_bounded() -> None:
-    heads = HeaderCache(KEYS)
-    for number in range(3 * REMEMBERED):
-        assert heads.find(request(BODY, f"Traceparent: {number}")) is not None
-        assert len(heads) <= REMEMBERED
+def test_the_cache_is_bounded() -> None:
+    cache = HeaderCache(KEYS)
+    for number in range(3 * MAX_BLOCKS):
+        assert cache.find(request(BODY, f"Traceparent: {number}")) is not None
+        assert len(cache) <= MAX_BLOCKS

@@ -9,13 +9,13 @@ import httpx
 import orjson
 import pytest
 
-from gateway.push.http import Patience
-from tests.gateway.push.push_kit import KEY, body, one_more, request, served, stand
+from gateway.push.http import RequestTimeouts
+from tests.gateway.push.push_kit import KEY, body, make_api, one_more, request, served
 
 LARGE = 12 * 1024 * 1024
 """Bytes: more than any socket holds."""
 
-HASTY = Patience(head=0.2, whole=0.4)
+SHORT_TIMEOUTS = RequestTimeouts(head=0.2, body=0.4)
 
 
 def ask_with_http_client(port: int, headers: dict[str, str]) -> tuple[int, str, bytes]:
@@ -30,11 +30,11 @@ def ask_with_http_client(port: int, headers: dict[str, str]) -> tuple[int, str, 
 
 
 def code(body: bytes) -> str:
-    told: str = orjson.loads(body)["error"]["code"]
-    return told
+    decoded: str = orjson.loads(body)["error"]["code"]
+    return decoded
 
 
-@pytest.mark.parametrize("hot", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
     ("headers", "status", "expected"),
     [
@@ -44,17 +44,17 @@ def code(body: bytes) -> str:
         ({"Content-Type": "text/plain"}, 415, "bad_request"),
     ],
 )
-async def test_who_sends_too_much_reads_why_it_was_not_taken(
-    hot: bool, headers: dict[str, str], status: int, expected: str
+async def test_a_client_that_sends_too_much_can_read_the_rejection(
+    fast: bool, headers: dict[str, str], status: int, expected: str
 ) -> None:
-    api = await stand()
-    async with served(api, hot=hot) as server:
+    api = await make_api()
+    async with served(api, fast=fast) as server:
         answer = await asyncio.to_thread(ask_with_http_client, server.listener.port, headers)
     assert (answer[0], answer[1], code(answer[2])) == (status, "close", expected)
 
 
-async def test_a_body_without_a_length_is_discarded_only_for_a_while() -> None:
-    api = await stand(body_size=1_024)
+async def test_a_body_without_a_length_is_discarded_only_for_the_linger_time() -> None:
+    api = await make_api(body_size=1_024)
     async with served(api) as server, server.connect() as wire:
         head = request(b"", "Transfer-Encoding: chunked", length=False)
         await wire.send(head)
@@ -73,8 +73,8 @@ async def send_for_ever(writer: asyncio.StreamWriter, piece: bytes) -> None:
         await writer.drain()
 
 
-async def test_a_connection_goes_on_after_a_refusal_whose_body_is_small() -> None:
-    api = await stand()
+async def test_a_connection_goes_on_after_a_rejected_request_with_a_small_body() -> None:
+    api = await make_api()
     async with served(api) as server, server.connect() as wire:
         refused = await wire.ask(request(body(), key="Bearer wrong"))
         assert (refused.status, "connection" in refused.headers) == (401, False)
@@ -84,9 +84,9 @@ async def test_a_connection_goes_on_after_a_refusal_whose_body_is_small() -> Non
 # ---------------------------------------------------------------- who is slow or silent
 
 
-async def test_a_client_that_says_nothing_is_not_waited_for() -> None:
-    api = await stand()
-    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+async def test_a_connection_without_a_request_is_closed() -> None:
+    api = await make_api()
+    async with served(api, timeouts=SHORT_TIMEOUTS, timeout_keep_alive=1) as server, server.connect() as wire:
         assert await wire.closed()
 
 
@@ -102,9 +102,9 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("what", UNFINISHED)
-async def test_a_request_that_does_not_come_is_not_waited_for(what: str, again: bool) -> None:
-    api = await stand()
-    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+async def test_an_incomplete_request_is_answered_408(what: str, again: bool) -> None:
+    api = await make_api()
+    async with served(api, timeouts=SHORT_TIMEOUTS, timeout_keep_alive=1) as server, server.connect() as wire:
         if again:
             assert await one_more(wire) == 1
         await wire.send(UNFINISHED[what])
@@ -115,9 +115,9 @@ async def test_a_request_that_does_not_come_is_not_waited_for(what: str, again: 
     assert len(api.node.deliveries) == again
 
 
-async def test_a_head_that_comes_in_drops_does_not_last() -> None:
-    api = await stand()
-    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+async def test_a_head_sent_byte_by_byte_does_not_extend_its_deadline() -> None:
+    api = await make_api()
+    async with served(api, timeouts=SHORT_TIMEOUTS, timeout_keep_alive=1) as server, server.connect() as wire:
 
         async def drip() -> None:
             for byte in request(body(), "X-Slow: " + "x" * 10_000):
@@ -131,24 +131,24 @@ async def test_a_head_that_comes_in_drops_does_not_last() -> None:
         await asyncio.gather(dripping, return_exceptions=True)
 
 
-async def test_a_refusal_ends_when_its_body_does_not_come() -> None:
-    api = await stand()
-    async with served(api, patience=HASTY, timeout_keep_alive=1) as server, server.connect() as wire:
+async def test_a_rejected_request_ends_when_its_body_does_not_arrive() -> None:
+    api = await make_api()
+    async with served(api, timeouts=SHORT_TIMEOUTS, timeout_keep_alive=1) as server, server.connect() as wire:
         refused = await wire.ask(request(body(), key="Bearer wrong")[:-3])
         assert refused.status == 401
         assert await wire.closed()
 
 
-async def test_who_is_idle_between_requests_is_closed_after_either() -> None:
-    api = await stand()
+async def test_an_idle_connection_is_closed_after_a_request_on_either_path() -> None:
+    api = await make_api()
     async with served(api, timeout_keep_alive=1) as server, server.connect() as wire:
         refused = await wire.ask(request(body(), key="Bearer wrong"))
         assert refused.status == 401
         assert await wire.closed()
 
 
-async def test_a_slow_client_is_served_while_it_keeps_its_time() -> None:
-    api = await stand()
+async def test_a_slow_client_is_served_within_its_deadlines() -> None:
+    api = await make_api()
     async with served(api) as server, httpx.AsyncClient() as client:
 
         async def slowly() -> AsyncIterator[bytes]:

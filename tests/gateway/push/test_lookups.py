@@ -6,16 +6,16 @@ import msgpack
 import orjson
 import pytest
 
-from gateway.broker.base import ConnectionRecord, Publication, Retention, UserCommand
+from gateway.broker.base import Publication, Retention
 from protocol.codec import JSON
 from protocol.messages import Member, Message
 from protocol.payload import payload_of
-from tests.gateway.push.push_kit import Stand, stand
+from tests.gateway.push.push_kit import PushApiKit, api_with_ann, make_api
 
 
-async def spoken(*data: Any, channel: str = "chat") -> Stand:
-    """A stand whose channel has messages with *data*."""
-    api = await stand()
+async def api_with_messages(*data: Any, channel: str = "chat") -> PushApiKit:
+    """A make_api whose channel has messages with *data*."""
+    api = await make_api()
     async with api.client() as client:
         for each in data:
             body = {"channel": channel, "data": each, "tags": {"n": str(each)}}
@@ -24,7 +24,7 @@ async def spoken(*data: Any, channel: str = "chat") -> Stand:
 
 
 async def test_channels_are_listed_by_name_page_by_page() -> None:
-    api = await stand()
+    api = await make_api()
     api.node.channels = {f"chat:{n}": n for n in range(1, 8)} | {"news": 3, "@jörg": 1}
     seen: list[dict[str, Any]] = []
     query: dict[str, Any] = {"prefix": "chat:", "limit": 3}
@@ -46,8 +46,8 @@ async def test_channels_are_listed_by_name_page_by_page() -> None:
     assert "cursor" not in exactly
 
 
-async def test_a_cursor_goes_on_behind_any_name() -> None:
-    api = await stand()
+async def test_a_cursor_continues_after_any_name() -> None:
+    api = await make_api()
     api.node.channels = {"@jörg": 1, "@jörg/ü": 1, "a": 1}
     async with api.client() as client:
         names, cursor = [], None
@@ -59,8 +59,8 @@ async def test_a_cursor_goes_on_behind_any_name() -> None:
     assert cursor is None
 
 
-async def test_a_channel_tells_how_many_follow_and_what_is_kept() -> None:
-    api = await spoken(1, 2, 3, 4, 5, 6, 7)
+async def test_a_channel_has_its_numbers_of_subscribers_and_messages() -> None:
+    api = await api_with_messages(1, 2, 3, 4, 5, 6, 7)
     api.node.channels = {"chat": 3, "chat:other": 9}
     await api.broker.join("chat", Member("c1", "ann"))
     await api.broker.join("chat", Member("c2", "ann"))
@@ -70,8 +70,8 @@ async def test_a_channel_tells_how_many_follow_and_what_is_kept() -> None:
     assert answer == {"channel": "chat", "subscribers": 3, "users": 1, "position": position, "history": 5}
 
 
-async def test_a_channel_that_nobody_follows_is_no_error() -> None:
-    api = await stand()
+async def test_a_channel_without_subscribers_is_not_an_error() -> None:
+    api = await make_api()
     api.node.channels = {"plain:10": 1}
     async with api.client() as client:
         kept = (await client.get("/v1/channels/new")).json()
@@ -81,8 +81,8 @@ async def test_a_channel_that_nobody_follows_is_no_error() -> None:
     assert not_kept == {"channel": "plain:1", "subscribers": 0, "history": 0}
 
 
-async def test_presence_is_told_as_to_clients() -> None:
-    api = await stand()
+async def test_presence_has_the_form_of_the_clients_reply() -> None:
+    api = await make_api()
     await api.broker.join("chat", Member("c1", "ann", {"name": "Ann"}))
     await api.broker.join("chat", Member("c2", "bob"))
     async with api.client() as client:
@@ -98,8 +98,8 @@ async def test_presence_is_told_as_to_clients() -> None:
     }
 
 
-async def test_members_are_told_a_page_at_a_time() -> None:
-    api = await stand(presence_limit=3)
+async def test_members_come_a_page_at_a_time() -> None:
+    api = await make_api(presence_limit=3)
     for number in (4, 0, 3, 1, 2, 5, 6):
         await api.broker.join("chat", Member(f"c{number}", "ann"))
     seen: list[str] = []
@@ -121,7 +121,7 @@ async def test_members_are_told_a_page_at_a_time() -> None:
 
 
 async def test_a_page_of_large_members_is_no_larger_than_a_request_may_be() -> None:
-    api = await stand(body_size=10_000)
+    api = await make_api(body_size=10_000)
     for number in range(5):
         await api.broker.join("chat", Member(f"c{number}", "ann", {"about": "x" * 4_000}))
     await api.broker.join("chat", Member("d", "ben", {"about": "x" * 20_000}))
@@ -133,8 +133,8 @@ async def test_a_page_of_large_members_is_no_larger_than_a_request_may_be() -> N
     assert (*sizes, len(page["members"])) == (2, 2, 1, 1)
 
 
-async def test_history_holds_exactly_what_subscribers_are_pushed() -> None:
-    api = await spoken({"text": "hi"}, None)
+async def test_history_has_exactly_the_messages_that_subscribers_get() -> None:
+    api = await api_with_messages({"text": "hi"}, None)
     pushed = [delivery.message for delivery in api.node.deliveries]
     async with api.client() as client:
         json = await client.get("/v1/channels/chat/history")
@@ -167,7 +167,7 @@ def as_pushed(message: Message) -> Any:
 async def test_history_is_read_from_anywhere_in_both_directions(
     query: dict[str, Any], expected: list[int]
 ) -> None:
-    api = await spoken(*range(1, 8))
+    api = await api_with_messages(*range(1, 8))
     ids = [str(delivery.message.message) for delivery in api.node.deliveries]
     if "since" in query:
         query = {**query, "since": ids[query["since"] - 1]}
@@ -177,8 +177,8 @@ async def test_history_is_read_from_anywhere_in_both_directions(
     assert answer["position"] == ids[-1]
 
 
-async def test_history_never_answers_more_than_configured() -> None:
-    api = await stand(history_limit=2)
+async def test_a_page_of_history_has_at_most_the_configured_number_of_messages() -> None:
+    api = await make_api(history_limit=2)
     async with api.client() as client:
         for number in range(4):
             await client.post("/v1/publish", json={"channel": "chat", "data": number})
@@ -190,7 +190,7 @@ async def test_history_never_answers_more_than_configured() -> None:
 
 
 async def test_a_page_of_history_is_no_larger_than_a_request_may_be() -> None:
-    api = await stand(body_size=10_000)
+    api = await make_api(body_size=10_000)
     said = ["1" * 4_000, "2" * 4_000, "3" * 9_900, "4" * 4_000, "5"]
     pages, options = list[list[str]](), dict[str, str]()
     async with api.client() as client:
@@ -203,8 +203,8 @@ async def test_a_page_of_history_is_no_larger_than_a_request_may_be() -> None:
     assert [data for page in pages for data in page] == said
 
 
-async def test_what_is_gone_is_an_error_and_no_empty_page() -> None:
-    api = await spoken(*range(1, 8))
+async def test_a_position_that_is_no_longer_kept_is_an_error_and_not_an_empty_page() -> None:
+    api = await api_with_messages(*range(1, 8))
     first = str(api.node.deliveries[0].message.message)
     async with api.client() as client:
         answer = await client.get("/v1/channels/chat/history", params={"since": first})
@@ -213,7 +213,7 @@ async def test_what_is_gone_is_an_error_and_no_empty_page() -> None:
 
 
 async def test_a_history_can_be_cleared_and_its_numbers_go_on() -> None:
-    api = await spoken(1, 2)
+    api = await api_with_messages(1, 2)
     async with api.client() as client:
         cleared = await client.delete("/v1/channels/chat/history")
         empty = (await client.get("/v1/channels/chat/history")).json()
@@ -224,7 +224,7 @@ async def test_a_history_can_be_cleared_and_its_numbers_go_on() -> None:
 
 
 async def test_personal_channels_are_looked_up_like_others() -> None:
-    api = await stand()
+    api = await make_api()
     async with api.client() as client:
         await client.post("/v1/notify", json={"users": ["ann@example.com"], "data": 1})
         answer = await client.get("/v1/channels/%40ann%40example.com/history")
@@ -235,20 +235,9 @@ async def test_personal_channels_are_looked_up_like_others() -> None:
 
 # ---------------------------------------------------------------- users
 
-CONNECTIONS = [
-    ConnectionRecord("c1", "n1", ("chat", "@ann/x"), 1_700_000_000.5),
-    ConnectionRecord("c2", "n2", (), 1_700_000_001.0),
-]
-
-
-async def with_ann() -> Stand:
-    api = await stand()
-    api.node.users = {"ann/x": CONNECTIONS}
-    return api
-
 
 async def test_a_user_has_connections_on_every_node() -> None:
-    api = await with_ann()
+    api = await api_with_ann()
     async with api.client() as client:
         found = (await client.get("/v1/users/ann%2Fx")).json()
         nobody = (await client.get("/v1/users/bob")).json()
@@ -262,56 +251,11 @@ async def test_a_user_has_connections_on_every_node() -> None:
     assert nobody == {"user": "bob", "connections": []}
 
 
-@pytest.mark.parametrize(
-    ("body", "connections", "instruction"),
-    [
-        (None, 2, UserCommand("ann/x", "disconnect", code=4005, reason="disconnected")),
-        ({}, 2, UserCommand("ann/x", "disconnect", code=4005, reason="disconnected")),
-        (
-            {"code": 4003, "reason": "signed out", "except": ["c1", "c9"]},
-            1,
-            UserCommand(
-                "ann/x",
-                "disconnect",
-                code=4003,
-                reason="signed out",
-                except_connections=frozenset({"c1", "c9"}),
-            ),
-        ),
-        ({"code": 4004}, 2, UserCommand("ann/x", "disconnect", code=4004, reason="token_expired")),
-        ({"code": 4999, "reason": ""}, 2, UserCommand("ann/x", "disconnect", code=4999, reason="")),
-        ({"code": 4500}, 2, UserCommand("ann/x", "disconnect", code=4500, reason="disconnected")),
-    ],
-)
-async def test_a_user_is_disconnected_everywhere(
-    body: dict[str, Any] | None, connections: int, instruction: UserCommand
-) -> None:
-    api = await with_ann()
-    async with api.client() as client:
-        if body is None:
-            answer = await client.post("/v1/users/ann%2Fx/disconnect")
-        else:
-            answer = await client.post("/v1/users/ann%2Fx/disconnect", json=body)
-    assert answer.json() == {"connections": connections}
-    assert api.node.instructions == [instruction]
-
-
-@pytest.mark.parametrize("action", ["subscribe", "unsubscribe"])
-@pytest.mark.parametrize("user", ["ann/x", "bob"])
-async def test_a_users_connections_are_made_to_follow_a_channel_or_no_longer(action: Any, user: str) -> None:
-    api = await with_ann()
-    async with api.client() as client:
-        path = f"/v1/users/{user.replace('/', '%2F')}/{action}"
-        answer = await client.post(path, json={"channel": "plain:1"})
-    assert answer.json() == {"connections": 2 if user == "ann/x" else 0}
-    assert api.node.instructions == [UserCommand(user, action, channel="plain:1")]
-
-
 # ---------------------------------------------------------------- nodes
 
 
 async def test_nodes_and_their_totals() -> None:
-    api = await with_ann()
+    api = await api_with_ann()
     api.node.channels = {"a": 2, "b": 3}
     async with api.client() as client:
         nodes = (await client.get("/v1/nodes")).json()

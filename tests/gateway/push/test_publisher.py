@@ -8,7 +8,7 @@ import pytest
 
 from gateway.broker.memory.broker import MemoryBroker
 from protocol.position import MessageId
-from tests.gateway.push.push_kit import WaitingBroker, stand
+from tests.gateway.push.push_kit import WaitingBroker, make_api
 
 
 def offset(answer: dict[str, Any]) -> int:
@@ -16,7 +16,7 @@ def offset(answer: dict[str, Any]) -> int:
 
 
 async def test_a_message_is_stored_and_delivered() -> None:
-    api = await stand()
+    api = await make_api()
     async with api.client() as client:
         first = await client.post("/v1/publish", json={"channel": "chat", "data": {"text": "hi"}})
         second = await client.post("/v1/publish", json={"channel": "chat", "data": None})
@@ -31,8 +31,8 @@ async def test_a_message_is_stored_and_delivered() -> None:
     ]
 
 
-async def test_everything_a_publish_may_say_reaches_the_broker() -> None:
-    api = await stand()
+async def test_every_option_of_a_publish_reaches_the_broker() -> None:
+    api = await make_api()
     body = {"channel": "chat", "data": 1, "tags": {"a": "b"}, "exclude": ["c1", "c2"], "unknown": "ignored"}
     async with api.client() as client:
         await client.post("/v1/publish", json=body)
@@ -45,7 +45,7 @@ async def test_everything_a_publish_may_say_reaches_the_broker() -> None:
 
 
 async def test_the_same_key_publishes_once() -> None:
-    api = await stand()
+    api = await make_api()
     async with api.client() as client:
         answers = [
             (await client.post("/v1/publish", json={"channel": channel, "data": 1, "key": "k"})).json()
@@ -57,8 +57,8 @@ async def test_the_same_key_publishes_once() -> None:
 
 
 @pytest.mark.parametrize("body", [{"channel": "plain:1"}, {"channel": "chat", "history": False}])
-async def test_what_is_not_stored_has_no_id(body: dict[str, Any]) -> None:
-    api = await stand()
+async def test_a_message_that_is_not_stored_has_no_id(body: dict[str, Any]) -> None:
+    api = await make_api()
     async with api.client() as client:
         answer = await client.post("/v1/publish", json={**body, "data": 1})
     assert answer.json() == {"channel": body["channel"], "replayed": False}
@@ -67,7 +67,7 @@ async def test_what_is_not_stored_has_no_id(body: dict[str, Any]) -> None:
 
 
 async def test_history_true_does_not_turn_history_on() -> None:
-    api = await stand()
+    api = await make_api()
     async with api.client() as client:
         kept = await client.post("/v1/publish", json={"channel": "chat", "data": 1, "history": True})
         not_kept = await client.post("/v1/publish", json={"channel": "plain:1", "data": 1, "history": True})
@@ -76,8 +76,8 @@ async def test_history_true_does_not_turn_history_on() -> None:
 
 
 @pytest.mark.parametrize("data", [2**64 - 1, -(2**63), 1e300, 0.5, "1e22", [], {"": None}, "ü\u2028"])
-async def test_data_arrives_as_it_was_sent_in_both_encodings(data: Any) -> None:
-    api = await stand()
+async def test_data_is_delivered_as_it_was_sent_in_both_encodings(data: Any) -> None:
+    api = await make_api()
     async with api.client() as client:
         json = await client.post("/v1/publish", json={"channel": "chat", "data": data})
         packed = await client.post(
@@ -94,8 +94,8 @@ async def test_data_arrives_as_it_was_sent_in_both_encodings(data: Any) -> None:
 # ---------------------------------------------------------------- to many
 
 
-async def test_a_broadcast_reaches_every_channel_and_tells_of_each() -> None:
-    api = await stand()
+async def test_a_broadcast_reaches_every_channel_and_has_a_result_for_each() -> None:
+    api = await make_api()
     channels = ["a", "b c", "plain:1", "nowhere:1", "a"]
     async with api.client() as client:
         answer = await client.post("/v1/broadcast", json={"channels": channels, "data": 1})
@@ -108,7 +108,7 @@ async def test_a_broadcast_reaches_every_channel_and_tells_of_each() -> None:
 
 
 async def test_a_broadcast_is_idempotent_channel_by_channel() -> None:
-    api = await stand()
+    api = await make_api()
     async with api.client() as client:
         await client.post("/v1/broadcast", json={"channels": ["a"], "data": 1, "key": "k"})
         again = await client.post("/v1/broadcast", json={"channels": ["a", "b"], "data": 1, "key": "k"})
@@ -116,7 +116,7 @@ async def test_a_broadcast_is_idempotent_channel_by_channel() -> None:
 
 
 async def test_a_notification_reaches_the_users_who_have_a_personal_channel() -> None:
-    api = await stand()
+    api = await make_api()
     users = ["alice", "Jörg Müller/admin", "", "bell\a"]
     async with api.client() as client:
         answer = await client.post("/v1/notify", json={"users": users, "data": {"n": 1}})
@@ -128,7 +128,7 @@ async def test_a_notification_reaches_the_users_who_have_a_personal_channel() ->
 
 
 async def test_a_batch_is_carried_out_in_order_and_one_failure_stops_nothing() -> None:
-    api = await stand(message_size=64)
+    api = await make_api(message_size=64)
     commands: list[Any] = [
         {"publish": {"channel": "chat", "data": 1}},
         {"publish": {"channel": "chat"}},
@@ -164,8 +164,8 @@ async def test_a_batch_is_carried_out_in_order_and_one_failure_stops_nothing() -
         ("/v1/batch", {"commands": [{"publish": {"channel": "a", "data": 1}}] * 1_000}),
     ],
 )
-async def test_a_thousand_at_once_and_no_more(path: str, body: dict[str, Any]) -> None:
-    api = await stand()
+async def test_a_request_has_at_most_a_thousand_targets(path: str, body: dict[str, Any]) -> None:
+    api = await make_api()
     async with api.client() as client:
         done = await client.post(path, json=body)
         name, many = next((name, value) for name, value in body.items() if isinstance(value, list))
@@ -176,8 +176,8 @@ async def test_a_thousand_at_once_and_no_more(path: str, body: dict[str, Any]) -
     assert len(api.node.deliveries) == 1_000
 
 
-async def test_others_get_their_turn_during_a_large_batch() -> None:
-    api = await stand()
+async def test_other_tasks_run_during_a_large_batch() -> None:
+    api = await make_api()
     seen: list[int] = []
 
     async def other() -> None:
@@ -191,9 +191,9 @@ async def test_others_get_their_turn_during_a_large_batch() -> None:
     assert len(set(seen)) > 10
 
 
-async def test_a_broker_that_waits_is_given_all_of_a_batch_at_once() -> None:
+async def test_a_slow_broker_gets_all_of_a_batch_at_once() -> None:
     broker = WaitingBroker()
-    api = await stand(broker=broker)
+    api = await make_api(broker=broker)
     body = {"commands": [{"publish": {"channel": "chat", "data": number}} for number in range(10)]}
     async with api.client() as client, asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(client.post("/v1/batch", json=body))
@@ -205,8 +205,8 @@ async def test_a_broker_that_waits_is_given_all_of_a_batch_at_once() -> None:
     assert api.node.data() == list(range(10))
 
 
-async def test_without_memory_a_message_is_refused_rather_than_half_kept() -> None:
-    api = await stand(broker=MemoryBroker(memory=1_000, sweep_interval=0))
+async def test_without_memory_a_message_is_rejected_and_nothing_is_stored() -> None:
+    api = await make_api(broker=MemoryBroker(memory=1_000, sweep_interval=0))
     large = "x" * 2_000
     async with api.client() as client:
         full = await client.post("/v1/publish", json={"channel": "chat", "data": large})
@@ -220,8 +220,8 @@ async def test_without_memory_a_message_is_refused_rather_than_half_kept() -> No
     assert codes == ["unavailable", None]
 
 
-async def test_a_closed_broker_is_told_of_in_every_result() -> None:
-    api = await stand(started=False)
+async def test_a_closed_broker_is_an_error_in_every_result() -> None:
+    api = await make_api(started=False)
     async with api.client() as client:
         one = await client.post("/v1/publish", json={"channel": "chat", "data": 1})
         many = await client.post("/v1/broadcast", json={"channels": ["a", "b"], "data": 1})

@@ -2,17 +2,17 @@
 
 import pytest
 
-from gateway.push.keys import Keys
+from gateway.push.push_keys import PushKeys
 
-KEYS = Keys(["first", "second-Ünïcode"])
+KEYS = PushKeys(["first", "second-Ünïcode"])
 
 
 @pytest.mark.parametrize(
     "authorization",
     [b"Bearer first", b"bearer first", b"BEARER  first ", "Bearer second-Ünïcode".encode()],
 )
-def test_every_key_opens(authorization: bytes) -> None:
-    assert KEYS.admit(authorization)
+def test_every_key_is_accepted(authorization: bytes) -> None:
+    assert KEYS.accepts(authorization)
 
 
 @pytest.mark.parametrize(
@@ -32,19 +32,19 @@ def test_every_key_opens(authorization: bytes) -> None:
         b"Bearer \xff",
     ],
 )
-def test_nothing_else_opens(authorization: bytes | None) -> None:
-    assert not KEYS.admit(authorization)
+def test_nothing_else_is_accepted(authorization: bytes | None) -> None:
+    assert not KEYS.accepts(authorization)
 
 
-def test_without_keys_nobody_is_admitted() -> None:
-    assert not Keys([]).admit(b"Bearer ")
-    assert not Keys([]).admit(None)
+def test_without_keys_nothing_is_accepted() -> None:
+    assert not PushKeys([]).accepts(b"Bearer ")
+    assert not PushKeys([]).accepts(None)
 
 
-def test_an_empty_key_would_open_to_everybody() -> None:
+def test_an_empty_key_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"push\.keys"):
-        Keys(["good", ""])
+        PushKeys(["good", ""])
 
 
-def test_no_key_is_shown() -> None:
+def test_repr_shows_no_key() -> None:
     assert "first" not in repr(KEYS)

@@ -1,4 +1,4 @@
-"""What the internal API stands on: the broker, the rules of channels, and its own bounds."""
+"""What the push API needs: the broker, the rules of channels, the keys, and its own limits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from gateway import defaults
 from gateway.access.permissions import Namespaces
 from gateway.broker.base import Broker
-from gateway.push.keys import Keys
+from gateway.push.push_keys import PushKeys
 from gateway.tasks import Tasks
 from protocol import limits
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """One node's internal API, before it has any route."""
+class PushContext:
+    """Dependencies and limits that all routes of one node's push API share."""
 
     broker: Broker
     namespaces: Namespaces
-    keys: Keys
+    keys: PushKeys
     tasks: Tasks
     """Owner of the publishes that wait for the broker; whoever made it closes it."""
     pace: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -32,4 +32,4 @@ class Service:
     history_limit: int = limits.HISTORY_LIMIT
     """Messages in one answer."""
     presence_limit: int = defaults.PRESENCE_REPLY
-    """Members in one answer; they take `body_size` bytes at most, and are at least one."""
+    """Members in one answer: they take `body_size` bytes at most, but one is always returned."""
