@@ -1,4 +1,4 @@
-"""What most tests of the broker begin with: a Redis of their own, and nodes on it."""
+"""Fixtures of most tests of the broker: a Redis, and nodes on it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest_asyncio
 
 from tests.broker.redis_fleet import Fleet
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that keeps nothing; a file that needs another kind has its own."""
-    with serving(tmp_path) as server:
+    """A Redis without persistence; files that need another kind override this."""
+    with running_redis(tmp_path) as server:
         yield server
 
 
@@ -27,6 +27,6 @@ async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
 
 @pytest_asyncio.fixture
 async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    """A way to *server* that can be blocked."""
+    """A proxy to *server* that can be paused."""
     async with Proxy(server.port) as proxy:
         yield proxy

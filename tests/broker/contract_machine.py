@@ -20,7 +20,7 @@ from protocol.messages import Member
 from protocol.position import MessageId
 from tests.broker.listener import Following, Listener
 from tests.broker.node import publication
-from tests.broker.redis_fleet import SECONDS, eventually
+from tests.broker.redis_fleet import TIMEOUT_SECONDS, eventually
 from tests.broker.spoken import Spoken
 
 KEPT = {"long": Retention(100_000, 600.0), "kept": Retention(5, 600.0)}
@@ -287,7 +287,7 @@ class Contract(RuleBasedStateMachine):
 
 async def surely(ask: Callable[[], Awaitable[T]]) -> T:
     """Return what *ask* returns as soon as the broker can tell."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             try:
                 return await ask()

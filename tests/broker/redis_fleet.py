@@ -1,4 +1,4 @@
-"""Several nodes on one Redis, in one process: none loses its lease or gives up, but in a test of that."""
+"""Several nodes on one Redis, in one process, with timeouts that a busy machine does not exceed."""
 
 import asyncio
 import re
@@ -14,11 +14,11 @@ from gateway.errors import BrokerUnavailable
 from tests.broker.node import RecordingNode, publication
 from tests.broker.redis_server import RedisServer
 
-LEASE = 1.5
-"""Seconds, where one is to be over: longer than a busy machine stands still."""
+LEASE_SECONDS = 1.5
+"""For tests in which a lease expires: longer than a busy machine stops a process."""
 
-SECONDS = 20.0
-"""For which anything may keep a test waiting; nothing takes it."""
+TIMEOUT_SECONDS = 20.0
+"""For anything that a test waits for; nothing takes that long."""
 
 OPTIONS = RedisOptions(
     lease=60.0,
@@ -31,30 +31,30 @@ OPTIONS = RedisOptions(
     connect_timeout=2.0,
     inbox_block=0.2,
 )
-"""A lease that no machine is slow enough to lose, renewed as often as a short one, and deadlines as long."""
+"""A lease and timeouts that no machine is slow enough to exceed; renewed as often as a short lease."""
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class RunningNode:
     """One node and its broker."""
 
     node: RecordingNode
     broker: RedisBroker
-    news: list[Notice]
-    """What it has told of its shards."""
+    notices: list[Notice]
+    """Those of its broker, oldest first."""
 
 
 class Fleet:
-    """Starts brokers, and closes those that are left at the end."""
+    """Starts nodes, and closes all of them at the end."""
 
     def __init__(self, *urls: str, cluster: bool = False, credentials: Credentials = NO_CREDENTIALS) -> None:
-        """Reach Redis by *urls*, unless a node is told others."""
+        """Connect to Redis at *urls*, unless `launch` is given others."""
         self._urls = urls
         self._cluster = cluster
         self._credentials = credentials
-        self.members: list[Member] = []
+        self.members: list[RunningNode] = []
         self.errors: list[BaseException] = []
-        """What went wrong where nobody waited for it; a test that expects some forgets them."""
+        """Errors of background tasks; a test that expects some clears the list."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,60 +63,60 @@ class Fleet:
         await asyncio.gather(*(member.broker.close() for member in self.members))
         assert self.errors == []
 
-    async def launch(self, *urls: str, **options: float | str) -> Member:
-        """Return another node, on *urls* where it sees Redis by another way than the others.
+    async def launch(self, *urls: str, **options: float | str) -> RunningNode:
+        """Start another node, connected to *urls* if given, and return it.
 
-        Where *options* give it a lease, it renews that three times in one.
+        With a `lease` among *options* it is renewed three times per lease, unless they say otherwise.
         """
         node = RecordingNode(f"n{len(self.members) + 1}")
-        own = {"beat": 0.0, **options} if "lease" in options else options
-        set_ = replace(OPTIONS, **own)  # type: ignore[arg-type]
+        given = {"beat": 0.0, **options} if "lease" in options else options
+        redis_options = replace(OPTIONS, **given)  # type: ignore[arg-type]
         servers = [Server.from_url(url, self._credentials) for url in urls or self._urls]
-        news: list[Notice] = []
+        notices: list[Notice] = []
         broker = RedisBroker(
             servers,
-            set_,
+            redis_options,
             cluster=self._cluster,
             on_error=self.errors.append,
-            on_notice=lambda _, each: news.append(each),
+            on_notice=lambda _, notice: notices.append(notice),
         )
-        member = Member(node, broker, news)
+        member = RunningNode(node, broker, notices)
         self.members.append(member)
         await broker.start(node)
         return member
 
 
-def clean_up(server: RedisServer, *channels: str) -> None:
-    """Do what another node does once the lease of the only one is over, which is routed for *channels*."""
+def reap_only_node(server: RedisServer, *channels: str) -> None:
+    """Reap the only node, which is routed for *channels*, as another node does when its lease has expired."""
     keys = Keys("fanway", 0)
-    with server.client() as client, client.pipeline() as at_once:
+    with server.client() as client, client.pipeline() as pipeline:
         (node,) = client.zrange(keys.nodes, 0, -1)
         name = node.decode()
         for channel in channels:
-            at_once.srem(keys.route(channel), name)
-        at_once.delete(keys.inbox(name), keys.node_routes(name))
-        at_once.hset(keys.state, f"gone:{name}", "1 9999999999999")
-        at_once.zrem(keys.nodes, name)
-        at_once.execute()
+            pipeline.srem(keys.route(channel), name)
+        pipeline.delete(keys.inbox(name), keys.node_routes(name))
+        pipeline.hset(keys.state, f"gone:{name}", "1 9999999999999")
+        pipeline.zrem(keys.nodes, name)
+        pipeline.execute()
 
 
-async def refuses(member: Member, why: str, channel: str = "room") -> None:
-    """Wait until *member* is not ready and refuses a publish for what *why*, a pattern, finds."""
+async def wait_until_rejected(member: RunningNode, pattern: str, channel: str = "room") -> None:
+    """Wait until *member* rejects a publish with an error that *pattern* finds; it must not be ready then."""
 
-    async def refused() -> bool:
+    async def rejected() -> bool:
         try:
-            await member.broker.publish(publication(channel, "in vain"))
+            await member.broker.publish(publication(channel, "rejected"))
         except BrokerUnavailable as error:
-            return re.search(why, str(error)) is not None
+            return re.search(pattern, str(error)) is not None
         return False
 
-    await eventually(refused)
+    await eventually(rejected)
     assert not member.broker.ready()
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait for *condition*, which another process brings about and tells nobody."""
-    async with asyncio.timeout(SECONDS):
+    """Poll *condition*, which another process brings about, until it is true."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             met = condition()
             if met if isinstance(met, bool) else await met:

@@ -1,4 +1,4 @@
-"""Wires between a broker and its Redis that a test can pinch, or cut at any place."""
+"""TCP proxies between a broker and its Redis that a test can pause, or cut at any byte."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CHUNK = 64 * 1024
 End = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Wire:
-    """Takes connections, each of which leads to the Redis on *port* of this machine; how is for `_carry`."""
+class ProxyServer:
+    """Forwards each connection to the Redis on *port* of this machine, as `_forward` does it."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -38,7 +38,7 @@ class Wire:
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
 
     def cut(self) -> None:
-        """End every connection; new ones are taken."""
+        """Abort every connection; new ones are accepted."""
         for each in self._connections:
             each.cancel()
 
@@ -51,19 +51,19 @@ class Wire:
             with suppress(OSError, asyncio.CancelledError):
                 redis = await asyncio.open_connection("127.0.0.1", self._target)
                 writers.append(redis[1])
-                await self._carry((reader, writer), redis)
+                await self._forward((reader, writer), redis)
         finally:
             for each in writers:
                 each.transport.abort()
             self._connections.discard(task)
 
-    async def _carry(self, node: End, redis: End) -> None:
-        """Carry what goes to and fro on one connection until it ends."""
+    async def _forward(self, node: End, redis: End) -> None:
+        """Forward both directions of one connection until it ends."""
         raise NotImplementedError
 
 
-class Proxy(Wire):
-    """Holds back either direction, or cuts, as it is told."""
+class Proxy(ProxyServer):
+    """A proxy that can be paused in one direction or both."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
@@ -72,20 +72,20 @@ class Proxy(Wire):
         self.release()
 
     def hold(self) -> None:
-        """Let nothing through in either direction; connections stay."""
+        """Pause both directions; connections stay."""
         self._requests.clear()
         self._answers.clear()
 
     def hold_answers(self) -> None:
-        """Let Redis hear everything, and say nothing."""
+        """Pause the answers only: Redis still receives everything."""
         self._answers.clear()
 
     def release(self) -> None:
-        """Let everything through that waited."""
+        """Resume, beginning with what waited."""
         self._requests.set()
         self._answers.set()
 
-    async def _carry(self, node: End, redis: End) -> None:
+    async def _forward(self, node: End, redis: End) -> None:
         ways = {
             asyncio.ensure_future(_pump(node[0], redis[1], self._requests)),
             asyncio.ensure_future(_pump(redis[0], node[1], self._answers)),
@@ -99,25 +99,25 @@ class Proxy(Wire):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How much of a publish, and of its answer, goes through before the connection ends."""
+class CutPoint:
+    """Where a connection is cut: the share of a request, and of its answer, that is forwarded before."""
 
     request: float = 1.0
     answer: float = 1.0
 
 
-class Scissors(Wire):
-    """Cuts the connection of what has *mark*, at each of `places` in turn."""
+class CuttingProxy(ProxyServer):
+    """Cuts the connection of each request that contains *mark*, at the next of `places`."""
 
     def __init__(self, port: int, mark: bytes) -> None:
         super().__init__(port)
         self._mark = mark
-        self.places: list[Place] = []
+        self.places: list[CutPoint] = []
         self.cuts = 0
         self.answered: list[bytes] = []
-        """What was cut off, whole."""
+        """The answers that were cut off, in full."""
 
-    async def _carry(self, node: End, redis: End) -> None:
+    async def _forward(self, node: End, redis: End) -> None:
         answers = asyncio.ensure_future(_pump(redis[0], node[1]))
         try:
             while data := await node[0].read(CHUNK):
@@ -130,7 +130,7 @@ class Scissors(Wire):
         finally:
             answers.cancel()
 
-    async def _cut(self, place: Place, data: bytes, node: asyncio.StreamWriter, redis: End) -> None:
+    async def _cut(self, place: CutPoint, data: bytes, node: asyncio.StreamWriter, redis: End) -> None:
         self.cuts += 1
         redis[1].write(data[: int(len(data) * place.request)])
         if place.request == 1.0:

@@ -1,23 +1,24 @@
-"""A primary, its replica, and sentinels that put one in the place of the other, all on free ports."""
+"""A primary, its replica, and sentinels that fail over between them, all on free ports."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
-MASTER = "mymaster"
-DOWN_AFTER = 1_500
-"""Milliseconds of silence after which a sentinel takes a primary for dead."""
+PRIMARY_NAME = "mymaster"
+DOWN_AFTER_MILLISECONDS = 1_500
+"""Silence after which a sentinel considers the primary down."""
 
 QUORUM = 2
 CONFIG = "sentinel.conf"
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 class Sentinel(RedisServer):
-    """One of those who watch."""
+    """One sentinel process."""
 
     READY = "+monitor master"
 
@@ -26,11 +27,11 @@ class Sentinel(RedisServer):
         return [str(self._folder / CONFIG), "--sentinel", *where]
 
 
-class Watched:
-    """A primary and a replica, and sentinels that watch them."""
+class SentinelSetup:
+    """A primary and a replica, and the sentinels that watch them."""
 
     def __init__(self, folder: Path, *options: str, credentials: str = "", count: int = 3) -> None:
-        """Give both servers *options* and *count* sentinels; *credentials* are `user:password@`, for URLs."""
+        """Start both servers with *options*; *credentials* are `user:password@`, for the URL."""
         self._count = count
         self._folder = folder
         self._credentials = credentials
@@ -39,19 +40,19 @@ class Watched:
 
     @property
     def url(self) -> str:
-        """What a broker is given."""
+        """The URL for a broker."""
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        return f"redis+sentinel://{self._credentials}{hosts}/{MASTER}/0"
+        return f"redis+sentinel://{self._credentials}{hosts}/{PRIMARY_NAME}/0"
 
     @property
     def primary(self) -> RedisServer:
-        """The server that the sentinels call the primary now."""
-        _, port = self.sentinels[-1].execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+        """The server that the last sentinel names as primary now."""
+        _, port = self.sentinels[-1].execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME)
         return next(server for server in self.servers if server.port == int(port))
 
     @property
     def replica(self) -> RedisServer:
-        """The other one."""
+        """The other server."""
         return next(server for server in self.servers if server is not self.primary)
 
     def start(self) -> None:
@@ -59,25 +60,25 @@ class Watched:
         one.start()
         two.start()
         two.execute("REPLICAOF", "127.0.0.1", one.port)
-        until(lambda: following(one))
+        wait_until(lambda: has_replica(one))
         for number in range(self._count):
             self.sentinels.append(self._sentinel(number))
         for sentinel in self.sentinels:
-            until(lambda sentinel=sentinel: self._knows_all(sentinel))
+            wait_until(partial(self._knows_all_servers, sentinel))
 
     def promote(self) -> None:
-        """Have the sentinels put the replica in the primary's place, and wait until they have."""
+        """Fail over to the replica as an operator does, and wait until that is done."""
         before = self.primary
-        self.sentinels[0].execute("SENTINEL", "FAILOVER", MASTER)
-        until(lambda: self.primary is not before)
+        self.sentinels[0].execute("SENTINEL", "FAILOVER", PRIMARY_NAME)
+        wait_until(lambda: self.primary is not before)
 
-    def part(self) -> None:
-        """Let the replica miss what is written from now on, for good."""
+    def disconnect_replica(self) -> None:
+        """Stop replication for good: the replica misses what is written from now on."""
         replica = self.replica
-        # The primary has no such password, so that the replica is refused whenever it comes back.
+        # The primary has no such password, so that it rejects the replica at every attempt.
         replica.execute("CONFIG", "SET", "masterauth", "wrong")
         replica.execute("CLIENT", "KILL", "TYPE", "master")
-        until(lambda: not linked(replica))
+        wait_until(lambda: not is_linked(replica))
 
     def kill(self) -> None:
         for server in (*self.sentinels, *self.servers):
@@ -87,51 +88,56 @@ class Watched:
         folder = self._folder / f"sentinel{number}"
         folder.mkdir()
         (folder / CONFIG).write_text(
-            f"sentinel monitor {MASTER} 127.0.0.1 {self.servers[0].port} {QUORUM}\n"
-            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}\n"
-            f"sentinel failover-timeout {MASTER} 3000\n"
+            f"sentinel monitor {PRIMARY_NAME} 127.0.0.1 {self.servers[0].port} {QUORUM}\n"
+            f"sentinel down-after-milliseconds {PRIMARY_NAME} {DOWN_AFTER_MILLISECONDS}\n"
+            f"sentinel failover-timeout {PRIMARY_NAME} 3000\n"
         )
         sentinel = Sentinel(folder)
         sentinel.start()
         return sentinel
 
-    def _knows_all(self, sentinel: RedisServer) -> bool:
-        others = sentinel.execute("SENTINEL", "SENTINELS", MASTER)
-        return len(others) == self._count - 1 and len(sentinel.execute("SENTINEL", "REPLICAS", MASTER)) == 1
+    def _knows_all_servers(self, sentinel: RedisServer) -> bool:
+        others = sentinel.execute("SENTINEL", "SENTINELS", PRIMARY_NAME)
+        return (
+            len(others) == self._count - 1
+            and len(sentinel.execute("SENTINEL", "REPLICAS", PRIMARY_NAME)) == 1
+        )
 
 
 @contextlib.contextmanager
-def watched(folder: Path, *options: str, credentials: str = "", count: int = 3) -> Iterator[Watched]:
-    """Servers and sentinels that run until the end of the block."""
-    watched = Watched(folder, *options, credentials=credentials, count=count)
+def sentinel_setup(
+    folder: Path, *options: str, credentials: str = "", count: int = 3
+) -> Iterator[SentinelSetup]:
+    """Run servers and sentinels until the end of the block."""
+    setup = SentinelSetup(folder, *options, credentials=credentials, count=count)
     try:
-        watched.start()
-        yield watched
+        setup.start()
+        yield setup
     finally:
-        watched.kill()
+        setup.kill()
 
 
 @contextlib.contextmanager
-def replicated(folder: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    """A primary and a replica that run until the end of the block, with nobody who watches them."""
+def primary_with_replica(folder: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Run a primary and a replica, without sentinels, until the end of the block."""
     folders = folder / "primary", folder / "replica"
     for each in folders:
         each.mkdir()
     with (
-        serving(folders[0], "--repl-diskless-sync-delay", "0") as primary,
-        serving(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+        running_redis(folders[0], "--repl-diskless-sync-delay", "0") as primary,
+        running_redis(folders[1], "--replicaof", "127.0.0.1", str(primary.port)) as replica,
     ):
         yield primary, replica
 
 
-def linked(replica: RedisServer) -> bool:
-    """Return whether *replica* hears everything that its primary is told."""
+def is_linked(replica: RedisServer) -> bool:
+    """Return whether *replica* is connected to its primary."""
     state = replica.execute("INFO", "replication")
     return bool(state["master_link_status"] == "up")
 
 
-def following(primary: RedisServer) -> bool:
-    """Return whether a replica of *primary* is there and acknowledges what it hears."""
+def has_replica(primary: RedisServer) -> bool:
+    """Return whether a replica of *primary* is online."""
     state = primary.execute("INFO", "replication")
     return any(
         str(name).startswith("slave") and each["state"] == "online"
@@ -140,11 +146,11 @@ def following(primary: RedisServer) -> bool:
     )
 
 
-def until(met: object) -> None:
-    """Wait for what the servers agree upon among themselves, and tell nobody."""
-    end = time.monotonic() + PATIENCE
-    while not met():  # type: ignore[operator]
-        assert time.monotonic() < end, "the servers do not agree"
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll *condition*, which the servers bring about among themselves, until it is true."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the servers do not agree"
         time.sleep(0.02)
 
 

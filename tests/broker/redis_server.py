@@ -1,4 +1,4 @@
-"""Debian's `redis-server` on a free port, for as long as a test needs it."""
+"""A real `redis-server` process on a free port."""
 
 import contextlib
 import shutil
@@ -13,20 +13,20 @@ import redis
 from tests.chaos.ports import reserved
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-"""Options of one that comes back with all it had acknowledged."""
+"""Options of a Redis that keeps everything it acknowledged across a kill."""
 
-STARTS = 5
-"""How often another port is tried: one that nobody holds may be taken a moment later."""
+START_ATTEMPTS = 5
+"""Ports that are tried: a free one may be taken before the server binds it."""
 
 
 class RedisServer:
-    """One Redis process. `kill` and `start` again at will: with AOF it comes back with what it had."""
+    """One Redis process, which can be killed and started again; with AOF it keeps its data."""
 
     READY = "eady to accept connections"
-    """What it says once it listens."""
+    """Part of the line that it logs when it accepts connections."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """Keep everything in *folder*; *options* are those of redis-server, e.g. `--appendonly`, `yes`."""
+        """Keep its files in *folder*; *options* are those of redis-server, e.g. `--appendonly`, `yes`."""
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[str] | None = None
@@ -46,8 +46,8 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start, and wait until it answers; on the same port as before where it had one."""
-        for _ in range(STARTS):
+        """Start and wait until it accepts connections, on the same port as before if it had one."""
+        for _ in range(START_ATTEMPTS):
             port = self.port or free_port()
             if self._launch(port):
                 self.port = port
@@ -55,16 +55,16 @@ class RedisServer:
         raise AssertionError(f"redis-server does not start in {self._folder}")
 
     def stop(self) -> None:
-        """Stop as systemd would."""
+        """Stop it with SIGTERM."""
         self._end("terminate")
 
     def kill(self) -> None:
-        """Stop as a power cut would."""
+        """Stop it with SIGKILL."""
         self._end("kill")
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
-        """A plain client, to look behind the broker's back."""
+        """Yield a plain client, independent of the broker."""
         client: Any = redis.Redis(host="127.0.0.1", port=self.port)
         try:
             yield client
@@ -72,12 +72,12 @@ class RedisServer:
             client.close()
 
     def execute(self, *command: str | bytes | float) -> Any:
-        """Return what Redis answers to *command*."""
+        """Execute *command* and return the answer."""
         with self.client() as client:
             return client.execute_command(*command)
 
     def age(self, seconds: float) -> None:
-        """Make everything older by *seconds*: nobody can move the clock of a Redis."""
+        """Make all keys older by *seconds*, as if time had passed: the clock of a Redis cannot be set."""
         milliseconds = round(seconds * 1000)
         with self.client() as client:
             for key in list(client.scan_iter()):
@@ -118,8 +118,8 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """A server that runs until the end of the block; however often it is killed, its port stays its own."""
+def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """Run a server until the end of the block; its port stays reserved while it is killed."""
     with reserved() as port:
         server = RedisServer(folder, *options)
         server.port = port
@@ -140,7 +140,7 @@ def _age_log(client: Any, key: bytes, milliseconds: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody has at this moment."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A Redis that speaks TLS alone and wants to see a certificate, and who signs all of them."""
+"""A Redis that accepts only TLS with a client certificate, and the authority that signs the certificates."""
 
 import datetime as dt
 from pathlib import Path
@@ -13,13 +13,13 @@ from tests.broker.redis_server import RedisServer
 DAY = dt.timedelta(days=1)
 
 
-class Authority:
-    """Signs certificates for this machine; files in PEM in *folder*."""
+class CertificateAuthority:
+    """Signs certificates for this machine, as PEM files in *folder*."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("An authority for these tests")
+        self._name = _x509_name("An authority for these tests")
         constraints = x509.BasicConstraints(ca=True, path_length=0)
         certificate = self._begin("An authority for these tests", self._key).add_extension(
             constraints, critical=True
@@ -28,7 +28,7 @@ class Authority:
         self.certificate.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str, host: str = "localhost") -> tuple[Path, Path]:
-        """Return the files of a certificate for *host* and of its key."""
+        """Return the files of a new certificate for *host* and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         hosts = x509.SubjectAlternativeName([x509.DNSName(host)])
         signed = self._begin(name, key).add_extension(hosts, critical=False).sign(self._key, hashes.SHA256())
@@ -47,7 +47,7 @@ class Authority:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
-            .subject_name(_named(name))
+            .subject_name(_x509_name(name))
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -57,9 +57,9 @@ class Authority:
 
 
 class TlsServer(RedisServer):
-    """A Redis that is found at `localhost`, and nowhere without TLS."""
+    """A Redis at `localhost` that accepts only TLS."""
 
-    def __init__(self, folder: Path, authority: Authority, *options: str) -> None:
+    def __init__(self, folder: Path, authority: CertificateAuthority, *options: str) -> None:
         super().__init__(folder, *options)
         self._authority = authority
 
@@ -79,7 +79,7 @@ class TlsServer(RedisServer):
         ]
 
 
-def _named(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 

@@ -15,9 +15,9 @@ from protocol.messages import Gap
 from tests.broker.contract import BrokerContract
 from tests.broker.contract_machine import surely
 from tests.broker.node import KEPT, Later, RecordingNode, publication, publish, values
-from tests.broker.redis_cluster import RedisCluster, clustered
-from tests.broker.redis_fleet import OPTIONS, Fleet, eventually, refuses
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_cluster import RedisCluster, running_cluster
+from tests.broker.redis_fleet import OPTIONS, Fleet, eventually, wait_until_rejected
+from tests.broker.redis_server import RedisServer, running_redis
 
 SHARDS = OPTIONS.cluster_shards
 CHANNELS = [f"c{number}" for number in range(40)]
@@ -26,7 +26,7 @@ CHANNELS = [f"c{number}" for number in range(40)]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    with clustered(tmp_path_factory.mktemp("cluster")) as cluster:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
@@ -83,7 +83,7 @@ async def test_every_primary_has_its_share_of_the_shards(cluster: RedisCluster) 
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         await fleet.launch()
         bases = [Keys("fanway", number).base for number in range(SHARDS)]
-        owners = [cluster.owner(base).port for base in bases]
+        owners = [cluster.primary_of(base).port for base in bases]
         assert set(owners) == {primary.port for primary in cluster.primaries}
         for base, port in zip(bases, owners, strict=True):
             server = next(primary for primary in cluster.primaries if primary.port == port)
@@ -96,9 +96,9 @@ async def test_a_slot_that_moves_is_followed_and_nothing_is_lost(cluster: RedisC
         await two.broker.subscribe("room", KEPT)
         await publish(one.broker, "room", 1, 2)
         base = Keys("fanway", shard_of("room", SHARDS)).base
-        source = cluster.owner(base)
+        source = cluster.primary_of(base)
         target = next(primary for primary in cluster.primaries if primary is not source)
-        cluster.move(base, target)
+        cluster.move_slot(base, target)
         await publish(one.broker, "room", 3, 4)
         assert values(await two.node.messages(4)) == [1, 2, 3, 4]
         assert (await one.broker.read("room")).position.offset == 4
@@ -115,18 +115,20 @@ async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cl
         await one.broker.subscribe("room", KEPT)
         await one.broker.subscribe(plain, None)
         await publish(one.broker, "room", 1)
-        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(keys.base))
-        source, _ = cluster.open(keys.base, target)
+        target = next(
+            primary for primary in cluster.primaries if primary is not cluster.primary_of(keys.base)
+        )
+        source, _ = cluster.begin_slot_move(keys.base, target)
         await renewed(source, keys)
         await publish(one.broker, "room", 2)
         await one.broker.publish(publication(plain, 2, retention=None))
         with pytest.raises(BrokerUnavailable, match="slot of the Redis Cluster is moving"):
             await one.broker.publish(publication(new, 1))
-        cluster.move(keys.base, target)
+        cluster.move_slot(keys.base, target)
         await publish(one.broker, new, 1)
         await publish(one.broker, "room", 3)
         assert values(await one.node.messages(4)) == [1, 2, 2, 3]
-        assert one.news == []
+        assert one.notices == []
 
 
 async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluster) -> None:
@@ -135,17 +137,19 @@ async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluste
         keys = Keys("fanway", shard_of("room", SHARDS))
         await one.broker.subscribe("room", KEPT)
         await publish(one.broker, "room", 1)
-        target = next(primary for primary in cluster.primaries if primary is not cluster.owner(keys.base))
-        source, _ = cluster.open(keys.base, target)
+        target = next(
+            primary for primary in cluster.primaries if primary is not cluster.primary_of(keys.base)
+        )
+        source, _ = cluster.begin_slot_move(keys.base, target)
         source.execute("MIGRATE", "127.0.0.1", target.port, keys.node_records, 0, 5_000)
         failures = one.broker.statistics()["failures"]
         await eventually(lambda: one.broker.statistics()["failures"] > failures + 3)
         await publish(one.broker, "room", 2)
-        cluster.move(keys.base, target)
+        cluster.move_slot(keys.base, target)
         await renewed(target, keys)
         await publish(one.broker, "room", 3)
         assert values(await one.node.messages(3)) == [1, 2, 3]
-        assert one.news == []
+        assert one.notices == []
         assert one.broker.statistics()["incarnations"] == SHARDS
 
 
@@ -156,7 +160,7 @@ async def renewed(server: RedisServer, keys: Keys) -> None:
 
 
 async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> None:
-    with clustered(tmp_path, replicas=1) as cluster:
+    with running_cluster(tmp_path, replicas=1) as cluster:
         async with Fleet(*cluster.urls, cluster=True) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
             for channel in CHANNELS:
@@ -190,7 +194,7 @@ async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> 
 
 
 async def test_a_primary_without_a_replica_takes_only_its_own_channels_with_it(tmp_path: Path) -> None:
-    with clustered(tmp_path) as cluster:
+    with running_cluster(tmp_path) as cluster:
         for primary in cluster.primaries:
             primary.execute("CONFIG", "SET", "cluster-require-full-coverage", "no")
         async with Fleet(*cluster.urls, cluster=True) as fleet:
@@ -226,11 +230,11 @@ async def test_a_cluster_that_is_taken_for_a_single_server_says_what_to_set(clus
 
 
 async def test_a_single_server_that_is_taken_for_a_cluster_is_not_ready(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
-            await refuses(await fleet.launch(start_timeout=0.0), "cluster support disabled")
+            await wait_until_rejected(await fleet.launch(start_timeout=0.0), "cluster support disabled")
 
 
 def owner_of(cluster: RedisCluster, channel: str) -> RedisServer:
     """Return the node that has *channel* now."""
-    return cluster.owner(Keys("fanway", shard_of(channel, SHARDS)).base)
+    return cluster.primary_of(Keys("fanway", shard_of(channel, SHARDS)).base)

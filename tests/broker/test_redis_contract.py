@@ -6,14 +6,14 @@ import pytest_asyncio
 from gateway.broker.redis import RedisBroker, RedisOptions
 from tests.broker.contract import BrokerContract
 from tests.broker.node import Later, RecordingNode
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
 KEY_TTL, META_TTL = 300.0, 3_600.0
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

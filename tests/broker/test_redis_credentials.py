@@ -7,9 +7,9 @@ import pytest
 
 from gateway.broker.redis import Credentials, Server
 from tests.broker.node import publish
-from tests.broker.redis_fleet import Fleet, eventually, refuses
-from tests.broker.redis_server import RedisServer, serving
-from tests.broker.redis_tls import Authority, TlsServer
+from tests.broker.redis_fleet import Fleet, eventually, wait_until_rejected
+from tests.broker.redis_server import RedisServer, running_redis
+from tests.broker.redis_tls import CertificateAuthority, TlsServer
 
 USER, PASSWORD = "gateway", "p@ss:w/rd?#%41"
 ESCAPED = "p%40ss%3Aw%2Frd%3F%23%2541"
@@ -20,7 +20,7 @@ RIGHTS = ("~fanway:*", "+@all", "-@admin", "-@dangerous")
 
 @pytest.fixture
 def server_with_acl(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         server.execute("ACL", "SETUSER", USER, "on", f">{PASSWORD}", *RIGHTS)
         yield server
 
@@ -43,7 +43,7 @@ async def check_publish_is_delivered(fleet: Fleet) -> None:
 
 
 async def check_rejected(fleet: Fleet, reason: str) -> None:
-    await refuses(await fleet.launch(start_timeout=0.0), reason)
+    await wait_until_rejected(await fleet.launch(start_timeout=0.0), reason)
 
 
 async def test_an_acl_user_in_the_url(server_with_acl: RedisServer) -> None:
@@ -73,7 +73,7 @@ async def test_a_wrong_password_is_reported_and_not_repeated(server_with_acl: Re
 
 
 async def test_a_missing_password_is_reported(tmp_path: Path) -> None:
-    with serving(tmp_path, "--requirepass", PASSWORD) as server:
+    with running_redis(tmp_path, "--requirepass", PASSWORD) as server:
         async with Fleet(server.url) as fleet:
             await check_rejected(fleet, "Redis wants a password")
         async with Fleet(url_with(server, f":{ESCAPED}")) as fleet:
@@ -82,7 +82,7 @@ async def test_a_missing_password_is_reported(tmp_path: Path) -> None:
 
 
 async def test_a_password_for_a_redis_without_one_is_reported(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url, credentials=Credentials(password=PASSWORD)) as fleet:
             await check_rejected(fleet, f"this Redis has no password: .* \\(127.0.0.1:{server.port}: ")
 
@@ -100,26 +100,26 @@ async def test_a_command_that_the_acl_forbids_is_reported(server_with_acl: Redis
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
 
 
 @pytest.fixture
-def tls(tmp_path: Path, authority: Authority) -> Iterator[TlsServer]:
+def tls(tmp_path: Path, authority: CertificateAuthority) -> Iterator[TlsServer]:
     server = TlsServer(tmp_path, authority)
     server.start()
     yield server
     server.kill()
 
 
-async def test_certificates_beside_the_url(tls: TlsServer, authority: Authority) -> None:
+async def test_certificates_beside_the_url(tls: TlsServer, authority: CertificateAuthority) -> None:
     certificate, key = authority.issue("gateway")
     files = Credentials(ca_file=str(authority.certificate), cert_file=str(certificate), key_file=str(key))
     async with Fleet(tls.url, credentials=files) as fleet:
         await check_publish_is_delivered(fleet)
 
 
-async def test_certificates_in_the_url(tls: TlsServer, authority: Authority) -> None:
+async def test_certificates_in_the_url(tls: TlsServer, authority: CertificateAuthority) -> None:
     certificate, key = authority.issue("gateway")
     query = f"?ssl_ca_certs={authority.certificate}&ssl_certfile={certificate}&ssl_keyfile={key}"
     async with Fleet(tls.url + query) as fleet:
@@ -127,19 +127,21 @@ async def test_certificates_in_the_url(tls: TlsServer, authority: Authority) -> 
 
 
 async def test_a_certificate_of_another_authority_is_rejected(
-    tls: TlsServer, authority: Authority, tmp_path: Path
+    tls: TlsServer, authority: CertificateAuthority, tmp_path: Path
 ) -> None:
     folder = tmp_path / "another"
     folder.mkdir()
     certificate, key = authority.issue("gateway")
     files = Credentials(
-        ca_file=str(Authority(folder).certificate), cert_file=str(certificate), key_file=str(key)
+        ca_file=str(CertificateAuthority(folder).certificate), cert_file=str(certificate), key_file=str(key)
     )
     async with Fleet(tls.url, credentials=files) as fleet:
         await check_rejected(fleet, "CERTIFICATE_VERIFY_FAILED")
 
 
-async def test_a_certificate_for_another_host_name_is_rejected(tls: TlsServer, authority: Authority) -> None:
+async def test_a_certificate_for_another_host_name_is_rejected(
+    tls: TlsServer, authority: CertificateAuthority
+) -> None:
     certificate, key = authority.issue("gateway")
     files = Credentials(ca_file=str(authority.certificate), cert_file=str(certificate), key_file=str(key))
     async with Fleet(tls.url.replace("localhost", "127.0.0.1"), credentials=files) as fleet:
@@ -147,7 +149,7 @@ async def test_a_certificate_for_another_host_name_is_rejected(tls: TlsServer, a
 
 
 async def test_a_server_that_demands_a_client_certificate_rejects_a_connection_without_one(
-    tls: TlsServer, authority: Authority
+    tls: TlsServer, authority: CertificateAuthority
 ) -> None:
     async with Fleet(tls.url, credentials=Credentials(ca_file=str(authority.certificate))) as fleet:
         await check_rejected(fleet, "connection to Redis failed")
@@ -155,7 +157,7 @@ async def test_a_server_that_demands_a_client_certificate_rejects_a_connection_w
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
-    with serving(tmp_path, "--unixsocket", str(path)) as server:
+    with running_redis(tmp_path, "--unixsocket", str(path)) as server:
         async with Fleet(f"unix://{path}?db=3") as fleet:
             await check_publish_is_delivered(fleet)
         assert server.execute("INFO", "keyspace").keys() == {"db3"}

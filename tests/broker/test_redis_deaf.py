@@ -11,15 +11,15 @@ from gateway.broker.redis.timeouts import INBOX_UNREADABLE_SECONDS
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from tests.broker.node import KEPT, publish, values
-from tests.broker.redis_fleet import LEASE, Fleet, eventually, refuses
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, eventually, wait_until_rejected
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 USER, PASSWORD = "gateway", "a-password"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         server.execute("ACL", "SETUSER", USER, "on", f">{PASSWORD}", "~*", "+@all")
         yield server
 
@@ -36,7 +36,7 @@ async def test_who_cannot_read_its_inbox_is_not_ready_and_says_why(server: Redis
         await one.node.messages(1)
         server.execute("ACL", "SETUSER", USER, f"-{right}")
         await eventually(lambda: not one.broker.ready())
-        await refuses(one, "the inbox cannot be read: Redis' ACL forbids")
+        await wait_until_rejected(one, "the inbox cannot be read: Redis' ACL forbids")
         with pytest.raises(BrokerUnavailable):
             await one.broker.subscribe("another", KEPT)
         assert one.broker.statistics()["failures"] > INBOX_UNREADABLE_SECONDS
@@ -60,7 +60,7 @@ async def test_what_is_read_is_handed_on_though_it_cannot_be_trimmed(server: Red
 
 
 async def refused(fleet: Fleet, *urls: str, why: str, **options: float | str) -> None:
-    await refuses(await fleet.launch(*urls, start_timeout=0.0, **options), re.escape(why))
+    await wait_until_rejected(await fleet.launch(*urls, start_timeout=0.0, **options), re.escape(why))
 
 
 async def test_a_node_with_other_shards_does_not_join(server: RedisServer) -> None:
@@ -79,7 +79,7 @@ async def test_a_node_with_the_same_servers_in_another_order_does_not_join(
 ) -> None:
     folder = tmp_path / "second"
     folder.mkdir()
-    with serving(folder) as second:
+    with running_redis(folder) as second:
         async with Fleet(server.url, second.url) as fleet:
             await fleet.launch()
             await refused(fleet, second.url, server.url, why="others have server")
@@ -92,13 +92,13 @@ async def test_a_node_that_knows_a_server_more_serves_no_channel_at_all(
     """The server that nobody else knows takes it in; what it said there would reach none of the others."""
     folder = tmp_path / "second"
     folder.mkdir()
-    with serving(folder) as second:
+    with running_redis(folder) as second:
         urls = {"first": server.url, "second": second.url}
         async with Fleet(server.url) as fleet:
-            one = await fleet.launch(lease=LEASE)
-            other = await fleet.launch(*(urls[name] for name in longer), lease=LEASE)
+            one = await fleet.launch(lease=LEASE_SECONDS)
+            other = await fleet.launch(*(urls[name] for name in longer), lease=LEASE_SECONDS)
             for number in range(10):
-                await refuses(
+                await wait_until_rejected(
                     other, "this node has other servers or shards than the running nodes", f"c{number}"
                 )
                 with pytest.raises(BrokerUnavailable):
@@ -128,10 +128,10 @@ async def test_who_waits_outside_takes_nothing_from_those_who_run(
 
 async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServer) -> None:
     async with Fleet(server.url) as fleet:
-        one = await fleet.launch(lease=LEASE)
+        one = await fleet.launch(lease=LEASE_SECONDS)
         await publish(one.broker, "room", 1)
         await one.broker.close()
-        other = await fleet.launch(lease=LEASE, shards_per_server=2, start_timeout=0.1)
+        other = await fleet.launch(lease=LEASE_SECONDS, shards_per_server=2, start_timeout=0.1)
         await eventually(other.broker.ready)  # two leases later: nobody says that it goes for good
 
 
@@ -140,7 +140,7 @@ async def test_servers_and_shards_may_change_once_nobody_runs(server: RedisServe
 
 async def test_a_leave_that_redis_loses_leaves_no_ghost(server: RedisServer, tmp_path: Path) -> None:
     async with Fleet(server.url) as fleet:
-        one = await fleet.launch(lease=LEASE)
+        one = await fleet.launch(lease=LEASE_SECONDS)
         for connection in ("c1", "c2"):
             await one.broker.join("room", Member(connection, "ann"))
         (log,) = (tmp_path / "appendonlydir").glob("*.incr.aof")

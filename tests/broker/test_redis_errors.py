@@ -13,8 +13,8 @@ from gateway.broker.redis.connection.error_table import ERROR_TABLE
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish
 from tests.broker.redis_cluster import ClusterNode
-from tests.broker.redis_fleet import Fleet, Member, eventually, refuses
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
+from tests.broker.redis_server import RedisServer, running_redis
 
 Trouble = Callable[[RedisServer, Path], contextlib.AbstractContextManager[None]]
 
@@ -86,7 +86,7 @@ TROUBLES: dict[str, Trouble] = {
 }
 
 
-async def told(member: Member, word: str) -> None:
+async def told(member: RunningNode, word: str) -> None:
     """Wait until a publish is refused for that reason, in the words of the table."""
 
     async def refused() -> bool:
@@ -99,7 +99,7 @@ async def told(member: Member, word: str) -> None:
     await eventually(refused)
 
 
-async def works(member: Member) -> None:
+async def works(member: RunningNode) -> None:
     async def published() -> bool:
         try:
             await member.broker.publish(publication("room", "again"))
@@ -112,7 +112,7 @@ async def works(member: Member) -> None:
 
 @pytest.mark.parametrize("word", TROUBLES)
 async def test_a_refusal_is_told_and_over_when_it_is_over(word: str, tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch()
             await publish(one.broker, "room", "before")
@@ -123,7 +123,7 @@ async def test_a_refusal_is_told_and_over_when_it_is_over(word: str, tmp_path: P
 
 @pytest.mark.parametrize("word", ["NOREPLICAS", "MISCONF", "READONLY"])
 async def test_what_takes_no_write_is_read_where_that_needs_none(word: str, tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(lease=30.0)
             (id,) = await publish(one.broker, "room", "before")
@@ -132,7 +132,7 @@ async def test_what_takes_no_write_is_read_where_that_needs_none(word: str, tmp_
 
 
 async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, server.client() as client:
+    with running_redis(tmp_path) as server, server.client() as client:
         client.mset({f"x{number}": os.urandom(1024) for number in range(600)})
         client.save()
     # A minute for all of it, unless it is told to go on; it listens to that ten times a second.
@@ -157,42 +157,42 @@ class Loading(RedisServer):
 
 
 async def says(fleet: Fleet, why: str) -> None:
-    await refuses(await fleet.launch(start_timeout=0.0), why)
+    await wait_until_rejected(await fleet.launch(start_timeout=0.0), why)
 
 
 async def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url.removesuffix("0") + "99") as fleet:
-            await refuses(
+            await wait_until_rejected(
                 await fleet.launch(start_timeout=0.0), f"no database of that number.*127.0.0.1:{server.port}"
             )
 
 
 async def test_a_redis_that_is_no_cluster_is_told(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
-            await refuses(
+            await wait_until_rejected(
                 await fleet.launch(start_timeout=0.0), "this Redis is no Cluster: set broker.cluster = false"
             )
 
 
 async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         pass
     async with Fleet(server.url) as fleet:
-        await refuses(
+        await wait_until_rejected(
             await fleet.launch(start_timeout=0.0), f"connection to Redis failed.*127.0.0.1:{server.port}"
         )
 
 
 @pytest.mark.parametrize("cluster", [False, True])
 async def test_a_redis_that_hangs_is_named(tmp_path: Path, cluster: bool) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         os.kill(server.pid, signal.SIGSTOP)
         try:
             async with Fleet(server.url, cluster=cluster) as fleet:
                 one = await fleet.launch(start_timeout=0.0)
-                await refuses(one, rf"^Redis did not answer in time \(127.0.0.1:{server.port}\)$")
+                await wait_until_rejected(one, rf"^Redis did not answer in time \(127.0.0.1:{server.port}\)$")
         finally:
             os.kill(server.pid, signal.SIGCONT)
 

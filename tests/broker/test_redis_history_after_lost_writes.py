@@ -11,7 +11,7 @@ from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache
 from tests.broker.node import publish
 from tests.broker.redis_fleet import Fleet
-from tests.broker.redis_server import serving
+from tests.broker.redis_server import running_redis
 
 LONG = Retention(100, 600.0)
 RULES = ChannelRules("", subscribe="anyone", publish="nobody", history=100, history_ttl=600.0)
@@ -22,7 +22,7 @@ async def test_who_comes_from_before_a_loss_recovers_nothing_from_behind_it(
     tmp_path: Path, newer: int
 ) -> None:
     """Whoever asks for the newest alone sees 3 and 4 beside each other: 4 followed another 3."""
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             broker = (await fleet.launch()).broker
             before = await publish(broker, "c", 1, 2, 3, retention=LONG)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from gateway.broker.redis.keys import Keys
 from tests.broker.node import KEPT, publish, values
-from tests.broker.redis_fleet import Fleet, Member, clean_up, eventually
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually, reap_only_node
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
 KEYS = Keys("fanway", 0)
 LINGER = 0.6
@@ -14,13 +14,13 @@ USERS = [f"u{number}" for number in range(300)]
 ROUTES = [KEYS.route(f"={user}") for user in USERS]
 
 
-async def become_another(server: RedisServer, member: Member) -> None:
+async def become_another(server: RedisServer, member: RunningNode) -> None:
     """Let others clean up after the node, as if it had slept, and wait until it has begun anew."""
-    clean_up(server, "c", "d")
+    reap_only_node(server, "c", "d")
     await eventually(lambda: member.broker.statistics()["incarnations"] == 2)
 
 
-async def told(member: Member) -> None:
+async def told(member: RunningNode) -> None:
     """Wait until Redis has answered whatever the node said of its routes before."""
     await member.broker.subscribe("marker", None)
 
@@ -33,7 +33,7 @@ def routed(server: RedisServer) -> int:
 async def test_who_follows_again_after_a_fence_is_not_unrouted_with_what_lingered_before(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             member = await fleet.launch(linger=LINGER)
             broker = member.broker

@@ -10,14 +10,14 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.scripts.registry import REAP_NODE
 from protocol.messages import Gap
 from tests.broker.node import publish
-from tests.broker.redis_fleet import Fleet, Member, eventually
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 from tests.broker.test_redis_nodes import LONG, NO_RENEWALS
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         yield server
 
 
@@ -35,7 +35,7 @@ def go_back(server: RedisServer, folder: Path, in_between: Callable[[], None] | 
         in_between()
 
 
-async def told(node: Member) -> Gap:
+async def told(node: RunningNode) -> Gap:
     (gap,) = await node.node.received(1)
     assert isinstance(gap, Gap)
     assert gap.reason == "reset"

@@ -24,7 +24,7 @@ from tests.broker.listener import Listener
 from tests.broker.node import RecordingNode
 from tests.broker.redis_fleet import OPTIONS, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 from tests.gateway.virtual_time import no_deadline
 
 EXAMPLES = int(os.environ.get("FANWAY_MODEL", "0"))
@@ -217,7 +217,7 @@ class OnRedis(Contract):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         yield server
 
 

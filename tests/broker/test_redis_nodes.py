@@ -19,7 +19,7 @@ from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
 LONG = Retention(10_000, 300.0)
 
@@ -29,7 +29,7 @@ NO_RENEWALS = 30.0
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -53,7 +53,7 @@ def inboxes(server: RedisServer) -> dict[str, int]:
 
 async def test_only_what_is_to_be_replicated_is_written_when_it_is_made_again(tmp_path: Path) -> None:
     """For a replica to have heard of it, there has to be something to hear, by this connection."""
-    with serving(tmp_path, "--appendonly", "yes") as server:
+    with running_redis(tmp_path, "--appendonly", "yes") as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(lease=30.0)
             key = "fanway:{0}:key:a\nk"

@@ -11,10 +11,9 @@ from gateway.broker.base import Delivery, PossibleLoss, Retention
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
-from tests.broker.redis_fleet import LEASE, SECONDS, Fleet, eventually
-from tests.broker.redis_fleet import Member as NodeMember
+from tests.broker.redis_fleet import LEASE_SECONDS, TIMEOUT_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
@@ -23,11 +22,11 @@ ATTEMPTS = 100
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         yield server
 
 
-async def back(member: NodeMember) -> None:
+async def back(member: RunningNode) -> None:
     await eventually(member.broker.ready)
 
 
@@ -35,7 +34,7 @@ async def back(member: NodeMember) -> None:
 
 
 async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         server.kill()
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(start_timeout=0.05)
@@ -61,7 +60,9 @@ async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
     before = await publish(two.broker, "a", *range(20), retention=LONG)
     server.kill()
     failing = [two.broker.publish(publication("a", "lost", retention=LONG)) for _ in range(5)]
-    async with asyncio.timeout(SECONDS):  # a third of the time that an answer may take: nobody waits for one
+    async with asyncio.timeout(
+        TIMEOUT_SECONDS
+    ):  # a third of the time that an answer may take: nobody waits for one
         failed = await asyncio.gather(*failing, return_exceptions=True)
     assert all(isinstance(each, BrokerUnavailable) for each in failed)
     with pytest.raises(BrokerUnavailable):
@@ -80,12 +81,12 @@ async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
 
 
 async def test_an_outage_longer_than_the_lease_ends_nobody(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(lease=LEASE), await fleet.launch(lease=LEASE)
+    one, two = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
     await one.broker.subscribe("a", LONG)
     await two.broker.join("a", BOB)
     assert await one.node.received(1) == [Join("a", BOB)]
     server.kill()
-    await asyncio.sleep(LEASE * 1.5)  # time has to pass: that is what a lease is about
+    await asyncio.sleep(LEASE_SECONDS * 1.5)  # time has to pass: that is what a lease is about
     server.start()
     await back(one)
     await back(two)
@@ -234,8 +235,8 @@ async def test_a_failover_that_lost_writes_is_noticed_though_the_numbers_go_on(
 
 
 async def test_members_of_a_dead_node_leave_once(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
-    one, two = await fleet.launch(lease=LEASE), await fleet.launch(lease=LEASE)
-    dead = await fleet.launch(proxy.url, lease=LEASE)
+    one, two = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
+    dead = await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     for each in (one, two):
         await each.broker.subscribe("a", None)
     await dead.broker.join("a", ANN)
@@ -260,7 +261,7 @@ async def test_members_of_a_dead_node_leave_once(server: RedisServer, proxy: Pro
 
 
 async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) -> None:
-    one, zombie = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, zombie = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     for each in (one, zombie):
         await each.broker.subscribe("a", LONG)
     await zombie.broker.subscribe("not", None)

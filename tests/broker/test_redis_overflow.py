@@ -4,8 +4,8 @@ from gateway.broker.base import Delivery, PossibleLoss
 from gateway.broker.redis.inbox.dispatcher import MAX_BACKFILLS
 from protocol.messages import Gap
 from tests.broker.node import publish
-from tests.broker.redis_fleet import LEASE, Fleet, eventually
-from tests.broker.redis_proxy import Place, Proxy, Scissors
+from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, eventually
+from tests.broker.redis_proxy import CutPoint, CuttingProxy, Proxy
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
 
@@ -15,12 +15,12 @@ for i = 1, 2000 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', 200, '*', 'h', 'm 
 
 
 async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: RedisServer, fleet: Fleet) -> None:
-    async with Scissors(server.port, b"XLEN") as scissors:
+    async with CuttingProxy(server.port, b"XLEN") as scissors:
         one = await fleet.launch(scissors.url, inbox_limit=200)
         await one.broker.subscribe("not", None)
         await one.broker.subscribe("kept", LONG)
         (node,) = server.execute("SMEMBERS", "fanway:{0}:route:not")
-        scissors.places = [Place(answer=0.0) for _ in range(3)]
+        scissors.places = [CutPoint(answer=0.0) for _ in range(3)]
         server.execute("EVAL", FLOOD, 1, f"fanway:{{0}}:in:{node.decode()}")
         await eventually(lambda: Gap("not", "reset", None) in one.node.envelopes)
         await eventually(lambda: PossibleLoss("kept") in one.node.envelopes)
@@ -31,7 +31,7 @@ async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: Redis
 
 
 async def test_more_channels_than_are_healed_at_once_are_whole(proxy: Proxy, fleet: Fleet) -> None:
-    away, other = await fleet.launch(proxy.url, lease=LEASE), await fleet.launch(lease=LEASE)
+    away, other = await fleet.launch(proxy.url, lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
     names = [f"c{number}" for number in range(3 * MAX_BACKFILLS)]
     for name in names:
         await away.broker.subscribe(name, LONG)

@@ -10,8 +10,7 @@ from gateway.broker.base import Presence
 from gateway.broker.redis.keys import Keys
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
-from tests.broker.redis_fleet import LEASE, Fleet, eventually
-from tests.broker.redis_fleet import Member as NodeMember
+from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 
@@ -35,7 +34,7 @@ async def asking(members: list[Coroutine[Any, Any, Presence]]) -> list[asyncio.T
     return tasks
 
 
-async def departed(server: RedisServer, member: NodeMember, proxy: Proxy) -> asyncio.Task[Presence]:
+async def departed(server: RedisServer, member: RunningNode, proxy: Proxy) -> asyncio.Task[Presence]:
     """Return a look at presence that Redis has answered, and whose answer is held back."""
     await member.broker.presence("a")
     before = reads(server)
@@ -129,7 +128,7 @@ async def test_those_who_count_share_one_call_and_read_no_members(server: RedisS
 async def test_who_is_gone_with_a_dead_node_counts_no_more(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one, dead = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, dead = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     await one.broker.join("a", ANN)
     for member in (Member("c3", "ann"), Member("c4", "cid"), Member("c5", "cid")):
         await dead.broker.join("a", member)

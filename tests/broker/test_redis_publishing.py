@@ -12,7 +12,7 @@ from protocol.messages import Leave, Member
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
@@ -20,7 +20,7 @@ ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         yield server
 
 
@@ -82,7 +82,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) 
 
 
 async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -> None:
-    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+    with running_redis(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with Fleet(server.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
             await one.broker.subscribe("a", KEPT)
@@ -108,7 +108,7 @@ async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -
 
 
 async def test_a_full_redis_is_read_though_an_epoch_begins(tmp_path: Path) -> None:
-    with serving(tmp_path, "--maxmemory-policy", "noeviction") as server:
+    with running_redis(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch()
             await publish(one.broker, "a", 1, 2)

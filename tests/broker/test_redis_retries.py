@@ -15,7 +15,7 @@ from gateway.broker.redis.timeouts import PUBLISH_RETRY_CREDIT_MAX, PUBLISH_RETR
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_proxy import Place, Proxy, Scissors
+from tests.broker.redis_proxy import CutPoint, CuttingProxy, Proxy
 from tests.broker.redis_server import RedisServer
 from tests.broker.test_redis_nodes import LONG
 
@@ -23,25 +23,25 @@ MARK = PUBLISH.digest.encode()
 
 
 PLACES = [
-    Place(request=0.0),
-    Place(request=0.01),
-    Place(request=0.5),
-    Place(request=0.99),
-    Place(answer=0.0),
-    Place(answer=0.1),
-    Place(answer=0.99),
+    CutPoint(request=0.0),
+    CutPoint(request=0.01),
+    CutPoint(request=0.5),
+    CutPoint(request=0.99),
+    CutPoint(answer=0.0),
+    CutPoint(answer=0.1),
+    CutPoint(answer=0.99),
 ]
 
 
 @pytest_asyncio.fixture
-async def scissors(server: RedisServer) -> AsyncIterator[Scissors]:
-    async with Scissors(server.port, MARK) as scissors:
+async def scissors(server: RedisServer) -> AsyncIterator[CuttingProxy]:
+    async with CuttingProxy(server.port, MARK) as scissors:
         yield scissors
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
 async def test_a_publish_that_was_cut_off_is_made_once(
-    scissors: Scissors, fleet: Fleet, place: Place
+    scissors: CuttingProxy, fleet: Fleet, place: CutPoint
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
     await one.broker.subscribe("a", LONG)
@@ -58,7 +58,7 @@ async def test_a_publish_that_was_cut_off_is_made_once(
 
 @pytest.mark.parametrize("first", range(len(PLACES)))
 async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
-    scissors: Scissors, fleet: Fleet, first: int
+    scissors: CuttingProxy, fleet: Fleet, first: int
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
     await one.broker.subscribe("a", LONG)
@@ -83,7 +83,9 @@ async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
 # ---------------------------------------------------------------- the budget
 
 
-async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(scissors: Scissors, fleet: Fleet) -> None:
+async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(
+    scissors: CuttingProxy, fleet: Fleet
+) -> None:
     one = await fleet.launch(scissors.url, lease=30.0)
     published = 0
 
@@ -94,7 +96,7 @@ async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(scissors: Scis
         for _ in range(count):
             published += 1
             await eventually(one.broker.ready)
-            scissors.places = [Place(request=0.0)]
+            scissors.places = [CutPoint(request=0.0)]
             with suppress(BrokerUnavailable):
                 await one.broker.publish(publication("a", 1, key=f"k{published}"))
                 through += 1

@@ -4,7 +4,7 @@ from gateway.broker.base import ConnectionRecord, Delivery, PossibleLoss, UserCo
 from gateway.broker.redis.inbox.route_audit import CHANNELS_PER_CALL
 from protocol.messages import Gap
 from tests.broker.node import KEPT, publication, publish, values
-from tests.broker.redis_fleet import Fleet, Member, eventually
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_server import RedisServer
 
 SOON = {"beat": 0.05}
@@ -14,7 +14,7 @@ def key(kind: str, name: str) -> str:
     return f"fanway:{{0}}:{kind}:{name}"
 
 
-async def mended(node: Member, routes: int) -> None:
+async def mended(node: RunningNode, routes: int) -> None:
     await eventually(lambda: node.broker.statistics()["mended"] == routes)
 
 

@@ -9,7 +9,7 @@ from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.broker.redis.codec import pack_user_command
 from gateway.broker.redis.inbox.user_commands import LOG_TTL_SECONDS, MAX_LOGGED_COMMANDS
 from gateway.broker.redis.keys import Keys
-from tests.broker.redis_fleet import LEASE, Fleet, Member, eventually
+from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 
@@ -18,30 +18,30 @@ OUT = UserCommand("ann", "disconnect", code=4005, reason="bye", except_connectio
 LIVE = UserCommand("ann", "disconnect", code=4006, reason="live")
 
 
-async def enter(member: Member, server: RedisServer, user: str = "ann") -> None:
+async def enter(member: RunningNode, server: RedisServer, user: str = "ann") -> None:
     """Let *user* be connected to *member*."""
     connect(member, user)
     await member.broker.user_connected(user)
     await eventually(lambda: routed(server, member, user))
 
 
-def connect(member: Member, user: str) -> None:
+def connect(member: RunningNode, user: str) -> None:
     member.node.connected[user] = [ConnectionRecord("c1", member.node.name, [], time())]
 
 
-def routed(server: RedisServer, member: Member, user: str = "ann") -> bool:
+def routed(server: RedisServer, member: RunningNode, user: str = "ann") -> bool:
     nodes = server.execute("SMEMBERS", KEYS.route(f"={user}"))
     return any(node.startswith(f"{member.node.name}~".encode()) for node in nodes)
 
 
-async def late(member: Member, count: int) -> list[UserCommand]:
+async def late(member: RunningNode, count: int) -> list[UserCommand]:
     """Return the instructions that *member* was told, without their times, which must be there."""
     heard = [each for each in await member.node.received(count) if isinstance(each, UserCommand)]
     assert all(each.issued_before is not None for each in heard)
     return [replace(each, issued_before=None) for each in heard]
 
 
-async def told(member: Member) -> UserCommand:
+async def told(member: RunningNode) -> UserCommand:
     """Return the next instruction, without its time: who has just been away may read it either way."""
     (heard,) = await member.node.received(1)
     assert isinstance(heard, UserCommand)
@@ -55,7 +55,7 @@ async def told(member: Member) -> UserCommand:
 async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_time(
     server: RedisServer, proxy: Proxy, fleet: Fleet, buried: bool
 ) -> None:
-    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     await enter(away, server)
     await one.broker.send_user_command(replace(OUT, reason="before"))
     assert [each.reason for each in await away.node.received(1)] == ["before"]  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_
 async def test_who_goes_away_again_and_again_is_told_each_time_what_is_new(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     await enter(away, server)
     for number in range(3):
         proxy.hold()
@@ -166,7 +166,7 @@ async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: F
 
 
 async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
-    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     await enter(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))
@@ -179,7 +179,7 @@ async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: P
 
 async def test_a_full_redis_keeps_them_all_the_same(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
     server.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    one, away = await fleet.launch(lease=LEASE), await fleet.launch(proxy.url, lease=LEASE)
+    one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     await enter(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))

@@ -20,14 +20,20 @@ from protocol.messages import Gap
 from protocol.position import MessageId
 from tests.broker.contract_machine import surely
 from tests.broker.node import KEPT, publication, publish, values
-from tests.broker.redis_fleet import Fleet, Member, eventually, refuses
-from tests.broker.redis_sentinels import MASTER, Watched, following, replicated, watched
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
+from tests.broker.redis_sentinels import (
+    PRIMARY_NAME,
+    SentinelSetup,
+    has_replica,
+    primary_with_replica,
+    sentinel_setup,
+)
+from tests.broker.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture
-def primary_and_replica(tmp_path: Path) -> Iterator[Watched]:
-    with watched(tmp_path) as servers:
+def primary_and_replica(tmp_path: Path) -> Iterator[SentinelSetup]:
+    with sentinel_setup(tmp_path) as servers:
         yield servers
 
 
@@ -49,7 +55,7 @@ async def published(
     return receipts[-1].id
 
 
-async def spoken_and_heard(one: Member, two: Member) -> None:
+async def spoken_and_heard(one: RunningNode, two: RunningNode) -> None:
     """Publish until *two* hears it: what was said before may be within a gap that it was told of."""
     spoken: list[str] = []
 
@@ -62,7 +68,7 @@ async def spoken_and_heard(one: Member, two: Member) -> None:
     await eventually(heard)
 
 
-async def heard_until(member: Member, last: str) -> list[str]:
+async def heard_until(member: RunningNode, last: str) -> list[str]:
     """Return the values of all messages up to *last*, and the reasons of gaps among them."""
     heard: list[str] = []
     while last not in heard:
@@ -73,7 +79,7 @@ async def heard_until(member: Member, last: str) -> list[str]:
 
 
 async def test_a_planned_failover_is_heard_of_though_the_former_primary_goes_on(
-    primary_and_replica: Watched,
+    primary_and_replica: SentinelSetup,
 ) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
@@ -95,7 +101,7 @@ async def test_a_planned_failover_is_heard_of_though_the_former_primary_goes_on(
         assert heard[0].message.data.value == "before"
 
 
-async def test_what_was_replicated_outlives_the_primary(primary_and_replica: Watched) -> None:
+async def test_what_was_replicated_outlives_the_primary(primary_and_replica: SentinelSetup) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         start = await two.broker.subscribe("room", KEPT)
@@ -109,14 +115,14 @@ async def test_what_was_replicated_outlives_the_primary(primary_and_replica: Wat
 
 
 async def test_a_failover_that_loses_five_messages_is_told_to_every_node(
-    primary_and_replica: Watched,
+    primary_and_replica: SentinelSetup,
 ) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         for member in (one, two):
             await member.broker.subscribe("room", KEPT)
         kept = await published(one.broker, "room", "kept", AckLevel.REPLICATED)
-        primary_and_replica.part()
+        primary_and_replica.disconnect_replica()
         *_, lost = await publish(one.broker, "room", *(f"lost {number}" for number in range(5)))
         for member in (one, two):
             await member.node.messages(6)
@@ -135,7 +141,7 @@ async def test_a_failover_that_loses_five_messages_is_told_to_every_node(
         assert values((await surely(lambda: two.broker.read("room"))).messages) == ["kept", "after", "later"]
 
 
-async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: Watched) -> None:
+async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: SentinelSetup) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one = await fleet.launch()
         await one.broker.subscribe("room", KEPT)
@@ -150,7 +156,7 @@ async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: Wa
 
 
 async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Path) -> None:
-    servers = Watched(tmp_path)
+    servers = SentinelSetup(tmp_path)
     try:
         servers.start()
         for sentinel in servers.sentinels:
@@ -166,7 +172,7 @@ async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Pat
 
 
 async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
-    primary_and_replica: Watched,
+    primary_and_replica: SentinelSetup,
 ) -> None:
     clock = FakeClock()
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url), clock)
@@ -196,7 +202,7 @@ def hanging(*servers: RedisServer) -> Iterator[None]:
 
 
 async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
-    with watched(tmp_path, count=5) as servers, hanging(*servers.sentinels[:3]):
+    with sentinel_setup(tmp_path, count=5) as servers, hanging(*servers.sentinels[:3]):
         async with Fleet(servers.url) as fleet:
             one = await fleet.launch()
             assert one.broker.ready()
@@ -205,7 +211,7 @@ async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
         assert await primary.locate(recheck=False) == ("127.0.0.1", servers.primary.port)
 
 
-async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: Watched) -> None:
+async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: SentinelSetup) -> None:
     clock = FakeClock()
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url), clock)
     first = await primary.locate(recheck=True)
@@ -220,7 +226,9 @@ async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replic
     assert await primary.locate(recheck=True) == ("127.0.0.1", primary_and_replica.primary.port) != first
 
 
-async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and_replica: Watched) -> None:
+async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(
+    primary_and_replica: SentinelSetup,
+) -> None:
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url), FakeClock())
     with hanging(*primary_and_replica.sentinels[1:]):
         looking = asyncio.ensure_future(primary.locate(recheck=False))
@@ -231,9 +239,9 @@ async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(primary_and
     assert primary.is_current(await primary.locate(recheck=False), recheck=False)
 
 
-async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watched) -> None:
+async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: SentinelSetup) -> None:
     dead, hung, asked = primary_and_replica.sentinels
-    primary = SentinelPrimary(Server.from_url(primary_and_replica.url.replace(MASTER, "another")))
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url.replace(PRIMARY_NAME, "another")))
     dead.kill()
     with hanging(hung), pytest.raises(exceptions.ConnectionError) as told:
         await primary.locate(recheck=False)
@@ -249,13 +257,13 @@ async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: Watche
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    with replicated(tmp_path) as pair:
+    with primary_with_replica(tmp_path) as pair:
         yield pair
 
 
 async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
-    await eventually(lambda: following(primary))
+    await eventually(lambda: has_replica(primary))
     async with Fleet(primary.url) as fleet:
         one = await fleet.launch(replication_timeout=2.0)
         receipt = await one.broker.publish(publication("room", 1, level=AckLevel.REPLICATED, key="k"))
@@ -267,7 +275,7 @@ async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer,
             assert (
                 await one.broker.publish(publication("room", 3, level=AckLevel.REPLICATED))
             ).level is AckLevel.STORED
-            # The same publish again: it is not replicated because it was, but because the replica has it now.
+            # The same publish again: the answer says whether the replica has it now, not whether it had it.
             again = publication("room", 1, level=AckLevel.REPLICATED, key="k")
             receipt = await one.broker.publish(again)
             assert (receipt.level, receipt.replayed) == (AckLevel.STORED, True)
@@ -277,7 +285,7 @@ async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer,
 
 async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
-    await eventually(lambda: following(primary))
+    await eventually(lambda: has_replica(primary))
     async with Fleet(primary.url) as fleet:
         one = await fleet.launch(replication_timeout=20.0, publish_timeout=30.0)
         os.kill(replica.pid, signal.SIGSTOP)
@@ -293,7 +301,7 @@ async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServe
 
 
 async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(default_level=AckLevel.REPLICATED)
             assert (await one.broker.publish(publication("room", 1))).level is AckLevel.STORED
@@ -302,9 +310,9 @@ async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
 
 async def test_a_replica_is_no_primary(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
-    await eventually(lambda: following(primary))
+    await eventually(lambda: has_replica(primary))
     async with Fleet(replica.url) as fleet:
         one = await fleet.launch(start_timeout=0.0)
-        await refuses(one, "its primary has moved")
+        await wait_until_rejected(one, "its primary has moved")
         replica.execute("REPLICAOF", "NO", "ONE")
         await eventually(one.broker.ready)

@@ -12,7 +12,7 @@ from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def servers(home: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
     folders = home / "1", home / "2"
     for folder in folders:
         folder.mkdir()
-    with serving(folders[0]) as first, serving(folders[1]) as second:
+    with running_redis(folders[0]) as first, running_redis(folders[1]) as second:
         yield first, second
 
 
@@ -80,7 +80,7 @@ async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_
 
 
 async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(shards_per_server=3)
             two = await fleet.launch(shards_per_server=3)

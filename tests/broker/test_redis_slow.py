@@ -10,8 +10,8 @@ import pytest
 from gateway.broker.base import AckLevel, ConnectionRecord
 from gateway.errors import BrokerUnavailable
 from tests.broker.node import KEPT, publication, publish, values
-from tests.broker.redis_fleet import Fleet, Member, eventually
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.chaos.flow import CLEAR, Line
 from tests.chaos.proxy import Proxy
 
@@ -23,7 +23,7 @@ ANN = ConnectionRecord("c1", "n2", ["room"], 12.5)
 T = TypeVar("T")
 
 
-async def departed(member: Member, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+async def departed(member: RunningNode, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Make *call*, and return when it has been sent: what is called for now waits behind it."""
     before = member.broker.statistics()["trips"]
     made = asyncio.create_task(call)
@@ -32,7 +32,7 @@ async def departed(member: Member, call: Coroutine[Any, Any, T]) -> asyncio.Task
 
 
 async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
             one = await fleet.launch(lease=LEASE, inbox_block=2.0)
             await one.broker.subscribe("room", KEPT)

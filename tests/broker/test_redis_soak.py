@@ -12,10 +12,9 @@ from gateway.errors import GatewayError
 from protocol.messages import Gap, Join, Leave, Member
 from protocol.position import MessageId
 from tests.broker.node import publication, values
-from tests.broker.redis_fleet import Fleet, eventually
-from tests.broker.redis_fleet import Member as NodeMember
+from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 LONG = Retention(100_000, 600.0)
 CHANNELS = [f"c{n}" for n in range(6)]
@@ -27,7 +26,7 @@ LEASE = 0.6
 class Publishers:
     """Publish to any channel by any node until told to stop; remember what was acknowledged."""
 
-    def __init__(self, nodes: list[NodeMember], chance: random.Random) -> None:
+    def __init__(self, nodes: list[RunningNode], chance: random.Random) -> None:
         self._nodes = nodes
         self._chance = chance
         self.stopped = False
@@ -66,7 +65,7 @@ async def fault(kind: str, chance: random.Random, server: RedisServer, proxies: 
         server.execute("SCRIPT", "FLUSH")
 
 
-def heard(node: NodeMember, channel: str) -> list[MessageId | None]:
+def heard(node: RunningNode, channel: str) -> list[MessageId | None]:
     """The ids that *node* was given in *channel*, in order."""
     return [
         each.message.message
@@ -86,7 +85,7 @@ def believed(envelopes: list[Envelope], channel: str) -> dict[str, type]:
     return last
 
 
-async def present(node: NodeMember, channel: str) -> int:
+async def present(node: RunningNode, channel: str) -> int:
     with contextlib.suppress(GatewayError):
         return (await node.broker.presence(channel)).connections
     return 0
@@ -95,7 +94,7 @@ async def present(node: NodeMember, channel: str) -> int:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_is_lost_doubled_or_swapped_whatever_fails(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
-    with serving(tmp_path, *DURABLE) as server:
+    with running_redis(tmp_path, *DURABLE) as server:
         async with Proxy(server.port) as near, Proxy(server.port) as far, Fleet(server.url) as fleet:
             nodes = [await fleet.launch(*urls, lease=LEASE) for urls in ([near.url], [far.url], [])]
             for node in nodes:
@@ -118,7 +117,7 @@ async def test_nothing_is_lost_doubled_or_swapped_whatever_fails(seed: int, tmp_
             assert publishers.acknowledged
 
 
-async def check(channel: str, nodes: list[NodeMember], publishers: Publishers) -> None:
+async def check(channel: str, nodes: list[RunningNode], publishers: Publishers) -> None:
     history = await nodes[2].broker.read(channel)
     ids = [message.message for message in history.messages]
     assert [id and id.offset for id in ids] == list(range(1, len(ids) + 1))
@@ -133,7 +132,7 @@ async def check(channel: str, nodes: list[NodeMember], publishers: Publishers) -
 
 
 async def check_node(
-    node: NodeMember, channel: str, ids: list[MessageId | None], everybody: list[str]
+    node: RunningNode, channel: str, ids: list[MessageId | None], everybody: list[str]
 ) -> None:
     await eventually(lambda: heard(node, channel)[-1:] == ids[-1:])
     assert heard(node, channel) == ids

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import redis.asyncio
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.chaos.flow import CLEAR, Line
 from tests.chaos.history import History, Reset
 from tests.chaos.node import Node
@@ -136,7 +136,7 @@ class Cluster(Nodes):
     ) -> AsyncIterator[Self]:
         """Run one, its Redis with the options *redis*."""
         async with AsyncExitStack() as stack:
-            server = stack.enter_context(serving(_folder(home, "redis"), *redis))
+            server = stack.enter_context(running_redis(_folder(home, "redis"), *redis))
             ways = [await stack.enter_async_context(Proxy.open(server.port)) for _ in range(NODES)]
             urls = [f"redis://{HOST}:{way.port}/0" for way in ways]
             running = Nodes.at(home, urls, config=config, lease=lease, **settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import load
-from tests.broker.redis_server import serving
+from tests.broker.redis_server import running_redis
 from tests.docs.pages import ROOT, Page
 from tests.e2e.gateway import Served, served
 
@@ -24,7 +24,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def over_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
-        serving(tmp_path_factory.mktemp("redis")) as redis,
+        running_redis(tmp_path_factory.mktemp("redis")) as redis,
         served(tmp_path_factory.mktemp("node"), BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
     ):
         yield gateway

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that comes back with all it had acknowledged; a file that needs another kind has its own."""
     (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis", *DURABLE) as server:
+    with running_redis(tmp_path / "redis", *DURABLE) as server:
         yield server

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.broker.redis_fleet import eventually
-from tests.broker.redis_sentinels import following, replicated
+from tests.broker.redis_sentinels import has_replica, primary_with_replica
 from tests.broker.redis_server import RedisServer
 from tests.e2e.gateway import Served, publish, served
 from tests.e2e.outages import ready
@@ -18,7 +18,7 @@ from tests.e2e.wire import Client
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    with replicated(tmp_path) as pair:
+    with primary_with_replica(tmp_path) as pair:
         yield pair
 
 
@@ -37,7 +37,7 @@ def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[S
 async def test_every_way_to_publish_says_what_was_reached(
     gateway: Served, pair: tuple[RedisServer, RedisServer]
 ) -> None:
-    await eventually(lambda: following(pair[0]))
+    await eventually(lambda: has_replica(pair[0]))
 
     async def told(path: str, body: dict[str, object]) -> list[str | None]:
         answer = (await gateway.request("POST", path, body)).json()
@@ -74,7 +74,7 @@ async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
 ) -> None:
     """Since 7.2 Redis waits for what the own connection wrote alone, and another one wrote it."""
     primary, replica = pair
-    await eventually(lambda: following(primary))
+    await eventually(lambda: has_replica(primary))
 
     async def again(key: str) -> Any:
         """Publish under *key* over connections that have written nothing yet."""

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.broker.redis.keys import Keys, shard_of
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import token
 from tests.e2e.outages import node, ready, until
 from tests.e2e.wire import Client
@@ -21,7 +21,7 @@ LEASE = "2s"
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(serving(made(tmp_path / name))) for name in ("redis", "other")]
+        yield [stack.enter_context(running_redis(made(tmp_path / name))) for name in ("redis", "other")]
 
 
 def made(folder: Path) -> Path:

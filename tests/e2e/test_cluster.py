@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker.redis_cluster import RedisCluster, clustered
+from tests.broker.redis_cluster import RedisCluster, running_cluster
 from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
 from tests.e2e.wire import Client
 
@@ -15,7 +15,7 @@ CHANNELS = [f"room-{number:02}" for number in range(30)]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    with clustered(tmp_path_factory.mktemp("cluster")) as cluster:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.broker.redis_server import serving
+from tests.broker.redis_server import running_redis
 from tests.e2e.gateway import Served, publish, served
 from tests.e2e.wire import Client
 
@@ -29,7 +29,7 @@ async def test_many_channels_are_restored_in_a_few_round_trips(tmp_path: Path) -
     channels = [f"c{number}" for number in range(COUNT)]
     (tmp_path / "redis").mkdir()
     with (
-        serving(tmp_path / "redis") as redis,
+        running_redis(tmp_path / "redis") as redis,
         served(tmp_path, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url, BROKER__LEASE="30s") as node,
     ):
         since = {}

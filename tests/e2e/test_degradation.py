@@ -8,7 +8,7 @@ import orjson
 
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.lease import TTL_SHARE
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import publish
 from tests.e2e.outages import is_unavailable, logged, node, ready, refused, unready, until
 from tests.e2e.wire import Client, Raw, upgrade
@@ -170,7 +170,7 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
 
 async def test_redis_lost_and_regained_is_one_line_each_way(tmp_path: Path) -> None:
     """However often it was tried; and no line shows what the URL keeps."""
-    with serving(tmp_path, "--requirepass", "hunter2") as redis:
+    with running_redis(tmp_path, "--requirepass", "hunter2") as redis:
         url = redis.url.replace("redis://", "redis://:hunter2@")
         async with node(tmp_path / "node", url) as gateway:
             await ready(gateway)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from gateway.broker.redis.keys import shard_of
-from tests.broker.redis_server import DURABLE, RedisServer, serving
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 from tests.e2e.gateway import Served, publish
 from tests.e2e.outages import far, is_unavailable, logged, node, ready, unready, until
 from tests.e2e.wire import Client
@@ -122,7 +122,7 @@ def channels_by_shard(shards: int, namespace: str) -> list[str]:
 
 async def test_one_of_two_servers_lost_takes_only_its_channels(redis: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with serving(tmp_path / "other", *DURABLE) as other:
+    with running_redis(tmp_path / "other", *DURABLE) as other:
         urls = f'["{redis.url}", "{other.url}"]'
         async with (
             node(tmp_path / "node", "", BROKER__URLS=urls) as gateway,

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.broker.redis.keys import Keys
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import PATIENCE, Served, publish, served
 from tests.e2e.outages import far, node, ready, until
 from tests.e2e.wire import Client, Raw, Response, upgrade
@@ -24,7 +24,7 @@ CROWD = 500
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis") as server:
+    with running_redis(tmp_path / "redis") as server:
         yield server
 
 

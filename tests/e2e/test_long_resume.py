@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.redis_server import serving
+from tests.broker.redis_server import running_redis
 from tests.e2e.gateway import Served, pair, publish, served
 from tests.e2e.wire import JSON, MSGPACK, Client, Raw
 
@@ -29,7 +29,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield gateway
         return
     with (
-        serving(tmp_path_factory.mktemp("redis")) as redis,
+        running_redis(tmp_path_factory.mktemp("redis")) as redis,
         served(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
     ):
         yield gateway
@@ -148,7 +148,7 @@ async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
 ) -> None:
     channel = "long:dying"
     with (
-        serving(tmp_path_factory.mktemp("redis")) as redis,
+        running_redis(tmp_path_factory.mktemp("redis")) as redis,
         pair(tmp_path_factory, CONFIG, BROKER__URL=redis.url) as (one, two),
     ):
         since = await missed(two, channel)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import PATIENCE, Served, publish, served
 from tests.e2e.wire import Client
 
@@ -15,7 +15,7 @@ from tests.e2e.wire import Client
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     (tmp_path / "redis").mkdir()
-    with serving(tmp_path / "redis") as server:
+    with running_redis(tmp_path / "redis") as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import PATIENCE, Served, pair
 from tests.e2e.wire import Raw
 
@@ -38,7 +38,7 @@ presence = true
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
 from tests.e2e.wire import JSON, MSGPACK, Client
 
@@ -18,7 +18,7 @@ LEASE, LONG = "2s", "1m"
 
 @pytest.fixture
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

@@ -12,14 +12,14 @@ import httpx
 import orjson
 import pytest
 
-from tests.broker.redis_server import RedisServer, serving
+from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.gateway import PATIENCE, Served, publish, served
 from tests.e2e.wire import Client
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path) as server:
+    with running_redis(tmp_path) as server:
         yield server
 
 

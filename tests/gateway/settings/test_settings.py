@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr
 from gateway.settings import ConfigError, Settings, load
 from gateway.settings.faults import keys
 from gateway.settings.units import Address, redacted
-from tests.broker.redis_tls import Authority
+from tests.broker.redis_tls import CertificateAuthority
 
 SECRET = "a-secret-that-nobody-may-ever-read-in-a-log"
 OURS = Path(__file__).parents[3] / "gateway.toml"
@@ -377,7 +377,7 @@ def test_keys_at_what_is_no_url(file: Path, url: str) -> None:
 
 
 def test_a_certificate_and_its_key(file: Path, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+    authority = CertificateAuthority(tmp_path)
     certificate, key = authority.issue("gateway")
     _, another = authority.issue("another")
     flags = {"broker.kind": "redis", "broker.url": "rediss://h"}
