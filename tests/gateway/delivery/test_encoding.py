@@ -47,30 +47,30 @@ def test_anything_but_data_frames_is_an_error(wrong: bytes) -> None:
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
     message = Message("a", payload_of({"x": 1}), message_id(1))
-    frames = EncodedMessage(message)
-    body = frames.body(codec.subprotocol)
+    encoded = EncodedMessage(message)
+    body = encoded.body(codec.subprotocol)
     assert body == codec.encode(message)
-    assert frames.body(codec.subprotocol) is body
-    assert repr(frames) == f"<EncodedMessage a 1-u1 in ['{codec.subprotocol}']>"
+    assert encoded.body(codec.subprotocol) is body
+    assert repr(encoded) == f"<EncodedMessage a 1-u1 in ['{codec.subprotocol}']>"
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_batch_is_its_messages_as_joined_frames(codec: Codec, count: int) -> None:
-    follower = FakeSubscriber("a", "catch_up", codec)
-    chunk = follower.batch(1, *[True] * count)
-    assert len(chunk) == len(chunk.data)
-    assert repr(chunk) == f"<EncodedBatch {count} messages {len(chunk.data)} bytes>"
-    said = [codec.decode_server_message(payload) for _, payload in decode_data_frames(chunk.data)]
-    assert said == [frames.message for frames in chunk.messages]
-    assert {binary for binary, _ in decode_data_frames(chunk.data)} == {codec.binary}
+    subscriber = FakeSubscriber("a", "catch_up", codec)
+    batch = subscriber.batch(1, *[True] * count)
+    assert len(batch) == len(batch.data)
+    assert repr(batch) == f"<EncodedBatch {count} messages {len(batch.data)} bytes>"
+    decoded = [codec.decode_server_message(payload) for _, payload in decode_data_frames(batch.data)]
+    assert decoded == [encoded.message for encoded in batch.messages]
+    assert {binary for binary, _ in decode_data_frames(batch.data)} == {codec.binary}
 
 
 def test_a_message_has_an_encoding_for_each_codec() -> None:
-    frames = EncodedMessage(Message("a", payload_of(1), message_id(1)))
+    encoded = EncodedMessage(Message("a", payload_of(1), message_id(1)))
     for codec in (JSON, MSGPACK):
-        EncodedBatch(codec, [frames], message_id(0))
-    assert repr(frames) == "<EncodedMessage a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
+        EncodedBatch(codec, [encoded], message_id(0))
+    assert repr(encoded) == "<EncodedMessage a 1-u1 in ['fanway.v1.json', 'fanway.v1.msgpack']>"
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_message_has_an_encoding_for_each_codec() -> None:
 def test_a_batch_has_the_positions_before_and_after_it(
     numbered: tuple[bool, ...], last: int, unnumbered: bool
 ) -> None:
-    chunk = FakeSubscriber("a", "catch_up").batch(7, *numbered)
-    assert (chunk.before, chunk.last, chunk.unnumbered) == (message_id(6), message_id(last), unnumbered)
-    assert last_position(chunk.messages, None) == (message_id(last) if last > 6 else None)
+    batch = FakeSubscriber("a", "catch_up").batch(7, *numbered)
+    assert (batch.before, batch.last, batch.unnumbered) == (message_id(6), message_id(last), unnumbered)
+    assert last_position(batch.messages, None) == (message_id(last) if last > 6 else None)
 
 
 def test_the_position_after_no_messages_is_the_one_before() -> None:

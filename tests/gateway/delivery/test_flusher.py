@@ -16,8 +16,8 @@ DELAY = 0.001
 FEED = FakeSubscriber("feed", "catch_up")
 
 
-class Slow(MemoryTransport):
-    """A socket that takes its time, on the clock of a test."""
+class SlowTransport(MemoryTransport):
+    """A transport whose writes take time on the clock of the test."""
 
     def __init__(self, clock: FakeClock, seconds: float) -> None:
         super().__init__()
@@ -29,94 +29,95 @@ class Slow(MemoryTransport):
         super().write(data)
 
 
-class Broken(MemoryTransport):
-    """A socket that fails."""
+class BrokenTransport(MemoryTransport):
+    """A transport whose writes raise."""
 
     def write(self, data: bytes) -> None:
         raise OSError("broken")
 
 
-class Desk:
+class Setup:
     """A flusher and the outboxes that it flushes."""
 
     def __init__(self, *links: MemoryTransport, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
-        self.settled: list[float] = []
-        self.settle: Callable[[], Any] = lambda: None
-        self.flusher = Flusher(self.clock, self._settle, self.clock, delay=DELAY)
-        self.links = links
+        self.flushed_at: list[float] = []
+        self.before_flush: Callable[[], Any] = lambda: None
+        self.flusher = Flusher(self.clock, self._before_flush, self.clock, delay=DELAY)
+        self.transports = links
         self.outboxes = [Outbox(link, self.flusher, Owner(), 1024 * 1024) for link in links]
 
-    def _settle(self) -> None:
-        self.settled.append(self.clock())
-        self.settle()
+    def _before_flush(self) -> None:
+        self.flushed_at.append(self.clock())
+        self.before_flush()
 
-    def push_all(self, *numbers: int) -> None:
+    def enqueue_all(self, *numbers: int) -> None:
         for number in numbers:
             for outbox in self.outboxes:
                 outbox.enqueue(pong_frame(number))
 
     def writes(self) -> list[int]:
-        return [len(link.writes) for link in self.links]
+        return [len(link.writes) for link in self.transports]
 
-    def heard(self) -> list[list[int]]:
+    def received(self) -> list[list[int]]:
         return [
-            [message.id for message in link.messages if isinstance(message, PongReply)] for link in self.links
+            [message.id for message in link.messages if isinstance(message, PongReply)]
+            for link in self.transports
         ]
 
 
 def test_each_connection_gets_one_write_a_turn() -> None:
-    desk = Desk(*(MemoryTransport() for _ in range(5)))
-    desk.push_all(1, 2, 3)
-    assert desk.writes() == [0] * 5
-    desk.clock.run()
-    assert desk.writes() == [1] * 5
-    desk.push_all(4, 5)
-    desk.clock.run()
-    assert desk.writes() == [2] * 5
-    assert desk.heard() == [[1, 2, 3, 4, 5]] * 5
-    assert desk.flusher.statistics()["flushes"] == 2
+    setup = Setup(*(MemoryTransport() for _ in range(5)))
+    setup.enqueue_all(1, 2, 3)
+    assert setup.writes() == [0] * 5
+    setup.clock.run()
+    assert setup.writes() == [1] * 5
+    setup.enqueue_all(4, 5)
+    setup.clock.run()
+    assert setup.writes() == [2] * 5
+    assert setup.received() == [[1, 2, 3, 4, 5]] * 5
+    assert setup.flusher.statistics()["flushes"] == 2
 
 
 def test_an_empty_outbox_is_not_written() -> None:
-    desk = Desk(MemoryTransport(), MemoryTransport())
-    desk.outboxes[0].enqueue(pong_frame(1))
-    desk.clock.run()
-    assert desk.writes() == [1, 0]
-    desk.clock.advance(10.0)
-    assert desk.flusher.statistics()["flushes"] == 1
+    setup = Setup(MemoryTransport(), MemoryTransport())
+    setup.outboxes[0].enqueue(pong_frame(1))
+    setup.clock.run()
+    assert setup.writes() == [1, 0]
+    setup.clock.advance(10.0)
+    assert setup.flusher.statistics()["flushes"] == 1
 
 
 def test_messages_offered_before_the_flush_are_in_the_same_write() -> None:
-    desk = Desk(MemoryTransport())
-    desk.settle = lambda: desk.outboxes[0].offer(FEED, FEED.batch(1))
-    desk.outboxes[0].enqueue(pong_frame(1))
-    desk.clock.run()
-    assert desk.writes() == [1]
-    assert [message.type for message in desk.links[0].messages] == ["pong", "message"]
-    desk.clock.run()
-    assert desk.settled == [desk.clock()], "a flush that settles asks for no other"
+    setup = Setup(MemoryTransport())
+    setup.before_flush = lambda: setup.outboxes[0].offer(FEED, FEED.batch(1))
+    setup.outboxes[0].enqueue(pong_frame(1))
+    setup.clock.run()
+    assert setup.writes() == [1]
+    assert [message.type for message in setup.transports[0].messages] == ["pong", "message"]
+    setup.clock.run()
+    assert setup.flushed_at == [setup.clock()], "messages offered before the flush request no further one"
 
 
 def test_several_requests_are_one_flush() -> None:
-    desk = Desk()
+    setup = Setup()
     for _ in range(5):
-        desk.flusher.request()
-    desk.clock.run()
-    assert desk.flusher.statistics()["flushes"] == 1
+        setup.flusher.request()
+    setup.clock.run()
+    assert setup.flusher.statistics()["flushes"] == 1
 
 
 def test_run_flushes_at_once() -> None:
-    desk = Desk(MemoryTransport())
-    desk.push_all(1)
-    desk.flusher.run()
-    assert desk.heard() == [[1]]
-    desk.clock.run()
-    assert desk.writes() == [1]
+    setup = Setup(MemoryTransport())
+    setup.enqueue_all(1)
+    setup.flusher.run()
+    assert setup.received() == [[1]]
+    setup.clock.run()
+    assert setup.writes() == [1]
 
 
 @pytest.mark.parametrize(
-    ("took", "rest"),
+    ("took", "delay"),
     [
         (0.0, 0.0),
         (LONG_FLUSH_SECONDS, 0.0),
@@ -124,28 +125,28 @@ def test_run_flushes_at_once() -> None:
         (1.0, DELAY),
     ],
 )
-def test_the_flush_after_a_long_one_is_delayed(took: float, rest: float) -> None:
+def test_the_flush_after_a_long_one_is_delayed(took: float, delay: float) -> None:
     clock = FakeClock(0.0)
-    link = Slow(clock, took)
-    desk = Desk(link, clock=clock)
-    desk.push_all(1)
+    link = SlowTransport(clock, took)
+    setup = Setup(link, clock=clock)
+    setup.enqueue_all(1)
     clock.run()
     ended = clock()
     assert ended == took
-    desk.push_all(2)
+    setup.enqueue_all(2)
     clock.run()
-    assert desk.writes() == [1 if rest else 2]
-    desk.push_all(3)
-    clock.advance(rest * 0.99)
-    assert desk.writes() == [1 if rest else 3]
-    clock.advance(rest * 0.02)
-    assert desk.heard() == [[1, 2, 3]]
-    assert desk.writes() == [2 if rest else 3]
+    assert setup.writes() == [1 if delay else 2]
+    setup.enqueue_all(3)
+    clock.advance(delay * 0.99)
+    assert setup.writes() == [1 if delay else 3]
+    clock.advance(delay * 0.02)
+    assert setup.received() == [[1, 2, 3]]
+    assert setup.writes() == [2 if delay else 3]
 
 
 def test_the_delay_is_as_long_as_configured() -> None:
     clock = FakeClock(0.0)
-    link = Slow(clock, 1.0)
+    link = SlowTransport(clock, 1.0)
     flusher = Flusher(clock, lambda: None, clock, delay=0.25)
     outbox = Outbox(link, flusher, Owner(), 1024)
     outbox.enqueue(pong_frame(1))
@@ -159,31 +160,31 @@ def test_the_delay_is_as_long_as_configured() -> None:
 
 def test_a_flush_requested_after_the_delay_is_not_delayed() -> None:
     clock = FakeClock(0.0)
-    desk = Desk(Slow(clock, 0.002), clock=clock)
-    desk.push_all(1)
+    setup = Setup(SlowTransport(clock, 0.002), clock=clock)
+    setup.enqueue_all(1)
     clock.run()
     clock.advance(1.0)
-    desk.push_all(2)
+    setup.enqueue_all(2)
     clock.run()
-    assert desk.writes() == [2]
+    assert setup.writes() == [2]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_outboxes_are_flushed_although_one_raises(place: int) -> None:
     links: list[MemoryTransport] = [MemoryTransport() for _ in range(2)]
-    links.insert(place, Broken())
-    desk = Desk(*links)
-    desk.push_all(1)
+    links.insert(place, BrokenTransport())
+    setup = Setup(*links)
+    setup.enqueue_all(1)
     with pytest.raises(OSError, match="broken"):
-        desk.clock.run()
-    desk.clock.run()
+        setup.clock.run()
+    setup.clock.run()
     del links[place]
     assert [len(link.writes) for link in links] == [1, 1]
-    for outbox in desk.outboxes:
+    for outbox in setup.outboxes:
         outbox.enqueue(pong_frame(2))
     with pytest.raises(OSError, match="broken"):
-        desk.clock.run()
-    desk.clock.run()
+        setup.clock.run()
+    setup.clock.run()
     assert [len(link.writes) for link in links] == [2, 2]
 
 
@@ -191,24 +192,24 @@ def test_outboxes_are_flushed_although_before_flush_raises() -> None:
     def fail() -> None:
         raise ValueError("a poisoned message")
 
-    desk = Desk(MemoryTransport())
-    desk.settle = fail
-    desk.push_all(1)
+    setup = Setup(MemoryTransport())
+    setup.before_flush = fail
+    setup.enqueue_all(1)
     with pytest.raises(ValueError, match="poisoned"):
-        desk.clock.run()
-    assert desk.heard() == [[1]]
-    desk.settle = lambda: None
-    desk.push_all(2)
-    desk.clock.run()
-    assert desk.heard() == [[1, 2]]
+        setup.clock.run()
+    assert setup.received() == [[1]]
+    setup.before_flush = lambda: None
+    setup.enqueue_all(2)
+    setup.clock.run()
+    assert setup.received() == [[1, 2]]
 
 
 def test_dropped_counts_are_added_by_policy() -> None:
-    desk = Desk()
-    assert desk.flusher.statistics() == {"flushes": 0} | {
+    setup = Setup()
+    assert setup.flusher.statistics() == {"flushes": 0} | {
         f"dropped_{policy}": 0 for policy in DROPPING_POLICIES
     }
-    desk.flusher.count_dropped({"catch_up": 2})
-    desk.flusher.count_dropped({"catch_up": 1, "conflate": 5})
-    statistics = desk.flusher.statistics()
+    setup.flusher.count_dropped({"catch_up": 2})
+    setup.flusher.count_dropped({"catch_up": 1, "conflate": 5})
+    statistics = setup.flusher.statistics()
     assert (statistics["dropped_catch_up"], statistics["dropped_conflate"]) == (3, 5)

@@ -32,8 +32,8 @@ async def test_conflate_keeps_the_newest_message_and_one_gap() -> None:
         await publish_each(node, "newest:a", *range(50, 80))
         assert slow.session.statistics()["waiting"] <= OUTBOX_BYTES, waiting
         await drain(slow)
-        heard = pushes(slow, "newest:a")
-        assert heard[-1] == 79
+        received = pushes(slow, "newest:a")
+        assert received[-1] == 79
         assert_contiguous(slow, "newest:a", 80)
         assert pushes(slow, "newest:b") == ["only"]
         assert pushes(fast, "newest:a") == list(range(80))
@@ -48,10 +48,10 @@ async def test_drop_oldest_keeps_the_newest_that_fit_and_an_exact_gap() -> None:
         slow.transport.fill()
         await publish_each(node, "dropping:a", *range(80))
         await drain(slow)
-        gap, *heard = pushes(slow, "dropping:a")
-        assert heard == list(range(80 - len(heard), 80))
-        assert gap == ("overflow", 80 - len(heard))
-        assert 5 <= len(heard) <= 15
+        gap, *received = pushes(slow, "dropping:a")
+        assert received == list(range(80 - len(received), 80))
+        assert gap == ("overflow", 80 - len(received))
+        assert 5 <= len(received) <= 15
         assert pushes(fast, "dropping:a") == list(range(80))
 
 
@@ -63,9 +63,9 @@ async def test_without_history_catch_up_is_a_gap() -> None:
         slow.transport.fill()
         await publish_each(node, "a", *range(40))
         await drain(slow)
-        gap, *heard = pushes(slow, "a")
+        gap, *received = pushes(slow, "a")
         assert gap == ("overflow", None)
-        assert heard == list(range(40 - len(heard), 40))
+        assert received == list(range(40 - len(received), 40))
 
 
 @on_virtual_time
@@ -118,7 +118,7 @@ async def test_unread_replies_close_the_connection() -> None:
 
 
 def assert_contiguous(client: Client, channel: str, last: int, *, begun: int = 0) -> None:
-    """Fail where a numbered message is missing that no gap tells of, or where one comes twice."""
+    """Fail where a numbered message is missing without a gap, or is received twice."""
     reached = begun
     for message in client.transport.messages:
         if isinstance(message, Gap) and message.channel == channel and message.position:
@@ -131,8 +131,8 @@ def assert_contiguous(client: Client, channel: str, last: int, *, begun: int = 0
 
 
 STEPS = st.one_of(
-    st.tuples(st.just("say"), st.sampled_from(POLICIES), st.integers(1, 12)),
-    st.tuples(st.just("say"), st.sampled_from(POLICIES), st.integers(1, 12)),
+    st.tuples(st.just("publish"), st.sampled_from(POLICIES), st.integers(1, 12)),
+    st.tuples(st.just("publish"), st.sampled_from(POLICIES), st.integers(1, 12)),
     st.tuples(st.just("unnumbered"), st.sampled_from(POLICIES), st.just(1)),
     st.tuples(st.sampled_from(["fill", "drain"]), st.just(""), st.just(0)),
     st.tuples(st.just("capacity"), st.just(""), st.sampled_from([1, 500, 5_000])),
@@ -152,13 +152,15 @@ async def a_client_hears_everything_or_is_told(steps: list[tuple[str, str, int]]
         for channel in CHANNEL_OF_POLICY.values():
             for client in (slow, fast):
                 await client.subscribe(channel)
-        said = dict.fromkeys(POLICIES, 0)
+        published = dict.fromkeys(POLICIES, 0)
         for step, policy, number in steps:
-            if step == "say":
+            if step == "publish":
                 await publish_each(
-                    node, CHANNEL_OF_POLICY[policy], *range(said[policy] + 1, said[policy] + number + 1)
+                    node,
+                    CHANNEL_OF_POLICY[policy],
+                    *range(published[policy] + 1, published[policy] + number + 1),
                 )
-                said[policy] += number
+                published[policy] += number
             elif step == "unnumbered":
                 await publish_each(node, CHANNEL_OF_POLICY[policy], "x", retention=None)
             elif step == "capacity":
@@ -168,9 +170,9 @@ async def a_client_hears_everything_or_is_told(steps: list[tuple[str, str, int]]
                 await until_idle()
         await drain(slow)
         for policy, channel in CHANNEL_OF_POLICY.items():
-            assert_contiguous(slow, channel, said[policy])
+            assert_contiguous(slow, channel, published[policy])
             numbered = [value for value in pushes(fast, channel) if value != "x"]
-            assert numbered == list(range(1, said[policy] + 1))
+            assert numbered == list(range(1, published[policy] + 1))
             if slow.transport.is_open and len(pushes(slow, channel)) < len(pushes(fast, channel)):
                 assert any(isinstance(each, tuple) for each in pushes(slow, channel))
         assert slow.session.statistics()["behind"] == 0

@@ -21,8 +21,8 @@ KEPT = RULES["hp"]
 Offered = list[tuple[MessageId | None, list[Any]]]
 
 
-class Listener:
-    """A session as a channel knows it: keeps what its outbox was offered, and how."""
+class FakeSession:
+    """A session, as far as a channel knows it: keeps what its outbox is offered, and how."""
 
     def __init__(self, connection: str = "c1", codec: Codec = JSON) -> None:
         self.connection = connection
@@ -33,58 +33,60 @@ class Listener:
         self.at_once = 0
         self.pushed: list[bytes] = []
 
-    def offer(self, _: Any, chunk: EncodedBatch) -> None:
-        self.offered.append((chunk.before, [frames.message.data.value for frames in chunk.messages]))
+    def offer(self, _: Any, batch: EncodedBatch) -> None:
+        self.offered.append((batch.before, [encoded.message.data.value for encoded in batch.messages]))
 
-    def offer_now(self, follower: Any, chunk: EncodedBatch) -> None:
+    def offer_now(self, subscription: Any, batch: EncodedBatch) -> None:
         self.at_once += 1
-        self.offer(follower, chunk)
+        self.offer(subscription, batch)
 
     def enqueue(self, data: bytes) -> None:
         self.pushed.append(data)
 
-    def heard(self) -> list[Any]:
+    def received(self) -> list[Any]:
         return [value for _, values in self.offered for value in values]
 
 
-def follow(
+def subscribe(
     channel: Channel, connection: str = "c1", *, codec: Codec = JSON, watches: bool = False
-) -> tuple[Listener, Subscription]:
-    listener = Listener(connection, codec)
+) -> tuple[FakeSession, Subscription]:
+    session = FakeSession(connection, codec)
     subscription = Subscription(
-        listener,  # type: ignore[arg-type]
+        session,  # type: ignore[arg-type]
         channel,
         watches_presence=watches,
         server_side=False,
     )
     channel.add(subscription)
-    return listener, subscription
+    return session, subscription
 
 
-def said(number: int | None, value: Any = None, *, life: str = "u", time: int = 0) -> EncodedMessage:
+def encoded_message(
+    number: int | None, value: Any = None, *, uid_prefix: str = "u", time: int = 0
+) -> EncodedMessage:
     value = number if value is None else value
-    id = None if number is None else MessageId(number, f"{life}{number}")
+    id = None if number is None else MessageId(number, f"{uid_prefix}{number}")
     return EncodedMessage(Message("a", payload_of(value), id, time=time))
 
 
-def begun(position: int = 0) -> Channel:
+def channel_at(position: int = 0) -> Channel:
     channel = Channel("a", KEPT)
     channel.start_at(message_id(position))
     return channel
 
 
-def say(channel: Channel, *numbers: int, life: str = "u") -> None:
+def enqueue(channel: Channel, *numbers: int, uid_prefix: str = "u") -> None:
     for number in numbers:
-        channel.enqueue(said(number, life=life))
+        channel.enqueue(encoded_message(number, uid_prefix=uid_prefix))
 
 
-def numbers(frames: list[EncodedMessage] | None) -> list[int] | None:
+def numbers(encoded: list[EncodedMessage] | None) -> list[int] | None:
     return (
-        None if frames is None else [each.message.message.offset for each in frames if each.message.message]
+        None if encoded is None else [each.message.message.offset for each in encoded if each.message.message]
     )
 
 
-# ---------------------------------------------------------------- who follows
+# ---------------------------------------------------------------- subscribers
 
 
 def test_the_retention_of_a_channel_follows_from_its_rules() -> None:
@@ -93,11 +95,11 @@ def test_the_retention_of_a_channel_follows_from_its_rules() -> None:
 
 
 def test_a_channel_is_idle_without_subscribers_and_holders() -> None:
-    channel = begun()
+    channel = channel_at()
     states = [channel.idle]
     channel.holders += 1
     states.append(channel.idle)
-    _, subscription = follow(channel)
+    _, subscription = subscribe(channel)
     channel.holders -= 1
     states.append(channel.idle)
     assert (len(channel), repr(channel)) == (1, "<Channel a at 0-u0 1 subscribers>")
@@ -109,113 +111,113 @@ def test_a_channel_is_idle_without_subscribers_and_holders() -> None:
 
 
 def test_a_subscriber_gets_what_is_delivered_between_add_and_remove() -> None:
-    channel = begun()
-    early, _ = follow(channel, "c1")
-    say(channel, 1)
-    late, _ = follow(channel, "c2")
-    say(channel, 2)
-    gone, leaving = follow(channel, "c3")
-    say(channel, 3)
+    channel = channel_at()
+    early, _ = subscribe(channel, "c1")
+    enqueue(channel, 1)
+    late, _ = subscribe(channel, "c2")
+    enqueue(channel, 2)
+    gone, leaving = subscribe(channel, "c3")
+    enqueue(channel, 3)
     channel.remove(leaving)
-    say(channel, 4)
+    enqueue(channel, 4)
     channel.offer_pending()
-    assert (early.heard(), late.heard(), gone.heard()) == ([1, 2, 3, 4], [2, 3, 4], [3])
+    assert (early.received(), late.received(), gone.received()) == ([1, 2, 3, 4], [2, 3, 4], [3])
 
 
 def test_pending_messages_are_offered_once_as_one_batch() -> None:
-    channel = begun(6)
-    listener, _ = follow(channel)
-    assert channel.enqueue(said(7)) is True
-    assert channel.enqueue(said(8)) is False
+    channel = channel_at(6)
+    session, _ = subscribe(channel)
+    assert channel.enqueue(encoded_message(7)) is True
+    assert channel.enqueue(encoded_message(8)) is False
     channel.offer_pending()
     channel.offer_pending()
-    say(channel, 9)
+    enqueue(channel, 9)
     channel.offer_pending()
-    assert listener.offered == [(message_id(6), [7, 8]), (message_id(8), [9])]
+    assert session.offered == [(message_id(6), [7, 8]), (message_id(8), [9])]
 
 
 def test_each_codec_in_use_gets_its_own_batch_and_others_none() -> None:
-    channel = begun()
-    text, _ = follow(channel, "c1")
-    _, gone = follow(channel, "c2", codec=MSGPACK)
+    channel = channel_at()
+    text, _ = subscribe(channel, "c1")
+    _, gone = subscribe(channel, "c2", codec=MSGPACK)
     channel.remove(gone)
-    frames = said(1)
-    channel.enqueue(frames)
+    encoded = encoded_message(1)
+    channel.enqueue(encoded)
     channel.offer_pending()
-    assert repr(frames) == "<EncodedMessage a 1-u1 in ['fanway.v1.json']>"
-    binary, _ = follow(channel, "c3", codec=MSGPACK)
-    say(channel, 2)
+    assert repr(encoded) == "<EncodedMessage a 1-u1 in ['fanway.v1.json']>"
+    binary, _ = subscribe(channel, "c3", codec=MSGPACK)
+    enqueue(channel, 2)
     channel.offer_pending()
-    assert (text.heard(), binary.heard()) == ([1, 2], [2])
+    assert (text.received(), binary.received()) == ([1, 2], [2])
 
 
 @pytest.mark.parametrize("one", ["one channel has something", "it follows one channel"])
 def test_the_only_channel_of_a_turn_or_of_a_session_is_offered_to_write_at_once(one: str) -> None:
-    channel = begun()
-    listener, _ = follow(channel)
-    say(channel, 1)
+    channel = channel_at()
+    session, _ = subscribe(channel)
+    enqueue(channel, 1)
     channel.offer_pending()
     if one == "it follows one channel":
-        del listener.subscriptions["b"]
-    say(channel, 2)
+        del session.subscriptions["b"]
+    enqueue(channel, 2)
     channel.offer_pending(alone=one == "one channel has something")
-    assert (listener.heard(), listener.at_once) == ([1, 2], 1)
+    assert (session.received(), session.at_once) == ([1, 2], 1)
 
 
 @pytest.mark.parametrize("number", [1, None])
 def test_a_subscription_behind_is_offered_nothing_and_notes_unnumbered_messages(number: int | None) -> None:
-    channel = begun()
-    listener, subscription = follow(channel)
+    channel = channel_at()
+    session, subscription = subscribe(channel)
     subscription.behind = message_id(0)
     assert repr(subscription) == "<Subscription a behind at 0-u0>"
-    channel.enqueue(said(number, "x"))
+    channel.enqueue(encoded_message(number, "x"))
     channel.offer_pending()
-    assert (listener.heard(), subscription.missed_unnumbered) == ([], number is None)
+    assert (session.received(), subscription.missed_unnumbered) == ([], number is None)
 
 
 @pytest.mark.parametrize("number", [1, None])
 def test_a_subscription_behind_is_offered_no_message_with_exclusions_either(number: int | None) -> None:
-    channel = begun()
-    listener, subscription = follow(channel)
+    channel = channel_at()
+    session, subscription = subscribe(channel)
     subscription.behind = message_id(0)
-    channel.offer_excluding(said(number, "x"), frozenset({"other"}))
-    assert (listener.heard(), subscription.missed_unnumbered) == ([], number is None)
+    channel.offer_excluding(encoded_message(number, "x"), frozenset({"other"}))
+    assert (session.received(), subscription.missed_unnumbered) == ([], number is None)
 
 
 # ---------------------------------------------------------------- messages for all but some
 
 
 def test_an_excluded_connection_gets_every_message_but_that_one() -> None:
-    channel = begun()
-    listener, _ = follow(channel, "c1")
-    excluded, _ = follow(channel, "c2")
-    _, gone = follow(channel, "c3", codec=MSGPACK)
+    channel = channel_at()
+    session, _ = subscribe(channel, "c1")
+    excluded, _ = subscribe(channel, "c2")
+    _, gone = subscribe(channel, "c3", codec=MSGPACK)
     channel.remove(gone)
-    say(channel, 1)
-    channel.offer_excluding(said(2), frozenset({"c2"}))
-    say(channel, 3)
+    enqueue(channel, 1)
+    channel.offer_excluding(encoded_message(2), frozenset({"c2"}))
+    enqueue(channel, 3)
     channel.offer_pending()
-    assert listener.offered == [(message_id(0), [1]), (message_id(1), [2]), (message_id(2), [3])]
+    assert session.offered == [(message_id(0), [1]), (message_id(1), [2]), (message_id(2), [3])]
     assert excluded.offered == [(message_id(0), [1]), (message_id(2), [3])]
 
 
 def test_an_unnumbered_message_with_exclusions_does_not_move_the_position() -> None:
-    channel = begun()
-    listener, _ = follow(channel)
-    channel.offer_excluding(said(None, "x"), frozenset({"c9"}))
-    say(channel, 1)
+    channel = channel_at()
+    session, _ = subscribe(channel)
+    channel.offer_excluding(encoded_message(None, "x"), frozenset({"c9"}))
+    enqueue(channel, 1)
     channel.offer_pending()
-    assert listener.offered == [(message_id(0), ["x"]), (message_id(0), [1])]
+    assert session.offered == [(message_id(0), ["x"]), (message_id(0), [1])]
 
 
 # ---------------------------------------------------------------- joins and leaves
 
 
 def test_joins_and_leaves_are_pushed_to_watchers_but_not_to_the_member() -> None:
-    channel = begun()
-    watching, _ = follow(channel, "c1", watches=True)
-    binary, _ = follow(channel, "c2", watches=True, codec=MSGPACK)
-    not_watching, _ = follow(channel, "c3")
+    channel = channel_at()
+    watching, _ = subscribe(channel, "c1", watches=True)
+    binary, _ = subscribe(channel, "c2", watches=True, codec=MSGPACK)
+    not_watching, _ = subscribe(channel, "c3")
     joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))
     for push in (joined, left):
         channel.push_presence(push)
@@ -225,11 +227,11 @@ def test_joins_and_leaves_are_pushed_to_watchers_but_not_to_the_member() -> None
 
 
 def test_a_join_is_pushed_after_messages_delivered_before_it() -> None:
-    channel = begun()
-    listener, _ = follow(channel, watches=True)
-    say(channel, 1)
+    channel = channel_at()
+    session, _ = subscribe(channel, watches=True)
+    enqueue(channel, 1)
     channel.push_presence(Join("a", Member("c9", "ben")))
-    assert listener.heard() == [1]
+    assert session.received() == [1]
 
 
 def test_a_pending_member_list_collects_joins_and_leaves() -> None:
@@ -237,7 +239,7 @@ def test_a_pending_member_list_collects_joins_and_leaves() -> None:
         def __init__(self) -> None:
             self.changes: list[Join | Leave] = []
 
-    channel, waiting = begun(), Waiting()
+    channel, waiting = channel_at(), Waiting()
     joined = Join("a", Member("c9", "ben"))
     channel.push_presence(joined)
     channel.member_lists[waiting] = None
@@ -250,7 +252,7 @@ def test_a_pending_member_list_collects_joins_and_leaves() -> None:
 
 def test_the_position_is_that_of_the_broker_unless_a_message_arrived_meanwhile() -> None:
     channel = Channel("a", KEPT)
-    say(channel, 8)
+    enqueue(channel, 8)
     channel.start_at(message_id(7))
     assert (channel.position_before_cache, channel.position) == (MessageId(7, ""), message_id(8))
     assert channel.messages_after(message_id(7)) is None, "it does not know that this is what came before"
@@ -262,8 +264,8 @@ def test_the_position_is_that_of_the_broker_unless_a_message_arrived_meanwhile()
 
 
 def test_messages_after_a_position_are_complete_or_none() -> None:
-    channel = begun(10)
-    say(channel, 11, 12, 13)
+    channel = channel_at(10)
+    enqueue(channel, 11, 12, 13)
     assert [numbers(channel.messages_after(message_id(n))) for n in range(9, 15)] == [
         None,
         [11, 12, 13],
@@ -279,19 +281,19 @@ def test_messages_after_a_position_are_complete_or_none() -> None:
 
 
 def test_pending_messages_are_cached_already() -> None:
-    channel = begun()
-    follow(channel)
-    say(channel, 1, 2)
+    channel = channel_at()
+    subscribe(channel)
+    enqueue(channel, 1, 2)
     assert numbers(channel.messages_after(message_id(0))) == [1, 2]
 
 
 def test_only_the_newest_messages_are_cached() -> None:
-    channel = begun()
-    listener, _ = follow(channel)
+    channel = channel_at()
+    session, _ = subscribe(channel)
     count = 3 * CACHED_MESSAGES
-    say(channel, *range(1, count + 1))
+    enqueue(channel, *range(1, count + 1))
     channel.offer_pending()
-    assert listener.offered == [(message_id(0), list(range(1, count + 1)))], "however many wait"
+    assert session.offered == [(message_id(0), list(range(1, count + 1)))], "all pending messages"
     assert channel.position_before_cache == message_id(count - CACHED_MESSAGES)
     assert channel.messages_after(message_id(count - CACHED_MESSAGES - 1)) is None
     assert numbers(channel.messages_after(message_id(count - CACHED_MESSAGES))) == list(
@@ -300,23 +302,23 @@ def test_only_the_newest_messages_are_cached() -> None:
 
 
 def test_the_cache_is_bounded_in_bytes() -> None:
-    channel = begun()
+    channel = channel_at()
     for number in range(1, 6):
-        channel.enqueue(said(number, "x" * (CACHED_BYTES // 3)))
+        channel.enqueue(encoded_message(number, "x" * (CACHED_BYTES // 3)))
     assert channel.position_before_cache == message_id(3)
-    channel.enqueue(said(6, "x" * 2 * CACHED_BYTES))
+    channel.enqueue(encoded_message(6, "x" * 2 * CACHED_BYTES))
     assert (channel.position_before_cache, numbers(channel.messages_after(message_id(5)))) == (
         message_id(5),
         [6],
-    ), "one stays, whatever its size"
-    say(channel, 7)
+    ), "the newest stays, whatever its size"
+    enqueue(channel, 7)
     assert channel.position_before_cache == message_id(6)
 
 
 def test_after_the_numbering_restarts_no_earlier_position_is_served() -> None:
-    channel = begun()
-    say(channel, 1, 2, 3)
-    say(channel, 1, 2, life="v")
+    channel = channel_at()
+    enqueue(channel, 1, 2, 3)
+    enqueue(channel, 1, 2, uid_prefix="v")
     assert (channel.position_before_cache, channel.position, channel.numbering_breaks) == (
         MessageId(0, ""),
         MessageId(2, "v2"),
@@ -326,52 +328,52 @@ def test_after_the_numbering_restarts_no_earlier_position_is_served() -> None:
         assert channel.messages_after(old) is None
     assert numbers(channel.messages_after(MessageId(1, "v1"))) == [2]
     channel.clear_history()
-    say(channel, 3, life="v")
+    enqueue(channel, 3, uid_prefix="v")
     assert numbers(channel.messages_after(MessageId(2, "v2"))) == [3]
 
 
 def test_the_position_before_a_restarted_numbering_is_dropped_like_any_other() -> None:
-    channel = begun(100)
-    say(channel, *range(1, CACHED_MESSAGES + 2), life="v")
+    channel = channel_at(100)
+    enqueue(channel, *range(1, CACHED_MESSAGES + 2), uid_prefix="v")
     assert channel.position_before_cache == MessageId(1, "v1")
     assert numbers(channel.messages_after(MessageId(1, "v1"))) == list(range(2, CACHED_MESSAGES + 2))
 
 
 def test_a_reset_offers_pending_messages_and_moves_the_position() -> None:
-    channel = begun()
-    listener, _ = follow(channel)
-    say(channel, 1)
+    channel = channel_at()
+    session, _ = subscribe(channel)
+    enqueue(channel, 1)
     channel.reset(message_id(9))
-    assert listener.heard() == [1]
+    assert session.received() == [1]
     assert (
         channel.position_before_cache,
         channel.position,
         channel.messages_after(message_id(1)),
         channel.messages_after(message_id(9)),
     ) == (message_id(9), message_id(9), None, [])
-    say(channel, 10)
+    enqueue(channel, 10)
     channel.offer_pending()
-    assert listener.offered[-1] == (message_id(9), [10])
+    assert session.offered[-1] == (message_id(9), [10])
     channel.reset(None)
     assert (channel.position, channel.messages_after(message_id(9))) == (None, None)
 
 
 def test_cleared_messages_are_not_served_and_positions_stay_valid() -> None:
-    channel = begun()
-    listener, _ = follow(channel)
-    say(channel, 1, 2)
+    channel = channel_at()
+    session, _ = subscribe(channel)
+    enqueue(channel, 1, 2)
     channel.clear_history()
-    assert listener.heard() == [1, 2]
+    assert session.received() == [1, 2]
     assert (channel.messages_after(message_id(1)), channel.messages_after(message_id(2))) == (None, [])
     assert channel.newest(1, not_before=-1.0) is None
-    say(channel, 3)
+    enqueue(channel, 3)
     assert numbers(channel.messages_after(message_id(2))) == [3]
 
 
 def test_the_newest_messages_are_returned_unless_too_few_or_too_old() -> None:
-    channel = begun()
+    channel = channel_at()
     for number in range(1, 6):
-        channel.enqueue(said(number, time=number * 1_000))
+        channel.enqueue(encoded_message(number, time=number * 1_000))
     assert numbers(channel.newest(3, not_before=2.9)) == [3, 4, 5]
     assert channel.newest(3, not_before=3.0) is None
     assert numbers(channel.newest(5, not_before=0.5)) == [1, 2, 3, 4, 5]
@@ -383,14 +385,14 @@ def test_the_newest_messages_are_returned_unless_too_few_or_too_old() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.just(("say",)),
-            st.just(("say",)),
-            st.tuples(st.just("say many"), st.integers(2, 150)),
+            st.just(("enqueue",)),
+            st.just(("enqueue",)),
+            st.tuples(st.just("enqueue many"), st.integers(2, 150)),
             st.just(("unnumbered",)),
             st.just(("exclude",)),
             st.just(("offer_pending",)),
             st.just(("clear_history",)),
-            st.just(("anew",)),
+            st.just(("restart",)),
             st.just(("reset",)),
         ),
         max_size=25,
@@ -399,54 +401,54 @@ def test_the_newest_messages_are_returned_unless_too_few_or_too_old() -> None:
 def test_after_any_steps_messages_after_a_position_are_complete_or_none(
     steps: list[tuple[Any, ...]],
 ) -> None:
-    story = Story()
+    model = ChannelModel()
     for step in steps:
-        story.do(*step)
-        story.check()
-    story.channel.offer_pending()
-    assert story.listener.heard() == story.heard
+        model.do(*step)
+        model.check()
+    model.channel.offer_pending()
+    assert model.session.received() == model.received
 
 
-class Story:
-    """A channel, what it has said in this numbering, and the positions of earlier ones."""
+class ChannelModel:
+    """A channel, the messages of its current numbering, and the positions of earlier numberings."""
 
     def __init__(self) -> None:
-        self.channel = begun()
-        self.listener, _ = follow(self.channel)
+        self.channel = channel_at()
+        self.session, _ = subscribe(self.channel)
         self.history = [message_id(0)]
         self.old: list[MessageId] = []
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
 
     def do(self, step: str, count: int = 1) -> None:
-        if step == "anew" and not self.history[-1].offset:
-            return  # an empty history that begins anew has lost nothing
-        if step in ("anew", "reset"):
-            self.begin_anew(reset=step == "reset")
-        elif step in ("say", "say many", "exclude"):
+        if step == "restart" and not self.history[-1].offset:
+            return  # restarting an empty history loses nothing
+        if step in ("restart", "reset"):
+            self.restart_numbering(reset=step == "reset")
+        elif step in ("enqueue", "enqueue many", "exclude"):
             for _ in range(count):
-                self.say(exclude=step == "exclude")
+                self.enqueue(exclude=step == "exclude")
         elif step == "unnumbered":
-            self.channel.enqueue(said(None, "x"))
-            self.heard.append("x")
+            self.channel.enqueue(encoded_message(None, "x"))
+            self.received.append("x")
         else:
             getattr(self.channel, step)()
 
-    def begin_anew(self, *, reset: bool) -> None:
+    def restart_numbering(self, *, reset: bool) -> None:
         self.old += self.history
         start = MessageId(self.history[-1].offset + 5 if reset else 0, f"begun{len(self.old)}")
         self.history = [start]
         if reset:
             self.channel.reset(start)
 
-    def say(self, *, exclude: bool) -> None:
-        id = MessageId(self.history[-1].offset + 1, f"said{len(self.heard)}")
+    def enqueue(self, *, exclude: bool) -> None:
+        id = MessageId(self.history[-1].offset + 1, f"message{len(self.received)}")
         self.history.append(id)
-        self.heard.append(str(id))
-        frames = EncodedMessage(Message("a", payload_of(str(id)), id))
+        self.received.append(str(id))
+        encoded = EncodedMessage(Message("a", payload_of(str(id)), id))
         if exclude:
-            self.channel.offer_excluding(frames, frozenset({"c9"}))
+            self.channel.offer_excluding(encoded, frozenset({"c9"}))
         else:
-            self.channel.enqueue(frames)
+            self.channel.enqueue(encoded)
 
     def check(self) -> None:
         for index, position in enumerate(self.history):
@@ -457,18 +459,18 @@ class Story:
             assert all(self.channel.messages_after(position) is None for position in self.old)
 
 
-# ---------------------------------------------------------------- waiting for it to come so far
+# ---------------------------------------------------------------- waiting for an offset
 
 
 @on_virtual_time
 async def test_a_resume_ahead_of_the_channel_waits_until_it_has_arrived() -> None:
-    channel = begun(5)
+    channel = channel_at(5)
     waiting = virtual_loop().create_task(channel.wait_for_offset(7))
     await channel.wait_for_offset(5)
     await until_idle()
     for number in (6, 7):
         assert not waiting.done()
-        say(channel, number)
+        enqueue(channel, number)
         channel.offer_pending()
         await until_idle()
     await waiting
@@ -476,28 +478,28 @@ async def test_a_resume_ahead_of_the_channel_waits_until_it_has_arrived() -> Non
 
 @on_virtual_time
 async def test_a_cancelled_waiter_does_not_disturb_the_others() -> None:
-    channel = begun()
+    channel = channel_at()
     tasks = [virtual_loop().create_task(channel.wait_for_offset(n)) for n in (1, 1, 2)]
     await until_idle()
     tasks[0].cancel()
     await until_idle()
-    channel.offer_excluding(said(1), frozenset({"c9"}))
+    channel.offer_excluding(encoded_message(1), frozenset({"c9"}))
     await until_idle()
     assert [task.done() for task in tasks] == [True, True, False]
-    say(channel, 2)
+    enqueue(channel, 2)
     channel.offer_pending()
     await until_idle()
     assert tasks[2].done()
 
 
-@pytest.mark.parametrize("what", ["reset", "reset to nothing", "anew"])
+@pytest.mark.parametrize("what", ["reset", "reset to nothing", "restart"])
 @on_virtual_time
 async def test_waiting_for_an_offset_ends_at_a_break_or_after_the_timeout(what: str) -> None:
-    channel = begun(5)
+    channel = channel_at(5)
     waiting = virtual_loop().create_task(channel.wait_for_offset(50))
     await until_idle()
-    if what == "anew":
-        say(channel, 1, life="v")
+    if what == "restart":
+        enqueue(channel, 1, uid_prefix="v")
         channel.offer_pending()
     else:
         channel.reset(message_id(6) if what == "reset" else None)
@@ -507,8 +509,8 @@ async def test_waiting_for_an_offset_ends_at_a_break_or_after_the_timeout(what: 
 
 def test_a_gap_frame_is_in_the_codec_of_the_connection() -> None:
     channel = Channel("a", replace(KEPT, on_slow="conflate"))
-    _, text = follow(channel)
-    _, binary = follow(channel, "c2", codec=MSGPACK)
+    _, text = subscribe(channel)
+    _, binary = subscribe(channel, "c2", codec=MSGPACK)
     assert text.on_slow == "conflate"
     assert decode_all([text.gap_frame(message_id(3))]) == [Gap("a", "overflow", message_id(3))]
     assert MSGPACK.decode_server_message(binary.gap_frame(None, "trimmed")[2:]) == Gap("a", "trimmed", None)

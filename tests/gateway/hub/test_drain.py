@@ -26,8 +26,8 @@ def test_few_sessions_leave_at_once_and_many_over_the_window(
     assert expected == 1 or expected * STEP_SECONDS <= window
 
 
-def sent_away(client: Client) -> bool:
-    """Return whether *client* was told when to come back, and then closed."""
+def closed_for_reconnect(client: Client) -> bool:
+    """Return whether *client* got `reconnect`, and then the close."""
     if client.transport.closed is None:
         return False
     assert client.transport.closed == (4000, "drain")
@@ -47,7 +47,7 @@ async def test_drain_delivers_everything_then_reconnect_then_closes() -> None:
         began = node.clock()
         await drain(node.hub, 20.0)
         assert node.clock() == began, "so few do not wait"
-        assert all(sent_away(client) for client in clients)
+        assert all(closed_for_reconnect(client) for client in clients)
         assert all(client.values() == [1, 2] for client in clients)
         assert node.hub.sessions == {}
 
@@ -60,19 +60,19 @@ async def test_many_sessions_leave_over_time_and_are_served_until_then() -> None
             await client.subscribe("h:a")
         began = node.clock()
         draining = virtual_loop().create_task(drain(node.hub, 20.0))
-        left, said = [], 0
+        left, published = [], 0
         while not draining.done():
             await until_idle()
-            gone = sum(map(sent_away, clients))
-            left.append(gone)
-            said += 1
-            await node.publish("h:a", said)
+            closed = sum(map(closed_for_reconnect, clients))
+            left.append(closed)
+            published += 1
+            await node.publish("h:a", published)
             await until_idle()
             for client in clients:
                 if client.transport.closed is None:
-                    assert client.values()[-1] == said
+                    assert client.values()[-1] == published
             await virtual_loop().advance_to_next_timer()
-        assert all(map(sent_away, clients))
+        assert all(map(closed_for_reconnect, clients))
         assert left == list(range(10, 100, 10)), "in even group_count"
         spread = 100 / SESSIONS_PER_SECOND
         assert node.clock() - began == pytest.approx(spread - STEP_SECONDS)

@@ -13,7 +13,7 @@ INTERVAL, GRACE = 25.0, 10.0
 
 
 class Peer:
-    """A session as a heartbeat knows it, and the client behind it."""
+    """A session, as far as the heartbeat knows it, and its client."""
 
     def __init__(self, clock: FakeClock, *, answers_after: float | None = 0.0) -> None:
         self.clock = clock
@@ -22,20 +22,20 @@ class Peer:
         self.ping_sent_at = 0.0
         self.wheel_slot = -1
         self.pings: list[float] = []
-        self.died: list[float] = []
-        self.on_silent: Callable[[], None] = lambda: None
+        self.timed_out_at: list[float] = []
+        self.when_timed_out: Callable[[], None] = lambda: None
 
     def ping(self) -> None:
         self.pings.append(self.clock())
         if self.answers_after is not None:
-            self.clock.call_later(self.answers_after, self.say)
+            self.clock.call_later(self.answers_after, self.send)
 
-    def say(self) -> None:
+    def send(self) -> None:
         self.last_received_at = self.clock()
 
     def on_heartbeat_timeout(self) -> None:
-        self.died.append(self.clock())
-        self.on_silent()
+        self.timed_out_at.append(self.clock())
+        self.when_timed_out()
 
 
 def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE) -> Heartbeat:
@@ -46,24 +46,24 @@ def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE)
 
 
 @pytest.mark.parametrize(
-    ("now", "seen", "pinged", "beat", "again"),
+    ("now", "seen", "pinged", "action", "check_at"),
     [
-        pytest.param(100.0, 90.0, 0.0, Action.WAIT, 115.0, id="heard of lately"),
-        pytest.param(114.9, 90.0, 0.0, Action.WAIT, 115.0, id="just not yet"),
+        pytest.param(100.0, 90.0, 0.0, Action.WAIT, 115.0, id="received lately"),
+        pytest.param(114.9, 90.0, 0.0, Action.WAIT, 115.0, id="just before the interval"),
         pytest.param(115.0, 90.0, 0.0, Action.PING, 125.0, id="silent for the interval"),
-        pytest.param(120.0, 90.0, 115.0, Action.WAIT, 125.0, id="asked, and in time"),
-        pytest.param(124.9, 90.0, 115.0, Action.WAIT, 125.0, id="asked, and just in time"),
-        pytest.param(125.0, 90.0, 115.0, Action.TIME_OUT, 125.0, id="asked, and too late"),
+        pytest.param(120.0, 90.0, 115.0, Action.WAIT, 125.0, id="pinged, in time"),
+        pytest.param(124.9, 90.0, 115.0, Action.WAIT, 125.0, id="pinged, just in time"),
+        pytest.param(125.0, 90.0, 115.0, Action.TIME_OUT, 125.0, id="pinged, too late"),
         pytest.param(125.0, 115.0, 115.0, Action.WAIT, 140.0, id="answered in the same instant"),
         pytest.param(125.0, 118.0, 115.0, Action.WAIT, 143.0, id="answered"),
-        pytest.param(143.0, 118.0, 115.0, Action.PING, 153.0, id="answered, and silent again"),
-        pytest.param(100.0, 101.0, 0.0, Action.WAIT, 126.0, id="heard after the turn was due"),
+        pytest.param(143.0, 118.0, 115.0, Action.PING, 153.0, id="answered, then silent for the interval"),
+        pytest.param(100.0, 101.0, 0.0, Action.WAIT, 126.0, id="received after the tick was due"),
     ],
 )
 def test_next_action_is_due_at_the_right_time(
-    now: float, seen: float, pinged: float, beat: Action, again: float
+    now: float, seen: float, pinged: float, action: Action, check_at: float
 ) -> None:
-    assert next_action(now, seen, pinged, INTERVAL, GRACE) == (beat, again)
+    assert next_action(now, seen, pinged, INTERVAL, GRACE) == (action, check_at)
 
 
 # ---------------------------------------------------------------- one connection
@@ -78,12 +78,12 @@ def test_a_silent_session_is_pinged_and_then_timed_out() -> None:
     clock.advance(0.1)
     assert peer.pings == [INTERVAL]
     clock.advance(GRACE - 0.1)
-    assert peer.died == []
+    assert peer.timed_out_at == []
     clock.advance(0.1)
-    assert peer.died == [INTERVAL + GRACE]
+    assert peer.timed_out_at == [INTERVAL + GRACE]
     assert heartbeat.statistics() == {"sessions": 0, "pings": 1, "dead": 1}
     clock.advance(1_000.0)
-    assert len(peer.died) == 1
+    assert len(peer.timed_out_at) == 1
 
 
 @pytest.mark.parametrize("answers_after", [0.0, 1.0, GRACE - 0.5])
@@ -92,7 +92,7 @@ def test_a_session_that_answers_pings_stays(answers_after: float) -> None:
     heartbeat, peer = wheel(clock), Peer(clock, answers_after=answers_after)
     heartbeat.add(peer)
     clock.advance(10_000.0)
-    assert peer.died == []
+    assert peer.timed_out_at == []
     assert len(peer.pings) == pytest.approx(10_000.0 / (INTERVAL + answers_after), rel=0.1)
 
 
@@ -102,8 +102,8 @@ def test_a_session_that_sends_is_never_pinged() -> None:
     heartbeat.add(peer)
     for _ in range(100):
         clock.advance(INTERVAL * 0.9)
-        peer.say()
-    assert (peer.pings, peer.died) == ([], [])
+        peer.send()
+    assert (peer.pings, peer.timed_out_at) == ([], [])
 
 
 def test_a_removed_session_is_not_pinged() -> None:
@@ -145,28 +145,28 @@ def test_a_closed_heartbeat_sends_no_ping() -> None:
     assert peer.pings == []
 
 
-# ---------------------------------------------------------------- many
+# ---------------------------------------------------------------- many sessions
 
 
 def test_thousands_of_sessions_are_monitored_each_at_its_own_time() -> None:
     clock, chance = FakeClock(0.0), Random(1)
     heartbeat = wheel(clock)
-    deaf: list[tuple[float, Peer]] = []
+    silent: list[tuple[float, Peer]] = []
     good: list[Peer] = []
     for number in range(3_000):
         clock.advance(0.01)
         peer = Peer(clock, answers_after=None if number % 3 == 0 else chance.uniform(0.0, 5.0))
         heartbeat.add(peer)
         if number % 3 == 0:
-            deaf.append((clock(), peer))
+            silent.append((clock(), peer))
         else:
             good.append(peer)
     assert heartbeat.statistics()["sessions"] == 3_000
     clock.advance(200.0)
-    for added, peer in deaf:
-        assert len(peer.died) == 1
-        assert INTERVAL + GRACE <= peer.died[0] - added <= INTERVAL + GRACE + 2.0
-    assert all(not peer.died and len(peer.pings) >= 6 for peer in good)
+    for added, peer in silent:
+        assert len(peer.timed_out_at) == 1
+        assert INTERVAL + GRACE <= peer.timed_out_at[0] - added <= INTERVAL + GRACE + 2.0
+    assert all(not peer.timed_out_at and len(peer.pings) >= 6 for peer in good)
     assert heartbeat.statistics()["sessions"] == len(good)
 
 
@@ -187,9 +187,9 @@ def test_a_dead_peer_is_detected_in_time(interval: float, grace: float, uptime: 
     heartbeat.add(peer)
     added = clock()
     clock.advance(interval + grace + 3 * tick)
-    (died,) = peer.died
-    assert interval + grace - 1e-6 <= died - added <= interval + grace + 2 * tick + 1e-6
-    assert first.died == []
+    (timed_out_at,) = peer.timed_out_at
+    assert interval + grace - 1e-6 <= timed_out_at - added <= interval + grace + 2 * tick + 1e-6
+    assert first.timed_out_at == []
     heartbeat.close()
 
 
@@ -202,9 +202,9 @@ def test_a_timeout_may_add_and_remove_other_sessions(what: str) -> None:
     for peer in peers:
         heartbeat.add(peer)
 
-    def upset() -> None:
+    def add_and_remove() -> None:
         for peer in peers:
-            peer.on_silent = lambda: None
+            peer.when_timed_out = lambda: None
             if what != "added":
                 heartbeat.remove(peer)
             if what == "removed twice":
@@ -213,15 +213,15 @@ def test_a_timeout_may_add_and_remove_other_sessions(what: str) -> None:
             heartbeat.add(newcomer)
 
     for peer in peers:
-        peer.on_silent = upset
+        peer.when_timed_out = add_and_remove
     clock.advance(INTERVAL + GRACE + 1.0)
-    deaths = sum(len(peer.died) for peer in peers)
-    assert deaths == (10 if what == "added" else 1)
+    timeouts = sum(len(peer.timed_out_at) for peer in peers)
+    assert timeouts == (10 if what == "added" else 1)
     statistics = heartbeat.statistics()
-    assert statistics["dead"] == deaths
+    assert statistics["dead"] == timeouts
     assert statistics["sessions"] == (1 if what in ("added", "replaced") else 0)
     clock.advance(1_000.0)
-    assert sum(len(peer.died) for peer in peers) == deaths
+    assert sum(len(peer.timed_out_at) for peer in peers) == timeouts
     assert all(peer.wheel_slot == -1 for peer in peers)
 
 
@@ -252,13 +252,13 @@ def test_after_a_pause_of_the_process_only_silent_sessions_time_out(stood: float
     for peer in peers:
         heartbeat.add(peer)
     clock.advance(at)
-    # The machine slept, or something blocked the loop: what came meanwhile is read after the timers.
+    # The machine slept, or something blocked the loop: what arrived meanwhile is read after the timers.
     clock.now += stood
     clock.run()
-    assert all(not peer.died for peer in peers)
+    assert all(not peer.timed_out_at for peer in peers)
     alive, *dead = peers
     alive.answers_after = 0.0
-    alive.say()
+    alive.send()
     clock.advance(INTERVAL + 2 * GRACE)
-    assert not alive.died
-    assert all(len(peer.died) == 1 for peer in dead)
+    assert not alive.timed_out_at
+    assert all(len(peer.timed_out_at) == 1 for peer in dead)

@@ -1,4 +1,4 @@
-"""Histories read in pages: the right messages from wherever one asks, and few questions for many who ask."""
+"""Histories read in cache: the right messages from every position, and few reads for many clients."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
     st.integers(1, 9),
     st.integers(1, 40),
     st.lists(
-        st.one_of(st.tuples(st.just("say"), st.integers(1, 8)), st.tuples(st.just("ask"), st.integers(0, 60)))
+        st.one_of(
+            st.tuples(st.just("publish"), st.integers(1, 8)), st.tuples(st.just("read"), st.integers(0, 60))
+        )
     ),
 )
 def test_from_every_position_the_next_messages_are_returned(
     batch: int, most: int, kept: int, steps: list[tuple[str, int]]
 ) -> None:
-    on_virtual_time(wherever_one_asks)(batch, most, kept, steps)
+    on_virtual_time(check_all_positions)(batch, most, kept, steps)
 
 
-async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[str, int]]) -> None:
+async def check_all_positions(batch: int, most: int, kept: int, steps: list[tuple[str, int]]) -> None:
     async with running_node(broker=(broker := memory_broker())):
-        channel, pages = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
+        channel, cache = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
         ids = [(await broker.read("h:a")).position]
         channel.start_at(ids[0])
         for step, number in steps:
-            if step == "say":
+            if step == "publish":
                 for _ in range(number):
                     retention = Retention(kept, 100.0)
                     receipt = await broker.publish(Publication("h:a", payload_of(len(ids)), retention))
@@ -53,27 +55,27 @@ async def wherever_one_asks(batch: int, most: int, kept: int, steps: list[tuple[
                     channel.position = receipt.id
                 continue
             asked = min(number, len(ids) - 1)
-            part = await pages.messages_after(channel, ids[asked], most)
-            told = [frames.message.message for frames in part.messages]
-            assert told == ids[asked + 1 : asked + 1 + len(told)]
+            part = await cache.messages_after(channel, ids[asked], most)
+            returned = [encoded.message.message for encoded in part.messages]
+            assert returned == ids[asked + 1 : asked + 1 + len(returned)]
             if part.lost:
-                assert (part.lost, told) == ("trimmed", [])
+                assert (part.lost, returned) == ("trimmed", [])
                 assert asked < len(ids) - 1 - kept
             elif asked < len(ids) - 1:
-                assert told
-            assert len(told) <= most
+                assert returned
+            assert len(returned) <= most
             stranger = MessageId(ids[asked].offset, "stranger")
-            assert (await pages.messages_after(channel, stranger)).lost
+            assert (await cache.messages_after(channel, stranger)).lost
 
 
-async def said(node: Node, broker: GatedBroker, count: int) -> list[MessageId]:
-    """Say the numbers below *count*; return the ids."""
+async def publish_numbers(node: Node, broker: GatedBroker, count: int) -> list[MessageId]:
+    """Publish the numbers below *count*; return the ids."""
     receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(count)]
     return [receipt.id for receipt in receipts if receipt.id is not None]
 
 
 async def resumed(node: Node, since: MessageId) -> list[object]:
-    """Follow the channel with a new client, and return everything that came until all was quiet."""
+    """Subscribe with a new client, and return everything that it received."""
     client = await node.connect()
     reply = await client.subscribe("h:a", since=since)
     assert reply.recovered
@@ -86,7 +88,7 @@ async def resumed(node: Node, since: MessageId) -> list[object]:
 async def test_a_storm_of_resumes_from_all_positions_shares_a_few_reads(missed: int) -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker, rules=LONG) as node:
-        ids = await said(node, broker, missed)
+        ids = await publish_numbers(node, broker, missed)
         for begun in (*range(missed // 2, missed), *range(missed // 2)):
             assert await resumed(node, ids[begun]) == list(range(begun + 1, missed))
         assert broker.calls.count("read") <= 3
@@ -98,7 +100,7 @@ async def test_clients_that_missed_many_pages_share_their_reads() -> None:
     broker = GatedBroker(only=frozenset())
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
     async with running_node(broker=broker, rules=LONG, limits=limits) as node:
-        ids = await said(node, broker, 1_000)
+        ids = await publish_numbers(node, broker, 1_000)
         assert await resumed(node, ids[0]) == list(range(1, 1_000))
         alone = broker.calls.count("read")
         assert alone <= 2
@@ -111,7 +113,7 @@ async def test_clients_that_missed_many_pages_share_their_reads() -> None:
 async def test_pages_read_before_a_reset_are_not_served_after_it() -> None:
     broker = GatedBroker(only=frozenset({"read"}))
     async with running_node(broker=broker) as node:
-        ids = await said(node, broker, 5)
+        ids = await publish_numbers(node, broker, 5)
         channel = Channel("h:a", RULES["h"])
         channel.start_at(ids[-1])
         asking = asyncio.ensure_future(node.hub.history_cache.messages_after(channel, ids[0]))
@@ -130,7 +132,7 @@ async def test_a_subscription_behind_gets_a_gap_and_is_live_when_its_history_is_
     broker = GatedBroker(only=frozenset({"read"}))
     limits = SessionLimits(outbox=4_000, catch_up_batch=50)
     async with running_node(broker=broker, rules=LONG, limits=limits) as node:
-        ids = await said(node, broker, 3_000)
+        ids = await publish_numbers(node, broker, 3_000)
         client = await node.connect()
         client.send(Subscribe(60, "h:a", since=ids[0]))
         await until_idle()
@@ -147,13 +149,13 @@ async def test_a_subscription_behind_gets_a_gap_and_is_live_when_its_history_is_
 @on_virtual_time
 async def test_the_cache_is_bounded() -> None:
     async with running_node(broker=(broker := memory_broker()), rules=LONG) as node:
-        channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
+        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
         beginning = position = (await broker.read("h:a")).position
         await node.publish("h:a", *("x" * 850 for _ in range(100)))
         channel.start_at((await broker.read("h:a")).position)
-        while part := (await pages.messages_after(channel, position)).messages:
+        while part := (await cache.messages_after(channel, position)).messages:
             position = part[-1].message.message or position
-            assert pages.statistics()["bytes"] <= 20_000
+            assert cache.statistics()["bytes"] <= 20_000
         assert position == channel.position
         large = HistoryCache(broker, size=1)
         for _ in range(3):

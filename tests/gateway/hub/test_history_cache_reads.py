@@ -1,4 +1,4 @@
-"""Many who were away for long ask for a history at once: one reads, and the others wait and look."""
+"""Many callers want the same cache at the same time: one reads, and the others wait for it."""
 
 from __future__ import annotations
 
@@ -17,78 +17,80 @@ from tests.gateway.node import RULES, running_node, values_of
 from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 BATCH = 10
-SAID = 35
+PUBLISHED = 35
 LONG = {**RULES, "h": replace(RULES["h"], history=1_000)}
 STRANGER = MessageId(1, "stranger")
 
-Ask = Callable[[MessageId], "asyncio.Task[HistoryPart]"]
-Test = Callable[[GatedBroker, list[MessageId], Ask], Awaitable[None]]
+Read = Callable[[MessageId], "asyncio.Task[HistoryPart]"]
+Test = Callable[[GatedBroker, list[MessageId], Read], Awaitable[None]]
 
 
-async def asking(test: Test) -> None:
-    """Run *test* with a slow broker, the ids of a history, and what asks for what follows one of them."""
+async def run_test(test: Test) -> None:
+    """Run *test* with a gated broker, the ids of a history, and a function that reads after an id."""
     broker = GatedBroker(only=frozenset({"read"}))
     async with running_node(broker=broker, rules=LONG) as node:
-        receipts = [await broker.inner.publish(node.publication("h:a", number)) for number in range(SAID)]
+        receipts = [
+            await broker.inner.publish(node.publication("h:a", number)) for number in range(PUBLISHED)
+        ]
         ids = [receipt.id for receipt in receipts if receipt.id is not None]
-        channel, pages = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
+        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
         channel.start_at(ids[-1])
 
-        def ask(position: MessageId) -> asyncio.Task[HistoryPart]:
-            return asyncio.get_running_loop().create_task(pages.messages_after(channel, position))
+        def read(position: MessageId) -> asyncio.Task[HistoryPart]:
+            return asyncio.get_running_loop().create_task(cache.messages_after(channel, position))
 
-        await test(broker, ids, ask)
+        await test(broker, ids, read)
 
 
 @pytest.mark.parametrize("order", [[3, 0, 5, 1, 7], [0, 1, 3, 5, 7], [7, 5, 3, 1, 0]])
 @on_virtual_time
 async def test_waiting_callers_are_served_by_one_read_from_the_oldest_position(order: list[int]) -> None:
-    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
-        asked = {place: ask(ids[place]) for place in order}
+    async def test(broker: GatedBroker, ids: list[MessageId], read: Read) -> None:
+        reads = {place: read(ids[place]) for place in order}
         await broker.pass_all()
         assert broker.calls.count("read") == (1 if order[0] == 0 else 2)
-        for place, task in asked.items():
-            told = values_of(frames.message for frames in (await task).messages)
-            assert told == list(range(place + 1, place + 1 + len(told)))
-            assert told
+        for place, task in reads.items():
+            returned = values_of(encoded.message for encoded in (await task).messages)
+            assert returned == list(range(place + 1, place + 1 + len(returned)))
+            assert returned
 
-    await asking(test)
+    await run_test(test)
 
 
 @on_virtual_time
 async def test_a_position_of_another_history_does_not_disturb_other_callers() -> None:
-    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
-        first, stranger, last = ask(ids[4]), ask(STRANGER), ask(ids[2])
+    async def test(broker: GatedBroker, ids: list[MessageId], read: Read) -> None:
+        first, stranger, last = read(ids[4]), read(STRANGER), read(ids[2])
         await broker.pass_all()
         assert (await stranger).lost
         for place, task in ((4, first), (2, last)):
-            told = values_of(frames.message for frames in (await task).messages)
-            assert told[0] == place + 1
+            returned = values_of(encoded.message for encoded in (await task).messages)
+            assert returned[0] == place + 1
 
-    await asking(test)
+    await run_test(test)
 
 
 @on_virtual_time
 async def test_a_caller_cancelled_while_it_reads_leaves_the_read_to_another() -> None:
-    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
-        first, second = ask(ids[0]), ask(ids[1])
+    async def test(broker: GatedBroker, ids: list[MessageId], read: Read) -> None:
+        first, second = read(ids[0]), read(ids[1])
         await until_idle()
         first.cancel()
         await broker.pass_all()
-        assert values_of(frames.message for frames in (await second).messages)[0] == 2
+        assert values_of(encoded.message for encoded in (await second).messages)[0] == 2
 
-    await asking(test)
+    await run_test(test)
 
 
 @on_virtual_time
 async def test_a_failed_read_fails_for_every_waiting_caller() -> None:
-    async def test(broker: GatedBroker, ids: list[MessageId], ask: Ask) -> None:
+    async def test(broker: GatedBroker, ids: list[MessageId], read: Read) -> None:
         broker.failures["read"] = unavailable()
-        asked = [ask(ids[place]) for place in range(5)]
+        reads = [read(ids[place]) for place in range(5)]
         await broker.pass_all()
         assert broker.calls.count("read") == 1
-        for task in asked:
+        for task in reads:
             with pytest.raises(BrokerUnavailable):
                 await task
 
-    await asking(test)
+    await run_test(test)

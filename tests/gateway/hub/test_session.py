@@ -47,9 +47,9 @@ async def test_clients_of_both_codecs_share_a_channel() -> None:
         for client in clients:
             client.send(Publish(50, "h:a", payload_of({"from": client.session.codec.subprotocol})))
         await until_idle()
-        heard = [client.values() for client in clients]
-        assert heard[0] == heard[1] == heard[2] == heard[3]
-        assert len(heard[0]) == 4
+        received = [client.values() for client in clients]
+        assert received[0] == received[1] == received[2] == received[3]
+        assert len(received[0]) == 4
 
 
 @CODECS
@@ -91,7 +91,7 @@ async def test_a_malformed_connect_may_be_repeated_within_the_timeout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "binary", "id", "says"),
+    ("payload", "binary", "id", "text"),
     [
         (b"{", False, None, "no JSON"),
         (b"[]", False, None, "expected a map"),
@@ -104,7 +104,7 @@ async def test_a_malformed_connect_may_be_repeated_within_the_timeout() -> None:
 )
 @on_virtual_time
 async def test_a_frame_that_is_no_command_gets_bad_request(
-    payload: bytes, binary: bool, id: int | None, says: str
+    payload: bytes, binary: bool, id: int | None, text: str
 ) -> None:
     async with running_node() as node:
         client = await node.connect()
@@ -114,7 +114,7 @@ async def test_a_frame_that_is_no_command_gets_bad_request(
         (error,) = client.transport.read()
         assert isinstance(error, Error)
         assert (error.code, error.id) == ("bad_request", id)
-        assert says in error.message
+        assert text in error.message
         assert await client.request(Ping(50)) == PongReply(50)
 
 
@@ -185,7 +185,7 @@ async def test_reading_is_paused_while_the_backlog_is_full() -> None:
         for _ in range(2):
             broker.open(broker.gates[0])
             await until_idle()
-        assert client.transport.paused, "the next one waits, and others behind it"
+        assert client.transport.paused, "the next subscribe waits, and other commands after it"
         await broker.pass_all()
         assert [client.transport.paused] == [False]
         assert client.session.statistics()["backlog"] == 0
@@ -199,7 +199,7 @@ async def test_reading_is_paused_while_the_backlog_is_full() -> None:
 
 
 class Failing(GatedBroker):
-    """A broker with a bug."""
+    """A broker that raises an unexpected error."""
 
     async def publish(self, publication: Publication) -> Receipt:
         raise RuntimeError("a bug")

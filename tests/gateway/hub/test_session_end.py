@@ -70,24 +70,24 @@ async def test_expiring_of_a_short_token_is_sent_at_half_its_time() -> None:
 
 
 @on_virtual_time
-async def test_a_refresh_needs_a_token_of_the_same_user_and_keeps_the_subscriptions() -> None:
+async def test_a_refresh_with_another_users_token_is_rejected_and_changes_nothing() -> None:
     async with running_node() as node:
         client = await node.connect(user="ann")
         for wrong in (node.token("bob"), "nonsense"):
             error = await client.request_rejected(Refresh(client.next_id(), wrong))
             assert error.code == "unauthorized"
-        nobody = await node.connect()
-        error = await nobody.request_rejected(Refresh(50, node.token("ann")))
+        anonymous = await node.connect()
+        error = await anonymous.request_rejected(Refresh(50, node.token("ann")))
         assert error.code == "unauthorized"
-        assert (client.session.user, client.transport.is_open, nobody.transport.is_open) == (
+        assert (client.session.user, client.transport.is_open, anonymous.transport.is_open) == (
             "ann",
             True,
             True,
         )
 
 
-class Keyring:
-    """A verifier that believes everybody, once the test lets it; a token without an end never ends."""
+class FakeVerifier:
+    """A verifier that accepts every token, once the test lets it; `user expires_at` or `user` alone."""
 
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[None]] = []
@@ -103,7 +103,7 @@ class Keyring:
 
 @on_virtual_time
 async def test_a_token_without_expiry_never_closes_the_session() -> None:
-    keys = Keyring()
+    keys = FakeVerifier()
     async with running_node(verifier=keys, interval=10_000.0) as node:
         client = node.open()
         reply = await client.connect(Connect(1, token=f"ann {node.wall() + 50.0}"))
@@ -116,7 +116,7 @@ async def test_a_token_without_expiry_never_closes_the_session() -> None:
 @pytest.mark.parametrize("command", ["connect", "refresh"])
 @on_virtual_time
 async def test_a_disconnect_while_keys_are_fetched_leaves_no_timer(command: str) -> None:
-    keys = Keyring()
+    keys = FakeVerifier()
     async with running_node(verifier=keys) as node:
         client = node.open()
         token = f"ann {node.wall() + 50.0}"
@@ -159,7 +159,7 @@ async def test_a_disconnect_while_a_command_waits_leaves_nothing(gates: int, how
         again = node.open()
         again.send(Connect(1, token=node.token("ann")))
         await broker.pass_all()
-        assert isinstance(again.reply(1), Connected), "the place was free"
+        assert isinstance(again.reply(1), Connected), "the slot was free"
         assert node.released == [client.session.connection]
         again.disconnect()
         await broker.pass_all()

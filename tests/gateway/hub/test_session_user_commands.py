@@ -1,4 +1,4 @@
-"""What the server's API does to sessions, and what comes between: one order of all that a session is told."""
+"""User commands of the push API, and their order among everything else that a session receives."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ async def test_a_user_command_during_connect_is_carried_out_after_its_reply() ->
 
 
 def seen_by(client: Client, channel: str, id: int) -> set[str]:
-    """Return who *client* takes to be in *channel*: the members of its reply, and who came and went since."""
+    """Return the members of *channel* as *client* knows them: its reply, and joins and leaves since."""
     here = {member.connection for member in client.reply(id).members}
     for message in client.transport.messages:
         if isinstance(message, Join) and message.channel == channel:
@@ -274,12 +274,12 @@ async def test_a_publisher_and_the_other_subscribers_see_one_order() -> None:
 async def test_the_broker_learns_of_a_users_first_and_last_connection() -> None:
     broker = GatedBroker(only=frozenset())
     async with running_node(broker=broker) as node:
-        heard = []
+        connected_users = []
         await node.connect()
         for _ in range(2):
             clients = [await node.connect(user="ann") for _ in range(2)]
-            heard.append(set(broker.users))
+            connected_users.append(set(broker.users))
             for client in clients:
                 client.disconnect()
-                heard.append(set(broker.users))
-        assert heard == [{"ann"}, {"ann"}, set()] * 2
+                connected_users.append(set(broker.users))
+        assert connected_users == [{"ann"}, {"ann"}, set()] * 2

@@ -1,6 +1,6 @@
-"""Subscribing while others publish, the loop's callbacks in any order: history, then live, as it was said.
+"""Subscribing while others publish, with callbacks in any order: history, then live, as published.
 
-FANWAY_SEEDS in the environment is how many orders are tried.
+The environment variable FANWAY_SEEDS says how many orders are tried.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONG = {**RULES, "h": replace(RULES["h"], history=100_000)}
 
 
 class OneInbox(GatedBroker):
-    """As a broker of many nodes: who has been unrouted is given nothing more of what waits."""
+    """Like a broker of many nodes: after an unsubscribe, deliveries of that channel are discarded."""
 
     async def _unroute(self, channel: str) -> None:
         await super()._unroute(channel)
@@ -37,8 +37,8 @@ class OneInbox(GatedBroker):
         ]
 
 
-class Talk:
-    """Some publish, some come and go, and the broker's answers and messages come whenever they please."""
+class RandomScenario:
+    """Publishers and subscribers at the same time; responses and deliveries come at random times."""
 
     def __init__(self, node: Node, broker: GatedBroker, chance: Random) -> None:
         self.node = node
@@ -47,20 +47,22 @@ class Talk:
         self.ids: dict[str, list[MessageId]] = {name: [] for name in CHANNELS}
         self.resumed = 0
 
-    async def happens(self) -> None:
+    async def run(self) -> None:
         publishers = [self.publish() for _ in range(2)]
-        subscribers = [self.come_and_go(client) for client in [await self.connected() for _ in range(4)]]
-        talking = asyncio.gather(*publishers, *subscribers)
-        while not talking.done():
-            self.let_through()
+        subscribers = [
+            self.subscribe_and_unsubscribe(client) for client in [await self.connected() for _ in range(4)]
+        ]
+        clients = asyncio.gather(*publishers, *subscribers)
+        while not clients.done():
+            self.open_or_deliver()
             await asyncio.sleep(0)
-        await talking
+        await clients
 
     async def connected(self) -> Client:
         return await self.node.connect()
 
-    def let_through(self) -> None:
-        """Let an answer or a message come, or not."""
+    def open_or_deliver(self) -> None:
+        """Open a gate and deliver messages, each with a probability of a half."""
         gates = self.broker.gates
         if gates and self.chance.random() < 0.5:
             self.broker.open(self.chance.choice(gates))
@@ -71,7 +73,7 @@ class Talk:
         for _ in range(self.chance.randrange(most)):
             await asyncio.sleep(0)
 
-    # ------------------------------------------------------------ who talks
+    # ------------------------------------------------------------ publishers and subscribers
 
     async def publish(self) -> None:
         for _ in range(self.chance.choice([5, 30, 150])):
@@ -81,8 +83,8 @@ class Talk:
             assert receipt.id is not None
             self.ids[channel].append(receipt.id)
 
-    async def come_and_go(self, client: Client) -> None:
-        """Follow a channel from now on, from the last messages on, or from some position; then no longer."""
+    async def subscribe_and_unsubscribe(self, client: Client) -> None:
+        """Subscribe from now on, with the newest messages, or since a position; then unsubscribe; repeat."""
         for _ in range(4):
             await self.turns(20)
             channel, options = self.chance.choice(CHANNELS), dict[str, Any]()
@@ -98,38 +100,38 @@ class Talk:
 
     async def replied(self, client: Client, command: Any) -> Any:
         client.send(command)
-        # The client has no other way to hear of it.
+        # A client has no other way to learn of a reply.
         while not client.replies(command.id):  # noqa: ASYNC110
             await asyncio.sleep(0)
         return client.reply(command.id)
 
-    # ------------------------------------------------------------ what they heard
+    # ------------------------------------------------------------ what they received
 
     def check(self, client: Client, reply: Subscribed, since: MessageId | None) -> None:
-        """Judge what came between *reply* and the end of the subscription, which has just come."""
+        """Check what was received from *reply* to the end of the subscription, just confirmed."""
         start = client.transport.messages.index(reply)
         pushed = of(client.transport.messages[start:], reply.channel)
         assert reply.position is not None
-        self.one_run(reply.channel, [reply.position, *pushed])
-        shown = of(reply.messages, reply.channel)
+        self.assert_consecutive(reply.channel, [reply.position, *pushed])
+        replayed = of(reply.messages, reply.channel)
         if since is not None:
             assert reply.recovered
-            self.one_run(reply.channel, [since, *shown, *pushed])
-            assert [since, *shown][-1] == reply.position
+            self.assert_consecutive(reply.channel, [since, *replayed, *pushed])
+            assert [since, *replayed][-1] == reply.position
             self.resumed += 1
-        elif shown:
-            self.one_run(reply.channel, [*shown, *pushed])
+        elif replayed:
+            self.assert_consecutive(reply.channel, [*replayed, *pushed])
 
-    def one_run(self, channel: str, heard: Sequence[MessageId]) -> None:
-        """Fail where *heard* has a hole, or says something twice or in another order."""
-        for earlier, later in pairwise(heard):
+    def assert_consecutive(self, channel: str, received: Sequence[MessageId]) -> None:
+        """Fail where *received* has a hole, a duplicate or another order."""
+        for earlier, later in pairwise(received):
             assert later.follows(earlier), f"{channel}: {later} after {earlier}"
-        said = {*self.ids[channel]}
-        assert all(each in said or each.offset == 0 for each in heard)
+        published = {*self.ids[channel]}
+        assert all(each in published or each.offset == 0 for each in received)
 
 
 def of(messages: Sequence[Any], channel: str) -> list[MessageId]:
-    """The ids of the messages of *channel* among *messages*."""
+    """Return the ids of the messages of *channel* among *messages*."""
     found = [each.message for each in messages if isinstance(each, Message) and each.channel == channel]
     return [each for each in found if each is not None]
 
@@ -141,13 +143,13 @@ def test_a_subscriber_gets_history_and_then_every_message_while_others_publish()
         nonlocal resumed
         broker = OneInbox(lag=chance.random() < 0.7, only=frozenset({"subscribe", "read", "unsubscribe"}))
         async with running_node(broker=broker, rules=LONG) as node:
-            talk = Talk(node, broker, chance)
-            await talk.happens()
+            scenario_run = RandomScenario(node, broker, chance)
+            await scenario_run.run()
             await broker.pass_all()
             for client in node.clients:
                 client.disconnect()
             await broker.pass_all()
-            resumed += talk.resumed
+            resumed += scenario_run.resumed
 
     run_shuffled(SEEDS, scenario)
     assert resumed > SEEDS

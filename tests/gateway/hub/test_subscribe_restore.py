@@ -1,4 +1,4 @@
-"""Many channels in one connect: asked for at once, told in the order asked; nothing is left of who leaves."""
+"""Many channels in one connect: prepared at once, in order in the reply; a disconnect leaves nothing."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
 STEPS = ("subscribe request", "subscribe response", "join request", "join response")
 READING = frozenset({"read"})
-HEARD_WITHIN = 3.0
-"""Seconds that a resume waits for a node that lags behind (DESIGN section 6)."""
+ARRIVAL_TIMEOUT_SECONDS = 3.0
+"""How long a resume waits for a node whose deliveries lag."""
 
 
 def waiting(broker: GatedBroker) -> list[str]:
-    """Return what the calls that wait now are about to do."""
+    """Return the names of the gates that are closed."""
     return [gate.name for gate in broker.gates]
 
 
-def let_all_pass(broker: GatedBroker) -> None:
+def open_all(broker: GatedBroker) -> None:
     for gate in list(broker.gates):
         broker.open(gate)
 
@@ -50,8 +50,8 @@ def restored(client: Client) -> Connected:
     return reply
 
 
-async def said(node: Node, channels: Sequence[str], count: int, size: int = 1_000) -> dict[str, Resume]:
-    """Say *count* things in each of *channels*; return how to ask for all of them."""
+async def publish_in(node: Node, channels: Sequence[str], count: int, size: int = 1_000) -> dict[str, Resume]:
+    """Publish *count* messages in each of *channels*; return how to resume before them."""
     asked = {}
     for channel in channels:
         asked[channel] = Resume(since=(await node.publish(channel, "begun")).id)
@@ -71,7 +71,7 @@ async def test_all_channels_of_a_connect_are_prepared_at_the_same_time() -> None
         for step in STEPS:
             await until_idle()
             assert waiting(broker) == [step] * 10
-            let_all_pass(broker)
+            open_all(broker)
         await until_idle()
         assert list(restored(client).subs) == names(10)
         client.disconnect()
@@ -81,7 +81,7 @@ async def test_all_channels_of_a_connect_are_prepared_at_the_same_time() -> None
 @on_virtual_time
 async def test_a_connect_with_a_broker_that_never_waits_needs_no_task() -> None:
     async with running_node() as node:
-        asked = await said(node, names(20), 3)
+        asked = await publish_in(node, names(20), 3)
         client = node.open()
         client.send(Connect(1, subs=asked))
         assert client.session.state is State.CONNECTED
@@ -94,7 +94,7 @@ async def test_the_number_of_concurrent_history_reads_is_bounded() -> None:
     broker = GatedBroker(only=READING)
     count = 2 * CONCURRENT_READS + 3
     async with running_node(broker=broker) as node:
-        asked = await said(node, names(count), 2)
+        asked = await publish_in(node, names(count), 2)
         broker.calls.clear()
         client = node.open()
         client.send(Connect(1, subs=asked))
@@ -102,7 +102,7 @@ async def test_the_number_of_concurrent_history_reads_is_bounded() -> None:
             for step in ("read request", "read response"):
                 await until_idle()
                 assert waiting(broker) == [step] * expected
-                let_all_pass(broker)
+                open_all(broker)
         await until_idle()
         for channel, sub in restored(client).subs.items():
             assert isinstance(sub, Subscribed)
@@ -120,7 +120,7 @@ async def test_no_more_channels_are_prepared_at_once_than_subscriptions_are_free
             for step in STEPS[:2]:
                 await until_idle()
                 assert waiting(broker) == [step] * expected
-                let_all_pass(broker)
+                open_all(broker)
         await until_idle()
         codes = [sub.code if isinstance(sub, Error) else "ok" for sub in restored(client).subs.values()]
         assert codes == ["ok", "permission_denied", "ok", "permission_denied", "ok", "limit_exceeded"]
@@ -173,7 +173,7 @@ async def test_the_first_channels_of_a_reply_get_the_room_in_whatever_order_read
     for choices in all_interleavings():
         broker = GatedBroker(only=READING)
         async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
-            asked = await said(node, names(3, "h"), 6)
+            asked = await publish_in(node, names(3, "h"), 6)
             client = node.open()
             client.send(Connect(1, subs=asked))
             await until_idle()
@@ -185,8 +185,8 @@ async def test_the_first_channels_of_a_reply_get_the_room_in_whatever_order_read
                 assert sub.recovered
                 replied[channel] = [value[0] for value in values_of(sub.messages)]
             assert replied == {"h:0": [0, 1, 2, 3, 4, 5], "h:1": [0, 1], "h:2": []}
-            for channel, told in replied.items():
-                assert told + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
+            for channel, in_reply in replied.items():
+                assert in_reply + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
 
 
 @on_virtual_time
@@ -194,23 +194,23 @@ async def test_a_rewind_gets_the_newest_messages_that_fit() -> None:
     for choices in random_interleavings(20):
         broker = GatedBroker(only=READING)
         async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
-            await said(node, names(3, "h"), 6)
+            await publish_in(node, names(3, "h"), 6)
             client = node.open()
             client.send(Connect(1, subs=dict.fromkeys(names(3, "h"), Resume(rewind=6))))
             await run_interleaved(broker, choices)
-            shown = [
+            replayed = [
                 [value[0] for value in values_of(sub.messages)]
                 for sub in restored(client).subs.values()
                 if isinstance(sub, Subscribed)
             ]
-            assert shown == [[0, 1, 2, 3, 4, 5], [4, 5], []]
+            assert replayed == [[0, 1, 2, 3, 4, 5], [4, 5], []]
 
 
 @on_virtual_time
 async def test_a_channel_rejected_after_its_read_takes_no_room_in_the_reply() -> None:
     broker = GatedBroker(only=frozenset({"join"}))
     async with running_node(broker=broker, limits=SessionLimits(channels=1, outbox=20_000)) as node:
-        asked = await said(node, ["hp:0", "h:1"], 6)
+        asked = await publish_in(node, ["hp:0", "h:1"], 6)
         broker.failures = {"join": unavailable()}
         client = node.open()
         client.send(Connect(1, subs=asked))
@@ -225,7 +225,7 @@ async def test_a_channel_rejected_after_its_read_takes_no_room_in_the_reply() ->
 async def test_no_more_messages_are_held_than_the_reply_has_room_for() -> None:
     broker = GatedBroker(only=frozenset({"read", "join"}))
     async with running_node(broker=broker, limits=SessionLimits(outbox=20_000)) as node:
-        asked = await said(node, names(2 * CONCURRENT_READS), 6)
+        asked = await publish_in(node, names(2 * CONCURRENT_READS), 6)
         client = node.open()
         client.send(Connect(1, subs=asked))
         await until_idle()
@@ -246,11 +246,11 @@ async def test_no_more_messages_are_held_than_the_reply_has_room_for() -> None:
         assert len(first.messages) == 6
 
 
-# ---------------------------------------------------------------- who leaves in the middle
+# ---------------------------------------------------------------- disconnects at any step
 
 
-async def empty(node: Node, broker: GatedBroker) -> None:
-    """Fail where anything of anybody is left, here or with the broker."""
+async def assert_nothing_left(node: Node, broker: GatedBroker) -> None:
+    """Fail where anything of a session is left, in the hub or with the broker."""
     assert (node.hub.channels, broker.routes) == ({}, set())
     for channel in names(4):
         assert (await broker.inner.presence(channel)).connections == 0
@@ -262,7 +262,7 @@ async def test_a_disconnect_at_any_step_of_a_restore_leaves_nothing(opened: int)
     for choices in random_interleavings(5):
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
-            asked = await said_slowly(node, broker)
+            asked = await publish_ungated(node, broker)
             client = node.open()
             client.send(Connect(1, subs={**asked, "hp:3": Resume(rewind=2), "nobody:x": Resume()}))
             for _ in range(opened):
@@ -273,8 +273,8 @@ async def test_a_disconnect_at_any_step_of_a_restore_leaves_nothing(opened: int)
             client.disconnect()
             begun = len(broker.calls)
             await broker.pass_all()
-            assert {*broker.calls[begun:]} <= {"leave", "unsubscribe"}, "nobody waits for anything else"
-            await empty(node, broker)
+            assert {*broker.calls[begun:]} <= {"leave", "unsubscribe"}, "no other call was made"
+            await assert_nothing_left(node, broker)
 
 
 @pytest.mark.parametrize("opened", range(24))
@@ -282,7 +282,7 @@ async def test_a_disconnect_at_any_step_of_a_restore_leaves_nothing(opened: int)
 async def test_a_node_that_stops_at_any_step_of_a_restore_leaves_nothing(opened: int) -> None:
     broker = GatedBroker()
     async with running_node(broker=broker) as node:
-        asked = await said_slowly(node, broker)
+        asked = await publish_ungated(node, broker)
         client = node.open()
         client.send(Connect(1, subs={**asked, "hp:3": Resume(rewind=2)}))
         for number in range(opened):
@@ -297,8 +297,8 @@ async def test_a_node_that_stops_at_any_step_of_a_restore_leaves_nothing(opened:
             assert (await broker.inner.presence(channel)).connections == 0
 
 
-async def said_slowly(node: Node, broker: GatedBroker) -> dict[str, Resume]:
-    """Say something in three channels, behind the back of a slow broker; return how to ask for it."""
+async def publish_ungated(node: Node, broker: GatedBroker) -> dict[str, Resume]:
+    """Publish in three channels without a gate; return how to resume from the first message of each."""
     asked = {}
     for channel in names(3):
         first, *_ = [await broker.inner.publish(node.publication(channel, value)) for value in range(4)]
@@ -318,7 +318,7 @@ async def test_channels_whose_deliveries_lag_are_waited_for_at_the_same_time() -
             asked[channel] = Resume(since=(await node.publish(channel, "on its way")).id)
         client = node.open()
         client.send(Connect(1, subs=asked))
-        await advance(HEARD_WITHIN - 0.1)
+        await advance(ARRIVAL_TIMEOUT_SECONDS - 0.1)
         assert client.replies(1) == []
         await advance(0.2)
         codes = [sub.code for sub in restored(client).subs.values() if isinstance(sub, Error)]

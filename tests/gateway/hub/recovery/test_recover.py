@@ -25,56 +25,58 @@ from tests.gateway.node import RULES, Client, Node, running_node, values_of
 from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 EARLIER = [1, 2, 3]
-RECENT = 64
+CACHED = 64
 
 
-class Race:
-    """A node on a slow broker, and a channel in which everything that is said is counted."""
+class PublishedChannel:
+    """A channel of a node with a gated broker; it records what is published there."""
 
     def __init__(self, node: Node, broker: GatedBroker, channel: str = "h:a") -> None:
         self.node = node
         self.broker = broker
         self.channel = channel
         self.ids: list[MessageId] = []
-        self.said: list[Any] = []
+        self.published: list[Any] = []
 
-    async def say(self, *values: Any) -> None:
+    async def publish(self, *values: Any) -> None:
         for value in values:
             receipt = await self.broker.inner.publish(self.node.publication(self.channel, value))
             assert receipt.id is not None
             self.ids.append(receipt.id)
-            self.said.append(value)
+            self.published.append(value)
 
-    def to_say(self, *values: Any) -> list[Callable[[], Awaitable[None]]]:
-        return [partial(self.say, value) for value in values]
+    def to_publish(self, *values: Any) -> list[Callable[[], Awaitable[None]]]:
+        return [partial(self.publish, value) for value in values]
 
     def after(self, position: MessageId | None) -> list[Any]:
-        """Return everything that was said after *position*."""
+        """Return everything published after *position*."""
         if position is None or position.offset == 0:
-            return list(self.said)
-        return self.said[self.ids.index(position) + 1 :]
+            return list(self.published)
+        return self.published[self.ids.index(position) + 1 :]
 
     def check(self, client: Client, reply: Subscribed, *, since: MessageId | None = None) -> None:
-        """Hold everything that *client* heard of the channel against what was said."""
+        """Check everything that *client* received of the channel."""
         pushed = values_of(client.transport.messages, self.channel)
-        assert pushed == self.after(reply.position), "everything after the position, once, in order"
+        assert pushed == self.after(reply.position), "every message after the position, once, in order"
         if since is not None and reply.recovered:
             assert values_of(reply.messages) + pushed == self.after(since)
         elif since is not None:
             assert list(reply.messages) == []
 
 
-async def started(choices: Choices, client: Client, race_: Race, command: Any, *acts: Any) -> Any:
+async def started(
+    choices: Choices, client: Client, channel: PublishedChannel, command: Any, *actions: Any
+) -> Any:
     client.send(command)
-    await run_interleaved(race_.broker, choices, *acts)
-    await race_.broker.pass_all()
+    await run_interleaved(channel.broker, choices, *actions)
+    await channel.broker.pass_all()
     return client.reply(command.id)
 
 
 WAYS = {
     "first on the node": 0,
     "beside another": 0,
-    "beside another, long after": RECENT + 3,
+    "beside another, long after": CACHED + 3,
 }
 
 
@@ -86,19 +88,19 @@ async def test_a_resume_interleaved_with_publishes_misses_nothing(way: str, sinc
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
-            channel = Race(node, broker)
+            channel = PublishedChannel(node, broker)
             beginning = (await broker.inner.read("h:a")).position
-            await channel.say(*EARLIER)
+            await channel.publish(*EARLIER)
             other = await node.connect()
             if way != "first on the node":
                 other.send(Subscribe(50, "h:a"))
                 await broker.pass_all()
-            await channel.say(*range(10, 10 + WAYS[way]))
+            await channel.publish(*range(10, 10 + WAYS[way]))
             await broker.pass_all()
             client = await node.connect()
             position = [beginning, *channel.ids][since]
             ask = Subscribe(60, "h:a", since=position)
-            reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
+            reply = await started(choices, client, channel, ask, *channel.to_publish("x", "y"))
             assert reply.recovered
             channel.check(client, reply, since=position)
             if way != "first on the node":
@@ -107,27 +109,27 @@ async def test_a_resume_interleaved_with_publishes_misses_nothing(way: str, sinc
 
 
 async def leave(node: Node, broker: GatedBroker) -> None:
-    """Let everybody go, and the broker hear of it."""
+    """Disconnect all clients, and let the broker carry out what follows."""
     for client in node.clients:
         client.disconnect()
     await broker.pass_all()
     assert broker.routes == set()
 
 
-@pytest.mark.parametrize("channel", ["h:a", "hp:a"])
+@pytest.mark.parametrize("name", ["h:a", "hp:a"])
 @pytest.mark.parametrize("lag", [False, True], ids=["", "lag"])
 @on_virtual_time
-async def test_a_plain_subscription_gets_every_message_after_its_position(channel: str, lag: bool) -> None:
+async def test_a_plain_subscription_gets_every_message_after_its_position(name: str, lag: bool) -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
-            spoken = Race(node, broker, channel)
-            await spoken.say(*EARLIER)
+            channel = PublishedChannel(node, broker, name)
+            await channel.publish(*EARLIER)
             client = await node.connect()
-            ask = Subscribe(60, channel)
-            reply = await started(choices, client, spoken, ask, *spoken.to_say("x", "y"))
+            ask = Subscribe(60, name)
+            reply = await started(choices, client, channel, ask, *channel.to_publish("x", "y"))
             assert (list(reply.messages), reply.recovered) == ([], False)
-            spoken.check(client, reply)
+            channel.check(client, reply)
             await leave(node, broker)
 
 
@@ -138,14 +140,14 @@ async def test_a_rewind_gets_the_newest_and_then_every_message(rewind: int, lag:
     for choices in all_interleavings():
         broker = GatedBroker(lag=lag)
         async with running_node(broker=broker) as node:
-            channel = Race(node, broker)
-            await channel.say(*EARLIER)
+            channel = PublishedChannel(node, broker)
+            await channel.publish(*EARLIER)
             client = await node.connect()
             ask = Subscribe(60, "h:a", rewind=rewind)
-            reply = await started(choices, client, channel, ask, *channel.to_say("x", "y"))
+            reply = await started(choices, client, channel, ask, *channel.to_publish("x", "y"))
             channel.check(client, reply)
             shown = values_of(reply.messages)
-            until = channel.said[: len(channel.said) - len(channel.after(reply.position))]
+            until = channel.published[: len(channel.published) - len(channel.after(reply.position))]
             assert shown == until[len(until) - len(shown) :]
             assert len(shown) + len(client.values()) >= rewind, "some of the last may still be on their way"
             assert not reply.recovered
@@ -158,9 +160,9 @@ async def test_the_interleavings_are_many_and_all_different() -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
-            channel = Race(node, broker)
+            channel = PublishedChannel(node, broker)
             client = await node.connect()
-            await started(choices, client, channel, Subscribe(60, "hp:a"), *channel.to_say("x", "y"))
+            await started(choices, client, channel, Subscribe(60, "hp:a"), *channel.to_publish("x", "y"))
             assert broker.calls == ["subscribe", "join"]
             await leave(node, broker)
         seen.add(tuple(choices.taken))
@@ -173,15 +175,15 @@ async def test_a_client_ahead_of_this_node_gets_no_message_twice() -> None:
     for choices in all_interleavings():
         broker = GatedBroker(lag=True)
         async with running_node(broker=broker) as node:
-            channel = Race(node, broker)
+            channel = PublishedChannel(node, broker)
             other = await node.connect()
             other.send(Subscribe(50, "h:a"))
             await broker.pass_all()
-            await channel.say("p", "q", "r")
+            await channel.publish("p", "q", "r")
             assert broker.undelivered == 3
             client = await node.connect()
             ask = Subscribe(60, "h:a", since=channel.ids[1])
-            reply = await started(choices, client, channel, ask, *channel.to_say("x"))
+            reply = await started(choices, client, channel, ask, *channel.to_publish("x"))
             assert reply.recovered
             assert values_of(reply.messages) + client.values() == ["r", "x"]
             channel.check(client, reply, since=channel.ids[1])
@@ -189,18 +191,20 @@ async def test_a_client_ahead_of_this_node_gets_no_message_twice() -> None:
             await leave(node, broker)
 
 
-@pytest.mark.parametrize("burst", [RECENT - 1, RECENT, RECENT + 1, 2 * RECENT + 5])
+@pytest.mark.parametrize("burst", [CACHED - 1, CACHED, CACHED + 1, 2 * CACHED + 5])
 @on_virtual_time
 async def test_a_burst_while_the_broker_answers_is_not_missed(burst: int) -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         rules = {**RULES, "h": replace(RULES["h"], history=1_000)}
         async with running_node(broker=broker, rules=rules) as node:
-            channel = Race(node, broker)
-            await channel.say(*EARLIER)
+            channel = PublishedChannel(node, broker)
+            await channel.publish(*EARLIER)
             client = await node.connect()
             ask = Subscribe(60, "h:a", since=channel.ids[0])
-            reply = await started(choices, client, channel, ask, partial(channel.say, *range(10, 10 + burst)))
+            reply = await started(
+                choices, client, channel, ask, partial(channel.publish, *range(10, 10 + burst))
+            )
             assert reply.recovered
             channel.check(client, reply, since=channel.ids[0])
             await leave(node, broker)
@@ -211,19 +215,19 @@ async def test_a_resume_overtaken_by_the_channel_is_completed_by_catch_up() -> N
     broker = GatedBroker(only=frozenset({"read"}))
     rules = {**RULES, "h": replace(RULES["h"], history=10_000)}
     async with running_node(broker=broker, rules=rules) as node:
-        channel = Race(node, broker)
-        await channel.say(*EARLIER)
+        channel = PublishedChannel(node, broker)
+        await channel.publish(*EARLIER)
         client = await node.connect()
         client.send(Subscribe(60, "h:a", since=channel.ids[0]))
         await until_idle()
-        while len(channel.said) < 1_000:
-            await channel.say(*range(RECENT + 1))
+        while len(channel.published) < 1_000:
+            await channel.publish(*range(CACHED + 1))
             broker.open(broker.gates[0])
             await until_idle()
         await broker.pass_all()
         reply = client.reply(60)
         assert reply.recovered
-        await channel.say("x")
+        await channel.publish("x")
         await until_idle()
         channel.check(client, reply, since=channel.ids[0])
 
@@ -232,8 +236,8 @@ async def test_a_resume_overtaken_by_the_channel_is_completed_by_catch_up() -> N
 async def test_a_resume_of_a_history_that_was_reset_meanwhile_is_not_recovered() -> None:
     broker = GatedBroker(only=frozenset({"join"}))
     async with running_node(broker=broker) as node:
-        channel = Race(node, broker, "hp:a")
-        await channel.say(*EARLIER)
+        channel = PublishedChannel(node, broker, "hp:a")
+        await channel.publish(*EARLIER)
         client = await node.connect()
         client.send(Subscribe(60, "hp:a", since=channel.ids[0]))
         await until_idle()
@@ -270,19 +274,19 @@ async def test_messages_delivered_while_presence_is_joined_are_not_lost_silently
     broker = GatedBroker(only=frozenset({"join"}))
     rules = {**RULES, "hp": replace(RULES["hp"], history=1_000)}
     async with running_node(broker=broker, rules=rules) as node:
-        channel = Race(node, broker, "hp:a")
-        await channel.say(*EARLIER)
+        channel = PublishedChannel(node, broker, "hp:a")
+        await channel.publish(*EARLIER)
         client = await node.connect()
         if "since" in options:
             options = {"since": channel.ids[0]}
         client.send(Subscribe(60, "hp:a", **options))
         await until_idle()
-        await channel.say(*range(10, 10 + RECENT + 1))
+        await channel.publish(*range(10, 10 + CACHED + 1))
         await broker.pass_all()
         reply = client.reply(60)
         assert reply.recovered is ("since" in options)
         assert reply.recovered or list(reply.messages) == []
-        await channel.say("x")
+        await channel.publish("x")
         await until_idle()
         channel.check(client, reply, since=options.get("since"))
 
@@ -327,12 +331,12 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
-            first, second = Race(node, broker, "h:a"), Race(node, broker, "h:b")
-            await first.say(*EARLIER)
+            first, second = PublishedChannel(node, broker, "h:a"), PublishedChannel(node, broker, "h:b")
+            await first.publish(*EARLIER)
             client = node.open(codec)
             subs = {"h:a": Resume(since=first.ids[0]), "h:b": Resume()}
-            acts = [*first.to_say("x"), *second.to_say("y", "z")]
-            reply = await started(choices, client, first, Connect(1, subs=subs), *acts)
+            actions = [*first.to_publish("x"), *second.to_publish("y", "z")]
+            reply = await started(choices, client, first, Connect(1, subs=subs), *actions)
             assert isinstance(reply, Connected)
             assert client.transport.messages[0] == reply
             for channel, name in ((first, "h:a"), (second, "h:b")):
@@ -342,7 +346,7 @@ async def test_no_message_overtakes_the_reply_to_connect(codec: Codec) -> None:
             resumed = reply.subs["h:a"]
             assert isinstance(resumed, Subscribed)
             assert resumed.recovered
-            assert values_of(resumed.messages) + client.values("h:a") == first.said[1:]
+            assert values_of(resumed.messages) + client.values("h:a") == first.published[1:]
             await leave(node, broker)
 
 
@@ -378,11 +382,11 @@ async def test_a_rejected_channel_does_not_delay_the_others() -> None:
     for choices in all_interleavings():
         broker = GatedBroker()
         async with running_node(broker=broker) as node:
-            channel = Race(node, broker)
+            channel = PublishedChannel(node, broker)
             client = node.open()
             subs = {"h:a": Resume(), "nobody:x": Resume(), "hp:b": Resume()}
             broker.failures["join"] = unavailable()
-            reply = await started(choices, client, channel, Connect(1, subs=subs), *channel.to_say("x"))
+            reply = await started(choices, client, channel, Connect(1, subs=subs), *channel.to_publish("x"))
             assert isinstance(reply.subs["h:a"], Subscribed)
             errors = [sub.code for sub in reply.subs.values() if isinstance(sub, Error)]
             assert errors == ["permission_denied", "unavailable"]
@@ -405,23 +409,23 @@ async def test_a_catch_up_interleaved_with_publishes_loses_nothing(batch: int, l
     for choices in random_interleavings(100) if lag else all_interleavings():
         broker = GatedBroker(lag=lag, only=frozenset({"read"}))
         async with running_node(broker=broker, limits=batches(batch)) as node:
-            channel = Race(node, broker)
+            channel = PublishedChannel(node, broker)
             client, other = await node.connect(), await node.connect()
             for each in (client, other):
                 await each.subscribe("h:a")
             client.transport.fill()
-            for number in range(RECENT + 2 * batch):
-                await channel.say([number, "x" * 200])
+            for number in range(CACHED + 2 * batch):
+                await channel.publish([number, "x" * 200])
                 broker.deliver_next(broker.undelivered)
                 await until_idle()
             assert client.session.statistics()["behind"] == 1
-            await channel.say("last")
+            await channel.publish("last")
             client.transport.drain()
-            acts = [*channel.to_say("a"), fill(client), *channel.to_say("b"), drain(client)]
-            await run_interleaved(broker, choices, *acts)
+            actions = [*channel.to_publish("a"), fill(client), *channel.to_publish("b"), drain(client)]
+            await run_interleaved(broker, choices, *actions)
             await broker.pass_all()
             assert client.session.statistics()["behind"] == 0
-            assert client.values() == other.values() == channel.said
+            assert client.values() == other.values() == channel.published
             await leave(node, broker)
 
 
