@@ -1,15 +1,15 @@
-/* wsload: many WebSocket subscribers and a few HTTP publishers, on loopback only.
+/* wsload: a load generator with many WebSocket subscribers and a few HTTP publishers, on loopback only.
  *
- * It opens the subscribers, says on stdout that they are ready, waits for a line on stdin, publishes, and says on stdout
- * what came through: one line of JSON each. Between the two lines nothing is sent, so that whoever started it can look at
- * the server at rest. A delivery is whatever carries the marker "t@<ns>@", in whose place publishers write the time of
- * CLOCK_MONOTONIC: so any server will do that passes text on unchanged.
+ * It connects the subscribers, prints that they are ready, waits for a line on stdin, publishes, and prints the result: one
+ * line of JSON each on stdout. Between the two lines nothing is sent, so that the caller can measure the idle server. A
+ * delivery is anything that contains the marker "t@<ns>@", where <ns> is the publisher's time of CLOCK_MONOTONIC: any server
+ * that forwards text unchanged can be measured.
  *
- * One thread reads, one publishes. Templates know {c}, the number of a channel, {t}, the time, and {pad}, padding.
+ * One thread reads, one publishes. Templates may contain {c}, the number of a channel, {t}, the time, and {pad}, padding.
  *
- * Where the generator must take as little of the machine as it can, only the first --witnesses subscribers of each channel
- * read what they get; the others have the kernel count it and throw it away (MSG_TRUNC), every --rest milliseconds. What
- * has as many bytes as its witness got the same messages; where it has fewer, it got that share of them.
+ * To use as little CPU as possible, only the first --witnesses subscribers of each channel read and decode what they receive;
+ * for the others the kernel counts the bytes and discards them (MSG_TRUNC), every --rest milliseconds. A subscriber with as
+ * many bytes as the first witness of its channel received the same messages; one with fewer received that share of them.
  *
  * Build: cc -O2 -pthread -o wsload wsload.c
  */
@@ -41,9 +41,9 @@ static struct {
 } option = {.connections = 100, .channels = 1, .publishers = 4, .padding = 120, .opening = 64, .seconds = 1, .drain = 3,
             .path = "/", .publish_path = "/", .body = "t@{t}@{pad}"};
 
-static int *audience; /* subscribers by channel */
+static int *subscriber_counts; /* by channel */
 static atomic_ulong published, refused, expected;
-static atomic_bool finished; /* every publish was answered */
+static atomic_bool finished; /* every publish has its response */
 
 #define die(...) (fputs("wsload: ", stderr), fprintf(stderr, __VA_ARGS__), fputc('\n', stderr), exit(2))
 
@@ -53,7 +53,7 @@ static uint64_t now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + t.tv_nsec;
 }
 
-/* ---- latencies: 32 buckets for each power of two, so that a figure is off by 3 % at most */
+/* ---- latencies: 32 buckets for each power of two, so that a figure is wrong by at most 3 % */
 
 typedef struct {
     unsigned long counts[BUCKETS], total;
@@ -88,18 +88,18 @@ static int dial(int port) {
     return fd;
 }
 
-static void watch(int epoll, int fd, void *owner) {
+static void watch_readable(int epoll, int fd, void *owner) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = owner};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)) die("epoll_ctl: %s", strerror(errno));
 }
 
-/* What is sent fits a socket's buffer, and its peer reads: a short write would be a fault of the server. */
+/* Requests and frames fit the buffer of a socket, and the server reads: a short write would be a fault of the server. */
 static bool send_all(int fd, const void *data, int size) { return send(fd, data, size, MSG_NOSIGNAL) == size; }
 
-static int fill(char *out, int room, const char *template, int channel, uint64_t time) {
+static int fill_template(char *out, int room, const char *template, int channel, uint64_t time) {
     int size = 0;
     for (const char *p = template; *p;) {
-        if (room - size < option.padding + 32) die("too long: %s", template);
+        if (room - size < option.padding + 32) die("template too long: %s", template);
         if (!strncmp(p, "{c}", 3)) size += sprintf(out + size, "%d", channel), p += 3;
         else if (!strncmp(p, "{t}", 3)) size += sprintf(out + size, "%llu", (unsigned long long)time), p += 3;
         else if (!strncmp(p, "{pad}", 5)) memset(out + size, 'x', option.padding), size += option.padding, p += 5;
@@ -114,7 +114,7 @@ static bool send_frame(int fd, int opcode, const char *payload, int size) {
     int head = size < 126 ? 2 : 4;
     frame[1] = 0x80 | (size < 126 ? size : 126);
     if (size >= 126) frame[2] = size >> 8, frame[3] = size & 0xff;
-    memcpy(frame + head + 4, payload, size); /* masked with four zeros, which is to say not at all */
+    memcpy(frame + head + 4, payload, size); /* masked with four zeros, which leaves the payload unchanged */
     return send_all(fd, frame, head + 4 + size);
 }
 
@@ -122,22 +122,22 @@ static bool send_frame(int fd, int opcode, const char *payload, int size) {
 
 typedef struct {
     int fd, channel, used, replies;
-    bool upgraded, ready, skims;
-    unsigned long bytes, messages; /* since the beginning */
+    bool upgraded, ready, discards;
+    unsigned long bytes, messages; /* received since publishing began */
     unsigned char *buffer;
 } subscriber;
 
 static int ready, closed;
-static unsigned long delivered, skimmed;
+static unsigned long delivered, discarded_bytes;
 static histogram latency;
 
 static void subscribe(subscriber *s, int index, int epoll) {
     char path[1024], request[REQUEST];
     s->fd = dial(option.port);
     s->channel = index % option.channels;
-    s->skims = option.witnesses && index / option.channels >= option.witnesses;
+    s->discards = option.witnesses && index / option.channels >= option.witnesses;
     s->buffer = malloc(BUFFER);
-    fill(path, sizeof path, option.path, s->channel, 0);
+    fill_template(path, sizeof path, option.path, s->channel, 0);
     int size = snprintf(request, sizeof request,
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s%s%s\r\n",
@@ -145,32 +145,32 @@ static void subscribe(subscriber *s, int index, int epoll) {
                         option.protocol ? option.protocol : "", option.protocol ? "\r\n" : "");
     if (!send_all(s->fd, request, size)) die("handshake: %s", strerror(errno));
     fcntl(s->fd, F_SETFL, O_NONBLOCK);
-    watch(epoll, s->fd, s);
+    watch_readable(epoll, s->fd, s);
 }
 
-static void settle(subscriber *s) {
+static void count_if_ready(subscriber *s) {
     if (s->ready || s->replies < option.replies) return;
     s->ready = true;
     ready++;
-    audience[s->channel]++;
+    subscriber_counts[s->channel]++;
 }
 
-/* Returns the bytes of the response's head; 0 while it is not whole. */
-static int upgrade(subscriber *s) {
+/* Takes the handshake response; returns the size of its header, 0 while it is incomplete. */
+static int take_upgrade_response(subscriber *s) {
     unsigned char *end = memmem(s->buffer, s->used, "\r\n\r\n", 4);
     if (!end) return 0;
-    if (memcmp(s->buffer, "HTTP/1.1 101", 12)) die("handshake refused: %.*s", s->used, s->buffer);
+    if (memcmp(s->buffer, "HTTP/1.1 101", 12)) die("handshake rejected: %.*s", s->used, s->buffer);
     char message[REQUEST];
     for (int i = 0; i < LIST && option.hello[i]; i++) {
-        int size = fill(message, sizeof message, option.hello[i], s->channel, 0);
+        int size = fill_template(message, sizeof message, option.hello[i], s->channel, 0);
         if (!send_frame(s->fd, TEXT, message, size)) die("hello: %s", strerror(errno));
     }
     s->upgraded = true;
-    settle(s);
+    count_if_ready(s);
     return end + 4 - s->buffer;
 }
 
-static void count(subscriber *s, const unsigned char *payload, uint64_t size, uint64_t at) {
+static void count_deliveries(subscriber *s, const unsigned char *payload, uint64_t size, uint64_t at) {
     const unsigned char *end = payload + size, *p = payload;
     while ((p = memmem(p, end - p, "t@", 2))) {
         uint64_t sent = 0;
@@ -182,16 +182,16 @@ static void count(subscriber *s, const unsigned char *payload, uint64_t size, ui
     }
 }
 
-/* Takes one frame at p and returns its size; 0 while it is not whole, -1 at the end of the connection. */
-static int take_frame(subscriber *s, unsigned char *p, int here, uint64_t at) {
-    if (here < 2) return 0;
+/* Takes one frame at p; returns its size, 0 while it is incomplete, -1 on a Close frame. */
+static int take_frame(subscriber *s, unsigned char *p, int available, uint64_t at) {
+    if (available < 2) return 0;
     uint64_t size = p[1] & 127;
     int head = size < 126 ? 2 : size == 126 ? 4 : 10;
-    if (here < head) return 0;
+    if (available < head) return 0;
     if (head > 2) size = 0;
     for (int i = 2; i < head; i++) size = size << 8 | p[i];
     if (size + head > BUFFER) die("a frame of %llu bytes", (unsigned long long)size);
-    if ((uint64_t)here < size + head) return 0;
+    if ((uint64_t)available < size + head) return 0;
     const char *payload = (const char *)p + head;
     int opcode = p[0] & 15;
     if (opcode == CLOSE) return -1;
@@ -201,15 +201,15 @@ static int take_frame(subscriber *s, unsigned char *p, int here, uint64_t at) {
         if (option.ping && size == strlen(option.ping) && !memcmp(payload, option.ping, size))
             send_frame(s->fd, TEXT, option.pong, strlen(option.pong));
         else if (!s->ready)
-            s->replies++, settle(s);
+            s->replies++, count_if_ready(s);
         else
-            count(s, (unsigned char *)payload, size, at);
+            count_deliveries(s, (unsigned char *)payload, size, at);
     }
     return head + size;
 }
 
-/* Returns the messages that all have got. Whoever follows a channel is sent the same bytes as its first witness. */
-static unsigned long tally(const subscriber *all) {
+/* Returns the messages that all subscribers received. All subscribers of a channel are sent the same bytes. */
+static unsigned long total_deliveries(const subscriber *all) {
     unsigned long sum = delivered;
     for (int i = option.witnesses * option.channels; option.witnesses && i < option.connections; i++) {
         const subscriber *witness = &all[all[i].channel];
@@ -218,22 +218,22 @@ static unsigned long tally(const subscriber *all) {
     return sum;
 }
 
-static void skim(subscriber *s) {
+static void discard_input(subscriber *s) {
     ssize_t got = recv(s->fd, NULL, 1 << 24, MSG_TRUNC);
-    if (got > 0) s->bytes += got, skimmed += got;
+    if (got > 0) s->bytes += got, discarded_bytes += got;
     else if (got == 0 || (errno != EAGAIN && errno != EINTR)) close(s->fd), closed++;
 }
 
-/* Returns whether more is there: the buffer came back full. */
+/* Returns whether there may be more to read: the buffer was filled. */
 static bool receive(subscriber *s) {
-    if (s->skims && s->ready) return skim(s), false;
+    if (s->discards && s->ready) return discard_input(s), false;
     int room = BUFFER - s->used, got = recv(s->fd, s->buffer + s->used, room, 0), done = 0, size = 0;
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
     uint64_t at = now();
     if (got > 0) {
         s->used += got;
         s->bytes += got;
-        if (!s->upgraded) done = upgrade(s);
+        if (!s->upgraded) done = take_upgrade_response(s);
         while (s->upgraded && (size = take_frame(s, s->buffer + done, s->used - done, at)) > 0) done += size;
         memmove(s->buffer, s->buffer + done, s->used -= done);
     }
@@ -241,7 +241,7 @@ static bool receive(subscriber *s) {
     return got == room;
 }
 
-/* ---- publishers: each sends its next request when the last one was answered */
+/* ---- publishers: each sends its next request after the response to the last one */
 
 typedef struct {
     int fd, used, channel;
@@ -251,8 +251,8 @@ typedef struct {
 
 static void publish(publisher *p, int channel) {
     char path[1024], body[REQUEST / 2], request[REQUEST];
-    fill(path, sizeof path, option.publish_path, channel, 0);
-    int length = fill(body, sizeof body, option.body, channel, now());
+    fill_template(path, sizeof path, option.publish_path, channel, 0);
+    int length = fill_template(body, sizeof body, option.body, channel, now());
     int size = snprintf(request, sizeof request, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n", path, length);
     for (int i = 0; i < LIST && option.header[i]; i++)
         size += snprintf(request + size, sizeof request - size, "%s\r\n", option.header[i]);
@@ -263,17 +263,17 @@ static void publish(publisher *p, int channel) {
     published++;
 }
 
-static void take_answer(publisher *p) {
+static void take_response(publisher *p) {
     int got = recv(p->fd, p->buffer + p->used, sizeof p->buffer - 1 - p->used, 0);
     if (got <= 0) die("a publisher was disconnected");
     p->buffer[p->used += got] = 0;
     char *end = strstr(p->buffer, "\r\n\r\n");
     char *length = strcasestr(p->buffer, "\r\ncontent-length:");
     if (!end) return;
-    if (!length || length > end) die("an answer without Content-Length: %s", p->buffer);
+    if (!length || length > end) die("a response without Content-Length: %s", p->buffer);
     if (p->buffer + p->used < end + 4 + atoi(length + 17)) return;
-    if (!strncmp(p->buffer, "HTTP/1.1 2", 10)) expected += audience[p->channel];
-    else if (!refused++) fprintf(stderr, "wsload: refused: %s\n", p->buffer);
+    if (!strncmp(p->buffer, "HTTP/1.1 2", 10)) expected += subscriber_counts[p->channel];
+    else if (!refused++) fprintf(stderr, "wsload: publish rejected: %s\n", p->buffer);
     p->used = 0;
     p->busy = false;
 }
@@ -283,12 +283,12 @@ static void *publish_all(void *unused) {
     publisher *all = calloc(option.publishers, sizeof *all);
     struct epoll_event events[EVENTS];
     int epoll = epoll_create1(0), channel = 0, busy = 0, turn = 0;
-    for (int i = 0; i < option.publishers; i++) watch(epoll, all[i].fd = dial(option.publish_port), &all[i]);
+    for (int i = 0; i < option.publishers; i++) watch_readable(epoll, all[i].fd = dial(option.publish_port), &all[i]);
     uint64_t start = now(), end = start + (uint64_t)(option.seconds * 1e9), give_up = end + (uint64_t)(option.drain * 1e9);
     for (uint64_t t = start; t < end || (busy && t < give_up); t = now()) {
         uint64_t due = option.rate ? (uint64_t)((t - start) * (option.rate / 1e9)) + 1 : UINT64_MAX;
         for (int i = 0; i < option.publishers && t < end && published < due; i++) {
-            publisher *p = &all[turn++ % option.publishers]; /* in turns: a server closes who is idle for long */
+            publisher *p = &all[turn++ % option.publishers]; /* in turn: servers close idle connections */
             if (p->busy) continue;
             publish(p, channel);
             channel = (channel + 1) % option.channels;
@@ -297,7 +297,7 @@ static void *publish_all(void *unused) {
         int n = epoll_wait(epoll, events, EVENTS, 1);
         for (int i = 0; i < n; i++) {
             publisher *p = events[i].data.ptr;
-            take_answer(p);
+            take_response(p);
             busy -= !p->busy;
         }
     }
@@ -346,12 +346,12 @@ int main(int argc, char **argv) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    audience = calloc(option.channels, sizeof *audience);
+    subscriber_counts = calloc(option.channels, sizeof *subscriber_counts);
     subscriber *all = calloc(option.connections, sizeof *all);
     struct epoll_event events[EVENTS];
     pthread_t thread;
     int epoll = epoll_create1(0), opened = 0;
-    bool told = false;
+    bool ready_printed = false;
     uint64_t begun = now(), start = 0, last = 0;
     unsigned long before = 0;
     double cpu = 0;
@@ -362,7 +362,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) {
             char line[64];
             if (events[i].data.ptr) {
-                while (receive(events[i].data.ptr) && option.rest); /* who rests reads all, or is the slow phone itself */
+                while (receive(events[i].data.ptr) && option.rest); /* with --rest: read everything, or be a slow client itself */
             } else if (read(0, line, sizeof line) <= 0) return 0;
             else {
                 epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
@@ -372,21 +372,21 @@ int main(int argc, char **argv) {
                 pthread_create(&thread, 0, publish_all, 0);
             }
         }
-        if (!told && ready + closed == option.connections) {
-            told = true;
+        if (!ready_printed && ready + closed == option.connections) {
+            ready_printed = true;
             printf("{\"ready\": %d, \"connect_s\": %.3f}\n", ready, (now() - begun) / 1e9);
             fflush(stdout);
-            watch(epoll, 0, NULL);
+            watch_readable(epoll, 0, NULL);
         }
         if (!start) continue;
-        if (delivered + skimmed != before) before = delivered + skimmed, last = now();
-        if (finished && (tally(all) >= expected || now() - last > option.drain * 1e9)) break;
+        if (delivered + discarded_bytes != before) before = delivered + discarded_bytes, last = now();
+        if (finished && (total_deliveries(all) >= expected || now() - last > option.drain * 1e9)) break;
         if (option.rest) usleep(option.rest * 1000);
     }
     double span = last > start ? (last - start) / 1e9 : 0;
     printf("{\"published\": %lu, \"refused\": %lu, \"delivered\": %lu, \"expected\": %lu, \"closed\": %d, \"seconds\": %.4f, "
            "\"cpu_s\": %.4f, \"latency_ms\": {\"p50\": %.3f, \"p99\": %.3f, \"max\": %.3f}}\n",
-           published, refused, tally(all), expected, closed, span, cpu_seconds() - cpu, milliseconds(&latency, 0.5), milliseconds(&latency, 0.99),
+           published, refused, total_deliveries(all), expected, closed, span, cpu_seconds() - cpu, milliseconds(&latency, 0.5), milliseconds(&latency, 0.99),
            latency.longest / 1000.0);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""Programs that run while something is measured: started on free ports of loopback, ended by their ids."""
+"""Child processes for a measurement: started on free ports of loopback, stopped by their ids."""
 # ruff: noqa: S603 (to run programs is what a bench does)
 
 from __future__ import annotations
@@ -15,44 +15,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 15.0
-"""Seconds that a server has to start, and to end."""
+START_STOP_SECONDS = 15.0
+"""How long a server may take to start, and to stop."""
 
 
 class BenchError(Exception):
-    """What keeps the bench from measuring, in a line for people."""
+    """What prevents the measurement, in one line for people."""
 
 
 @dataclass(frozen=True, slots=True)
-class Redis:
-    """A `redis-server` that runs."""
+class RedisServer:
+    """A running `redis-server`."""
 
     pid: int
     port: int
 
     @property
     def url(self) -> str:
-        """Where it is found."""
+        """The URL that gateways connect to."""
         return f"redis://127.0.0.1:{self.port}/0"
 
 
 @contextmanager
-def redis() -> Iterator[Redis]:
-    """Yield an empty Redis that writes nothing to disk."""
+def redis_server() -> Iterator[RedisServer]:
+    """Run an empty Redis that writes nothing to disk."""
     program = shutil.which("redis-server")
     if program is None:
         raise BenchError("redis-server is not installed (Debian: redis-server)")
     with tempfile.TemporaryDirectory(prefix="fanway-bench-") as directory:
         port = free_port()
         command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""]
-        with running(command, cwd=Path(directory), env=dict(os.environ)) as process:
-            until_listening(process, port)
-            yield Redis(process.pid, port)
+        with child_process(command, cwd=Path(directory), env=dict(os.environ)) as process:
+            wait_until_listening(process, port)
+            yield RedisServer(process.pid, port)
 
 
 @contextmanager
-def running(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run *command*; what it says on stderr is shown only if it does not end well."""
+def child_process(
+    command: Sequence[str], *, cwd: Path, env: dict[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """Run *command*; print its stderr only if it exits with an error."""
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(
             command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -62,7 +64,7 @@ def running(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterat
             finally:
                 process.terminate()
                 try:
-                    status = process.wait(PATIENCE)
+                    status = process.wait(START_STOP_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     status = process.wait()
@@ -71,19 +73,19 @@ def running(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterat
             sys.stderr.write(errors.read())
 
 
-def until_listening(process: subprocess.Popen[str], port: int) -> None:
-    """Return once *process* takes connections on *port*."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and process.poll() is None:
+def wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
+    """Return once *process* accepts connections on *port*."""
+    deadline = time.monotonic() + START_STOP_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise BenchError(f"nothing listens on port {port}; what the server said is above")
+    raise BenchError(f"nothing listens on port {port}; the server's output is above")
 
 
 def free_port() -> int:
-    """Return a port that nobody has now."""
+    """Return a port of loopback that is not in use now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))
