@@ -1,1 +1,1 @@
-"""Between nodes: what stores, orders and carries messages."""
+"""Brokers: what orders and stores messages and carries them between nodes."""

@@ -1,4 +1,4 @@
-"""Random ids: of messages that share a number, and of incarnations of a node."""
+"""Random ids: the uid of a message, and what tells the incarnations of a node apart."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import random
 
 
 def new_uid() -> str:
-    """Return what tells two messages apart that share a number: 48 random bits.
+    """Return 48 random bits in hexadecimal.
 
-    Not a secret: it guards against a second history, not against somebody who guesses.
+    A uid tells apart two messages with the same offset, where a history was lost and began again
+    (docs/decisions/message-ids-carry-a-uid.md). It is not a secret: it need not withstand guessing.
     """
     return f"{random.getrandbits(48):012x}"

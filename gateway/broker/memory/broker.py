@@ -1,4 +1,4 @@
-"""The embedded broker: one node, nothing beside it, nothing that waits."""
+"""The embedded broker: one node, everything in its process; no method ever waits."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ SWEEP_SECONDS = 5.0
 
 
 class MemoryBroker:
-    """A broker for one node; what it keeps ends with the process.
+    """A broker for one node; what it stores ends with the process.
 
-    Histories and idempotency keys together take at most *memory* bytes. What is too old is dropped for what
-    comes; when nothing is, a publish of which something is to be kept fails with `BrokerFull` instead of
-    silently shortening somebody's history.
+    Histories and idempotency keys together take at most *memory* bytes. Expired ones make room for new ones;
+    where that is not enough, a publish that would have to be stored fails with `BrokerFull`: no history is
+    shortened silently.
     """
 
     flush_delay = FLUSH_DELAY
@@ -76,7 +76,7 @@ class MemoryBroker:
         self._wall = wall_clock
         self._sweep_interval = sweep_interval
         self._tasks = Tasks(on_error or _report)
-        self._rosters: dict[str, Members] = {}
+        self._members: dict[str, Members] = {}
         self._published = self._replayed = 0
 
     async def start(self, node: LocalNode) -> None:
@@ -91,34 +91,34 @@ class MemoryBroker:
         await self._tasks.close()
 
     def ready(self) -> bool:
-        """Return whether publishes are taken now."""
+        """Return whether publishes are accepted now: between `start` and `close`."""
         return self._node is not None
 
-    # ------------------------------------------------------------ streams
+    # ------------------------------------------------------------ messages
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Store *publication*, deliver it, return its id."""
+        """Store *publication*, deliver it, and return the receipt."""
         node = self._serving()
         now, channel, key = self._clock(), publication.channel, publication.key
-        level = _reached(publication)
-        if key is not None and (earlier := self._store.receipt(channel, key, now)) is not None:
+        level = _acknowledged_level(publication)
+        if key is not None and (earlier := self._store.find_receipt(channel, key, now)) is not None:
             self._replayed += 1
             return Receipt(earlier.id, replayed=True, level=level)
-        message = self._store.keep(publication, now, int(self._wall() * 1000))
+        message = self._store.append(publication, now, int(self._wall() * 1000))
         receipt = Receipt(message.message, level=level)
         if key is not None:
-            self._store.remember(channel, key, receipt, now)
+            self._store.add_receipt(channel, key, receipt, now)
         self._published += 1
         node.deliver(Delivery(message, publication.exclude))
         return receipt
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        """Return the position of *channel*; everything reaches the one node anyway."""
+        """Return the position of *channel*; every message reaches the one node anyway."""
         self._serving()
         return None if retention is None else self._store.position(channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        """Do nothing: there is one node, and it ignores what nobody follows."""
+        """Do nothing: the one node ignores messages of channels without subscribers."""
 
     async def read(
         self,
@@ -129,12 +129,12 @@ class MemoryBroker:
         size: int | None = None,
         reverse: bool = False,
     ) -> HistorySlice:
-        """Return what is kept of *channel*."""
+        """Return stored messages of *channel*."""
         self._serving()
         return self._store.read(channel, since, limit, size, reverse=reverse, now=self._clock())
 
     async def clear(self, channel: str) -> None:
-        """Forget the history of *channel*."""
+        """Delete the stored messages of *channel*."""
         node = self._serving()
         self._store.clear(channel, self._clock())
         node.deliver(HistoryCleared(channel))
@@ -142,52 +142,52 @@ class MemoryBroker:
     # ------------------------------------------------------------ presence
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member* and tell those who follow the channel."""
+        """Add *member*, and deliver a `Join` where it is new."""
         node = self._serving()
-        if self._rosters.setdefault(channel, Members()).join(member):
+        if self._members.setdefault(channel, Members()).join(member):
             node.deliver(Join(channel, member))
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member and tell those who follow the channel."""
-        roster = self._rosters.get(channel)
-        member = None if roster is None else roster.leave(connection)
-        if not roster:
-            self._rosters.pop(channel, None)
+        """Remove the member, and deliver a `Leave` where it was one."""
+        members = self._members.get(channel)
+        member = None if members is None else members.leave(connection)
+        if not members:
+            self._members.pop(channel, None)
         if member is not None and self._node is not None:
             self._node.deliver(Leave(channel, member))
 
     async def presence(self, channel: str) -> Presence:
-        """Return who is in *channel*."""
-        return Presence(tuple(self._rosters.get(channel, ())))
+        """Return the members of *channel*, in the order of their joins."""
+        return Presence(tuple(self._members.get(channel, ())))
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return how many are in *channel*."""
+        """Return the number of members of *channel*."""
         present = await self.presence(channel)
         return PresenceCount(present.connections, present.users)
 
     # ------------------------------------------------------------ directory
 
     async def user_connected(self, user: str) -> None:
-        """Note nothing: the one node is asked who is there."""
+        """Do nothing: `connections` asks the one node."""
 
     async def user_disconnected(self, user: str) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*."""
         return LookupResult(self._serving().connections(user))
 
     async def send_user_command(self, command: UserCommand) -> None:
-        """Hand *command* to the node."""
+        """Deliver *command* to the one node."""
         self._serving().deliver(command)
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
     ) -> LookupResult[ChannelRecord]:
-        """Return followed channels, by name, behind *after*."""
-        followed = self._serving().subscribed_channels(prefix)
-        names = sorted(name for name in followed if name > after)[:limit]
-        return LookupResult([ChannelRecord(name, followed[name]) for name in names])
+        """Return channels with subscribers, sorted by name, from behind *after*."""
+        subscribers = self._serving().subscribed_channels(prefix)
+        names = sorted(name for name in subscribers if name > after)[:limit]
+        return LookupResult([ChannelRecord(name, subscribers[name]) for name in names])
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the one node."""
@@ -222,8 +222,8 @@ class MemoryBroker:
         return f"<MemoryBroker {self._store}>"
 
 
-def _reached(publication: Publication) -> AckLevel | None:
-    """Return what to tell who asked for a replica, of which there is none."""
+def _acknowledged_level(publication: Publication) -> AckLevel | None:
+    """Return the level of the receipt: `STORED` where `REPLICATED` was asked for, as there is no replica."""
     return AckLevel.STORED if publication.level is AckLevel.REPLICATED else None
 
 

@@ -10,66 +10,76 @@ from gateway.broker.base import HistorySlice, Publication, Retention
 from protocol.messages import Message
 from protocol.position import MessageId
 
-OVERHEAD = 600
-"""Bytes that CPython takes for one kept message beside its payload (measured: 560 to 620)."""
+ENTRY_OVERHEAD_BYTES = 600
+"""Bytes that CPython takes for one stored message beside its payload (measured: 560 to 620)."""
 
 
-def cost(message: Message | Publication) -> int:
-    """Return the bytes that keeping *message* takes."""
-    size = len(message.data.json) + OVERHEAD
+def memory_cost(message: Message | Publication) -> int:
+    """Return the bytes that storing *message* takes."""
+    size = len(message.data.json) + ENTRY_OVERHEAD_BYTES
     return size if message.tags is None else size + sum(map(len, (*message.tags, *message.tags.values())))
 
 
+_Entry = tuple[float, MessageId, Message, int]
+"""When a message expires, its id, itself, the bytes that it takes."""
+
+
 class ChannelLog:
-    """Messages of one channel, oldest first; everything between `base` and `top` is there."""
+    """The stored messages of one channel, oldest first, without a hole between `base` and `position`."""
 
-    __slots__ = ("_kept", "base", "size", "top", "until")
+    __slots__ = ("_entries", "base", "last_expiry", "position", "size")
 
-    def __init__(self, beginning: MessageId, now: float) -> None:
-        self._kept: deque[tuple[float, MessageId, Message, int]] = deque()
-        self.base = self.top = beginning
-        """The id right before the oldest message kept, and that of the newest."""
+    def __init__(self, initial_position: MessageId, now: float) -> None:
+        self._entries: deque[_Entry] = deque()
+        self.base = initial_position
+        """The id right before the oldest stored message."""
+        self.position = initial_position
+        """The id of the newest message, stored or expired."""
         self.size = 0
-        """Bytes taken."""
-        self.until = now
-        """When the newest message is gone."""
+        """Bytes that the stored messages take."""
+        self.last_expiry = now
+        """When the newest message expires, or expired."""
 
     def append(self, message: Message, retention: Retention, now: float) -> None:
-        """Keep *message*, whose id must follow `top`; drop what *retention* no longer covers."""
+        """Store *message*, and drop the oldest messages beyond `retention.size`.
+
+        Raises:
+            ValueError: its id does not follow `position`.
+        """
         identity = message.message
-        if identity is None or not identity.follows(self.top):
-            raise ValueError(f"{identity} does not follow {self.top}")
-        size = cost(message)
-        self.until = now + retention.ttl
-        self._kept.append((self.until, identity, message, size))
-        self.size += size
-        self.top = identity
-        while len(self._kept) > retention.size:
-            self._drop()
+        if identity is None or not identity.follows(self.position):
+            raise ValueError(f"{identity} does not follow {self.position}")
+        cost = memory_cost(message)
+        self.last_expiry = now + retention.ttl
+        self._entries.append((self.last_expiry, identity, message, cost))
+        self.size += cost
+        self.position = identity
+        while len(self._entries) > retention.size:
+            self._drop_oldest()
 
     def expire(self, now: float) -> None:
-        """Drop every message whose time is over."""
-        while self._kept and self._kept[0][0] <= now:
-            self._drop()
+        """Drop the expired messages, up to the first that has not expired: a history has no hole."""
+        while self._entries and self._entries[0][0] <= now:
+            self._drop_oldest()
 
     def clear(self, now: float) -> None:
         """Drop every message; the numbering goes on."""
-        self.until = min(self.until, now)
-        while self._kept:
-            self._drop()
+        self.last_expiry = min(self.last_expiry, now)
+        while self._entries:
+            self._drop_oldest()
 
-    def displaced(self, retention: Retention) -> int:
-        """Return the bytes that the next `append` frees."""
-        over = len(self._kept) + 1 - retention.size
-        return sum(size for _, _, _, size in islice(self._kept, max(0, over)))
+    def bytes_freed_by_append(self, retention: Retention) -> int:
+        """Return the bytes of the messages that the next `append` with *retention* drops."""
+        dropped = len(self._entries) + 1 - retention.size
+        return sum(cost for _, _, _, cost in islice(self._entries, max(0, dropped)))
 
     def read(
         self, since: MessageId | None, limit: int | None, size: int | None = None, *, reverse: bool
     ) -> HistorySlice:
-        """Return a slice as `broker.base.Streams.read` promises it."""
-        if since is not None and not self._knows(since):
-            return HistorySlice((), self.top, recovered=False)
-        first, last = 0, len(self._kept)
+        """Return a slice as `MessageBroker.read` specifies it."""
+        if since is not None and not self._contains(since):
+            return HistorySlice((), self.position, recovered=False)
+        first, last = 0, len(self._entries)
         if since is not None and reverse:
             last = max(0, since.offset - self.base.offset - 1)
         elif since is not None:
@@ -78,30 +88,31 @@ class ChannelLog:
             first = max(first, last - limit)
         elif limit is not None:
             last = min(last, first + limit)
-        messages = [message for _, _, message, _ in islice(self._kept, first, last)]
+        messages = [message for _, _, message, _ in islice(self._entries, first, last)]
         if reverse:
             messages.reverse()
-        return HistorySlice(messages if size is None else _of(size, messages), self.top, recovered=True)
+        within = messages if size is None else _within_size(messages, size)
+        return HistorySlice(within, self.position, recovered=True)
 
-    def _knows(self, position: MessageId) -> bool:
-        if position in (self.base, self.top):
+    def _contains(self, position: MessageId) -> bool:
+        if position in (self.base, self.position):
             return True
         index = position.offset - self.base.offset - 1
-        return 0 <= index < len(self._kept) and self._kept[index][1] == position
+        return 0 <= index < len(self._entries) and self._entries[index][1] == position
 
-    def _drop(self) -> None:
-        _, self.base, _, size = self._kept.popleft()
-        self.size -= size
+    def _drop_oldest(self) -> None:
+        _, self.base, _, cost = self._entries.popleft()
+        self.size -= cost
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"<Log {self.base}…{self.top} {len(self)} messages {self.size} bytes>"
+        return f"<ChannelLog {self.base}…{self.position} {len(self)} messages {self.size} bytes>"
 
 
-def _of(size: int, messages: Sequence[Message]) -> Sequence[Message]:
-    """Return as many of *messages* as have *size* bytes together; the first in any case."""
+def _within_size(messages: Sequence[Message], size: int) -> Sequence[Message]:
+    """Return the first of *messages* that have at most *size* bytes together, but one in any case."""
     for count, message in enumerate(messages):
         size -= len(message.data.json)
         if size < 0:

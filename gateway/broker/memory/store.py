@@ -1,4 +1,4 @@
-"""What the embedded broker keeps, in bounded memory: histories, and what was published under a key."""
+"""What the embedded broker stores, in bounded memory: histories, and the receipts of idempotency keys."""
 
 from __future__ import annotations
 
@@ -8,83 +8,86 @@ from hashlib import blake2b
 from zlib import crc32
 
 from gateway.broker.base import HistorySlice, Publication, Receipt
-from gateway.broker.memory.channel_log import OVERHEAD, ChannelLog, cost
+from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES, ChannelLog, memory_cost
 from gateway.broker.uid import new_uid
 from gateway.errors import BrokerFull
 from protocol.messages import Message
 from protocol.position import MessageId
 
-SWEEP_REST = 1.0
-"""Seconds between two sweeps for room: a full store must not look at every channel for every publish."""
+MIN_SWEEP_INTERVAL_SECONDS = 1.0
+"""Between two sweeps for room: a full store must not look at every channel for every publish."""
 
-GENERATIONS = 4096
-"""Groups of channels whose beginnings change together when the log of one of them is forgotten."""
+GENERATION_GROUPS = 4096
+"""Groups of channels whose initial positions change together when the log of one of them is removed."""
 
 
 class Store:
-    """Histories and idempotency keys that take at most *memory* bytes together.
+    """Histories and receipts that take at most *memory* bytes together.
 
-    What is too old is dropped for what comes; when nothing is, what would displace what is not is refused.
+    Expired ones make room for new ones; where that is not enough, a publish that would have to be stored is
+    rejected, and nothing that has not expired is dropped.
     """
 
     def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float, now: float) -> None:
-        """Keep a key for *key_ttl* seconds, a log for *meta_ttl* after its last message is gone."""
+        """Keep a receipt for *key_ttl* seconds, a log for *meta_ttl* after its last message expired."""
         self._memory = memory
-        self._ample = memory - 3 * OVERHEAD
-        """Up to here there is room for what a message brings with it: its own overhead, a log and a key."""
+        self._ample_memory = memory - 3 * ENTRY_OVERHEAD_BYTES
+        """Up to here, payload included, there is room for what else a publish adds: entry, log, receipt."""
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._logs: dict[str, ChannelLog] = {}
         self._receipts: dict[tuple[str, str], Receipt] = {}
-        self._keys: deque[tuple[float, tuple[str, str]]] = deque()
+        """By channel and idempotency key."""
+        self._receipt_expiries: deque[tuple[float, tuple[str, str]]] = deque()
         self._secret = os.urandom(16)
-        self._generations = [0] * GENERATIONS
-        self._swept = now - SWEEP_REST
+        self._generations = [0] * GENERATION_GROUPS
+        self._last_sweep = now - MIN_SWEEP_INTERVAL_SECONDS
         self._used = self.refused = 0
+        """Bytes that are taken; publishes that were rejected."""
 
     # ------------------------------------------------------------ publishes
 
-    def keep(self, publication: Publication, now: float, at: int) -> Message:
-        """Return the message, of *at* in Unix ms, that is kept if it is to be; `BrokerFull` without room.
+    def append(self, publication: Publication, now: float, time: int) -> Message:
+        """Return the message of *publication*, stored where it has a retention; *time* in Unix milliseconds.
 
-        There is room also for its key, to be remembered next.
+        Raises:
+            BrokerFull: there is no room for it and, where it has an idempotency key, its receipt.
         """
-        if self._used + len(publication.data.json) > self._ample or publication.tags is not None:
+        if self._used + len(publication.data.json) > self._ample_memory or publication.tags is not None:
             self._make_room(publication, now)
         retention = publication.retention
         log = None if retention is None else self._log(publication.channel, now)
         message = Message(
             publication.channel,
             publication.data,
-            None if log is None else MessageId(log.top.offset + 1, new_uid()),
+            None if log is None else MessageId(log.position.offset + 1, new_uid()),
             publication.sender,
             publication.tags,
-            at,
+            time,
         )
         if log is not None and retention is not None:
-            before = log.size
+            size_before = log.size
             log.append(message, retention, now)
-            self._used += log.size - before
+            self._used += log.size - size_before
         return message
 
-    def remember(self, channel: str, key: str, receipt: Receipt, now: float) -> None:
-        """Keep *receipt* as that of the publish to *channel* under *key*."""
-        place = (channel, key)
-        self._receipts[place] = receipt
-        self._keys.append((now + self._key_ttl, place))
-        self._used += OVERHEAD
+    def add_receipt(self, channel: str, key: str, receipt: Receipt, now: float) -> None:
+        """Store *receipt* as that of the publish to *channel* with the idempotency key *key*."""
+        self._receipts[channel, key] = receipt
+        self._receipt_expiries.append((now + self._key_ttl, (channel, key)))
+        self._used += ENTRY_OVERHEAD_BYTES
 
-    def receipt(self, channel: str, key: str, now: float) -> Receipt | None:
-        """Return what is remembered of an earlier publish to *channel* under *key*."""
-        self._forget_keys(now)
+    def find_receipt(self, channel: str, key: str, now: float) -> Receipt | None:
+        """Return the receipt of an earlier publish to *channel* with *key*; None where there is none."""
+        self._expire_receipts(now)
         return self._receipts.get((channel, key))
 
     # ------------------------------------------------------------ histories
 
     def position(self, channel: str) -> MessageId:
-        """Return the position of *channel*; of one without a log it is derived: asking costs no memory."""
+        """Return the position of *channel*; without a log it is computed, and takes no memory."""
         log = self._logs.get(channel)
-        return self._beginning(channel) if log is None else log.top
+        return self._initial_position(channel) if log is None else log.position
 
     def read(
         self,
@@ -96,30 +99,30 @@ class Store:
         reverse: bool,
         now: float,
     ) -> HistorySlice:
-        """Return a slice as `broker.base.Streams.read` promises it."""
+        """Return a slice as `MessageBroker.read` specifies it."""
         log = self._logs.get(channel)
         if log is None:
-            position = self._beginning(channel)
+            position = self._initial_position(channel)
             return HistorySlice((), position, recovered=since is None or since == position)
         self._expire(log, now)
         return log.read(since, limit, size, reverse=reverse)
 
     def clear(self, channel: str, now: float) -> None:
-        """Forget the history of *channel*; its numbering goes on."""
+        """Delete the stored messages of *channel*; its numbering goes on."""
         if (log := self._logs.get(channel)) is not None:
             self._used -= log.size
             log.clear(now)
 
     def sweep(self, now: float) -> None:
-        """Drop what is too old; the cost is one look at each channel."""
-        self._swept = now
-        self._forget_keys(now)
+        """Drop what has expired; the cost is one look at each channel."""
+        self._last_sweep = now
+        self._expire_receipts(now)
         for name, log in list(self._logs.items()):
             self._expire(log, now)
-            if not log and log.until + self._meta_ttl <= now:
-                self._used -= OVERHEAD
+            if not log and log.last_expiry + self._meta_ttl <= now:
+                self._used -= ENTRY_OVERHEAD_BYTES
                 del self._logs[name]
-                # Whoever still holds the old beginning must not be told that nothing came after it.
+                # A client that has the old initial position must not be told that it missed nothing.
                 self._generations[_group(name)] += 1
 
     def statistics(self) -> dict[str, int]:
@@ -133,31 +136,35 @@ class Store:
 
     # ------------------------------------------------------------ inside
 
-    def _beginning(self, channel: str) -> MessageId:
+    def _initial_position(self, channel: str) -> MessageId:
         """Return the position before the first message of *channel*."""
         name = f"{self._generations[_group(channel)]} {channel}"
         return MessageId(0, blake2b(name.encode(), key=self._secret, digest_size=6).hexdigest())
 
-    def _needed(self, publication: Publication) -> int:
-        """Return the bytes that keeping *publication* and its key takes."""
-        needed = 0 if publication.key is None else OVERHEAD
+    def _bytes_needed(self, publication: Publication) -> int:
+        """Return the bytes that storing *publication* and its receipt takes."""
+        needed = 0 if publication.key is None else ENTRY_OVERHEAD_BYTES
         if publication.retention is not None:
-            needed += cost(publication)
+            needed += memory_cost(publication)
             if publication.channel not in self._logs:
-                needed += OVERHEAD
+                needed += ENTRY_OVERHEAD_BYTES
         return needed
 
     def _make_room(self, publication: Publication, now: float) -> None:
-        """Drop what is too old; `BrokerFull` where that and what *publication* displaces is not enough."""
-        if self._used + self._needed(publication) <= self._memory:
+        """Drop what has expired until *publication* has room.
+
+        Raises:
+            BrokerFull: that, and what its own channel drops for it, is not enough.
+        """
+        if self._used + self._bytes_needed(publication) <= self._memory:
             return
-        if now - self._swept >= SWEEP_REST:
+        if now - self._last_sweep >= MIN_SWEEP_INTERVAL_SECONDS:
             self.sweep(now)
-        log, displaced = self._logs.get(publication.channel), 0
+        log, freed = self._logs.get(publication.channel), 0
         if log is not None and publication.retention is not None:
             self._expire(log, now)
-            displaced = log.displaced(publication.retention)
-        needed = self._needed(publication) - displaced
+            freed = log.bytes_freed_by_append(publication.retention)
+        needed = self._bytes_needed(publication) - freed
         if needed > 0 and self._used + needed > self._memory:
             self.refused += 1
             raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
@@ -165,24 +172,24 @@ class Store:
     def _log(self, channel: str, now: float) -> ChannelLog:
         log = self._logs.get(channel)
         if log is None:
-            self._used += OVERHEAD
-            log = self._logs[channel] = ChannelLog(self._beginning(channel), now)
+            self._used += ENTRY_OVERHEAD_BYTES
+            log = self._logs[channel] = ChannelLog(self._initial_position(channel), now)
         return log
 
     def _expire(self, log: ChannelLog, now: float) -> None:
-        before = log.size
+        size_before = log.size
         log.expire(now)
-        self._used += log.size - before
+        self._used += log.size - size_before
 
-    def _forget_keys(self, now: float) -> None:
-        while self._keys and self._keys[0][0] <= now:
-            _, place = self._keys.popleft()
-            del self._receipts[place]
-            self._used -= OVERHEAD
+    def _expire_receipts(self, now: float) -> None:
+        while self._receipt_expiries and self._receipt_expiries[0][0] <= now:
+            _, key = self._receipt_expiries.popleft()
+            del self._receipts[key]
+            self._used -= ENTRY_OVERHEAD_BYTES
 
     def __repr__(self) -> str:
         return f"<Store {len(self._logs)} channels {self._used} bytes>"
 
 
 def _group(channel: str) -> int:
-    return crc32(channel.encode()) % GENERATIONS
+    return crc32(channel.encode()) % GENERATION_GROUPS

@@ -5,8 +5,8 @@ import pytest_asyncio
 
 from gateway.broker.base import Retention
 from gateway.broker.memory.broker import SWEEP_SECONDS, MemoryBroker
-from gateway.broker.memory.channel_log import OVERHEAD
-from gateway.broker.memory.store import SWEEP_REST
+from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES
+from gateway.broker.memory.store import MIN_SWEEP_INTERVAL_SECONDS
 from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.position import MessageId
@@ -27,7 +27,7 @@ def node() -> RecordingNode:
     return RecordingNode()
 
 
-def made(clock: FakeClock, memory: int = 1024 * 1024) -> MemoryBroker:
+def memory_broker(clock: FakeClock, memory: int = 1024 * 1024) -> MemoryBroker:
     return MemoryBroker(
         memory=memory, key_ttl=KEY_TTL, meta_ttl=META_TTL, sweep_interval=0, clock=clock, wall_clock=clock
     )
@@ -35,7 +35,7 @@ def made(clock: FakeClock, memory: int = 1024 * 1024) -> MemoryBroker:
 
 @pytest_asyncio.fixture
 async def broker(clock: FakeClock, node: RecordingNode) -> AsyncIterator[MemoryBroker]:
-    broker = made(clock)
+    broker = memory_broker(clock)
     await broker.start(node)
     yield broker
     await broker.close()
@@ -44,14 +44,14 @@ async def broker(clock: FakeClock, node: RecordingNode) -> AsyncIterator[MemoryB
 class TestMemoryBroker(BrokerContract):
     @pytest_asyncio.fixture
     async def other(self, clock: FakeClock) -> AsyncIterator[MemoryBroker]:
-        other = made(clock)
+        other = memory_broker(clock)
         await other.start(RecordingNode("n2"))
         yield other
         await other.close()
 
     @pytest.fixture
     def idle(self, clock: FakeClock) -> MemoryBroker:
-        return made(clock)
+        return memory_broker(clock)
 
     @pytest.fixture
     def later(self, clock: FakeClock, broker: MemoryBroker) -> Later:
@@ -71,15 +71,15 @@ class TestMemoryBroker(BrokerContract):
 
 
 @on_virtual_time
-async def test_it_sweeps_by_itself_between_start_and_close() -> None:
+async def test_the_broker_sweeps_periodically_between_start_and_close() -> None:
     clock = virtual_loop().clock
     broker = MemoryBroker(meta_ttl=META_TTL, clock=clock, wall_clock=clock)
     for _ in range(2):
         await broker.start(RecordingNode())
         await publish(broker, "a", 1, retention=Retention(5, 1.0))
-        assert broker.statistics()["bytes"] == needed(1)
+        assert broker.statistics()["bytes"] == bytes_for(1)
         await advance(SWEEP_SECONDS + 1.0)
-        assert broker.statistics()["bytes"] == OVERHEAD
+        assert broker.statistics()["bytes"] == ENTRY_OVERHEAD_BYTES
         await advance(META_TTL)
         assert broker.statistics()["channels"] == 0
         await broker.close()
@@ -103,22 +103,22 @@ async def test_a_failed_sweep_is_reported() -> None:
 # ---------------------------------------------------------------- bounds
 
 
-def needed(count: int, data: int = 1) -> int:
+def bytes_for(count: int, data: int = 1) -> int:
     """Return the memory in which *count* messages of one channel have room, each of *data* bytes."""
-    return OVERHEAD + count * (OVERHEAD + data)
+    return ENTRY_OVERHEAD_BYTES + count * (ENTRY_OVERHEAD_BYTES + data)
 
 
-async def serving(clock: FakeClock, memory: int) -> tuple[MemoryBroker, RecordingNode]:
-    broker, node = made(clock, memory), RecordingNode()
+async def started_broker(clock: FakeClock, memory: int) -> tuple[MemoryBroker, RecordingNode]:
+    broker, node = memory_broker(clock, memory), RecordingNode()
     await broker.start(node)
     return broker, node
 
 
-async def test_a_full_broker_refuses_and_leaves_nothing_half_done(clock: FakeClock) -> None:
-    broker, node = await serving(clock, needed(3))
+async def test_a_full_broker_rejects_a_publish_without_any_effect(clock: FakeClock) -> None:
+    broker, node = await started_broker(clock, bytes_for(3))
     ids = await publish(broker, "a", 1, 2, 3)
     before = broker.statistics()
-    assert before["bytes"] == before["bytes_limit"] == needed(3)
+    assert before["bytes"] == before["bytes_limit"] == bytes_for(3)
     node.envelopes.clear()
     for wrong in (
         publication("a", 4),
@@ -126,7 +126,7 @@ async def test_a_full_broker_refuses_and_leaves_nothing_half_done(clock: FakeClo
         publication("a", 4, key="k"),
         publication("a", 4, key="k", retention=None),
     ):
-        with pytest.raises(BrokerFull, match=f"{needed(3)} bytes of at most {needed(3)}"):
+        with pytest.raises(BrokerFull, match=f"{bytes_for(3)} bytes of at most {bytes_for(3)}"):
             await broker.publish(wrong)
     assert node.envelopes == []
     assert broker.statistics() == {**before, "refused": 4}
@@ -135,14 +135,14 @@ async def test_a_full_broker_refuses_and_leaves_nothing_half_done(clock: FakeClo
     assert (await broker.read("b")).position.offset == 0
 
 
-async def test_a_full_broker_still_delivers_what_it_need_not_keep(clock: FakeClock) -> None:
-    broker, node = await serving(clock, 1)
+async def test_a_full_broker_delivers_messages_that_are_not_stored(clock: FakeClock) -> None:
+    broker, node = await started_broker(clock, 1)
     await publish(broker, "a", 1, retention=None)
     assert len(node.envelopes) == 1
 
 
-async def test_a_full_broker_takes_what_makes_its_own_room(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, needed(5))
+async def test_a_full_broker_accepts_a_message_that_replaces_one_of_its_channel(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, bytes_for(5))
     await publish(broker, "a", *range(9))
     assert values((await broker.read("a")).messages) == [4, 5, 6, 7, 8]
     with pytest.raises(BrokerFull):
@@ -152,29 +152,29 @@ async def test_a_full_broker_takes_what_makes_its_own_room(clock: FakeClock) -> 
     assert values((await broker.read("a")).messages) == [4, 5, 6, 7, 8]
 
 
-async def test_a_full_broker_drops_what_is_too_old_first(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, needed(2))
+async def test_a_full_broker_drops_expired_messages_first(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, bytes_for(2))
     await publish(broker, "a", 1, 2, retention=Retention(5, 10.0))
     clock.advance(10.0)
     await publish(broker, "a", 3)
     assert values((await broker.read("a")).messages) == [3]
 
 
-async def test_a_full_broker_does_not_look_through_everything_for_every_publish(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, needed(2))
-    clock.advance(SWEEP_REST)
-    await publish(broker, "a", 1, 2, retention=Retention(5, SWEEP_REST / 4))
+async def test_a_full_broker_sweeps_at_most_once_per_interval(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, bytes_for(2))
+    clock.advance(MIN_SWEEP_INTERVAL_SECONDS)
+    await publish(broker, "a", 1, 2, retention=Retention(5, MIN_SWEEP_INTERVAL_SECONDS / 4))
     with pytest.raises(BrokerFull):
         await publish(broker, "b", 1)
-    clock.advance(SWEEP_REST / 2)
+    clock.advance(MIN_SWEEP_INTERVAL_SECONDS / 2)
     with pytest.raises(BrokerFull):
         await publish(broker, "b", 1)
-    clock.advance(SWEEP_REST / 2)
+    clock.advance(MIN_SWEEP_INTERVAL_SECONDS / 2)
     await publish(broker, "b", 1, retention=Retention(5, 1.0))
 
 
-async def test_room_is_counted_for_a_channel_that_the_search_for_room_forgot(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, needed(2))
+async def test_bytes_are_counted_for_a_log_that_the_sweep_for_room_removed(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, bytes_for(2))
     await publish(broker, "a", 1, 2, retention=Retention(5, 1.0))
     clock.advance(1.0 + META_TTL)
     await publish(broker, "a", 1, 2)
@@ -182,8 +182,8 @@ async def test_room_is_counted_for_a_channel_that_the_search_for_room_forgot(clo
     assert statistics["bytes"] == statistics["bytes_limit"]
 
 
-async def test_keys_are_within_the_bound(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, 3 * OVERHEAD)
+async def test_receipts_count_toward_the_memory_limit(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, 3 * ENTRY_OVERHEAD_BYTES)
     for n in range(3):
         await publish(broker, "a", n, key=f"k{n}", retention=None)
     with pytest.raises(BrokerFull):
@@ -194,15 +194,15 @@ async def test_keys_are_within_the_bound(clock: FakeClock) -> None:
     assert broker.statistics()["keys"] == 1
 
 
-async def test_a_tag_takes_memory_as_data_does(clock: FakeClock) -> None:
-    broker, _ = await serving(clock, needed(1) + 100)
+async def test_tags_count_toward_the_memory_limit(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, bytes_for(1) + 100)
     with pytest.raises(BrokerFull):
         await publish(broker, "a", 1, tags={"k": "v" * 100})
     await publish(broker, "a", 1, tags={"k": "v" * 99})
-    assert broker.statistics()["bytes"] == needed(1) + 100
+    assert broker.statistics()["bytes"] == bytes_for(1) + 100
 
 
-async def test_all_bytes_come_back(clock: FakeClock, broker: MemoryBroker) -> None:
+async def test_all_bytes_are_free_after_everything_expired(clock: FakeClock, broker: MemoryBroker) -> None:
     for channel in ("a", "b", "c"):
         await publish(broker, channel, *range(9), tags={"k": "v"})
     await publish(broker, "d", 1, key="k", retention=None)
@@ -211,7 +211,7 @@ async def test_all_bytes_come_back(clock: FakeClock, broker: MemoryBroker) -> No
     assert values((await broker.read("a")).messages) == []
     assert repr(broker) != "<MemoryBroker <Store 0 channels 0 bytes>>"
     broker.sweep()
-    assert broker.statistics()["bytes"] == 3 * OVERHEAD
+    assert broker.statistics()["bytes"] == 3 * ENTRY_OVERHEAD_BYTES
     clock.advance(META_TTL)
     broker.sweep()
     statistics = broker.statistics()
@@ -219,7 +219,7 @@ async def test_all_bytes_come_back(clock: FakeClock, broker: MemoryBroker) -> No
     assert repr(broker) == "<MemoryBroker <Store 0 channels 0 bytes>>"
 
 
-async def test_what_is_too_old_is_not_shown_before_it_is_swept(
+async def test_expired_messages_and_keys_have_no_effect_before_the_sweep(
     clock: FakeClock, broker: MemoryBroker
 ) -> None:
     (id,) = await publish(broker, "a", 1, key="k")
@@ -229,7 +229,7 @@ async def test_what_is_too_old_is_not_shown_before_it_is_swept(
     assert not (await broker.publish(publication("a", 2, key="k"))).replayed
 
 
-async def test_a_forgotten_channel_leaves_other_empty_ones_their_beginning(
+async def test_removing_one_log_keeps_the_initial_positions_of_other_channels(
     clock: FakeClock, broker: MemoryBroker
 ) -> None:
     beginnings = {name: (await broker.read(name)).position for name in map(str, range(200))}
@@ -240,7 +240,7 @@ async def test_a_forgotten_channel_leaves_other_empty_ones_their_beginning(
     assert sum(confirmed) >= 199
 
 
-async def test_asking_takes_no_memory(broker: MemoryBroker) -> None:
+async def test_reads_and_subscribes_take_no_memory(broker: MemoryBroker) -> None:
     before = broker.statistics()
     for n in range(100):
         await broker.subscribe(f"c{n}", Retention(5, 300.0))

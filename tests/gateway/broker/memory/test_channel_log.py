@@ -5,14 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.broker.base import Retention
-from gateway.broker.memory.channel_log import OVERHEAD, ChannelLog, cost
-from gateway.broker.uid import new_uid
+from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES, ChannelLog, memory_cost
 from protocol.messages import Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.gateway.virtual_time import no_deadline
 
-BEGINNING = MessageId(0, "zero")
+INITIAL = MessageId(0, "zero")
 KEPT = Retention(size=3, ttl=10.0)
 
 
@@ -21,7 +20,7 @@ def message(offset: int, value: Any = None, **other: Any) -> Message:
 
 
 def filled(*offsets: int, retention: Retention = KEPT, now: float = 0.0) -> ChannelLog:
-    log = ChannelLog(BEGINNING, now)
+    log = ChannelLog(INITIAL, now)
     for offset in offsets:
         log.append(message(offset), retention, now)
     return log
@@ -31,20 +30,14 @@ def offsets(log: ChannelLog) -> list[int]:
     return [m.message.offset for m in log.read(None, None, reverse=False).messages if m.message]
 
 
-def test_uids_do_not_repeat() -> None:
-    uids = {new_uid() for _ in range(10_000)}
-    assert len(uids) == 10_000
-    assert all(MessageId.parse(f"1-{uid}") for uid in uids)
-
-
-def test_a_log_begins_where_it_is_told() -> None:
-    log = ChannelLog(BEGINNING, 5.0)
-    assert (log.base, log.top, log.size, log.until, len(log)) == (BEGINNING, BEGINNING, 0, 5.0, 0)
-    assert repr(log) == "<Log 0-zero…0-zero 0 messages 0 bytes>"
+def test_an_empty_log_is_at_its_initial_position() -> None:
+    log = ChannelLog(INITIAL, 5.0)
+    assert (log.base, log.position, log.size, log.last_expiry, len(log)) == (INITIAL, INITIAL, 0, 5.0, 0)
+    assert repr(log) == "<ChannelLog 0-zero…0-zero 0 messages 0 bytes>"
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 3, 99])
-def test_only_what_follows_is_appended(wrong: int) -> None:
+def test_a_message_whose_id_does_not_follow_is_rejected(wrong: int) -> None:
     log = filled(1)
     with pytest.raises(ValueError, match="does not follow 1-u1"):
         log.append(message(wrong), KEPT, 0.0)
@@ -53,28 +46,28 @@ def test_only_what_follows_is_appended(wrong: int) -> None:
     assert offsets(log) == [1]
 
 
-def test_the_oldest_go_beyond_the_count() -> None:
+def test_the_oldest_messages_beyond_the_count_are_dropped() -> None:
     log = filled(1, 2, 3, 4, 5)
     assert offsets(log) == [3, 4, 5]
-    assert (log.base.offset, log.top.offset) == (2, 5)
+    assert (log.base.offset, log.position.offset) == (2, 5)
     log.append(message(6), Retention(1, 10.0), 0.0)
     assert offsets(log) == [6], "the retention of the newest counts"
 
 
-def test_each_goes_in_its_time() -> None:
+def test_each_message_expires_after_its_ttl() -> None:
     log = filled(1, 2, now=0.0)
     log.append(message(3), KEPT, 4.0)
     log.expire(9.999)
     assert offsets(log) == [1, 2, 3]
     log.expire(10.0)
     assert offsets(log) == [3]
-    assert log.until == 14.0
+    assert log.last_expiry == 14.0
     log.expire(14.0)
-    assert (offsets(log), log.base, log.top) == ([], log.top, MessageId(3, "u3"))
+    assert (offsets(log), log.base, log.position) == ([], log.position, MessageId(3, "u3"))
 
 
-def test_what_is_younger_is_kept_behind_what_is_older_and_lives_longer() -> None:
-    log = ChannelLog(BEGINNING, 0.0)
+def test_an_expired_message_stays_behind_an_older_one_that_has_not_expired() -> None:
+    log = ChannelLog(INITIAL, 0.0)
     log.append(message(1), Retention(3, 100.0), 0.0)
     log.append(message(2), Retention(3, 1.0), 0.0)
     log.expire(50.0)
@@ -86,28 +79,28 @@ def test_what_is_younger_is_kept_behind_what_is_older_and_lives_longer() -> None
 def test_clear_keeps_the_numbering() -> None:
     log = filled(1, 2)
     log.clear(3.0)
-    assert (log.base.offset, log.top.offset, log.size, log.until) == (2, 2, 0, 3.0)
+    assert (log.base.offset, log.position.offset, log.size, log.last_expiry) == (2, 2, 0, 3.0)
     log.clear(30.0)
-    assert log.until == 3.0, "it was empty by then"
+    assert log.last_expiry == 3.0, "it was empty by then"
     log.append(message(3), KEPT, 4.0)
     assert offsets(log) == [3]
 
 
-def test_a_message_costs_its_data_its_tags_and_what_python_adds() -> None:
-    assert cost(message(1, "abc")) == OVERHEAD + 5
-    assert cost(message(1, "abc", tags={"k": "value", "other": ""})) == OVERHEAD + 5 + 11
+def test_the_memory_cost_is_payload_plus_tags_plus_overhead() -> None:
+    assert memory_cost(message(1, "abc")) == ENTRY_OVERHEAD_BYTES + 5
+    assert memory_cost(message(1, "abc", tags={"k": "value", "other": ""})) == ENTRY_OVERHEAD_BYTES + 5 + 11
 
 
-def test_what_an_append_displaces_is_known_before() -> None:
-    log = ChannelLog(BEGINNING, 0.0)
+def test_the_bytes_that_an_append_frees_are_known_before() -> None:
+    log = ChannelLog(INITIAL, 0.0)
     for offset in (1, 2, 3):
         log.append(message(offset, "x" * offset), KEPT, 0.0)
-    assert log.displaced(Retention(4, 10.0)) == 0
-    assert log.displaced(KEPT) == OVERHEAD + 3
-    assert log.displaced(Retention(2, 10.0)) == 2 * OVERHEAD + 3 + 4
-    before, freed = log.size, log.displaced(Retention(1, 10.0))
+    assert log.bytes_freed_by_append(Retention(4, 10.0)) == 0
+    assert log.bytes_freed_by_append(KEPT) == ENTRY_OVERHEAD_BYTES + 3
+    assert log.bytes_freed_by_append(Retention(2, 10.0)) == 2 * ENTRY_OVERHEAD_BYTES + 3 + 4
+    before, freed = log.size, log.bytes_freed_by_append(Retention(1, 10.0))
     log.append(message(4, ""), Retention(1, 10.0), 0.0)
-    assert log.size == before - freed + OVERHEAD + 2
+    assert log.size == before - freed + ENTRY_OVERHEAD_BYTES + 2
 
 
 @no_deadline
@@ -120,8 +113,8 @@ def test_what_an_append_displaces_is_known_before() -> None:
         )
     )
 )
-def test_size_and_edges_always_add_up(steps: list[tuple[Any, ...]]) -> None:
-    log, now, offset = ChannelLog(BEGINNING, 0.0), 0.0, 0
+def test_size_and_ids_are_consistent_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
+    log, now, offset = ChannelLog(INITIAL, 0.0), 0.0, 0
     for step in steps:
         if step[0] == "append":
             offset += 1
@@ -132,7 +125,7 @@ def test_size_and_edges_always_add_up(steps: list[tuple[Any, ...]]) -> None:
         else:
             log.clear(now)
         kept = log.read(None, None, reverse=False).messages
-        assert log.size == sum(map(cost, kept))
+        assert log.size == sum(map(memory_cost, kept))
         assert len(log) == len(kept)
-        assert log.top.offset == offset
+        assert log.position.offset == offset
         assert [m.message.offset for m in kept if m.message] == list(range(log.base.offset + 1, offset + 1))

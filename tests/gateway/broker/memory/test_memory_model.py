@@ -1,4 +1,4 @@
-"""The embedded broker beside a model of what clients know: no position ever confirms too much."""
+"""The embedded broker against a model: no position is confirmed from which messages are missing."""
 
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.broker.base import Delivery, Receipt, Retention
 from gateway.broker.memory.broker import MemoryBroker
-from gateway.broker.memory.channel_log import OVERHEAD
+from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES
 from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.messages import Message
@@ -29,16 +29,16 @@ RETENTIONS = st.sampled_from([Retention(1, 10.0), Retention(3, 10.0), Retention(
 
 @dataclass
 class Channel:
-    """What a channel has said in all its lives, and the positions that it gave out."""
+    """Everything that was published in a channel, and the positions that it returned."""
 
-    said: list[Message] = field(default_factory=list)
-    """Everything that got a number."""
+    published: list[Message] = field(default_factory=list)
+    """The messages with an id, in order."""
     positions: dict[MessageId, int] = field(default_factory=dict)
-    """Position to how much had been said by then."""
+    """By position: how many messages had been published by then."""
 
 
 class Histories(RuleBasedStateMachine):
-    @initialize(memory=st.sampled_from([5 * OVERHEAD, 12 * OVERHEAD, 1_000 * OVERHEAD]))
+    @initialize(memory=st.sampled_from([entries * ENTRY_OVERHEAD_BYTES for entries in (5, 12, 1_000)]))
     def start(self, memory: int) -> None:
         self.clock = FakeClock()
         self.memory = memory
@@ -66,12 +66,12 @@ class Histories(RuleBasedStateMachine):
         name=CHANNELS,
         retention=RETENTIONS,
         key=st.none() | st.sampled_from(["k", "l"]),
-        size=st.sampled_from([1, 1, 1, OVERHEAD]),
+        size=st.sampled_from([1, 1, 1, ENTRY_OVERHEAD_BYTES]),
     )
     def publish(self, name: str, retention: Retention | None, key: str | None, size: int) -> None:
         channel = self.channels[name]
         earlier = self.receipts.get((name, key or ""))
-        remembered = earlier is not None and earlier[0] > self.clock()
+        has_receipt = earlier is not None and earlier[0] > self.clock()
         before = len(self.delivered)
         try:
             receipt = self.run(
@@ -79,10 +79,10 @@ class Histories(RuleBasedStateMachine):
             )
         except BrokerFull:
             assert len(self.delivered) == before
-            assert not remembered
+            assert not has_receipt
             return
-        assert receipt.replayed == remembered
-        if earlier is not None and remembered:
+        assert receipt.replayed == has_receipt
+        if earlier is not None and has_receipt:
             assert receipt.id == earlier[1].id
             assert len(self.delivered) == before
             return
@@ -92,16 +92,16 @@ class Histories(RuleBasedStateMachine):
         if key is not None:
             self.receipts[name, key] = (self.clock() + KEY_TTL, receipt)
         if receipt.id is not None:
-            channel.said.append(delivery.message)
+            channel.published.append(delivery.message)
             assert receipt.id not in channel.positions
-            channel.positions[receipt.id] = len(channel.said)
+            channel.positions[receipt.id] = len(channel.published)
 
     @rule(name=CHANNELS)
     def subscribe(self, name: str) -> None:
         channel = self.channels[name]
         position = self.run(self.broker.subscribe(name, Retention(3, 10.0)))
-        known = channel.positions.setdefault(position, len(channel.said))
-        assert known == len(channel.said), "a position from before what was said since"
+        known = channel.positions.setdefault(position, len(channel.published))
+        assert known == len(channel.published), "a position older than the newest message"
         now = self.run(self.broker.read(name, since=position))
         assert (list(now.messages), now.position, now.recovered) == ([], position, True)
 
@@ -112,26 +112,26 @@ class Histories(RuleBasedStateMachine):
             return
         since = data.draw(st.sampled_from(list(channel.positions)))
         page = self.run(self.broker.read(name, since=since, limit=limit))
-        missed = channel.said[channel.positions[since] :]
+        missed = channel.published[channel.positions[since] :]
         if page.recovered:
             assert list(page.messages) == missed[:limit]
         else:
             assert list(page.messages) == []
-        channel.positions.setdefault(page.position, len(channel.said))
-        assert channel.positions[page.position] == len(channel.said)
+        channel.positions.setdefault(page.position, len(channel.published))
+        assert channel.positions[page.position] == len(channel.published)
 
     @rule(name=CHANNELS, limit=st.none() | st.integers(0, 4))
-    def look_back(self, name: str, limit: int | None) -> None:
-        said = self.channels[name].said
+    def read_history(self, name: str, limit: int | None) -> None:
+        published = self.channels[name].published
         kept = self.run(self.broker.read(name)).messages
-        assert list(kept) == said[len(said) - len(kept) :]
+        assert list(kept) == published[len(published) - len(kept) :]
         for index, message in enumerate(kept, start=1):
             assert self.run(self.broker.read(name, since=message.message)).messages == kept[index:]
         backwards = self.run(self.broker.read(name, limit=limit, reverse=True)).messages
         assert list(backwards) == list(reversed(kept))[:limit]
 
     @rule(name=CHANNELS, of=CHANNELS, data=st.data())
-    def resume_elsewhere(self, name: str, of: str, data: st.DataObject) -> None:
+    def resume_with_a_position_of_another_channel(self, name: str, of: str, data: st.DataObject) -> None:
         if name != of and self.channels[of].positions:
             since = data.draw(st.sampled_from(list(self.channels[of].positions)))
             assert not self.run(self.broker.read(name, since=since)).recovered
@@ -142,10 +142,10 @@ class Histories(RuleBasedStateMachine):
         self.run(self.broker.clear(name))
         page = self.run(self.broker.read(name))
         assert list(page.messages) == []
-        channel.positions.setdefault(page.position, len(channel.said))
+        channel.positions.setdefault(page.position, len(channel.published))
 
     @rule(seconds=STEPS)
-    def let_pass(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
     @rule()
@@ -153,14 +153,14 @@ class Histories(RuleBasedStateMachine):
         self.broker.sweep()
 
     @rule()
-    def empty(self) -> None:
+    def expire_everything(self) -> None:
         self.clock.advance(1_000.0)
         self.broker.sweep()
         statistics = self.broker.statistics()
         assert (statistics["bytes"], statistics["channels"], statistics["keys"]) == (0, 0, 0)
 
     @invariant()
-    def within_its_memory(self) -> None:
+    def memory_is_within_the_limit(self) -> None:
         assert 0 <= self.broker.statistics()["bytes"] <= self.memory
 
 
@@ -168,8 +168,8 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(no_deadline, max_examples=100, stateful_step_count=40)
 
 
-class Acts(Contract):
-    """What brokers of many nodes are held to, by the same rules."""
+class NodeActs(Contract):
+    """The rules that brokers of many nodes are tested with."""
 
     @initialize()
     def begin(self) -> None:
@@ -181,5 +181,5 @@ class Acts(Contract):
         self.awake.append(Listener(node, broker, self.kept, hears_all=True))
 
 
-TestActs = Acts.TestCase
-TestActs.settings = settings(no_deadline, max_examples=50, stateful_step_count=30)
+TestNodeActs = NodeActs.TestCase
+TestNodeActs.settings = settings(no_deadline, max_examples=50, stateful_step_count=30)
