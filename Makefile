@@ -1,24 +1,27 @@
-# One command each: make run, make test, make check. `make help` lists them all.
+# One command each: make run, make test, make check. `make help` lists all targets.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What tests run in parallel processes; a file's tests stay together, in one of them.
+# The number of processes that run tests in parallel; the tests of one file stay in one process.
 WORKERS ?= 2
 
-# For how long `make chaos` runs, and what its chances come from: a number, or nothing for another one each time.
+# How many minutes `make chaos` runs, and the seed of its random choices; without one, each run has another.
 MINUTES ?= 3
 SEED ?=
 
-.DEFAULT_GOAL := help
-.PHONY: help setup run test check fix bench bench-redis chaos loadtest lock clean
+# The tests of protocol/ must cover all of its branches.
+TEST_PROTOCOL = $(BIN)/coverage run -m pytest tests/protocol && $(BIN)/coverage report
 
-help: ## list the targets
+.DEFAULT_GOAL := help
+.PHONY: help setup run test-fast test check fix bench bench-redis chaos loadtest lock clean
+
+help: ## list all targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: $(STAMP) ## create .venv with everything that run and test need
+setup: $(STAMP) ## install everything that the other targets need into .venv
 
 $(STAMP): requirements.lock pyproject.toml
 	@PYTHON='$(PYTHON)' .ci/need venv
@@ -31,44 +34,47 @@ $(STAMP): requirements.lock pyproject.toml
 run: setup ## start a gateway in dev mode, with the demo page
 	$(BIN)/fanway serve --dev
 
-test: setup ## run every test; protocol/ must be covered to the last branch by its own
+test-fast: setup ## run the tests that need no other programs (under 3 minutes): tests/protocol, tests/gateway
+	$(TEST_PROTOCOL)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile tests/gateway
+
+test: setup ## run all tests, with Redis, a browser and a C compiler
 	@.ci/need redis browser cc
 	@if [ -f package.json ]; then npm ci --silent; fi
 	@mkdir -p artifacts
-	$(BIN)/coverage run -m pytest tests/protocol
-	$(BIN)/coverage report
+	$(TEST_PROTOCOL)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/protocol
 
-check: setup ## lint, types and the direction of imports
+check: setup ## check style, types, and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: setup ## apply what ruff can fix, and the format
+fix: setup ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## compare with nchan, side by side on this machine
+bench: setup ## compare the performance with nchan on this machine
 	@.ci/need cc nchan
 	$(BIN)/python bench/compare.py
 
-bench-redis: setup ## what one and many nodes over Redis cost
+bench-redis: setup ## measure one and several nodes over Redis
 	@.ci/need cc redis
 	$(BIN)/python bench/compare.py --peers fanway-redis,fanway --scenarios fan,max
 	$(BIN)/python bench/cluster.py
 
-chaos: setup ## break three nodes and their Redis at random: make chaos MINUTES=10 SEED=1
+chaos: setup ## inject random faults into three nodes and their Redis: make chaos MINUTES=10 SEED=1
 	@.ci/need redis
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-loadtest: setup ## minutes of load from locust, checked against the objectives
+loadtest: setup ## run a load test of a few minutes with locust, and check its objectives
 	$(BIN)/python -m loadtests --profile minutes
 
-lock: ## resolve the dependencies anew into the lock files
+lock: ## resolve the dependencies again, and write the lock files
 	@PYTHON='$(PYTHON)' .ci/lock
 
-clean: ## remove everything that the other targets made
+clean: ## remove everything that the other targets created
 	rm -rf $(VENV) node_modules build dist artifacts .coverage .coverage.* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
