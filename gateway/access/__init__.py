@@ -1,4 +1,5 @@
-"""Who may do what: tokens and their keys, the rules of channels, rates, admission and origins.
+"""Who may do what: tokens and their keys, rules of channels, rate limits, admission and origins.
 
-Nothing here knows the settings, a socket or the hub: everything takes small frozen dataclasses and a clock.
+Nothing here imports the settings, a transport or the hub: everything takes small frozen dataclasses and a
+clock.
 """

@@ -1,4 +1,4 @@
-"""What a token says about its bearer, once its signature holds. Pure: claims in, an identity out."""
+"""The claims of a token whose signature is valid, checked: claims in, an identity out; no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Claims = Mapping[str, Any]
 USER_SIZE = 128
 """Characters in a user's name."""
 INFO_SIZE = 4 * 1024
-"""Bytes of `info` as JSON: every subscriber of a channel with presence gets it."""
+"""Bytes of `info` as JSON: it is sent to every subscriber of a channel with presence."""
 INFO_DEPTH = 32
-"""Levels of arrays and maps in `info`: it travels inside of other messages."""
-CHANNELS = 1_000
+"""Levels of arrays and maps in `info`, which is nested in other messages."""
+MAX_CHANNELS = 1_000
 """Entries in `channels`, as in the `subs` of a `connect`."""
 TOKEN_ID_SIZE = 256
 """Characters in a `jti`."""
@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a connection is: `expires_at` in Unix seconds, `channels` to subscribe to, `info` for presence."""
+    """The user of a connection; `expires_at` in Unix seconds, `channels` to join, `info` for presence."""
 
     user: str
     expires_at: float | None
@@ -45,7 +45,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ChannelToken:
-    """Leave for one user to subscribe to one channel; `expires_at` in Unix seconds."""
+    """Permission for one user to subscribe to one channel; `expires_at` in Unix seconds."""
 
     user: str
     channel: str
@@ -55,11 +55,11 @@ class ChannelToken:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRules:
-    """What claims are held against; times in seconds.
+    """What claims are checked against; times in seconds.
 
-    *leeway* is what the issuer's clock may be ahead of ours: it applies to `nbf`, `iat` and the farthest
-    `exp`, and never lengthens a token's life. *max_ttl* bounds how far ahead `exp` may lie. Where *audience*
-    or *issuer* is None, that claim is not looked at.
+    *leeway* is how far the issuer's clock may be ahead of ours: it applies to `nbf`, `iat` and the latest
+    possible `exp`, and never extends a token's validity. *max_ttl* limits how far ahead `exp` may lie. Where
+    *audience* or *issuer* is None, that claim is not checked.
     """
 
     audience: str | None = None
@@ -69,40 +69,40 @@ class ClaimRules:
 
 
 def identity_of(claims: Claims, *, now: float, rules: ClaimRules) -> Identity:
-    """Return who the bearer of a connection token is at *now*; `TokenError` where a claim does not hold."""
+    """Return the identity in the claims of a connection token at *now*; `TokenError` for a wrong claim."""
     if "channel" in claims:
         raise TokenError(
             "this is a channel token (it has `channel`), expected a connection token: send it in `subscribe`"
         )
     user = _user(claims)
-    expires_at = _lifetime(claims, now, rules)
-    _intended(claims, rules)
+    expires_at = _expiry(claims, now, rules)
+    _check_audience_and_issuer(claims, rules)
     return Identity(user, expires_at, _info(claims), _channels(claims, user), _token_id(claims))
 
 
 def channel_token_of(claims: Claims, *, now: float, rules: ClaimRules) -> ChannelToken:
-    """Return what a channel token opens at *now*; `TokenError` where a claim does not hold."""
+    """Return the permission in the claims of a channel token at *now*; `TokenError` for a wrong claim."""
     if "channel" not in claims:
         raise TokenError(
             "this is a connection token (it has no `channel`), expected a channel token: send it in `connect`"
         )
     channel = claims["channel"]
     if not isinstance(channel, str) or not valid(channel):
-        raise _fault("channel", channel, "the name of a channel")
+        raise _wrong_claim("channel", channel, "the name of a channel")
     user = _user(claims)
-    expires_at = _lifetime(claims, now, rules)
-    _intended(claims, rules)
+    expires_at = _expiry(claims, now, rules)
+    _check_audience_and_issuer(claims, rules)
     return ChannelToken(user, channel, expires_at, _info(claims))
 
 
 def _user(claims: Claims) -> str:
     user = claims.get("sub")
     if not isinstance(user, str) or not 0 < len(user) <= USER_SIZE or _CONTROL.search(user):
-        raise _fault("sub", user, f"the user: 1 to {USER_SIZE} characters without control characters")
+        raise _wrong_claim("sub", user, f"the user: 1 to {USER_SIZE} characters without control characters")
     return user
 
 
-def _lifetime(claims: Claims, now: float, rules: ClaimRules) -> float:
+def _expiry(claims: Claims, now: float, rules: ClaimRules) -> float:
     expires_at = _time(claims, "exp")
     if expires_at is None:
         raise TokenError("claim exp is missing, expected when the token ends, in Unix seconds")
@@ -111,7 +111,7 @@ def _lifetime(claims: Claims, now: float, rules: ClaimRules) -> float:
             f"the token expired {now - expires_at:.0f} s ago: fetch a new one", code=ErrorCode.TOKEN_EXPIRED
         )
     if expires_at > now + rules.max_ttl + rules.leeway:
-        raise _fault(
+        raise _wrong_claim(
             "exp",
             claims["exp"],
             f"Unix seconds, at most {rules.max_ttl:.0f} s ahead: mint a shorter-lived one",
@@ -131,31 +131,31 @@ def _time(claims: Claims, name: str) -> float | None:
     if value is None:
         return None
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise _fault(name, value, "a number of Unix seconds")
+        raise _wrong_claim(name, value, "a number of Unix seconds")
     return float(value)
 
 
-def _intended(claims: Claims, rules: ClaimRules) -> None:
+def _check_audience_and_issuer(claims: Claims, rules: ClaimRules) -> None:
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
     if rules.audience is not None and rules.audience not in audiences:
-        raise _fault("aud", audience, f"{rules.audience!r}, or a list with it")
+        raise _wrong_claim("aud", audience, f"{rules.audience!r}, or a list with it")
     if rules.issuer is not None and claims.get("iss") != rules.issuer:
-        raise _fault("iss", claims.get("iss"), repr(rules.issuer))
+        raise _wrong_claim("iss", claims.get("iss"), repr(rules.issuer))
 
 
 def _channels(claims: Claims, user: str) -> tuple[str, ...]:
-    """Return the `channels` in their order, each once; never the personal channel of somebody else."""
+    """Return the `channels` in their order, each once; `TokenError` for another user's personal channel."""
     channels = claims.get("channels")
     if channels is None:
         return ()
-    if not isinstance(channels, list) or len(channels) > CHANNELS:
-        raise _fault("channels", channels, f"a list of at most {CHANNELS} channels")
+    if not isinstance(channels, list) or len(channels) > MAX_CHANNELS:
+        raise _wrong_claim("channels", channels, f"a list of at most {MAX_CHANNELS} channels")
     for channel in channels:
         if not isinstance(channel, str) or not valid(channel):
-            raise _fault("channels", channel, "the names of channels in it")
+            raise _wrong_claim("channels", channel, "the names of channels in it")
         if personal_user(channel) not in (None, user):
-            raise _fault("channels", channel, "no personal channel but the user's own")
+            raise _wrong_claim("channels", channel, "no personal channel but the user's own")
     return tuple(dict.fromkeys(channels))
 
 
@@ -167,7 +167,7 @@ def _info(claims: Claims) -> Any | None:
         check_value(info, INFO_DEPTH)
         size = len(orjson.dumps(info))
     except (BadRequest, TypeError, ValueError) as error:
-        raise _fault("info", info, f"what JSON can carry ({error})") from None
+        raise _wrong_claim("info", info, f"what JSON can carry ({error})") from None
     if size > INFO_SIZE:
         raise TokenError(
             f"claim info is too large, expected at most {INFO_SIZE} bytes of JSON: leave some of it out"
@@ -178,13 +178,13 @@ def _info(claims: Claims) -> Any | None:
 def _token_id(claims: Claims) -> str | None:
     token_id = claims.get("jti")
     if token_id is not None and not (isinstance(token_id, str) and len(token_id) <= TOKEN_ID_SIZE):
-        raise _fault("jti", token_id, f"a string of at most {TOKEN_ID_SIZE} characters")
+        raise _wrong_claim("jti", token_id, f"a string of at most {TOKEN_ID_SIZE} characters")
     return token_id
 
 
-_SHOWN: Final = 80
+_SHOWN_CHARACTERS: Final = 80
 
 
-def _fault(claim: str, value: object, expected: str) -> TokenError:
+def _wrong_claim(claim: str, value: object, expected: str) -> TokenError:
     shown = "missing" if value is None else repr(value)
-    return TokenError(f"claim {claim} is {shown[:_SHOWN]}, expected {expected}")
+    return TokenError(f"claim {claim} is {shown[:_SHOWN_CHARACTERS]}, expected {expected}")

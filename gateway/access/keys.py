@@ -1,8 +1,8 @@
 """Keys that tokens are verified and signed with: one algorithm each, from a secret, a PEM or a JWK.
 
-A token's header only ever chooses among the keys that were configured, by its `kid` and `alg`; what a key is
-good for is a property of the key. So neither `alg: none` nor a public key used as a secret finds anything to
-be verified with (RFC 8725 section 3.1).
+A token's header only selects among the configured keys, by its `kid` and `alg`; the algorithm is a property
+of the key. So no key verifies a token with `alg: none`, or one signed with a public key as the secret
+(RFC 8725 section 3.1).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 ALGORITHMS: Final[frozenset[str]] = frozenset(get_args(Algorithm))
 HMAC: Final[tuple[Algorithm, ...]] = ("HS256", "HS384", "HS512")
 
-SECRET_SIZE = 16
-"""Bytes that a secret has at least: 128 bits (NIST SP 800-131A); RFC 7518 section 3.2 wants 32 for HS256."""
+MIN_SECRET_BYTES = 16
+"""Bytes: 128 bits (NIST SP 800-131A); RFC 7518 section 3.2 asks for 32 bytes with HS256."""
 
-RSA_BITS = 2048
-"""Bits of an RSA modulus, at least (RFC 7518 section 3.3)."""
+MIN_RSA_BITS = 2048
+"""Bits of an RSA modulus (RFC 7518 section 3.3)."""
 
 
 class TokenError(ClientFault):
-    """A token that is not believed: `unauthorized`, or `token_expired` where a fresh one would do."""
+    """A rejected token: `unauthorized`, or `token_expired` where the client should fetch a new one."""
 
     def __init__(self, message: str, *, code: ErrorCode = ErrorCode.UNAUTHORIZED) -> None:
         super().__init__(code, message)
 
 
 class KeysUnavailable(ServerFault):
-    """The keys cannot be had now, so that nothing is known about the token; the same again may succeed."""
+    """The keys cannot be fetched now; the same token may be accepted later."""
 
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
         super().__init__(ErrorCode.UNAVAILABLE, message, retry_after_ms=retry_after_ms)
@@ -46,7 +46,7 @@ class KeysUnavailable(ServerFault):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key, and the only algorithm that it is used with; its material is never shown."""
+    """A key to verify or sign tokens, with its only algorithm; `repr` does not show the key itself."""
 
     alg: Algorithm
     jwk: Jwk = field(repr=False)
@@ -54,23 +54,23 @@ class Key:
 
 
 class KeySource(Protocol):
-    """Where a verifier finds keys."""
+    """Where a `Verifier` finds keys."""
 
     def find(self, kid: str | None, alg: str, /) -> Key | None:
-        """Return the key that is at hand for a token's *kid* and *alg*."""
+        """Return the key for a token's *kid* and *alg*, if it is known without waiting."""
 
     async def resolve(self, kid: str | None, alg: str, /) -> Key:
-        """Return that key, fetched if need be; `TokenError`, or `KeysUnavailable` where nobody can say."""
+        """Return that key, fetched if necessary; raises `TokenError`, or `KeysUnavailable` if that fails."""
 
 
 class StaticKeys:
     """The keys of the configuration."""
 
-    __slots__ = ("_by_kid", "_sole")
+    __slots__ = ("_by_kid", "_sole_by_alg")
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        """Take *keys*; `ValueError` without any, and where algorithm and `kid` do not tell two apart."""
-        self._by_kid, self._sole = index(keys)
+        """Take *keys*; `ValueError` without any, and for two with the same algorithm and `kid`."""
+        self._by_kid, self._sole_by_alg = index_keys(keys)
         if not self._by_kid:
             raise ValueError(
                 "no key to verify tokens with: set auth.secret, auth.public_key or auth.jwks_url"
@@ -81,20 +81,20 @@ class StaticKeys:
 
     def find(self, kid: str | None, alg: str) -> Key | None:
         """Return the key for *kid* and *alg*; a lone key without a `kid` serves any `kid` of a token."""
-        return self._by_kid.get((kid, alg)) or serving(self._sole.get(alg), kid)
+        return self._by_kid.get((kid, alg)) or sole_key_for(self._sole_by_alg.get(alg), kid)
 
     async def resolve(self, kid: str | None, alg: str) -> Key:
-        """Return the key for *kid* and *alg*, at once; `TokenError` where there is none."""
+        """Return the key for *kid* and *alg* without waiting; `TokenError` where there is none."""
         found = self.find(kid, alg)
         if found is None:
-            raise no_key(kid, alg)
+            raise no_key_error(kid, alg)
         return found
 
 
 KeyIndex = tuple[dict[tuple[str | None, str], Key], dict[str, Key]]
 
 
-def index(keys: Iterable[Key]) -> KeyIndex:
+def index_keys(keys: Iterable[Key]) -> KeyIndex:
     """Return *keys* by (`kid`, algorithm), and those that are the only one of their algorithm by it alone."""
     by_kid: dict[tuple[str | None, str], Key] = {}
     for key in keys:
@@ -104,16 +104,16 @@ def index(keys: Iterable[Key]) -> KeyIndex:
     return by_kid, {alg: key for (_, alg), key in by_kid.items() if algs.count(alg) == 1}
 
 
-def serving(sole: Key | None, kid: str | None) -> Key | None:
-    """Return *sole*, the only key of its algorithm, unless a token's *kid* names another one."""
+def sole_key_for(sole: Key | None, kid: str | None) -> Key | None:
+    """Return *sole*, the only key of its algorithm, unless a token's *kid* is that of another key."""
     return sole if sole is not None and (kid is None or sole.kid is None) else None
 
 
-def no_key(kid: str | None, alg: str) -> TokenError:
-    """Return the error for a token whose *kid* and *alg* no key has."""
-    named = f"kid {kid[:64]!r}" if kid is not None else "no kid"
+def no_key_error(kid: str | None, alg: str) -> TokenError:
+    """Return the error for a token with a *kid* and *alg* that no key has."""
+    declared = f"kid {kid[:64]!r}" if kid is not None else "no kid"
     return TokenError(
-        f"no key for a token with alg {alg!r} and {named}; sign with a configured key and name it"
+        f"no key for a token with alg {alg!r} and {declared}; sign with a configured key and name it"
     )
 
 
@@ -123,9 +123,9 @@ def secret_keys(secret: str, *, algorithm: Algorithm | None = None) -> tuple[Key
     `ValueError` where it is shorter than 16 bytes, or a public key: anyone could sign with that.
     """
     material = secret.encode()
-    if len(material) < SECRET_SIZE:
+    if len(material) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"auth.secret has {len(material)} bytes, expected at least {SECRET_SIZE}: "
+            f"auth.secret has {len(material)} bytes, expected at least {MIN_SECRET_BYTES}: "
             "make one with `openssl rand -hex 32`"
         )
     if b"-----BEGIN" in material:
@@ -144,7 +144,7 @@ def secret_keys(secret: str, *, algorithm: Algorithm | None = None) -> tuple[Key
 def public_key(pem: str, *, algorithm: Algorithm | None = None, kid: str | None = None) -> Key:
     """Return the key of a *pem* with a public key or a certificate: RS256, ES256 or EdDSA, as its type says.
 
-    `ValueError` where it is none of these, a private key, which has no business here, or not for *algorithm*.
+    `ValueError` for any other key, for a private key, and for one that is not for *algorithm*.
     """
     if "PRIVATE KEY" in pem:
         raise ValueError(
@@ -172,8 +172,8 @@ def private_key(pem: str, *, kid: str | None = None) -> Key:
 def jwk_key(jwk: Mapping[str, Any]) -> Key:
     """Return the public key of one member of a JWKS (RFC 7517), for the algorithm of its type.
 
-    `ValueError` where it is no key for signatures with RS256, ES256 or EdDSA. Symmetric keys are refused:
-    what is published to everyone is no secret.
+    `ValueError` where it is not a key for signatures with RS256, ES256 or EdDSA. Symmetric keys are rejected:
+    a JWKS is public, and its keys are no secrets.
     """
     members = _JWK_MEMBERS.get(str(jwk.get("kty")))
     if members is None:
@@ -185,7 +185,7 @@ def jwk_key(jwk: Mapping[str, Any]) -> Key:
     if kid is not None and not isinstance(kid, str):
         raise ValueError("its kid is not a string")
     public = {name: jwk[name] for name in ("kty", *members) if name in jwk}
-    return _key(_imported(public, _KEY_TYPES[public["kty"]]), kid=kid, named=jwk.get("alg"))
+    return _checked_key(_import_key(public, _KEY_TYPES[public["kty"]]), kid=kid, declared=jwk.get("alg"))
 
 
 _KEY_TYPES: Final[dict[str, type[RSAKey | ECKey | OKPKey]]] = {
@@ -201,7 +201,7 @@ def _pem_key(pem: str, source: str, algorithm: Algorithm | None, kid: str | None
         raise ValueError(f"{source} holds no PEM, expected text that begins with -----BEGIN")
     for key_type in _KEY_TYPES.values():
         try:
-            return _key(_imported(pem, key_type), kid=kid, named=algorithm)
+            return _checked_key(_import_key(pem, key_type), kid=kid, declared=algorithm)
         except InvalidKeyTypeError:
             continue
         except ValueError as error:
@@ -209,10 +209,10 @@ def _pem_key(pem: str, source: str, algorithm: Algorithm | None, kid: str | None
     raise ValueError(f"{source}: expected the PEM of an RSA, EC or Ed25519 key")
 
 
-def _imported(source: str | dict[str, Any], key_type: type[RSAKey | ECKey | OKPKey]) -> Jwk:
-    """Return *source* as a *key_type*; `InvalidKeyTypeError` if it is another, `ValueError` if broken."""
+def _import_key(source: str | dict[str, Any], key_type: type[RSAKey | ECKey | OKPKey]) -> Jwk:
+    """Return *source* as a *key_type*; `InvalidKeyTypeError` for another type, `ValueError` if malformed."""
     with warnings.catch_warnings():
-        # What is too weak is refused by `_key`, not warned of.
+        # Weak keys are rejected by `_checked_key`; a warning is not needed.
         warnings.simplefilter("ignore", SecurityWarning)
         try:
             return key_type.import_key(source)
@@ -222,18 +222,18 @@ def _imported(source: str | dict[str, Any], key_type: type[RSAKey | ECKey | OKPK
             raise ValueError(f"no legible key ({type(error).__name__})") from None
 
 
-def _key(jwk: Jwk, *, kid: str | None, named: object) -> Key:
-    natural = _natural_algorithm(jwk)
-    if named is not None and named != natural:
-        raise ValueError(f"an {jwk.key_type} key like this one is for {natural}, not {named}")
-    return Key(natural, jwk, kid)
+def _checked_key(jwk: Jwk, *, kid: str | None, declared: object) -> Key:
+    expected = _algorithm_of(jwk)
+    if declared is not None and declared != expected:
+        raise ValueError(f"an {jwk.key_type} key like this one is for {expected}, not {declared}")
+    return Key(expected, jwk, kid)
 
 
-def _natural_algorithm(jwk: Jwk) -> Algorithm:
+def _algorithm_of(jwk: Jwk) -> Algorithm:
     if isinstance(jwk, RSAKey):
         bits = jwk.public_key.key_size
-        if bits < RSA_BITS:
-            raise ValueError(f"an RSA key of {bits} bits, expected at least {RSA_BITS}")
+        if bits < MIN_RSA_BITS:
+            raise ValueError(f"an RSA key of {bits} bits, expected at least {MIN_RSA_BITS}")
         return "RS256"
     if isinstance(jwk, ECKey) and jwk.curve_name == "P-256":
         return "ES256"

@@ -1,4 +1,4 @@
-"""Whose pages may connect, and from which address a client really comes. Pure: headers in, an answer out."""
+"""Which pages may connect, and which address a client has behind proxies; no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANY = "*"
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
-Site = tuple[str, str, str]
+Origin = tuple[str, str, str]
 
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -26,28 +26,28 @@ def allowed(
 ) -> bool:
     """Return whether a page of *origin* may connect to us, addressed as *host* (both as in their headers).
 
-    Without an Origin there is no page: browsers always send one (RFC 6455 section 4.1), and who is no browser
-    could write any. Otherwise it must be in *allow_list* with its scheme, host and port, or, where that is
-    empty, have the host and port of the Host header. `null` must be listed; `*` lists everything.
+    Without an Origin header the client is no browser: browsers always send one (RFC 6455 section 4.1), and
+    other clients could send any. Otherwise the origin must be in *allow_list* with its scheme, host and port,
+    or, where that is empty, have the host and port of the Host header. `null` must be listed; `*` lists all.
 
-    With *loopback*, the pages of this machine may, from any port, and nobody else who is not listed: whoever
-    makes a name of his own lead to this machine has the same host in both headers (DNS rebinding).
+    With *loopback*, pages of this machine may connect from any port, and others only if listed: after DNS
+    rebinding, an attacker's page has the same host in both headers.
     """
     if origin is None or ANY in allow_list or origin in allow_list:
         return True
-    site = _site(origin)
-    if site is None:
+    page = _parsed_origin(origin)
+    if page is None:
         return False
-    if loopback and site[0] in {"http", "https"} and site[1] in _LOOPBACK:
+    if loopback and page[0] in {"http", "https"} and page[1] in _LOOPBACK:
         return True
     if allow_list or loopback:
-        return site in _sites(allow_list)
-    return host is not None and site[1:] == _addressed(host, site[0])
+        return page in _parsed_origins(allow_list)
+    return host is not None and page[1:] == _parsed_host(host, page[0])
 
 
-def fault(entry: str) -> str | None:
-    """Return what is wrong with an *entry* of the allow list; None where nothing is."""
-    if entry in {ANY, "null"} or _site(entry) is not None:
+def invalid_origin(entry: str) -> str | None:
+    """Return what is wrong with an *entry* of the allow list; None for a valid one."""
+    if entry in {ANY, "null"} or _parsed_origin(entry) is not None:
         return None
     return f"{entry!r} is no origin, expected scheme://host or scheme://host:port, nothing after it"
 
@@ -55,26 +55,26 @@ def fault(entry: str) -> str | None:
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Iterable[Network]) -> str:
     """Return the address of the client behind *peer*, as the proxies among *trusted* report it.
 
-    *forwarded_for* are the values of X-Forwarded-For, in their order. Anyone can write that header, and every
-    proxy appends to it whom it was called by: it is read from its end, only as long as a trusted proxy wrote
-    it. An entry that is no address ends the reading at the last one that was.
+    *forwarded_for* are the values of X-Forwarded-For, in their order. Any client can send that header, and
+    every proxy appends the address of its peer: it is read from its end, as long as a trusted proxy wrote the
+    entry. At an entry that is no address, the last address before it is returned.
     """
     networks = tuple(trusted)
-    address = _address(peer)
+    address = _parsed_address(peer)
     if address is None:
         return peer
     for entry in reversed([entry for value in forwarded_for for entry in value.split(",")]):
         if not any(address in network for network in networks):
             break
-        reported = _address(entry)
+        reported = _parsed_address(entry)
         if reported is None:
             break
         address = reported
     return str(address)
 
 
-def _site(origin: str) -> Site | None:
-    """Return scheme, host and port of an *origin* as RFC 6454 compares them; None where it is none."""
+def _parsed_origin(origin: str) -> Origin | None:
+    """Return scheme, host and port of an *origin* as RFC 6454 compares them; None where it is not valid."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return None
@@ -83,12 +83,12 @@ def _site(origin: str) -> Site | None:
 
 
 @lru_cache(maxsize=8)
-def _sites(allow_list: frozenset[str]) -> frozenset[Site]:
-    return frozenset(site for entry in allow_list if (site := _site(entry)) is not None)
+def _parsed_origins(allow_list: frozenset[str]) -> frozenset[Origin]:
+    return frozenset(page for entry in allow_list if (page := _parsed_origin(entry)) is not None)
 
 
-def _addressed(host: str, scheme: str) -> tuple[str, str] | None:
-    """Return host and port of a Host header for a page of *scheme*, which alone tells if TLS is before us."""
+def _parsed_host(host: str, scheme: str) -> tuple[str, str] | None:
+    """Return host and port of a Host header; its default port is the *scheme*'s, as TLS may end before us."""
     found = _HOST_HEADER.fullmatch(host)
     return None if found is None else (found["host"].lower(), found["port"] or _DEFAULT_PORTS.get(scheme, ""))
 
@@ -96,8 +96,8 @@ def _addressed(host: str, scheme: str) -> tuple[str, str] | None:
 _WITH_PORT = re.compile(r"\[(?P<v6>[^\]]*)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 
 
-def _address(entry: str) -> Address | None:
-    """Return the address in *entry*, which some proxies write with a port; IPv4 where it only wraps that."""
+def _parsed_address(entry: str) -> Address | None:
+    """Return the address in *entry*, which some proxies write with a port; IPv4 for a mapped address."""
     entry = entry.strip()
     with_port = _WITH_PORT.fullmatch(entry)
     try:

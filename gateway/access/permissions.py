@@ -1,4 +1,4 @@
-"""The rules of channels, and who may subscribe, publish and read under them. Pure: no I/O, no clock."""
+"""The rules of channels, and who may subscribe, publish and read under them; no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from gateway.errors import Rejection
 from protocol.channels import namespace_of, personal_user
 from protocol.errors import ClientFault, ErrorCode
 
-Audience = Literal["anyone", "authenticated", "token", "nobody"]
-PublishAudience = Literal["nobody", "subscribers", "authenticated", "anyone"]
+SubscribeRule = Literal["anyone", "authenticated", "token", "nobody"]
+PublishRule = Literal["nobody", "subscribers", "authenticated", "anyone"]
 OnSlow = Literal["catch_up", "conflate", "drop_oldest", "disconnect"]
 
-DEFAULT = "default"
-"""The namespace of channels that belong to no other one (PROTOCOL section 3)."""
+DEFAULT_NAMESPACE = "default"
+"""The namespace of channels that belong to no other one (docs/configuration.md#channels)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelRules:
-    """What a namespace allows and keeps; `history_ttl` in seconds."""
+    """What clients may do in the channels of a namespace, and what is kept; `history_ttl` in seconds."""
 
     namespace: str
-    subscribe: Audience = "authenticated"
-    publish: PublishAudience = "nobody"
+    subscribe: SubscribeRule = "authenticated"
+    publish: PublishRule = "nobody"
     history: int = 0
     history_ttl: float = 300.0
     presence: bool = False
@@ -34,7 +34,7 @@ class ChannelRules:
 
     @property
     def effective_on_slow(self) -> OnSlow:
-        """What really happens to a slow subscriber: without history there is nothing to catch up from."""
+        """The policy for slow subscribers: `catch_up` needs history, and is `drop_oldest` without it."""
         return "drop_oldest" if self.on_slow == "catch_up" and not self.history else self.on_slow
 
 
@@ -55,10 +55,12 @@ class Namespaces:
 
     def __init__(self, rules: Mapping[str, ChannelRules], *, strict: bool = False) -> None:
         """Take the *rules* of each namespace; `ValueError` where those of `default` are missing."""
-        if DEFAULT not in rules:
-            raise ValueError(f"no rules for the namespace {DEFAULT!r}: every other one falls back on them")
+        if DEFAULT_NAMESPACE not in rules:
+            raise ValueError(
+                f"no rules for the namespace {DEFAULT_NAMESPACE!r}: every other one falls back on them"
+            )
         self._rules = dict(rules)
-        self._default = self._rules[DEFAULT]
+        self._default = self._rules[DEFAULT_NAMESPACE]
         self._strict = strict
 
     def __repr__(self) -> str:
@@ -88,25 +90,25 @@ def may_subscribe(
     channel_token: ChannelToken | None,
     granted: Collection[str],
 ) -> Rejection | None:
-    """Return None where *user* may subscribe to *channel* of its own accord, else why not.
+    """Return None where *user* may subscribe to *channel* by a command, else the rejection.
 
     *user* is empty for an anonymous connection, *channel_token* is verified already, *granted* are the
-    `channels` of the connection's token. A token for another user or channel counts as none. What the server
-    subscribes to is not asked about here: `nobody` refuses everything else.
+    `channels` of the connection's token. A token for another user or channel counts as none. Subscriptions
+    that the server makes are not checked here: they are the only ones that `nobody` admits.
     """
     owner = personal_user(channel)
     if owner is not None:
-        return None if owner == user else _not_the_owner(channel)
+        return None if owner == user else _not_the_user(channel)
     rule = rules.subscribe
     if rule == "anyone" or (rule == "authenticated" and user):
         return None
-    if rule != "nobody" and (channel in granted or _opens(channel_token, user, channel)):
+    if rule != "nobody" and (channel in granted or _token_allows(channel_token, user, channel)):
         return None
     return _forbidden(rules, "subscribe", channel, _SUBSCRIBE_REMEDY[rule])
 
 
 def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Rejection | None:
-    """Return None where *user* may publish under *rules*, else why not, naming *channel*."""
+    """Return None where *user* may publish under *rules*, else the rejection, which names *channel*."""
     owner = personal_user(channel)
     if owner is not None and owner != user:
         return Rejection(
@@ -120,32 +122,32 @@ def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: st
 
 
 def may_read(rules: ChannelRules, *, subscribed: bool, channel: str = "") -> Rejection | None:
-    """Return None where history and presence may be read, which is for subscribers, else why not."""
+    """Return None where history and presence may be read, which takes a subscription, else the rejection."""
     if subscribed:
         return None
     return Rejection(
         ErrorCode.NOT_SUBSCRIBED,
-        f"{_name(rules, channel)}: only its subscribers read history and presence; subscribe first",
+        f"{_described(rules, channel)}: only its subscribers read history and presence; subscribe first",
     )
 
 
-_SUBSCRIBE_REMEDY: dict[Audience, str] = {
+_SUBSCRIBE_REMEDY: dict[SubscribeRule, str] = {
     "nobody": "only the server subscribes clients here",
     "token": "send a channel token for this user and channel in `subscribe`",
     "authenticated": "connect with a token",
 }
-_PUBLISH_REMEDY: dict[PublishAudience, str] = {
+_PUBLISH_REMEDY: dict[PublishRule, str] = {
     "nobody": "publish through the push API",
     "subscribers": "subscribe first",
     "authenticated": "connect with a token",
 }
 
 
-def _opens(token: ChannelToken | None, user: str, channel: str) -> bool:
+def _token_allows(token: ChannelToken | None, user: str, channel: str) -> bool:
     return token is not None and token.channel == channel and token.user == user
 
 
-def _not_the_owner(channel: str) -> Rejection:
+def _not_the_user(channel: str) -> Rejection:
     return Rejection(
         ErrorCode.PERMISSION_DENIED,
         f"channel {channel!r} is personal: only its own user follows it, from connect on",
@@ -156,10 +158,12 @@ def _forbidden(
     rules: ChannelRules, key: Literal["subscribe", "publish"], channel: str, remedy: str
 ) -> Rejection:
     rule = getattr(rules, key)
-    return Rejection(ErrorCode.PERMISSION_DENIED, f'{_name(rules, channel)} has {key} = "{rule}": {remedy}')
+    return Rejection(
+        ErrorCode.PERMISSION_DENIED, f'{_described(rules, channel)} has {key} = "{rule}": {remedy}'
+    )
 
 
-def _name(rules: ChannelRules, channel: str) -> str:
+def _described(rules: ChannelRules, channel: str) -> str:
     return (
         f"channel {channel!r} of namespace {rules.namespace!r}"
         if channel

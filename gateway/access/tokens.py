@@ -1,4 +1,4 @@
-"""Tokens in, identities out: JSON Web Tokens (RFC 7519), signed, verified as RFC 8725 advises."""
+"""Signed JSON Web Tokens (RFC 7519), verified as RFC 8725 recommends, and minted."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ __all__ = ["ChannelToken", "Identity", "KeysUnavailable", "TokenError", "Verifie
 
 
 class _Registry(jws.JWSRegistry):
-    """Our algorithms and no others. The sizes only have to admit what a whole token's bound does."""
+    """The algorithms that are accepted. The sizes must admit every part of the largest accepted token."""
 
     max_header_length = limits.TOKEN_SIZE
     max_payload_length = limits.TOKEN_SIZE
     max_signature_length = limits.TOKEN_SIZE
 
     def get_alg(self, name: str) -> Any:
-        """Return the algorithm *name*, without the warning that EdDSA has another name in RFC 9864."""
+        """Return the algorithm *name*, without joserfc's warning that RFC 9864 renames EdDSA."""
         if name not in ALGORITHMS:
             raise UnsupportedAlgorithmError(f"{name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
         return self.algorithms[name]
 
 
-# Header parameters that we do not know must be ignored unless `crit` names them (RFC 7515 section 4).
+# Unknown header parameters must be ignored unless `crit` names them (RFC 7515 section 4).
 _REGISTRY: Final = _Registry(strict_check_header=False)
 
 
 class Verifier:
-    """Turns tokens into identities. Signature first, then the claims; errors never show the token."""
+    """Verifies tokens: the signature first, then the claims; errors never contain the token."""
 
     __slots__ = ("_clock", "_keys", "_rules")
 
@@ -58,10 +58,7 @@ class Verifier:
         leeway: float = defaults.LEEWAY_SECONDS,
         max_ttl: float = defaults.TOKEN_MAX_TTL_SECONDS,
     ) -> None:
-        """Verify with *keys*, and hold the claims against the rest, in seconds; *clock* gives Unix seconds.
-
-        *leeway* allows for an issuer's clock that is ahead of ours; a token's end is never stretched by it.
-        """
+        """Verify signatures with *keys*, and claims as `ClaimRules` says; *clock* returns Unix seconds."""
         self._keys = keys
         self._clock = clock
         self._rules = ClaimRules(audience=audience, issuer=issuer, leeway=leeway, max_ttl=max_ttl)
@@ -70,23 +67,27 @@ class Verifier:
         return f"<Verifier {self._keys!r} audience={self._rules.audience!r} issuer={self._rules.issuer!r}>"
 
     async def identity(self, token: str) -> Identity:
-        """Return who the bearer of a connection token is; `TokenError`, `KeysUnavailable` if nobody can say.
+        """Return the identity in a connection token.
 
-        Suspends only where a key has to be fetched first.
+        Waits only where a key must be fetched first.
+
+        Raises:
+            TokenError: The token is not valid.
+            KeysUnavailable: Its key cannot be fetched now.
         """
         claims = await self._claims(token)
         return identity_of(claims, now=self._clock(), rules=self._rules)
 
     async def channel_token(self, token: str) -> ChannelToken:
-        """Return what a channel token opens, to whom; errors and suspension as `identity`."""
+        """Return the permission in a channel token; waits and raises as `identity` does."""
         claims = await self._claims(token)
         return channel_token_of(claims, now=self._clock(), rules=self._rules)
 
     async def _claims(self, token: str) -> Claims:
-        signed = _parsed(token)
-        alg, kid = _chosen(signed)
+        signed = _parse(token)
+        alg, kid = _algorithm_and_kid(signed)
         key = self._keys.find(kid, alg) or await self._keys.resolve(kid, alg)
-        if not _genuine(signed, key, alg):
+        if not _signature_valid(signed, key, alg):
             raise TokenError("the token's signature does not hold: sign it with the configured key")
         return _payload(signed)
 
@@ -106,7 +107,7 @@ def mint(
 ) -> str:
     """Return a token for *user* that ends *ttl* seconds after *now* (Unix); with *channel*, a channel token.
 
-    `ValueError` for whatever a verifier would refuse, and where *key* cannot sign.
+    `ValueError` for a token that a verifier would reject, and where *key* cannot sign.
     """
     if not key.jwk.is_private:
         raise ValueError(f"a public {key.alg} key cannot sign: mint tokens where the private key is")
@@ -134,7 +135,7 @@ def mint(
     return token
 
 
-def _parsed(token: str) -> jws.CompactSignature:
+def _parse(token: str) -> jws.CompactSignature:
     if len(token) > limits.TOKEN_SIZE:
         raise TokenError(f"the token has {len(token)} characters, expected at most {limits.TOKEN_SIZE}")
     try:
@@ -147,13 +148,13 @@ def _malformed() -> TokenError:
     return TokenError("this is no token: expected a signed JWT in its compact form, header.payload.signature")
 
 
-def _chosen(signed: jws.CompactSignature) -> tuple[str, str | None]:
-    """Return the `alg` and `kid` of the header; `TokenError` where it wants what we do not offer."""
+def _algorithm_and_kid(signed: jws.CompactSignature) -> tuple[str, str | None]:
+    """Return the `alg` and `kid` of the header; `TokenError` for an unknown algorithm or an extension."""
     header: object = signed.headers()
     if not isinstance(header, dict):
         raise _malformed()
     if "crit" in header or "b64" in header:
-        # We understand no extension, so that any critical one must be refused (RFC 7515 section 4.1.11).
+        # No extension is supported, so every critical one must be rejected (RFC 7515 section 4.1.11).
         raise TokenError("the token's header has crit or b64, expected neither: no extensions are understood")
     alg, kid = header.get("alg"), header.get("kid")
     if not isinstance(alg, str) or alg not in ALGORITHMS:
@@ -165,7 +166,7 @@ def _chosen(signed: jws.CompactSignature) -> tuple[str, str | None]:
     return alg, kid
 
 
-def _genuine(signed: jws.CompactSignature, key: Key, alg: str) -> bool:
+def _signature_valid(signed: jws.CompactSignature, key: Key, alg: str) -> bool:
     try:
         return key.alg == alg and jws.validate_compact(signed, key.jwk, registry=_REGISTRY)
     except (JoseError, ValueError):

@@ -7,8 +7,8 @@ import re
 from base64 import b64decode, urlsafe_b64encode
 from urllib.parse import unquote_to_bytes
 
+from gateway.access.claims import USER_SIZE
 from gateway.push.errors import RequestRejected
-from gateway.push.requests import USER_SIZE
 from protocol import channels, fields, limits
 from protocol.errors import ErrorCode
 from protocol.position import MessageId

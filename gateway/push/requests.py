@@ -11,8 +11,6 @@ from protocol.errors import CloseCode
 
 MAX_TARGETS = 1_000
 """Channels, users or commands in one request (docs/push-api.md#many-messages)."""
-USER_SIZE = 128
-"""Characters in a user's name, as in the `sub` of a token (`gateway.access.claims`)."""
 REASON_SIZE = 123
 """Bytes in the reason of a Close frame: 125 in a control frame less the code (RFC 6455 section 5.5)."""
 CONNECTION_ID_SIZE = 128

@@ -7,7 +7,7 @@ import socket
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.access.permissions import DEFAULT, ChannelRules
+from gateway.access.permissions import DEFAULT_NAMESPACE, ChannelRules
 from gateway.settings.sections import (
     Auth,
     Broker,
@@ -78,5 +78,5 @@ class Settings(BaseSettings):
         """
         base = self.channels.default
         rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
-        rules[DEFAULT] = base.over(OPEN) if self.opened else base
+        rules[DEFAULT_NAMESPACE] = base.over(OPEN) if self.opened else base
         return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}

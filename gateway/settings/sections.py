@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from gateway import defaults
 from gateway.access import keys
-from gateway.access.permissions import Audience, ChannelRules, OnSlow, PublishAudience
+from gateway.access.permissions import ChannelRules, OnSlow, PublishRule, SubscribeRule
 from gateway.settings import units
 from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
 from protocol import limits
@@ -160,8 +160,8 @@ _RULES = ChannelRules(namespace="default")
 class Namespace(Section):
     """The rules of the channels of one namespace."""
 
-    subscribe: Audience = _RULES.subscribe
-    publish: PublishAudience = _RULES.publish
+    subscribe: SubscribeRule = _RULES.subscribe
+    publish: PublishRule = _RULES.publish
     history: Count = _RULES.history
     history_ttl: Period = _RULES.history_ttl
     presence: bool = _RULES.presence

@@ -82,7 +82,7 @@ def network(value: object) -> object:
 
 def origin(value: str) -> str:
     """Return *value* where a page may have that origin (RFC 6454 section 6.2), or it is `*`."""
-    if origins.fault(value) or "*" in value[1:]:
+    if origins.invalid_origin(value) or "*" in value[1:]:
         raise unfit("not an origin", 'write "https://app.example.com", without a path, or "*" alone for any')
     return value
 

@@ -34,7 +34,7 @@ def verifier(*keys: Key, audience: str | None = None, issuer: str | None = None,
     )
 
 
-def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
     """Return the result of *coroutine*, which must not wait for anything."""
     try:
         coroutine.send(None)
@@ -42,7 +42,7 @@ def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = done.value
         return result
     coroutine.close()
-    pytest.fail("it waited for something")
+    pytest.fail("the coroutine waits for something")
 
 
 def encoded(part: bytes | object) -> str:
@@ -67,7 +67,7 @@ def token(**changed: Any) -> str:
     return forged({"alg": "HS256"}, claims(**changed))
 
 
-def refused(attempt: Coroutine[Any, Any, object]) -> TokenError:
+def rejected(attempt: Coroutine[Any, Any, object]) -> TokenError:
     with pytest.raises(TokenError) as error:
-        at_once(attempt)
+        run_without_waiting(attempt)
     return error.value

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.access.signing import NOW, at_once, refused, token, verifier
+from tests.gateway.access.signing import NOW, rejected, run_without_waiting, token, verifier
 
 # A thousand and one of the shortest: a token is too small for long ones.
 NAMES = [f"{n:x}" for n in range(1_001)]
@@ -40,8 +40,8 @@ def _nested(levels: int) -> object:
         {"unknown": {"claims": "are ignored"}},
     ],
 )
-def test_claims_within_their_bounds(changed: dict[str, Any]) -> None:
-    at_once(verifier().identity(token(**changed)))
+def test_claims_within_their_limits_are_accepted(changed: dict[str, Any]) -> None:
+    run_without_waiting(verifier().identity(token(**changed)))
 
 
 @pytest.mark.parametrize(
@@ -61,60 +61,60 @@ def test_claims_within_their_bounds(changed: dict[str, Any]) -> None:
         ("channel", ["chat:1", "", 7, False]),
     ],
 )
-def test_claims_out_of_their_bounds(claim: str, values: list[Any]) -> None:
+def test_claims_beyond_their_limits_are_rejected(claim: str, values: list[Any]) -> None:
     for value in values:
-        error = refused(verifier().identity(token(**{claim: value})))
+        error = rejected(verifier().identity(token(**{claim: value})))
         assert error.code == "unauthorized"
         assert claim in error.message
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 60, 10**9])
-def test_an_expired_token_says_so_and_leeway_does_not_revive_it(seconds: float) -> None:
-    error = refused(verifier(leeway=3_600.0).identity(token(exp=NOW - seconds)))
+def test_an_expired_token_is_rejected_whatever_the_leeway(seconds: float) -> None:
+    error = rejected(verifier(leeway=3_600.0).identity(token(exp=NOW - seconds)))
     assert error.code == "token_expired"
 
 
-def test_the_longest_life_is_the_configured_one() -> None:
+def test_max_ttl_limits_how_far_ahead_exp_may_lie() -> None:
     strict = verifier(max_ttl=60.0, leeway=0.0)
-    at_once(strict.identity(token(exp=NOW + 60)))
-    assert "at most 60 s ahead" in refused(strict.identity(token(exp=NOW + 61))).message
+    run_without_waiting(strict.identity(token(exp=NOW + 60)))
+    assert "at most 60 s ahead" in rejected(strict.identity(token(exp=NOW + 61))).message
 
 
 @pytest.mark.parametrize("audience", [None, "other", ["other"], [], 7, "fanwa", ["fanway2"], {"fanway": 1}])
-def test_the_audience_is_us(audience: Any) -> None:
-    assert "aud" in refused(verifier(audience="fanway").identity(token(aud=audience))).message
+def test_a_token_for_another_audience_is_rejected(audience: Any) -> None:
+    assert "aud" in rejected(verifier(audience="fanway").identity(token(aud=audience))).message
 
 
 @pytest.mark.parametrize("audience", ["fanway", ["other", "fanway"]])
-def test_we_may_be_one_audience_of_several(audience: Any) -> None:
-    at_once(verifier(audience="fanway").identity(token(aud=audience)))
+def test_the_audience_may_be_one_of_several(audience: Any) -> None:
+    run_without_waiting(verifier(audience="fanway").identity(token(aud=audience)))
 
 
 @pytest.mark.parametrize("issuer", [None, "other", ["us"], "us/", 7])
-def test_the_issuer_is_the_configured_one(issuer: Any) -> None:
-    assert "iss" in refused(verifier(issuer="us").identity(token(iss=issuer))).message
+def test_a_token_of_another_issuer_is_rejected(issuer: Any) -> None:
+    assert "iss" in rejected(verifier(issuer="us").identity(token(iss=issuer))).message
 
 
-def test_a_channel_token_is_no_connection_token_nor_the_reverse() -> None:
-    assert "channel token" in refused(verifier().identity(token(channel="chat:1"))).message
-    assert "connection token" in refused(verifier().channel_token(token())).message
+def test_channel_tokens_and_connection_tokens_are_not_interchangeable() -> None:
+    assert "channel token" in rejected(verifier().identity(token(channel="chat:1"))).message
+    assert "connection token" in rejected(verifier().channel_token(token())).message
 
 
 @pytest.mark.parametrize("channel", ["", "a b", 7, ["chat:1"], "x" * 129, "chat/1", False])
 def test_a_channel_token_names_one_channel(channel: Any) -> None:
-    assert "claim channel" in refused(verifier().channel_token(token(channel=channel))).message
+    assert "claim channel" in rejected(verifier().channel_token(token(channel=channel))).message
 
 
-def test_a_channel_token_obeys_the_other_rules_too() -> None:
+def test_the_other_claims_of_a_channel_token_are_checked_too() -> None:
     strict = verifier(audience="fanway")
     good = {"channel": "chat:1", "aud": "fanway"}
-    at_once(strict.channel_token(token(**good)))
+    run_without_waiting(strict.channel_token(token(**good)))
     for wrong in ({"aud": "other"}, {"sub": ""}, {"exp": None}, {"nbf": NOW + 60}, {"info": "x" * 5_000}):
-        refused(strict.channel_token(token(**{**good, **wrong})))
-    assert refused(strict.channel_token(token(**good, exp=NOW))).code == "token_expired"
+        rejected(strict.channel_token(token(**{**good, **wrong})))
+    assert rejected(strict.channel_token(token(**good, exp=NOW))).code == "token_expired"
 
 
-def test_what_an_error_shows_of_a_claim_is_short_and_escaped() -> None:
-    message = refused(verifier().identity(token(sub="\x1b[31m" + "x" * 2_000))).message
+def test_an_error_shows_a_claim_short_and_escaped() -> None:
+    message = rejected(verifier().identity(token(sub="\x1b[31m" + "x" * 2_000))).message
     assert "\x1b" not in message
     assert len(message) < 300

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from gateway.access.jwks import RESPONSE_SIZE, Jwks
+from gateway.access.jwks import MAX_RESPONSE_BYTES, Jwks
 from gateway.access.keys import Key, KeysUnavailable, TokenError
 from gateway.access.tokens import Verifier, mint
 from gateway.clock import FakeClock
@@ -99,7 +99,7 @@ async def started(server: Server, **options: Any) -> AsyncIterator[Jwks]:
         await jwks.close()
 
 
-async def refusal(attempt: Awaitable[object]) -> TokenError | KeysUnavailable:
+async def rejection(attempt: Awaitable[object]) -> TokenError | KeysUnavailable:
     with pytest.raises((TokenError, KeysUnavailable)) as error:
         await attempt
     assert isinstance(error.value, TokenError | KeysUnavailable)
@@ -112,7 +112,7 @@ async def test_tokens_are_verified_with_the_keys_of_the_url(server: Server) -> N
         verifier = Verifier(jwks, audience=None, issuer=None, clock=FakeClock())
         for kid, key in (("one", ONE), ("two", TWO)):
             assert (await verifier.identity(minted(key, kid=kid))).user == "ann"
-        assert (await refusal(verifier.identity(minted(ONE, kid="two")))).code == "unauthorized"
+        assert (await rejection(verifier.identity(minted(ONE, kid="two")))).code == "unauthorized"
         assert [jwks.find(kid, alg) is not None for kid, alg in (("rsa", "RS256"), ("ed", "EdDSA"))] == [
             True,
             True,
@@ -121,7 +121,7 @@ async def test_tokens_are_verified_with_the_keys_of_the_url(server: Server) -> N
         assert server.requests == 1
 
 
-async def test_who_comes_before_the_keys_waits_for_them(server: Server) -> None:
+async def test_a_token_that_arrives_before_the_keys_waits_for_them(server: Server) -> None:
     server.may_answer.clear()
     async with started(server) as jwks:
         assert jwks.find("one", "ES256") is None
@@ -133,16 +133,16 @@ async def test_who_comes_before_the_keys_waits_for_them(server: Server) -> None:
         assert server.requests == 1
 
 
-async def test_a_key_that_is_here_is_found_without_waiting(server: Server) -> None:
+async def test_a_known_key_is_found_without_waiting(server: Server) -> None:
     async with started(server) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         verifier = Verifier(jwks, audience=None, issuer=None, clock=FakeClock())
         with pytest.raises(StopIteration) as done:
             verifier.identity(minted(ONE, kid="one")).send(None)
         assert done.value.value.user == "ann"
 
 
-async def test_a_key_may_be_waited_for_outside_of_any_task(server: Server) -> None:
+async def test_a_key_can_be_waited_for_outside_a_task(server: Server) -> None:
     """Commands start eagerly: what they do before their first wait belongs to no task."""
     server.may_answer.clear()
     tasks = Tasks(on_error=lambda error: pytest.fail(repr(error)))
@@ -162,27 +162,27 @@ async def test_a_key_may_be_waited_for_outside_of_any_task(server: Server) -> No
     await tasks.close()
 
 
-async def test_an_unknown_kid_brings_the_new_keys(server: Server) -> None:
+async def test_an_unknown_kid_starts_a_fetch(server: Server) -> None:
     async with started(server, clock=FakeClock()) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         server.serve(jwks_of(TWO))
         assert (await jwks.resolve("two", "ES256")).kid == "two"
         assert jwks.find("one", "ES256") is None
         assert server.requests == 2
 
 
-async def test_made_up_kids_cause_one_fetch_in_half_a_minute(server: Server) -> None:
+async def test_invented_kids_cause_one_fetch_in_half_a_minute(server: Server) -> None:
     clock = FakeClock()
     async with started(server, clock=clock) as jwks:
-        assert await jwks.fetched()
-        assert (await refusal(jwks.resolve("made up", "ES256"))).code == "unauthorized"
+        assert await jwks.wait_for_fetch()
+        assert (await rejection(jwks.resolve("made up", "ES256"))).code == "unauthorized"
         for n in range(50):
             # What nobody has looked for yet may be there: only the next fetch will tell.
-            error = await refusal(jwks.resolve(f"made up {n}", "ES256"))
+            error = await rejection(jwks.resolve(f"made up {n}", "ES256"))
             assert (error.code, error.retry_after_ms) == ("unavailable", 30_000)
         assert server.requests == 2
         clock.advance(29.9)
-        assert (await refusal(jwks.resolve("made up", "ES256"))).retry_after_ms == 1_000
+        assert (await rejection(jwks.resolve("made up", "ES256"))).retry_after_ms == 1_000
         assert server.requests == 2
         clock.advance(0.1)
         server.serve(jwks_of(TWO))
@@ -190,38 +190,38 @@ async def test_made_up_kids_cause_one_fetch_in_half_a_minute(server: Server) -> 
         assert server.requests == 3
 
 
-async def test_a_key_that_is_newer_than_the_last_fetch_is_worth_another_try(server: Server) -> None:
+async def test_a_key_newer_than_the_last_fetch_is_answered_with_a_retry_time(server: Server) -> None:
     clock = FakeClock()
     async with started(server, clock=clock) as jwks:
         verifier = Verifier(jwks, audience=None, issuer=None, clock=FakeClock())
-        assert await jwks.fetched()
-        await refusal(jwks.resolve("made up", "ES256"))
+        assert await jwks.wait_for_fetch()
+        await rejection(jwks.resolve("made up", "ES256"))
         server.serve(jwks_of(ONE, TWO))
         clock.advance(10.0)
-        error = await refusal(verifier.identity(minted(TWO, kid="two")))
+        error = await rejection(verifier.identity(minted(TWO, kid="two")))
         assert (error.code, error.retry_after_ms) == ("unavailable", 20_000)
         clock.advance(20.0)
         assert (await verifier.identity(minted(TWO, kid="two"))).user == "ann"
 
 
-async def test_a_key_that_was_withdrawn_is_not_looked_for_again(server: Server) -> None:
+async def test_a_withdrawn_key_starts_no_fetch(server: Server) -> None:
     async with started(server, clock=FakeClock()) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         server.serve(jwks_of(TWO))
         assert (await jwks.resolve("two", "ES256")).kid == "two"
-        assert (await refusal(jwks.resolve("one", "ES256"))).code == "unauthorized"
+        assert (await rejection(jwks.resolve("one", "ES256"))).code == "unauthorized"
         assert server.requests == 2
 
 
-async def test_made_up_kids_that_come_together_share_a_fetch(server: Server) -> None:
+async def test_concurrent_invented_kids_share_one_fetch(server: Server) -> None:
     async with started(server, clock=FakeClock()) as jwks:
-        assert await jwks.fetched()
-        attempts = [refusal(jwks.resolve(f"made up {n}", "ES256")) for n in range(50)]
+        assert await jwks.wait_for_fetch()
+        attempts = [rejection(jwks.resolve(f"made up {n}", "ES256")) for n in range(50)]
         assert {error.code for error in await asyncio.gather(*attempts)} == {"unauthorized"}
         assert server.requests == 2
 
 
-async def test_a_waiter_that_gives_up_leaves_the_others_waiting(server: Server) -> None:
+async def test_a_cancelled_waiter_leaves_the_others_waiting(server: Server) -> None:
     server.may_answer.clear()
     async with started(server) as jwks:
         one, other = (asyncio.ensure_future(jwks.resolve("one", "ES256")) for _ in range(2))
@@ -232,17 +232,17 @@ async def test_a_waiter_that_gives_up_leaves_the_others_waiting(server: Server) 
         assert (await other).kid == "one"
 
 
-async def test_no_secret_comes_from_a_url(server: Server) -> None:
+async def test_symmetric_keys_of_a_url_are_ignored(server: Server) -> None:
     secret = OctKey.generate_key(256).as_dict() | {"kid": "one", "alg": "HS256"}
     server.serve(json.dumps({"keys": [secret, ONE.as_dict(private=False)]}).encode())
     async with started(server) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         for alg in ("HS256", "HS384", "HS512"):
-            assert (await refusal(jwks.resolve("one", alg))).code == "unauthorized"
+            assert (await rejection(jwks.resolve("one", alg))).code == "unauthorized"
         assert server.requests == 1
 
 
-async def test_keys_that_nobody_can_use_do_not_spoil_the_others(server: Server) -> None:
+async def test_unusable_keys_are_ignored(server: Server) -> None:
     keys: list[Any] = [
         7,
         {},
@@ -261,14 +261,14 @@ async def test_keys_that_nobody_can_use_do_not_spoil_the_others(server: Server) 
         assert jwks.statistics()["keys"] == 1
 
 
-async def test_a_token_without_a_kid_means_the_only_key_of_its_kind(server: Server) -> None:
+async def test_a_token_without_a_kid_selects_the_only_key_of_its_algorithm(server: Server) -> None:
     server.serve(jwks_of(ONE, RSA))
     clock = FakeClock()
     async with started(server, clock=clock) as jwks:
         assert (await jwks.resolve(None, "ES256")).kid == "one"
         server.serve(jwks_of(ONE, TWO))
         assert (await jwks.resolve("two", "ES256")).kid == "two"
-        assert "no kid" in (await refusal(jwks.resolve(None, "ES256"))).message
+        assert "no kid" in (await rejection(jwks.resolve(None, "ES256"))).message
 
 
 FAILURES: dict[str, dict[str, Any]] = {
@@ -280,7 +280,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "no list": {"body": b'{"keys":{}}'},
     "no keys": {"body": b'{"keys":[]}'},
     "no end": {"body": b"[" * 100_000},
-    "no bound": {"body": jwks_of(TWO)[:-1] + b" " * RESPONSE_SIZE + b"}"},
+    "no bound": {"body": jwks_of(TWO)[:-1] + b" " * MAX_RESPONSE_BYTES + b"}"},
     "compressed": {"body": gzip.compress(jwks_of(TWO)), "header": "Content-Encoding: gzip"},
     "no HTTP": {"body": b"", "status": "nonsense"},
 }
@@ -290,9 +290,9 @@ FAILURES: dict[str, dict[str, Any]] = {
 async def test_a_failed_fetch_keeps_the_old_keys(server: Server, failure: str) -> None:
     clock = FakeClock()
     async with started(server, clock=clock) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         server.serve(**FAILURES[failure])
-        error = await refusal(jwks.resolve("two", "ES256"))
+        error = await rejection(jwks.resolve("two", "ES256"))
         assert isinstance(error, KeysUnavailable)
         assert server.requests == 2
         assert (await jwks.resolve("one", "ES256")).kid == "one"
@@ -303,65 +303,65 @@ async def test_a_failed_fetch_keeps_the_old_keys(server: Server, failure: str) -
         assert counts["age"] == 86_400.0
 
 
-async def test_without_any_keys_clients_are_asked_to_come_again(
+async def test_without_any_keys_clients_get_a_retry_time(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.serve(b"", status="503 Service Unavailable")
     async with started(server, clock=FakeClock()) as jwks:
-        error = await refusal(jwks.resolve("one", "ES256"))
+        error = await rejection(jwks.resolve("one", "ES256"))
         assert isinstance(error, KeysUnavailable)
         assert (error.code, error.retry_after_ms) == ("unavailable", 1_000)
         assert "503" in repr(jwks)
         assert f"keys of {server.url} not fetched: status 503" in caplog.text
 
 
-async def test_a_failed_fetch_is_tried_again_until_it_succeeds(server: Server) -> None:
+async def test_a_failed_fetch_is_repeated_until_it_succeeds(server: Server) -> None:
     server.serve(b"", status="503 Service Unavailable")
     async with started(server, retry=0.001) as jwks:
         while server.requests < 8:
-            assert not await jwks.fetched()
+            assert not await jwks.wait_for_fetch()
         server.serve(jwks_of(ONE))
-        while not await jwks.fetched():
+        while not await jwks.wait_for_fetch():
             pass
         assert jwks.find("one", "ES256") is not None
         assert jwks.statistics()["failures_in_a_row"] == 0
 
 
-async def test_keys_are_fetched_anew_before_they_grow_old(server: Server) -> None:
+async def test_keys_are_fetched_again_after_max_age(server: Server) -> None:
     async with started(server, max_age=0.01) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         server.serve(jwks_of(TWO))
         while jwks.find("two", "ES256") is None:
-            assert await jwks.fetched()
+            assert await jwks.wait_for_fetch()
         assert jwks.find("one", "ES256") is None
 
 
-async def test_a_server_that_does_not_answer_is_given_up(server: Server) -> None:
+async def test_a_fetch_without_an_answer_times_out(server: Server) -> None:
     server.may_answer.clear()
     async with started(server, timeout=0.05) as jwks:
-        assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
+        assert isinstance(await rejection(jwks.resolve("one", "ES256")), KeysUnavailable)
         server.may_answer.set()
 
 
-async def test_a_server_that_answers_drop_by_drop_is_given_up(server: Server) -> None:
+async def test_a_fetch_with_a_slow_answer_times_out(server: Server) -> None:
     server.drop_seconds = 0.005
     async with started(server, timeout=0.1) as jwks:
-        assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
+        assert isinstance(await rejection(jwks.resolve("one", "ES256")), KeysUnavailable)
         assert jwks.statistics()["failures"] == 1
 
 
-async def test_a_proxy_is_not_asked_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_proxy_is_used_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with started(server) as jwks:
         assert (await jwks.resolve("one", "ES256")).kid == "one"
 
 
-async def test_a_server_that_is_not_there_is_no_disaster(server: Server) -> None:
+async def test_a_missing_server_is_a_failed_fetch(server: Server) -> None:
     async with started(server) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
     async with started(server_gone(server)) as jwks:
-        assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
+        assert isinstance(await rejection(jwks.resolve("one", "ES256")), KeysUnavailable)
 
 
 def server_gone(server: Server) -> Server:
@@ -370,37 +370,37 @@ def server_gone(server: Server) -> Server:
     return server
 
 
-async def test_closing_releases_those_who_wait(server: Server) -> None:
+async def test_close_wakes_waiters(server: Server) -> None:
     server.may_answer.clear()
     jwks = Jwks(server.url)
     jwks.start()
-    waiting = asyncio.ensure_future(refusal(jwks.resolve("one", "ES256")))
+    waiting = asyncio.ensure_future(rejection(jwks.resolve("one", "ES256")))
     await server.asked.wait()
     await jwks.close()
     assert isinstance(await waiting, KeysUnavailable)
-    assert isinstance(await refusal(jwks.resolve("one", "ES256")), KeysUnavailable)
-    assert not await jwks.fetched()
+    assert isinstance(await rejection(jwks.resolve("one", "ES256")), KeysUnavailable)
+    assert not await jwks.wait_for_fetch()
     await jwks.close()
 
 
-async def test_closing_keeps_the_keys_but_learns_no_more(server: Server) -> None:
+async def test_close_keeps_the_keys_and_ends_fetching(server: Server) -> None:
     async with started(server) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
     assert (await jwks.resolve("one", "ES256")).kid == "one"
-    assert isinstance(await refusal(jwks.resolve("two", "ES256")), KeysUnavailable)
+    assert isinstance(await rejection(jwks.resolve("two", "ES256")), KeysUnavailable)
     assert server.requests == 1
 
 
-async def test_before_the_start_nothing_is_known(server: Server) -> None:
+async def test_before_start_no_key_is_known(server: Server) -> None:
     jwks = Jwks(server.url)
-    error = await refusal(jwks.resolve("one", "ES256"))
+    error = await rejection(jwks.resolve("one", "ES256"))
     assert isinstance(error, KeysUnavailable)
     assert server.requests == 0
 
 
-async def test_the_request_is_one_for_keys(server: Server) -> None:
+async def test_the_request_accepts_a_jwks_and_no_compression(server: Server) -> None:
     async with started(server) as jwks:
-        assert await jwks.fetched()
+        assert await jwks.wait_for_fetch()
         head = server.request.lower()
         assert head.startswith(b"get /jwks http/1.1\r\n")
         assert b"accept-encoding: identity\r\n" in head
@@ -416,7 +416,7 @@ async def test_the_request_is_one_for_keys(server: Server) -> None:
         "http://[::1]:8080/jwks",
     ],
 )
-def test_a_url_that_nobody_can_tamper_with_is_accepted(url: str) -> None:
+def test_https_and_loopback_urls_are_accepted(url: str) -> None:
     assert url in repr(Jwks(url))
 
 
@@ -437,15 +437,15 @@ def test_a_url_that_nobody_can_tamper_with_is_accepted(url: str) -> None:
         "https://id.example.com:port/",
     ],
 )
-def test_any_other_url_is_a_fault(url: str) -> None:
+def test_any_other_url_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"auth\.jwks_url"):
         Jwks(url)
 
 
-async def test_what_a_url_keeps_secret_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_secrets_in_the_url_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     keys = Jwks("http://me:hunter2@127.0.0.1:9/jwks?apikey=topsecret")
     keys.start()
-    assert not await keys.fetched()
+    assert not await keys.wait_for_fetch()
     await keys.close()
     assert "keys of http://127.0.0.1:9/jwks not fetched" in caplog.text
     for text in (caplog.text, repr(keys)):

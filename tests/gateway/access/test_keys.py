@@ -22,22 +22,22 @@ from tests.gateway.access.signing import (
     PRIVATE,
     PUBLIC,
     SECRET,
-    at_once,
     claims,
     forged,
-    refused,
+    rejected,
+    run_without_waiting,
     verifier,
 )
 
 
 @pytest.mark.parametrize("alg", PAIRS)
-def test_a_key_comes_from_a_file(alg: str, tmp_path: Path) -> None:
+def test_a_key_is_read_from_a_file(alg: str, tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_text(PUBLIC[alg])
     assert public_key_file(path).alg == alg
 
 
-def test_a_file_that_holds_no_key_is_named(tmp_path: Path) -> None:
+def test_a_file_without_a_key_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"auth\.public_key_file .*missing\.pem"):
         public_key_file(tmp_path / "missing.pem")
     broken = tmp_path / "broken.pem"
@@ -55,9 +55,7 @@ def test_a_file_that_holds_no_key_is_named(tmp_path: Path) -> None:
         (SECRET, "RS256", "not RS256"),
     ],
 )
-def test_a_secret_that_protects_nothing_is_a_fault(
-    secret: str, algorithm: Algorithm | None, expected: str
-) -> None:
+def test_a_weak_secret_is_an_error(secret: str, algorithm: Algorithm | None, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         secret_keys(secret, algorithm=algorithm)
 
@@ -76,12 +74,12 @@ def test_a_secret_that_protects_nothing_is_a_fault(
         (OKPKey.generate_key("X25519").as_pem(private=False).decode(), None, "nor Ed25519"),
     ],
 )
-def test_a_key_that_cannot_serve_is_a_fault(pem: str, algorithm: Algorithm | None, expected: str) -> None:
+def test_an_unusable_key_is_an_error(pem: str, algorithm: Algorithm | None, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         public_key(pem, algorithm=algorithm)
 
 
-def test_a_short_rsa_key_is_a_fault() -> None:
+def test_a_short_rsa_key_is_an_error() -> None:
     # 1,024 bits, from a published example: making one would warn.
     pem = (
         "-----BEGIN PUBLIC KEY-----\n"
@@ -95,19 +93,22 @@ def test_a_short_rsa_key_is_a_fault() -> None:
         public_key(pem)
 
 
-def test_keys_are_told_apart_by_algorithm_and_kid() -> None:
+def test_keys_are_selected_by_algorithm_and_kid() -> None:
     old, new = (Key("HS256", OctKey.import_key(f"{n} {SECRET}"), kid=n) for n in ("old", "new"))
     both = verifier(old, new, public_key(PUBLIC["RS256"]))
     for key in (old, new):
-        assert at_once(both.identity(mint(key, user="ann", ttl=60, now=NOW))).user == "ann"
+        assert run_without_waiting(both.identity(mint(key, user="ann", ttl=60, now=NOW))).user == "ann"
     for kid in ({}, {"kid": "older"}):
-        refused(both.identity(forged({"alg": "HS256", **kid}, claims(), secret=f"old {SECRET}")))
+        rejected(both.identity(forged({"alg": "HS256", **kid}, claims(), secret=f"old {SECRET}")))
     assert (
-        at_once(both.identity(mint(private_key(PRIVATE["RS256"]), user="ann", ttl=60, now=NOW))).user == "ann"
+        run_without_waiting(
+            both.identity(mint(private_key(PRIVATE["RS256"]), user="ann", ttl=60, now=NOW))
+        ).user
+        == "ann"
     )
 
 
-def test_keys_that_nothing_tells_apart_are_a_fault() -> None:
+def test_two_keys_with_the_same_algorithm_and_kid_are_an_error() -> None:
     with pytest.raises(ValueError, match="two HS256 keys"):
         StaticKeys([*secret_keys(SECRET), *secret_keys(f"{SECRET}!")])
     with pytest.raises(ValueError, match=r"auth\.secret"):
@@ -134,12 +135,12 @@ def test_keys_that_nothing_tells_apart_are_a_fault() -> None:
         {**PAIRS["RS256"].as_dict(private=False), "kid": 7},
     ],
 )
-def test_a_jwk_that_cannot_serve_is_a_fault(jwk: dict[str, Any]) -> None:
+def test_an_unusable_jwk_is_an_error(jwk: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (a row each, in words of its own)
         jwk_key(jwk)
 
 
-def test_keys_do_not_show_what_they_are_made_of() -> None:
+def test_repr_does_not_show_the_key() -> None:
     shown = f"{HS256!r} {StaticKeys([HS256])!r} {verifier()!r}"
     assert "HS256" in shown
     assert SECRET not in shown

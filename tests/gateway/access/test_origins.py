@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from gateway.access.origins import allowed, client_address, fault
+from gateway.access.origins import allowed, client_address, invalid_origin
 
 APP = frozenset({"https://app.example.com", "http://localhost:3000", "capacitor://localhost"})
 NONE: frozenset[str] = frozenset()
@@ -41,7 +41,7 @@ NONE: frozenset[str] = frozenset()
         ("", False),
     ],
 )
-def test_a_listed_origin_is_matched_as_a_whole(origin: str | None, may: bool) -> None:
+def test_a_listed_origin_is_matched_with_scheme_host_and_port(origin: str | None, may: bool) -> None:
     assert allowed(origin, "app.example.com", APP) is may
 
 
@@ -67,13 +67,13 @@ def test_a_listed_origin_is_matched_as_a_whole(origin: str | None, may: bool) ->
         ("*", "app.example.com", False),
     ],
 )
-def test_without_a_list_a_page_connects_to_where_it_came_from(
+def test_without_a_list_a_page_may_connect_to_its_own_host(
     origin: str | None, host: str | None, may: bool
 ) -> None:
     assert allowed(origin, host, NONE) is may
 
 
-def test_null_and_everything_are_allowed_only_where_listed() -> None:
+def test_null_and_any_origin_are_allowed_only_where_listed() -> None:
     assert allowed("null", "a", frozenset({"null"}))
     assert allowed("null", "a", frozenset({"*"}))
     assert allowed("https://evil.com", "a", frozenset({"*", "https://app.example.com"}))
@@ -95,7 +95,7 @@ def test_null_and_everything_are_allowed_only_where_listed() -> None:
         ("null", False),
     ],
 )
-def test_in_development_the_pages_of_this_machine_may(origin: str, may: bool) -> None:
+def test_in_dev_mode_pages_of_this_machine_may_connect(origin: str, may: bool) -> None:
     assert allowed(origin, "127.0.0.1:8000", NONE, loopback=True) is may
     assert not allowed("http://evil.com:8000", "evil.com:8000", NONE, loopback=True)
     assert allowed(origin, "127.0.0.1:8000", frozenset({"https://app.example.com"}), loopback=True) is may
@@ -105,13 +105,13 @@ def test_in_development_the_pages_of_this_machine_may(origin: str, may: bool) ->
 @pytest.mark.parametrize(
     "entry", ["*", "null", "https://app.example.com", "http://localhost:3000", "https://[2001:db8::1]:8443"]
 )
-def test_entries_that_can_match_are_faultless(entry: str) -> None:
-    assert fault(entry) is None
+def test_valid_entries_of_the_list_are_accepted(entry: str) -> None:
+    assert invalid_origin(entry) is None
 
 
 @pytest.mark.parametrize("entry", ["", "app.example.com", "https://app.example.com/", "https://a b", "//a"])
-def test_entries_that_could_never_match_are_faults(entry: str) -> None:
-    assert f"{entry!r} is no origin" in (fault(entry) or "")
+def test_invalid_entries_of_the_list_are_reported(entry: str) -> None:
+    assert f"{entry!r} is no origin" in (invalid_origin(entry) or "")
 
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -155,11 +155,11 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
         ("", ["198.51.100.1"], ""),
     ],
 )
-def test_the_client_is_whom_the_last_trusted_proxy_saw(
+def test_the_client_address_is_the_peer_of_the_last_trusted_proxy(
     peer: str, forwarded_for: list[str], address: str
 ) -> None:
     assert client_address(peer, forwarded_for, PROXIES) == address
 
 
-def test_without_trusted_proxies_the_peer_is_the_client() -> None:
+def test_without_trusted_proxies_the_client_address_is_the_peer() -> None:
     assert client_address("10.0.0.1", ["198.51.100.1"], ()) == "10.0.0.1"

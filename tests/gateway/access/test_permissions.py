@@ -5,11 +5,11 @@ import pytest
 
 from gateway.access.claims import ChannelToken
 from gateway.access.permissions import (
-    Audience,
     ChannelRules,
     Namespaces,
     OnSlow,
-    PublishAudience,
+    PublishRule,
+    SubscribeRule,
     UnknownChannel,
     may_publish,
     may_read,
@@ -41,27 +41,27 @@ TOKEN = ChannelToken("ann", "chat:1", expires_at=None)
         ("@ann", DEFAULT),
     ],
 )
-def test_a_channel_has_the_rules_of_what_stands_before_its_first_colon(
+def test_a_channel_has_the_rules_of_the_namespace_before_its_first_colon(
     channel: str, rules: ChannelRules
 ) -> None:
     assert Namespaces(NAMESPACES).rules(channel) is rules
 
 
 @pytest.mark.parametrize("channel", ["chat:1", "news", "default:1", "@ann", "@tenant:ann"])
-def test_strict_namespaces_know_what_is_configured_or_has_no_namespace(channel: str) -> None:
+def test_strict_namespaces_accept_configured_namespaces_and_names_without_one(channel: str) -> None:
     namespaces = Namespaces(NAMESPACES, strict=True)
     assert namespaces.rules(channel) is Namespaces(NAMESPACES).rules(channel)
 
 
 @pytest.mark.parametrize("channel", ["game:1", ":1", "Chat:1"])
-def test_strict_namespaces_refuse_an_unknown_one(channel: str) -> None:
-    with pytest.raises(UnknownChannel) as refused:
+def test_strict_namespaces_reject_an_unknown_one(channel: str) -> None:
+    with pytest.raises(UnknownChannel) as rejected:
         Namespaces(NAMESPACES, strict=True).rules(channel)
-    assert refused.value.code == "unknown_channel"
-    assert repr(channel) in refused.value.message
+    assert rejected.value.code == "unknown_channel"
+    assert repr(channel) in rejected.value.message
 
 
-def test_namespaces_need_a_default() -> None:
+def test_rules_for_the_default_namespace_are_required() -> None:
     with pytest.raises(ValueError, match="'default'"):
         Namespaces({"chat": CHAT})
 
@@ -76,7 +76,7 @@ def test_namespaces_need_a_default() -> None:
         ("disconnect", 0, "disconnect"),
     ],
 )
-def test_nothing_catches_up_without_history(on_slow: OnSlow, history: int, effective: OnSlow) -> None:
+def test_catch_up_without_history_is_drop_oldest(on_slow: OnSlow, history: int, effective: OnSlow) -> None:
     assert ChannelRules("x", on_slow=on_slow, history=history).effective_on_slow == effective
 
 
@@ -107,7 +107,7 @@ GRANTED: Collection[str] = frozenset({"chat:1"})
     ],
 )
 def test_who_may_subscribe(
-    rule: Audience, user: str, token: ChannelToken | None, granted: Collection[str], may: bool
+    rule: SubscribeRule, user: str, token: ChannelToken | None, granted: Collection[str], may: bool
 ) -> None:
     rejected = may_subscribe(
         replace(CHAT, subscribe=rule), user=user, channel="chat:1", channel_token=token, granted=granted
@@ -133,8 +133,8 @@ def test_who_may_subscribe(
         ("ann", "@t:ann", False),
     ],
 )
-def test_a_personal_channel_is_its_users_whatever_the_rules_and_tokens(
-    rule: Audience, user: str, channel: str, may: bool
+def test_only_its_user_subscribes_to_a_personal_channel_whatever_the_rules_and_tokens(
+    rule: SubscribeRule, user: str, channel: str, may: bool
 ) -> None:
     rejected = may_subscribe(
         replace(DEFAULT, subscribe=rule),
@@ -158,7 +158,7 @@ def test_a_personal_channel_is_its_users_whatever_the_rules_and_tokens(
         ("anyone", "", False, True),
     ],
 )
-def test_who_may_publish(rule: PublishAudience, user: str, subscribed: bool, may: bool) -> None:
+def test_who_may_publish(rule: PublishRule, user: str, subscribed: bool, may: bool) -> None:
     rules = replace(CHAT, publish=rule)
     rejected = may_publish(rules, user=user, subscribed=subscribed, channel="chat:1")
     assert (rejected is None) is may
@@ -170,7 +170,7 @@ def test_who_may_publish(rule: PublishAudience, user: str, subscribed: bool, may
         assert unnamed.message.startswith("namespace 'chat' has publish")
 
 
-def test_only_subscribers_read() -> None:
+def test_only_subscribers_read_history_and_presence() -> None:
     assert may_read(CHAT, subscribed=True) is None
     rejected = may_read(CHAT, subscribed=False, channel="chat:1")
     assert isinstance(rejected, Rejection)
@@ -179,7 +179,7 @@ def test_only_subscribers_read() -> None:
 
 
 @pytest.mark.parametrize("rule", ["anyone", "authenticated", "subscribers"])
-def test_only_its_user_publishes_on_a_personal_channel(rule: PublishAudience) -> None:
+def test_only_its_user_publishes_on_a_personal_channel(rule: PublishRule) -> None:
     rules = ChannelRules("default", publish=rule)
     rejected = may_publish(rules, user="mallory", subscribed=True, channel="@ann")
     assert rejected is not None

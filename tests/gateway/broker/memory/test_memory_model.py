@@ -18,7 +18,7 @@ from protocol.position import MessageId
 from tests.broker.contract_machine import Contract
 from tests.broker.listener import Listener
 from tests.broker.node import RecordingNode, publication
-from tests.gateway.access.signing import at_once
+from tests.gateway.access.signing import run_without_waiting
 from tests.gateway.virtual_time import no_deadline
 
 META_TTL, KEY_TTL = 50.0, 20.0
@@ -60,7 +60,7 @@ class Histories(RuleBasedStateMachine):
             self.delivered.append(envelope)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return at_once(coroutine)
+        return run_without_waiting(coroutine)
 
     @rule(
         name=CHANNELS,
