@@ -1,4 +1,4 @@
-"""The broker on a real Redis Cluster: the contract, and what only a Cluster does."""
+"""The broker on a real Redis Cluster: the contract, moving slots, failovers of primaries."""
 
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
@@ -21,7 +21,7 @@ from tests.broker.redis_server import RedisServer, running_redis
 
 SHARDS = OPTIONS.cluster_shards
 CHANNELS = [f"c{number}" for number in range(40)]
-"""Enough to have some in every shard."""
+"""So many that every shard has some."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 class TestClusterBroker(BrokerContract):
     KEY_TTL, META_TTL = 300.0, 3_600.0
 
-    def made(self, cluster: RedisCluster, prefix: str = "fanway") -> RedisBroker:
+    def create_broker(self, cluster: RedisCluster, prefix: str = "fanway") -> RedisBroker:
         options = RedisOptions(
             prefix=prefix, key_ttl=self.KEY_TTL, meta_ttl=self.META_TTL, start_timeout=10.0
         )
@@ -42,14 +42,14 @@ class TestClusterBroker(BrokerContract):
     @pytest_asyncio.fixture
     async def broker(self, cluster: RedisCluster, node: RecordingNode) -> AsyncIterator[RedisBroker]:
         cluster.execute("FLUSHALL")
-        broker = self.made(cluster)
+        broker = self.create_broker(cluster)
         await broker.start(node)
         yield broker
         await broker.close()
 
     @pytest_asyncio.fixture
     async def other(self, cluster: RedisCluster) -> AsyncIterator[RedisBroker]:
-        other = self.made(cluster, "another")
+        other = self.create_broker(cluster, "another")
         await other.start(RecordingNode("n2"))
         yield other
         await other.close()
@@ -57,7 +57,7 @@ class TestClusterBroker(BrokerContract):
     @pytest.fixture
     def idle(self, cluster: RedisCluster) -> RedisBroker:
         cluster.execute("FLUSHALL")
-        return self.made(cluster)
+        return self.create_broker(cluster)
 
     @pytest.fixture
     def node(self) -> RecordingNode:
@@ -79,18 +79,18 @@ class TestClusterBroker(BrokerContract):
         return self.META_TTL
 
 
-async def test_every_primary_has_its_share_of_the_shards(cluster: RedisCluster) -> None:
+async def test_the_shards_are_spread_over_all_primaries(cluster: RedisCluster) -> None:
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         await fleet.launch()
         bases = [Keys("fanway", number).base for number in range(SHARDS)]
-        owners = [cluster.primary_of(base).port for base in bases]
-        assert set(owners) == {primary.port for primary in cluster.primaries}
-        for base, port in zip(bases, owners, strict=True):
+        ports = [cluster.primary_of(base).port for base in bases]
+        assert set(ports) == {primary.port for primary in cluster.primaries}
+        for base, port in zip(bases, ports, strict=True):
             server = next(primary for primary in cluster.primaries if primary.port == port)
             assert server.execute("EXISTS", f"{base}nodes") == 1
 
 
-async def test_a_slot_that_moves_is_followed_and_nothing_is_lost(cluster: RedisCluster) -> None:
+async def test_a_moved_slot_is_found_again_and_nothing_is_lost(cluster: RedisCluster) -> None:
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         await two.broker.subscribe("room", KEPT)
@@ -106,7 +106,9 @@ async def test_a_slot_that_moves_is_followed_and_nothing_is_lost(cluster: RedisC
         assert two.broker.statistics()["resets"] == one.broker.statistics()["resets"] == 0
 
 
-async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cluster: RedisCluster) -> None:
+async def test_while_a_slot_moves_existing_channels_work_and_new_ones_are_unavailable(
+    cluster: RedisCluster,
+) -> None:
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         one = await fleet.launch()
         shard = shard_of("room", SHARDS)
@@ -119,7 +121,7 @@ async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cl
             primary for primary in cluster.primaries if primary is not cluster.primary_of(keys.base)
         )
         source, _ = cluster.begin_slot_move(keys.base, target)
-        await renewed(source, keys)
+        await wait_for_renewals(source, keys)
         await publish(one.broker, "room", 2)
         await one.broker.publish(publication(plain, 2, retention=None))
         with pytest.raises(BrokerUnavailable, match="slot of the Redis Cluster is moving"):
@@ -131,7 +133,7 @@ async def test_while_a_slot_moves_what_is_there_goes_on_and_what_is_new_waits(cl
         assert one.notices == []
 
 
-async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluster) -> None:
+async def test_a_partly_moved_slot_does_not_lose_the_lease(cluster: RedisCluster) -> None:
     async with Fleet(*cluster.urls, cluster=True) as fleet:
         one = await fleet.launch()
         keys = Keys("fanway", shard_of("room", SHARDS))
@@ -146,20 +148,20 @@ async def test_a_slot_that_has_moved_in_part_costs_no_lease(cluster: RedisCluste
         await eventually(lambda: one.broker.statistics()["failures"] > failures + 3)
         await publish(one.broker, "room", 2)
         cluster.move_slot(keys.base, target)
-        await renewed(target, keys)
+        await wait_for_renewals(target, keys)
         await publish(one.broker, "room", 3)
         assert values(await one.node.messages(3)) == [1, 2, 3]
         assert one.notices == []
         assert one.broker.statistics()["incarnations"] == SHARDS
 
 
-async def renewed(server: RedisServer, keys: Keys) -> None:
-    """Wait until the only node has renewed its lease at *server*, three times."""
+async def wait_for_renewals(server: RedisServer, keys: Keys) -> None:
+    """Wait until the only node has renewed its lease at *server* three times."""
     (before,) = server.execute("HVALS", keys.beats)
     await eventually(lambda: int(server.execute("HVALS", keys.beats)[0]) >= int(before) + 3)
 
 
-async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> None:
+async def test_a_replica_replaces_a_killed_primary(tmp_path: Path) -> None:
     with running_cluster(tmp_path, replicas=1) as cluster:
         async with Fleet(*cluster.urls, cluster=True) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
@@ -167,43 +169,43 @@ async def test_a_replica_takes_over_from_a_primary_that_dies(tmp_path: Path) -> 
                 await two.broker.subscribe(channel, KEPT)
                 await publish(one.broker, channel, "before", level=AckLevel.REPLICATED)
             await two.node.messages(len(CHANNELS))
-            victim = owner_of(cluster, CHANNELS[0])
-            elsewhere = next(each for each in CHANNELS if owner_of(cluster, each) is not victim)
-            victim.kill()
-            # The others go on meanwhile.
-            await publish(one.broker, elsewhere, "meanwhile")
+            killed = primary_of_channel(cluster, CHANNELS[0])
+            other_channel = next(each for each in CHANNELS if primary_of_channel(cluster, each) is not killed)
+            killed.kill()
+            # The other primaries work meanwhile.
+            await publish(one.broker, other_channel, "meanwhile")
             (message,) = await two.node.messages(1)
-            assert (message.channel, message.data.value) == (elsewhere, "meanwhile")
+            assert (message.channel, message.data.value) == (other_channel, "meanwhile")
             with pytest.raises(BrokerUnavailable):
-                await one.broker.publish(publication(CHANNELS[0], "in vain"))
+                await one.broker.publish(publication(CHANNELS[0], "rejected"))
 
-            async def taken_over() -> bool:
+            async def accepted() -> bool:
                 try:
                     await one.broker.publish(publication(CHANNELS[0], "after", key="after"))
                 except BrokerUnavailable:
                     return False
                 return True
 
-            await eventually(taken_over)
-            heard = await two.node.received(1)
-            while isinstance(heard[-1], Gap) or heard[-1].message.data.value != "after":  # type: ignore[union-attr]
-                heard += await two.node.received(1)
-            # What was "in vain" may have been stored; what was replicated is there in any case.
-            kept = values((await surely(lambda: two.broker.read(CHANNELS[0]))).messages)
-            assert [value for value in kept if value != "in vain"] == ["before", "after"]
+            await eventually(accepted)
+            received = await two.node.received(1)
+            while isinstance(received[-1], Gap) or received[-1].message.data.value != "after":  # type: ignore[union-attr]
+                received += await two.node.received(1)
+            # The "rejected" publish may have been stored; the replicated one has been in any case.
+            stored = values((await surely(lambda: two.broker.read(CHANNELS[0]))).messages)
+            assert [value for value in stored if value != "rejected"] == ["before", "after"]
 
 
-async def test_a_primary_without_a_replica_takes_only_its_own_channels_with_it(tmp_path: Path) -> None:
+async def test_a_killed_primary_without_a_replica_loses_only_its_own_channels(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as cluster:
         for primary in cluster.primaries:
             primary.execute("CONFIG", "SET", "cluster-require-full-coverage", "no")
         async with Fleet(*cluster.urls, cluster=True) as fleet:
             one = await fleet.launch()
-            victim = owner_of(cluster, CHANNELS[0])
-            lost = [channel for channel in CHANNELS if owner_of(cluster, channel) is victim]
-            victim.kill()
+            killed = primary_of_channel(cluster, CHANNELS[0])
+            unavailable = [channel for channel in CHANNELS if primary_of_channel(cluster, channel) is killed]
+            killed.kill()
             for channel in CHANNELS:
-                if channel in lost:
+                if channel in unavailable:
                     with pytest.raises(BrokerUnavailable):
                         await one.broker.publish(publication(channel, 1))
                 else:
@@ -211,30 +213,30 @@ async def test_a_primary_without_a_replica_takes_only_its_own_channels_with_it(t
             assert one.broker.ready()
 
 
-async def test_a_cluster_that_is_taken_for_a_single_server_says_what_to_set(cluster: RedisCluster) -> None:
+async def test_a_cluster_configured_as_a_single_server_reports_what_to_set(cluster: RedisCluster) -> None:
     async with Fleet(cluster.urls[0]) as fleet:
         one = await fleet.launch(start_timeout=0.0, prefix="lonely", shards_per_server=SHARDS)
-        told: set[str] = set()
+        messages: set[str] = set()
 
-        async def all_told() -> bool:
-            told.clear()
+        async def all_connected() -> bool:
+            messages.clear()
             for channel in CHANNELS:
                 try:
                     await one.broker.publish(publication(channel, 1))
-                except BrokerUnavailable as refused:
-                    told.add(str(refused).partition(" (")[0])
-            return "not connected to Redis yet" not in told
+                except BrokerUnavailable as error:
+                    messages.add(str(error).partition(" (")[0])
+            return "not connected to Redis yet" not in messages
 
-        await eventually(all_told)
-        assert told == {"this Redis belongs to a Cluster: set broker.cluster"}
+        await eventually(all_connected)
+        assert messages == {"this Redis belongs to a Cluster: set broker.cluster"}
 
 
-async def test_a_single_server_that_is_taken_for_a_cluster_is_not_ready(tmp_path: Path) -> None:
+async def test_a_single_server_configured_as_a_cluster_is_not_ready(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
             await wait_until_rejected(await fleet.launch(start_timeout=0.0), "cluster support disabled")
 
 
-def owner_of(cluster: RedisCluster, channel: str) -> RedisServer:
-    """Return the node that has *channel* now."""
+def primary_of_channel(cluster: RedisCluster, channel: str) -> RedisServer:
+    """Return the primary of *channel*."""
     return cluster.primary_of(Keys("fanway", shard_of(channel, SHARDS)).base)

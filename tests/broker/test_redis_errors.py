@@ -1,4 +1,4 @@
-"""What a real Redis answers instead of carrying a call out: told, survived, and over when it is over."""
+"""Errors of a real Redis: each is reported to the caller, until its cause is gone."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from tests.broker.redis_cluster import ClusterNode
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
 from tests.broker.redis_server import RedisServer, running_redis
 
-Trouble = Callable[[RedisServer, Path], contextlib.AbstractContextManager[None]]
+Fault = Callable[[RedisServer, Path], contextlib.AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
@@ -27,8 +27,8 @@ def no_replicas(server: RedisServer, _: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unsaved(server: RedisServer, folder: Path) -> Iterator[None]:
-    """Have a snapshot fail: a folder is where its file belongs."""
+def failing_snapshots(server: RedisServer, folder: Path) -> Iterator[None]:
+    """Make snapshots fail: a folder is in the place of the file."""
     (folder / "dump.rdb").mkdir()
     server.execute("CONFIG", "SET", "save", "3600 1")
     server.execute("SET", "x", 1)
@@ -41,65 +41,65 @@ def unsaved(server: RedisServer, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def busy(server: RedisServer, _: Path) -> Iterator[None]:
-    """Have somebody's script run without an end."""
+    """Run a script that does not end, from another client."""
     server.execute("CONFIG", "SET", "lua-time-limit", 10)
-    with server.client() as stranger:
-        connection = stranger.connection_pool.get_connection()
+    with server.client() as other_client:
+        connection = other_client.connection_pool.get_connection()
         connection.send_command("EVAL", "while true do end", 0)
         yield
         server.execute("SCRIPT", "KILL")
         with contextlib.suppress(redis.ResponseError):
             connection.read_response()
-        stranger.connection_pool.release(connection)
+        other_client.connection_pool.release(connection)
 
 
 @contextlib.contextmanager
 def foreign_key(server: RedisServer, _: Path) -> Iterator[None]:
-    server.execute("SET", "fanway:{0}:meta:room", "not ours")
+    server.execute("SET", "fanway:{0}:meta:room", "of another application")
     yield
     server.execute("DEL", "fanway:{0}:meta:room")
 
 
 @contextlib.contextmanager
 def demoted(server: RedisServer, _: Path) -> Iterator[None]:
-    """Make a replica of it, whose primary is not there."""
+    """Make it the replica of a primary that does not exist."""
     server.execute("REPLICAOF", "127.0.0.1", 1)
     yield
     server.execute("REPLICAOF", "NO", "ONE")
 
 
 @contextlib.contextmanager
-def orphaned(server: RedisServer, folder: Path) -> Iterator[None]:
-    """Make a replica of it that says nothing without its primary."""
+def demoted_without_stale_reads(server: RedisServer, folder: Path) -> Iterator[None]:
+    """As `demoted`, but it also rejects reads."""
     server.execute("CONFIG", "SET", "replica-serve-stale-data", "no")
     with demoted(server, folder):
         yield
 
 
-TROUBLES: dict[str, Trouble] = {
+FAULTS: dict[str, Fault] = {
     "NOREPLICAS": no_replicas,
-    "MISCONF": unsaved,
+    "MISCONF": failing_snapshots,
     "BUSY": busy,
     "WRONGTYPE": foreign_key,
     "READONLY": demoted,
-    "MASTERDOWN": orphaned,
+    "MASTERDOWN": demoted_without_stale_reads,
 }
 
 
-async def told(member: RunningNode, word: str) -> None:
-    """Wait until a publish is refused for that reason, in the words of the table."""
+async def wait_for_error(member: RunningNode, word: str) -> None:
+    """Wait until a publish fails with the message of that rule."""
 
-    async def refused() -> bool:
+    async def rejected() -> bool:
         try:
-            await member.broker.publish(publication("room", "in vain"))
+            await member.broker.publish(publication("room", "rejected"))
         except BrokerUnavailable as error:
             return ERROR_TABLE[word].message in str(error)
         return False
 
-    await eventually(refused)
+    await eventually(rejected)
 
 
-async def works(member: RunningNode) -> None:
+async def wait_until_published(member: RunningNode) -> None:
     async def published() -> bool:
         try:
             await member.broker.publish(publication("room", "again"))
@@ -110,48 +110,48 @@ async def works(member: RunningNode) -> None:
     await eventually(published)
 
 
-@pytest.mark.parametrize("word", TROUBLES)
-async def test_a_refusal_is_told_and_over_when_it_is_over(word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", FAULTS)
+async def test_an_error_is_reported_until_its_cause_is_gone(word: str, tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch()
             await publish(one.broker, "room", "before")
-            with TROUBLES[word](server, tmp_path):
-                await told(one, word)
-            await works(one)
+            with FAULTS[word](server, tmp_path):
+                await wait_for_error(one, word)
+            await wait_until_published(one)
 
 
 @pytest.mark.parametrize("word", ["NOREPLICAS", "MISCONF", "READONLY"])
-async def test_what_takes_no_write_is_read_where_that_needs_none(word: str, tmp_path: Path) -> None:
+async def test_a_redis_that_rejects_writes_is_still_read(word: str, tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(lease=30.0)
             (id,) = await publish(one.broker, "room", "before")
-            with TROUBLES[word](server, tmp_path):
+            with FAULTS[word](server, tmp_path):
                 assert (await one.broker.read("room")).position == id
 
 
-async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
+async def test_a_loading_redis_is_reported_and_used_once_loaded(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server, server.client() as client:
         client.mset({f"x{number}": os.urandom(1024) for number in range(600)})
         client.save()
-    # A minute for all of it, unless it is told to go on; it listens to that ten times a second.
+    # It loads for a minute unless the delay is removed, which it notices ten times a second.
     slow = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
-    loading = Loading(tmp_path, *slow)
+    loading = LoadingRedis(tmp_path, *slow)
     try:
         loading.start()
         async with Fleet(loading.url) as fleet:
             one = await fleet.launch(start_timeout=0.2)
             assert not one.broker.ready()
-            await told(one, "LOADING")
+            await wait_for_error(one, "LOADING")
             loading.execute("CONFIG", "SET", "key-load-delay", 0)
-            await works(one)
+            await wait_until_published(one)
     finally:
         loading.kill()
 
 
-class Loading(RedisServer):
-    """A Redis that listens, and has not read yet what it keeps."""
+class LoadingRedis(RedisServer):
+    """A Redis that accepts connections while it is loading its data."""
 
     READY = "Server initialized"
 
@@ -160,7 +160,7 @@ async def says(fleet: Fleet, why: str) -> None:
     await wait_until_rejected(await fleet.launch(start_timeout=0.0), why)
 
 
-async def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
+async def test_a_database_number_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url.removesuffix("0") + "99") as fleet:
             await wait_until_rejected(
@@ -168,7 +168,7 @@ async def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
             )
 
 
-async def test_a_redis_that_is_no_cluster_is_told(tmp_path: Path) -> None:
+async def test_a_redis_that_is_no_cluster_is_reported(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
             await wait_until_rejected(
@@ -176,7 +176,7 @@ async def test_a_redis_that_is_no_cluster_is_told(tmp_path: Path) -> None:
             )
 
 
-async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_the_error_of_a_redis_that_is_down_has_its_address(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         pass
     async with Fleet(server.url) as fleet:
@@ -186,7 +186,7 @@ async def test_a_redis_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", [False, True])
-async def test_a_redis_that_hangs_is_named(tmp_path: Path, cluster: bool) -> None:
+async def test_the_error_of_a_redis_that_hangs_has_its_address(tmp_path: Path, cluster: bool) -> None:
     with running_redis(tmp_path) as server:
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -197,15 +197,15 @@ async def test_a_redis_that_hangs_is_named(tmp_path: Path, cluster: bool) -> Non
             os.kill(server.pid, signal.SIGCONT)
 
 
-async def test_a_cluster_without_all_of_its_slots_is_down(tmp_path: Path) -> None:
+async def test_a_cluster_with_unassigned_slots_is_down(tmp_path: Path) -> None:
     node = ClusterNode(tmp_path)
     try:
         node.start()
         node.execute("CLUSTER", "ADDSLOTSRANGE", 0, 16_000)
         async with Fleet(node.url, cluster=True) as fleet:
             one = await fleet.launch(start_timeout=0.2)
-            await told(one, "CLUSTERDOWN")
+            await wait_for_error(one, "CLUSTERDOWN")
             node.execute("CLUSTER", "ADDSLOTSRANGE", 16_001, 16_383)
-            await works(one)
+            await wait_until_published(one)
     finally:
         node.kill()

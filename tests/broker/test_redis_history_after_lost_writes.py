@@ -1,4 +1,4 @@
-"""A history that goes on behind a loss: its numbers are without a hole, and yet it does not go on."""
+"""A history after lost writes: offsets are contiguous, and still it does not continue the earlier one."""
 
 from pathlib import Path
 
@@ -18,26 +18,26 @@ RULES = ChannelRules("", subscribe="anyone", publish="nobody", history=100, hist
 
 
 @pytest.mark.parametrize("newer", [1, 2, 20])
-async def test_who_comes_from_before_a_loss_recovers_nothing_from_behind_it(
+async def test_a_position_from_before_a_loss_recovers_nothing_from_after_it(
     tmp_path: Path, newer: int
 ) -> None:
-    """Whoever asks for the newest alone sees 3 and 4 beside each other: 4 followed another 3."""
+    """A reader of offsets alone would see 3 followed by 4: that 4 followed another 3."""
     with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             broker = (await fleet.launch()).broker
             before = await publish(broker, "c", 1, 2, 3, retention=LONG)
-            # As after a failover: another node has found that writes are missing.
+            # As after a failover in which another node noticed the loss.
             server.execute("HSET", Keys("fanway", 0).state, "e", "another")
-            behind = await publish(broker, "c", *range(newer), retention=LONG)
-            assert behind[0].offset == 4
+            after = await publish(broker, "c", *range(newer), retention=LONG)
+            assert after[0].offset == 4
             for position in before:
                 channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
-                channel.start_at(behind[-1])
+                channel.start_at(after[-1])
                 part = await pages.messages_after(channel, position)
                 assert part.lost, position
                 assert not part.messages
             channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
-            channel.start_at(behind[-1])
-            part = await pages.messages_after(channel, behind[0])
+            channel.start_at(after[-1])
+            part = await pages.messages_after(channel, after[0])
             assert not part.lost
-            assert [frames.message.message for frames in part.messages] == behind[1 : 1 + len(part.messages)]
+            assert [frames.message.message for frames in part.messages] == after[1 : 1 + len(part.messages)]

@@ -1,4 +1,4 @@
-"""Redis goes back to an earlier state, as failovers make it: whoever knew more is told of it."""
+"""Redis returns to an earlier state, as after a failover: nodes notice it, subscribers get a gap."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,21 +21,21 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def remember(folder: Path) -> None:
-    shutil.copytree(folder / "appendonlydir", folder / "replica")
+def save_state(folder: Path) -> None:
+    shutil.copytree(folder / "appendonlydir", folder / "saved")
 
 
-def go_back(server: RedisServer, folder: Path, in_between: Callable[[], None] | None = None) -> None:
-    """Let Redis have what was remembered; *in_between* happens before anybody else can ask it."""
+def restore_state(server: RedisServer, folder: Path, in_between: Callable[[], None] | None = None) -> None:
+    """Restart Redis with the saved state; call *in_between* before any node has reconnected."""
     server.kill()
     shutil.rmtree(folder / "appendonlydir")
-    shutil.copytree(folder / "replica", folder / "appendonlydir")
+    shutil.copytree(folder / "saved", folder / "appendonlydir")
     server.start()
     if in_between is not None:
         in_between()
 
 
-async def told(node: RunningNode) -> Gap:
+async def wait_for_reset(node: RunningNode) -> Gap:
     (gap,) = await node.node.received(1)
     assert isinstance(gap, Gap)
     assert gap.reason == "reset"
@@ -44,58 +44,58 @@ async def told(node: RunningNode) -> Gap:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 5])
-async def test_a_single_lost_write_is_noticed(
+async def test_even_one_lost_write_is_noticed(
     server: RedisServer, fleet: Fleet, tmp_path: Path, lost: int
 ) -> None:
     one = await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
-    remember(tmp_path)
+    save_state(tmp_path)
     await publish(one.broker, "a", *range(lost), retention=LONG)
     await one.node.messages(1 + lost)
-    go_back(server, tmp_path)
-    assert (await told(one)).position != kept
+    restore_state(server, tmp_path)
+    assert (await wait_for_reset(one)).position != kept
     assert not (await one.broker.read("a", since=kept)).recovered
 
 
-async def test_a_redis_that_goes_back_to_the_same_state_again_confirms_nothing_from_before(
+async def test_after_several_losses_no_earlier_position_is_confirmed(
     server: RedisServer, fleet: Fleet, tmp_path: Path
 ) -> None:
     one = await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     positions = await publish(one.broker, "a", "kept", retention=LONG)
-    remember(tmp_path)
+    save_state(tmp_path)
     for _ in range(3):
-        # Each time with a new epoch lost as well, so that the old one is there again.
+        # Each time the new epoch is lost too, so that the old one is back.
         positions += await publish(one.broker, "a", "lost", retention=LONG)
         await one.node.received(1 + (len(positions) == 2))
-        go_back(server, tmp_path)
-        position = (await told(one)).position
+        restore_state(server, tmp_path)
+        position = (await wait_for_reset(one)).position
         assert position is not None
         for since in positions:
             assert not (await one.broker.read("a", since=since)).recovered
         positions.append(position)
 
 
-async def test_a_loss_is_noticed_by_a_node_that_was_cleaned_up_after_first(
+async def test_a_loss_is_noticed_by_a_node_that_was_reaped_meanwhile(
     server: RedisServer, fleet: Fleet, tmp_path: Path
 ) -> None:
     one, other = await fleet.launch(beat=NO_RENEWALS), await fleet.launch(beat=NO_RENEWALS)
     await one.broker.subscribe("a", LONG)
     (kept,) = await publish(one.broker, "a", "kept", retention=LONG)
-    remember(tmp_path)
+    save_state(tmp_path)
     await publish(one.broker, "a", "lost", retention=LONG)
     await one.node.messages(2)
     (node,) = [
         each for each in server.execute("ZRANGE", "fanway:{0}:nodes", 0, -1) if each.startswith(b"n1~")
     ]
-    go_back(server, tmp_path, in_between=lambda: reap(server, node.decode()))
-    assert (await told(one)).position != kept
+    restore_state(server, tmp_path, in_between=lambda: reap(server, node.decode()))
+    assert (await wait_for_reset(one)).position != kept
     assert not (await other.broker.read("a", since=kept)).recovered
 
 
 def reap(server: RedisServer, node: str) -> None:
-    """Do what another node does that is back first and finds the lease of *node* over."""
+    """Reap *node*, as another node does that reconnects first and finds its lease expired."""
     keys = Keys("fanway", 0)
     names = [keys.state, keys.nodes, keys.node_records, keys.beats, keys.routed_names]
     names += [keys.node_routes(node), keys.node_members(node), keys.inbox(node)]

@@ -1,4 +1,4 @@
-"""Several nodes on one Redis: who hears what, in which order, and what fills the holes."""
+"""Several nodes on one Redis: routing, order, backfill from history, presence and lookups."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -51,7 +51,7 @@ def inboxes(server: RedisServer) -> dict[str, int]:
 # ---------------------------------------------------------------- publishes made again
 
 
-async def test_only_what_is_to_be_replicated_is_written_when_it_is_made_again(tmp_path: Path) -> None:
+async def test_a_repeated_publish_writes_only_if_it_has_to_be_replicated(tmp_path: Path) -> None:
     """For a replica to have heard of it, there has to be something to hear, by this connection."""
     with running_redis(tmp_path, "--appendonly", "yes") as server:
         async with Fleet(server.url) as fleet:
@@ -77,14 +77,14 @@ async def test_only_what_is_to_be_replicated_is_written_when_it_is_made_again(tm
 # ---------------------------------------------------------------- routes
 
 
-async def test_only_who_follows_a_channel_is_sent_what_it_says(server: RedisServer, fleet: Fleet) -> None:
+async def test_messages_go_only_to_nodes_with_a_subscriber(server: RedisServer, fleet: Fleet) -> None:
     one, two, three = [await fleet.launch() for _ in range(3)]
     await two.broker.subscribe("a", KEPT)
     await three.broker.subscribe("b", KEPT)
     before = inboxes(server)
     ids = await publish(one.broker, "a", 1, 2, 3)
     assert [message.message for message in await two.node.messages(3)] == ids
-    assert inboxes(server)["n3"] == before["n3"] == 1, "its own mark"
+    assert inboxes(server)["n3"] == before["n3"] == 1, "the marker of its own subscribe"
     assert "n1" not in inboxes(server)
 
 
@@ -104,12 +104,12 @@ async def test_all_nodes_see_one_order(fleet: Fleet) -> None:
     assert [id and id.offset for id in seen[0]] == list(range(1, 301))
 
 
-async def test_a_route_lingers_and_then_goes(server: RedisServer, fleet: Fleet) -> None:
+async def test_a_route_is_removed_after_the_linger_time(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch(linger=0.1)
     await one.broker.subscribe("a", None)
     await one.broker.unsubscribe("a")
     assert server.execute("EXISTS", "fanway:{0}:route:a") == 1
-    await publish(one.broker, "a", "to nobody", retention=None)
+    await publish(one.broker, "a", "without subscribers", retention=None)
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:a") == 0)
     assert server.execute("KEYS", "fanway:*:of:*") == []
     assert server.execute("ZCARD", "fanway:{0}:names") == 0
@@ -118,7 +118,7 @@ async def test_a_route_lingers_and_then_goes(server: RedisServer, fleet: Fleet) 
     assert values(await one.node.messages(1)) == [1]
 
 
-async def test_who_comes_back_while_the_route_lingers_hears_nothing_older(fleet: Fleet) -> None:
+async def test_a_subscriber_that_returns_while_the_route_lingers_gets_nothing_older(fleet: Fleet) -> None:
     one, two = await fleet.launch(linger=30.0), await fleet.launch()
     for retention in (KEPT, None):
         await one.broker.subscribe("a", retention)
@@ -141,22 +141,22 @@ async def test_an_inbox_is_trimmed_behind_its_reader(server: RedisServer, fleet:
     await eventually(lambda: inboxes(server)["n1"] <= 1)
 
 
-# ---------------------------------------------------------------- holes
+# ---------------------------------------------------------------- gaps
 
 
-async def without_a_route(server: RedisServer, channel: str) -> bytes:
-    """Take away the route of the only node that has one, which does not look after it; return it."""
+async def remove_route(server: RedisServer, channel: str) -> bytes:
+    """Remove the route of the only node that has one, which is not audited; return the node."""
     route = f"fanway:{{0}}:route:{channel}"
     (node,) = server.execute("SMEMBERS", route)
     server.execute("SREM", route, node)
     return bytes(node)
 
 
-async def test_a_hole_is_filled_from_history(server: RedisServer, fleet: Fleet) -> None:
+async def test_missed_messages_are_read_from_history(server: RedisServer, fleet: Fleet) -> None:
     one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", LONG)
     (first,) = await publish(two.broker, "a", 0, retention=LONG)
-    node = await without_a_route(server, "a")
+    node = await remove_route(server, "a")
     lost = await publish(two.broker, "a", *range(1, 1_203), retention=LONG)
     server.execute("SADD", "fanway:{0}:route:a", node)
     (last, after) = await publish(two.broker, "a", "last", "after", retention=LONG)
@@ -165,11 +165,13 @@ async def test_a_hole_is_filled_from_history(server: RedisServer, fleet: Fleet) 
     assert one.broker.statistics()["gaps"] == 0
 
 
-async def test_a_hole_that_history_no_longer_fills_is_told(server: RedisServer, fleet: Fleet) -> None:
+async def test_missed_messages_that_history_no_longer_has_are_reported_as_a_gap(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", KEPT)
     await publish(two.broker, "a", 0)
-    node = await without_a_route(server, "a")
+    node = await remove_route(server, "a")
     await publish(two.broker, "a", *range(1, 9))
     server.execute("SADD", "fanway:{0}:route:a", node)
     (ninth,) = await publish(two.broker, "a", 9)
@@ -180,10 +182,12 @@ async def test_a_hole_that_history_no_longer_fills_is_told(server: RedisServer, 
     assert values(await one.node.messages(1)) == [10]
 
 
-async def test_what_comes_while_a_hole_is_filled_keeps_its_place(server: RedisServer, fleet: Fleet) -> None:
+async def test_entries_that_arrive_during_a_backfill_keep_their_order(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(beat=NO_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", LONG)
-    node = await without_a_route(server, "a")
+    node = await remove_route(server, "a")
     await publish(two.broker, "a", 0, retention=LONG)
     server.execute("SADD", "fanway:{0}:route:a", node)
     member = Member("c1", "ann")
@@ -197,7 +201,9 @@ async def test_what_comes_while_a_hole_is_filled_keeps_its_place(server: RedisSe
     assert received[50] == Join("a", member)
 
 
-async def test_a_node_that_falls_too_far_behind_heals_or_is_told(server: RedisServer, fleet: Fleet) -> None:
+async def test_an_inbox_that_overflowed_is_backfilled_or_reported_as_a_gap(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(inbox_limit=200), await fleet.launch(inbox_limit=200)
     await one.broker.subscribe("kept", LONG)
     await one.broker.subscribe("not", None)
@@ -220,7 +226,7 @@ async def test_a_node_that_falls_too_far_behind_heals_or_is_told(server: RedisSe
     )
 
 
-async def test_an_entry_that_nobody_understands_stops_nothing(server: RedisServer, fleet: Fleet) -> None:
+async def test_a_malformed_entry_does_not_stop_the_reader(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     await one.broker.subscribe("a", KEPT)
     (inbox,) = server.execute("KEYS", "fanway:*:in:*")
@@ -233,7 +239,7 @@ async def test_an_entry_that_nobody_understands_stops_nothing(server: RedisServe
     fleet.errors.clear()
 
 
-async def test_positions_of_what_is_followed_outlive_silence(server: RedisServer, fleet: Fleet) -> None:
+async def test_positions_of_subscribed_channels_do_not_expire(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch(meta_ttl=3.0)
     position = await one.broker.subscribe("a", KEPT)
     for _ in range(2):
@@ -242,7 +248,7 @@ async def test_positions_of_what_is_followed_outlive_silence(server: RedisServer
     assert (await one.broker.read("a")).position == position
 
 
-async def test_those_who_wait_for_the_same_part_of_a_history_share_it(fleet: Fleet) -> None:
+async def test_concurrent_reads_of_the_same_page_are_shared(fleet: Fleet) -> None:
     one = await fleet.launch()
     ids = await publish(one.broker, "a", *range(4))
     before = one.broker.statistics()
@@ -253,7 +259,7 @@ async def test_those_who_wait_for_the_same_part_of_a_history_share_it(fleet: Fle
     assert after["reads_shared"] - before["reads_shared"] == 99
 
 
-async def test_scripts_that_redis_forgets_are_loaded_again(server: RedisServer, fleet: Fleet) -> None:
+async def test_flushed_scripts_are_loaded_again(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     await one.broker.subscribe("a", LONG)
     await publish(one.broker, "a", 0, retention=LONG)
@@ -262,10 +268,10 @@ async def test_scripts_that_redis_forgets_are_loaded_again(server: RedisServer, 
     assert values(await one.node.messages(50)) == list(range(50))
 
 
-# ---------------------------------------------------------------- presence and directory
+# ---------------------------------------------------------------- presence and lookups
 
 
-async def test_members_of_all_nodes_are_present_and_told_of(fleet: Fleet) -> None:
+async def test_members_of_all_nodes_are_present_and_announced(fleet: Fleet) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     ann, bob = Member("c1", "ann", {"x": 1}), Member("c2", "bob")
     await one.broker.subscribe("a", None)
@@ -276,7 +282,7 @@ async def test_members_of_all_nodes_are_present_and_told_of(fleet: Fleet) -> Non
     assert await one.node.received(3) == [Join("a", ann), Join("a", bob), Leave("a", ann)]
 
 
-async def test_a_node_that_ends_takes_its_members_with_it(fleet: Fleet) -> None:
+async def test_members_of_a_closed_node_leave(fleet: Fleet) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     members = [Member(f"c{n}", "ann") for n in range(450)]
     await one.broker.subscribe("a", None)
@@ -302,10 +308,10 @@ async def test_connections_of_a_user_are_found_on_every_node(server: RedisServer
         "the oldest first"
     )
     assert list((await nodes[2].broker.connections("bob")).items) == []
-    assert "n4" not in inboxes(server), "who does not have the user is not asked"
+    assert "n4" not in inboxes(server), "a node without the user is not asked"
 
 
-async def test_what_a_node_does_not_tell_is_said_to_be_missing(
+async def test_a_lookup_is_partial_if_a_node_does_not_answer(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one, hangs = (
@@ -335,23 +341,23 @@ async def test_what_a_node_does_not_tell_is_said_to_be_missing(
     proxy.release()
 
 
-async def test_instructions_reach_the_nodes_that_have_the_user(server: RedisServer, fleet: Fleet) -> None:
+async def test_user_commands_reach_the_nodes_where_the_user_is_connected(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two, three = [await fleet.launch() for _ in range(3)]
     await one.broker.user_connected("ann")
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
-    instruction = UserCommand(
-        "ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"})
-    )
-    await two.broker.send_user_command(instruction)
-    assert await one.node.received(1) == [instruction]
-    assert await two.node.received(1) == [instruction]
+    command = UserCommand("ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"}))
+    await two.broker.send_user_command(command)
+    assert await one.node.received(1) == [command]
+    assert await two.node.received(1) == [command]
     assert "n3" not in inboxes(server)
     assert three.node.envelopes == []
     await one.broker.user_disconnected("ann")
     await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 0)
 
 
-async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> None:
+async def test_subscribers_are_counted_over_all_nodes(fleet: Fleet) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     for each, followed in ((one, {"r:1": 1, "r:2": 2, "x": 9}), (two, {"r:2": 3, "r:3": 4})):
         each.node.followed.update(followed)
@@ -367,7 +373,7 @@ async def test_followed_channels_are_counted_over_all_nodes(fleet: Fleet) -> Non
         assert [list(page.items) for page in pages] == [[record] for record in expected]
 
 
-async def test_nodes_say_what_they_said_last(server: RedisServer, fleet: Fleet) -> None:
+async def test_node_records_are_those_of_the_last_renewal(server: RedisServer, fleet: Fleet) -> None:
     for _ in range(3):
         one = await fleet.launch()
     assert sorted((record.node, record.connections) for record in await one.broker.nodes()) == [

@@ -1,4 +1,4 @@
-"""Redis goes away, comes back, forgets; nodes die and wake: what is promised then."""
+"""Outages: Redis is down, returns, loses its data; nodes die, or continue after their lease expired."""
 
 import asyncio
 import shutil
@@ -26,14 +26,14 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-async def back(member: RunningNode) -> None:
+async def wait_until_ready(member: RunningNode) -> None:
     await eventually(member.broker.ready)
 
 
-# ---------------------------------------------------------------- Redis is away
+# ---------------------------------------------------------------- Redis is down
 
 
-async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_path: Path) -> None:
+async def test_a_broker_starts_without_redis_and_serves_once_redis_is_up(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         server.kill()
         async with Fleet(server.url) as fleet:
@@ -42,7 +42,7 @@ async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_pat
             with pytest.raises(BrokerUnavailable):
                 await publish(one.broker, "a", 1)
             server.start()
-            await back(one)
+            await wait_until_ready(one)
             position = await one.broker.subscribe("a", KEPT)
             (id,) = await publish(one.broker, "a", 1)
             assert position is not None
@@ -50,9 +50,7 @@ async def test_a_broker_starts_without_redis_and_serves_once_it_is_there(tmp_pat
             assert values(await one.node.messages(1)) == [1]
 
 
-async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
-    server: RedisServer, fleet: Fleet
-) -> None:
+async def test_nothing_is_lost_when_redis_restarts_with_its_data(server: RedisServer, fleet: Fleet) -> None:
     one, two = [await fleet.launch(publish_timeout=60.0) for _ in range(2)]
     for each in (one, two):
         await each.broker.subscribe("a", LONG)
@@ -60,17 +58,16 @@ async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
     before = await publish(two.broker, "a", *range(20), retention=LONG)
     server.kill()
     failing = [two.broker.publish(publication("a", "lost", retention=LONG)) for _ in range(5)]
-    async with asyncio.timeout(
-        TIMEOUT_SECONDS
-    ):  # a third of the time that an answer may take: nobody waits for one
+    # A third of the time that an answer may take: no call waits for one.
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         failed = await asyncio.gather(*failing, return_exceptions=True)
     assert all(isinstance(each, BrokerUnavailable) for each in failed)
     with pytest.raises(BrokerUnavailable):
         await one.broker.subscribe("b", KEPT)
     await eventually(lambda: not one.broker.ready() and not two.broker.ready())
     server.start()
-    await back(one)
-    await back(two)
+    await wait_until_ready(one)
+    await wait_until_ready(two)
     after = await publish(two.broker, "a", *range(20, 30), retention=LONG)
     for each in (one, two):
         messages = [item for item in await each.node.received(31) if isinstance(item, Delivery)]
@@ -80,7 +77,7 @@ async def test_nothing_is_lost_when_redis_dies_and_comes_back_with_its_data(
     assert (await one.broker.read("a", since=before[3])).recovered
 
 
-async def test_an_outage_longer_than_the_lease_ends_nobody(server: RedisServer, fleet: Fleet) -> None:
+async def test_an_outage_longer_than_the_lease_reaps_no_node(server: RedisServer, fleet: Fleet) -> None:
     one, two = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
     await one.broker.subscribe("a", LONG)
     await two.broker.join("a", BOB)
@@ -88,14 +85,14 @@ async def test_an_outage_longer_than_the_lease_ends_nobody(server: RedisServer, 
     server.kill()
     await asyncio.sleep(LEASE_SECONDS * 1.5)  # time has to pass: that is what a lease is about
     server.start()
-    await back(one)
-    await back(two)
+    await wait_until_ready(one)
+    await wait_until_ready(two)
     await publish(two.broker, "a", 1, retention=LONG)
     assert values(await one.node.messages(1)) == [1]
     assert list((await one.broker.presence("a")).members) == [BOB]
 
 
-async def test_leaves_that_redis_did_not_hear_are_made_up_for(server: RedisServer, fleet: Fleet) -> None:
+async def test_leaves_during_an_outage_are_sent_after_it(server: RedisServer, fleet: Fleet) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     await one.broker.subscribe("a", None)
     await two.broker.join("a", ANN)
@@ -108,7 +105,7 @@ async def test_leaves_that_redis_did_not_hear_are_made_up_for(server: RedisServe
     assert list((await one.broker.presence("a")).members) == [BOB]
 
 
-async def test_users_that_arrive_while_redis_is_away_are_found_later(
+async def test_users_that_connect_during_an_outage_are_found_after_it(
     server: RedisServer, fleet: Fleet
 ) -> None:
     one = await fleet.launch()
@@ -119,7 +116,7 @@ async def test_users_that_arrive_while_redis_is_away_are_found_later(
     await eventually(lambda: one.broker.ready() and server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
 
 
-async def test_what_keeps_no_history_is_followed_again_once_redis_is_back(
+async def test_subscribes_without_history_during_an_outage_are_routed_after_it(
     server: RedisServer, fleet: Fleet
 ) -> None:
     one = await fleet.launch()
@@ -134,13 +131,15 @@ async def test_what_keeps_no_history_is_followed_again_once_redis_is_back(
     assert values(await one.node.messages(1)) == [1]
 
 
-async def test_what_redis_never_heard_of_leaves_nothing_behind(server: RedisServer, fleet: Fleet) -> None:
+async def test_subscribes_and_joins_that_were_undone_during_an_outage_are_not_sent(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one = await fleet.launch()
     broker = one.broker
     server.kill()
     await eventually(lambda: not broker.ready())
     for number in range(ATTEMPTS):
-        # As a client that subscribes, in vain, to one name after the other.
+        # As a client does that subscribes to one name after the other, without success.
         await broker.subscribe(f"x{number}", None)
         with pytest.raises(BrokerUnavailable):
             await broker.join(f"x{number}", ANN)
@@ -150,13 +149,13 @@ async def test_what_redis_never_heard_of_leaves_nothing_behind(server: RedisServ
         await broker.user_disconnected(f"u{number}")
     assert broker.statistics()["channels"] == 0
     server.start()
-    await back(one)
+    await wait_until_ready(one)
     await broker.subscribe("marker", None)
     asked = server.execute("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
-    assert asked < ATTEMPTS, "there was nothing to make up for"
+    assert asked < ATTEMPTS, "nothing had to be sent"
 
 
-async def test_what_redis_may_have_heard_of_is_taken_back(
+async def test_calls_whose_answer_was_lost_are_undone(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one = await fleet.launch(proxy.url, lease=30.0, beat=0.05, presence_timeout=0.1)
@@ -175,10 +174,12 @@ async def test_what_redis_may_have_heard_of_is_taken_back(
     await eventually(lambda: broker.statistics()["channels"] == 1)
 
 
-# ---------------------------------------------------------------- Redis forgets
+# ---------------------------------------------------------------- Redis loses data
 
 
-async def test_after_flushall_everybody_is_told_and_goes_on(server: RedisServer, fleet: Fleet) -> None:
+async def test_after_flushall_subscribers_get_a_gap_and_then_new_messages(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(), await fleet.launch()
     await one.broker.subscribe("kept", KEPT)
     await one.broker.subscribe("not", None)
@@ -200,10 +201,12 @@ async def test_after_flushall_everybody_is_told_and_goes_on(server: RedisServer,
     assert values(await one.node.messages(1)) == [4]
     await publish(two.broker, "not", 5, retention=None)
     assert values(await one.node.messages(1)) == [5]
-    assert list((await two.broker.presence("kept")).members) == [ANN], "it has not left, nobody is told"
+    assert list((await two.broker.presence("kept")).members) == [ANN], (
+        "it has not left, and no leave is announced"
+    )
 
 
-async def test_a_failover_that_lost_writes_is_noticed_though_the_numbers_go_on(
+async def test_a_failover_that_lost_writes_is_noticed_though_offsets_continue(
     server: RedisServer, fleet: Fleet, tmp_path: Path
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch()
@@ -219,12 +222,12 @@ async def test_a_failover_that_lost_writes_is_noticed_though_the_numbers_go_on(
     (gap,) = await one.node.received(1)
     assert isinstance(gap, Gap)
     assert (gap.reason, gap.position and gap.position.offset) == ("reset", 5)
-    await back(two)
+    await wait_until_ready(two)
     new = await publish(two.broker, "a", "new", "new", retention=LONG)
-    assert [id.offset for id in new] == [6, 7], "as the lost ones had"
+    assert [id.offset for id in new] == [6, 7], "the offsets of the lost messages"
     assert [message.message for message in await one.node.messages(2)] == new
     for since in (*kept, *lost):
-        # Also before the loss: what was lost came after it.
+        # Also positions from before the loss: messages after them were lost.
         assert not (await two.broker.read("a", since=since)).recovered
     assert gap.position is not None
     assert values((await two.broker.read("a", since=gap.position)).messages) == ["new", "new"]
@@ -234,7 +237,9 @@ async def test_a_failover_that_lost_writes_is_noticed_though_the_numbers_go_on(
 # ---------------------------------------------------------------- nodes die
 
 
-async def test_members_of_a_dead_node_leave_once(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+async def test_each_member_of_a_dead_node_leaves_once(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
     dead = await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     for each in (one, two):
@@ -254,13 +259,13 @@ async def test_members_of_a_dead_node_leave_once(server: RedisServer, proxy: Pro
     left = {key.decode() for kind in ("in", "of", "pn") for key in server.execute("KEYS", f"*:{kind}:n3~*")}
     assert left == set()
     assert sorted(record.node for record in await one.broker.nodes()) == ["n1", "n2"]
-    # Nobody says it twice: a marker comes next.
+    # No second leave: the marker comes next.
     await publish(one.broker, "a", "marker", retention=None)
     for each in (one, two):
         assert values(await each.node.messages(1)) == ["marker"]
 
 
-async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) -> None:
+async def test_a_zombie_is_fenced_and_starts_a_new_incarnation(proxy: Proxy, fleet: Fleet) -> None:
     one, zombie = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
     for each in (one, zombie):
         await each.broker.subscribe("a", LONG)
@@ -275,12 +280,12 @@ async def test_a_zombie_is_fenced_and_begins_anew(proxy: Proxy, fleet: Fleet) ->
     assert await one.node.received(1) == [Leave("a", ANN)]
     assert zombie.node.envelopes == []
     proxy.release()
-    # What the first incarnation had in its buffers, it keeps to itself; history tells all, in order, once.
+    # What the first incarnation had in its buffers is not delivered; history has everything, once, in order.
     received = await zombie.node.received(7)
     messages = [each.message.message for each in received if isinstance(each, Delivery)]
     assert messages == missed
     assert Gap("not", "reset", None) in received
-    assert PossibleLoss("a") in received, "that somebody left, or what was not to be kept: no history tells"
+    assert PossibleLoss("a") in received, "history has neither leaves nor messages published without history"
     assert Join("a", ANN) in received
     assert await one.node.received(1) == [Join("a", ANN)]
     await publish(one.broker, "a", "live", retention=LONG)

@@ -1,4 +1,4 @@
-"""Calls over one connection to a Redis that takes them and says nothing: each is told in its own time."""
+"""Deadlines of calls in a pipeline to a Redis that never answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,44 +18,44 @@ from tests.broker.redis_proxy import Proxy
 
 PING = ("PING", "")
 LONG = 60.0
-"""Seconds: nobody waits for so long."""
+"""Seconds: longer than the test."""
 
 
 @pytest_asyncio.fixture
-async def line(proxy: Proxy) -> AsyncIterator[Pipeline]:
+async def pipeline(proxy: Proxy) -> AsyncIterator[Pipeline]:
     errors: list[BaseException] = []
     tasks = Tasks(errors.append)
     health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
     health.lease_held()
-    line = Pipeline(
+    pipeline = Pipeline(
         RedisConnection(FixedPrimary(Server.from_url(proxy.url)), connect_timeout=LONG),
         health,
         tasks,
         timeout=LONG,
     )
     proxy.hold()
-    yield line
-    await line.close()
+    yield pipeline
+    await pipeline.close()
     await tasks.close()
     assert errors == []
 
 
-async def test_a_call_for_which_less_time_is_left_than_for_those_before_it_does_not_wait_for_theirs(
-    line: Pipeline,
+async def test_a_call_with_an_earlier_deadline_than_those_before_it_fails_at_its_own(
+    pipeline: Pipeline,
 ) -> None:
     now = asyncio.get_running_loop().time()
-    before = line.call(PING, now + LONG)
-    again = line.call(PING, now + 0.1)
-    behind = line.call(PING, now + LONG)
+    first = pipeline.call(PING, now + LONG)
+    earlier = pipeline.call(PING, now + 0.1)
+    later = pipeline.call(PING, now + LONG)
     with pytest.raises(BrokerUnavailable, match="in time"):
-        await again
-    assert (before.done(), behind.done(), line.failures) == (False, False, 1)
+        await earlier
+    assert (first.done(), later.done(), pipeline.failures) == (False, False, 1)
 
 
-async def test_each_call_fails_at_its_own_time(line: Pipeline) -> None:
+async def test_each_call_fails_at_its_own_deadline(pipeline: Pipeline) -> None:
     now = asyncio.get_running_loop().time()
-    calls = [line.call(PING, now + seconds) for seconds in (0.1, 0.1, LONG)]
+    calls = [pipeline.call(PING, now + seconds) for seconds in (0.1, 0.1, LONG)]
     for call in calls[:2]:
         with pytest.raises(BrokerUnavailable, match="in time"):
             await call
-    assert (calls[2].done(), line.failures) == (False, 2)
+    assert (calls[2].done(), pipeline.failures) == (False, 2)

@@ -1,4 +1,4 @@
-"""The broker behind sentinels, and what a replica is worth: failovers of a real primary to a real replica."""
+"""The broker behind sentinels: failovers of a real primary to a real replica; replicated publishes."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,13 @@ def primary_and_replica(tmp_path: Path) -> Iterator[SentinelSetup]:
         yield servers
 
 
-async def published(
+async def publish_until_accepted(
     broker: RedisBroker, channel: str, value: str, level: AckLevel = AckLevel.STORED
 ) -> MessageId | None:
-    """Publish as a backend does: by one key until it is taken, and has reached *level*; return its id."""
+    """Publish as a backend does: with one key, until it is accepted at *level*; return its id."""
     receipts: list[Receipt] = []
 
-    async def taken() -> bool:
+    async def accepted() -> bool:
         try:
             receipt = await broker.publish(publication(channel, value, key=value, level=level))
         except BrokerUnavailable:
@@ -51,97 +51,97 @@ async def published(
         receipts.append(receipt)
         return (receipt.level or level) is level
 
-    await eventually(taken)
+    await eventually(accepted)
     return receipts[-1].id
 
 
-async def spoken_and_heard(one: RunningNode, two: RunningNode) -> None:
-    """Publish until *two* hears it: what was said before may be within a gap that it was told of."""
-    spoken: list[str] = []
+async def publish_until_delivered(one: RunningNode, two: RunningNode) -> None:
+    """Publish until *two* gets a message: earlier ones may be lost in a gap that was reported to it."""
+    published: list[str] = []
 
-    async def heard() -> bool:
-        spoken.append(f"after {len(spoken)}")
-        await published(one.broker, "room", spoken[-1])
-        got = [each.message.data.value for each in two.node.envelopes if isinstance(each, Delivery)]
-        return got[-1] in spoken
+    async def delivered() -> bool:
+        published.append(f"after {len(published)}")
+        await publish_until_accepted(one.broker, "room", published[-1])
+        received = [each.message.data.value for each in two.node.envelopes if isinstance(each, Delivery)]
+        return received[-1] in published
 
-    await eventually(heard)
+    await eventually(delivered)
 
 
-async def heard_until(member: RunningNode, last: str) -> list[str]:
+async def received_until(member: RunningNode, last: str) -> list[str]:
     """Return the values of all messages up to *last*, and the reasons of gaps among them."""
-    heard: list[str] = []
-    while last not in heard:
+    received: list[str] = []
+    while last not in received:
         (envelope,) = await member.node.received(1)
         assert isinstance(envelope, Delivery | Gap)
-        heard.append(envelope.reason if isinstance(envelope, Gap) else str(envelope.message.data.value))
-    return heard
+        received.append(envelope.reason if isinstance(envelope, Gap) else str(envelope.message.data.value))
+    return received
 
 
-async def test_a_planned_failover_is_heard_of_though_the_former_primary_goes_on(
+async def test_a_planned_failover_is_noticed_while_the_former_primary_still_works(
     primary_and_replica: SentinelSetup,
 ) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         await two.broker.subscribe("room", KEPT)
-        await published(one.broker, "room", "before", AckLevel.REPLICATED)
+        await publish_until_accepted(one.broker, "room", "before", AckLevel.REPLICATED)
         former = primary_and_replica.primary
         await asyncio.to_thread(primary_and_replica.promote)
         present = primary_and_replica.primary
 
         async def moved() -> bool:
-            # What the former primary takes is lost, and told.
-            await published(one.broker, "room", f"stray {present.execute('TIME')}")
+            # What the former primary still accepts is lost, and reported as a gap.
+            await publish_until_accepted(one.broker, "room", f"stray {present.execute('TIME')}")
             return bool(present.execute("XLEN", "fanway:{0}:log:room") > 1)
 
         await eventually(moved)
         assert former.execute("ROLE")[0] == b"master"
-        await spoken_and_heard(one, two)
-        heard = [each for each in two.node.envelopes if isinstance(each, Delivery)]
-        assert heard[0].message.data.value == "before"
+        await publish_until_delivered(one, two)
+        received = [each for each in two.node.envelopes if isinstance(each, Delivery)]
+        assert received[0].message.data.value == "before"
 
 
-async def test_what_was_replicated_outlives_the_primary(primary_and_replica: SentinelSetup) -> None:
+async def test_a_replicated_message_survives_the_primary(primary_and_replica: SentinelSetup) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         start = await two.broker.subscribe("room", KEPT)
-        await published(one.broker, "room", "before", AckLevel.REPLICATED)
+        await publish_until_accepted(one.broker, "room", "before", AckLevel.REPLICATED)
         primary_and_replica.primary.kill()
-        await published(one.broker, "room", "after")
-        await heard_until(two, "after")
+        await publish_until_accepted(one.broker, "room", "after")
+        await received_until(two, "after")
         kept = await surely(lambda: two.broker.read("room", since=start))
         assert kept.recovered
         assert values(kept.messages) == ["before", "after"]
 
 
-async def test_a_failover_that_loses_five_messages_is_told_to_every_node(
+async def test_every_node_reports_a_failover_that_lost_messages(
     primary_and_replica: SentinelSetup,
 ) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch()
         for member in (one, two):
             await member.broker.subscribe("room", KEPT)
-        kept = await published(one.broker, "room", "kept", AckLevel.REPLICATED)
+        kept = await publish_until_accepted(one.broker, "room", "kept", AckLevel.REPLICATED)
         primary_and_replica.disconnect_replica()
         *_, lost = await publish(one.broker, "room", *(f"lost {number}" for number in range(5)))
         for member in (one, two):
             await member.node.messages(6)
         primary_and_replica.primary.kill()
-        # A backend that goes on publishing: the numbers of the lost ones are given out again.
-        await published(one.broker, "room", "after")
+        # The offsets of the lost messages are assigned again.
+        await publish_until_accepted(one.broker, "room", "after")
         for member in (one, two):
-            assert await heard_until(member, "reset") == ["reset"]
-        await published(one.broker, "room", "later")
+            assert await received_until(member, "reset") == ["reset"]
+        await publish_until_accepted(one.broker, "room", "later")
         for member in (one, two):
-            # The gap may say that the stream goes on behind "after".
-            assert (await heard_until(member, "later"))[-1] == "later"
+            # The position of the gap may already include "after".
+            assert (await received_until(member, "later"))[-1] == "later"
         for stale in (kept, lost):
             page = await surely(lambda stale=stale: two.broker.read("room", since=stale))  # type: ignore[misc]
             assert not page.recovered
         assert values((await surely(lambda: two.broker.read("room"))).messages) == ["kept", "after", "later"]
 
 
-async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: SentinelSetup) -> None:
+async def test_killed_sentinels_do_not_affect_the_broker(primary_and_replica: SentinelSetup) -> None:
     async with Fleet(primary_and_replica.url) as fleet:
         one = await fleet.launch()
         await one.broker.subscribe("room", KEPT)
@@ -149,13 +149,13 @@ async def test_sentinels_that_die_take_nothing_with_them(primary_and_replica: Se
         for sentinel in primary_and_replica.sentinels:
             sentinel.kill()
         await publish(one.broker, "room", 1)
-        # Even a new connection finds the primary where it was.
+        # A new connection still finds the primary.
         primary.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await published(one.broker, "room", "again")
-        await heard_until(one, "again")
+        await publish_until_accepted(one.broker, "room", "again")
+        await received_until(one, "again")
 
 
-async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Path) -> None:
+async def test_a_broker_starts_before_its_sentinels(tmp_path: Path) -> None:
     servers = SentinelSetup(tmp_path)
     try:
         servers.start()
@@ -171,7 +171,7 @@ async def test_a_broker_waits_for_sentinels_that_are_not_there_yet(tmp_path: Pat
         servers.kill()
 
 
-async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
+async def test_a_replaced_primary_is_left_though_it_still_answers(
     primary_and_replica: SentinelSetup,
 ) -> None:
     clock = FakeClock()
@@ -191,7 +191,7 @@ async def test_a_primary_that_was_given_up_is_left_though_it_still_answers(
 
 @contextlib.contextmanager
 def hanging(*servers: RedisServer) -> Iterator[None]:
-    """Have *servers* take connections, and say nothing."""
+    """Stop the processes of *servers*: they accept connections and never answer."""
     for server in servers:
         os.kill(server.pid, signal.SIGSTOP)
     try:
@@ -201,7 +201,7 @@ def hanging(*servers: RedisServer) -> Iterator[None]:
             os.kill(server.pid, signal.SIGCONT)
 
 
-async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
+async def test_hanging_sentinels_do_not_delay_the_lookup(tmp_path: Path) -> None:
     with sentinel_setup(tmp_path, count=5) as servers, hanging(*servers.sentinels[:3]):
         async with Fleet(servers.url) as fleet:
             one = await fleet.launch()
@@ -211,7 +211,7 @@ async def test_sentinels_that_hang_are_not_waited_for(tmp_path: Path) -> None:
         assert await primary.locate(recheck=False) == ("127.0.0.1", servers.primary.port)
 
 
-async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replica: SentinelSetup) -> None:
+async def test_sentinels_that_did_not_answer_are_asked_again_soon(primary_and_replica: SentinelSetup) -> None:
     clock = FakeClock()
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url), clock)
     first = await primary.locate(recheck=True)
@@ -219,33 +219,35 @@ async def test_sentinels_that_are_silent_are_asked_again_soon(primary_and_replic
     primary.invalidate()
     with hanging(*primary_and_replica.sentinels):
         assert await primary.locate(recheck=True) == first
-        assert primary.is_current(first, recheck=True), "a primary that goes on does not suffer"
+        assert primary.is_current(first, recheck=True), "calls to a primary that works go on"
     clock.advance(SENTINEL_SILENT_RECHECK_SECONDS)
     assert primary.is_current(first, recheck=False)
     assert not primary.is_current(first, recheck=True)
     assert await primary.locate(recheck=True) == ("127.0.0.1", primary_and_replica.primary.port) != first
 
 
-async def test_a_doubt_that_comes_while_sentinels_are_asked_is_heard(
+async def test_an_invalidation_during_a_lookup_is_not_lost(
     primary_and_replica: SentinelSetup,
 ) -> None:
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url), FakeClock())
     with hanging(*primary_and_replica.sentinels[1:]):
-        looking = asyncio.ensure_future(primary.locate(recheck=False))
+        lookup = asyncio.ensure_future(primary.locate(recheck=False))
         await asyncio.sleep(0)
         primary.invalidate()
-        first = await looking
+        first = await lookup
     assert not primary.is_current(first, recheck=False)
     assert primary.is_current(await primary.locate(recheck=False), recheck=False)
 
 
-async def test_why_no_sentinel_knows_is_told_of_each(primary_and_replica: SentinelSetup) -> None:
+async def test_the_error_of_a_failed_lookup_has_the_reason_of_each_sentinel(
+    primary_and_replica: SentinelSetup,
+) -> None:
     dead, hung, asked = primary_and_replica.sentinels
     primary = SentinelPrimary(Server.from_url(primary_and_replica.url.replace(PRIMARY_NAME, "another")))
     dead.kill()
-    with hanging(hung), pytest.raises(exceptions.ConnectionError) as told:
+    with hanging(hung), pytest.raises(exceptions.ConnectionError) as raised:
         await primary.locate(recheck=False)
-    text = str(told.value)
+    text = str(raised.value)
     assert text.startswith("no sentinel knows 'another': ")
     assert f"127.0.0.1:{dead.port}: Connect" in text
     assert f"127.0.0.1:{hung.port}: no answer in time" in text
@@ -261,7 +263,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
         yield pair
 
 
-async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
+async def test_a_publish_reports_whether_a_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
     await eventually(lambda: has_replica(primary))
     async with Fleet(primary.url) as fleet:
@@ -283,24 +285,26 @@ async def test_a_publish_tells_whether_a_replica_has_it(pair: tuple[RedisServer,
             os.kill(replica.pid, signal.SIGCONT)
 
 
-async def test_who_waits_for_a_replica_delays_nobody_else(pair: tuple[RedisServer, RedisServer]) -> None:
+async def test_a_publish_that_waits_for_a_replica_delays_no_other(
+    pair: tuple[RedisServer, RedisServer],
+) -> None:
     primary, replica = pair
     await eventually(lambda: has_replica(primary))
     async with Fleet(primary.url) as fleet:
         one = await fleet.launch(replication_timeout=20.0, publish_timeout=30.0)
         os.kill(replica.pid, signal.SIGSTOP)
         try:
-            patient = asyncio.ensure_future(
+            replicated = asyncio.ensure_future(
                 one.broker.publish(publication("room", 1, level=AckLevel.REPLICATED))
             )
             await publish(one.broker, "room", 2, 3)
-            assert not patient.done()
+            assert not replicated.done()
         finally:
             os.kill(replica.pid, signal.SIGCONT)
-        assert (await patient).level is AckLevel.REPLICATED
+        assert (await replicated).level is AckLevel.REPLICATED
 
 
-async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
+async def test_without_a_replica_a_publish_is_acknowledged_as_stored(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(default_level=AckLevel.REPLICATED)
@@ -308,7 +312,7 @@ async def test_a_server_without_a_replica_says_stored(tmp_path: Path) -> None:
             assert (await one.broker.publish(publication("room", 1, level=AckLevel.STORED))).level is None
 
 
-async def test_a_replica_is_no_primary(pair: tuple[RedisServer, RedisServer]) -> None:
+async def test_a_replica_is_not_used_as_a_primary(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
     await eventually(lambda: has_replica(primary))
     async with Fleet(replica.url) as fleet:

@@ -1,4 +1,4 @@
-"""A list of independent servers: each has its channels, and is lost for itself."""
+"""A list of independent servers: each has its own channels, and an outage of one affects only these."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,16 +16,18 @@ from tests.broker.redis_server import RedisServer, running_redis
 
 
 @contextmanager
-def servers(home: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
-    """Run two Redis that know nothing of each other."""
-    folders = home / "1", home / "2"
-    for folder in folders:
-        folder.mkdir()
+def servers(folder: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Run two independent Redis servers."""
+    folders = folder / "1", folder / "2"
+    for each in folders:
+        each.mkdir()
     with running_redis(folders[0]) as first, running_redis(folders[1]) as second:
         yield first, second
 
 
-async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path) -> None:
+async def test_channels_are_spread_over_the_servers_and_one_outage_affects_only_its_own(
+    tmp_path: Path,
+) -> None:
     with servers(tmp_path) as (first, second):
         async with Fleet(first.url, second.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
@@ -45,10 +47,10 @@ async def test_a_list_of_servers_shares_the_channels_and_the_risk(tmp_path: Path
             )
             assert [isinstance(each, BrokerUnavailable) for each in outcomes].count(True) == shares[0]
             await eventually(lambda: len(one.node.envelopes) == shares[1])
-            assert two.broker.ready(), "half of the channels is better than none"
+            assert two.broker.ready(), "half of the channels are available"
 
 
-async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_path: Path) -> None:
+async def test_a_list_of_channels_is_partial_without_the_server_that_is_down(tmp_path: Path) -> None:
     with servers(tmp_path) as (first, second):
         async with Fleet(first.url, second.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
@@ -79,7 +81,7 @@ async def test_a_lost_server_of_a_list_hides_only_its_own_followed_channels(tmp_
                 await one.broker.subscribed_channels("c", after="", limit=100)
 
 
-async def test_channels_are_followed_by_name_across_shards(tmp_path: Path) -> None:
+async def test_channels_are_listed_by_name_across_shards(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(shards_per_server=3)

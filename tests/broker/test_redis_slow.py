@@ -1,4 +1,4 @@
-"""A Redis that answers late, and answers everything: it is waited for, for as long as each call may take."""
+"""A slow Redis: each call waits for its own timeout, and the shard is not lost."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -16,62 +16,69 @@ from tests.chaos.flow import CLEAR, Line
 from tests.chaos.proxy import Proxy
 
 LEASE = 6.0
-"""Seconds: so that a renewal, of which there is one every two seconds, may take as long as a publish."""
+"""Seconds: so that a renewal, made every two seconds, may take as long as a publish."""
 
 ANN = ConnectionRecord("c1", "n2", ["room"], 12.5)
 
 T = TypeVar("T")
 
 
-async def departed(member: RunningNode, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Make *call*, and return when it has been sent: what is called for now waits behind it."""
+async def call_and_wait_until_sent(member: RunningNode, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start *call* and return its task once it was sent: later calls wait behind it."""
     before = member.broker.statistics()["trips"]
-    made = asyncio.create_task(call)
+    task = asyncio.create_task(call)
     await eventually(lambda: member.broker.statistics()["trips"] > before)
-    return made
+    return task
 
 
-async def test_a_redis_that_is_slow_is_not_lost(tmp_path: Path) -> None:
+async def test_a_slow_redis_is_not_lost(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
             one = await fleet.launch(lease=LEASE, inbox_block=2.0)
             await one.broker.subscribe("room", KEPT)
             await publish(one.broker, "room", "to connect")
             way.shape(up=Line(delay=0.6))
-            # That takes so long that the lease is renewed meanwhile.
+            # This takes so long that the lease is renewed meanwhile.
             before = one.broker.statistics()["calls"]
             await publish(one.broker, "room", *range(5))
             assert values(await one.node.messages(6)) == ["to connect", *range(5)]
-            told = one.broker.statistics()
-            assert told["calls"] > before + 5
-            assert (told["failures"], told["incarnations"], told["up"]) == (0, 1, 1)
+            statistics = one.broker.statistics()
+            assert statistics["calls"] > before + 5
+            assert (statistics["failures"], statistics["incarnations"], statistics["up"]) == (0, 1, 1)
             way.shape(up=CLEAR)
 
 
-async def test_a_publish_that_waits_for_its_turn_fails_before_its_answer_comes(server: RedisServer) -> None:
+async def test_the_publish_timeout_includes_waiting_for_earlier_batches(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
         one = await fleet.launch(lease=LEASE, inbox_block=2.0, publish_timeout=2.0)
         await publish(one.broker, "room", "to connect")
-        # The second goes when the first is back, and would be back itself after 2.4 seconds.
+        # The second is sent when the first is answered, and would be answered after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
-        first = await departed(one, one.broker.publish(publication("room", "in time")))
+        first = await call_and_wait_until_sent(one, one.broker.publish(publication("room", "in time")))
         with pytest.raises(BrokerUnavailable, match="in time"):
             await one.broker.publish(publication("room", "late"))
         assert first.done()
         assert (await first).id is not None
-        # Its connection is as good as before, and it was carried out after all.
+        # The connection stays, and the publish was carried out after all.
         await publish(one.broker, "room", "after")
         way.shape(up=CLEAR)
         assert values((await one.broker.read("room")).messages) == ["to connect", "in time", "late", "after"]
-        told = one.broker.statistics()
-        assert (told["failures"], told["incarnations"], told["breaker_opened"], told["up"]) == (1, 1, 0, 1)
+        statistics = one.broker.statistics()
+        assert (
+            statistics["failures"],
+            statistics["incarnations"],
+            statistics["breaker_opened"],
+            statistics["up"],
+        ) == (1, 1, 0, 1)
 
 
-async def test_what_is_stored_is_said_to_be_when_no_replica_tells_in_time(server: RedisServer) -> None:
+async def test_a_stored_publish_is_acknowledged_at_its_timeout_without_the_answer_of_a_replica(
+    server: RedisServer,
+) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
         one = await fleet.launch(lease=LEASE, inbox_block=2.0)
         await one.broker.publish(publication("room", "to connect", level=AckLevel.REPLICATED))
-        # Redis has been asked for the second time, and would answer that after 2.4 seconds.
+        # The WAIT behind it would be answered after 2.4 seconds.
         way.shape(up=Line(delay=1.2))
         receipt = await one.broker.publish(publication("room", "stored", level=AckLevel.REPLICATED))
         assert (receipt.id is not None, receipt.level) == (True, AckLevel.STORED)
@@ -79,15 +86,15 @@ async def test_what_is_stored_is_said_to_be_when_no_replica_tells_in_time(server
         way.shape(up=CLEAR)
 
 
-async def test_a_read_that_waits_for_its_turn_fails_before_its_answer_comes(server: RedisServer) -> None:
+async def test_the_read_timeout_includes_waiting_for_earlier_batches(server: RedisServer) -> None:
     async with Proxy.open(server.port) as way, Fleet(f"redis://127.0.0.1:{way.port}/0") as fleet:
         one = await fleet.launch(lease=LEASE, inbox_block=2.0, resume_timeout=2.0, presence_timeout=1.0)
         await publish(one.broker, "room", "kept")
         await one.broker.read("room")
         way.shape(up=Line(delay=1.2))
-        first = await departed(one, one.broker.read("room", limit=1))
+        first = await call_and_wait_until_sent(one, one.broker.read("room", limit=1))
         waiting = asyncio.ensure_future(one.broker.read("room", limit=2))
-        # Who asks for the same a second later has a second longer: the read goes on for the sake of it.
+        # A caller that joins the same read a second later has a second more: the read goes on for it.
         with pytest.raises(BrokerUnavailable):
             await one.broker.presence("room")
         later = asyncio.ensure_future(one.broker.read("room", limit=2))
@@ -100,7 +107,7 @@ async def test_a_read_that_waits_for_its_turn_fails_before_its_answer_comes(serv
         way.shape(up=CLEAR)
 
 
-async def test_questions_about_users_and_channels_have_one_deadline_for_all_their_calls(
+async def test_a_lookup_has_one_timeout_for_all_its_calls(
     server: RedisServer,
 ) -> None:
     async with Proxy.open(server.port) as way, Fleet(server.url) as fleet:
@@ -112,7 +119,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         await two.broker.subscribe("room", None)
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list((await one.broker.connections("ann")).items) == [ANN]
-        # One call is answered in time, and so would each of two be.
+        # Each call alone is answered in time; two in a row are not.
         way.shape(up=Line(delay=1.2))
         with pytest.raises(BrokerUnavailable, match="in time"):
             await one.broker.connections("ann")
@@ -121,7 +128,7 @@ async def test_questions_about_users_and_channels_have_one_deadline_for_all_thei
         way.shape(up=CLEAR)
 
 
-async def test_a_node_that_answers_a_question_too_late_is_left_out(server: RedisServer) -> None:
+async def test_a_node_that_answers_a_lookup_too_late_is_left_out(server: RedisServer) -> None:
     async with Proxy.open(server.port) as near, Proxy.open(server.port) as far, Fleet() as fleet:
         urls = [f"redis://127.0.0.1:{way.port}/0" for way in (near, far)]
         one, two = [
@@ -131,7 +138,7 @@ async def test_a_node_that_answers_a_question_too_late_is_left_out(server: Redis
         await two.broker.user_connected("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)
         assert list((await one.broker.connections("ann")).items) == [ANN]
-        # The question is put after 1.8 seconds, and answered after 3.4.
+        # The request reaches the other node after 1.8 seconds, its answer arrives after 3.4.
         near.shape(up=Line(delay=0.9))
         far.shape(up=Line(delay=1.6))
         assert list((await one.broker.connections("ann")).items) == []
@@ -139,7 +146,7 @@ async def test_a_node_that_answers_a_question_too_late_is_left_out(server: Redis
             way.shape(up=CLEAR)
 
 
-async def test_what_is_published_in_one_turn_of_the_loop_travels_together(fleet: Fleet) -> None:
+async def test_publishes_of_one_loop_turn_are_sent_in_one_round_trip(fleet: Fleet) -> None:
     one = await fleet.launch(lease=30.0)
     await publish(one.broker, "room", "to connect")
     before = one.broker.statistics()
