@@ -45,7 +45,7 @@ class Flusher:
         self._before_flush = before_flush
         self._clock = clock
         self._delay = delay
-        self.full: set[Flushable] = set()
+        self.full_outboxes: set[Flushable] = set()
         """Outboxes whose sockets take nothing now."""
         self._marked: list[Flushable] = []
         self._requested = False

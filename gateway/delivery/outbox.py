@@ -109,7 +109,7 @@ class Outbox:
         queue = self._queue
         if not self._writer.writable:
             if self._writer is not _CLOSED_WRITER:
-                self._flusher.full.add(self)
+                self._flusher.full_outboxes.add(self)
             return
         if not queue:
             return
@@ -128,7 +128,7 @@ class Outbox:
 
     def on_drained(self) -> None:
         """Flush: the socket takes more."""
-        self._flusher.full.discard(self)
+        self._flusher.full_outboxes.discard(self)
         self.flush()
         if not self._queue and self._writer.writable:
             self._owner.on_outbox_drained()
@@ -138,7 +138,7 @@ class Outbox:
 
         Nothing may be written after what was dropped: the client would resume from behind it.
         """
-        self._flusher.full.discard(self)
+        self._flusher.full_outboxes.discard(self)
         self._writer = _CLOSED_WRITER
         # Session and outbox refer to each other: without this, only a garbage collection would free them.
         self._owner = _CLOSED_OWNER

@@ -220,7 +220,7 @@ class Hub:
             waited += CAPACITY_POLL_SECONDS
 
     def _most_sockets_full(self) -> bool:
-        return len(self.flusher.full) > max(FULL_SOCKETS_ALLOWED, len(self.sessions) // 2)
+        return len(self.flusher.full_outboxes) > max(FULL_SOCKETS_ALLOWED, len(self.sessions) // 2)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""

@@ -68,6 +68,6 @@ class Services:
     per_user_policy: Literal["refuse", "replace"] = "refuse"
     """What happens to a user's connection above the cap: it is rejected (4010), or the oldest ends (4012)."""
     clock: Clock = monotonic
-    wall: Clock = wall
+    wall_clock: Clock = wall
     on_error: Callable[[BaseException], None] = lambda _: None
     """Called with errors that are a fault of this program."""

@@ -178,7 +178,7 @@ class Session:
         self.services = services
         self.connection = secrets.token_urlsafe(12)
         self.state = State.OPENED
-        self.connected_at = services.wall()
+        self.connected_at = services.wall_clock()
         """Unix seconds."""
         self.user = ""
         self.info: Any = None
@@ -298,7 +298,7 @@ class Session:
         if expires_at is not None:
             self.token_expiry = TokenExpiryTimer(
                 expires_at,
-                self.services.wall,
+                self.services.wall_clock,
                 on_expiring=lambda left: self.send(Expiring(round(left, 3))),
                 on_expired=lambda: self.close(CloseCode.TOKEN_EXPIRED),
             )

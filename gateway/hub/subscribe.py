@@ -314,7 +314,7 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subs
         session.on_fell_behind(subscription, behind)
     session.services.hub.release_channel(channel)
     if prepared.expires_at is not None:
-        left = max(0.0, prepared.expires_at - session.services.wall())
+        left = max(0.0, prepared.expires_at - session.services.wall_clock())
         subscription.expiry = asyncio.get_running_loop().call_later(
             left, session.revoke, channel.name, "token_expired", "the channel token has expired"
         )

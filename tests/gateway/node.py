@@ -109,7 +109,7 @@ class Node:
             tasks=self.tasks,
             limits=limits or SessionLimits(),
             clock=self.clock,
-            wall=self.wall,
+            wall_clock=self.wall,
             on_error=self.errors.append,
             **{"verifier": verifier, "anonymous": True, **services},
         )

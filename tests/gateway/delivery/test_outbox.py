@@ -330,8 +330,8 @@ def test_a_discarded_outbox_is_not_counted_as_full() -> None:
     setup.transport.writable = False
     setup.outbox.enqueue(b"\x81\x01a")
     setup.flusher.run()
-    assert setup.flusher.full == {setup.outbox}
+    assert setup.flusher.full_outboxes == {setup.outbox}
     setup.outbox.enqueue(b"\x81\x01b")  # the next flush is due, and the connection ends before it
     setup.outbox.discard()
     setup.flusher.run()
-    assert setup.flusher.full == set()
+    assert setup.flusher.full_outboxes == set()

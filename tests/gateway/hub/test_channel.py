@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from gateway.delivery.encoding import EncodedBatch, EncodedMessage
 from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel
 from gateway.hub.subscription import Subscription
 from protocol.codec import JSON, MSGPACK, Codec
-from protocol.messages import Gap, Join, Leave, Member, Message
+from protocol.messages import Join, Leave, Member, Message
 from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.gateway.delivery.queue_items import decode_all, message_id
@@ -505,12 +504,3 @@ async def test_waiting_for_an_offset_ends_at_a_break_or_after_the_timeout(what: 
         channel.reset(message_id(6) if what == "reset" else None)
     await until_idle()
     assert waiting.done()
-
-
-def test_a_gap_frame_is_in_the_codec_of_the_connection() -> None:
-    channel = Channel("a", replace(KEPT, on_slow="conflate"))
-    _, text = subscribe(channel)
-    _, binary = subscribe(channel, "c2", codec=MSGPACK)
-    assert text.on_slow == "conflate"
-    assert decode_all([text.gap_frame(message_id(3))]) == [Gap("a", "overflow", message_id(3))]
-    assert MSGPACK.decode_server_message(binary.gap_frame(None, "trimmed")[2:]) == Gap("a", "trimmed", None)

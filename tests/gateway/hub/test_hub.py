@@ -293,13 +293,13 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
     nobody: Any = None  # they are only counted
     hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
     full: list[Any] = [object() for _ in range(60)]
-    hub.flusher.full.update(full[:50])
+    hub.flusher.full_outboxes.update(full[:50])
     await hub.wait_for_capacity()  # half is not most
-    hub.flusher.full.update(full)
+    hub.flusher.full_outboxes.update(full)
     waiting = asyncio.ensure_future(hub.wait_for_capacity())
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
-    hub.flusher.full.clear()
+    hub.flusher.full_outboxes.clear()
     await waiting
 
 

@@ -26,7 +26,7 @@ from protocol.messages import (
 )
 from protocol.payload import payload_of
 from tests.gateway.hub.interleavings import GatedBroker
-from tests.gateway.node import Client, memory_broker, running_node
+from tests.gateway.node import Client, running_node
 from tests.gateway.virtual_time import advance, on_virtual_time, until_idle, virtual_loop
 
 CODECS = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
@@ -221,18 +221,6 @@ async def test_a_node_that_stops_while_connects_wait_releases_their_channels(gat
         assert node.hub.channels == {}
         for channel in ("hp:a", "hp:b"):
             assert (await broker.inner.presence(channel)).connections == 0
-
-
-@on_virtual_time
-async def test_a_full_broker_rejects_a_publish_as_unavailable() -> None:
-    async with running_node(broker=memory_broker(memory=1)) as node:
-        client = await node.connect()
-        error = await client.request_rejected(Publish(10, "h:a", payload_of(1)))
-        assert (error.code, error.message, error.retry_after_ms) == (
-            "unavailable",
-            "the broker is full",
-            5_000,
-        )
 
 
 @on_virtual_time
