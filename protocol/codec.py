@@ -1,4 +1,4 @@
-"""Bytes to messages and back: JSON with orjson, MessagePack with msgpack; the subprotocols' names."""
+"""Encode and decode messages: JSON with orjson, MessagePack with msgpack; one codec per subprotocol."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import orjson
 from protocol import commands, limits, server_messages
 from protocol.errors import BadRequest
 from protocol.messages import ClientMessage, Message, Publish, ServerMessage
-from protocol.payload import Payload, brackets, check_depth, check_integers, check_value
+from protocol.payload import Payload, check_depth, check_integers, check_value, max_nesting
 
 _packer = msgpack.Packer(autoreset=True)
 _ARRAY_16, _ARRAY_32 = b"\xdc", b"\xdd"
 
 
 class Codec(Protocol):
-    """One encoding of the messages; stateless, so one instance serves every connection."""
+    """One encoding of the messages. Codecs have no state: one instance serves every connection."""
 
     @property
     def subprotocol(self) -> str:
-        """What is negotiated in Sec-WebSocket-Protocol (RFC 6455 section 1.9)."""
+        """The name that is negotiated in Sec-WebSocket-Protocol (RFC 6455 section 1.9)."""
 
     @property
     def binary(self) -> bool:
-        """Whether messages travel in binary frames; text frames otherwise."""
+        """Whether messages are sent in binary frames; text frames otherwise."""
 
     def decode(self, received: bytes, /) -> ClientMessage:
-        """Return the command in *received*; `BadRequest` for everything that is none."""
+        """Return the command in *received*; raise `BadRequest` where there is none."""
 
     def encode(self, message: ServerMessage, /) -> bytes:
         """Return the bytes of a reply or a push."""
 
     def decode_server_message(self, received: bytes, /) -> ServerMessage:
-        """Return the reply or push in *received*, as a client reads it; `BadRequest` for everything else."""
+        """Return the reply or push in *received*, for clients; raise `BadRequest` where there is none."""
 
     def encode_command(self, command: ClientMessage, /) -> bytes:
-        """Return the bytes of a command, as a client writes it."""
+        """Return the bytes of a command, for clients."""
 
 
 class JsonCodec:
@@ -49,19 +49,19 @@ class JsonCodec:
 
     def decode(self, received: bytes) -> ClientMessage:
         """Return the command in *received*."""
-        spelled = _map(_parse_json(received))
-        if brackets(received) > limits.DEPTH:
-            _check_fields(spelled, check_depth)
-        command = commands.command_of(spelled)
+        fields = _map(_parse_json(received))
+        if max_nesting(received) > limits.DEPTH:
+            _check_fields(fields, check_depth)
+        command = commands.command_of(fields)
         if isinstance(command, Publish):
-            _check_data(command, spelled, received)
+            _check_data(command, fields, received)
         return command
 
     def encode(self, message: ServerMessage) -> bytes:
-        """Return *message* as JSON; what is already encoded is spliced in."""
+        """Return *message* as JSON; what is already encoded is inserted as it is."""
         if type(message) is Message and message.sender is None and message.tags is None:
             return _json_message(message)
-        return orjson.dumps(server_messages.map_of(message), default=_json_splice)
+        return orjson.dumps(server_messages.map_of(message), default=_json_fragment)
 
     def decode_server_message(self, received: bytes) -> ServerMessage:
         """Return the reply or push in *received*."""
@@ -71,23 +71,23 @@ class JsonCodec:
 
     def encode_command(self, command: ClientMessage) -> bytes:
         """Return *command* as JSON."""
-        return orjson.dumps(commands.map_of(command), default=_json_splice)
+        return orjson.dumps(commands.map_of(command), default=_json_fragment)
 
 
 class MsgpackCodec:
-    """`fanway.v1.msgpack`: one MessagePack map per binary frame; what JSON cannot carry is refused."""
+    """`fanway.v1.msgpack`: one MessagePack map per binary frame; what JSON cannot encode is refused."""
 
     subprotocol: Final = "fanway.v1.msgpack"
     binary: Final = True
 
     def decode(self, received: bytes) -> ClientMessage:
         """Return the command in *received*."""
-        spelled = _map(_parse_msgpack(received))
-        _check_fields(spelled, check_value)
-        return commands.command_of(spelled)
+        fields = _map(_parse_msgpack(received))
+        _check_fields(fields, check_value)
+        return commands.command_of(fields)
 
     def encode(self, message: ServerMessage) -> bytes:
-        """Return *message* as MessagePack; what is already encoded is spliced in."""
+        """Return *message* as MessagePack; what is already encoded is inserted as it is."""
         return _pack(server_messages.map_of(message))
 
     def decode_server_message(self, received: bytes) -> ServerMessage:
@@ -104,21 +104,26 @@ class MsgpackCodec:
 JSON: Final[Codec] = JsonCodec()
 MSGPACK: Final[Codec] = MsgpackCodec()
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
-"""Every subprotocol this gateway speaks, in order of preference."""
+"""The codecs by subprotocol, in order of preference."""
 
 
 def decode_json(received: bytes, *, depth: int = limits.DEPTH) -> Any:
-    """Return the value of the JSON text *received*; `BadRequest` where it is none or deeper than *depth*."""
+    """Return the value of the JSON text *received*.
+
+    Raises:
+        BadRequest: It is not JSON, or nests deeper than *depth*.
+    """
     value = _parse_json(received)
-    if brackets(received) > depth:
+    if max_nesting(received) > depth:
         check_depth(value, depth)
     return value
 
 
 def decode_msgpack(received: bytes, *, depth: int = limits.DEPTH) -> Any:
-    """Return the value of *received*.
+    """Return the value of the MessagePack *received*.
 
-    `BadRequest` where it is no MessagePack, holds what JSON cannot carry, or nests deeper than *depth*.
+    Raises:
+        BadRequest: It is not MessagePack, has a value that JSON cannot encode, or nests deeper than *depth*.
     """
     value = _parse_msgpack(received)
     check_value(value, depth)
@@ -142,9 +147,9 @@ def _parse_msgpack(received: bytes) -> Any:
 
 
 def _check_lengths(received: bytes) -> None:
-    """Raise OutOfData where arrays announce more than follows, before memory is taken for what they announce.
+    """Raise OutOfData where an array header counts more items than follow, before memory is taken for them.
 
-    unpackb makes room as soon as it reads a header: 64 KiB with a thousand nested ones took 500 MB and 70 ms.
+    unpackb allocates as soon as it reads a header: 64 KiB with a thousand nested ones took 500 MB and 70 ms.
     """
     unpacker = msgpack.Unpacker(max_buffer_size=len(received))
     unpacker.feed(received)
@@ -157,51 +162,55 @@ def _map(value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_fields(spelled: dict[str, Any], check: Callable[..., None]) -> None:
-    """Hold a whole command against *check*; the error names the field and repeats the id."""
+def _check_fields(fields: dict[str, Any], check: Callable[..., None]) -> None:
+    """Apply *check* to a whole command; its error names the field and repeats the command's id."""
     try:
-        check(spelled)
-    except BadRequest as fault:
-        raise _located(spelled, check) or commands.fault_in(spelled, "keys", fault) from None
+        check(fields)
+    except BadRequest as error:
+        raise _located_error(fields, check) or commands.error_in(fields, "keys", error) from None
 
 
-def _located(spelled: dict[str, Any], check: Callable[..., None]) -> BadRequest | None:
-    for name, value in spelled.items():
+def _located_error(fields: dict[str, Any], check: Callable[..., None]) -> BadRequest | None:
+    for name, value in fields.items():
         try:
             check(value, limits.DEPTH - 1)
-        except BadRequest as fault:
-            return commands.fault_in(spelled, str(name), fault)
+        except BadRequest as error:
+            return commands.error_in(fields, str(name), error)
     return None
 
 
-def _check_data(command: Publish, spelled: dict[str, Any], source: bytes) -> None:
+def _check_data(command: Publish, fields: dict[str, Any], source: bytes) -> None:
     try:
         check_integers(command.data.json, source)
-    except BadRequest as fault:
-        raise commands.fault_in(spelled, "data", fault) from None
+    except BadRequest as error:
+        raise commands.error_in(fields, "data", error) from None
 
 
 def _json_message(message: Message) -> bytes:
-    """Return what a backend published, as `map_of` and orjson would spell it: 0.5 µs instead of 1.4."""
-    identity, time = message.message, message.time
+    """Return *message*, which has no `from` and no `tags`, as `map_of` and orjson would encode it.
+
+    It takes 0.5 µs instead of 1.4.
+    """
+    id, time = message.message, message.time
     return b'{"type":"message","channel":%b%b,"data":%b%b}' % (
         orjson.dumps(message.channel),
-        b"" if identity is None else b',"message":"%d-%b"' % (identity.offset, identity.uid.encode()),
+        b"" if id is None else b',"message":"%d-%b"' % (id.offset, id.uid.encode()),
         message.data.json,
         b"" if time is None else b',"time":%d' % time,
     )
 
 
-def _json_splice(value: Any) -> Any:
+def _json_fragment(value: Any) -> Any:
     if isinstance(value, Payload):
         return orjson.Fragment(value.json)
     return orjson.Fragment(value.body(JsonCodec.subprotocol))
 
 
 def _pack(value: Any) -> bytes:
-    """Return *value* as MessagePack; msgpack itself has no way to write bytes that are already encoded.
+    """Return *value* as MessagePack; msgpack itself cannot insert bytes that are already encoded.
 
-    What holds none is written in one go, thrice as fast; trying finds that out where it is not known before.
+    A value without such bytes is packed in one call, which is three times as fast. Where it is not known
+    whether there are any, that call is tried first.
     """
     if isinstance(value, Payload):
         return value.msgpack

@@ -1,4 +1,4 @@
-"""Maps to commands and back: which fields each type has, as one table."""
+"""Commands to maps and back: the fields of each type, as one table."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ from protocol.messages import (
 from protocol.position import MessageId
 
 
-class Field(NamedTuple):
-    """One field of a command: its name on the wire and in Python, its check, and what its absence means."""
+class CommandField(NamedTuple):
+    """One field of a command."""
 
     name: str
-    check: fields.Check
+    """On the wire and in Python."""
+    decode: fields.Decode
     required: bool = False
     default: Any = None
+    """The value of an absent field."""
 
 
-_ID = Field("id", fields.command_id, required=True)
-_CHANNEL = Field("channel", fields.channel, required=True)
+_ID = CommandField("id", fields.command_id, required=True)
+_CHANNEL = CommandField("channel", fields.channel_name, required=True)
 
-COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
+COMMANDS: dict[str, tuple[Any, tuple[CommandField, ...]]] = {
     "connect": (
         Connect,
         (
             _ID,
-            Field("token", fields.token),
-            Field("client", fields.client_info),
-            Field("subs", fields.resumes, default=MappingProxyType({})),
+            CommandField("token", fields.token),
+            CommandField("client", fields.client_info),
+            CommandField("subs", fields.subs, default=MappingProxyType({})),
         ),
     ),
     "subscribe": (
@@ -52,11 +54,11 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
         (
             _ID,
             _CHANNEL,
-            Field("token", fields.token),
-            Field("since", fields.since),
-            Field("rewind", fields.count),
-            Field("join_leave", fields.flag),
-            Field("members", fields.flag, default=False),
+            CommandField("token", fields.token),
+            CommandField("since", fields.message_id),
+            CommandField("rewind", fields.non_negative),
+            CommandField("join_leave", fields.boolean),
+            CommandField("members", fields.boolean, default=False),
         ),
     ),
     "unsubscribe": (Unsubscribe, (_ID, _CHANNEL)),
@@ -65,96 +67,99 @@ COMMANDS: dict[str, tuple[Any, tuple[Field, ...]]] = {
         (
             _ID,
             _CHANNEL,
-            Field("data", fields.payload, required=True),
-            Field("key", fields.key),
+            CommandField("data", fields.payload, required=True),
+            CommandField("key", fields.idempotency_key),
         ),
     ),
-    "presence": (Presence, (_ID, _CHANNEL, Field("members", fields.flag, default=False))),
+    "presence": (Presence, (_ID, _CHANNEL, CommandField("members", fields.boolean, default=False))),
     "history": (
         History,
         (
             _ID,
             _CHANNEL,
-            Field("limit", fields.count),
-            Field("since", fields.since),
-            Field("reverse", fields.flag, default=False),
+            CommandField("limit", fields.non_negative),
+            CommandField("since", fields.message_id),
+            CommandField("reverse", fields.boolean, default=False),
         ),
     ),
-    "refresh": (Refresh, (_ID, Field("token", fields.token, required=True))),
+    "refresh": (Refresh, (_ID, CommandField("token", fields.token, required=True))),
     "ping": (Ping, (_ID,)),
     "pong": (Pong, ()),
 }
-"""Every type a client may send, its fields in the order of its class.
+"""The class of each type of command, and its fields in the order of the class.
 
-Unknown fields are ignored; null stands for an absent field, except in `data`.
+Unknown fields are ignored. A field that is null counts as absent, except `data`, where null is a value.
 """
 
 
 def command_of(received: Mapping[str, Any]) -> ClientMessage:
-    """Return the command that the map *received* spells.
+    """Return the command in the map *received*.
 
-    `BadRequest`, with the command's id where it was legible, for an unknown type or a missing or wrong field.
+    Raises:
+        BadRequest: The type is unknown, or a field is missing or wrong. It has the id of the command where
+            that can be read.
     """
-    kind = received.get("type")
-    row = COMMANDS.get(kind) if type(kind) is str else None
+    command_type = received.get("type")
+    row = COMMANDS.get(command_type) if type(command_type) is str else None
     name = "type"
     try:
         if row is None:
-            raise fields.expected(f"one of {', '.join(COMMANDS)}", kind)
-        made, wanted = row
+            raise fields.expected(f"one of {', '.join(COMMANDS)}", command_type)
+        command_class, command_fields = row
         values: list[Any] = []
-        for name, check, required, default in wanted:
+        for name, decode, required, default in command_fields:
             value = received.get(name)
             if value is not None or (name == "data" and name in received):
-                values.append(check(value))
+                values.append(decode(value))
             elif required:
                 raise BadRequest("is missing")  # noqa: TRY301 (the handler below adds the field's name)
             else:
                 values.append(default)
-    except BadRequest as fault:
-        raise fault_in(received, name, fault) from None
-    command: ClientMessage = made(*values)
+    except BadRequest as error:
+        raise error_in(received, name, error) from None
+    command: ClientMessage = command_class(*values)
     return command
 
 
-def fault_in(received: Mapping[str, Any], name: str, fault: BadRequest) -> BadRequest:
-    """Return *fault* as that of the field *name* of *received*, with the command's id where it is legible."""
-    kind = received.get("type")
-    where = f"{kind}.{name[:48]}" if type(kind) is str and kind in COMMANDS else name[:48]
-    return BadRequest(f"{where}: {fault.message}", id=_legible_id(received))
+def error_in(received: Mapping[str, Any], name: str, error: BadRequest) -> BadRequest:
+    """Return *error* with the name of its field, and the id of the command where that can be read."""
+    command_type = received.get("type")
+    is_known = type(command_type) is str and command_type in COMMANDS
+    path = f"{command_type}.{name[:48]}" if is_known else name[:48]
+    return BadRequest(f"{path}: {error.message}", id=_readable_id(received))
 
 
 def map_of(command: ClientMessage) -> dict[str, Any]:
-    """Return the map that spells *command*; fields at their default are left out."""
-    _, wanted = COMMANDS[command.type]
-    spelled: dict[str, Any] = {"type": command.type}
-    for name, _, _, default in wanted:
+    """Return the map that encodes *command*; fields at their default are left out."""
+    _, command_fields = COMMANDS[command.type]
+    encoded: dict[str, Any] = {"type": command.type}
+    for name, _, _, default in command_fields:
         value = getattr(command, name)
         if value != default:
-            spelled[name] = _plain(value)
-    return spelled
+            encoded[name] = _encode(value)
+    return encoded
 
 
-def _plain(value: Any) -> Any:
+def _encode(value: Any) -> Any:
     if isinstance(value, MessageId):
         return str(value)
     if isinstance(value, ClientInfo):
-        return _present({"name": value.name, "version": value.version})
+        return _without_none({"name": value.name, "version": value.version})
     if isinstance(value, Mapping):
-        return {name: _options(resume) for name, resume in value.items()}
+        return {name: _encode_resume(resume) for name, resume in value.items()}
     return value
 
 
-def _options(resume: Resume) -> dict[str, Any]:
+def _encode_resume(resume: Resume) -> dict[str, Any]:
     since = None if resume.since is None else str(resume.since)
-    return _present({"since": since, "token": resume.token, "rewind": resume.rewind})
+    return _without_none({"since": since, "token": resume.token, "rewind": resume.rewind})
 
 
-def _present(options: dict[str, Any]) -> dict[str, Any]:
+def _without_none(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _legible_id(received: Mapping[str, Any]) -> int | None:
+def _readable_id(received: Mapping[str, Any]) -> int | None:
     try:
         return fields.command_id(received.get("id"))
     except BadRequest:

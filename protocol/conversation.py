@@ -1,4 +1,7 @@
-"""What a client may say and when, as a table of states; who breaks it gets close code 4002."""
+"""Which commands a client may send in which state of its connection, as a table.
+
+See docs/protocol.md#messages.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +11,44 @@ from protocol.commands import COMMANDS
 
 
 class State(Enum):
-    """How far a conversation has come."""
+    """The state of a connection, for the commands of its client."""
 
     OPENED = auto()
-    """The handshake is done, nothing was said; `connect` must come first."""
+    """The handshake is done; `connect` must be the first command."""
     CONNECTING = auto()
-    """`connect` was taken, its reply is not out yet; further commands may follow already."""
+    """`connect` was accepted and its reply is not sent yet; further commands may already arrive."""
     CONNECTED = auto()
+    """The reply to `connect` was sent."""
     CLOSING = auto()
-    """One side ended it; what still comes is not answered."""
+    """One side has closed the connection; commands that still arrive get no reply."""
 
 
-class Verdict(Enum):
-    """What becomes of a command."""
+class Action(Enum):
+    """What the gateway does with a command."""
 
     HANDLE = auto()
     IGNORE = auto()
-    VIOLATION = auto()
+    CLOSE = auto()
+    """Close the connection with 4002, `protocol_violation`."""
 
 
-def _table() -> dict[tuple[State, str], Verdict]:
-    rest = [kind for kind in COMMANDS if kind != "connect"]
+def _table() -> dict[tuple[State, str], Action]:
+    other_commands = [command for command in COMMANDS if command != "connect"]
     return {
-        (State.OPENED, "connect"): Verdict.HANDLE,
-        **{(State.OPENED, kind): Verdict.VIOLATION for kind in rest},
-        (State.CONNECTING, "connect"): Verdict.VIOLATION,
-        **{(State.CONNECTING, kind): Verdict.HANDLE for kind in rest},
-        (State.CONNECTED, "connect"): Verdict.VIOLATION,
-        **{(State.CONNECTED, kind): Verdict.HANDLE for kind in rest},
-        **{(State.CLOSING, kind): Verdict.IGNORE for kind in COMMANDS},
+        (State.OPENED, "connect"): Action.HANDLE,
+        **{(State.OPENED, command): Action.CLOSE for command in other_commands},
+        (State.CONNECTING, "connect"): Action.CLOSE,
+        **{(State.CONNECTING, command): Action.HANDLE for command in other_commands},
+        (State.CONNECTED, "connect"): Action.CLOSE,
+        **{(State.CONNECTED, command): Action.HANDLE for command in other_commands},
+        **{(State.CLOSING, command): Action.IGNORE for command in COMMANDS},
     }
 
 
-RULES: dict[tuple[State, str], Verdict] = _table()
-"""What becomes of each command type in each state."""
+ACTIONS: dict[tuple[State, str], Action] = _table()
+"""The action for each type of command in each state."""
 
 
-def verdict(state: State, kind: str) -> Verdict:
-    """Return what becomes of a command of type *kind* in *state*."""
-    return RULES[state, kind]
+def action_for(state: State, command_type: str) -> Action:
+    """Return what the gateway does with a command of *command_type* in *state*."""
+    return ACTIONS[state, command_type]

@@ -1,4 +1,4 @@
-"""Error codes, close codes, and what a client does on each."""
+"""Error codes and close codes, and what a client does on each (docs/protocol.md#errors, #close-codes)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ErrorCode(StrEnum):
 
 
 class CloseCode(IntEnum):
-    """Why a connection ended; the status code of a Close frame (RFC 6455 section 7.4)."""
+    """Why a connection ended: the status code of a Close frame (RFC 6455 section 7.4)."""
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
@@ -46,7 +46,7 @@ class CloseCode(IntEnum):
 
 
 class Reaction(StrEnum):
-    """What a client does after a connection ended."""
+    """What a client does after the end of a connection."""
 
     STOP = "stop"
     STOP_UNTIL_NEW_TOKEN = "stop_until_new_token"  # noqa: S105 (a rule, not a secret)
@@ -67,7 +67,7 @@ class Backoff(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """One row of the table of close codes."""
+    """The meaning of a close code."""
 
     reason: str
     reaction: Reaction
@@ -114,7 +114,7 @@ TRANSIENT_ERRORS = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, Err
 
 
 class ProtocolError(Exception):
-    """A command that was not carried out: what its `error` says."""
+    """A command was not carried out; has the fields of its `error`."""
 
     def __init__(self, code: ErrorCode, message: str, *, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
@@ -124,11 +124,11 @@ class ProtocolError(Exception):
 
 
 class ClientFault(ProtocolError):
-    """The client asked for what it may not have, or asked wrongly; the same again gets the same answer."""
+    """The command is wrong or not permitted; sending it again gets the same error."""
 
 
 class BadRequest(ClientFault):
-    """A frame that is no command, or a command with a wrong field; `id` is the command's where legible."""
+    """A frame is not a command, or a field is wrong; `id` is that of the command, where it can be read."""
 
     def __init__(self, message: str, *, id: int | None = None) -> None:
         super().__init__(ErrorCode.BAD_REQUEST, message)
@@ -136,4 +136,4 @@ class BadRequest(ClientFault):
 
 
 class ServerFault(ProtocolError):
-    """The gateway could not do it now; the same again may succeed after `retry_after_ms`."""
+    """The gateway cannot carry out the command now; it may succeed after `retry_after_ms`."""

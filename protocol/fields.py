@@ -1,4 +1,4 @@
-"""Checks of single fields: a raw value to a typed one, or `BadRequest` that names what was expected."""
+"""Decode single fields: return a raw value as a typed one, or raise `BadRequest` with what was expected."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from protocol.messages import ClientInfo, Resume
 from protocol.payload import Payload, payload_of
 from protocol.position import MessageId
 
-Check = Callable[[Any], Any]
+Decode = Callable[[Any], Any]
+"""Returns a raw value as a typed one; raises `BadRequest` where it is wrong."""
+
 E = TypeVar("E", bound=StrEnum)
 
 
-def _shown(value: Any) -> str:
-    """Return *value* for an error: cut short, and of containers the kind alone: a token may lie in them."""
+def _printable(value: Any) -> str:
+    """Return *value* for an error: at most 48 characters, nothing in containers, which may hold a token."""
     if isinstance(value, Mapping | list):
         return "an array" if isinstance(value, list) else "a map"
     text = repr(value)
@@ -26,48 +28,48 @@ def _shown(value: Any) -> str:
 
 
 def expected(what: str, value: Any) -> BadRequest:
-    """Return the error that says *what* was expected where *value* stood."""
-    return BadRequest(f"expected {what}, not {_shown(value)}")
+    """Return the error that says that *what* was expected instead of *value*."""
+    return BadRequest(f"expected {what}, not {_printable(value)}")
 
 
-def part(name: str, check: Check, value: Any) -> Any:
-    """Return what *check* makes of *value*, a part of a field; its errors name that part."""
+def decode_part(name: str, decode: Decode, value: Any) -> Any:
+    """Return *value*, a part of a field, decoded; errors name the part."""
     try:
-        return check(value)
-    except BadRequest as fault:
-        raise BadRequest(f"{name}: {fault.message}") from None
+        return decode(value)
+    except BadRequest as error:
+        raise BadRequest(f"{name}: {error.message}") from None
 
 
 def command_id(value: Any) -> int:
-    """An integer 1…2^53-1."""
+    """Decode an integer 1…2^53-1."""
     if type(value) is not int or not 1 <= value <= limits.COMMAND_ID:
         raise expected("an integer from 1 to 2^53-1", value)
     return value
 
 
-def channel(value: Any) -> str:
-    """A channel's name."""
-    if type(value) is not str or not channels.valid(value):
+def channel_name(value: Any) -> str:
+    """Decode the name of a channel."""
+    if type(value) is not str or not channels.is_channel_name(value):
         raise expected("a channel name of 1 to 128 characters A-Z a-z 0-9 _ . : @ ~ -", value)
     return value
 
 
-def flag(value: Any) -> bool:
-    """True or false."""
+def boolean(value: Any) -> bool:
+    """Decode true or false."""
     if type(value) is not bool:
         raise expected("true or false", value)
     return value
 
 
-def count(value: Any) -> int:
-    """A whole number from 0 up."""
+def non_negative(value: Any) -> int:
+    """Decode an integer 0…2^53-1."""
     if type(value) is not int or not 0 <= value <= limits.COMMAND_ID:
         raise expected("a whole number from 0 up", value)
     return value
 
 
-def since(value: Any) -> MessageId:
-    """A message id."""
+def message_id(value: Any) -> MessageId:
+    """Decode a message id or a position."""
     if type(value) is not str:
         raise expected("a message id", value)
     try:
@@ -77,115 +79,115 @@ def since(value: Any) -> MessageId:
 
 
 def string(value: Any) -> str:
-    """Any string."""
+    """Decode any string."""
     if type(value) is not str:
         raise expected("a string", value)
     return value
 
 
 def number(value: Any) -> float:
-    """An integer or a float."""
+    """Decode an integer or a float."""
     if type(value) not in (int, float):
         raise expected("a number", value)
     return value  # type: ignore[no-any-return]
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """A map."""
+    """Decode a map, whatever is in it."""
     if type(value) is not dict:
         raise expected("a map", value)
     return value
 
 
-def array_of(check: Check) -> Check:
-    """Return the check for an array whose items all pass *check*; it gives a tuple."""
+def array_of(decode: Decode) -> Decode:
+    """Return a decoder of an array of items that *decode* decodes; it returns a tuple."""
 
-    def check_all(value: Any) -> tuple[Any, ...]:
+    def decode_all(value: Any) -> tuple[Any, ...]:
         if type(value) is not list:
             raise expected("an array", value)
-        return tuple(part(str(index), check, item) for index, item in enumerate(value))
+        return tuple(decode_part(str(index), decode, item) for index, item in enumerate(value))
 
-    return check_all
+    return decode_all
 
 
-def one_of(choices: type[E]) -> Check:
-    """Return the check for the name of one of *choices*."""
+def one_of(choices: type[E]) -> Decode:
+    """Return a decoder of the value of one of *choices*."""
 
-    def check(value: Any) -> E:
+    def decode(value: Any) -> E:
         try:
             return choices(value)
         except ValueError:
             raise expected(f"one of {', '.join(choices)}", value) from None
 
-    return check
+    return decode
 
 
-def text(longest: int) -> Check:
-    """Return the check for a string of 1 to *longest* characters."""
+def text(max_length: int) -> Decode:
+    """Return a decoder of a string of 1 to *max_length* characters."""
 
-    def check(value: Any) -> str:
-        if type(value) is not str or not 1 <= len(value) <= longest:
-            raise expected(f"a string of 1 to {longest} characters", value)
+    def decode(value: Any) -> str:
+        if type(value) is not str or not 1 <= len(value) <= max_length:
+            raise expected(f"a string of 1 to {max_length} characters", value)
         return value
 
-    return check
+    return decode
 
 
 def token(value: Any) -> str:
-    """A token, never repeated in an error."""
+    """Decode a token; errors never repeat it."""
     if type(value) is not str or not 1 <= len(value) <= limits.TOKEN_SIZE:
         raise BadRequest(f"expected a token of 1 to {limits.TOKEN_SIZE} characters")
     return value
 
 
-key = text(limits.IDEMPOTENCY_KEY)
+idempotency_key = text(limits.IDEMPOTENCY_KEY)
 
 
 def payload(value: Any) -> Payload:
-    """The data of a message: any value that JSON carries, null among them."""
+    """Decode the data of a message: any value that JSON encodes, null included."""
     return value if isinstance(value, Payload) else payload_of(value)
 
 
 def client_info(value: Any) -> ClientInfo:
-    """A map with a name and perhaps a version."""
+    """Decode a map with `name` and perhaps `version`."""
     if not isinstance(value, Mapping):
         raise expected("a map with a name", value)
-    name, version = part("name", text(128), value.get("name")), value.get("version")
-    return ClientInfo(name, None if version is None else part("version", text(64), version))
+    name, version = decode_part("name", text(128), value.get("name")), value.get("version")
+    return ClientInfo(name, None if version is None else decode_part("version", text(64), version))
 
 
-def resumes(value: Any) -> dict[str, Resume]:
-    """A map from channel to how it is to be restored; what is wrong with one does not hinder the others."""
+def subs(value: Any) -> dict[str, Resume]:
+    """Decode a map from channels to options of subscriptions; an error in one leaves the others valid."""
     if not isinstance(value, Mapping):
         raise BadRequest(f"expected a map from channel to options, not {type(value).__name__}")
     if len(value) > limits.SUBSCRIPTIONS_AT_CONNECT:
         raise BadRequest(f"expected at most {limits.SUBSCRIPTIONS_AT_CONNECT} channels, not {len(value)}")
-    return {string(name): _restored(name, options) for name, options in value.items()}
+    return {string(name): _resume_or_fault(name, options) for name, options in value.items()}
 
 
-_RESUME: dict[str, Check] = {"since": since, "token": token, "rewind": count}
+_RESUME_OPTIONS: dict[str, Decode] = {"since": message_id, "token": token, "rewind": non_negative}
 
 
-def _restored(name: str, options: Any) -> Resume:
+def _resume_or_fault(name: str, options: Any) -> Resume:
     try:
-        channel(name)
+        channel_name(name)
         return _resume(options)
-    except BadRequest as fault:
-        return Resume(fault=fault.message)
+    except BadRequest as error:
+        return Resume(fault=error.message)
 
 
 def _resume(value: Any) -> Resume:
     if value is None:
         return Resume()
     if not isinstance(value, Mapping):
-        # Whoever forgets the map has put the token here: name its type alone.
+        # A client that forgot the map may have sent its token here: the error has its type only.
         raise BadRequest(f"expected a map of options, not {type(value).__name__}")
-    given = {name: value[name] for name in _RESUME if value.get(name) is not None}
-    return Resume(**{name: part(name, _RESUME[name], item) for name, item in given.items()})
+    given = {name: value[name] for name in _RESUME_OPTIONS if value.get(name) is not None}
+    return Resume(**{name: decode_part(name, _RESUME_OPTIONS[name], item) for name, item in given.items()})
 
 
 def tags(value: Any) -> dict[str, str]:
-    """A map from strings to strings."""
+    """Decode a map from strings to strings."""
     if not isinstance(value, Mapping) or len(value) > limits.TAGS:
         raise expected(f"a map of at most {limits.TAGS} entries", value)
     for item in chain(value, value.values()):

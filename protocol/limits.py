@@ -1,32 +1,36 @@
-"""The numbers that protect a gateway and its clients; settings may lower most of them."""
+"""The bounds that protect a gateway and its clients; settings may lower most of them.
+
+See docs/protocol.md#limits.
+"""
 
 from __future__ import annotations
 
 CHANNEL_NAME = 128
-"""Characters in a channel's name."""
+"""Characters in the name of a channel."""
 
 COMMAND_ID = 2**53 - 1
 """The largest command id: what a JavaScript number holds exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
 DEPTH = 64
-"""Levels of arrays and maps in a message from a client; orjson encodes 254, a phone's parser often fewer."""
+"""Levels of arrays and maps in a message from a client. orjson encodes 254; other parsers take fewer."""
 
 SERVER_MESSAGE_DEPTH = DEPTH + 4
-"""Levels in what a server says: `data` is one level down in a `publish`, and up to five in a `connected`."""
+"""Levels in a reply or push: `data` is one level down in `publish`, and up to five in `connected`."""
 
 MESSAGE_SIZE = 64 * 1024
-"""Bytes in one message from a client, before the link closes with 1009."""
+"""Bytes in one message from a client; beyond them the connection is closed with 1009 (RFC 6455, 7.4.1)."""
 
 IDEMPOTENCY_KEY = 128
 """Characters in the `key` of a publish."""
 
 TOKEN_SIZE = 8 * 1024
-"""Characters in a token; longer ones are refused before any cryptography."""
+"""Characters in a token; longer ones are refused before a signature is verified."""
 
 TAGS = 32
-"""Entries in the `tags` of a message; keys and values have at most `TAG_SIZE` characters."""
+"""Entries in the `tags` of a message."""
 
 TAG_SIZE = 256
+"""Characters in the name, and in the value, of a tag."""
 
 SUBSCRIPTIONS_AT_CONNECT = 1_000
 """Entries in the `subs` of a `connect`."""
@@ -35,13 +39,13 @@ HISTORY_LIMIT = 1_000
 """Messages in one `history` reply."""
 
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
-"""Integers that both codecs carry exactly (MessagePack int 64 and uint 64)."""
+"""Integers that both codecs encode exactly (the int 64 and uint 64 of the MessagePack specification)."""
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds until the first command must be there (PROTOCOL, close code 4001)."""
+"""Seconds in which `connect` must arrive, else 4001 closes the connection (docs/protocol.md#connect)."""
 
 FRAGMENTS = 64
-"""Frames that one message may be split into; a flood of empty ones otherwise never meets the size limit."""
+"""Frames of one message (RFC 6455 section 5.4); empty ones would never reach the bound on its size."""
 
 PINGS_PER_SECOND, PING_BURST = 10.0, 20.0
-"""Control frames a peer may make us answer (CVE-2019-9512 is the same attack on HTTP/2)."""
+"""Control frames that a peer may send per second, and at once (CVE-2019-9512 is this attack on HTTP/2)."""

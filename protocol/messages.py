@@ -1,4 +1,7 @@
-"""What travels: commands (client to server), replies (their answers), pushes (server-initiated)."""
+"""The messages of the protocol: commands (client to server), their replies, pushes (server-initiated).
+
+Their fields are described in docs/protocol.md#commands-and-their-replies and docs/protocol.md#pushes.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from protocol.errors import ErrorCode
 from protocol.payload import Payload
 from protocol.position import MessageId
 
-# ---------------------------------------------------------------- what several of them carry
+# ---------------------------------------------------------------- parts of several messages
 
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """What a client says of itself."""
+    """The name and version of a client program."""
 
     name: str
     version: str | None = None
@@ -23,13 +26,13 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """How one channel of a `connect` is to be restored."""
+    """The options of one channel in the `subs` of a `connect`."""
 
     since: MessageId | None = None
     token: str | None = None
     rewind: int | None = None
     fault: str = ""
-    """What is wrong with a channel or its options that cannot be read: a `bad_request` for it alone."""
+    """Why the channel or its options are invalid, else empty; only that channel is a `bad_request`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One connection that is present in a channel; `info` is what its token says."""
+    """One connection that is present in a channel; `info` comes from its token."""
 
     connection: str
     user: str
@@ -54,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a client asks; the reply repeats `id`."""
+    """A command; its reply repeats `id`."""
 
     type: ClassVar[str]
     id: int
@@ -62,7 +65,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Connect(Command):
-    """The first command: who I am and what I want restored."""
+    """The first command: authenticate, and subscribe to channels."""
 
     type = "connect"
     token: str | None = None
@@ -72,7 +75,7 @@ class Connect(Command):
 
 @dataclass(frozen=True, slots=True)
 class Subscribe(Command):
-    """Follow a channel: from now on, since a message id, or with the last `rewind` messages."""
+    """Subscribe to a channel: from now on, from a message id on, or with the last `rewind` messages."""
 
     type = "subscribe"
     channel: str
@@ -85,7 +88,7 @@ class Subscribe(Command):
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe(Command):
-    """Stop following a channel."""
+    """End a subscription."""
 
     type = "unsubscribe"
     channel: str
@@ -93,7 +96,7 @@ class Unsubscribe(Command):
 
 @dataclass(frozen=True, slots=True)
 class Publish(Command):
-    """Send `data` to everyone who follows the channel; the same `key` twice publishes once."""
+    """Send `data` to every subscriber of a channel; a repeated `key` publishes once."""
 
     type = "publish"
     channel: str
@@ -103,7 +106,7 @@ class Publish(Command):
 
 @dataclass(frozen=True, slots=True)
 class Presence(Command):
-    """Who is in the channel: counts, and the members where asked for."""
+    """Ask who is present in a channel: counts, and the members with `members`."""
 
     type = "presence"
     channel: str
@@ -112,7 +115,7 @@ class Presence(Command):
 
 @dataclass(frozen=True, slots=True)
 class History(Command):
-    """Messages kept of a channel: the oldest first after `since`, or the newest first with `reverse`."""
+    """Ask for the history of a channel: oldest first after `since`, or newest first with `reverse`."""
 
     type = "history"
     channel: str
@@ -123,7 +126,7 @@ class History(Command):
 
 @dataclass(frozen=True, slots=True)
 class Refresh(Command):
-    """A newer token for the same user."""
+    """Replace the token by a newer one of the same user."""
 
     type = "refresh"
     token: str
@@ -131,24 +134,24 @@ class Refresh(Command):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Command):
-    """Ask for a `pong`: is anybody there."""
+    """Ask for a `pong`, to check the connection."""
 
     type = "ping"
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a server's ping; carries no id and gets no reply."""
+    """The answer to a ping of the server; has no id and gets no reply."""
 
     type: ClassVar[str] = "pong"
 
 
-# ---------------------------------------------------------------- what a server says
+# ---------------------------------------------------------------- replies and pushes
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The push `message`: what a channel carries; also an element of `messages` in replies."""
+    """A message of a channel: a push, and an element of `messages` in replies."""
 
     type: ClassVar[str] = "message"
     channel: str
@@ -171,12 +174,12 @@ class Subscribed:
     members: Sequence[Member] | None = None
     id: int | None = None
     truncated: bool | None = None
-    """True where `members` are not all of them; else absent."""
+    """True where `members` does not have all of them; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """A command was not carried out (with its `id`), or a frame was no command (without)."""
+    """A command was not carried out (with its `id`), or a frame was not a command (without)."""
 
     type: ClassVar[str] = "error"
     code: ErrorCode
@@ -187,7 +190,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The session is open; `subs` tells of every channel asked for and of those that the server added."""
+    """The reply to `connect`; `subs` has every channel that was asked for or added by the server."""
 
     type: ClassVar[str] = "connected"
     id: int
@@ -213,19 +216,19 @@ class Unsubscribed:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The message is in the history and on its way to every node with a subscriber."""
+    """The message is in the history, and in the inbox of every node with a subscriber."""
 
     type: ClassVar[str] = "published"
     id: int
     channel: str
     message: MessageId | None = None
     acknowledged: str | None = None
-    """`replicated` or only `stored`, where the server waits for replicas; absent where it does not."""
+    """`replicated`, or only `stored`, where the server waits for replicas; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceState:
-    """Who is in the channel."""
+    """Who is present in a channel."""
 
     type: ClassVar[str] = "presence"
     id: int
@@ -234,12 +237,12 @@ class PresenceState:
     users: int
     members: Sequence[Member] | None = None
     truncated: bool | None = None
-    """True where `members` are not all of them; else absent."""
+    """True where `members` does not have all of them; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Messages of a channel's history, and its newest position."""
+    """A page of a channel's history, and the position of its newest message."""
 
     type: ClassVar[str] = "history"
     id: int
@@ -250,7 +253,7 @@ class HistoryPage:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The newer token holds for `expires_in` seconds."""
+    """The new token is valid for `expires_in` seconds."""
 
     type: ClassVar[str] = "refreshed"
     id: int
@@ -259,7 +262,7 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class PongReply:
-    """The answer to a client's ping."""
+    """The reply to `ping`."""
 
     type: ClassVar[str] = "pong"
     id: int
@@ -267,7 +270,7 @@ class PongReply:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A member came."""
+    """A member joined."""
 
     type: ClassVar[str] = "join"
     channel: str
@@ -285,27 +288,27 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages are missing here; the stream goes on behind `position`."""
+    """Messages are missing at this point; later ones follow."""
 
     type: ClassVar[str] = "gap"
     channel: str
     reason: str
-    """`overflow` (this client was too slow), `trimmed` (history no longer reaches back), `reset` (the store
-    lost writes)."""
+    """`overflow` (the client was too slow), `trimmed` (the history is too short), `reset` (the store lost
+    messages)."""
     position: MessageId | None = None
-    """The last message that is missing."""
+    """The id of the last missing message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPing:
-    """Answer with `pong` within the heartbeat's grace."""
+    """The client must answer with `pong` (docs/protocol.md#heartbeats)."""
 
     type: ClassVar[str] = "ping"
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """The token ends in so many seconds: send `refresh`."""
+    """The token expires in `seconds`: send `refresh`."""
 
     type: ClassVar[str] = "expiring"
     seconds: float
@@ -313,7 +316,7 @@ class Expiring:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """The node drains: reconnect after that delay."""
+    """The node drains: reconnect after `after_ms`, once it closes."""
 
     type: ClassVar[str] = "reconnect"
     after_ms: int

@@ -1,8 +1,8 @@
-"""Message ids: an offset that counts and a uid that cannot be mistaken, `"<offset>-<uid>"`.
+"""Message ids, `"<offset>-<uid>"`: a number that counts up in the channel, and a random string.
 
-The offset alone is not enough: after a failover that lost writes, a store numbers new messages with offsets
-it had given out before, and a client that resumes by number silently misses them. The uid is random, unique
-at its offset.
+The offset alone is not enough: after a failover that lost writes, a store gives new messages offsets that it
+gave to others before, and a client that resumes by number would miss them without notice. The uid is random,
+so that two messages with the same offset are told apart (docs/protocol.md#positions-and-recovery).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ID = re.compile(r"(0|[1-9][0-9]{0,15})-([A-Za-z0-9_]{1,32})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class MessageId:
-    """The identity of one message in its channel, and the position right behind it."""
+    """The id of one message in its channel; as a position: everything up to that message was received."""
 
     offset: int
     """1, 2, 3, … in one channel; 0 is the position before the first message."""
@@ -24,7 +24,7 @@ class MessageId:
 
     @classmethod
     def parse(cls, text: str) -> MessageId:
-        """Return the id that *text* spells; ValueError where it spells none."""
+        """Return the id in *text*; raise ValueError where it is not one."""
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError(
@@ -36,5 +36,5 @@ class MessageId:
         return f"{self.offset}-{self.uid}"
 
     def follows(self, previous: MessageId) -> bool:
-        """Return whether this is the number right after *previous*; says nothing about the uid."""
+        """Return whether the offset is the one after that of *previous*; uids are not compared."""
         return self.offset == previous.offset + 1

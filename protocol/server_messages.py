@@ -1,7 +1,7 @@
-"""Replies and pushes to maps and back: the wire's names, in the wire's order.
+"""Replies and pushes to maps and back: the fields of each type, as one table.
 
-A value that is already encoded stands in a map as what it is: a `Payload`, or an `Encoded` message in
-`messages`; the codecs splice it. Absent is what is None.
+Values that are already encoded stay as they are in a map: a `Payload`, or an `Encoded` message in `messages`;
+the codecs insert their bytes. Fields that are None are left out.
 """
 
 from __future__ import annotations
@@ -38,176 +38,181 @@ class Encoded(Protocol):
     """A message push that is already encoded, per codec (see `gateway.delivery.encoding.EncodedMessage`)."""
 
     def body(self, subprotocol: str, /) -> bytes:
-        """Return the encoded map, without a frame around it."""
+        """Return the encoded map, without the header of a WebSocket frame."""
 
 
-class WireField(NamedTuple):
-    """One field of what a server says: its name in Python and on the wire, and how it is read and spelled."""
+class ServerField(NamedTuple):
+    """One field of a reply or push."""
 
     attribute: str
+    """In Python."""
     name: str
-    read: fields.Check
+    """On the wire."""
+    decode: fields.Decode
     required: bool = False
-    spell: Callable[[Any], Any] | None = None
-    """None where a value is spelled as it is."""
+    encode: Callable[[Any], Any] | None = None
+    """Returns a value as the wire has it; None where that is the value itself."""
 
 
-def map_of(event: ServerMessage) -> dict[str, Any]:
-    """Return the map that spells *event*; absent fields are left out."""
-    spelled: dict[str, Any] = {"type": event.type}
-    for attribute, name, _, _, spell in SERVER_MESSAGES[type(event)]:
-        value = getattr(event, attribute)
+def map_of(message: ServerMessage) -> dict[str, Any]:
+    """Return the map that encodes *message*; fields that are None are left out."""
+    encoded: dict[str, Any] = {"type": message.type}
+    for attribute, name, _, _, encode in SERVER_MESSAGES[type(message)]:
+        value = getattr(message, attribute)
         if value is not None:
-            spelled[name] = value if spell is None else spell(value)
-    return spelled
+            encoded[name] = value if encode is None else encode(value)
+    return encoded
 
 
 def server_message_of(received: Mapping[str, Any]) -> ServerMessage:
-    """Return the reply or push that the map *received* spells; `BadRequest` where it spells none.
+    """Return the reply or push in the map *received*; raise `BadRequest` where there is none.
 
-    For clients, load tests and the test vectors: a gateway never reads these.
+    For clients, load tests and the test vectors; a gateway only encodes these.
     """
-    event: ServerMessage = _read(received, _BY_NAME)
-    return event
+    message: ServerMessage = _decode(received, _CLASSES)
+    return message
 
 
-def _read(received: Mapping[str, Any], among: Mapping[str, Any]) -> Any:
-    kind = received.get("type")
-    made = among.get(kind) if type(kind) is str else None
+def _decode(received: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """Return the message in *received*, which must be one of *classes*, given by type on the wire."""
+    message_type = received.get("type")
+    message_class = classes.get(message_type) if type(message_type) is str else None
     name = "type"
     try:
-        if made is None:
-            raise fields.expected(f"one of {', '.join(among)}", kind)
+        if message_class is None:
+            raise fields.expected(f"one of {', '.join(classes)}", message_type)
         values: dict[str, Any] = {}
-        for attribute, name, read, required, _ in SERVER_MESSAGES[made]:
+        for attribute, name, decode, required, _ in SERVER_MESSAGES[message_class]:
             value = received.get(name)
             if value is not None or (name == "data" and name in received):
-                values[attribute] = read(value)
+                values[attribute] = decode(value)
             elif required:
                 raise BadRequest("is missing")  # noqa: TRY301 (the handler below adds the field's name)
-        return made(**values)
-    except BadRequest as fault:
-        raise BadRequest(f"{kind}.{name}: {fault.message}" if made else f"{name}: {fault.message}") from None
+        return message_class(**values)
+    except BadRequest as error:
+        path = name if message_class is None else f"{message_type}.{name}"
+        raise BadRequest(f"{path}: {error.message}") from None
 
 
-def _spell_member(member: Member) -> dict[str, Any]:
-    spelled = {"connection": member.connection, "user": member.user}
-    return spelled if member.info is None else {**spelled, "info": member.info}
+def _encode_member(member: Member) -> dict[str, Any]:
+    encoded = {"connection": member.connection, "user": member.user}
+    return encoded if member.info is None else {**encoded, "info": member.info}
 
 
-def _read_member(value: Any) -> Member:
-    connection, user = _read_who(value)
+def _decode_member(value: Any) -> Member:
+    connection, user = _decode_connection_and_user(value)
     return Member(connection, user, value.get("info"))
 
 
-def _spell_members(members: Any) -> list[dict[str, Any]]:
-    return [_spell_member(member) for member in members]
+def _encode_members(members: Any) -> list[dict[str, Any]]:
+    return [_encode_member(member) for member in members]
 
 
-def _spell_sender(sender: Sender) -> dict[str, Any]:
+def _encode_sender(sender: Sender) -> dict[str, Any]:
     return {"connection": sender.connection, "user": sender.user}
 
 
-def _read_sender(value: Any) -> Sender:
-    return Sender(*_read_who(value))
+def _decode_sender(value: Any) -> Sender:
+    return Sender(*_decode_connection_and_user(value))
 
 
-def _read_who(value: Any) -> list[str]:
-    given = fields.mapping(value)
-    return [fields.part(name, fields.string, given.get(name)) for name in ("connection", "user")]
+def _decode_connection_and_user(value: Any) -> list[str]:
+    encoded = fields.mapping(value)
+    return [fields.decode_part(name, fields.string, encoded.get(name)) for name in ("connection", "user")]
 
 
-def _spell_messages(messages: Any) -> list[Any]:
+def _encode_messages(messages: Any) -> list[Any]:
     return [map_of(item) if isinstance(item, Message) else item for item in messages]
 
 
-def _read_message(value: Any) -> Any:
-    return _read(fields.mapping(value), {Message.type: Message})
+def _decode_message(value: Any) -> Any:
+    return _decode(fields.mapping(value), {Message.type: Message})
 
 
-def _spell_subs(subs: Any) -> dict[str, Any]:
+def _encode_subs(subs: Any) -> dict[str, Any]:
     return {name: map_of(reply) for name, reply in subs.items()}
 
 
-def _read_subs(value: Any) -> dict[str, Any]:
+def _decode_subs(value: Any) -> dict[str, Any]:
     replies = {Subscribed.type: Subscribed, Error.type: Error}
-    given = fields.mapping(value).items()
+    encoded = fields.mapping(value).items()
     return {
-        name: fields.part(name, lambda reply: _read(fields.mapping(reply), replies), reply)
-        for name, reply in given
+        name: fields.decode_part(name, lambda reply: _decode(fields.mapping(reply), replies), reply)
+        for name, reply in encoded
     }
 
 
-_ID = WireField("id", "id", fields.command_id, required=True)
-_MAYBE_ID = WireField("id", "id", fields.command_id)
-_CHANNEL = WireField("channel", "channel", fields.string, required=True)
-_POSITION = WireField("position", "position", fields.since, spell=str)
-_MESSAGE_ID = WireField("message", "message", fields.since, spell=str)
-_MEMBER = WireField("member", "member", _read_member, required=True, spell=_spell_member)
-_MEMBERS = WireField("members", "members", fields.array_of(_read_member), spell=_spell_members)
-_TRUNCATED = WireField("truncated", "truncated", fields.flag)
-_MESSAGES = WireField("messages", "messages", fields.array_of(_read_message), spell=_spell_messages)
-_REASON = WireField("reason", "reason", fields.string, required=True)
+_ID = ServerField("id", "id", fields.command_id, required=True)
+_OPTIONAL_ID = ServerField("id", "id", fields.command_id)
+_CHANNEL = ServerField("channel", "channel", fields.string, required=True)
+_POSITION = ServerField("position", "position", fields.message_id, encode=str)
+_MESSAGE_ID = ServerField("message", "message", fields.message_id, encode=str)
+_MEMBER = ServerField("member", "member", _decode_member, required=True, encode=_encode_member)
+_MEMBERS = ServerField("members", "members", fields.array_of(_decode_member), encode=_encode_members)
+_TRUNCATED = ServerField("truncated", "truncated", fields.boolean)
+_MESSAGES = ServerField("messages", "messages", fields.array_of(_decode_message), encode=_encode_messages)
+_REASON = ServerField("reason", "reason", fields.string, required=True)
 
-SERVER_MESSAGES: dict[Any, tuple[WireField, ...]] = {
+SERVER_MESSAGES: dict[Any, tuple[ServerField, ...]] = {
     Connected: (
         _ID,
-        WireField("connection", "connection", fields.string, required=True),
-        WireField("user", "user", fields.string, required=True),
-        WireField("node", "node", fields.string, required=True),
-        WireField("heartbeat", "heartbeat", fields.number, required=True),
-        WireField("expires_in", "expires_in", fields.number),
-        WireField("limits", "limits", fields.mapping, spell=dict),
-        WireField("subs", "subs", _read_subs, spell=_spell_subs),
+        ServerField("connection", "connection", fields.string, required=True),
+        ServerField("user", "user", fields.string, required=True),
+        ServerField("node", "node", fields.string, required=True),
+        ServerField("heartbeat", "heartbeat", fields.number, required=True),
+        ServerField("expires_in", "expires_in", fields.number),
+        ServerField("limits", "limits", fields.mapping, encode=dict),
+        ServerField("subs", "subs", _decode_subs, encode=_encode_subs),
     ),
     Subscribed: (
-        _MAYBE_ID,
+        _OPTIONAL_ID,
         _CHANNEL,
         _POSITION,
-        WireField("recovered", "recovered", fields.flag),
+        ServerField("recovered", "recovered", fields.boolean),
         _MESSAGES,
         _MEMBERS,
         _TRUNCATED,
     ),
     Unsubscribed: (
-        _MAYBE_ID,
+        _OPTIONAL_ID,
         _CHANNEL,
-        WireField("code", "code", fields.string),
-        WireField("reason", "reason", fields.string),
+        ServerField("code", "code", fields.string),
+        ServerField("reason", "reason", fields.string),
     ),
-    Published: (_ID, _CHANNEL, _MESSAGE_ID, WireField("acknowledged", "acknowledged", fields.string)),
+    Published: (_ID, _CHANNEL, _MESSAGE_ID, ServerField("acknowledged", "acknowledged", fields.string)),
     PresenceState: (
         _ID,
         _CHANNEL,
-        WireField("connections", "connections", fields.count, required=True),
-        WireField("users", "users", fields.count, required=True),
+        ServerField("connections", "connections", fields.non_negative, required=True),
+        ServerField("users", "users", fields.non_negative, required=True),
         _MEMBERS,
         _TRUNCATED,
     ),
     HistoryPage: (_ID, _CHANNEL, _POSITION, _MESSAGES),
-    Refreshed: (_ID, WireField("expires_in", "expires_in", fields.number, required=True)),
+    Refreshed: (_ID, ServerField("expires_in", "expires_in", fields.number, required=True)),
     PongReply: (_ID,),
     Error: (
-        _MAYBE_ID,
-        WireField("code", "code", fields.one_of(ErrorCode), required=True, spell=str),
-        WireField("message", "message", fields.string, required=True),
-        WireField("retry_after_ms", "retry_after_ms", fields.count),
+        _OPTIONAL_ID,
+        ServerField("code", "code", fields.one_of(ErrorCode), required=True, encode=str),
+        ServerField("message", "message", fields.string, required=True),
+        ServerField("retry_after_ms", "retry_after_ms", fields.non_negative),
     ),
     Message: (
         _CHANNEL,
         _MESSAGE_ID,
-        WireField("data", "data", fields.payload, required=True),
-        WireField("sender", "from", _read_sender, spell=_spell_sender),
-        WireField("tags", "tags", fields.tags, spell=dict),
-        WireField("time", "time", fields.count),
+        ServerField("data", "data", fields.payload, required=True),
+        ServerField("sender", "from", _decode_sender, encode=_encode_sender),
+        ServerField("tags", "tags", fields.tags, encode=dict),
+        ServerField("time", "time", fields.non_negative),
     ),
     Join: (_CHANNEL, _MEMBER),
     Leave: (_CHANNEL, _MEMBER),
     Gap: (_CHANNEL, _REASON, _POSITION),
     ServerPing: (),
-    Expiring: (WireField("seconds", "in", fields.number, required=True),),
-    Reconnect: (WireField("after_ms", "after_ms", fields.count, required=True), _REASON),
+    Expiring: (ServerField("seconds", "in", fields.number, required=True),),
+    Reconnect: (ServerField("after_ms", "after_ms", fields.non_negative, required=True), _REASON),
 }
-"""Everything a server says, field by field, in the order in which it is written."""
+"""The fields of every reply and push, in the order in which they are encoded."""
 
-_BY_NAME: dict[str, Any] = {kind.type: kind for kind in SERVER_MESSAGES}
+_CLASSES: dict[str, Any] = {message_class.type: message_class for message_class in SERVER_MESSAGES}
+"""The classes by their type on the wire."""

@@ -12,7 +12,7 @@ import orjson
 
 from gateway import defaults
 from gateway.access.keys import TokenError
-from protocol.channels import personal_user, valid
+from protocol.channels import is_channel_name, personal_user
 from protocol.errors import BadRequest, ErrorCode
 from protocol.payload import check_value
 
@@ -87,7 +87,7 @@ def channel_token_of(claims: Claims, *, now: float, rules: ClaimRules) -> Channe
             "this is a connection token (it has no `channel`), expected a channel token: send it in `connect`"
         )
     channel = claims["channel"]
-    if not isinstance(channel, str) or not valid(channel):
+    if not isinstance(channel, str) or not is_channel_name(channel):
         raise _wrong_claim("channel", channel, "the name of a channel")
     user = _user(claims)
     expires_at = _expiry(claims, now, rules)
@@ -152,7 +152,7 @@ def _channels(claims: Claims, user: str) -> tuple[str, ...]:
     if not isinstance(channels, list) or len(channels) > MAX_CHANNELS:
         raise _wrong_claim("channels", channels, f"a list of at most {MAX_CHANNELS} channels")
     for channel in channels:
-        if not isinstance(channel, str) or not valid(channel):
+        if not isinstance(channel, str) or not is_channel_name(channel):
             raise _wrong_claim("channels", channel, "the names of channels in it")
         if personal_user(channel) not in (None, user):
             raise _wrong_claim("channels", channel, "no personal channel but the user's own")

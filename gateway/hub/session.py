@@ -21,7 +21,7 @@ from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
 from protocol.codec import Codec
-from protocol.conversation import State, Verdict, verdict
+from protocol.conversation import Action, State, action_for
 from protocol.errors import CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
 from protocol.messages import (
     ClientMessage,
@@ -392,11 +392,11 @@ class Session:
             self._run_command(item)
 
     def _run_command(self, command: ClientMessage) -> None:
-        ruling = verdict(self.state, command.type)
-        if ruling is Verdict.VIOLATION:
+        action = action_for(self.state, command.type)
+        if action is Action.CLOSE:
             expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
             self.close(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
-        elif ruling is Verdict.HANDLE:
+        elif action is Action.HANDLE:
             if isinstance(command, Pong):
                 self._admit(command.type, None)
             elif self._admit(command.type, command.id):

@@ -257,10 +257,10 @@ def _reply_room(session: Session) -> int:
 
 
 def _server_side_channels(session: Session) -> list[str]:
-    personal = channels.personal(session.user)
+    personal = channels.personal_channel(session.user)
     # A user whose name does not fit into a channel's name has no personal channel: the client could not name
     # it in order to resume.
-    if session.user and channels.valid(personal):
+    if session.user and channels.is_channel_name(personal):
         return [personal, *session.token_channels]
     return [*session.token_channels]
 

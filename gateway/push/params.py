@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 def channel_name(name: str) -> str:
     """Return *name* where it is a channel's."""
-    if not channels.valid(name):
+    if not channels.is_channel_name(name):
         raise _rejected(
             "channel", f"a name of 1 to {limits.CHANNEL_NAME} characters A-Z a-z 0-9 _ . : @ ~ -", name
         )
@@ -27,8 +27,8 @@ def channel_name(name: str) -> str:
 
 def personal_channel(user: str) -> str:
     """Return the personal channel of *user*; 422 for a name that does not fit one: nobody can subscribe."""
-    name = channels.personal(user_name(user))
-    if not channels.valid(name):
+    name = channels.personal_channel(user_name(user))
+    if not channels.is_channel_name(name):
         raise _rejected("user", "one with a personal channel: at most 127 of A-Z a-z 0-9 _ . : @ ~ -", user)
     return name
 

@@ -11,7 +11,7 @@ import pytest
 from protocol.errors import ErrorCode
 from tests.e2e.gateway import Served, served
 from tests.e2e.wire import BINARY, CLOSE, JSON, MSGPACK, PONG, TEXT, Client, Closed, Raw, close_frame, frame
-from tests.protocol.bad import BAD, Bad
+from tests.protocol.bad_frames import BAD_FRAMES, BadFrame
 
 CONFIG = """
 [channels]
@@ -87,8 +87,8 @@ async def hears_others(client: Client) -> None:
 # ---------------------------------------------------------------- frames that are no commands
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-async def test_a_frame_that_is_no_command(gateway: Served, bad: Bad) -> None:
+@pytest.mark.parametrize("bad", BAD_FRAMES, ids=lambda bad: bad.name)
+async def test_a_frame_that_is_no_command(gateway: Served, bad: BadFrame) -> None:
     subprotocol = bad.codec.subprotocol
     opcode = BINARY if bad.codec.binary else TEXT
     with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
@@ -100,7 +100,7 @@ async def test_a_frame_that_is_no_command(gateway: Served, bad: Bad) -> None:
             else:
                 told = await speaker.hear()
                 assert (told["type"], told["code"], told.get("id")) == ("error", "bad_request", bad.id)
-                assert bad.says in told["message"]
+                assert bad.error_part in told["message"]
                 await speaker.goes_on(other)
             await hears_others(other)
     assert "Traceback" not in gateway.stderr

@@ -1,4 +1,4 @@
-"""One or more of every message, by name: what the vectors, the truncations and the documents are made of."""
+"""Examples of every message, by name, for the vectors and for the tests of truncated frames."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ COMMANDS: dict[str, ClientMessage] = {
 
 HELLO = Message(ROOM, payload_of({"text": "hello"}), NEW, Sender("c-7Qm2", "anna"), None, 1_767_225_600_000)
 
-EVENTS: dict[str, ServerMessage] = {
+SERVER_MESSAGES: dict[str, ServerMessage] = {
     "connected": Connected(
         1,
         "c-7Qm2",

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for everything that travels, and how many examples a test may take."""
+"""Hypothesis strategies for every message, and how many examples a test takes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from protocol.position import MessageId
 WORD = string.ascii_letters + string.digits + "_"
 
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""No deadline: what a slow machine takes is no fault of the code."""
+"""Without a deadline, because a slow machine is not a fault of the code."""
 
 ids = st.integers(1, limits.COMMAND_ID)
 counts = st.integers(0, limits.COMMAND_ID)
@@ -115,7 +115,7 @@ COMMANDS: dict[type, SearchStrategy[Any]] = {
     Pong: st.builds(Pong),
 }
 
-EVENTS: dict[type, SearchStrategy[Any]] = {
+SERVER_MESSAGES: dict[type, SearchStrategy[Any]] = {
     Connected: st.builds(
         Connected,
         ids,

@@ -1,4 +1,4 @@
-"""Every field of every command: what it takes, what it refuses, and what the error says."""
+"""Every field of every command: which values are accepted or refused, and the message of the error."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ FULL: dict[str, dict[str, Any]] = {
 
 REQUIRED = {"id", "channel", "data"}
 
-NO_STRING: list[Any] = [1, 0, 1.5, True, False, [], ["a"], {}, {"a": "a"}]
-NO_COUNT: list[Any] = [-1, 1.0, "1", True, False, 2**53, 2**64 - 1, [], [1], {}]
-NO_FLAG: list[Any] = [0, 1, "true", "", [], {}, 1.0]
+NOT_A_STRING: list[Any] = [1, 0, 1.5, True, False, [], ["a"], {}, {"a": "a"}]
+NOT_A_COUNT: list[Any] = [-1, 1.0, "1", True, False, 2**53, 2**64 - 1, [], [1], {}]
+NOT_A_BOOLEAN: list[Any] = [0, 1, "true", "", [], {}, 1.0]
 
 WRONG: dict[str, list[Any]] = {
     "id": [0, -1, 2**53, 2**63, -(2**63), True, False, 1.0, "1", "", [], [1], {}],
-    "channel": [*NO_STRING, "", " ", "a b", "a/b", "ä", "a\n", "\x00", "x" * 129, "*", "a#b"],
-    "token": [*NO_STRING, "", "x" * 8193],
+    "channel": [*NOT_A_STRING, "", " ", "a b", "a/b", "ä", "a\n", "\x00", "x" * 129, "*", "a#b"],
+    "token": [*NOT_A_STRING, "", "x" * 8193],
     "since": [
-        *NO_STRING,
+        *NOT_A_STRING,
         *(
             "",
             "1",
@@ -71,12 +71,12 @@ WRONG: dict[str, list[Any]] = {
         "12345678901234567-a",
         "1-" + "x" * 33,
     ],
-    "rewind": NO_COUNT,
-    "limit": NO_COUNT,
-    "join_leave": NO_FLAG,
-    "members": NO_FLAG,
-    "reverse": NO_FLAG,
-    "key": [*NO_STRING, "", "x" * 129],
+    "rewind": NOT_A_COUNT,
+    "limit": NOT_A_COUNT,
+    "join_leave": NOT_A_BOOLEAN,
+    "members": NOT_A_BOOLEAN,
+    "reverse": NOT_A_BOOLEAN,
+    "key": [*NOT_A_STRING, "", "x" * 129],
     "client": [
         *("acme", 1, True, [], ["name"], {}, {"version": "1"}, {"name": None}, {"name": ""}, {"name": 1}),
         *({"name": "x" * 129}, {"name": "a", "version": 1}, {"name": "a", "version": ""}),
@@ -89,13 +89,13 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-def decode(codec: Codec, spelled: dict[str, Any]) -> ClientMessage:
-    return codec.decode(orjson.dumps(spelled) if codec is JSON else msgpack.packb(spelled))
+def decode(codec: Codec, fields: dict[str, Any]) -> ClientMessage:
+    return codec.decode(orjson.dumps(fields) if codec is JSON else msgpack.packb(fields))
 
 
-def refusal(codec: Codec, spelled: dict[str, Any]) -> BadRequest:
+def error_of(codec: Codec, fields: dict[str, Any]) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        decode(codec, spelled)
+        decode(codec, fields)
     assert caught.value.code is ErrorCode.BAD_REQUEST
     assert len(caught.value.message) < 300
     return caught.value
@@ -112,11 +112,11 @@ def test_the_tables_here_name_every_field() -> None:
 
 
 def test_the_table_has_the_order_and_the_defaults_of_the_classes() -> None:
-    for kind, (made, row) in COMMANDS.items():
-        assert made.type == kind
-        assert [field.name for field in row] == [field.name for field in fields_of(made)]
+    for kind, (command_class, row) in COMMANDS.items():
+        assert command_class.type == kind
+        assert [field.name for field in row] == [field.name for field in fields_of(command_class)]
         needed = {field.name: "given" for field in row if field.required}
-        bare = made(**needed)
+        bare = command_class(**needed)
         assert [getattr(bare, field.name) for field in row] == [
             "given" if field.required else field.default for field in row
         ]
@@ -124,7 +124,7 @@ def test_the_table_has_the_order_and_the_defaults_of_the_classes() -> None:
 
 @codecs
 @pytest.mark.parametrize("kind", FULL)
-def test_a_command_with_every_field_is_taken(codec: Codec, kind: str) -> None:
+def test_a_command_with_every_field_is_accepted(codec: Codec, kind: str) -> None:
     command = decode(codec, {"type": kind, **FULL[kind]})
     assert command.type == kind
     assert codec.decode(codec.encode_command(command)) == command
@@ -135,9 +135,9 @@ def test_a_command_with_every_field_is_taken(codec: Codec, kind: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), EVERY_FIELD)
 def test_a_wrong_field_is_refused_by_name(codec: Codec, kind: str, name: str) -> None:
     for wrong in WRONG[name]:
-        fault = refusal(codec, {"type": kind, **FULL[kind], name: wrong})
-        assert fault.message.startswith(f"{kind}.{name}: "), wrong
-        assert fault.id == (None if name == "id" else 1), wrong
+        error = error_of(codec, {"type": kind, **FULL[kind], name: wrong})
+        assert error.message.startswith(f"{kind}.{name}: "), wrong
+        assert error.id == (None if name == "id" else 1), wrong
 
 
 @codecs
@@ -146,28 +146,28 @@ def test_null_stands_for_an_absent_field(codec: Codec, kind: str, name: str) -> 
     full = {"type": kind, **FULL[kind]}
     absent = {key: value for key, value in full.items() if key != name}
     if name in REQUIRED or kind == "refresh":
-        for spelled in (absent, {**full, name: None}):
-            fault = refusal(codec, spelled)
-            assert fault.message == f"{kind}.{name}: is missing"
-            assert fault.id == (None if name == "id" else 1)
+        for fields in (absent, {**full, name: None}):
+            error = error_of(codec, fields)
+            assert error.message == f"{kind}.{name}: is missing"
+            assert error.id == (None if name == "id" else 1)
     else:
         assert decode(codec, {**full, name: None}) == decode(codec, absent) != decode(codec, full)
 
 
 @codecs
-def test_null_is_data(codec: Codec) -> None:
+def test_null_is_a_value_in_data(codec: Codec) -> None:
     assert decode(codec, {"type": "publish", "id": 1, "channel": "c", "data": None}) == Publish(
         1, "c", payload_of(None)
     )
-    assert refusal(codec, {"type": "publish", "id": 1, "channel": "c"}).message == "publish.data: is missing"
+    assert error_of(codec, {"type": "publish", "id": 1, "channel": "c"}).message == "publish.data: is missing"
 
 
 @codecs
 @pytest.mark.parametrize("kind", FULL)
 def test_unknown_fields_are_ignored(codec: Codec, kind: str) -> None:
-    spelled = {"type": kind, **FULL[kind]}
+    command = {"type": kind, **FULL[kind]}
     more = {"": 1, "Type": "x", "types": {"a": [None]}, "code": "x" * 1000, "seconds": 1e300}
-    assert decode(codec, {**more, **spelled}) == decode(codec, {**spelled, **more}) == decode(codec, spelled)
+    assert decode(codec, {**more, **command}) == decode(codec, {**command, **more}) == decode(codec, command)
 
 
 def test_of_two_equal_keys_the_last_counts() -> None:
@@ -188,28 +188,28 @@ def test_options_of_a_restored_channel_may_be_null(codec: Codec) -> None:
     assert command == Connect(1, subs={"a": Resume(), "b": Resume(), "c": Resume(), "d": Resume(rewind=0)})
 
 
-NO_RESUME = [
+NOT_OPTIONS = [
     *("t", 1, [], True, {"since": 1}, {"since": "1"}, {"since": {}}, {"token": ""}, {"token": 1}),
     *({"rewind": -1}, {"rewind": "1"}),
 ]
 
 
 @codecs
-def test_one_channel_that_cannot_be_read_leaves_the_others_to_be_restored(codec: Codec) -> None:
-    spelled = {f"c{number}": wrong for number, wrong in enumerate(NO_RESUME)}
-    spelled |= {"a b": {}, "": {}, "x" * 129: {}, "good": {"rewind": 1}}
-    command = decode(codec, {"type": "connect", "id": 1, "subs": spelled})
+def test_one_invalid_channel_in_connect_does_not_affect_the_others(codec: Codec) -> None:
+    subs_sent = {f"c{number}": wrong for number, wrong in enumerate(NOT_OPTIONS)}
+    subs_sent |= {"a b": {}, "": {}, "x" * 129: {}, "good": {"rewind": 1}}
+    command = decode(codec, {"type": "connect", "id": 1, "subs": subs_sent})
     assert isinstance(command, Connect)
     subs = dict(command.subs)
     assert subs.pop("good") == Resume(rewind=1)
-    assert list(subs) == [name for name in spelled if name != "good"]
+    assert list(subs) == [name for name in subs_sent if name != "good"]
     for each in subs.values():
         assert "expected" in each.fault
         assert len(each.fault) < 300
 
 
 @codecs
-def test_what_is_wrong_with_a_channel_says_which_option_it_is(codec: Codec) -> None:
+def test_the_error_of_a_channel_in_connect_names_the_option(codec: Codec) -> None:
     command = decode(codec, {"type": "connect", "id": 1, "subs": {"c": {"since": 5}, "d e": {}}})
     assert command == Connect(
         1,
@@ -222,16 +222,16 @@ def test_what_is_wrong_with_a_channel_says_which_option_it_is(codec: Codec) -> N
     )
 
 
-def test_channels_are_named_by_strings() -> None:
+def test_the_name_of_a_channel_must_be_a_string() -> None:
     packed = msgpack.packb({"type": "connect", "id": 1, "subs": {1: {}}})
     with pytest.raises(BadRequest):
         MSGPACK.decode(packed)
 
 
 @codecs
-def test_an_error_stays_short_whatever_the_client_sent(codec: Codec) -> None:
+def test_an_error_is_short_whatever_the_client_sent(codec: Codec) -> None:
     for long in ("x" * 60_000, "\x00" * 10_000):
-        for spelled in (
+        for fields in (
             {"type": "subscribe", "id": 1, "channel": long},
             {"type": long, "id": 1},
             {"type": "ping", "id": long},
@@ -240,20 +240,20 @@ def test_an_error_stays_short_whatever_the_client_sent(codec: Codec) -> None:
             {"type": "ping", "id": 1, long: orjson.loads("[" * 64 + "]" * 64)},
             {long: orjson.loads("[" * 64 + "]" * 64)},
         ):
-            refusal(codec, spelled)
+            error_of(codec, fields)
 
 
 @codecs
-def test_a_pong_needs_no_id_and_heeds_none(codec: Codec) -> None:
+def test_a_pong_needs_no_id_and_ignores_one(codec: Codec) -> None:
     assert decode(codec, {"type": "pong", "id": "anything"}) == Pong()
 
 
 @codecs
-def test_the_longest_of_everything_is_taken(codec: Codec) -> None:
-    every: dict[str, Any] = {f"c{index}": {} for index in range(limits.SUBSCRIPTIONS_AT_CONNECT)}
+def test_the_longest_value_of_every_field_is_accepted(codec: Codec) -> None:
+    most_subs: dict[str, Any] = {f"c{index}": {} for index in range(limits.SUBSCRIPTIONS_AT_CONNECT)}
     client = {"name": "x" * 128, "version": "x" * 64}
     connect = decode(
-        codec, {"type": "connect", "id": 1, "token": "x" * 8192, "client": client, "subs": every}
+        codec, {"type": "connect", "id": 1, "token": "x" * 8192, "client": client, "subs": most_subs}
     )
     assert isinstance(connect, Connect)
     assert len(connect.subs) == 1000
@@ -263,7 +263,7 @@ def test_the_longest_of_everything_is_taken(codec: Codec) -> None:
     assert str(subscribe.since) == since
 
 
-def test_a_command_without_defaults_is_spelled_without_them() -> None:
+def test_fields_at_their_default_are_not_encoded() -> None:
     assert orjson.loads(JSON.encode_command(Subscribe(1, "c"))) == {
         "type": "subscribe",
         "id": 1,
@@ -275,7 +275,7 @@ def test_a_command_without_defaults_is_spelled_without_them() -> None:
 
 SECRET = "SECRET" + examples.TOKEN
 
-SPILLED: dict[str, dict[str, Any]] = {
+MISPLACED_TOKENS: dict[str, dict[str, Any]] = {
     "too long": {"type": "refresh", "id": 1, "token": SECRET * 400},
     "in an array": {"type": "refresh", "id": 1, "token": [SECRET]},
     "in a map": {"type": "subscribe", "id": 1, "channel": "c", "token": {"token": SECRET}},
@@ -291,15 +291,15 @@ SPILLED: dict[str, dict[str, Any]] = {
 
 
 @codecs
-@pytest.mark.parametrize("place", SPILLED)
+@pytest.mark.parametrize("place", MISPLACED_TOKENS)
 def test_no_error_repeats_a_token(codec: Codec, place: str) -> None:
-    fault = refusal(codec, SPILLED[place])
-    assert "SECRET" not in fault.message
-    assert "SECRET" not in str(fault)
-    assert fault.__cause__ is None
+    error = error_of(codec, MISPLACED_TOKENS[place])
+    assert "SECRET" not in error.message
+    assert "SECRET" not in str(error)
+    assert error.__cause__ is None
 
 
-SPILLED_OPTIONS = {
+MISPLACED_TOKENS_IN_OPTIONS = {
     "instead of options": SECRET,
     "in an array of options": [SECRET],
     "in a map in options": {"token": {"jwt": SECRET}},
@@ -309,15 +309,15 @@ SPILLED_OPTIONS = {
 
 
 @codecs
-@pytest.mark.parametrize("place", SPILLED_OPTIONS)
-def test_no_error_of_a_restored_channel_repeats_a_token(codec: Codec, place: str) -> None:
-    command = decode(codec, {"type": "connect", "id": 1, "subs": {"c": SPILLED_OPTIONS[place]}})
+@pytest.mark.parametrize("place", MISPLACED_TOKENS_IN_OPTIONS)
+def test_no_error_of_a_channel_in_connect_repeats_a_token(codec: Codec, place: str) -> None:
+    command = decode(codec, {"type": "connect", "id": 1, "subs": {"c": MISPLACED_TOKENS_IN_OPTIONS[place]}})
     assert isinstance(command, Connect)
     assert command.subs["c"].fault
     assert "SECRET" not in repr(command)
 
 
-def test_a_frame_with_a_token_that_is_cut_short_does_not_repeat_it() -> None:
+def test_the_error_of_a_truncated_frame_does_not_repeat_its_token() -> None:
     for codec in CODECS.values():
         frame = codec.encode_command(Connect(1, token=SECRET))
         for end in range(len(frame)):

@@ -1,4 +1,4 @@
-"""What a client may say and when: the table, and any conversation against a model that has no table."""
+"""Which commands a client may send when: the table, and random ones against a model without a table."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from protocol.codec import CODECS
 from protocol.commands import COMMANDS
-from protocol.conversation import RULES, State, Verdict, verdict
+from protocol.conversation import ACTIONS, Action, State, action_for
 from protocol.errors import CLOSES, CloseCode, Reaction
 from tests.protocol import examples
 from tests.protocol.strategies import bounded
 
 
 def test_the_table_is_complete() -> None:
-    assert set(RULES) == set(product(State, COMMANDS))
+    assert set(ACTIONS) == set(product(State, COMMANDS))
 
 
 @pytest.mark.parametrize(
-    ("state", "connect", "rest"),
+    ("state", "connect", "others"),
     [
-        (State.OPENED, Verdict.HANDLE, Verdict.VIOLATION),
-        (State.CONNECTING, Verdict.VIOLATION, Verdict.HANDLE),
-        (State.CONNECTED, Verdict.VIOLATION, Verdict.HANDLE),
-        (State.CLOSING, Verdict.IGNORE, Verdict.IGNORE),
+        (State.OPENED, Action.HANDLE, Action.CLOSE),
+        (State.CONNECTING, Action.CLOSE, Action.HANDLE),
+        (State.CONNECTED, Action.CLOSE, Action.HANDLE),
+        (State.CLOSING, Action.IGNORE, Action.IGNORE),
     ],
 )
-def test_connect_comes_first_and_once(state: State, connect: Verdict, rest: Verdict) -> None:
-    assert verdict(state, "connect") is connect
-    assert {verdict(state, kind) for kind in COMMANDS if kind != "connect"} == {rest}
+def test_connect_comes_first_and_once(state: State, connect: Action, others: Action) -> None:
+    assert action_for(state, "connect") is connect
+    assert {action_for(state, kind) for kind in COMMANDS if kind != "connect"} == {others}
 
 
-def test_who_breaks_it_has_a_bug() -> None:
+def test_a_client_that_sends_a_command_too_early_or_connect_twice_stops() -> None:
     assert CLOSES[CloseCode.PROTOCOL_VIOLATION].reaction is Reaction.STOP
 
 
 class Conversation(RuleBasedStateMachine):
-    """A gateway that keeps the state, against a record of what was said and answered."""
+    """The state that a gateway keeps, against a record of the commands and replies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,22 +54,22 @@ class Conversation(RuleBasedStateMachine):
         codec=st.sampled_from(list(CODECS.values())),
         command=st.sampled_from(list(examples.COMMANDS.values())),
     )
-    def say(self, codec, command) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def send(self, codec, command) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         kind = codec.decode(codec.encode_command(command)).type
         open_connects = self.connects - self.refused
-        said = verdict(self.state, kind)
+        action = action_for(self.state, kind)
         if self.ended:
-            assert said is Verdict.IGNORE
+            assert action is Action.IGNORE
         elif (kind == "connect") == (open_connects == 0):
-            assert said is Verdict.HANDLE
+            assert action is Action.HANDLE
         else:
-            assert said is Verdict.VIOLATION
-        self._act(said, kind)
+            assert action is Action.CLOSE
+        self._apply(action, kind)
 
-    def _act(self, said: Verdict, kind: str) -> None:
-        if said is Verdict.VIOLATION:
+    def _apply(self, action: Action, kind: str) -> None:
+        if action is Action.CLOSE:
             self.state, self.ended = State.CLOSING, True
-        elif said is Verdict.HANDLE:
+        elif action is Action.HANDLE:
             self.handled += 1
             if kind == "connect":
                 self.state, self.connects = State.CONNECTING, self.connects + 1
@@ -89,7 +89,7 @@ class Conversation(RuleBasedStateMachine):
         self.state, self.ended = State.CLOSING, True
 
     @invariant()
-    def nothing_was_handled_before_a_connect(self) -> None:
+    def no_command_was_handled_before_connect(self) -> None:
         assert self.connects or not self.handled
         assert self.connects - self.refused in {0, 1}
 

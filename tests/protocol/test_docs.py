@@ -1,4 +1,4 @@
-"""What docs/protocol.md says is so: its examples are messages, its tables are those of the code."""
+"""docs/protocol.md agrees with the code: its examples are messages, its tables have the same values."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def as_command(text: str) -> Any:
     return orjson.loads(JSON.encode_command(JSON.decode(text.encode())))
 
 
-def as_event(text: str) -> Any:
+def as_server_message(text: str) -> Any:
     return orjson.loads(JSON.encode(JSON.decode_server_message(text.encode())))
 
 
-def readings(text: str) -> list[str]:
-    """As what *text* can be read without anything being added or lost."""
+def kinds(text: str) -> list[str]:
+    """Return whether *text* is a command, a server message or both, with every field that it has."""
     found = []
-    for name, read in (("command", as_command), ("event", as_event)):
+    for name, decode in (("command", as_command), ("server message", as_server_message)):
         try:
-            found += [name] if read(text) == json.loads(text) else []
+            found += [name] if decode(text) == json.loads(text) else []
         except BadRequest:
             continue
     return found
@@ -43,18 +43,18 @@ def readings(text: str) -> list[str]:
     "block", BLOCKS, ids=[f"{index} {json.loads(block)['type']}" for index, block in enumerate(BLOCKS)]
 )
 def test_an_example_is_a_command_a_reply_or_a_push(block: str) -> None:
-    assert readings(block), block
+    assert kinds(block), block
 
 
 def test_every_type_has_an_example() -> None:
-    shown = {(reading, json.loads(block)["type"]) for block in BLOCKS for reading in readings(block)}
-    assert shown >= {("command", kind) for kind in COMMANDS} | {
-        ("event", kind.type) for kind in SERVER_MESSAGES
+    examples = {(kind, json.loads(block)["type"]) for block in BLOCKS for kind in kinds(block)}
+    assert examples >= {("command", kind) for kind in COMMANDS} | {
+        ("server message", kind.type) for kind in SERVER_MESSAGES
     }
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table below *heading*, its head left out."""
+    """Return the cells of the first table below *heading*, without its header."""
     below = DOCUMENT.split(f"\n## {heading}\n", 1)[1]
     table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
     assert table is not None
@@ -74,11 +74,11 @@ BACKOFFS = {
 }
 
 
-def test_the_close_codes_are_those_of_the_code() -> None:
-    told = {int(code): (name, what) for code, name, what in rows("Close codes")}
-    assert set(told) == set(CLOSES)
+def test_the_documented_close_codes_are_those_of_the_code() -> None:
+    documented = {int(code): (name, what) for code, name, what in rows("Close codes")}
+    assert set(documented) == set(CLOSES)
     for code, close in CLOSES.items():
-        name, what = told[code]
+        name, what = documented[code]
         assert name == close.reason
         if close.reaction is Reaction.RECONNECT:
             assert what.startswith(f"reconnect {BACKOFFS[close.backoff]}")
@@ -86,23 +86,23 @@ def test_the_close_codes_are_those_of_the_code() -> None:
             assert what.startswith(REACTIONS[close.reaction])
 
 
-def test_the_errors_are_those_of_the_code() -> None:
-    told = {code: close for code, _, _, close in rows("Errors")}
-    assert list(told) == list(ErrorCode)
-    assert {code: int(close) for code, close in told.items() if close} == CLOSE_ON_ERROR
+def test_the_documented_errors_are_those_of_the_code() -> None:
+    documented = {code: close for code, _, _, close in rows("Errors")}
+    assert list(documented) == list(ErrorCode)
+    assert {code: int(close) for code, close in documented.items() if close} == CLOSE_ON_ERROR
 
 
-def test_the_limits_are_those_of_the_code() -> None:
-    told = {what: default for what, default, _, _ in rows("Limits")}
-    assert told["one message from a client"] == f"{limits.MESSAGE_SIZE // 1024} KiB"
-    assert told["levels of arrays and maps in it"] == str(limits.DEPTH)
-    assert told["channels in subs of connect"] == f"{limits.SUBSCRIPTIONS_AT_CONNECT:,}"
-    assert told["messages in a history reply"] == f"{limits.HISTORY_LIMIT:,}"
-    assert told["a token"] == f"{limits.TOKEN_SIZE:,} characters"
-    assert told["a publish's key"] == f"{limits.IDEMPOTENCY_KEY} characters"
-    assert told["a channel's name"].startswith(f"{limits.CHANNEL_NAME} of")
-    assert told["WebSocket frames of one message"] == str(limits.FRAGMENTS)
-    assert told["WebSocket control frames a second"] == (
+def test_the_documented_limits_are_those_of_the_code() -> None:
+    documented = {what: default for what, default, _, _ in rows("Limits")}
+    assert documented["one message from a client"] == f"{limits.MESSAGE_SIZE // 1024} KiB"
+    assert documented["levels of arrays and maps in it"] == str(limits.DEPTH)
+    assert documented["channels in subs of connect"] == f"{limits.SUBSCRIPTIONS_AT_CONNECT:,}"
+    assert documented["messages in a history reply"] == f"{limits.HISTORY_LIMIT:,}"
+    assert documented["a token"] == f"{limits.TOKEN_SIZE:,} characters"
+    assert documented["a publish's key"] == f"{limits.IDEMPOTENCY_KEY} characters"
+    assert documented["a channel's name"].startswith(f"{limits.CHANNEL_NAME} of")
+    assert documented["WebSocket frames of one message"] == str(limits.FRAGMENTS)
+    assert documented["WebSocket control frames a second"] == (
         f"{limits.PINGS_PER_SECOND:.0f}, {limits.PING_BURST:.0f} at once"
     )
     words = " ".join(DOCUMENT.split())
@@ -110,19 +110,19 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"due within {limits.CONNECT_TIMEOUT:.0f} s, else {CloseCode.CONNECT_TIMEOUT}" in words
 
 
-def test_the_subprotocols_are_named() -> None:
+def test_the_subprotocols_are_documented() -> None:
     assert [row[0] for row in rows("Connecting")] == list(CODECS)
     assert [row[1] for row in rows("Connecting")] == [
         "binary" if codec.binary else "text" for codec in CODECS.values()
     ]
 
 
-def test_every_link_inside_leads_somewhere() -> None:
+def test_every_link_within_the_document_has_a_target() -> None:
     headings = re.findall(r"^#+ (.*)$", DOCUMENT, re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]*)\)", DOCUMENT)) <= anchors
 
 
-def test_violations_are_named_by_their_code() -> None:
+def test_the_close_code_of_a_protocol_violation_is_documented() -> None:
     words = " ".join(DOCUMENT.split())
     assert f"at once, with {CloseCode.PROTOCOL_VIOLATION}: a command before `connect`" in words

@@ -1,4 +1,4 @@
-"""Error codes, close codes and what a client does on each: the tables of the protocol's description."""
+"""Error codes, close codes and what a client does on each, as docs/protocol.md has them."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ CLOSE_CODES = {
 }
 
 
-def test_the_error_codes() -> None:
+def test_the_error_codes_are_complete() -> None:
     assert " ".join(ErrorCode) == ERROR_CODES
 
 
-def test_the_close_codes() -> None:
+def test_the_close_codes_are_complete() -> None:
     assert {int(code): (row.reason, row.reaction, row.backoff) for code, row in CLOSES.items()} == CLOSE_CODES
     assert set(CloseCode) == {*CLOSE_CODES, 1000}
 
 
-def test_a_refused_connect_ends_the_connection_where_trying_again_is_no_use() -> None:
+def test_a_refused_connect_closes_the_connection_after_some_errors() -> None:
     assert CLOSE_ON_ERROR == {
         "unauthorized": 4003,
         "permission_denied": 4003,
@@ -62,7 +62,7 @@ def test_a_refused_connect_ends_the_connection_where_trying_again_is_no_use() ->
 
 
 @pytest.mark.parametrize("kind", [ClientFault, ServerFault])
-def test_a_fault_says_what_its_error_says(kind: type[ProtocolError]) -> None:
+def test_a_protocol_error_has_the_fields_of_its_error(kind: type[ProtocolError]) -> None:
     fault = kind(ErrorCode.RATE_LIMITED, "too many commands", retry_after_ms=250)
     assert isinstance(fault, ProtocolError)
     assert (fault.code, fault.message, fault.retry_after_ms) == ("rate_limited", "too many commands", 250)
@@ -70,7 +70,7 @@ def test_a_fault_says_what_its_error_says(kind: type[ProtocolError]) -> None:
     assert kind(ErrorCode.INTERNAL, "").retry_after_ms is None
 
 
-def test_a_bad_request_is_the_clients_fault_and_knows_the_command() -> None:
+def test_a_bad_request_is_a_client_fault_with_the_id_of_the_command() -> None:
     assert isinstance(BadRequest("x"), ClientFault)
     assert BadRequest("x").id is None
     assert (BadRequest("x", id=3).id, BadRequest("x").code) == (3, ErrorCode.BAD_REQUEST)

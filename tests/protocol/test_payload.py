@@ -1,4 +1,4 @@
-"""The data of a message: canonical JSON, the same in both codecs, and only what both can carry."""
+"""The data of a message: canonical JSON, the same from both codecs, and only values that both encode."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def from_msgpack(value: Any) -> Payload:
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data_is_the_same_whichever_way_it_came(name: str) -> None:
+def test_data_is_the_same_from_either_codec(name: str) -> None:
     value = DATA[name]
     text = orjson.dumps(value).decode()
     assert from_json(text) == from_msgpack(value) == payload_of(value)
@@ -44,16 +44,16 @@ def test_data_is_the_same_whichever_way_it_came(name: str) -> None:
 
 @bounded
 @given(values)
-def test_any_data_is_the_same_whichever_way_it_came(value: Any) -> None:
+def test_any_data_is_the_same_from_either_codec(value: Any) -> None:
     assert from_json(orjson.dumps(value).decode()) == from_msgpack(value)
     assert msgpack.unpackb(payload_of(value).msgpack) == value == payload_of(value).value
 
 
-def test_data_is_kept_in_one_spelling() -> None:
+def test_data_is_kept_as_canonical_json() -> None:
     assert from_json(' { "a" : [ 1.0 , 1e2, "\\u00e4\\/" ] } ').json == '{"a":[1.0,100.0,"ä/"]}'.encode()
 
 
-def test_a_payload_is_a_value() -> None:
+def test_payloads_compare_by_value() -> None:
     one, same, other = payload_of({"a": 1}), from_json('{"a": 1}'), payload_of([])
     assert one == same != other
     assert one != b'{"a":1}'
@@ -62,7 +62,7 @@ def test_a_payload_is_a_value() -> None:
     assert repr(one) == "<Payload 7 bytes>"
 
 
-def test_msgpack_is_made_once_and_values_each_time() -> None:
+def test_msgpack_is_encoded_once_and_the_value_is_decoded_each_time() -> None:
     payload = payload_of({"a": [1]})
     assert payload.msgpack is payload.msgpack
     assert payload.value is not payload.value
@@ -88,21 +88,21 @@ def test_integers_beyond_64_bits_are_refused(number: int, place: Any, beside: An
 
 @bounded
 @given(st.integers(limits.INT_MIN, limits.INT_MAX))
-def test_integers_of_64_bits_arrive_exactly(number: int) -> None:
+def test_integers_of_64_bits_are_kept_exactly(number: int) -> None:
     assert from_json(f'["e19",{number},1e300]').value == ["e19", number, 1e300]
     assert from_msgpack(number).value == number
 
 
 @bounded
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_floats_arrive_exactly(number: float) -> None:
+def test_floats_are_kept_exactly(number: float) -> None:
     for payload in (from_json(repr(number)), from_msgpack(number)):
         assert payload.value == number
         assert type(payload.value) is float
         assert math.copysign(1, payload.value) == math.copysign(1, number)
 
 
-def test_the_float_next_to_a_large_integer_is_no_integer() -> None:
+def test_a_float_beyond_64_bits_is_not_taken_for_an_integer() -> None:
     assert from_json("18446744073709551616.0").value == 2.0**64
     assert from_json("1.8446744073709552e19").value == 2.0**64
 
@@ -112,14 +112,14 @@ def test_an_integer_in_an_unknown_field_is_ignored_whatever_the_data() -> None:
     assert JSON.decode(frame) == Publish(7, "c", payload_of([1e300, "e19"]))
 
 
-def test_a_source_is_looked_at_for_the_value_alone() -> None:
+def test_only_the_integers_of_the_value_are_looked_for_in_the_source() -> None:
     source = b'{"data": 36893488147419103232, "x": 1e30}'
     assert payload_of(1e30, source=source).value == 1e30
     with pytest.raises(BadRequest, match=r"^36893488147419103232 does not fit 64 bits; send it as a string$"):
         payload_of(orjson.loads(source)["data"], source=source)
 
 
-UNFIT: dict[str, Any] = {
+NOT_JSON: dict[str, Any] = {
     "bytes": b"raw",
     "an object": object(),
     "a set": {1},
@@ -130,42 +130,42 @@ UNFIT: dict[str, Any] = {
 }
 loop: list[Any] = []
 loop.append(loop)
-UNFIT["what contains itself"] = loop
+NOT_JSON["what contains itself"] = loop
 
 
-@pytest.mark.parametrize("name", UNFIT)
-def test_what_json_cannot_carry_is_no_payload(name: str) -> None:
+@pytest.mark.parametrize("name", NOT_JSON)
+def test_a_value_that_json_cannot_encode_is_refused(name: str) -> None:
     with pytest.raises(BadRequest, match=r"; data must be what JSON can carry$"):
-        payload_of(UNFIT[name])
+        payload_of(NOT_JSON[name])
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "error"),
     [
-        (b"raw", "binary data is nothing that JSON carries; send text, e.g. base64"),
-        ({"a": [msgpack.ExtType(1, b"")]}, "an extension type is nothing that JSON carries"),
-        ([{"a": msgpack.Timestamp(1)}], "a timestamp is nothing that JSON carries"),
-        ([None, {1}], "set is nothing that JSON carries"),
-        (math.nan, "nan is no number that JSON carries"),
-        ([1.5, [{"a": -math.inf}]], "-inf is no number that JSON carries"),
+        (b"raw", "binary data cannot be encoded as JSON; send text, e.g. base64"),
+        ({"a": [msgpack.ExtType(1, b"")]}, "an extension type cannot be encoded as JSON"),
+        ([{"a": msgpack.Timestamp(1)}], "a timestamp cannot be encoded as JSON"),
+        ([None, {1}], "set cannot be encoded as JSON"),
+        (math.nan, "nan is not a JSON number"),
+        ([1.5, [{"a": -math.inf}]], "-inf is not a JSON number"),
         ([{"a": {b"b": None}}], "a map key is a bytes; keys must be strings"),
         ({1: b"raw"}, "a map key is a int; keys must be strings"),
     ],
 )
-def test_a_value_is_checked_to_its_last_item(value: Any, says: str) -> None:
-    with pytest.raises(BadRequest, match=says):
+def test_a_value_is_checked_to_its_last_item(value: Any, error: str) -> None:
+    with pytest.raises(BadRequest, match=error):
         check_value(value)
-    with pytest.raises(BadRequest, match=says):
+    with pytest.raises(BadRequest, match=error):
         check_value([{"deep": [None, "text", value]}, 1, True])
 
 
 @pytest.mark.parametrize("value", [None, [None], {"a": None, "b": [1.5, True]}, [[[]] * 50, {}] * 2])
-def test_a_value_that_json_carries_passes(value: Any) -> None:
+def test_a_value_that_json_encodes_is_accepted(value: Any) -> None:
     check_value(value)
     check_depth(value)
 
 
-def test_depth_is_what_the_caller_says() -> None:
+def test_the_caller_sets_the_greatest_depth() -> None:
     for check in (check_value, check_depth):
         check([[0]], 2)
         check([{}], 2)

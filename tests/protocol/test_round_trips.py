@@ -1,4 +1,4 @@
-"""Whatever is encoded decodes to the same again, in both codecs, and both spell the same maps."""
+"""What a codec encodes, it decodes to the same message; both codecs encode the same maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 
 def test_every_type_has_a_strategy() -> None:
     assert set(strategies.COMMANDS) == set(get_args(ClientMessage))
-    assert set(strategies.EVENTS) == set(get_args(Reply)) | set(get_args(Push))
+    assert set(strategies.SERVER_MESSAGES) == set(get_args(Reply)) | set(get_args(Push))
 
 
 def test_the_codecs_are_found_by_their_subprotocol() -> None:
@@ -31,7 +31,7 @@ def test_the_codecs_are_found_by_their_subprotocol() -> None:
 
 @codecs
 @pytest.mark.parametrize("kind", strategies.COMMANDS, ids=lambda kind: kind.__name__)
-def test_commands(codec: Codec, kind: type) -> None:
+def test_a_command_survives_encoding_and_decoding(codec: Codec, kind: type) -> None:
     @bounded
     @given(strategies.COMMANDS[kind])
     def check(command: Any) -> None:
@@ -43,36 +43,36 @@ def test_commands(codec: Codec, kind: type) -> None:
 
 
 @codecs
-@pytest.mark.parametrize("kind", strategies.EVENTS, ids=lambda kind: kind.__name__)
-def test_replies_and_pushes(codec: Codec, kind: type) -> None:
+@pytest.mark.parametrize("kind", strategies.SERVER_MESSAGES, ids=lambda kind: kind.__name__)
+def test_a_server_message_survives_encoding_and_decoding(codec: Codec, kind: type) -> None:
     @bounded
-    @given(strategies.EVENTS[kind])
-    def check(event: Any) -> None:
-        decoded = codec.decode_server_message(codec.encode(event))
+    @given(strategies.SERVER_MESSAGES[kind])
+    def check(message: Any) -> None:
+        decoded = codec.decode_server_message(codec.encode(message))
         assert type(decoded) is kind
-        assert decoded == event
+        assert decoded == message
 
     check()
 
 
 @bounded
 @given(st.one_of(*strategies.COMMANDS.values()))
-def test_both_codecs_spell_the_same_commands(command: Any) -> None:
-    spelled = orjson.loads(JSON.encode_command(command))
-    assert msgpack.unpackb(MSGPACK.encode_command(command)) == spelled
-    assert spelled["type"] == command.type
+def test_both_codecs_encode_the_same_map_of_a_command(command: Any) -> None:
+    encoded = orjson.loads(JSON.encode_command(command))
+    assert msgpack.unpackb(MSGPACK.encode_command(command)) == encoded
+    assert encoded["type"] == command.type
 
 
 @bounded
-@given(st.one_of(*strategies.EVENTS.values()))
-def test_both_codecs_spell_the_same_events(event: Any) -> None:
-    spelled = orjson.loads(JSON.encode(event))
-    assert msgpack.unpackb(MSGPACK.encode(event)) == spelled
-    assert spelled["type"] == event.type
+@given(st.one_of(*strategies.SERVER_MESSAGES.values()))
+def test_both_codecs_encode_the_same_map_of_a_server_message(message: Any) -> None:
+    encoded = orjson.loads(JSON.encode(message))
+    assert msgpack.unpackb(MSGPACK.encode(message)) == encoded
+    assert encoded["type"] == message.type
 
 
-class Ready:
-    """A message that somebody encoded before, as a gateway has it."""
+class EncodedMessage:
+    """A message that is already encoded, as a gateway has it."""
 
     def __init__(self, message: Message) -> None:
         self.message = message
@@ -84,6 +84,10 @@ class Ready:
 @codecs
 @bounded
 @given(st.lists(strategies.messages, max_size=3), strategies.rosters)
-def test_messages_that_are_already_encoded_are_spliced(codec: Codec, messages: Any, members: Any) -> None:
-    ready = Subscribed("c", messages=[Ready(message) for message in messages], members=members)
-    assert codec.encode(ready) == codec.encode(Subscribed("c", messages=messages, members=members))
+def test_messages_that_are_already_encoded_are_inserted_as_they_are(
+    codec: Codec, messages: Any, members: Any
+) -> None:
+    with_encoded = Subscribed(
+        "c", messages=[EncodedMessage(message) for message in messages], members=members
+    )
+    assert codec.encode(with_encoded) == codec.encode(Subscribed("c", messages=messages, members=members))

@@ -1,4 +1,4 @@
-"""The vectors say what the code does, and a client that knows only msgpack and a JSON parser can run them."""
+"""The vectors equal what the code does, and a client with only msgpack and a JSON parser can run them."""
 
 from __future__ import annotations
 
@@ -21,45 +21,47 @@ def cases(name: str, key: str) -> list[dict[str, Any]]:
 
 
 COMMANDS = cases("commands.json", "commands")
-EVENTS = cases("events.json", "events")
-BAD = cases("bad.json", "frames")
+SERVER_MESSAGES = cases("server_messages.json", "server_messages")
+BAD_FRAMES = cases("bad.json", "frames")
 
 
 @pytest.mark.parametrize(("name", "text"), vectors.files().items(), ids=vectors.files())
-def test_the_files_are_what_the_code_writes_now(name: str, text: str) -> None:
+def test_the_files_equal_what_the_code_writes(name: str, text: str) -> None:
     assert (vectors.FOLDER / name).read_text(encoding="ascii") == text
 
 
-def test_no_file_is_left_over() -> None:
+def test_there_is_no_other_file() -> None:
     assert {path.name for path in vectors.FOLDER.iterdir()} == {"README.md", *vectors.files()}
 
 
-@pytest.mark.parametrize("found", [COMMANDS, EVENTS, BAD], ids=["commands", "events", "bad"])
+@pytest.mark.parametrize(
+    "found", [COMMANDS, SERVER_MESSAGES, BAD_FRAMES], ids=["commands", "server messages", "bad frames"]
+)
 def test_names_are_unique(found: list[dict[str, Any]]) -> None:
     assert len({case["name"] for case in found}) == len(found) > 30
 
 
 @pytest.mark.parametrize("case", COMMANDS, ids=lambda case: case["name"])
-def test_a_command_is_understood(case: dict[str, Any]) -> None:
-    understood = JSON.decode(json.dumps(case["map"]).encode())
+def test_a_command_is_decoded_from_each_of_its_encodings(case: dict[str, Any]) -> None:
+    expected = JSON.decode(json.dumps(case["map"]).encode())
     assert "json" in case or "msgpack" in case
     if "json" in case:
-        assert JSON.decode(case["json"].encode()) == understood
+        assert JSON.decode(case["json"].encode()) == expected
     if "msgpack" in case:
-        assert MSGPACK.decode(bytes.fromhex(case["msgpack"])) == understood
+        assert MSGPACK.decode(bytes.fromhex(case["msgpack"])) == expected
 
 
-@pytest.mark.parametrize("case", EVENTS, ids=lambda case: case["name"])
-def test_an_event_means_its_map(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", SERVER_MESSAGES, ids=lambda case: case["name"])
+def test_a_server_message_decodes_to_its_map(case: dict[str, Any]) -> None:
     assert json.loads(case["json"]) == case["map"]
     assert msgpack.unpackb(bytes.fromhex(case["msgpack"])) == case["map"]
-    event = JSON.decode_server_message(json.dumps(case["map"]).encode())
-    assert JSON.encode(event).decode() == case["json"]
-    assert MSGPACK.encode(event).hex() == case["msgpack"]
+    message = JSON.decode_server_message(json.dumps(case["map"]).encode())
+    assert JSON.encode(message).decode() == case["json"]
+    assert MSGPACK.encode(message).hex() == case["msgpack"]
 
 
-@pytest.mark.parametrize("case", BAD, ids=lambda case: case["name"])
-def test_a_bad_frame_gets_its_error_or_ends_the_connection(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", BAD_FRAMES, ids=lambda case: case["name"])
+def test_a_bad_frame_gets_its_error_or_closes_the_connection(case: dict[str, Any]) -> None:
     codec = CODECS[case["subprotocol"]]
     frame = case["text"].encode() if "text" in case else bytes.fromhex(case["hex"])
     with pytest.raises(BadRequest) as caught:
@@ -75,12 +77,12 @@ def test_a_bad_frame_gets_its_error_or_ends_the_connection(case: dict[str, Any])
 
 def test_every_type_and_both_outcomes_occur() -> None:
     assert {case["map"]["type"] for case in COMMANDS} == {kind.type for kind in get_args(ClientMessage)}
-    said = {*get_args(Reply), *get_args(Push)}
-    assert {case["map"]["type"] for case in EVENTS} == {kind.type for kind in said}
-    assert {"close" in case for case in BAD} == {True, False}
+    server_messages = {*get_args(Reply), *get_args(Push)}
+    assert {case["map"]["type"] for case in SERVER_MESSAGES} == {kind.type for kind in server_messages}
+    assert {"close" in case for case in BAD_FRAMES} == {True, False}
 
 
-def test_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (vectors.FOLDER / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(vectors.FOLDER)
@@ -89,7 +91,7 @@ def test_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) == 1
 
 
-def test_the_close_codes_name_what_a_client_does() -> None:
+def test_every_close_code_has_a_reaction() -> None:
     closes = {case["code"]: case for case in cases("closes.json", "closes")}
     assert {case["client"] for case in closes.values()} == set(Reaction)
     assert closes[4006] == {"code": 4006, "name": "slow_consumer", "client": "reconnect", "backoff": "jitter"}

@@ -1,4 +1,4 @@
-"""The test vectors of docs/vectors: `python -m tests.protocol.vectors` writes them anew."""
+"""Make the test vectors in docs/vectors: `python -m tests.protocol.vectors` writes the files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from protocol.errors import CLOSE_ON_ERROR, CLOSES, OTHER_CLOSE, Backoff, BadReq
 from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
 from protocol.payload import payload_of
 from tests.protocol import examples
-from tests.protocol.bad import BAD, Bad
+from tests.protocol.bad_frames import BAD_FRAMES, BadFrame
 
 FOLDER = Path(__file__).parents[2] / "docs" / "vectors"
 
@@ -62,8 +62,8 @@ OTHER_MSGPACK: dict[str, tuple[bytes, ClientMessage]] = {
 
 
 def command_cases() -> list[Case]:
-    """Return every example of a command as both codecs spell it, and others that a gateway takes."""
-    same = [
+    """Return every example of a command in both encodings, and other encodings that a gateway accepts."""
+    from_codecs = [
         _both(name, JSON.encode_command(command), MSGPACK.encode_command(command))
         for name, command in examples.COMMANDS.items()
     ]
@@ -74,17 +74,20 @@ def command_cases() -> list[Case]:
         {"name": name, "map": _map(command), "msgpack": frame.hex()}
         for name, (frame, command) in OTHER_MSGPACK.items()
     ]
-    return same + other_json + other_msgpack
+    return from_codecs + other_json + other_msgpack
 
 
-def event_cases() -> list[Case]:
-    """Return every example of a reply and a push as both codecs spell it."""
-    return [_both(name, JSON.encode(event), MSGPACK.encode(event)) for name, event in examples.EVENTS.items()]
+def server_message_cases() -> list[Case]:
+    """Return every example of a reply and a push in both encodings."""
+    return [
+        _both(name, JSON.encode(message), MSGPACK.encode(message))
+        for name, message in examples.SERVER_MESSAGES.items()
+    ]
 
 
 def bad_cases() -> list[Case]:
-    """Return every bad frame and what becomes of it."""
-    return [_bad(bad) for bad in BAD]
+    """Return every bad frame, with its error or the close code."""
+    return [_bad(bad) for bad in BAD_FRAMES]
 
 
 def close_cases() -> list[Case]:
@@ -128,7 +131,7 @@ def backoff_cases() -> list[Case]:
 
 
 def error_cases() -> list[Case]:
-    """Return how a connection ends whose connect was refused with each error."""
+    """Return the close code that follows each error of a refused `connect`."""
     return [{"code": str(code), "close": int(close)} for code, close in CLOSE_ON_ERROR.items()]
 
 
@@ -136,7 +139,9 @@ def files() -> dict[str, str]:
     """Return the text of every file, by its name."""
     return {
         "commands.json": _text({"subprotocols": _SUBPROTOCOLS, "commands": command_cases()}),
-        "events.json": _text({"subprotocols": _SUBPROTOCOLS, "events": event_cases()}),
+        "server_messages.json": _text(
+            {"subprotocols": _SUBPROTOCOLS, "server_messages": server_message_cases()}
+        ),
         "bad.json": _text({"frames": bad_cases()}),
         "closes.json": _text(
             {
@@ -157,9 +162,9 @@ def _map(command: ClientMessage) -> Any:
 
 
 def _both(name: str, text: bytes, packed: bytes) -> Case:
-    spelled = orjson.loads(text)
-    case = {"name": name, "map": spelled, "json": text.decode(), "msgpack": packed.hex()}
-    return {**case, "needs": "64-bit integers"} if _needs_64_bits(spelled) else case
+    decoded = orjson.loads(text)
+    case = {"name": name, "map": decoded, "json": text.decode(), "msgpack": packed.hex()}
+    return {**case, "needs": "64-bit integers"} if _needs_64_bits(decoded) else case
 
 
 def _needs_64_bits(value: Any) -> bool:
@@ -168,7 +173,7 @@ def _needs_64_bits(value: Any) -> bool:
     return isinstance(value, int) and abs(value) > limits.COMMAND_ID
 
 
-def _bad(bad: Bad) -> Case:
+def _bad(bad: BadFrame) -> Case:
     case: Case = {"name": bad.name, "subprotocol": bad.codec.subprotocol}
     if bad.codec.binary:
         return {**case, "hex": bad.frame.hex(), "error": _error(bad)}
@@ -178,14 +183,14 @@ def _bad(bad: Bad) -> Case:
         return {**case, "hex": bad.frame.hex(), "close": int(CloseCode.INVALID_DATA)}
 
 
-def _error(bad: Bad) -> Case:
+def _error(bad: BadFrame) -> Case:
     try:
         bad.codec.decode(bad.frame)
-    except BadRequest as fault:
-        # What the message says is for people, and much of it comes from the parsers.
-        answer = server_messages.map_of(Error(fault.code, fault.message, id=fault.id))
-        return {name: answer[name] for name in answer if name != "message"}
-    raise AssertionError(f"{bad.name} is no bad frame")
+    except BadRequest as error:
+        # The message is for people, and much of it comes from the parsers.
+        reply = server_messages.map_of(Error(error.code, error.message, id=error.id))
+        return {name: reply[name] for name in reply if name != "message"}
+    raise AssertionError(f"{bad.name} is a command")
 
 
 def _text(content: Case) -> str:

@@ -32,7 +32,7 @@ from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
-from protocol.channels import personal
+from protocol.channels import personal_channel
 from protocol.messages import Member
 from protocol.position import MessageId
 
@@ -194,22 +194,22 @@ class RedisBroker:
     async def user_connected(self, user: str) -> None:
         """Route *user*, who has a first connection here, to this node: now or once Redis is reachable."""
         if self._shards:
-            self._shard(personal(user)).routes.subscribe_later(user_route(user))
+            self._shard(personal_channel(user)).routes.subscribe_later(user_route(user))
 
     async def user_disconnected(self, user: str) -> None:
         """Remove the route of *user* to this node: the last connection has closed."""
         if self._shards:
-            self._shard(personal(user)).routes.unsubscribe(user_route(user))
+            self._shard(personal_channel(user)).routes.unsubscribe(user_route(user))
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
-        elsewhere = await self._shard(personal(user)).lookups.connections(user)
+        elsewhere = await self._shard(personal_channel(user)).lookups.connections(user)
         every = [*self._require_node().connections(user), *elsewhere.items]
         return LookupResult(sorted(every, key=lambda each: (each.since, each.connection)), elsewhere.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
         """Send *command* to every node where its user is connected."""
-        await self._shard(personal(command.user)).user_commands.send(command)
+        await self._shard(personal_channel(command.user)).user_commands.send(command)
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int

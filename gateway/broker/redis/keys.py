@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from protocol.channels import personal
+from protocol.channels import personal_channel
 
 
 def shard_of(name: str, shards: int) -> int:
@@ -23,7 +23,7 @@ def user_route(user: str) -> str:
 
 def user_routes(user: str) -> tuple[str, str]:
     """Return the names of which a node with a connection of *user* is routed for one at least."""
-    return user_route(user), personal(user)
+    return user_route(user), personal_channel(user)
 
 
 class Keys:

@@ -53,7 +53,7 @@ REFUSED = [
     Case(PUBLISH, b'{"channel":"chat","data":%b}' % HUGE, 400, "64 bits"),
     Case(PUBLISH, DEEP, 400, "nested"),
     Case(PUBLISH, b"\xc1", 400, "no MessagePack", headers=PACKED),
-    Case(PUBLISH, msgpack.packb({"channel": "chat", "data": b"x"}), 400, "nothing that JSON", headers=PACKED),
+    Case(PUBLISH, msgpack.packb({"channel": "chat", "data": b"x"}), 400, "as JSON", headers=PACKED),
     Case(PUBLISH, said(), 415, "application/msgpack", headers=PLAIN),
     Case(PUBLISH, said(), 415, "Content-Encoding", headers=ZIPPED),
     Case(PUBLISH, b"[]", 422, "body: expected a map"),

@@ -1,4 +1,4 @@
-"""Frames that are no commands, by name: what the vectors hold and what a gateway must refuse and survive."""
+"""Frames that are not commands, by name; the vectors consist of them, and a gateway must refuse them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from protocol.codec import JSON, MSGPACK, Codec
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
-    """A frame, what its error says, and the id where one is legible."""
+class BadFrame:
+    """A frame that is not a command."""
 
     name: str
     codec: Codec
     frame: bytes
-    says: str
+    error_part: str
+    """Is in the message of the error."""
     id: int | None = None
+    """That of the command, where it can be read."""
 
 
-def _json(name: str, frame: str | bytes, says: str, *, id: int | None = None) -> Bad:
-    return Bad(name, JSON, frame.encode() if isinstance(frame, str) else frame, says, id)
+def _json(name: str, frame: str | bytes, error_part: str, *, id: int | None = None) -> BadFrame:
+    return BadFrame(name, JSON, frame.encode() if isinstance(frame, str) else frame, error_part, id)
 
 
-def _msgpack(name: str, frame: bytes, says: str, *, id: int | None = None) -> Bad:
-    return Bad(name, MSGPACK, frame, says, id)
+def _msgpack(name: str, frame: bytes, error_part: str, *, id: int | None = None) -> BadFrame:
+    return BadFrame(name, MSGPACK, frame, error_part, id)
 
 
 def _publish(data: bytes) -> bytes:
-    """A publish with id 7 whose data is the MessagePack *data*."""
+    """Return a publish with id 7 whose data is the MessagePack *data*."""
     head = {"type": "publish", "id": 7, "channel": "c"}
     return b"\x84" + bytes(msgpack.packb(head)[1:]) + b"\xa4data" + data
 
@@ -88,8 +90,8 @@ WRONG_TYPE = [
 ]
 
 WRONG_ID = [
-    _json(f"{name} as id", f'{{"type":"ping","id":{text}}}', says)
-    for name, text, says in (
+    _json(f"{name} as id", f'{{"type":"ping","id":{text}}}', error_part)
+    for name, text, error_part in (
         ("zero", "0", "ping.id: expected an integer from 1 to 2^53-1, not 0"),
         ("a negative number", "-1", "not -1"),
         ("2^53", "9007199254740992", "not 9007199254740992"),
@@ -123,8 +125,8 @@ TOO_DEEP = [
 ]
 
 INTEGERS = [
-    _json(f"{name} as data", _PUBLISH % text, f"publish.data: {says} does not fit 64 bits", id=7)
-    for name, text, says in (
+    _json(f"{name} as data", _PUBLISH % text, f"publish.data: {error_part} does not fit 64 bits", id=7)
+    for name, text, error_part in (
         ("2^64", "18446744073709551616", "18446744073709551616"),
         ("-2^63-1", "-9223372036854775809", "-9223372036854775809"),
         ("2^64 deep inside", '{"a":[{"b":18446744073709551616}]}', "18446744073709551616"),
@@ -150,28 +152,32 @@ BROKEN_MSGPACK = [
 ]
 
 BEYOND_JSON = [
-    _msgpack(name, _publish(data), f"publish.data: {says}", id=7)
-    for name, data, says in (
-        ("bytes as data", msgpack.packb(b"raw"), "binary data is nothing that JSON carries"),
-        ("bytes deep inside", msgpack.packb({"a": [{"b": b"raw"}]}), "binary data is nothing"),
-        ("an extension type", msgpack.packb(msgpack.ExtType(5, b"x")), "an extension type is nothing"),
+    _msgpack(name, _publish(data), f"publish.data: {error_part}", id=7)
+    for name, data, error_part in (
+        ("bytes as data", msgpack.packb(b"raw"), "binary data cannot be encoded as JSON"),
+        ("bytes deep inside", msgpack.packb({"a": [{"b": b"raw"}]}), "binary data cannot be encoded"),
+        ("an extension type", msgpack.packb(msgpack.ExtType(5, b"x")), "an extension type cannot be encoded"),
         (
             "an extension type inside",
             msgpack.packb([msgpack.ExtType(5, b"x")]),
-            "an extension type is nothing",
+            "an extension type cannot be encoded",
         ),
-        ("a timestamp", msgpack.packb(msgpack.Timestamp(1)), "a timestamp is nothing"),
-        ("a timestamp of 96 bits", msgpack.packb(msgpack.Timestamp(2**40, 1)), "a timestamp is nothing"),
-        ("NaN in MessagePack", msgpack.packb(float("nan")), "nan is no number"),
-        ("Infinity in MessagePack", msgpack.packb([float("inf")]), "inf is no number"),
-        ("minus Infinity of 32 bits", b"\xca\xff\x80\x00\x00", "-inf is no number"),
+        ("a timestamp", msgpack.packb(msgpack.Timestamp(1)), "a timestamp cannot be encoded"),
+        (
+            "a timestamp of 96 bits",
+            msgpack.packb(msgpack.Timestamp(2**40, 1)),
+            "a timestamp cannot be encoded",
+        ),
+        ("NaN in MessagePack", msgpack.packb(float("nan")), "nan is not a JSON number"),
+        ("Infinity in MessagePack", msgpack.packb([float("inf")]), "inf is not a JSON number"),
+        ("minus Infinity of 32 bits", b"\xca\xff\x80\x00\x00", "-inf is not a JSON number"),
         ("bytes as key", msgpack.packb({"a": {b"b": 1}}), "a map key is a bytes; keys must be strings"),
     )
 ] + [
     _msgpack(
         "bytes in an unknown field",
         msgpack.packb({"type": "ping", "id": 7, "x": b"raw"}),
-        "ping.x: binary data is nothing that JSON carries",
+        "ping.x: binary data cannot be encoded as JSON",
         id=7,
     ),
     _msgpack(
@@ -181,11 +187,13 @@ BEYOND_JSON = [
         id=7,
     ),
     _msgpack(
-        "a map without a type that holds bytes", msgpack.packb({"x": b"raw"}), "x: binary data is nothing"
+        "a map without a type that holds bytes",
+        msgpack.packb({"x": b"raw"}),
+        "x: binary data cannot be encoded",
     ),
 ]
 
-BAD: list[Bad] = [
+BAD_FRAMES: list[BadFrame] = [
     *BROKEN_JSON,
     *NO_MAP,
     *WRONG_TYPE,

@@ -1,4 +1,4 @@
-"""What a client reads: every field of every reply and push, and what it is told where one is wrong."""
+"""Every field of every reply and push: which values are decoded or refused, and the message of the error."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from protocol.server_messages import SERVER_MESSAGES
 
 codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 
-WHO = {"connection": "c-1", "user": "anna"}
+CONNECTION_AND_USER = {"connection": "c-1", "user": "anna"}
 MESSAGE = {
     "type": "message",
     "channel": "c",
     "message": "1-a",
     "data": 1,
-    "from": WHO,
+    "from": CONNECTION_AND_USER,
     "tags": {"a": "b"},
     "time": 1,
 }
@@ -45,7 +45,7 @@ SUBSCRIBED = {
     "position": "1-a",
     "recovered": True,
     "messages": [MESSAGE],
-    "members": [{**WHO, "info": 1}],
+    "members": [{**CONNECTION_AND_USER, "info": 1}],
     "truncated": True,
 }
 ERROR = {"type": "error", "id": 1, "code": "rate_limited", "message": "too fast", "retry_after_ms": 5}
@@ -71,7 +71,7 @@ FULL: list[dict[str, Any]] = [
         "channel": "c",
         "connections": 2,
         "users": 1,
-        "members": [WHO],
+        "members": [CONNECTION_AND_USER],
         "truncated": True,
     },
     {"type": "history", "id": 1, "channel": "c", "position": "1-a", "messages": [MESSAGE]},
@@ -79,8 +79,8 @@ FULL: list[dict[str, Any]] = [
     {"type": "pong", "id": 1},
     ERROR,
     MESSAGE,
-    {"type": "join", "channel": "c", "member": WHO},
-    {"type": "leave", "channel": "c", "member": WHO},
+    {"type": "join", "channel": "c", "member": CONNECTION_AND_USER},
+    {"type": "leave", "channel": "c", "member": CONNECTION_AND_USER},
     {"type": "gap", "channel": "c", "reason": "trimmed", "position": "1-a"},
     {"type": "ping"},
     {"type": "expiring", "in": 60},
@@ -88,12 +88,20 @@ FULL: list[dict[str, Any]] = [
 ]
 """Every reply and push with every field."""
 
-NO_STRING: list[Any] = [1, True, [], {}]
-NO_NUMBER: list[Any] = ["1", True, [], {}]
-NO_COUNT: list[Any] = [-1, 1.0, "1", True, [], {}]
-NO_ID: list[Any] = ["1", "01-a", 1, [], {}]
-NO_WHO: list[Any] = ["c-1", 1, [], ["c-1", "anna"], {}, {"connection": "c-1"}, {**WHO, "user": 1}]
-NO_MESSAGES: list[Any] = [
+NOT_A_STRING: list[Any] = [1, True, [], {}]
+NOT_A_NUMBER: list[Any] = ["1", True, [], {}]
+NOT_A_COUNT: list[Any] = [-1, 1.0, "1", True, [], {}]
+NOT_A_MESSAGE_ID: list[Any] = ["1", "01-a", 1, [], {}]
+NOT_A_MEMBER: list[Any] = [
+    "c-1",
+    1,
+    [],
+    ["c-1", "anna"],
+    {},
+    {"connection": "c-1"},
+    {**CONNECTION_AND_USER, "user": 1},
+]
+NOT_MESSAGES: list[Any] = [
     "m",
     1,
     {},
@@ -108,30 +116,30 @@ NO_MESSAGES: list[Any] = [
 
 WRONG: dict[str, list[Any]] = {
     "id": [0, -1, 1.0, True, "1", 2**53, [], {}],
-    "channel": NO_STRING,
-    "connection": NO_STRING,
-    "user": NO_STRING,
-    "node": NO_STRING,
-    "reason": NO_STRING,
-    "acknowledged": NO_STRING,
-    "code": [*NO_STRING, "", "no_such_code"],
-    "heartbeat": NO_NUMBER,
-    "expires_in": NO_NUMBER,
-    "in": NO_NUMBER,
-    "after_ms": NO_COUNT,
-    "retry_after_ms": NO_COUNT,
-    "time": NO_COUNT,
-    "connections": NO_COUNT,
-    "users": NO_COUNT,
+    "channel": NOT_A_STRING,
+    "connection": NOT_A_STRING,
+    "user": NOT_A_STRING,
+    "node": NOT_A_STRING,
+    "reason": NOT_A_STRING,
+    "acknowledged": NOT_A_STRING,
+    "code": [*NOT_A_STRING, "", "no_such_code"],
+    "heartbeat": NOT_A_NUMBER,
+    "expires_in": NOT_A_NUMBER,
+    "in": NOT_A_NUMBER,
+    "after_ms": NOT_A_COUNT,
+    "retry_after_ms": NOT_A_COUNT,
+    "time": NOT_A_COUNT,
+    "connections": NOT_A_COUNT,
+    "users": NOT_A_COUNT,
     "recovered": [0, 1, "true", [], {}],
     "truncated": [0, 1, "true", [], {}],
     "limits": ["1", 1, True, []],
-    "position": NO_ID,
-    "message": NO_ID,
-    "from": NO_WHO,
-    "member": NO_WHO,
-    "members": ["m", 1, {}, WHO, [1], [{}], [WHO, {"user": "anna"}]],
-    "messages": NO_MESSAGES,
+    "position": NOT_A_MESSAGE_ID,
+    "message": NOT_A_MESSAGE_ID,
+    "from": NOT_A_MEMBER,
+    "member": NOT_A_MEMBER,
+    "members": ["m", 1, {}, CONNECTION_AND_USER, [1], [{}], [CONNECTION_AND_USER, {"user": "anna"}]],
+    "messages": NOT_MESSAGES,
     "tags": [
         "t",
         1,
@@ -162,13 +170,13 @@ def name_of(value: Any) -> str:
     return str(value["type"] if isinstance(value, dict) else value)
 
 
-def read(codec: Codec, spelled: dict[str, Any]) -> ServerMessage:
-    return codec.decode_server_message(orjson.dumps(spelled) if codec is JSON else msgpack.packb(spelled))
+def decode(codec: Codec, fields: dict[str, Any]) -> ServerMessage:
+    return codec.decode_server_message(orjson.dumps(fields) if codec is JSON else msgpack.packb(fields))
 
 
-def refusal(codec: Codec, spelled: dict[str, Any]) -> str:
+def error_of(codec: Codec, fields: dict[str, Any]) -> str:
     with pytest.raises(BadRequest) as caught:
-        read(codec, spelled)
+        decode(codec, fields)
     return caught.value.message
 
 
@@ -177,7 +185,7 @@ def test_the_table_here_names_every_field() -> None:
     assert named == {kind.type: {wire.name for wire in row} for kind, row in SERVER_MESSAGES.items()}
 
 
-def test_what_is_required_is_what_the_class_requires() -> None:
+def test_a_field_is_required_where_the_class_requires_it() -> None:
     for kind, row in SERVER_MESSAGES.items():
         needed = {
             field.name for field in fields_of(kind) if field.default is field.default_factory is MISSING
@@ -188,20 +196,20 @@ def test_what_is_required_is_what_the_class_requires() -> None:
 
 @codecs
 @pytest.mark.parametrize("full", FULL, ids=name_of)
-def test_an_event_is_spelled_as_it_was_read(codec: Codec, full: dict[str, Any]) -> None:
-    event = read(codec, full)
-    assert orjson.loads(JSON.encode(event)) == full
-    assert list(orjson.loads(JSON.encode(event))) == list(full)
-    assert codec.decode_server_message(codec.encode(event)) == event
+def test_a_server_message_is_encoded_as_it_was_decoded(codec: Codec, full: dict[str, Any]) -> None:
+    message = decode(codec, full)
+    assert orjson.loads(JSON.encode(message)) == full
+    assert list(orjson.loads(JSON.encode(message))) == list(full)
+    assert codec.decode_server_message(codec.encode(message)) == message
 
 
 @codecs
 @pytest.mark.parametrize(("full", "name"), FIELDS, ids=name_of)
 def test_a_wrong_field_is_refused_by_name(codec: Codec, full: dict[str, Any], name: str) -> None:
-    wrong = [*NO_STRING] if name == "message" and full is ERROR else WRONG[name]
-    wrong = NO_STRING if name == "code" and full["type"] == "unsubscribed" else wrong
+    wrong = [*NOT_A_STRING] if name == "message" and full is ERROR else WRONG[name]
+    wrong = NOT_A_STRING if name == "code" and full["type"] == "unsubscribed" else wrong
     for value in wrong:
-        assert refusal(codec, {**full, name: value}).startswith(f"{full['type']}.{name}: "), value
+        assert error_of(codec, {**full, name: value}).startswith(f"{full['type']}.{name}: "), value
 
 
 @codecs
@@ -211,46 +219,46 @@ def test_null_stands_for_an_absent_field(codec: Codec, full: dict[str, Any], nam
     required = next(wire.required for wire in SERVER_MESSAGES[kind] if wire.name == name)
     absent = {key: value for key, value in full.items() if key != name}
     if required:
-        for spelled in (absent, {**full, name: None}):
-            assert refusal(codec, spelled) == f"{full['type']}.{name}: is missing"
+        for fields in (absent, {**full, name: None}):
+            assert error_of(codec, fields) == f"{full['type']}.{name}: is missing"
     else:
-        assert read(codec, absent) == read(codec, {**full, name: None}) != read(codec, full)
+        assert decode(codec, absent) == decode(codec, {**full, name: None}) != decode(codec, full)
 
 
 @codecs
-def test_null_is_data(codec: Codec) -> None:
-    assert read(codec, {"type": "message", "channel": "c", "data": None}) == Message("c", payload_of(None))
-    assert refusal(codec, {"type": "message", "channel": "c"}) == "message.data: is missing"
+def test_null_is_a_value_in_data(codec: Codec) -> None:
+    assert decode(codec, {"type": "message", "channel": "c", "data": None}) == Message("c", payload_of(None))
+    assert error_of(codec, {"type": "message", "channel": "c"}) == "message.data: is missing"
 
 
 @codecs
 @pytest.mark.parametrize("full", FULL, ids=name_of)
 def test_unknown_fields_are_ignored(codec: Codec, full: dict[str, Any]) -> None:
-    assert read(codec, {**full, "": 1, "later": {"a": [None]}}) == read(codec, full)
+    assert decode(codec, {**full, "": 1, "later": {"a": [None]}}) == decode(codec, full)
 
 
 @codecs
 @pytest.mark.parametrize("kind", [None, "", 1, ["pong"], {"a": 1}, "shout", "connect", "publish", "PONG"])
 def test_an_unknown_type_is_refused(codec: Codec, kind: Any) -> None:
-    assert refusal(codec, {"type": kind, "id": 1}).startswith("type: expected one of connected, ")
+    assert error_of(codec, {"type": kind, "id": 1}).startswith("type: expected one of connected, ")
 
 
-def test_errors_inside_are_found_by_their_path() -> None:
+def test_an_error_names_the_path_to_its_field() -> None:
     wrong = {
         **FULL[0],
         "subs": {"chat:1": {**SUBSCRIBED, "messages": [MESSAGE, {**MESSAGE, "from": {"connection": 1}}]}},
     }
-    assert refusal(JSON, wrong) == (
+    assert error_of(JSON, wrong) == (
         "connected.subs: chat:1: subscribed.messages: 1: message.from: connection: expected a string, not 1"
     )
 
 
-def test_a_server_ping_has_nothing_and_a_pong_has_the_id() -> None:
+def test_a_server_ping_has_no_fields_and_a_pong_has_the_id() -> None:
     assert JSON.encode(ServerPing()) == b'{"type":"ping"}'
-    assert refusal(JSON, {"type": "pong"}) == "pong.id: is missing"
+    assert error_of(JSON, {"type": "pong"}) == "pong.id: is missing"
 
 
-def test_absent_is_what_is_none() -> None:
+def test_fields_that_are_none_are_left_out() -> None:
     assert JSON.encode(HistoryPage(1, "c")) == b'{"type":"history","id":1,"channel":"c","messages":[]}'
     assert JSON.encode(PresenceState(1, "c", 0, 0, ())) == (
         b'{"type":"presence","id":1,"channel":"c","connections":0,"users":0,"members":[]}'
@@ -266,11 +274,11 @@ def test_absent_is_what_is_none() -> None:
 
 
 @codecs
-def test_payloads_inside_lists_and_maps_of_any_kind_are_spliced(codec: Codec) -> None:
+def test_payloads_inside_lists_and_maps_are_inserted_as_they_are(codec: Codec) -> None:
     messages = [Message("c", payload_of({"a": [1.5, None]}), tags={"k": "v"}, time=3)]
     inside = Connected(1, "c-1", "", "n", 25, None, {"a": 1.5}, {"c": Subscribed("c", messages=messages)})
-    spelled = codec.encode(inside)
-    decoded = orjson.loads(spelled) if codec is JSON else msgpack.unpackb(spelled)
+    encoded = codec.encode(inside)
+    decoded = orjson.loads(encoded) if codec is JSON else msgpack.unpackb(encoded)
     assert decoded["subs"]["c"]["messages"] == [
         {"type": "message", "channel": "c", "data": {"a": [1.5, None]}, "tags": {"k": "v"}, "time": 3}
     ]
