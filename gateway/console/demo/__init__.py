@@ -17,12 +17,12 @@ TYPES: Final = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-"""What of this folder is served, by suffix."""
+"""The media types of the files that are served, by suffix; other files of this folder are not served."""
 
 HEADERS: Final = {
-    # Whoever upgrades the gateway sees the new page at once.
+    # After an upgrade of the gateway, browsers load the new page at once.
     "cache-control": "no-cache",
-    # connect-src has to name other ports of this host, which 'self' leaves out.
+    # 'self' does not include other ports of this host, which connect-src must allow.
     "content-security-policy": (
         "default-src 'self'; connect-src ws: http: 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
@@ -33,24 +33,24 @@ HEADERS: Final = {
 def routes(public_port: Callable[[], int]) -> list[BaseRoute]:
     """Return the page at `/`, its files under `/demo/`, and at `/demo/where` the port of the public listener.
 
-    Every file has a route of its own, made once: no path that anyone sends is ever looked up on the disk.
+    Every file has a route of its own, created at the start: no path of a request is looked up on the disk.
     """
 
     async def where(_: Request) -> Response:
         return JSONResponse({"port": public_port()}, headers=HEADERS)
 
     files = {entry.name: entry for entry in resources.files(__name__).iterdir()}
-    served = {name: _serving(name, file.read_bytes()) for name, file in files.items() if _type(name)}
+    served = {name: _file_endpoint(name, file.read_bytes()) for name, file in files.items() if _type(name)}
     return [
         Route("/", served["index.html"]),
-        # What browsers ask for on their own where a page, such as /metrics, names no icon.
+        # Browsers request this for pages that name no icon, such as /metrics.
         Route("/favicon.ico", served["icon.svg"]),
         Route("/demo/where", where),
         *(Route(f"/demo/{name}", answer) for name, answer in sorted(served.items())),
     ]
 
 
-def _serving(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
+def _file_endpoint(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
     async def answer(_: Request) -> Response:
         return Response(content, media_type=_type(name), headers=HEADERS)
 

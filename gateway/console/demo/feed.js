@@ -1,56 +1,56 @@
-/** The list of messages: bounded, drawn once a frame however many arrive, and at its end unless someone scrolls back. */
+/** The list of messages: bounded, rendered once per animation frame, and scrolled to its end unless the user scrolls back. */
 
-import { label } from "./who.js";
+import { label } from "./labels.js";
 
-const ROWS = 500;
-const LONGEST = 2000; // characters of one message that are shown
+const MAX_ROWS = 500;
+const MAX_TEXT_LENGTH = 2000; // characters of one message that are shown
 
 export class Feed {
     #list;
     #scroller;
     #newest;
-    #waiting = []; // rows of the next frame, as functions that make them
+    #pending = []; // functions that create the rows of the next frame
     #frame = 0;
-    #following = true;
+    #atNewest = true; // whether the end stays in view
 
-    /** `newest` is the button that jumps to the end; it shows while the end is out of sight. */
+    /** `newest` is the button that scrolls to the end; it is visible while the end is out of view. */
     constructor(scroller, list, newest) {
         this.#scroller = scroller;
         this.#list = list;
         this.#newest = newest;
-        scroller.addEventListener("scroll", () => this.#follow(this.#atEnd()), { passive: true });
-        newest.addEventListener("click", () => this.#toEnd());
-        new ResizeObserver(() => this.#following && this.#toEnd()).observe(scroller);
+        scroller.addEventListener("scroll", () => this.#setAtNewest(this.#atEnd()), { passive: true });
+        newest.addEventListener("click", () => this.#scrollToEnd());
+        new ResizeObserver(() => this.#atNewest && this.#scrollToEnd()).observe(scroller);
     }
 
     message(message, self) {
         this.#add(() => messageRow(message, self));
     }
 
-    /** Mark something between two messages: `kind` is "lost", "recovered" or "gap". */
+    /** Add a note between two messages; `kind` is "lost", "recovered" or "gap". */
     note(kind, text) {
         this.#add(() => noteRow(kind, text));
     }
 
     clear() {
-        this.#waiting = [];
+        this.#pending = [];
         this.#list.replaceChildren();
-        this.#toEnd();
+        this.#scrollToEnd();
     }
 
     #add(row) {
-        this.#waiting.push(row);
-        // A tab in the background draws no frames, and must not hoard what it will never show.
-        if (this.#waiting.length > 2 * ROWS) this.#waiting = this.#waiting.slice(-ROWS);
+        this.#pending.push(row);
+        // A background tab renders no frames: keep only the rows that it can still show.
+        if (this.#pending.length > 2 * MAX_ROWS) this.#pending = this.#pending.slice(-MAX_ROWS);
         this.#frame ||= requestAnimationFrame(() => this.#draw());
     }
 
     #draw() {
         this.#frame = 0;
-        this.#list.append(...this.#waiting.slice(-ROWS).map((row) => row()));
-        this.#waiting = [];
-        while (this.#list.childElementCount > ROWS) this.#list.firstElementChild.remove();
-        if (this.#following) this.#toEnd();
+        this.#list.append(...this.#pending.slice(-MAX_ROWS).map((row) => row()));
+        this.#pending = [];
+        while (this.#list.childElementCount > MAX_ROWS) this.#list.firstElementChild.remove();
+        if (this.#atNewest) this.#scrollToEnd();
     }
 
     #atEnd() {
@@ -58,14 +58,14 @@ export class Feed {
         return scrollHeight - scrollTop - clientHeight < 48;
     }
 
-    #toEnd() {
+    #scrollToEnd() {
         this.#scroller.scrollTop = this.#scroller.scrollHeight;
-        this.#follow(true);
+        this.#setAtNewest(true);
     }
 
-    #follow(following) {
-        this.#following = following;
-        this.#newest.hidden = following;
+    #setAtNewest(atNewest) {
+        this.#atNewest = atNewest;
+        this.#newest.hidden = atNewest;
     }
 }
 
@@ -80,18 +80,18 @@ function messageRow({ data, from, message, tags, time }, self) {
     return row;
 }
 
-/** Show what is only a text as text, everything else as JSON. */
+/** Show a string, or an object with nothing but a `text`, as text; everything else as JSON. */
 function body(data) {
-    const plain = typeof data === "string" ? data : lone(data);
+    const plain = typeof data === "string" ? data : onlyText(data);
     const text = plain ?? JSON.stringify(data);
-    const rest = text.length - LONGEST;
-    const shown = rest > 0 ? `${text.slice(0, LONGEST)} … (${rest.toLocaleString()} more characters)` : text;
+    const rest = text.length - MAX_TEXT_LENGTH;
+    const shown = rest > 0 ? `${text.slice(0, MAX_TEXT_LENGTH)} … (${rest.toLocaleString()} more characters)` : text;
     return element("span", plain === null ? "data json" : "data", shown);
 }
 
-function lone(data) {
-    const only = data !== null && typeof data === "object" && Object.keys(data).join() === "text";
-    return only && typeof data.text === "string" ? data.text : null;
+function onlyText(data) {
+    const hasOnlyText = data !== null && typeof data === "object" && Object.keys(data).join() === "text";
+    return hasOnlyText && typeof data.text === "string" ? data.text : null;
 }
 
 function noteRow(kind, text) {

@@ -1,11 +1,11 @@
-/** Messages a second: a number over the last seconds, and a bar for each second of the last minute. */
+/** Messages per second: the average of the last seconds, and a bar for each second of the last minute. */
 
 const SECONDS = 60;
-const WINDOW = 5;
-const [WIDTH, HEIGHT, GAP] = [240, 40, 1]; // of the drawing, in units of its viewBox
+const AVERAGE_SECONDS = 5;
+const [WIDTH, HEIGHT, GAP] = [240, 40, 1]; // in units of the viewBox
 
 export class Rate {
-    #bars = new Array(SECONDS).fill(0); // the newest last
+    #bars = new Array(SECONDS).fill(0); // counts by second, the newest last
     #second = now();
     #total = 0;
     #view;
@@ -24,26 +24,26 @@ export class Rate {
     }
 
     #advance() {
-        const passed = Math.min(SECONDS, now() - this.#second);
-        if (passed <= 0) return;
+        const elapsed = Math.min(SECONDS, now() - this.#second);
+        if (elapsed <= 0) return;
         this.#second = now();
-        this.#bars = [...this.#bars.slice(passed), ...new Array(passed).fill(0)];
+        this.#bars = [...this.#bars.slice(elapsed), ...new Array(elapsed).fill(0)];
     }
 
     #draw() {
         this.#advance();
         const { rate, total, peak, path } = this.#view;
-        // The second under way is only partly there.
-        const whole = this.#bars.slice(-1 - WINDOW, -1).reduce((sum, bar) => sum + bar, 0) / WINDOW;
-        const most = Math.max(...this.#bars);
-        rate.textContent = whole.toLocaleString(undefined, { maximumFractionDigits: whole < 10 ? 1 : 0 });
+        // The current second is incomplete, and left out of the average.
+        const average = this.#bars.slice(-1 - AVERAGE_SECONDS, -1).reduce((sum, bar) => sum + bar, 0) / AVERAGE_SECONDS;
+        const max = Math.max(...this.#bars);
+        rate.textContent = average.toLocaleString(undefined, { maximumFractionDigits: average < 10 ? 1 : 0 });
         total.textContent = this.#total.toLocaleString();
-        peak.textContent = most.toLocaleString();
-        path.setAttribute("d", this.#bars.map((bar, index) => outline(bar / Math.max(most, 1), index)).join(""));
+        peak.textContent = max.toLocaleString();
+        path.setAttribute("d", this.#bars.map((bar, index) => barOutline(bar / Math.max(max, 1), index)).join(""));
     }
 }
 
-function outline(share, index) {
+function barOutline(share, index) {
     const step = WIDTH / SECONDS;
     const height = share ? Math.max(2, share * HEIGHT) : 1;
     return `M${index * step} ${HEIGHT}v${-height}h${step - GAP}v${height}z`;

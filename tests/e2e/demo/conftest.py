@@ -1,4 +1,4 @@
-"""A browser with the demo page in a channel of its own; each file has the gateway that it needs."""
+"""Fixtures: a browser with the demo page in a channel of its own; each test file defines its `gateway`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.browser import Browser, Page, chromium
-from tests.e2e.demo.kit import names, show
+from tests.e2e.demo.kit import names, open_page
 from tests.e2e.gateway import Served
 
 
@@ -28,8 +28,8 @@ def channel() -> str:
 
 @pytest.fixture
 def page(gateway: Served, browser: Browser, channel: str) -> Iterator[Page]:
-    """The page, connected, in a channel that no other test uses; its console stays clean."""
+    """The page, connected, in a channel that no other test uses; it must log no errors."""
     with browser.page() as tab:
-        show(tab, gateway, channel)
+        open_page(tab, gateway, channel)
         yield tab
         assert tab.problems() == []

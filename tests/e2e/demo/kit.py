@@ -1,4 +1,4 @@
-"""What the tests of the demo page share: the page, another client, and what the page shows."""
+"""Helpers of the demo page's tests: opening the page, another client, and conditions on its content."""
 
 import json
 import os
@@ -24,15 +24,15 @@ CONNECTED = "document.body.dataset.state === 'connected' && document.querySelect
 names = (f"channel-{number}" for number in count(1))
 
 
-def show(tab: Page, gateway: Served, channel: str) -> None:
-    """Open the page and wait until it is there, alone in *channel*."""
+def open_page(tab: Page, gateway: Served, channel: str) -> None:
+    """Open the page and wait until it is connected, and the only member of *channel*."""
     tab.open(f"http://127.0.0.1:{gateway.internal}/#{channel}")
     tab.wait(CONNECTED)
     tab.wait("document.querySelector('#present').textContent === '1'")
 
 
 def push(gateway: Served, path: str, body: dict[str, Any]) -> Any:
-    """Return what the push API answers, which must not be an error."""
+    """Return the answer of the push API, which must be a success."""
     url = f"http://127.0.0.1:{gateway.internal}/v1/{path}"
     return httpx.post(url, json=body, headers=HEADERS, trust_env=False).raise_for_status().json()
 
@@ -43,8 +43,8 @@ def publish(gateway: Served, channel: str, *texts: str) -> None:
 
 
 @contextmanager
-def client(gateway: Served, channel: str) -> Iterator[Connection]:
-    """Another client in *channel*."""
+def another_client(gateway: Served, channel: str) -> Iterator[Connection]:
+    """Yield another client that is subscribed to *channel*."""
     with ExitStack() as stack:
         socket = _connected(stack, f"ws://127.0.0.1:{gateway.public}/v1/ws")
         for number, command in enumerate(({"type": "connect"}, {"type": "subscribe", "channel": channel})):
@@ -54,44 +54,44 @@ def client(gateway: Served, channel: str) -> Iterator[Connection]:
 
 
 def _connected(stack: ExitStack, address: str) -> Connection:
-    """Connect as the page does: again where a gateway on a busy machine says that it is overloaded."""
+    """Connect, again after a 503: on a busy machine the gateway may be overloaded."""
     while True:
         try:
             json_only = [Subprotocol("fanway.v1.json")]
             return stack.enter_context(connect(address, subprotocols=json_only, max_queue=None, proxy=None))
-        except InvalidStatus as refusal:
-            if refusal.response.status_code != 503:
+        except InvalidStatus as rejection:
+            if rejection.response.status_code != 503:
                 raise
-            sleep(float(refusal.response.headers["retry-after"]))
+            sleep(float(rejection.response.headers["retry-after"]))
 
 
 def until(socket: Connection, **fields: object) -> Event:
-    """The next message that has these fields."""
+    """Return the next message that has these *fields*."""
     while not fields.items() <= (message := json.loads(socket.recv(timeout=PATIENCE))).items():
         pass
     return dict(message)
 
 
-def rows(page: Page) -> list[str]:
-    """What the messages say, in their order."""
+def message_texts(page: Page) -> list[str]:
+    """Return the texts of the messages, in order."""
     texts: list[str] = page.evaluate("[...document.querySelectorAll('.data')].map((row) => row.textContent)")
     return texts
 
 
-def says(text: str, selector: str = ".data") -> str:
-    """The condition that an element says exactly that."""
+def has_text(text: str, selector: str = ".data") -> str:
+    """Return the JavaScript condition that an element has exactly this *text*."""
     found = f"[...document.querySelectorAll('{selector}')]"
     return f"{found}.some((element) => element.textContent === {json.dumps(text)})"
 
 
-def framed(kind: str) -> Callable[[Event], bool]:
-    """Whether an event is a frame with a message of that type."""
+def carries(kind: str) -> Callable[[Event], bool]:
+    """Return a predicate: whether an event is a frame with a message of the type *kind*."""
     return lambda event: json.loads(event["response"]["payloadData"])["type"] == kind
 
 
 @contextmanager
-def serving(home: Path, predecessor: Served | None = None) -> Iterator[Served]:
-    """A gateway that may end in any way, where *predecessor* was or else on free ports."""
+def restartable(home: Path, predecessor: Served | None = None) -> Iterator[Served]:
+    """Run a gateway that the test may stop in any way, on the ports of *predecessor* or on free ones."""
     public, internal = (predecessor.public, predecessor.internal) if predecessor else (0, 0)
     errors = home / "stderr.log"
     with (

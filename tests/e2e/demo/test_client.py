@@ -1,4 +1,4 @@
-"""How the demo page stays connected, and what its client.js can do beyond what the page needs."""
+"""How the demo page reconnects and resumes, and the parts of its client.js that the page does not use."""
 
 import json
 import signal
@@ -10,91 +10,102 @@ from time import time
 import pytest
 
 from tests.e2e.browser import Browser, Page
-from tests.e2e.demo.kit import CONNECTED, framed, publish, push, rows, says, serving, show
+from tests.e2e.demo.kit import (
+    CONNECTED,
+    carries,
+    has_text,
+    message_texts,
+    open_page,
+    publish,
+    push,
+    restartable,
+)
 from tests.e2e.gateway import Served, served, token
 
 
 @pytest.fixture(scope="module")
 def gateway(home: Path) -> Iterator[Served]:
-    """One that asks after half a second of silence, while the page itself speaks every two."""
+    """A gateway that pings after half a second of silence; the page sends something every two seconds."""
     with served(home, HEARTBEAT__INTERVAL="500ms", HEARTBEAT__GRACE="5s") as running:
         yield running
 
 
-def test_it_answers_the_servers_pings(page: Page) -> None:
-    page.wait_event("Network.webSocketFrameReceived", framed("ping"))
-    page.wait_event("Network.webSocketFrameSent", framed("pong"))
+def test_the_page_answers_pings_of_the_server(page: Page) -> None:
+    page.wait_event("Network.webSocketFrameReceived", carries("ping"))
+    page.wait_event("Network.webSocketFrameSent", carries("pong"))
 
 
-def test_what_it_missed_offline_is_recovered(page: Page, gateway: Served, channel: str) -> None:
+def test_messages_missed_while_offline_are_recovered(page: Page, gateway: Served, channel: str) -> None:
     publish(gateway, channel, "before")
-    page.wait(says("before"))
+    page.wait(has_text("before"))
     page.click("#toggle")
     page.wait("document.querySelector('#state').textContent === 'Offline'")
     publish(gateway, channel, *(f"missed {number}" for number in range(60)))
     page.type("#text", "too early")
-    page.wait(says("Not sent: not connected", "#sent"))
+    page.wait(has_text("Not sent: not connected", "#sent"))
     assert page.evaluate("document.querySelector('#text').value") == "too early"
     page.click("#toggle")
-    page.wait(says("Recovered 60 messages, nothing lost", ".note"))
-    assert rows(page) == ["before", *(f"missed {number}" for number in range(60))]
+    page.wait(has_text("Recovered 60 messages, nothing lost", ".note"))
+    assert message_texts(page) == ["before", *(f"missed {number}" for number in range(60))]
     page.wait("document.querySelector('#total').textContent === '61'")
     page.click("#toggle")
     page.wait("document.querySelector('#state').textContent === 'Offline'")
     publish(gateway, channel, "missed again")
     page.click("#toggle")
-    page.wait(says("Recovered 1 message, nothing lost", ".note"))
-    assert rows(page)[-2:] == ["missed 59", "missed again"]
+    page.wait(has_text("Recovered 1 message, nothing lost", ".note"))
+    assert message_texts(page)[-2:] == ["missed 59", "missed again"]
 
 
 @pytest.mark.parametrize(
-    ("number", "end"), [(signal.SIGTERM, "the server shuts down"), (signal.SIGKILL, "without a goodbye")]
+    ("number", "end"), [(signal.SIGTERM, "the server shuts down"), (signal.SIGKILL, "without a close frame")]
 )
-def test_it_comes_back_to_a_gateway_that_was_restarted(
+def test_the_page_reconnects_to_a_restarted_gateway(
     browser: Browser, tmp_path: Path, channel: str, number: signal.Signals, end: str
 ) -> None:
     with ExitStack() as first, browser.page() as page:
-        gateway = first.enter_context(serving(tmp_path))
-        show(page, gateway, channel)
+        gateway = first.enter_context(restartable(tmp_path))
+        open_page(page, gateway, channel)
         publish(gateway, channel, "before")
-        page.wait(says("before"))
+        page.wait(has_text("before"))
         gateway.signal(number)
-        page.wait(says(f"Connection ended ({end})", ".note"))
+        page.wait(has_text(f"Connection ended ({end})", ".note"))
         first.close()
         page.wait("document.querySelector('#state').textContent.startsWith('Retry in ')")
-        with serving(tmp_path, gateway) as second:
+        with restartable(tmp_path, gateway) as second:
             page.wait(CONNECTED)
             page.wait("document.querySelector('.note.gap')")
             publish(second, channel, "after")
-            page.wait(says("after"))
-            assert rows(page) == ["before", "after"]
+            page.wait(has_text("after"))
+            assert message_texts(page) == ["before", "after"]
             assert page.problems() == []
 
 
-# ---------------------------------------------------------------- client.js beyond what the page needs
+# ---------------------------------------------------------------- client.js beyond the page
 
 
-def test_reconnects_are_spread_over_a_time_that_doubles(browser: Browser, gateway: Served) -> None:
+def test_reconnect_delays_are_random_up_to_a_bound_that_doubles(browser: Browser, gateway: Served) -> None:
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/demo/where")
-        waits = page.evaluate(
+        delays = page.evaluate(
             """(async () => {
                 const {Client} = await import("/demo/client.js");
                 const client = new Client("ws://127.0.0.1:1/v1/ws");
-                const waits = [];
+                const delays = [];
                 return new Promise((done) => {
                     client.addEventListener("state", ({detail}) => {
-                        if (detail.state === "waiting") waits.push(detail.wait);
-                        if (waits.length === 3) { client.close(); done(waits); }
+                        if (detail.state === "waiting") delays.push(detail.delay);
+                        if (delays.length === 3) { client.close(); done(delays); }
                     });
                     client.open();
                 });
             })()"""
         )
-        assert all(0 <= wait <= most for wait, most in zip(waits, (500, 1000, 2000), strict=True)), waits
+        assert all(0 <= delay <= bound for delay, bound in zip(delays, (500, 1000, 2000), strict=True)), (
+            delays
+        )
 
 
-def test_a_channel_left_before_it_was_entered_is_not_heard_of(
+def test_no_event_is_dispatched_for_a_channel_that_was_unsubscribed_at_once(
     browser: Browser, gateway: Served, channel: str
 ) -> None:
     left, kept = f"{channel}-left", f"{channel}-kept"
@@ -102,20 +113,20 @@ def test_a_channel_left_before_it_was_entered_is_not_heard_of(
     publish(gateway, kept, "for us")
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/demo/where")
-        heard = page.evaluate(
+        events = page.evaluate(
             f"""(async () => {{
                 const {{Client}} = await import("/demo/client.js");
                 const client = new Client("ws://127.0.0.1:{gateway.public}/v1/ws");
-                const [heard, connected] = [[], new Promise((done) => {{
+                const [events, connected] = [[], new Promise((done) => {{
                     client.addEventListener("state", ({{detail}}) => detail.state === "connected" && done());
                 }})];
                 client.open();
                 await connected;
-                client.addEventListener("subscribed", ({{detail}}) => heard.push(detail.channel));
+                client.addEventListener("subscribed", ({{detail}}) => events.push(detail.channel));
                 return new Promise((done) => {{
                     client.addEventListener("message", ({{detail}}) => {{
-                        heard.push(detail.data.text);
-                        if (detail.channel === "{kept}") {{ client.close(); done(heard); }}
+                        events.push(detail.data.text);
+                        if (detail.channel === "{kept}") {{ client.close(); done(events); }}
                     }});
                     client.subscribe("{left}", {{rewind: 1}});
                     client.unsubscribe("{left}");
@@ -123,10 +134,10 @@ def test_a_channel_left_before_it_was_entered_is_not_heard_of(
                 }});
             }})()"""
         )
-        assert heard == [kept, "for us"]
+        assert events == [kept, "for us"]
 
 
-def test_with_a_token_it_refreshes_resumes_its_personal_channel_and_stops_when_told(
+def test_with_a_token_the_client_refreshes_resumes_its_personal_channel_and_stops_at_code_4005(
     browser: Browser, gateway: Served
 ) -> None:
     now = time()
@@ -149,17 +160,17 @@ def test_with_a_token_it_refreshes_resumes_its_personal_channel_and_stops_when_t
                 client.open();
             }})()"""
         )
-        page.wait(says("@ann false"))
+        page.wait(has_text("@ann false"))
         push(gateway, "notify", {"users": ["ann"], "data": "one"})
-        page.wait(says("one false"))
-        page.wait_event("Network.webSocketFrameReceived", framed("refreshed"))
+        page.wait(has_text("one false"))
+        page.wait_event("Network.webSocketFrameReceived", carries("refreshed"))
         page.evaluate("client.close()")
         push(gateway, "notify", {"users": ["ann"], "data": "two"})
         page.evaluate("client.open()")
-        page.wait(says("two true"))
+        page.wait(has_text("two true"))
         push(gateway, "users/ann/disconnect", {})
-        page.wait(says("closed 4005"))
-        assert rows(page) == [
+        page.wait(has_text("closed 4005"))
+        assert message_texts(page) == [
             "connecting ",
             "connected ",
             "@ann false",

@@ -1,4 +1,4 @@
-"""The demo page of dev mode in a real Chromium: how it is served, what it shows, how it looks."""
+"""The demo page of dev mode in a real Chromium: its files, its content, its layout."""
 
 import json
 import re
@@ -14,7 +14,17 @@ import pytest
 
 from gateway.console import demo
 from tests.e2e.browser import Browser, Page
-from tests.e2e.demo.kit import CONNECTED, client, names, publish, push, rows, says, show, until
+from tests.e2e.demo.kit import (
+    CONNECTED,
+    another_client,
+    has_text,
+    message_texts,
+    names,
+    open_page,
+    publish,
+    push,
+    until,
+)
 from tests.e2e.gateway import PATIENCE, Served, served
 
 ARTIFACTS = Path(__file__).parents[3] / "artifacts"
@@ -27,11 +37,11 @@ def gateway(home: Path) -> Iterator[Served]:
         yield running
 
 
-# ---------------------------------------------------------------- how it is served
+# ---------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("path", ["/", "/demo/where", *(f"/demo/{name}" for name in FILES)])
-def test_every_file_comes_with_its_type_is_never_stale_and_may_load_nothing_foreign(
+def test_every_file_has_its_type_is_not_cached_and_cannot_load_from_other_hosts(
     gateway: Served, path: str
 ) -> None:
     answer = httpx.get(f"http://127.0.0.1:{gateway.internal}{path}", trust_env=False)
@@ -50,24 +60,26 @@ def test_every_file_comes_with_its_type_is_never_stale_and_may_load_nothing_fore
 def test_no_other_file_is_served(gateway: Served, path: str) -> None:
     connection = HTTPConnection("127.0.0.1", gateway.internal, timeout=PATIENCE)
     try:
-        # Sent as it stands: a better client would tidy the path up.
+        # http.client sends the path unchanged: other clients would normalise it.
         connection.request("GET", path)
         assert connection.getresponse().status == 404
     finally:
         connection.close()
 
 
-# ---------------------------------------------------------------- what it shows
+# ---------------------------------------------------------------- content
 
 
-def test_it_connects_to_the_default_channel_and_asks_nobody_else(gateway: Served, browser: Browser) -> None:
+def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_other_hosts(
+    gateway: Served, browser: Browser
+) -> None:
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/")
         connection = page.wait(CONNECTED)
         page.wait("Number(document.querySelector('#rtt').textContent) > 0")
         assert page.text("#state") == "Connected"
         assert page.evaluate("document.querySelector('#channel').value") == "demo"
-        page.wait(says(f"{connection[:6]} (you)", "#members li"))
+        page.wait(has_text(f"{connection[:6]} (you)", "#members li"))
         places = {urlsplit(url)[:2] for url in page.requests()}
         assert places == {("http", f"127.0.0.1:{gateway.internal}"), ("ws", f"127.0.0.1:{gateway.public}")}
         assert page.problems() == []
@@ -75,51 +87,51 @@ def test_it_connects_to_the_default_channel_and_asks_nobody_else(gateway: Served
 
 def test_a_message_published_over_http_appears(page: Page, gateway: Served, channel: str) -> None:
     sent = push(gateway, "publish", {"channel": channel, "data": {"price": 4}, "tags": {"source": "shop"}})
-    page.wait(says(sent["message"], ".id"))
+    page.wait(has_text(sent["message"], ".id"))
     assert page.text(".data") == '{"price":4}source: shop'
     assert page.text(".from") == "push API"
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", page.text(".message time"))
 
 
-def test_what_is_typed_arrives_at_another_client_and_in_the_page(
+def test_a_typed_message_is_delivered_to_another_client_and_to_the_page(
     page: Page, gateway: Served, channel: str
 ) -> None:
     connection = page.text("#connection")
-    with client(gateway, channel) as other:
+    with another_client(gateway, channel) as other:
         page.type("#text", "good morning")
         message = until(other, type="message")
         assert message["data"] == {"text": "good morning"}
         assert message["from"]["connection"] == connection
-        page.wait(says(message["message"], ".id"))
-        assert rows(page) == ["good morning"]
+        page.wait(has_text(message["message"], ".id"))
+        assert message_texts(page) == ["good morning"]
         assert page.text(".from") == f"{connection[:6]} (you)"
         page.wait("document.querySelector('#text').value === ''")
 
 
-def test_it_shows_who_comes_and_goes(page: Page, gateway: Served, channel: str) -> None:
-    with client(gateway, channel) as other:
+def test_joins_and_leaves_are_shown(page: Page, gateway: Served, channel: str) -> None:
+    with another_client(gateway, channel) as other:
         page.wait("document.querySelector('#present').textContent === '2'")
         other.send(json.dumps({"type": "publish", "id": 3, "channel": channel, "data": "hi"}))
         name = until(other, type="message")["from"]["connection"][:6]
-        page.wait(says(name, "#members li"))
-        page.wait(says(f"{name} joined", "#news li"))
-        page.wait(says(name, ".from"))
+        page.wait(has_text(name, "#members li"))
+        page.wait(has_text(f"{name} joined", "#events li"))
+        page.wait(has_text(name, ".from"))
     page.wait("document.querySelector('#present').textContent === '1'")
-    page.wait(says(f"{name} left", "#news li"))
+    page.wait(has_text(f"{name} left", "#events li"))
 
 
-def test_markup_in_a_message_is_text(page: Page, gateway: Served, channel: str) -> None:
+def test_markup_in_a_message_is_shown_as_text(page: Page, gateway: Served, channel: str) -> None:
     hostile = "<img src=x onerror='document.title=`owned`'><script>document.title='owned'</script>"
     data = [{"text": hostile}, hostile, {hostile: hostile}]
     for each in data:
         push(gateway, "publish", {"channel": channel, "data": each, "tags": {hostile: hostile}})
     page.wait(f"document.querySelectorAll('.message').length === {len(data)}")
-    assert rows(page)[1] == f"{hostile}{hostile}: {hostile}"
+    assert message_texts(page)[1] == f"{hostile}{hostile}: {hostile}"
     assert page.evaluate("document.querySelectorAll('#messages img, #messages script').length") == 0
     assert page.evaluate("document.title") == f"{channel} · Fanway"
 
 
-def test_the_curl_that_it_shows_says_what_is_typed(page: Page) -> None:
+def test_the_curl_command_publishes_the_typed_text(page: Page) -> None:
     page.evaluate("document.querySelector('#text').focus()")
     page.call("Input.insertText", text='it\'s "quoted" $(here) \\')
     page.wait(r"document.querySelector('#curl').textContent.includes('here')")
@@ -129,60 +141,62 @@ def test_the_curl_that_it_shows_says_what_is_typed(page: Page) -> None:
     (body,) = (value for option, value in given if option == "-d")
     assert (program, {option for option, _ in given}) == ("curl", {"-H", "-d"})
     assert httpx.post(url, content=body, headers=headers, trust_env=False).status_code == 200
-    page.wait(says('it\'s "quoted" $(here) \\'))
+    page.wait(has_text('it\'s "quoted" $(here) \\'))
 
 
-def test_a_button_sends_what_the_curl_says(page: Page) -> None:
+def test_a_button_publishes_the_message_of_the_curl_command(page: Page) -> None:
     page.click("#run")
-    page.wait(says("hello"))
+    page.wait(has_text("hello"))
     page.wait("document.querySelector('#pushed').textContent.startsWith('Accepted in ')")
 
 
-def test_a_burst_arrives_whole_in_order_and_counts(page: Page) -> None:
+def test_a_burst_is_shown_completely_in_order_and_counted(page: Page) -> None:
     page.click("#burst")
     # A hundred within the last five seconds.
     page.wait("document.querySelector('#rate').textContent === '20'")
     assert page.text("#total") == "100"
-    page.wait(says("burst 100 of 100"))
-    assert rows(page) == [f"burst {number} of 100" for number in range(1, 101)]
+    page.wait(has_text("burst 100 of 100"))
+    assert message_texts(page) == [f"burst {number} of 100" for number in range(1, 101)]
     page.wait("document.querySelector('#pushed').textContent.startsWith('100 accepted in ')")
 
 
-def test_it_keeps_the_last_500_messages_only(page: Page, gateway: Served, channel: str) -> None:
+def test_the_page_keeps_only_the_last_500_messages(page: Page, gateway: Served, channel: str) -> None:
     publish(gateway, channel, *(f"early {number}" for number in range(600)))
     publish(gateway, channel, "last")
-    page.wait(says("last"))
-    assert rows(page) == [*(f"early {number}" for number in range(101, 600)), "last"]
+    page.wait(has_text("last"))
+    assert message_texts(page) == [*(f"early {number}" for number in range(101, 600)), "last"]
 
 
-def test_whoever_scrolls_back_is_left_in_peace(page: Page, gateway: Served, channel: str) -> None:
+def test_new_messages_do_not_scroll_when_the_user_has_scrolled_back(
+    page: Page, gateway: Served, channel: str
+) -> None:
     publish(gateway, channel, *(f"early {number}" for number in range(100)))
-    page.wait(says("early 99"))
+    page.wait(has_text("early 99"))
     page.evaluate("document.querySelector('#scroller').scrollTop = 0")
     page.wait("!document.querySelector('#newest').hidden")
     publish(gateway, channel, "late")
-    page.wait(says("late"))
+    page.wait(has_text("late"))
     assert page.evaluate("document.querySelector('#scroller').scrollTop") == 0
     page.click("#newest")
     page.wait("document.querySelector('#newest').hidden")
     assert page.evaluate("document.querySelector('#scroller').scrollTop") > 0
 
 
-def test_another_channel_starts_with_its_own_messages(page: Page, gateway: Served, channel: str) -> None:
+def test_another_channel_shows_only_its_own_messages(page: Page, gateway: Served, channel: str) -> None:
     publish(gateway, channel, "of the first")
-    page.wait(says("of the first"))
+    page.wait(has_text("of the first"))
     second = next(names)
     publish(gateway, second, "earlier", "of the second")
     page.type("#channel", second)
-    page.wait(says("of the second"))
+    page.wait(has_text("of the second"))
     publish(gateway, channel, "not for us")
     publish(gateway, second, "for us")
-    page.wait(says("for us"))
-    assert rows(page) == ["earlier", "of the second", "for us"]
+    page.wait(has_text("for us"))
+    assert message_texts(page) == ["earlier", "of the second", "for us"]
     page.wait("document.querySelector('#present').textContent === '1'")
 
 
-# ---------------------------------------------------------------- how it looks
+# ---------------------------------------------------------------- layout
 
 LINES = (
     "Order 4711 was paid",
@@ -196,11 +210,11 @@ LINES = (
 
 
 @pytest.fixture(scope="module")
-def lively(gateway: Served, browser: Browser) -> Iterator[Page]:
-    """The page with people, a few dozen messages and a recovery."""
+def busy_page(gateway: Served, browser: Browser) -> Iterator[Page]:
+    """The page with members, a few dozen messages and a recovery."""
     with browser.page() as page, ExitStack() as clients:
-        show(page, gateway, "demo")
-        others = [clients.enter_context(client(gateway, "demo")) for _ in range(4)]
+        open_page(page, gateway, "demo")
+        others = [clients.enter_context(another_client(gateway, "demo")) for _ in range(4)]
         for number in range(36):
             other, text = others[number % 4], {"channel": "demo", "data": {"text": LINES[number % 7]}}
             if number % 3:
@@ -217,7 +231,7 @@ def lively(gateway: Served, browser: Browser) -> Iterator[Page]:
         publish(gateway, "demo", *LINES[:3])
         page.click("#toggle")
         page.wait("document.querySelector('.recovered')")
-        clients.enter_context(client(gateway, "demo"))
+        clients.enter_context(another_client(gateway, "demo"))
         page.type("#text", "Nothing was lost")
         page.wait("Number(document.querySelector('#rate').textContent) > 0")
         page.wait("document.querySelector('#present').textContent === '6'")
@@ -228,20 +242,22 @@ def lively(gateway: Served, browser: Browser) -> Iterator[Page]:
     ("name", "width", "height", "scheme"),
     [("demo", 1280, 800, "light"), ("demo-dark", 1280, 800, "dark"), ("demo-phone", 390, 844, "light")],
 )
-def test_it_fits_the_window(lively: Page, name: str, width: int, height: int, scheme: str) -> None:
-    lively.look(width, height, scheme)
-    lively.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
-    lively.screenshot(ARTIFACTS / f"{name}.png")
+def test_no_element_is_wider_than_the_window(
+    busy_page: Page, name: str, width: int, height: int, scheme: str
+) -> None:
+    busy_page.look(width, height, scheme)
+    busy_page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
+    busy_page.screenshot(ARTIFACTS / f"{name}.png")
     beyond = """[...document.querySelectorAll("body *")].filter((element) => {
         const {left, right, width} = element.getBoundingClientRect();
         return width > 1 && (left < 0 || right > innerWidth);
     }).map((element) => element.outerHTML)"""
-    assert lively.evaluate(beyond) == []
-    assert lively.evaluate("document.documentElement.scrollWidth") == width
+    assert busy_page.evaluate(beyond) == []
+    assert busy_page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_every_control_has_a_name_for_those_who_cannot_see_it(lively: Page) -> None:
-    tree = lively.call("Accessibility.getFullAXTree")["nodes"]
+def test_every_control_has_an_accessible_name(busy_page: Page) -> None:
+    tree = busy_page.call("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "textbox", "combobox", "link", "log", "region", "image", "img"}
     controls = [node for node in tree if not node["ignored"] and node["role"]["value"] in roles]
     assert len(controls) > 10
