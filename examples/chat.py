@@ -1,13 +1,13 @@
 """A chat in the terminal.
 
-Start a gateway with `make run`, then this in two terminals, as different people:
+Start a gateway with `make run`, then run this in two terminals, as different users:
 
     .venv/bin/python examples/chat.py lobby --name ann
 
-Lines that you type go to everybody in the room; Ctrl-D leaves. Beside the conversation this shows what a
-client owes its user: it resumes where it was cut off and says when that is not possible, sends again what was
-not confirmed (under the same key: with a token, nobody reads it twice), answers pings, and does on each close
-code what docs/protocol.md says.
+Lines that you type are sent to everybody in the channel; Ctrl-D leaves. The example shows what every client
+must do: resume from its last position after a disconnect and say if messages are missing, publish again what
+was not acknowledged (under the same key: with a token, nobody receives it twice), answer pings, and handle
+each close code as docs/protocol.md#close-codes says.
 """
 
 from __future__ import annotations
@@ -26,76 +26,86 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-STOP = {1002, 1007, 1009, 4002, 4003, 4004, 4005, 4012}
-"""Close codes after which to stay away; 4004 is among them because nobody here can fetch another token."""
-LONG = {4008, 4010}
+STOP_CODES = {1002, 1007, 1009, 4002, 4003, 4004, 4005, 4012}
+"""Close codes after which a client stops; 4004 is one of them because this one cannot fetch another token."""
+LONG_BACKOFF_CODES = {4008, 4010}
 DRAIN = 4000
-PASSING = {"rate_limited", "unavailable", "internal"}
+TRANSIENT_ERRORS = {"rate_limited", "unavailable", "internal"}
+
+BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+"""Until `connected` arrives; after that, how much longer than the heartbeat a connection may be silent."""
 
 
-class Ended(Exception):
-    """There is no use in coming back."""
+class Stopped(Exception):
+    """The client must not reconnect."""
 
 
 class Chat:
-    """One person in one room, from one connection to the next."""
+    """One user in one channel, across reconnects."""
 
-    def __init__(self, room: str, name: str, token: str | None) -> None:
-        self.channel = f"chat:{room}"
+    def __init__(self, channel: str, name: str, token: str | None) -> None:
+        self.channel = channel
         self.name = name
         self.token = token
-        self.since: str | None = None
-        self.unconfirmed: dict[str, dict[str, str]] = {}
-        self.confirmed = asyncio.Event()
-        self.confirmed.set()
+        self.position: str | None = None
+        """The id of the last message shown, from which to resume."""
+        self.unacknowledged: dict[str, dict[str, str]] = {}
+        """Data of messages without a reply, by their idempotency key."""
+        self.all_acknowledged = asyncio.Event()
+        self.all_acknowledged.set()
         self._socket: ClientConnection | None = None
-        self._ids = itertools.count(2)
+        """The connection, once it is subscribed."""
+        self._command_ids = itertools.count(2)
         self._keys: dict[int, str] = {}
-        self._told_to_wait = 0.0
-        self._attempts = 0
+        """Idempotency keys by the id of the command that awaits its reply."""
+        self._announced_delay = 0.0
+        """The delay of the last `reconnect` push or `Retry-After` header."""
+        self._attempt = 0
 
-    async def stay(self, url: str) -> None:
-        """Talk, and come back after every loss, until a close code says to stop."""
+    async def run(self, url: str) -> None:
+        """Connect, and reconnect after every disconnect, until a close code says to stop."""
         while True:
             code = None
             try:
                 async with connect(url, subprotocols=[Subprotocol("fanway.v1.json")]) as socket:
-                    code = await self._talk(socket)
-            except InvalidStatus as refused:
-                if refused.response.status_code not in {429, 503}:
-                    raise Ended(f"refused: {refused.response.body.decode()}") from None
-                self._told_to_wait = float(refused.response.headers.get("Retry-After", 0))
+                    code = await self._converse(socket)
+            except InvalidStatus as rejected:
+                if rejected.response.status_code not in {429, 503}:
+                    raise Stopped(f"handshake rejected: {rejected.response.body.decode()}") from None
+                self._announced_delay = float(rejected.response.headers.get("Retry-After", 0))
             except (OSError, WebSocketException) as error:
-                show(f"no gateway: {error}")
-            wait = self._wait(code)
-            show(f"connecting again in {wait:.1f} s")
-            await asyncio.sleep(wait)
+                show(f"cannot connect: {error}")
+            delay = self._reconnect_delay(code)
+            show(f"reconnecting in {delay:.1f} s")
+            await asyncio.sleep(delay)
 
-    async def say(self, text: str) -> None:
-        """Publish a line; it is sent again until the gateway has confirmed it."""
+    async def publish(self, text: str) -> None:
+        """Publish a line; it is published again after a reconnect, until the gateway has acknowledged it."""
         key = uuid.uuid4().hex
-        self.unconfirmed[key] = {"name": self.name, "text": text}
-        self.confirmed.clear()
-        await self._send(key)
+        self.unacknowledged[key] = {"name": self.name, "text": text}
+        self.all_acknowledged.clear()
+        await self._send_publish(key)
 
-    async def _talk(self, socket: ClientConnection) -> int | None:
-        """Return the close code with which the conversation on *socket* ended; None if it just broke."""
-        resume: dict[str, Any] = {"rewind": 10} if self.since is None else {"since": self.since}
-        hello = {"type": "connect", "id": 1, "token": self.token, "subs": {self.channel: resume}}
-        patience = 10.0
+    async def _converse(self, socket: ClientConnection) -> int | None:
+        """Subscribe and process messages; return the close code, None if there was no Close frame."""
+        options: dict[str, Any] = {"rewind": 10} if self.position is None else {"since": self.position}
+        command = {"type": "connect", "id": 1, "token": self.token, "subs": {self.channel: options}}
+        silence_limit = CONNECT_TIMEOUT_SECONDS
         try:
-            await socket.send(json.dumps(hello))
+            await socket.send(json.dumps(command))
             while True:
-                # Silence for longer than the gateway's heartbeat means that there is no connection any more.
-                async with asyncio.timeout(patience):
-                    said = json.loads(await socket.recv())
-                if said["type"] == "connected":
-                    patience += said["heartbeat"]
-                    self._joined(said["subs"][self.channel])
+                # A connection that is silent for longer than the gateway's heartbeat is lost.
+                async with asyncio.timeout(silence_limit):
+                    message = json.loads(await socket.recv())
+                if message["type"] == "connected":
+                    silence_limit += message["heartbeat"]
+                    self._on_subscribed(message["subs"][self.channel])
                     self._socket = socket
-                    for key in list(self.unconfirmed):
-                        await self._send(key)
-                await self._take(socket, said)
+                    for key in list(self.unacknowledged):
+                        await self._send_publish(key)
+                await self._on_message(socket, message)
         except TimeoutError:
             return None
         except ConnectionClosed as closed:
@@ -104,91 +114,92 @@ class Chat:
             self._socket = None
             self._keys.clear()
 
-    def _joined(self, outcome: dict[str, Any]) -> None:
-        if outcome["type"] == "error":
-            raise Ended(f"{self.channel}: {outcome['message']}")
-        self._attempts = 0
-        show(f"in {self.channel}")
-        if self.since is not None and not outcome["recovered"]:
+    def _on_subscribed(self, answer: dict[str, Any]) -> None:
+        if answer["type"] == "error":
+            raise Stopped(f"{self.channel}: {answer['message']}")
+        self._attempt = 0
+        show(f"subscribed to {self.channel}")
+        if self.position is not None and not answer["recovered"]:
             show("some messages are missing here")
-        for message in outcome["messages"]:
-            self._show(message)
-        self.since = outcome.get("position")
+        for message in answer["messages"]:
+            self._show_message(message)
+        self.position = answer.get("position")
 
-    async def _take(self, socket: ClientConnection, said: dict[str, Any]) -> None:
-        match said["type"]:
+    async def _on_message(self, socket: ClientConnection, message: dict[str, Any]) -> None:
+        match message["type"]:
             case "message":
-                self._show(said)
-                self.since = said.get("message", self.since)
+                self._show_message(message)
+                self.position = message.get("message", self.position)
             case "gap":
                 show("some messages are missing here")
-                self.since = said.get("position", self.since)
-            case "join" | "leave":
-                show(f"{said['member']['user'] or 'somebody'} {'came' if said['type'] == 'join' else 'left'}")
+                self.position = message.get("position", self.position)
+            case "join" | "leave" as kind:
+                user = message["member"]["user"] or "an anonymous user"
+                show(f"{user} {'joined' if kind == 'join' else 'left'}")
             case "published":
-                self._settle(said["id"])
-            case "error" if "id" in said:
-                await self._failed(said)
+                self._remove_unacknowledged(message["id"])
+            case "error" if "id" in message:
+                await self._on_error(message)
             case "ping":
                 await socket.send('{"type": "pong"}')
             case "reconnect":
-                self._told_to_wait = said["after_ms"] / 1000
+                self._announced_delay = message["after_ms"] / 1000
 
-    async def _failed(self, error: dict[str, Any]) -> None:
-        if error["code"] in PASSING and error["id"] in self._keys:
+    async def _on_error(self, error: dict[str, Any]) -> None:
+        if error["code"] in TRANSIENT_ERRORS and error["id"] in self._keys:
             await asyncio.sleep(error.get("retry_after_ms", 1000) / 1000)
-            await self._send(self._keys.pop(error["id"]))
+            await self._send_publish(self._keys.pop(error["id"]))
         else:
             show(f"{error['code']}: {error['message']}")
-            self._settle(error["id"])
+            self._remove_unacknowledged(error["id"])
 
-    async def _send(self, key: str) -> None:
+    async def _send_publish(self, key: str) -> None:
         if self._socket is None:
             return
-        command = next(self._ids)
-        self._keys[command] = key
-        publish = {"type": "publish", "id": command, "channel": self.channel, "key": key}
+        command_id = next(self._command_ids)
+        self._keys[command_id] = key
+        command = {"type": "publish", "id": command_id, "channel": self.channel, "key": key}
         try:
-            await self._socket.send(json.dumps(publish | {"data": self.unconfirmed[key]}))
+            await self._socket.send(json.dumps(command | {"data": self.unacknowledged[key]}))
         except ConnectionClosed:
             return
 
-    def _settle(self, command: int) -> None:
-        self.unconfirmed.pop(self._keys.pop(command, ""), None)
-        if not self.unconfirmed:
-            self.confirmed.set()
+    def _remove_unacknowledged(self, command_id: int) -> None:
+        self.unacknowledged.pop(self._keys.pop(command_id, ""), None)
+        if not self.unacknowledged:
+            self.all_acknowledged.set()
 
-    def _show(self, message: dict[str, Any]) -> None:
+    def _show_message(self, message: dict[str, Any]) -> None:
         data = message["data"]
         show(f"{data['name']}: {data['text']}" if isinstance(data, dict) and "text" in data else str(data))
 
-    def _wait(self, code: int | None) -> float:
-        """Return after how many seconds to come back after *code*: full jitter, 0.5 s doubling to 30 s."""
-        if code in STOP:
-            raise Ended(f"the gateway closed with {code}")
-        told, self._told_to_wait = self._told_to_wait, 0.0
-        if told and code in {DRAIN, None}:
-            return told
-        bound = 30.0 if code in LONG else min(30.0, 0.5 * 2**self._attempts)
-        self._attempts += 1
-        return random.uniform(0, bound)
+    def _reconnect_delay(self, code: int | None) -> float:
+        """Return the seconds to wait after a close with *code*; full jitter below a bound that doubles."""
+        if code in STOP_CODES:
+            raise Stopped(f"the gateway closed with {code}")
+        announced, self._announced_delay = self._announced_delay, 0.0
+        if announced and code in {DRAIN, None}:
+            return announced
+        doubling = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**self._attempt)
+        self._attempt += 1
+        return random.uniform(0, MAX_BACKOFF_SECONDS if code in LONG_BACKOFF_CODES else doubling)
 
 
 def show(line: str) -> None:
-    """Print *line* at once, and without what a terminal would take for a command."""
+    """Print *line* at once, without characters that a terminal would interpret."""
     print("".join(character for character in line if character.isprintable()), flush=True)
 
 
-async def typed(chat: Chat) -> None:
-    """Say every line of standard input; return once the last one is confirmed."""
+async def publish_input(chat: Chat) -> None:
+    """Publish every line of standard input; return once the last one is acknowledged."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
         while line := (await reader.readline()).decode():
             if text := line.strip():
-                await chat.say(text)
-        await chat.confirmed.wait()
+                await chat.publish(text)
+        await chat.all_acknowledged.wait()
     finally:
         transport.close()
 
@@ -196,18 +207,18 @@ async def typed(chat: Chat) -> None:
 async def main() -> None:
     """Chat until Ctrl-D."""
     parser = argparse.ArgumentParser(description="A chat in the terminal.")
-    parser.add_argument("room")
+    parser.add_argument("channel", help="name of a channel in the namespace `chat`")
     parser.add_argument("--name", default=os.environ.get("USER", "somebody"))
     parser.add_argument("--url", default="ws://127.0.0.1:8000/v1/ws")
-    parser.add_argument("--token", default=os.environ.get("TOKEN"), help="where the gateway wants one")
-    asked = parser.parse_args()
-    chat = Chat(asked.room, asked.name, asked.token)
-    staying = asyncio.ensure_future(chat.stay(asked.url))
-    typing = asyncio.ensure_future(typed(chat))
-    done, _ = await asyncio.wait({staying, typing}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (staying, typing):
+    parser.add_argument("--token", default=os.environ.get("TOKEN"), help="for a gateway that requires one")
+    arguments = parser.parse_args()
+    chat = Chat(f"chat:{arguments.channel}", arguments.name, arguments.token)
+    connection = asyncio.ensure_future(chat.run(arguments.url))
+    input_lines = asyncio.ensure_future(publish_input(chat))
+    done, _ = await asyncio.wait({connection, input_lines}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (connection, input_lines):
         task.cancel()
-    await asyncio.gather(staying, typing, return_exceptions=True)
+    await asyncio.gather(connection, input_lines, return_exceptions=True)
     for task in done:
         task.result()
 
@@ -215,7 +226,7 @@ async def main() -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except Ended as reason:
+    except Stopped as reason:
         sys.exit(str(reason))
     except KeyboardInterrupt:
         sys.exit(130)
