@@ -51,9 +51,9 @@ class Shard:
         """Serve *node*; nothing is connected before `start`.
 
         Args:
-            primary: Where the shard is.
+            primary: Locates the server of the shard.
             keys: The keys of the shard.
-            node: Gets what its subscribers are to be delivered.
+            node: Receives the envelopes of the shard.
             options: The same for all shards of a broker.
             tasks: Owns the background tasks.
             layout: The servers and shards of this node, as text.
@@ -74,38 +74,50 @@ class Shard:
             layout_error=lambda: layout_check.error,
             on_notice=self._notify,
         )
-        self.connections = connections = ShardConnections(primary, self.health, options, tasks)
+        self.connections = ShardConnections(primary, self.health, options, tasks)
+        self._create_lease(layout, layout_check)
+        self._create_operations(wall_clock)
+        self._create_inbox(wall_clock)
+
+    def _create_lease(self, layout: str, layout_check: LayoutCheck) -> None:
+        leases, keys, node = self.connections.leases, self.keys, self._node
+        self.reaper = Reaper(leases, keys, self._options, on_notice=self._notify)
+        self.lease = Lease(
+            leases,
+            keys,
+            self.health,
+            self.reaper,
+            self._options,
+            layout_check,
+            self,
+            name=_without_blanks(node.record().node),
+            layout=layout,
+            record=lambda: encode_record(node),
+            on_error=self._tasks.report,
+            clock=monotonic,
+        )
+
+    def _create_operations(self, wall_clock: Clock) -> None:
+        connections, keys, options = self.connections, self.keys, self._options
         control, reads = connections.control, connections.reads
         self.publisher = Publisher(
             connections.publishes, connections.replicated_publishes, self.health, keys, options, wall_clock
         )
         self.history = HistoryReader(reads, keys, options)
         self.presence = PresenceStore(control, reads, keys, options)
-        self.lookups = Lookups(control, keys, options, node)
+        self.lookups = Lookups(control, keys, options, self._node)
+
+    def _create_inbox(self, wall_clock: Clock) -> None:
+        control, keys, options, tasks = self.connections.control, self.keys, self._options, self._tasks
         self.user_commands = UserCommandLog(
             control,
             keys,
             options,
-            node,
+            self._node,
             tasks,
             wall_clock,
             incarnation=self._incarnation,
             deliver=self._deliver,
-        )
-        self.reaper = Reaper(connections.leases, keys, options, on_notice=self._notify)
-        self.lease = Lease(
-            connections.leases,
-            keys,
-            self.health,
-            self.reaper,
-            options,
-            layout_check,
-            self,
-            name=_without_blanks(node.record().node),
-            layout=layout,
-            record=lambda: encode_record(node),
-            on_error=tasks.report,
-            clock=monotonic,
         )
         self.routes = Routes(
             control,
@@ -130,7 +142,7 @@ class Shard:
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, on_node_entry=self._receive
         )
         self.reader = InboxReader(
-            connections.connection(),
+            self.connections.connection(),
             self.routes,
             keys,
             options,

@@ -1,1 +1,1 @@
-"""Connections to the Redis servers of one shard: where they are, what travels, what errors mean."""
+"""Connections to Redis: where the primary is, pipelines of calls, errors, and the health of a shard."""

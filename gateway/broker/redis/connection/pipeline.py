@@ -45,12 +45,12 @@ NO_BEAT = -1
 
 
 async def wait_for(answer: Answer, timeout_seconds: float) -> Any:
-    """Return the result of *answer*; after *timeout_seconds* fail it, for all who wait for it."""
+    """Return the result of *answer*; after *timeout_seconds* fail it, for everyone who awaits it."""
     return await wait_until(answer, asyncio.get_running_loop().time() + timeout_seconds)
 
 
 async def wait_until(answer: Answer, deadline: float) -> Any:
-    """Return the result of *answer*; at *deadline*, by the loop's clock, fail it, for all who wait for it.
+    """Return the result of *answer*; at *deadline*, by the loop's clock, fail it, for everyone who awaits it.
 
     Uses a timer instead of `asyncio.timeout`, which needs a task: the caller may run eagerly, outside of one.
 
@@ -86,7 +86,7 @@ class Pipeline:
 
         Args:
             connection: Used by this pipeline alone.
-            health: Asked before each call, and told the outcome of each.
+            health: Checked before each call, and notified of the outcome of each.
             tasks: Owns the task that sends.
             timeout: Seconds for the answers to a batch.
             ignores_health: Call Redis even when *health* says that the shard is unavailable.

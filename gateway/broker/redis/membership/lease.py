@@ -56,10 +56,10 @@ class RenewAnswer(NamedTuple):
 
 
 class LeaseObserver(Protocol):
-    """Told what becomes of the lease; calls that raise would end it."""
+    """Notified of each change of the lease; an exception goes to `on_error` and the renewal is retried."""
 
     def incarnation_started(self, incarnation: str, *, lease_expired: bool) -> None:
-        """Continue under another id; *lease_expired*: other nodes may have been told that this one left."""
+        """Continue under another id; *lease_expired*: others may have announced that members left."""
 
     def lease_renewed(self) -> None:
         """Send again what Redis has not received: it answers."""
@@ -71,7 +71,7 @@ class LeaseObserver(Protocol):
 class Lease:
     """Holds this node's lease on one shard."""
 
-    def __init__(  # noqa: PLR0913 (its collaborators, and what it is in Redis)
+    def __init__(  # noqa: PLR0913 (its collaborators, and what it writes to Redis)
         self,
         pipeline: Pipeline,
         keys: Keys,
@@ -92,11 +92,11 @@ class Lease:
         Args:
             pipeline: Calls Redis also while it counts as lost.
             keys: The keys of the shard.
-            health: Told whether the lease is held; its `renewal_due` has it renewed at once.
+            health: Notified whether the lease is held; its `renewal_due` has it renewed at once.
             reaper: Removes what belongs to nodes whose lease has expired.
             options: The lease's length and the interval of renewals.
-            layout_check: Told whether the running nodes have the same *layout*.
-            observer: Told of each incarnation and each renewal.
+            layout_check: Notified whether the running nodes have the same *layout*.
+            observer: Notified of each incarnation and each renewal.
             name: The node's name, with which the ids of its incarnations begin.
             layout: The servers and shards of this node, as text; the lease is held only if every other node
                 has the same.
@@ -231,7 +231,7 @@ class Lease:
             self._observer.lease_renewed()
 
     async def _start_incarnation(self, *, lease_expired: bool) -> None:
-        """Take a lease under a new id; *lease_expired*: others may have been told that this node is gone."""
+        """Take a lease under a new id; *lease_expired* as `LeaseObserver.incarnation_started` has it."""
         incarnation = f"{self._name}~{new_uid()}"
         sent = self._clock()
         # Noted even if no answer comes: Redis may have carried it out.
