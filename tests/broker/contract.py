@@ -1,4 +1,4 @@
-"""What every broker must do. A broker's tests subclass these and say in fixtures how it is made."""
+"""The contract suite of all brokers: a broker's tests subclass `BrokerContract` and provide its fixtures."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -19,28 +19,30 @@ from gateway.errors import BrokerUnavailable
 from protocol.messages import Join, Leave, Member, Message, Sender
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.broker.histories import Histories
-from tests.broker.node import KEPT, Later, RecordingNode, publication, publish, values
+from tests.broker.history_contract import HistoryContract
+from tests.broker.recording_node import KEPT, Later, RecordingNode, publication, publish, values
 
 ANN, BOB = Member("c1", "ann", {"name": "Ann"}), Member("c2", "bob")
 
 
-class Publishing:
-    """Order, ids, routes, keys."""
+class PublishContract:
+    """PublishContract: order, ids, routes, idempotency keys."""
 
-    async def test_ids_count_from_one_in_each_channel(self, broker: Broker) -> None:
+    async def test_offsets_start_at_one_in_each_channel(self, broker: Broker) -> None:
         first = await publish(broker, "a", "x", "y", "z")
         second = await publish(broker, "b", "x")
         assert [id.offset for id in first] == [1, 2, 3]
         assert [id.offset for id in second] == [1]
 
-    async def test_no_uid_is_given_twice(self, broker: Broker) -> None:
+    async def test_uids_are_unique(self, broker: Broker) -> None:
         ids = [await publish(broker, channel, *range(50)) for channel in ("a", "b", "c")]
         uids = {id.uid for each in ids for id in each}
         assert len(uids) == 150
         assert all(MessageId.parse(str(id)) == id for each in ids for id in each)
 
-    async def test_everything_arrives_as_it_was_published(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_a_message_arrives_with_everything_that_was_published(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
         await broker.subscribe("a", KEPT)
         sender, tags = Sender("c1", "ann"), {"k": "v"}
         (id,) = await publish(
@@ -55,7 +57,7 @@ class Publishing:
         kept = (await broker.read("a")).messages
         assert list(kept) == [message]
 
-    async def test_the_order_of_calls_is_the_order_of_messages(
+    async def test_messages_are_in_the_order_of_the_publish_calls(
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", KEPT)
@@ -65,7 +67,7 @@ class Publishing:
         assert values(messages) == list(range(100))
         assert [message.message for message in messages] == [receipt.id for receipt in receipts]
 
-    async def test_what_is_not_kept_has_no_id_and_takes_no_number(
+    async def test_an_unstored_message_has_no_id_and_takes_no_offset(
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", KEPT)
@@ -76,7 +78,7 @@ class Publishing:
         assert [message.message and message.message.offset for message in messages] == [1, None, 2]
         assert values((await broker.read("a")).messages) == [1, 3]
 
-    async def test_a_subscription_begins_at_the_newest_position(self, broker: Broker) -> None:
+    async def test_subscribe_returns_the_newest_position(self, broker: Broker) -> None:
         assert await broker.subscribe("a", None) is None
         empty = await broker.subscribe("a", KEPT)
         assert empty is not None
@@ -84,7 +86,7 @@ class Publishing:
         *_, last = await publish(broker, "a", 1, 2)
         assert await broker.subscribe("a", KEPT) == last
 
-    async def test_who_unsubscribes_and_subscribes_again_hears_what_comes_then(
+    async def test_messages_are_delivered_after_unsubscribe_and_subscribe(
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", KEPT)
@@ -98,7 +100,7 @@ class Publishing:
 
     # ------------------------------------------------------------ keys
 
-    async def test_a_key_publishes_once(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_an_idempotency_key_publishes_once(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", KEPT)
         first = await broker.publish(publication("a", 1, key="k"))
         again = await broker.publish(publication("a", 2, key="k"))
@@ -107,7 +109,7 @@ class Publishing:
         assert values(await node.messages(2)) == [1, 3]
         assert values((await broker.read("a")).messages) == [1, 3]
 
-    async def test_a_key_publishes_once_however_many_try_at_once(
+    async def test_concurrent_publishes_with_one_key_publish_once(
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", KEPT)
@@ -117,9 +119,7 @@ class Publishing:
         await publish(broker, "a", "marker")
         assert values(await node.messages(2))[1] == "marker"
 
-    async def test_a_key_counts_for_what_is_not_kept_as_well(
-        self, broker: Broker, node: RecordingNode
-    ) -> None:
+    async def test_a_key_applies_to_unstored_messages_too(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", None)
         for value in (1, 2):
             receipt = await broker.publish(publication("a", value, key="k", retention=None))
@@ -127,12 +127,12 @@ class Publishing:
         await publish(broker, "a", "marker", retention=None)
         assert values(await node.messages(2)) == [1, "marker"]
 
-    async def test_a_key_is_of_its_channel(self, broker: Broker) -> None:
+    async def test_a_key_applies_to_its_channel_only(self, broker: Broker) -> None:
         for channel in ("a", "b"):
             receipt = await broker.publish(publication(channel, 1, key="k"))
             assert not receipt.replayed
 
-    async def test_a_key_is_forgotten_in_time(self, broker: Broker, later: Later, key_ttl: float) -> None:
+    async def test_a_key_expires_after_its_ttl(self, broker: Broker, later: Later, key_ttl: float) -> None:
         await broker.publish(publication("a", 1, key="k"))
         await later(key_ttl * 0.9)
         assert (await broker.publish(publication("a", 2, key="k"))).replayed
@@ -142,10 +142,12 @@ class Publishing:
         assert (await broker.publish(publication("a", 4, key="k"))).id == receipt.id
 
 
-class Rosters:
+class PresenceContract:
     """Presence."""
 
-    async def test_who_joins_is_there_and_is_told_of_once(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_a_join_adds_a_member_and_is_delivered_once(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
         await broker.subscribe("a", None)
         for member in (ANN, BOB, ANN):
             await broker.join("a", member)
@@ -156,7 +158,7 @@ class Rosters:
         assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", ANN)]
         assert list((await broker.presence("a")).members) == [BOB]
 
-    async def test_who_leaves_is_told_of_once(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_a_leave_is_delivered_once(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", None)
         await broker.join("a", ANN)
         for connection in ("c1", "c1", "unknown"):
@@ -167,7 +169,7 @@ class Rosters:
         await broker.leave("a", "c2")
         assert list((await broker.presence("a")).members) == []
 
-    async def test_newer_info_replaces_the_older_in_silence(
+    async def test_a_second_join_replaces_the_info_without_an_envelope(
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", None)
@@ -185,7 +187,7 @@ class Rosters:
         present = await broker.presence("a")
         assert (present.connections, present.users) == (2, 1)
 
-    async def test_they_are_counted_as_they_come_and_go(self, broker: Broker) -> None:
+    async def test_count_follows_joins_and_leaves(self, broker: Broker) -> None:
         names = ["", "ann", 'a "quoted" one', "two words", "ä\\n", "x" * 128]
         for number, name in enumerate(names):
             await broker.join("a", Member(f"c{number}", name, {"name": name}))
@@ -204,15 +206,15 @@ class Rosters:
         assert (present.connections, present.users) == (6, 6)
         assert await broker.count("b") == PresenceCount(0, 0)
 
-    async def test_channels_are_apart(self, broker: Broker) -> None:
+    async def test_members_belong_to_one_channel(self, broker: Broker) -> None:
         await broker.join("a", ANN)
         assert (await broker.presence("b")).connections == 0
         await broker.leave("b", "c1")
         assert (await broker.presence("a")).connections == 1
 
 
-class Directory:
-    """What the cluster knows."""
+class DirectoryContract:
+    """Lookups of users, channels and nodes."""
 
     async def test_connections_of_a_user(self, broker: Broker, node: RecordingNode) -> None:
         record = ConnectionRecord("c1", "n1", ["a"], 12.5)
@@ -220,15 +222,15 @@ class Directory:
         assert list((await broker.connections("ann")).items) == [record]
         assert list((await broker.connections("bob")).items) == []
 
-    async def test_instructions_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_user_commands_reach_the_node(self, broker: Broker, node: RecordingNode) -> None:
         node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
-        instruction = UserCommand(
+        command = UserCommand(
             "ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"})
         )
-        await broker.send_user_command(instruction)
-        assert await node.received(1) == [instruction]
+        await broker.send_user_command(command)
+        assert await node.received(1) == [command]
 
-    async def test_followed_channels_come_in_pages(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_subscribed_channels_are_listed_in_pages(self, broker: Broker, node: RecordingNode) -> None:
         node.followed.update({f"room:{n:02}": n for n in range(1, 8)}, zoo=3, room=1)
         pages, after = [], ""
         while page := (await broker.subscribed_channels("room:", after=after, limit=3)).items:
@@ -242,12 +244,12 @@ class Directory:
         first, *_, last = (await broker.subscribed_channels("", after="", limit=100)).items
         assert (first, last) == (ChannelRecord("room", 1), ChannelRecord("zoo", 3))
 
-    async def test_nodes(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_nodes_returns_the_record_of_the_node(self, broker: Broker, node: RecordingNode) -> None:
         (record,) = await broker.nodes()
         assert isinstance(record, NodeRecord)
         assert (record.node, record.connections, record.subscriptions) == (node.name, 3, 5)
 
-    async def test_numbers_for_operators(self, broker: Broker) -> None:
+    async def test_statistics_count_publishes_and_replays(self, broker: Broker) -> None:
         before = broker.statistics()
         await publish(broker, "a", 1)
         await broker.publish(publication("a", 1, key="k"))
@@ -258,10 +260,10 @@ class Directory:
         assert all(isinstance(figure, int) for figure in after.values())
 
 
-class Life:
-    """Start and end."""
+class LifecycleContract:
+    """Start and close."""
 
-    async def test_a_broker_that_serves_no_node_takes_nothing(self, idle: Broker) -> None:
+    async def test_a_broker_that_is_not_started_raises_broker_unavailable(self, idle: Broker) -> None:
         assert not idle.ready()
         attempts: list[Awaitable[object]] = [
             idle.publish(publication("a", 1)),
@@ -280,7 +282,7 @@ class Life:
                 await attempt
             assert error.value.retry_after > 0
 
-    async def test_nothing_is_half_done_by_what_was_refused(self, idle: Broker, node: RecordingNode) -> None:
+    async def test_a_rejected_call_has_no_effect_later(self, idle: Broker, node: RecordingNode) -> None:
         with pytest.raises(BrokerUnavailable):
             await idle.publish(publication("a", 1, key="k"))
         with pytest.raises(BrokerUnavailable):
@@ -294,7 +296,7 @@ class Life:
         finally:
             await idle.close()
 
-    async def test_nothing_is_delivered_after_the_end(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_nothing_is_delivered_after_close(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", KEPT)
         await broker.join("a", ANN)
         await node.received(1)
@@ -306,9 +308,11 @@ class Life:
         assert node.envelopes == []
 
 
-class BrokerContract(Publishing, Histories, Rosters, Directory, Life):
-    """All of it.
+class BrokerContract(
+    PublishContract, HistoryContract, PresenceContract, DirectoryContract, LifecycleContract
+):
+    """The whole contract.
 
-    Fixtures: `node`; `broker`, which serves it; `other`, which serves another and shares nothing with it;
-    `idle`, which was not started; `later`; `key_ttl` and `meta_ttl` in seconds.
+    Fixtures: `node`; `broker`, which serves it; `other`, a broker of another node and with other data;
+    `idle`, a broker that is not started; `later`; `key_ttl` and `meta_ttl` in seconds.
     """

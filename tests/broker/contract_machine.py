@@ -1,6 +1,7 @@
-"""The broker contract as a state machine: nodes act one by one and at once, and nobody hears contradictions.
+"""The broker contract as a state machine: no two nodes receive what contradicts each other.
 
-Acts are data, so that Hypothesis can draw what is done at once; a broker that can fail adds rules of its own.
+Actions are data, so that Hypothesis can draw those of one concurrent step; the machine of a broker that can
+fail adds rules of its own.
 """
 
 from __future__ import annotations
@@ -18,182 +19,182 @@ from gateway.broker.base import Retention
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
 from protocol.position import MessageId
-from tests.broker.listener import Following, Listener
-from tests.broker.node import publication
+from tests.broker.channel_model import ChannelModel
+from tests.broker.node_model import NodeModel, SubscriptionModel
+from tests.broker.recording_node import publication
 from tests.broker.redis_fleet import TIMEOUT_SECONDS, eventually
-from tests.broker.spoken import Spoken
 
 KEPT = {"long": Retention(100_000, 600.0), "kept": Retention(5, 600.0)}
 CHANNELS = ["long", "kept", "none"]
 NEVER = 10**9
 
-node, channel, kept = st.integers(0, 3), st.sampled_from(CHANNELS), st.sampled_from(sorted(KEPT))
+node, channel, stored_channel = st.integers(0, 3), st.sampled_from(CHANNELS), st.sampled_from(sorted(KEPT))
 key = st.none() | st.sampled_from(["k", "l"])
-acts = st.one_of(
+actions = st.one_of(
     st.tuples(st.just("publish"), node, channel, key),
-    st.tuples(st.just("publish"), node, kept, st.none()),
+    st.tuples(st.just("publish"), node, stored_channel, st.none()),
     st.tuples(st.just("subscribe"), node, channel),
     st.tuples(st.just("unsubscribe"), node, channel),
-    st.tuples(st.just("resume"), node, kept, st.integers(0, 99), st.none() | st.integers(0, 4)),
-    st.tuples(st.just("look_back"), node, kept),
-    st.tuples(st.just("clear"), node, kept),
+    st.tuples(st.just("resume"), node, stored_channel, st.integers(0, 99), st.none() | st.integers(0, 4)),
+    st.tuples(st.just("read_history"), node, stored_channel),
+    st.tuples(st.just("clear"), node, stored_channel),
     st.tuples(st.just("join"), node, channel, st.integers(0, 1)),
     st.tuples(st.just("leave"), node, channel, st.integers(0, 1)),
 )
 
-Act = tuple[Any, ...]
+Action = tuple[Any, ...]
 T = TypeVar("T")
 
 
-class Contract(RuleBasedStateMachine):
+class ContractMachine(RuleBasedStateMachine):
     """Rules for any broker; `begin` gives the first node."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self.kept = {name: Spoken(retention) for name, retention in KEPT.items()}
-        self.awake: list[Listener] = []
-        self.stunned: list[Listener] = []
-        self.members: dict[tuple[str, str], Listener] = {}
+        self.channels = {name: ChannelModel(retention) for name, retention in KEPT.items()}
+        self.running: list[NodeModel] = []
+        self.suspended: list[NodeModel] = []
+        self.members: dict[tuple[str, str], NodeModel] = {}
         self.joining: set[tuple[str, str]] = set()
         self.receipts: dict[tuple[str, str, int], MessageId | None] = {}
-        self.fresh: set[tuple[str, str, int]] = set()
-        self.expected: list[tuple[Following, int, str]] = []
-        """Who is to hear a value of the channel without history, or of a gap in that place or later."""
-        self.said = 0
+        self.first_receipts: set[tuple[str, str, int]] = set()
+        self.expected: list[tuple[SubscriptionModel, int, str]] = []
+        """Subscriptions that must receive a value without history, or a gap at that index or later."""
+        self.values_published = 0
         self.losses = 0
-        self.broken = False
-        """Whether an act has failed: then there is nothing to wait for."""
+        self.step_failed = False
+        """Whether a step has failed: then there is nothing to wait for."""
         self.restored = False
-        """Whether something older came back after a loss: receipts may be from before it."""
+        """Whether an older state was restored after a loss: receipts may be from before it."""
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self.broken = True
+        self.step_failed = True
         self.runner.run(coroutine)
-        for listener in self.awake + self.stunned:
-            listener.listen()
-        self.broken = False
+        for node_model in self.running + self.suspended:
+            node_model.check_envelopes()
+        self.step_failed = False
 
     # ------------------------------------------------------------ rules
 
-    @rule(act=acts)
-    def do(self, act: Act) -> None:
-        self.run(self.act(act))
+    @rule(action=actions)
+    def do(self, action: Action) -> None:
+        self.run(self.action(action))
 
-    @rule(several=st.lists(acts, min_size=2, max_size=6))
-    def do_at_once(self, several: list[Act]) -> None:
+    @rule(several=st.lists(actions, min_size=2, max_size=6))
+    def do_concurrently(self, several: list[Action]) -> None:
         self.run(self.all_of(several))
 
     @rule()
     def settle(self) -> None:
         self.run(self.settled())
 
-    # ------------------------------------------------------------ acts
+    # ------------------------------------------------------------ actions
 
-    async def all_of(self, several: list[Act]) -> None:
-        await asyncio.gather(*map(self.act, several))
+    async def all_of(self, several: list[Action]) -> None:
+        await asyncio.gather(*map(self.action, several))
 
-    async def act(self, act: Act) -> None:
-        name, at, *rest = act
-        await getattr(self, f"_{name}")(self.awake[at % len(self.awake)], *rest)
+    async def action(self, action: Action) -> None:
+        name, at, *rest = action
+        await getattr(self, f"_{name}")(self.running[at % len(self.running)], *rest)
 
-    async def _publish(self, at: Listener, channel: str, key: str | None) -> bool:
+    async def _publish(self, at: NodeModel, channel: str, key: str | None) -> bool:
         """Return whether it is known to be published."""
-        self.said += 1
-        value = f"{self.said}" if key is None else f"{key} after {self.losses} losses"
+        self.values_published += 1
+        value = f"{self.values_published}" if key is None else f"{key} after {self.losses} losses"
         place = (channel, key or "", self.losses)
-        known, spoken = place in self.receipts, self.kept.get(channel)
-        before = None if spoken is None else spoken.moment()
-        listeners = self.awake + self.stunned
-        audience = [(it, each.now) for each in listeners for it in each.live if it.channel == channel]
+        known, model = place in self.receipts, self.channels.get(channel)
+        before = None if model is None else model.snapshot()
+        node_models = self.running + self.suspended
+        audience = [(it, each.now) for each in node_models for it in each.live if it.channel == channel]
         retention = KEPT.get(channel)
         try:
             receipt = await at.broker.publish(publication(channel, value, key=key, retention=retention))
         except BrokerUnavailable:
             return False
-        assert (receipt.id is None) == (spoken is None)
+        assert (receipt.id is None) == (model is None)
         if key is not None:
             assert receipt.replayed or not known, "published twice under one key"
             if receipt.replayed and not known and self.restored:
                 return True
             assert self.receipts.setdefault(place, receipt.id) == receipt.id
-            assert receipt.replayed or place not in self.fresh
-            self.fresh |= set() if receipt.replayed else {place}
-        if spoken is not None and receipt.id is not None and before is not None:
-            spoken.acknowledges(receipt.id)
-            spoken.is_under(receipt.id, value)
-            assert receipt.replayed or receipt.id.offset > before.top
+            assert receipt.replayed or place not in self.first_receipts
+            self.first_receipts |= set() if receipt.replayed else {place}
+        if model is not None and receipt.id is not None and before is not None:
+            model.publish_acknowledged(receipt.id)
+            model.message_stored(receipt.id, value)
+            assert receipt.replayed or receipt.id.offset > before.newest
         elif not receipt.replayed:
-            self.expected += [(following, now, value) for following, now in audience]
+            self.expected += [(subscription, now, value) for subscription, now in audience]
         return True
 
-    async def _subscribe(self, at: Listener, channel: str) -> None:
-        if at.following(channel) is not None:
+    async def _subscribe(self, at: NodeModel, channel: str) -> None:
+        if at.subscription(channel) is not None:
             return
-        following, spoken = Following(channel, at.now), self.kept.get(channel)
-        at.history.append(following)
-        following.may_reset = spoken is not None and not spoken.noticed
-        before = None if spoken is None else spoken.moment()
+        subscription, model = SubscriptionModel(channel, at.now), self.channels.get(channel)
+        at.subscriptions.append(subscription)
+        subscription.may_reset = model is not None and not model.loss_noticed
+        before = None if model is None else model.snapshot()
         try:
             position = await at.broker.subscribe(channel, KEPT.get(channel))
         except BrokerUnavailable:
-            following.end = at.now
+            subscription.end = at.now
             return
-        assert (position is None) == (spoken is None)
-        if spoken is not None and position is not None and before is not None:
-            spoken.stands(position)
-            assert position.offset >= before.top, "what was acknowledged is no news"
-        following.position, following.established = position, True
+        assert (position is None) == (model is None)
+        if model is not None and position is not None and before is not None:
+            model.position_returned(position)
+            assert position.offset >= before.newest, "a position older than an acknowledged message"
+        subscription.position, subscription.established = position, True
 
-    async def _unsubscribe(self, at: Listener, channel: str) -> None:
-        following = at.following(channel)
-        if following is not None and following.established:
+    async def _unsubscribe(self, at: NodeModel, channel: str) -> None:
+        subscription = at.subscription(channel)
+        if subscription is not None and subscription.established:
             await at.broker.unsubscribe(channel)
-            following.end = at.now
+            subscription.end = at.now
 
-    async def _resume(self, at: Listener, channel: str, which: int, limit: int | None) -> None:
-        spoken = self.kept[channel]
-        if not spoken.positions:
+    async def _resume(self, at: NodeModel, channel: str, which: int, limit: int | None) -> None:
+        model = self.channels[channel]
+        if not model.positions:
             return
-        since = list(spoken.positions)[which % len(spoken.positions)]
-        asked = spoken.moment()
+        since = list(model.positions)[which % len(model.positions)]
+        before = model.snapshot()
         try:
             page = await at.broker.read(channel, since=since, limit=limit)
         except BrokerUnavailable:
             return
-        spoken.check(page, since, limit, asked)
+        model.check_read(page, since, limit, before)
 
-    async def _look_back(self, at: Listener, channel: str) -> None:
-        spoken = self.kept[channel]
+    async def _read_history(self, at: NodeModel, channel: str) -> None:
+        model = self.channels[channel]
         try:
             page = await at.broker.read(channel)
         except BrokerUnavailable:
             return
         assert page.recovered
-        spoken.stands(page.position)
+        model.position_returned(page.position)
         messages = list(page.messages)
         for earlier, later in pairwise(messages):
             assert earlier.message is not None
             assert later.message is not None
             assert later.message.offset == earlier.message.offset + 1
             if not self.restored:
-                spoken.stands(earlier.message)
-                spoken.says(earlier.message, later)
+                model.position_returned(earlier.message)
+                model.message_received(earlier.message, later)
         assert len(messages) <= KEPT[channel].size
 
-    async def _clear(self, at: Listener, channel: str) -> None:
-        spoken = self.kept[channel]
-        spoken.clears += 1
-        spoken.cleared = NEVER
+    async def _clear(self, at: NodeModel, channel: str) -> None:
+        model = self.channels[channel]
+        model.clears += 1
+        model.cleared = NEVER
         try:
             await at.broker.clear(channel)
-            spoken.cleared = (await at.broker.read(channel, limit=0)).position.offset
+            model.cleared = (await at.broker.read(channel, limit=0)).position.offset
         except BrokerUnavailable:
             return
         finally:
-            spoken.clears += 1
+            model.clears += 1
 
-    async def _join(self, at: Listener, channel: str, number: int) -> None:
+    async def _join(self, at: NodeModel, channel: str, number: int) -> None:
         place = (channel, f"{at.node.name}.{number}")
         if place in self.members or place in self.joining:
             return
@@ -206,95 +207,97 @@ class Contract(RuleBasedStateMachine):
         finally:
             self.joining.discard(place)
 
-    async def _leave(self, at: Listener, channel: str, number: int) -> None:
+    async def _leave(self, at: NodeModel, channel: str, number: int) -> None:
         if self.members.pop((channel, f"{at.node.name}.{number}"), None) is not None:
             await at.broker.leave(channel, f"{at.node.name}.{number}")
 
-    # ------------------------------------------------------------ in the end
+    # ------------------------------------------------------------ the end of a step
 
     async def settled(self) -> None:
-        """Wait until everybody has heard everything, or was told that something is missing."""
-        for listener in self.awake:
-            await eventually(listener.broker.ready)
-            await eventually(lambda listener=listener: self.caught_up(listener))  # type: ignore[misc]
-        for spoken in self.kept.values():
-            spoken.noticed = True
-        for name in self.kept:
-            await self._everybody_stands(name)
-        await self._everybody_heard()
+        """Wait until every subscription has received everything, or a gap where messages are missing."""
+        for node_model in self.running:
+            await eventually(node_model.broker.ready)
+            await eventually(lambda node_model=node_model: self.knows_every_loss(node_model))  # type: ignore[misc]
+        for model in self.channels.values():
+            model.loss_noticed = True
+        for name in self.channels:
+            await self._all_received_the_newest(name)
+        await self._all_received_the_unstored()
         for name in CHANNELS:
-            await self._present(name)
+            await self._members_are_right(name)
 
-    def caught_up(self, listener: Listener) -> bool:
-        """Whether *listener* was told of every loss."""
-        listener.listen()
-        return not any(each.untold for each in listener.live)
+    def knows_every_loss(self, node_model: NodeModel) -> bool:
+        """Whether the subscriptions of *node_model* have received a gap for every loss."""
+        node_model.check_envelopes()
+        return not any(each.gap_due for each in node_model.live)
 
-    async def _everybody_stands(self, channel: str) -> None:
-        """Wait until all who follow *channel* have heard the newest message."""
-        position = (await surely(lambda: self.awake[0].broker.read(channel, limit=0))).position
-        self.kept[channel].stands(position)
-        for listener in self.awake:
-            following = listener.following(channel)
-            if following is not None:
-                await eventually(lambda at=listener, it=following: _stands(at, it, position))  # type: ignore[misc]
+    async def _all_received_the_newest(self, channel: str) -> None:
+        """Wait until all subscriptions to *channel* have received the newest message."""
+        position = (await until_available(lambda: self.running[0].broker.read(channel, limit=0))).position
+        self.channels[channel].position_returned(position)
+        for node_model in self.running:
+            subscription = node_model.subscription(channel)
+            if subscription is not None:
+                await eventually(lambda at=node_model, it=subscription: _has_received(at, it, position))  # type: ignore[misc]
 
-    async def _everybody_heard(self) -> None:
-        """Wait until nobody misses anything of the channel without history."""
-        awake = {following for listener in self.awake for following in listener.live}
-        await eventually(lambda: not self._missing(awake))
-        self.expected = [each for each in self.expected if each[0] not in awake]
+    async def _all_received_the_unstored(self) -> None:
+        """Wait until no subscription misses a value of the channel without history."""
+        live = {subscription for node_model in self.running for subscription in node_model.live}
+        await eventually(lambda: not self._missing(live))
+        self.expected = [each for each in self.expected if each[0] not in live]
 
-    def _missing(self, awake: set[Following]) -> list[str]:
-        for listener in self.awake:
-            listener.listen()
+    def _missing(self, live: set[SubscriptionModel]) -> list[str]:
+        for node_model in self.running:
+            node_model.check_envelopes()
         return [
             value
-            for following, place, value in self.expected
-            if following in awake and value not in following.heard and following.told < place
+            for subscription, place, value in self.expected
+            if subscription in live and value not in subscription.values and subscription.last_gap < place
         ]
 
-    async def _present(self, channel: str) -> None:
-        """Wait until who is in *channel* is who should be."""
-        unsure = {each.node.name for each in self.stunned}
+    async def _members_are_right(self, channel: str) -> None:
+        """Wait until the members of *channel* are those that should be, and `count` is their number."""
+        suspended_names = {each.node.name for each in self.suspended}
 
-        async def right() -> bool:
-            found = (await surely(lambda: self.awake[0].broker.presence(channel))).members
-            count = await surely(lambda: self.awake[0].broker.count(channel))
+        async def matches() -> bool:
+            found = (await until_available(lambda: self.running[0].broker.presence(channel))).members
+            count = await until_available(lambda: self.running[0].broker.count(channel))
             if (count.connections, count.users) != (len(found), len({each.user for each in found})):
                 return False
-            there = {each.connection for each in found if each.connection.split(".")[0] not in unsure}
-            return there == {
+            found_connections = {
+                each.connection for each in found if each.connection.split(".")[0] not in suspended_names
+            }
+            return found_connections == {
                 place[1]
                 for place, at in self.members.items()
-                if place[0] == channel and at.node.name not in unsure
+                if place[0] == channel and at.node.name not in suspended_names
             }
 
-        await eventually(right)
+        await eventually(matches)
 
     def teardown(self) -> None:
         try:
-            if self.awake and not self.broken:
+            if self.running and not self.step_failed:
                 self.run(self.settled())
         finally:
             self.runner.run(self.end())
             self.runner.close()
 
     async def end(self) -> None:
-        for listener in self.awake:
-            await listener.broker.close()
+        for node_model in self.running:
+            await node_model.broker.close()
 
 
-async def surely(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return what *ask* returns as soon as the broker can tell."""
+async def until_available(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what *read* returns, repeated while it raises `BrokerUnavailable`."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             try:
-                return await ask()
+                return await read()
             except BrokerUnavailable:
                 await asyncio.sleep(0.01)
 
 
-def _stands(listener: Listener, following: Following, position: MessageId) -> bool:
-    listener.listen()
-    return following.position == position
+def _has_received(node_model: NodeModel, subscription: SubscriptionModel, position: MessageId) -> bool:
+    node_model.check_envelopes()
+    return subscription.position == position

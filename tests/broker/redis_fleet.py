@@ -11,7 +11,7 @@ from gateway.broker.redis import RedisBroker, RedisOptions, Server
 from gateway.broker.redis.connection.servers import NO_CREDENTIALS, Credentials
 from gateway.broker.redis.keys import Keys
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import RecordingNode, publication
+from tests.broker.recording_node import RecordingNode, publication
 from tests.broker.redis_server import RedisServer
 
 LEASE_SECONDS = 1.5

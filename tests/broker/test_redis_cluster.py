@@ -13,8 +13,8 @@ from gateway.broker.redis.keys import Keys, shard_of
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
 from tests.broker.contract import BrokerContract
-from tests.broker.contract_machine import surely
-from tests.broker.node import KEPT, Later, RecordingNode, publication, publish, values
+from tests.broker.contract_machine import until_available
+from tests.broker.recording_node import KEPT, Later, RecordingNode, publication, publish, values
 from tests.broker.redis_cluster import RedisCluster, running_cluster
 from tests.broker.redis_fleet import OPTIONS, Fleet, eventually, wait_until_rejected
 from tests.broker.redis_server import RedisServer, running_redis
@@ -191,7 +191,7 @@ async def test_a_replica_replaces_a_killed_primary(tmp_path: Path) -> None:
             while isinstance(received[-1], Gap) or received[-1].message.data.value != "after":  # type: ignore[union-attr]
                 received += await two.node.received(1)
             # The "rejected" publish may have been stored; the replicated one has been in any case.
-            stored = values((await surely(lambda: two.broker.read(CHANNELS[0]))).messages)
+            stored = values((await until_available(lambda: two.broker.read(CHANNELS[0]))).messages)
             assert [value for value in stored if value != "rejected"] == ["before", "after"]
 
 

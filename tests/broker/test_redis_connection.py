@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import publish
+from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_server import running_redis
 

@@ -5,7 +5,7 @@ import pytest_asyncio
 
 from gateway.broker.redis import RedisBroker, RedisOptions
 from tests.broker.contract import BrokerContract
-from tests.broker.node import Later, RecordingNode
+from tests.broker.recording_node import Later, RecordingNode
 from tests.broker.redis_server import RedisServer, running_redis
 
 KEY_TTL, META_TTL = 300.0, 3_600.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.redis import Credentials, Server
-from tests.broker.node import publish
+from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import Fleet, eventually, wait_until_rejected
 from tests.broker.redis_server import RedisServer, running_redis
 from tests.broker.redis_tls import CertificateAuthority, TlsServer

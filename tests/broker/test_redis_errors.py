@@ -11,7 +11,7 @@ import redis
 
 from gateway.broker.redis.connection.error_table import ERROR_TABLE
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import publication, publish
+from tests.broker.recording_node import publication, publish
 from tests.broker.redis_cluster import ClusterNode
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
 from tests.broker.redis_server import RedisServer, running_redis

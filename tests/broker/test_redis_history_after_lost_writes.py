@@ -9,7 +9,7 @@ from gateway.broker.base import Retention
 from gateway.broker.redis.keys import Keys
 from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache
-from tests.broker.node import publish
+from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import Fleet
 from tests.broker.redis_server import running_redis
 

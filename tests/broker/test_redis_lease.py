@@ -5,7 +5,7 @@ import pytest
 from gateway.broker.redis import RedisBroker, Server
 from gateway.clock import wall
 from protocol.messages import Member
-from tests.broker.node import RecordingNode
+from tests.broker.recording_node import RecordingNode
 from tests.broker.redis_fleet import OPTIONS, Fleet, eventually
 from tests.broker.redis_server import RedisServer
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.scripts.registry import REAP_NODE
 from protocol.messages import Gap
-from tests.broker.node import publish
+from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 from tests.broker.test_redis_nodes import LONG, NO_RENEWALS

@@ -16,7 +16,7 @@ from gateway.broker.base import (
     UserCommand,
 )
 from protocol.messages import Gap, Join, Leave, Member
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, running_redis

@@ -21,7 +21,7 @@ from gateway.broker.redis.connection.topology import FixedPrimary
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.eviction_check import check_eviction
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import KEPT, publish
+from tests.broker.recording_node import KEPT, publish
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually, reap_only_node
 from tests.broker.redis_server import RedisServer, running_redis
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.broker.base import Delivery, PossibleLoss, Retention
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap, Join, Leave, Member
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import LEASE_SECONDS, TIMEOUT_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis

@@ -1,4 +1,4 @@
-"""What presence costs: one read for all who wait for the same, and none of the members to count them."""
+"""The cost of presence: concurrent requests share one read, and a count hvals_calls no members."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -16,67 +16,69 @@ from tests.broker.redis_server import RedisServer
 
 KEYS = Keys("fanway", 0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
-ASKERS = 50
-PATIENT = {"lease": 30.0, "presence_timeout": 20.0}
-"""So that a node waits for whatever the test holds back."""
+CALLERS = 50
+LONG_TIMEOUTS = {"lease": 30.0, "presence_timeout": 20.0}
+"""So that a node waits for answers that the test holds back."""
 
 
-def reads(server: RedisServer) -> int:
-    """How often Redis has told all members of a channel."""
+def hvals_calls(server: RedisServer) -> int:
+    """Return how often Redis has returned the members of a channel."""
     stats = server.execute("INFO", "commandstats")
     return int(stats.get("cmdstat_hvals", {"calls": 0})["calls"])
 
 
-async def asking(members: list[Coroutine[Any, Any, Presence]]) -> list[asyncio.Task[Presence]]:
-    """Let all of them ask, in this order."""
+async def start_all(members: list[Coroutine[Any, Any, Presence]]) -> list[asyncio.Task[Presence]]:
+    """Start all of them, in this order."""
     tasks = [asyncio.ensure_future(each) for each in members]
     await asyncio.sleep(0)
     return tasks
 
 
-async def departed(server: RedisServer, member: RunningNode, proxy: Proxy) -> asyncio.Task[Presence]:
-    """Return a look at presence that Redis has answered, and whose answer is held back."""
+async def read_with_answer_held(
+    server: RedisServer, member: RunningNode, proxy: Proxy
+) -> asyncio.Task[Presence]:
+    """Return a presence request that Redis has answered, and whose answer is held back."""
     await member.broker.presence("a")
-    before = reads(server)
+    before = hvals_calls(server)
     proxy.hold_answers()
-    (look,) = await asking([member.broker.presence("a")])
-    await eventually(lambda: reads(server) == before + 1)
-    return look
+    (request,) = await start_all([member.broker.presence("a")])
+    await eventually(lambda: hvals_calls(server) == before + 1)
+    return request
 
 
-async def test_those_who_ask_at_once_share_one_read(server: RedisServer, fleet: Fleet) -> None:
+async def test_concurrent_presence_requests_share_one_read(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     await one.broker.join("a", ANN)
     await one.broker.join("b", BOB)
-    before = reads(server)
-    looks = [one.broker.presence(channel) for channel in "ab" for _ in range(ASKERS)]
-    found = await asyncio.gather(*looks)
-    assert [list(each.members) for each in found] == [[ANN]] * ASKERS + [[BOB]] * ASKERS
-    assert reads(server) - before == 2
-    assert len({id(each) for each in found}) == 2, "nor is it unpacked for each of them"
+    before = hvals_calls(server)
+    requests = [one.broker.presence(channel) for channel in "ab" for _ in range(CALLERS)]
+    found = await asyncio.gather(*requests)
+    assert [list(each.members) for each in found] == [[ANN]] * CALLERS + [[BOB]] * CALLERS
+    assert hvals_calls(server) - before == 2
+    assert len({id(each) for each in found}) == 2, "the members are decoded once"
 
 
-async def test_who_asks_after_a_join_sees_it_though_an_older_look_is_under_way(
+async def test_a_request_after_a_join_sees_it_although_an_older_read_is_under_way(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one, two = await fleet.launch(proxy.url, **PATIENT), await fleet.launch()
-    older = await departed(server, one, proxy)
-    before = reads(server)
+    one, two = await fleet.launch(proxy.url, **LONG_TIMEOUTS), await fleet.launch()
+    older = await read_with_answer_held(server, one, proxy)
+    before = hvals_calls(server)
     await two.broker.join("a", ANN)
-    newer = await asking([one.broker.presence("a") for _ in range(ASKERS)])
+    newer = await start_all([one.broker.presence("a") for _ in range(CALLERS)])
     proxy.release()
     assert list((await older).members) == []
-    assert [list((await each).members) for each in newer] == [[ANN]] * ASKERS
-    assert reads(server) - before == 1
+    assert [list((await each).members) for each in newer] == [[ANN]] * CALLERS
+    assert hvals_calls(server) - before == 1
 
 
-async def test_who_gives_up_takes_the_answer_from_nobody(
+async def test_a_cancelled_request_does_not_cancel_the_shared_read(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
-    one = await fleet.launch(proxy.url, **PATIENT)
+    one = await fleet.launch(proxy.url, **LONG_TIMEOUTS)
     await one.broker.join("a", ANN)
-    await departed(server, one, proxy)
-    first, second, third = await asking([one.broker.presence("a") for _ in range(3)])
+    await read_with_answer_held(server, one, proxy)
+    first, second, third = await start_all([one.broker.presence("a") for _ in range(3)])
     first.cancel()
     third.cancel()
     proxy.release()
@@ -86,46 +88,48 @@ async def test_who_gives_up_takes_the_answer_from_nobody(
     assert third.cancelled()
 
 
-async def test_all_who_wait_hear_that_redis_does_not_answer(proxy: Proxy, fleet: Fleet) -> None:
+async def test_all_waiting_requests_fail_where_redis_does_not_answer(proxy: Proxy, fleet: Fleet) -> None:
     one = await fleet.launch(proxy.url, lease=30.0, presence_timeout=2.0)
     await one.broker.join("a", ANN)
     proxy.hold()
-    looks = await asking([one.broker.presence("a") for _ in range(ASKERS)])
-    for look in looks:
+    requests = await start_all([one.broker.presence("a") for _ in range(CALLERS)])
+    for request in requests:
         with pytest.raises(BrokerUnavailable):
-            await look
+            await request
     proxy.release()
     await eventually(one.broker.ready)
     assert list((await one.broker.presence("a")).members) == [ANN]
 
 
-async def test_who_asks_when_the_broker_ends_is_told_so(fleet: Fleet, proxy: Proxy) -> None:
-    one = await fleet.launch(proxy.url, **PATIENT)
+async def test_waiting_requests_fail_when_the_broker_closes(fleet: Fleet, proxy: Proxy) -> None:
+    one = await fleet.launch(proxy.url, **LONG_TIMEOUTS)
     await one.broker.join("a", ANN)
     proxy.hold()
-    looks = await asking([one.broker.presence("a") for _ in range(3)])
+    requests = await start_all([one.broker.presence("a") for _ in range(3)])
     proxy.cut()
     await one.broker.close()
-    for look in looks:
+    for request in requests:
         with pytest.raises(BrokerUnavailable):
-            await look
+            await request
 
 
 # ---------------------------------------------------------------- counts
 
 
-async def test_those_who_count_share_one_call_and_read_no_members(server: RedisServer, fleet: Fleet) -> None:
+async def test_concurrent_counts_share_one_call_and_read_no_members(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one = await fleet.launch(lease=30.0)
     for number in range(10):
         await one.broker.join("a", Member(f"c{number}", f"u{number % 3}"))
-    before, asked = reads(server), one.broker.statistics()["calls"]
-    counts = await asyncio.gather(*(one.broker.count("a") for _ in range(ASKERS)))
+    before, calls_before = hvals_calls(server), one.broker.statistics()["calls"]
+    counts = await asyncio.gather(*(one.broker.count("a") for _ in range(CALLERS)))
     assert {(count.connections, count.users) for count in counts} == {(10, 3)}
-    assert one.broker.statistics()["calls"] - asked == 1
-    assert reads(server) == before
+    assert one.broker.statistics()["calls"] - calls_before == 1
+    assert hvals_calls(server) == before
 
 
-async def test_who_is_gone_with_a_dead_node_counts_no_more(
+async def test_members_of_a_reaped_node_are_no_longer_counted(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one, dead = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)

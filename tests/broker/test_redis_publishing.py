@@ -1,4 +1,4 @@
-"""What is published while the connection breaks, or Redis hangs or is full: stored once, or refused."""
+"""Publishes while the connection breaks, or Redis hangs or is full: stored once, or rejected."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from gateway.broker.base import Retention
 from gateway.errors import BrokerFull, BrokerUnavailable
 from protocol.messages import Leave, Member
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
@@ -25,7 +25,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("executed", [True, False])
-async def test_a_key_publishes_once_across_a_cut(
+async def test_a_keyed_publish_is_stored_once_although_its_connection_breaks(
     server: RedisServer, proxy: Proxy, fleet: Fleet, executed: bool
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch(proxy.url, lease=30.0)
@@ -49,7 +49,7 @@ async def test_a_key_publishes_once_across_a_cut(
     assert two.broker.statistics()["retried"] == 1
 
 
-async def test_without_a_key_nothing_is_published_again(
+async def test_a_publish_without_a_key_is_not_retried(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     two = await fleet.launch(proxy.url, lease=30.0)
@@ -64,7 +64,7 @@ async def test_without_a_key_nothing_is_published_again(
     assert values((await two.broker.read("a")).messages) == ["warm", 1]
 
 
-async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) -> None:
+async def test_the_breaker_rejects_publishes_while_redis_hangs(proxy: Proxy, fleet: Fleet) -> None:
     one = await fleet.launch(proxy.url, publish_timeout=2.0, lease=30.0)
     await publish(one.broker, "a", 1)
     proxy.hold()
@@ -72,7 +72,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) 
     failed = await asyncio.gather(*attempts, return_exceptions=True)
     assert all(isinstance(each, BrokerUnavailable) for each in failed)
     assert not one.broker.ready(), "five timeouts in a row"
-    # Nothing waits any more: it fails before it is sent.
+    # The breaker is open: a publish fails before it is sent.
     publishing = one.broker.publish(publication("a", 9))
     with pytest.raises(BrokerUnavailable):
         publishing.send(None)
@@ -81,7 +81,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(proxy: Proxy, fleet: Fleet) 
     await publish(one.broker, "a", 2)
 
 
-async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -> None:
+async def test_a_full_redis_rejects_what_would_have_to_be_stored(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with Fleet(server.url) as fleet:
             one, two = await fleet.launch(), await fleet.launch()
@@ -97,7 +97,7 @@ async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -
                 await two.broker.join("a", BOB)
             assert values((await two.broker.read("a", since=ids[0])).messages) == []
             await one.broker.leave("a", "c1")
-            assert await one.node.received(1) == [Leave("a", ANN)], "what frees memory goes on"
+            assert await one.node.received(1) == [Leave("a", ANN)], "a leave needs no memory"
             renewals = _beat(server, "n1")
             await eventually(lambda: _beat(server, "n1") > renewals + 2)
             assert one.broker.ready()
@@ -107,7 +107,7 @@ async def test_a_full_redis_refuses_what_it_would_have_to_keep(tmp_path: Path) -
             assert values((await two.broker.read("a")).messages) == [1, 5]
 
 
-async def test_a_full_redis_is_read_though_an_epoch_begins(tmp_path: Path) -> None:
+async def test_a_full_redis_can_be_read_although_an_epoch_begins(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch()

@@ -18,8 +18,8 @@ from gateway.clock import FakeClock
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Gap
 from protocol.position import MessageId
-from tests.broker.contract_machine import surely
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.contract_machine import until_available
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
 from tests.broker.redis_sentinels import (
     PRIMARY_NAME,
@@ -109,7 +109,7 @@ async def test_a_replicated_message_survives_the_primary(primary_and_replica: Se
         primary_and_replica.primary.kill()
         await publish_until_accepted(one.broker, "room", "after")
         await received_until(two, "after")
-        kept = await surely(lambda: two.broker.read("room", since=start))
+        kept = await until_available(lambda: two.broker.read("room", since=start))
         assert kept.recovered
         assert values(kept.messages) == ["before", "after"]
 
@@ -136,9 +136,13 @@ async def test_every_node_reports_a_failover_that_lost_messages(
             # The position of the gap may already include "after".
             assert (await received_until(member, "later"))[-1] == "later"
         for stale in (kept, lost):
-            page = await surely(lambda stale=stale: two.broker.read("room", since=stale))  # type: ignore[misc]
+            page = await until_available(lambda stale=stale: two.broker.read("room", since=stale))  # type: ignore[misc]
             assert not page.recovered
-        assert values((await surely(lambda: two.broker.read("room"))).messages) == ["kept", "after", "later"]
+        assert values((await until_available(lambda: two.broker.read("room"))).messages) == [
+            "kept",
+            "after",
+            "later",
+        ]
 
 
 async def test_killed_sentinels_do_not_affect_the_broker(primary_and_replica: SentinelSetup) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.broker.base import ChannelRecord
 from gateway.broker.redis.keys import shard_of
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_server import RedisServer, running_redis
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.broker.base import AckLevel, ConnectionRecord
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_server import RedisServer, running_redis
 from tests.chaos.flow import CLEAR, Line

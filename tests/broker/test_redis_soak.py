@@ -1,4 +1,4 @@
-"""Everything goes wrong for some seconds, at random: then every node has heard what history says, once."""
+"""Random faults for some seconds: afterwards every node has received every message of the history, once."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from gateway.broker.base import Delivery, Envelope, Retention
 from gateway.errors import GatewayError
 from protocol.messages import Gap, Join, Leave, Member
 from protocol.position import MessageId
-from tests.broker.node import publication, values
+from tests.broker.recording_node import publication, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
@@ -65,7 +65,7 @@ async def fault(kind: str, chance: random.Random, server: RedisServer, proxies: 
         server.execute("SCRIPT", "FLUSH")
 
 
-def heard(node: RunningNode, channel: str) -> list[MessageId | None]:
+def received_ids(node: RunningNode, channel: str) -> list[MessageId | None]:
     """The ids that *node* was given in *channel*, in order."""
     return [
         each.message.message
@@ -74,7 +74,7 @@ def heard(node: RunningNode, channel: str) -> list[MessageId | None]:
     ]
 
 
-def believed(envelopes: list[Envelope], channel: str) -> dict[str, type]:
+def last_presence_envelopes(envelopes: list[Envelope], channel: str) -> dict[str, type]:
     """What was said last of each member of *channel*; nobody leaves twice in a row."""
     last: dict[str, type] = {}
     for each in envelopes:
@@ -85,14 +85,14 @@ def believed(envelopes: list[Envelope], channel: str) -> dict[str, type]:
     return last
 
 
-async def present(node: RunningNode, channel: str) -> int:
+async def count_members(node: RunningNode, channel: str) -> int:
     with contextlib.suppress(GatewayError):
         return (await node.broker.presence(channel)).connections
     return 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_nothing_is_lost_doubled_or_swapped_whatever_fails(seed: int, tmp_path: Path) -> None:
+async def test_no_message_is_lost_doubled_or_reordered_by_random_faults(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     with running_redis(tmp_path, *DURABLE) as server:
         async with Proxy(server.port) as near, Proxy(server.port) as far, Fleet(server.url) as fleet:
@@ -134,14 +134,14 @@ async def check(channel: str, nodes: list[RunningNode], publishers: Publishers) 
 async def check_node(
     node: RunningNode, channel: str, ids: list[MessageId | None], everybody: list[str]
 ) -> None:
-    await eventually(lambda: heard(node, channel)[-1:] == ids[-1:])
-    assert heard(node, channel) == ids
+    await eventually(lambda: received_ids(node, channel)[-1:] == ids[-1:])
+    assert received_ids(node, channel) == ids
     assert not any(isinstance(each, Gap) for each in node.node.envelopes)
 
     async def complete() -> bool:
-        return await present(node, channel) == len(everybody)
+        return await count_members(node, channel) == len(everybody)
 
     await eventually(complete)
     if node.broker.statistics()["incarnations"] == 1:
         # Who slept through its lease has missed comings and goings, which no history keeps.
-        await eventually(lambda: Leave not in believed(node.node.envelopes, channel).values())
+        await eventually(lambda: Leave not in last_presence_envelopes(node.node.envelopes, channel).values())

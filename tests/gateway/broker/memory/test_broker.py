@@ -11,7 +11,7 @@ from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.position import MessageId
 from tests.broker.contract import BrokerContract
-from tests.broker.node import Later, RecordingNode, publication, publish, values
+from tests.broker.recording_node import Later, RecordingNode, publication, publish, values
 from tests.gateway.virtual_time import advance, on_virtual_time, virtual_loop
 
 KEY_TTL, META_TTL = 300.0, 3_600.0

@@ -15,9 +15,9 @@ from gateway.clock import FakeClock
 from gateway.errors import BrokerFull
 from protocol.messages import Message
 from protocol.position import MessageId
-from tests.broker.contract_machine import Contract
-from tests.broker.listener import Listener
-from tests.broker.node import RecordingNode, publication
+from tests.broker.contract_machine import ContractMachine
+from tests.broker.node_model import NodeModel
+from tests.broker.recording_node import RecordingNode, publication
 from tests.gateway.access.signing import run_without_waiting
 from tests.gateway.virtual_time import no_deadline
 
@@ -168,7 +168,7 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(no_deadline, max_examples=100, stateful_step_count=40)
 
 
-class NodeActs(Contract):
+class NodeActs(ContractMachine):
     """The rules that brokers of many nodes are tested with."""
 
     @initialize()
@@ -178,7 +178,7 @@ class NodeActs(Contract):
     async def launch(self) -> None:
         node, broker = RecordingNode(), MemoryBroker(sweep_interval=0)
         await broker.start(node)
-        self.awake.append(Listener(node, broker, self.kept, hears_all=True))
+        self.running.append(NodeModel(node, broker, self.channels, gets_every_channel=True))
 
 
 TestNodeActs = NodeActs.TestCase

@@ -1,4 +1,4 @@
-"""The same keyed publish, its connection cut at every place on the way there and back: stored once."""
+"""Retries of keyed publishes whose connection is cut at any byte of the call or its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.broker.base import Receipt
 from gateway.broker.redis.scripts.registry import PUBLISH
 from gateway.broker.redis.timeouts import PUBLISH_RETRY_CREDIT_MAX, PUBLISH_RETRY_RATIO
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import publication, publish, values
+from tests.broker.recording_node import publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import CutPoint, CuttingProxy, Proxy
 from tests.broker.redis_server import RedisServer
@@ -40,7 +40,7 @@ async def scissors(server: RedisServer) -> AsyncIterator[CuttingProxy]:
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-async def test_a_publish_that_was_cut_off_is_made_once(
+async def test_a_keyed_publish_is_stored_once_wherever_its_connection_is_cut(
     scissors: CuttingProxy, fleet: Fleet, place: CutPoint
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
@@ -48,7 +48,7 @@ async def test_a_publish_that_was_cut_off_is_made_once(
     scissors.places = [place]
     receipt = await two.broker.publish(publication("a", 1, key="k", retention=LONG))
     assert (scissors.cuts, two.broker.statistics()["retried"]) == (1, 1)
-    # What reached Redis whole was carried out, whatever came of the answer.
+    # A command that reached Redis as a whole was carried out, with or without an answer.
     assert receipt.replayed is (place.request == 1.0) is bool(scissors.answered)
     again = await two.broker.publish(publication("a", 1, key="k", retention=LONG))
     assert again == Receipt(receipt.id, replayed=True)
@@ -57,14 +57,14 @@ async def test_a_publish_that_was_cut_off_is_made_once(
 
 
 @pytest.mark.parametrize("first", range(len(PLACES)))
-async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
+async def test_a_keyed_publish_repeated_ten_times_through_cuts_is_stored_once(
     scissors: CuttingProxy, fleet: Fleet, first: int
 ) -> None:
     one, two = await fleet.launch(), await fleet.launch(scissors.url, lease=30.0)
     await one.broker.subscribe("a", LONG)
     receipts: list[Receipt] = []
     for attempt in range(10):
-        # Both that and what the node tries by itself, so that the caller has to.
+        # Every second time the retry of the node is cut as well, so that the caller has to repeat it.
         place = PLACES[(first + attempt) % len(PLACES)]
         scissors.places = [place, PLACES[attempt % len(PLACES)]] if attempt % 2 else [place]
         with suppress(BrokerUnavailable):
@@ -83,14 +83,12 @@ async def test_a_publish_made_ten_times_over_through_cuts_is_stored_once(
 # ---------------------------------------------------------------- the budget
 
 
-async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(
-    scissors: CuttingProxy, fleet: Fleet
-) -> None:
+async def test_at_most_a_tenth_of_all_publishes_is_retried(scissors: CuttingProxy, fleet: Fleet) -> None:
     one = await fleet.launch(scissors.url, lease=30.0)
     published = 0
 
     async def cut(count: int) -> int:
-        """Cut off so many publishes; return how many of them were made again, and so got through."""
+        """Cut the connections of so many publishes; return how many succeeded by a retry."""
         nonlocal published
         through = 0
         for _ in range(count):
@@ -105,14 +103,14 @@ async def test_a_tenth_of_all_publishes_is_made_again_and_no_more(
         return through
 
     saved = await cut(20)
-    assert PUBLISH_RETRY_CREDIT_MAX <= saved < 20, "what was saved up is used up"
+    assert PUBLISH_RETRY_CREDIT_MAX <= saved < 20, "the saved credit is used up"
     assert saved == one.broker.statistics()["retried"]
     await publish(one.broker, "a", *range(40))
     published += 40
     assert 4 <= await cut(8) <= 5
 
 
-async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet: Fleet) -> None:
+async def test_a_publish_that_was_not_sent_uses_no_retry_budget(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch(lease=3.0)
     await publish(one.broker, "a", 0)
     server.kill()
@@ -123,7 +121,7 @@ async def test_what_is_not_sent_at_all_costs_no_retry(server: RedisServer, fleet
     assert one.broker.statistics()["retried"] == 0
 
 
-async def test_nothing_is_made_again_when_its_time_is_over(proxy: Proxy, fleet: Fleet) -> None:
+async def test_a_publish_is_not_retried_after_its_deadline(proxy: Proxy, fleet: Fleet) -> None:
     one = await fleet.launch(proxy.url, lease=30.0, publish_timeout=2.0)
     await publish(one.broker, "a", 0)
     proxy.hold()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BrokerUnavailable
-from tests.broker.node import publication
+from tests.broker.recording_node import publication
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
@@ -14,7 +14,7 @@ BACKLOG = 2_000
 """Messages: several reads of an inbox."""
 
 
-async def test_a_node_that_is_behind_says_by_how_much(server: RedisServer) -> None:
+async def test_the_inbox_gauge_shows_how_many_entries_a_node_is_behind(server: RedisServer) -> None:
     async with Proxy(server.port) as proxy, Fleet(server.url) as fleet:
         one, two = await fleet.launch(), await fleet.launch(proxy.url, lease=30.0)
         await two.broker.subscribe("a", None)
@@ -36,7 +36,7 @@ async def test_a_node_that_is_behind_says_by_how_much(server: RedisServer) -> No
         await eventually(lambda: two.broker.statistics()["inbox"] == 0)
 
 
-async def test_publishes_that_redis_did_not_take_are_counted(server: RedisServer) -> None:
+async def test_rejected_publishes_are_counted(server: RedisServer) -> None:
     async with Fleet(server.url) as fleet:
         one = await fleet.launch()
         await one.broker.publish(publication("a", 1))

@@ -1,9 +1,9 @@
-"""A node that cannot keep up with its inbox: what was cut off at the other end is healed, or told."""
+"""A node that is too slow for its inbox: trimmed messages are backfilled, or a gap is delivered."""
 
 from gateway.broker.base import Delivery, PossibleLoss
 from gateway.broker.redis.inbox.dispatcher import MAX_BACKFILLS
 from protocol.messages import Gap
-from tests.broker.node import publish
+from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, eventually
 from tests.broker.redis_proxy import CutPoint, CuttingProxy, Proxy
 from tests.broker.redis_server import RedisServer
@@ -14,7 +14,9 @@ for i = 1, 2000 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', 200, '*', 'h', 'm 
 """
 
 
-async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: RedisServer, fleet: Fleet) -> None:
+async def test_an_overflow_is_reported_although_the_answers_that_show_it_are_lost(
+    server: RedisServer, fleet: Fleet
+) -> None:
     async with CuttingProxy(server.port, b"XLEN") as scissors:
         one = await fleet.launch(scissors.url, inbox_limit=200)
         await one.broker.subscribe("not", None)
@@ -25,12 +27,14 @@ async def test_it_is_told_though_the_answers_that_show_it_are_lost(server: Redis
         await eventually(lambda: Gap("not", "reset", None) in one.node.envelopes)
         await eventually(lambda: PossibleLoss("kept") in one.node.envelopes)
         assert scissors.cuts == 3
-        heard = sum(isinstance(each, Delivery) for each in one.node.envelopes)
-        assert heard < 2_000, "else there was nothing to tell"
+        received = sum(isinstance(each, Delivery) for each in one.node.envelopes)
+        assert received < 2_000, "otherwise nothing was trimmed"
         fleet.errors.clear()
 
 
-async def test_more_channels_than_are_healed_at_once_are_whole(proxy: Proxy, fleet: Fleet) -> None:
+async def test_more_channels_than_concurrent_backfills_receive_every_message(
+    proxy: Proxy, fleet: Fleet
+) -> None:
     away, other = await fleet.launch(proxy.url, lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
     names = [f"c{number}" for number in range(3 * MAX_BACKFILLS)]
     for name in names:
@@ -40,16 +44,16 @@ async def test_more_channels_than_are_healed_at_once_are_whole(proxy: Proxy, fle
     ids[names[0]] += await publish(other.broker, names[0], *range(1_500), retention=LONG)
     await eventually(lambda: other.broker.statistics()["reaped"] == 1)
     proxy.release()
-    heard = dict.fromkeys(names, 0)
+    received = dict.fromkeys(names, 0)
 
-    def healed() -> bool:
+    def backfilled() -> bool:
         for each in away.node.envelopes:
             if isinstance(each, Delivery):
                 name = each.message.channel
-                assert each.message.message == ids[name][heard[name]], "in order, and once"
-                heard[name] += 1
+                assert each.message.message == ids[name][received[name]], "in order, and once"
+                received[name] += 1
         away.node.envelopes.clear()
-        return all(heard[name] == len(ids[name]) for name in names)
+        return all(received[name] == len(ids[name]) for name in names)
 
-    await eventually(healed)
+    await eventually(backfilled)
     assert away.broker.statistics()["gaps"] == 0

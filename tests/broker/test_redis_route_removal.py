@@ -1,9 +1,9 @@
-"""What lingers is unrouted all at once when it is due, and never from under whoever follows it again."""
+"""Routes are removed some seconds after the last subscriber left, and never those of a new subscriber."""
 
 from pathlib import Path
 
 from gateway.broker.redis.keys import Keys
-from tests.broker.node import KEPT, publish, values
+from tests.broker.recording_node import KEPT, publish, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually, reap_only_node
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, running_redis
@@ -14,23 +14,23 @@ USERS = [f"u{number}" for number in range(300)]
 ROUTES = [KEYS.route(f"={user}") for user in USERS]
 
 
-async def become_another(server: RedisServer, member: RunningNode) -> None:
-    """Let others clean up after the node, as if it had slept, and wait until it has begun anew."""
+async def start_new_incarnation(server: RedisServer, member: RunningNode) -> None:
+    """Let another node reap this one, and wait until it has a new incarnation."""
     reap_only_node(server, "c", "d")
     await eventually(lambda: member.broker.statistics()["incarnations"] == 2)
 
 
-async def told(member: RunningNode) -> None:
-    """Wait until Redis has answered whatever the node said of its routes before."""
+async def wait_for_earlier_calls(member: RunningNode) -> None:
+    """Wait until Redis has answered all calls for routes that the node has sent."""
     await member.broker.subscribe("marker", None)
 
 
-def routed(server: RedisServer) -> int:
-    """How many of the users some node is routed for."""
+def count_routes(server: RedisServer) -> int:
+    """Return how many of the users have a route."""
     return int(server.execute("EXISTS", *ROUTES))
 
 
-async def test_who_follows_again_after_a_fence_is_not_unrouted_with_what_lingered_before(
+async def test_a_channel_subscribed_again_after_a_fence_keeps_its_route(
     tmp_path: Path,
 ) -> None:
     with running_redis(tmp_path) as server:
@@ -39,23 +39,23 @@ async def test_who_follows_again_after_a_fence_is_not_unrouted_with_what_lingere
             broker = member.broker
             await broker.subscribe("c", KEPT)
             await broker.unsubscribe("c")
-            await become_another(server, member)
+            await start_new_incarnation(server, member)
             await broker.subscribe("c", KEPT)
-            # What lingers is unrouted in the order of its end: when `d` is, the turn of `c` has passed.
+            # Routes are removed in the order of the unsubscribes: that of `c` would be before that of `d`.
             await broker.subscribe("d", KEPT)
             await broker.unsubscribe("d")
             await eventually(lambda: not server.execute("EXISTS", KEYS.route("d")))
-            await publish(broker, "c", "heard")
-            assert values(await member.node.messages(1)) == ["heard"]
+            await publish(broker, "c", "received")
+            assert values(await member.node.messages(1)) == ["received"]
 
 
-async def test_who_comes_and_goes_while_it_is_unrouted_leaves_no_route(
+async def test_a_user_who_connects_and_disconnects_during_the_removal_leaves_no_route(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     member = await fleet.launch(proxy.url, lease=30.0)
     broker, route = member.broker, KEYS.route("=ann")
     await broker.user_connected("ann")
-    await told(member)
+    await wait_for_earlier_calls(member)
     assert server.execute("EXISTS", route)
     proxy.hold_answers()
     await broker.user_disconnected("ann")
@@ -63,46 +63,46 @@ async def test_who_comes_and_goes_while_it_is_unrouted_leaves_no_route(
     await broker.user_connected("ann")
     await broker.user_disconnected("ann")
     proxy.release()
-    await told(member)  # that she came again, at the latest
+    await wait_for_earlier_calls(member)  # the answers to all calls have come by now
     await eventually(lambda: not server.execute("EXISTS", route))
     await eventually(lambda: broker.statistics()["channels"] == 1)
 
 
-async def test_what_is_due_together_is_unrouted_in_a_few_round_trips(
+async def test_routes_that_are_due_together_are_removed_in_a_few_round_trips(
     server: RedisServer, fleet: Fleet
 ) -> None:
     member = await fleet.launch(lease=30.0)
     broker = member.broker
     for user in USERS:
         await broker.user_connected(user)
-    await told(member)
-    assert routed(server) == len(USERS)
+    await wait_for_earlier_calls(member)
+    assert count_routes(server) == len(USERS)
     before = broker.statistics()["trips"]
     for user in USERS:
         await broker.user_disconnected(user)
     await eventually(lambda: broker.statistics()["channels"] == 1)
-    assert routed(server) == 0
+    assert count_routes(server) == 0
     assert broker.statistics()["trips"] - before < 10
 
 
-async def test_who_comes_again_while_all_are_unrouted_is_routed_after_that(
+async def test_users_who_connect_again_during_the_removal_are_routed_afterwards(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     member = await fleet.launch(proxy.url, lease=30.0)
     broker = member.broker
     for user in USERS:
         await broker.user_connected(user)
-    await told(member)
+    await wait_for_earlier_calls(member)
     proxy.hold_answers()
     for user in USERS:
         await broker.user_disconnected(user)
-    await eventually(lambda: routed(server) < len(USERS))
+    await eventually(lambda: count_routes(server) < len(USERS))
     for user in USERS:
         await broker.user_connected(user)
     proxy.release()
-    await told(member)
-    assert routed(server) == len(USERS)
-    # Nor is anybody unrouted late: whoever goes now goes after all that.
+    await wait_for_earlier_calls(member)
+    assert count_routes(server) == len(USERS)
+    # Nor is a route removed later: an unsubscribe that comes now is carried out after all of them.
     await broker.unsubscribe("marker")
     await eventually(lambda: not server.execute("EXISTS", KEYS.route("marker")))
-    assert routed(server) == len(USERS)
+    assert count_routes(server) == len(USERS)

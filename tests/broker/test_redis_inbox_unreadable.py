@@ -10,7 +10,7 @@ from gateway.broker.redis import Credentials
 from gateway.broker.redis.timeouts import INBOX_UNREADABLE_SECONDS
 from gateway.errors import BrokerUnavailable
 from protocol.messages import Member
-from tests.broker.node import KEPT, publish, values
+from tests.broker.recording_node import KEPT, publish, values
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, eventually, wait_until_rejected
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
@@ -28,7 +28,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("right", ["xread", "xtrim"])
-async def test_who_cannot_read_its_inbox_is_not_ready_and_says_why(server: RedisServer, right: str) -> None:
+async def test_a_node_that_cannot_read_its_inbox_is_not_ready_and_reports_why(
+    server: RedisServer, right: str
+) -> None:
     async with Fleet(server.url, credentials=Credentials(USER, PASSWORD)) as fleet:
         one = await fleet.launch()
         await one.broker.subscribe("room", KEPT)
@@ -46,7 +48,7 @@ async def test_who_cannot_read_its_inbox_is_not_ready_and_says_why(server: Redis
         assert values(await one.node.messages(1)) == ["after"]
 
 
-async def test_what_is_read_is_handed_on_though_it_cannot_be_trimmed(server: RedisServer) -> None:
+async def test_entries_are_delivered_although_the_inbox_cannot_be_trimmed(server: RedisServer) -> None:
     server.execute("ACL", "SETUSER", USER, "-xtrim")
     async with Fleet(server.url, credentials=Credentials(USER, PASSWORD)) as fleet:
         one = await fleet.launch()

@@ -1,4 +1,4 @@
-"""What a node was told to do while it was away: it does that when it is back, once."""
+"""Commands for users that were sent while their node was away: delivered once, after its return."""
 
 from dataclasses import replace
 from time import time
@@ -14,11 +14,11 @@ from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
 
 KEYS = Keys("fanway", 0)
-OUT = UserCommand("ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"}))
+SIGN_OUT = UserCommand("ann", "disconnect", code=4005, reason="bye", except_connections=frozenset({"c2"}))
 LIVE = UserCommand("ann", "disconnect", code=4006, reason="live")
 
 
-async def enter(member: RunningNode, server: RedisServer, user: str = "ann") -> None:
+async def connect_and_route(member: RunningNode, server: RedisServer, user: str = "ann") -> None:
     """Let *user* be connected to *member*."""
     connect(member, user)
     await member.broker.user_connected(user)
@@ -34,15 +34,15 @@ def routed(server: RedisServer, member: RunningNode, user: str = "ann") -> bool:
     return any(node.startswith(f"{member.node.name}~".encode()) for node in nodes)
 
 
-async def late(member: RunningNode, count: int) -> list[UserCommand]:
-    """Return the instructions that *member* was told, without their times, which must be there."""
+async def receive_late_commands(member: RunningNode, count: int) -> list[UserCommand]:
+    """Return the next *count* commands that *member* receives, without their times, which must be set."""
     heard = [each for each in await member.node.received(count) if isinstance(each, UserCommand)]
     assert all(each.issued_before is not None for each in heard)
     return [replace(each, issued_before=None) for each in heard]
 
 
-async def told(member: RunningNode) -> UserCommand:
-    """Return the next instruction, without its time: who has just been away may read it either way."""
+async def receive_command(member: RunningNode) -> UserCommand:
+    """Return the next command without its time, which is set only if the node read it from the log."""
     (heard,) = await member.node.received(1)
     assert isinstance(heard, UserCommand)
     return replace(heard, issued_before=None)
@@ -51,26 +51,26 @@ async def told(member: RunningNode) -> UserCommand:
 # ---------------------------------------------------------------- nodes that were away
 
 
-@pytest.mark.parametrize("buried", [False, True], ids=["in an inbox that is deleted", "to no inbox"])
-async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_time(
-    server: RedisServer, proxy: Proxy, fleet: Fleet, buried: bool
+@pytest.mark.parametrize("after_reaping", [False, True], ids=["in an inbox that is deleted", "to no inbox"])
+async def test_a_node_away_for_longer_than_its_lease_receives_commands_once_with_their_time(
+    server: RedisServer, proxy: Proxy, fleet: Fleet, after_reaping: bool
 ) -> None:
     one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
-    await enter(away, server)
-    await one.broker.send_user_command(replace(OUT, reason="before"))
+    await connect_and_route(away, server)
+    await one.broker.send_user_command(replace(SIGN_OUT, reason="before"))
     assert [each.reason for each in await away.node.received(1)] == ["before"]  # type: ignore[union-attr]
     proxy.hold()
-    if buried:
+    if after_reaping:
         await eventually(lambda: not routed(server, away))
     begun = time()
-    await one.broker.send_user_command(OUT)
+    await one.broker.send_user_command(SIGN_OUT)
     await one.broker.send_user_command(UserCommand("ann", "subscribe", "room"))
-    await one.broker.send_user_command(replace(OUT, user="bob"))
+    await one.broker.send_user_command(replace(SIGN_OUT, user="bob"))
     await eventually(lambda: not routed(server, away))
     proxy.release()
     first, second = await away.node.received(2)
     assert isinstance(first, UserCommand)
-    assert replace(first, issued_before=None) == OUT
+    assert replace(first, issued_before=None) == SIGN_OUT
     assert isinstance(second, UserCommand)
     assert replace(second, issued_before=None) == UserCommand("ann", "subscribe", "room")
     assert first.issued_before is not None
@@ -78,25 +78,25 @@ async def test_who_was_away_for_longer_than_its_lease_is_told_once_and_with_the_
     assert begun - 0.001 <= first.issued_before <= second.issued_before
     await eventually(lambda: routed(server, away))
     await one.broker.send_user_command(LIVE)
-    assert await told(away) == LIVE
+    assert await receive_command(away) == LIVE
 
 
-async def test_who_goes_away_again_and_again_is_told_each_time_what_is_new(
+async def test_a_node_away_repeatedly_receives_only_new_commands_each_time(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
-    await enter(away, server)
+    await connect_and_route(away, server)
     for number in range(3):
         proxy.hold()
         await eventually(lambda: not routed(server, away))
-        await one.broker.send_user_command(replace(OUT, reason=str(number)))
+        await one.broker.send_user_command(replace(SIGN_OUT, reason=str(number)))
         proxy.release()
-        assert await late(away, 1) == [replace(OUT, reason=str(number))]
+        assert await receive_late_commands(away, 1) == [replace(SIGN_OUT, reason=str(number))]
         await eventually(lambda: routed(server, away))
     assert away.node.envelopes == []
 
 
-async def test_who_keeps_its_lease_is_told_of_a_user_that_came_when_it_was_cut_off(
+async def test_a_node_that_kept_its_lease_receives_commands_for_a_user_who_connected_while_it_was_cut_off(
     proxy: Proxy, fleet: Fleet
 ) -> None:
     one, away = await fleet.launch(), await fleet.launch(proxy.url, lease=60.0)
@@ -105,86 +105,90 @@ async def test_who_keeps_its_lease_is_told_of_a_user_that_came_when_it_was_cut_o
     await eventually(lambda: not away.broker.ready())
     connect(away, "ann")
     await away.broker.user_connected("ann")
-    await one.broker.send_user_command(OUT)
+    await one.broker.send_user_command(SIGN_OUT)
     proxy.release()
-    assert await late(away, 1) == [OUT]
+    assert await receive_late_commands(away, 1) == [SIGN_OUT]
     assert away.broker.statistics()["incarnations"] == 1
 
 
-async def test_what_was_told_later_already_is_not_undone(
+async def test_an_older_command_is_not_delivered_after_a_newer_one(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     away = await fleet.launch(proxy.url, lease=60.0)
-    await enter(away, server)
+    await connect_and_route(away, server)
     old, new = UserCommand("ann", "subscribe", "room"), UserCommand("ann", "unsubscribe", "room")
     server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(old))
     id = server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(new))
     (node,) = server.execute("SMEMBERS", KEYS.route("=ann"))
     server.execute("XADD", KEYS.inbox(node.decode()), "*", "h", b"i " + id, "b", pack_user_command(new))
     assert await away.node.received(1) == [new]
-    server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(OUT))
+    server.execute("XADD", KEYS.user_commands, "*", "b", pack_user_command(SIGN_OUT))
     proxy.hold()
     proxy.cut()
     await eventually(lambda: not away.broker.ready())
     await away.broker.user_connected("bob")
     proxy.release()
-    assert await late(away, 1) == [OUT]
+    assert await receive_late_commands(away, 1) == [SIGN_OUT]
 
 
-async def test_a_node_that_starts_is_told_nothing_of_before(server: RedisServer, fleet: Fleet) -> None:
+async def test_a_new_node_receives_no_earlier_commands(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
-    await one.broker.send_user_command(OUT)
+    await one.broker.send_user_command(SIGN_OUT)
     new = await fleet.launch()
-    await enter(new, server)
+    await connect_and_route(new, server)
     await one.broker.send_user_command(LIVE)
     assert await new.node.received(1) == [LIVE]
 
 
-async def test_a_redis_that_forgets_has_nobody_told_twice(server: RedisServer, fleet: Fleet) -> None:
+async def test_no_command_is_delivered_twice_after_redis_lost_its_data(
+    server: RedisServer, fleet: Fleet
+) -> None:
     one, two = await fleet.launch(), await fleet.launch()
-    await enter(two, server)
-    await one.broker.send_user_command(OUT)
-    assert await two.node.received(1) == [OUT]
+    await connect_and_route(two, server)
+    await one.broker.send_user_command(SIGN_OUT)
+    assert await two.node.received(1) == [SIGN_OUT]
     server.execute("FLUSHALL")
     await eventually(lambda: two.broker.statistics()["incarnations"] == 2)
     await eventually(lambda: one.broker.statistics()["incarnations"] == 2)
     await eventually(lambda: routed(server, two))
     await one.broker.send_user_command(LIVE)
-    assert await told(two) == LIVE
+    assert await receive_command(two) == LIVE
 
 
 # ---------------------------------------------------------------- what is kept
 
 
-async def test_what_is_kept_has_a_bound_and_an_end(server: RedisServer, fleet: Fleet) -> None:
+async def test_the_log_of_user_commands_is_bounded_and_expires(server: RedisServer, fleet: Fleet) -> None:
     one = await fleet.launch()
     flood = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'b', ARGV[2]) end"
-    server.execute("EVAL", flood, 1, KEYS.user_commands, MAX_LOGGED_COMMANDS * 2, pack_user_command(OUT))
-    await one.broker.send_user_command(OUT)
+    server.execute("EVAL", flood, 1, KEYS.user_commands, MAX_LOGGED_COMMANDS * 2, pack_user_command(SIGN_OUT))
+    await one.broker.send_user_command(SIGN_OUT)
     assert MAX_LOGGED_COMMANDS <= server.execute("XLEN", KEYS.user_commands) <= MAX_LOGGED_COMMANDS + 100
     assert LOG_TTL_SECONDS * 900 < server.execute("PTTL", KEYS.user_commands) <= LOG_TTL_SECONDS * 1000
 
 
-async def test_long_absences_are_read_page_by_page(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+async def test_more_commands_than_one_page_are_read(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
     one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
-    await enter(away, server)
+    await connect_and_route(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))
     flood = "for i = 1, 1200 do redis.call('XADD', KEYS[1], '*', 'b', ARGV[1]) end"
-    server.execute("EVAL", flood, 1, KEYS.user_commands, pack_user_command(OUT))
-    await one.broker.send_user_command(replace(OUT, reason="last"))
+    server.execute("EVAL", flood, 1, KEYS.user_commands, pack_user_command(SIGN_OUT))
+    await one.broker.send_user_command(replace(SIGN_OUT, reason="last"))
     proxy.release()
-    assert await late(away, 1201) == [OUT] * 1200 + [replace(OUT, reason="last")]
+    assert await receive_late_commands(away, 1201) == [SIGN_OUT] * 1200 + [replace(SIGN_OUT, reason="last")]
 
 
-async def test_a_full_redis_keeps_them_all_the_same(server: RedisServer, proxy: Proxy, fleet: Fleet) -> None:
+async def test_commands_are_logged_although_redis_is_full(
+    server: RedisServer, proxy: Proxy, fleet: Fleet
+) -> None:
     server.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
     one, away = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(proxy.url, lease=LEASE_SECONDS)
-    await enter(away, server)
+    await connect_and_route(away, server)
     proxy.hold()
     await eventually(lambda: not routed(server, away))
     server.execute("CONFIG", "SET", "maxmemory", "1")
-    await one.broker.send_user_command(OUT)
+    await one.broker.send_user_command(SIGN_OUT)
     server.execute("CONFIG", "SET", "maxmemory", "0")
     proxy.release()
-    assert await late(away, 1) == [OUT]
+    assert await receive_late_commands(away, 1) == [SIGN_OUT]

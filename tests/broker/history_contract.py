@@ -1,17 +1,17 @@
-"""What every broker must do: the part about histories and positions."""
+"""The contract suite of all brokers: histories and positions."""
 
 import pytest
 
 from gateway.broker.base import Broker, HistoryCleared, Publication, Retention
 from protocol.payload import payload_of
 from protocol.position import MessageId
-from tests.broker.node import KEPT, Later, RecordingNode, publish, values
+from tests.broker.recording_node import KEPT, Later, RecordingNode, publish, values
 
 
-class Histories:
-    """Positions are confirmed where nothing is missing, and nowhere else."""
+class HistoryContract:
+    """A position is recovered where no message after it is missing, and nowhere else."""
 
-    async def test_history_keeps_the_newest(self, broker: Broker) -> None:
+    async def test_history_stores_the_newest_messages(self, broker: Broker) -> None:
         ids = await publish(broker, "a", *range(8))
         page = await broker.read("a")
         assert values(page.messages) == [3, 4, 5, 6, 7]
@@ -19,7 +19,7 @@ class Histories:
 
     @pytest.mark.parametrize("limit", [None, 0, 1, 3, 5, 9])
     @pytest.mark.parametrize("reverse", [False, True])
-    async def test_every_part_of_a_history_can_be_read(
+    async def test_any_part_of_a_history_can_be_read(
         self, broker: Broker, limit: int | None, reverse: bool
     ) -> None:
         ids = await publish(broker, "a", *range(8))
@@ -38,7 +38,7 @@ class Histories:
             assert page.position == ids[-1]
 
     @pytest.mark.parametrize("reverse", [False, True])
-    async def test_a_read_is_bounded_in_bytes(self, broker: Broker, reverse: bool) -> None:
+    async def test_a_read_returns_at_most_size_bytes(self, broker: Broker, reverse: bool) -> None:
         many = Retention(400, 60.0)
         receipts = [
             await broker.publish(Publication("a", payload_of(str(number) * 1_000), many))
@@ -53,7 +53,7 @@ class Histories:
             assert (page.position, page.recovered) == (ids[-1], True)
 
     @pytest.mark.parametrize("reverse", [False, True])
-    async def test_a_long_read_has_every_message_once(self, broker: Broker, reverse: bool) -> None:
+    async def test_a_long_read_returns_every_message_once(self, broker: Broker, reverse: bool) -> None:
         for number in range(350):
             await broker.publish(Publication("a", payload_of(number), Retention(400, 60.0)))
         for limit in (99, 100, 101, 200, 349, 350, 351, None):
@@ -61,7 +61,7 @@ class Histories:
             expected = list(range(350))
             assert values(page.messages) == (expected[::-1] if reverse else expected)[:limit]
 
-    async def test_a_position_that_is_not_of_this_history_gets_nothing(self, broker: Broker) -> None:
+    async def test_a_position_of_another_history_is_not_recovered(self, broker: Broker) -> None:
         ids = await publish(broker, "a", 1, 2, 3)
         foreign = await publish(broker, "b", 1, 2, 3, 4, 5)
         unknown = [
@@ -94,13 +94,15 @@ class Histories:
         await publish(broker, "a", 6)
         assert not (await broker.read("a", since=beginning)).recovered
 
-    async def test_the_beginning_of_one_channel_is_none_of_another(self, broker: Broker) -> None:
+    async def test_the_initial_position_of_one_channel_is_not_valid_in_another(self, broker: Broker) -> None:
         beginning = (await broker.read("a")).position
         assert not (await broker.read("b", since=beginning)).recovered
         await publish(broker, "b", 1)
         assert not (await broker.read("b", since=beginning)).recovered
 
-    async def test_a_cleared_history_is_gone_and_goes_on(self, broker: Broker, node: RecordingNode) -> None:
+    async def test_clear_deletes_the_messages_and_keeps_the_numbering(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
         await broker.subscribe("a", KEPT)
         ids = await publish(broker, "a", 1, 2, 3)
         await broker.clear("a")
@@ -113,12 +115,12 @@ class Histories:
         assert next_id.follows(ids[-1])
         assert values((await broker.read("a", since=ids[-1])).messages) == [4]
 
-    async def test_clearing_what_is_empty_changes_nothing(self, broker: Broker) -> None:
+    async def test_clearing_an_empty_history_changes_nothing(self, broker: Broker) -> None:
         beginning = (await broker.read("a")).position
         await broker.clear("a")
         assert (await broker.read("a", since=beginning)).recovered
 
-    async def test_another_broker_confirms_no_position_of_this_one(
+    async def test_another_broker_recovers_no_position_of_this_one(
         self, broker: Broker, other: Broker
     ) -> None:
         beginning = (await broker.read("a")).position
@@ -130,7 +132,7 @@ class Histories:
 
     # ------------------------------------------------------------ time
 
-    async def test_history_keeps_nothing_beyond_its_time(self, broker: Broker, later: Later) -> None:
+    async def test_messages_expire_after_their_ttl(self, broker: Broker, later: Later) -> None:
         first = await publish(broker, "a", 1, 2)
         await later(KEPT.ttl / 2)
         second = await publish(broker, "a", 3)
@@ -145,7 +147,7 @@ class Histories:
         (next_id,) = await publish(broker, "a", 4)
         assert next_id.follows(second[-1])
 
-    async def test_a_history_that_was_forgotten_confirms_nothing_that_it_said(
+    async def test_no_position_is_recovered_after_the_history_was_forgotten(
         self, broker: Broker, later: Later, meta_ttl: float
     ) -> None:
         beginning = (await broker.read("a")).position
@@ -157,7 +159,7 @@ class Histories:
                 assert (list(page.messages), page.recovered) == ([], False)
             await publish(broker, "a", 1)
 
-    async def test_a_position_outlives_the_last_message(
+    async def test_a_position_outlives_the_last_message_by_meta_ttl(
         self, broker: Broker, later: Later, meta_ttl: float
     ) -> None:
         (last,) = await publish(broker, "a", 1, retention=Retention(5, 10 * meta_ttl))

@@ -1,4 +1,4 @@
-"""Marks against entries of an inbox, with answers and callbacks in any order: who follows hears one history.
+"""Markers, inbox entries, answers and callbacks in any order: a subscriber receives one continuous history.
 
 The reader, the routes and the histories are real; Redis is a few dictionaries that answer when they please.
 FANWAY_SEEDS in the environment is how many orders are tried.
@@ -92,7 +92,7 @@ class Redis:
     }
 
 
-class SlowLine:
+class SlowPipeline:
     """Carries calls in their order, each pair of ways as long as chance will have it."""
 
     def __init__(self, redis: Redis, chance: Random, tasks: Tasks) -> None:
@@ -115,15 +115,15 @@ class SlowLine:
             batch, self._waiting = list(self._waiting), deque()
             self._travelling = {answer for answer, _ in batch}
             await turns(self._chance)
-            told = [self._redis.execute(command) for _, command in batch]
+            answers = [self._redis.execute(command) for _, command in batch]
             await turns(self._chance)
-            for (answer, _), said in zip(batch, told, strict=True):
+            for (answer, _), said in zip(batch, answers, strict=True):
                 if not answer.done():
                     answer.set_result(said)
             self._travelling = set()
 
 
-class SlowWire:
+class SlowConnection:
     """Gives the reader of an inbox what has come there, when chance will have it."""
 
     def __init__(self, redis: Redis, chance: Random) -> None:
@@ -162,7 +162,7 @@ class SlowWire:
 
 
 class Lease:
-    """One that is never over."""
+    """A lease that never expires."""
 
     async def wait_until_held(self) -> None:
         return
@@ -181,8 +181,8 @@ class Node:
         self.redis, self.chance = redis, chance
         self.tasks = Tasks(failures.append)
         self.incarnation = 0
-        control, reads = (cast("Any", SlowLine(redis, chance, self.tasks)) for _ in range(2))
-        self.wire = SlowWire(redis, chance)
+        control, reads = (cast("Any", SlowPipeline(redis, chance, self.tasks)) for _ in range(2))
+        self.wire = SlowConnection(redis, chance)
         clock = virtual_loop().clock
         self.routes = Routes(control, KEYS, OPTIONS, self.tasks, incarnation=self.name, clock=clock)
         lease = cast("Any", Lease())
@@ -196,8 +196,8 @@ class Node:
         wire = cast("Any", self.wire)
         self.reader = InboxReader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
         self.envelopes: list[Envelope] = []
-        self.heard: dict[str, MessageId] = {}
-        """How far it has heard of what it follows."""
+        self.received: dict[str, MessageId] = {}
+        """How far it has received of what it follows."""
         self.start: dict[str, int] = {}
         """Where that began that goes on to the end."""
         self.gaps = 0
@@ -208,39 +208,39 @@ class Node:
     def deliver(self, envelope: Envelope) -> None:
         self.envelopes.append(envelope)
 
-    def judge(self, channel: str, envelopes: Sequence[Envelope]) -> None:
+    def check_continuous(self, channel: str, envelopes: Sequence[Envelope]) -> None:
         """Fail where *envelopes* do not go on from where it stands."""
         for each in envelopes:
             if isinstance(each, Delivery) and each.message.channel == channel:
                 id = each.message.message
                 assert id is not None
-                assert id.follows(self.heard[channel]), f"{id} after {self.heard[channel]}"
-                self.heard[channel] = id
+                assert id.follows(self.received[channel]), f"{id} after {self.received[channel]}"
+                self.received[channel] = id
             elif isinstance(each, Gap) and each.channel == channel:
                 assert each.position is not None
                 self.gaps += 1
-                self.heard[channel] = each.position
+                self.received[channel] = each.position
 
-    async def follow(self, channel: str) -> None:
+    async def subscribe_repeatedly(self, channel: str) -> None:
         """Follow it for a while, and then no longer, several times; in the end for good."""
         for last in (False, False, False, True):
             await turns(self.chance, 20)
             begun = len(self.envelopes)
             position = await self.routes.subscribe(channel, KEPT)
             assert position is not None
-            self.heard[channel] = position
+            self.received[channel] = position
             if last:
                 self.start[channel] = begun
                 return
             await turns(self.chance, 60)
             self.routes.unsubscribe(channel)
-            self.judge(channel, self.envelopes[begun:])
+            self.check_continuous(channel, self.envelopes[begun:])
             silent = len(self.envelopes)
             await turns(self.chance)
             later = self.envelopes[silent:]
             assert not any(isinstance(each, Delivery) and each.message.channel == channel for each in later)
 
-    async def fail(self) -> None:
+    async def inject_faults(self) -> None:
         """Begin a new incarnation, or lose what waits in the inbox, now and then."""
         for _ in range(self.chance.randrange(9)):
             await turns(self.chance, self.chance.choice([5, 5, 20, 300]))
@@ -262,8 +262,8 @@ class Node:
                 self.redis.publish(self.chance.choice(NAMES))
 
 
-def explored(kept: int, seeds: int) -> int:
-    """Try so many orders with so many messages kept; return how many gaps were told."""
+def count_gaps(kept: int, seeds: int) -> int:
+    """Try so many orders with so many messages kept; return how many gaps were answers."""
     gaps = 0
 
     async def scenario(chance: Random) -> None:
@@ -273,17 +273,22 @@ def explored(kept: int, seeds: int) -> int:
         node = Node(redis, chance, failures)
         node.reader.switch_inbox(node.name())
 
-        async def talk() -> None:
+        async def publish_repeatedly() -> None:
             for _ in range(chance.choice([20, 80])):
                 await turns(chance)
                 redis.publish(chance.choice(NAMES))
 
-        await asyncio.gather(talk(), talk(), node.fail(), *(node.follow(name) for name in NAMES))
+        await asyncio.gather(
+            publish_repeatedly(),
+            publish_repeatedly(),
+            node.inject_faults(),
+            *(node.subscribe_repeatedly(name) for name in NAMES),
+        )
         for _ in range(3_000):
             await asyncio.sleep(0)
         for name in NAMES:
-            node.judge(name, node.envelopes[node.start[name] :])
-            assert node.heard[name] == redis.top[name], "the newest never came"
+            node.check_continuous(name, node.envelopes[node.start[name] :])
+            assert node.received[name] == redis.top[name], "the newest message was not received"
         gaps += node.gaps
         await node.reader.close()
         await node.tasks.close()
@@ -293,9 +298,9 @@ def explored(kept: int, seeds: int) -> int:
     return gaps
 
 
-def test_who_follows_misses_nothing_that_history_keeps() -> None:
-    assert explored(kept=1_000, seeds=SEEDS) == 0
+def test_a_subscriber_receives_every_message_that_history_stores() -> None:
+    assert count_gaps(kept=1_000, seeds=SEEDS) == 0
 
 
-def test_who_follows_is_told_of_what_history_no_longer_keeps() -> None:
-    assert explored(kept=2, seeds=SEEDS) > 0
+def test_a_subscriber_gets_a_gap_where_history_no_longer_stores_a_message() -> None:
+    assert count_gaps(kept=2, seeds=SEEDS) > 0

@@ -1,4 +1,4 @@
-"""A node that keeps what a broker delivers, and what is published to it."""
+"""A node that records what a broker delivers, and helpers to publish to it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,14 +20,14 @@ from protocol.position import MessageId
 KEPT = Retention(size=5, ttl=300.0)
 
 Later = Callable[[float], Awaitable[None]]
-"""Lets so many seconds pass for the broker, which drops meanwhile what is too old."""
+"""Advances the broker's clocks by so many seconds, and lets it drop what has expired."""
 
-SECONDS = 20.0
-"""For which a broker elsewhere may keep a delivery waiting; none of them takes it."""
+RECEIVE_TIMEOUT_SECONDS = 20.0
+"""How long to wait for a delivery; no broker needs as long."""
 
 
 class RecordingNode:
-    """What a broker serves in these tests."""
+    """The node that a broker serves in these tests."""
 
     def __init__(self, name: str = "n1") -> None:
         self.name = name
@@ -51,7 +51,7 @@ class RecordingNode:
 
     async def received(self, count: int) -> list[Envelope]:
         """Wait for *count* envelopes, return them and forget them; one too many is one of the next."""
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(RECEIVE_TIMEOUT_SECONDS):
             while len(self.envelopes) < count:
                 self._arrived.clear()
                 await self._arrived.wait()

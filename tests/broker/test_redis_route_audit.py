@@ -1,25 +1,25 @@
-"""Keys that go from Redis without a word, as evictions or people take them: who needs them looks again."""
+"""Routes that are deleted from Redis, by eviction or by hand, are found missing and added again."""
 
 from gateway.broker.base import ConnectionRecord, Delivery, PossibleLoss, UserCommand
 from gateway.broker.redis.inbox.route_audit import CHANNELS_PER_CALL
 from protocol.messages import Gap
-from tests.broker.node import KEPT, publication, publish, values
+from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually
 from tests.broker.redis_server import RedisServer
 
-SOON = {"beat": 0.05}
+FREQUENT_RENEWALS = {"beat": 0.05}
 
 
 def key(kind: str, name: str) -> str:
     return f"fanway:{{0}}:{kind}:{name}"
 
 
-async def mended(node: RunningNode, routes: int) -> None:
+async def wait_for_restored(node: RunningNode, routes: int) -> None:
     await eventually(lambda: node.broker.statistics()["mended"] == routes)
 
 
-async def test_what_a_lost_route_kept_back_is_delivered(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(**SOON), await fleet.launch()
+async def test_messages_missed_by_a_lost_route_are_delivered(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(**FREQUENT_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", KEPT)
     await publish(two.broker, "a", 1)
     assert values(await one.node.messages(1)) == [1]
@@ -32,8 +32,10 @@ async def test_what_a_lost_route_kept_back_is_delivered(server: RedisServer, fle
     assert values(await one.node.messages(1)) == [4]
 
 
-async def test_who_cannot_know_what_was_missed_is_told(server: RedisServer, fleet: Fleet) -> None:
-    one, two = await fleet.launch(**SOON), await fleet.launch()
+async def test_a_channel_without_history_gets_a_gap_after_a_lost_route(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one, two = await fleet.launch(**FREQUENT_RENEWALS), await fleet.launch()
     await one.broker.subscribe("a", None)
     server.execute("DEL", key("route", "a"))
     assert await one.node.received(1) == [Gap("a", "reset", None)]
@@ -41,10 +43,8 @@ async def test_who_cannot_know_what_was_missed_is_told(server: RedisServer, flee
     assert values(await one.node.messages(1)) == [1]
 
 
-async def test_users_whose_route_is_lost_hear_again_what_they_are_told(
-    server: RedisServer, fleet: Fleet
-) -> None:
-    one, two = await fleet.launch(**SOON), await fleet.launch()
+async def test_user_commands_are_delivered_after_a_lost_route(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(**FREQUENT_RENEWALS), await fleet.launch()
     one.node.connected["ann"] = [ConnectionRecord("c1", "n1", [], 1.0)]
     await one.broker.user_connected("ann")
     await eventually(lambda: server.execute("SCARD", key("route", "=ann")) == 1)
@@ -55,26 +55,28 @@ async def test_users_whose_route_is_lost_hear_again_what_they_are_told(
     assert (heard.user, heard.action) == ("ann", "disconnect")
 
 
-async def test_a_route_that_nobody_would_take_back_is_noted_again(server: RedisServer, fleet: Fleet) -> None:
-    one = await fleet.launch(**SOON)
+async def test_a_route_missing_among_those_of_its_node_is_added_again(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch(**FREQUENT_RENEWALS)
     await one.broker.subscribe("a", KEPT)
     (of,) = server.execute("KEYS", key("of", "*"))
     server.execute("DEL", of)
-    await mended(one, 1)
+    await wait_for_restored(one, 1)
     assert server.execute("SMEMBERS", of) == {b"a"}
 
 
-async def test_all_that_is_followed_has_its_turn(server: RedisServer, fleet: Fleet) -> None:
-    one = await fleet.launch(**SOON)
+async def test_every_channel_is_checked(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(**FREQUENT_RENEWALS)
     names = [f"c{number}" for number in range(2 * CHANNELS_PER_CALL + 1)]
     for name in names:
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", *(key("route", name) for name in names))
-    await mended(one, len(names))
+    await wait_for_restored(one, len(names))
     assert len(server.execute("KEYS", key("route", "*"))) == len(names)
 
 
-async def test_many_channels_have_their_turns_before_their_positions_are_forgotten(
+async def test_many_channels_are_checked_before_their_positions_expire(
     server: RedisServer, fleet: Fleet
 ) -> None:
     one = await fleet.launch(beat=0.1, meta_ttl=0.4)
@@ -82,15 +84,17 @@ async def test_many_channels_have_their_turns_before_their_positions_are_forgott
     for name in names:
         await one.broker.subscribe(name, KEPT)
     server.execute("DEL", *(key("route", name) for name in names))
-    await mended(one, len(names))
+    await wait_for_restored(one, len(names))
 
 
-async def test_what_is_wanted_no_longer_stays_away(server: RedisServer, fleet: Fleet) -> None:
-    one = await fleet.launch(linger=30.0, **SOON)
+async def test_a_lost_route_of_a_channel_without_subscribers_is_not_added_again(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch(linger=30.0, **FREQUENT_RENEWALS)
     for name in ("a", "b"):
         await one.broker.subscribe(name, KEPT)
     await one.broker.unsubscribe("a")
     server.execute("DEL", key("route", "a"), key("route", "b"))
-    await mended(one, 1)
+    await wait_for_restored(one, 1)
     assert not server.execute("EXISTS", key("route", "a"))
     assert not [each for each in one.node.envelopes if isinstance(each, Delivery)]
