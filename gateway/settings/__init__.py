@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.settings.faults import ConfigError, Fault
+from gateway.settings.faults import ConfigError
 from gateway.settings.load import FILE, load
-from gateway.settings.model import OPEN, Settings
-from gateway.settings.sections import Namespace
+from gateway.settings.model import Settings
 
-__all__ = ["FILE", "OPEN", "ConfigError", "Fault", "Namespace", "Settings", "load"]
+__all__ = ["FILE", "ConfigError", "Settings", "load"]

@@ -1,4 +1,4 @@
-"""What single keys cannot tell: which of them fit together."""
+"""Checks between keys: values that are right alone and do not fit together."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.settings.faults import Fault, dotted, shown
+from gateway.settings.faults import SettingFault, dotted, shown
 from gateway.settings.model import Settings
-from gateway.settings.sections import NAMESPACE
+from gateway.settings.sections import NAMESPACE_PATTERN
 
-MOST_WORKERS = 256
+MAX_WORKERS = 256
 
 
-def check(settings: Settings) -> Iterator[Fault]:
-    """Yield every fault between keys that are each right alone."""
+def check(settings: Settings) -> Iterator[SettingFault]:
+    """Yield the faults of every check in `CHECKS`."""
     for each in CHECKS:
         yield from each(settings)
 
 
-def _namespaces(settings: Settings) -> Iterator[Fault]:
+def _namespaces(settings: Settings) -> Iterator[SettingFault]:
     for name in settings.channels.named():
-        if not NAMESPACE.fullmatch(name):
-            yield Fault(
+        if not NAMESPACE_PATTERN.fullmatch(name):
+            yield SettingFault(
                 dotted(["channels", name]),
                 "",
                 "not a namespace's name",
@@ -32,7 +32,7 @@ def _namespaces(settings: Settings) -> Iterator[Fault]:
             )
 
 
-def _loopback(settings: Settings) -> Iterator[Fault]:
+def _dev_loopback(settings: Settings) -> Iterator[SettingFault]:
     if not settings.dev:
         return
     for key, host in (
@@ -40,16 +40,16 @@ def _loopback(settings: Settings) -> Iterator[Fault]:
         ("listen.internal.host", settings.listen.internal.host),
     ):
         if not is_loopback(host):
-            yield Fault(
+            yield SettingFault(
                 key, shown(key, host), "--dev lets everybody in", "bind 127.0.0.1, or leave out --dev"
             )
 
 
-def _ports(settings: Settings) -> Iterator[Fault]:
+def _ports(settings: Settings) -> Iterator[SettingFault]:
     public, internal = settings.listen.public, settings.listen.internal
     same = public.host == internal.host or {public.host, internal.host} & {"0.0.0.0", "::"}  # noqa: S104 (compared)
     if public.port == internal.port != 0 and same:
-        yield Fault(
+        yield SettingFault(
             "listen.internal.port",
             str(internal.port),
             "the public listener has it too",
@@ -57,10 +57,10 @@ def _ports(settings: Settings) -> Iterator[Fault]:
         )
 
 
-def _keys(settings: Settings) -> Iterator[Fault]:
+def _keys(settings: Settings) -> Iterator[SettingFault]:
     auth, sources = settings.auth, settings.auth.key_sources()
     if not sources and not auth.anonymous:
-        yield Fault(
+        yield SettingFault(
             "auth.secret",
             "",
             "missing: no token could be verified",
@@ -68,19 +68,21 @@ def _keys(settings: Settings) -> Iterator[Fault]:
             " or auth.anonymous = true; or try it with --dev",
         )
     for source in sources[1:]:
-        yield Fault(f"auth.{source}", "", f"auth.{sources[0]} is set as well", "keep one of them")
+        yield SettingFault(f"auth.{source}", "", f"auth.{sources[0]} is set as well", "keep one of them")
     if len(sources) == 1:
         try:
             auth.static_keys()
         except ValueError as error:
             key = f"auth.{sources[0]}"
-            yield Fault(key, "", str(error).removeprefix(key).lstrip(": "), "")
+            yield SettingFault(key, "", str(error).removeprefix(key).lstrip(": "), "")
 
 
-def _jwks(settings: Settings) -> Iterator[Fault]:
+def _jwks(settings: Settings) -> Iterator[SettingFault]:
     url = settings.auth.jwks_url
     if url and not _fetchable(url):
-        yield Fault("auth.jwks_url", shown("auth.jwks_url", url), "not a URL", "write https://host/path")
+        yield SettingFault(
+            "auth.jwks_url", shown("auth.jwks_url", url), "not a URL", "write https://host/path"
+        )
 
 
 def _fetchable(url: str) -> bool:
@@ -91,9 +93,9 @@ def _fetchable(url: str) -> bool:
         return False
 
 
-def _push_keys(settings: Settings) -> Iterator[Fault]:
+def _push_keys(settings: Settings) -> Iterator[SettingFault]:
     if not settings.push.keys:
-        yield Fault(
+        yield SettingFault(
             "push.keys",
             "",
             "missing: no backend could push",
@@ -101,40 +103,42 @@ def _push_keys(settings: Settings) -> Iterator[Fault]:
         )
 
 
-def _broker(settings: Settings) -> Iterator[Fault]:
+def _broker(settings: Settings) -> Iterator[SettingFault]:
     broker, addresses = settings.broker, settings.broker.addresses()
     where = "broker.urls" if broker.urls else "broker.url"
     if broker.kind == "redis" and not addresses:
-        yield Fault(
+        yield SettingFault(
             "broker.url",
             "",
             "missing: kind is redis",
             'set broker.url = "redis://host:6379", or use --redis URL',
         )
     if broker.kind == "memory" and addresses:
-        yield Fault(
+        yield SettingFault(
             where,
             "",
             "broker.kind is memory, which has no URL",
             'set broker.kind = "redis", or remove the URL',
         )
     if broker.urls and broker.url.get_secret_value():
-        yield Fault("broker.urls", "", "broker.url is set as well", "keep one of them")
+        yield SettingFault("broker.urls", "", "broker.url is set as well", "keep one of them")
     known: set[object] = set()
     for address in addresses:
-        server, unfit = _server(address, cluster=broker.cluster)
-        if unfit is None and server in known:
-            unfit = "named twice", "name every server once"
-        if unfit is not None:
-            yield Fault(where, shown(where, address), *unfit)
+        server, rejected = _parse_server(address, cluster=broker.cluster)
+        if rejected is None and server in known:
+            rejected = "named twice", "name every server once"
+        if rejected is not None:
+            yield SettingFault(where, shown(where, address), *rejected)
         known.add(server)
     if broker.cluster and broker.kind != "redis":
-        yield Fault("broker.cluster", "true", f"broker.kind is {broker.kind}", 'set broker.kind = "redis"')
+        yield SettingFault(
+            "broker.cluster", "true", f"broker.kind is {broker.kind}", 'set broker.kind = "redis"'
+        )
 
 
-def _server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | None]:
-    """Return which Redis *address* names, and where that cannot be the broker's, problem and remedy."""
-    # Only who has a Redis waits for its library.
+def _parse_server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | None]:
+    """Return the server that *address* names; with problem and remedy where it cannot be used."""
+    # The Redis library is imported only where Redis is configured: it costs every command start-up time.
     from gateway.broker.redis.connection.urls import BadUrl, parse_url  # noqa: PLC0415
 
     try:
@@ -149,7 +153,7 @@ def _server(address: str, *, cluster: bool) -> tuple[object, tuple[str, str] | N
     return server, None
 
 
-def _tls(settings: Settings) -> Iterator[Fault]:
+def _tls(settings: Settings) -> Iterator[SettingFault]:
     broker = settings.broker
     files = {key: getattr(broker, key) for key in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
     encrypted = any(each.lower().startswith("rediss") for each in broker.addresses())
@@ -157,11 +161,11 @@ def _tls(settings: Settings) -> Iterator[Fault]:
     for key, file in files.items():
         if file and not Path(file).is_file():
             faults.append(
-                Fault(f"broker.{key}", shown(key, file), "there is no such file", "name a file in PEM")
+                SettingFault(f"broker.{key}", shown(key, file), "there is no such file", "name a file in PEM")
             )
         elif file and not encrypted:
             faults.append(
-                Fault(
+                SettingFault(
                     f"broker.{key}",
                     shown(key, file),
                     "no connection is encrypted",
@@ -171,36 +175,36 @@ def _tls(settings: Settings) -> Iterator[Fault]:
     yield from faults or _certificates(**files)
 
 
-def _certificates(tls_ca_file: str, tls_cert_file: str, tls_key_file: str) -> Iterator[Fault]:
-    """Yield what is wrong inside of files that are there."""
+def _certificates(tls_ca_file: str, tls_cert_file: str, tls_key_file: str) -> Iterator[SettingFault]:
+    """Yield what is wrong inside files that exist."""
     context = ssl.create_default_context()
     if tls_ca_file:
         try:
             context.load_verify_locations(tls_ca_file)
         except OSError as error:
-            yield Fault(
+            yield SettingFault(
                 "broker.tls_ca_file",
                 shown("broker.tls_ca_file", tls_ca_file),
-                f"no certificates can be read from it ({_reason(error)})",
+                f"no certificates can be read from it ({_openssl_reason(error)})",
                 "name a file in PEM",
             )
     if tls_key_file and not tls_cert_file:
-        yield Fault("broker.tls_key_file", "", "broker.tls_cert_file is missing", "set both")
+        yield SettingFault("broker.tls_key_file", "", "broker.tls_cert_file is missing", "set both")
     elif tls_cert_file:
         try:
-            # Without a password of ours, OpenSSL would ask for one at the terminal.
+            # Without a password argument, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(tls_cert_file, tls_key_file or None, password="")
         except (OSError, ValueError) as error:
-            yield Fault(
+            yield SettingFault(
                 "broker.tls_cert_file",
                 shown("broker.tls_cert_file", tls_cert_file),
-                f"no certificate with its key can be read ({_reason(error)})",
+                f"no certificate with its key can be read ({_openssl_reason(error)})",
                 "name files in PEM that belong together, the key without a password",
             )
 
 
-def _reason(error: Exception) -> str:
-    """Return the system's word for *error*, or OpenSSL's."""
+def _openssl_reason(error: Exception) -> str:
+    """Return the reason for *error* in the words of the system or of OpenSSL."""
     if isinstance(error, ssl.SSLError):
         reason = error.reason or "PEM_LIB"
         return "not PEM" if reason in _NOT_PEM else reason.replace("_", " ").lower()
@@ -208,13 +212,13 @@ def _reason(error: Exception) -> str:
 
 
 _NOT_PEM = ("PEM_LIB", "NO_START_LINE", "NO_CERTIFICATE_OR_CRL_FOUND")
-"""What OpenSSL, by its version, says of files that hold something else."""
+"""OpenSSL's reasons, which differ by version, for a file that is not PEM."""
 
 
-def _beat(settings: Settings) -> Iterator[Fault]:
+def _lease(settings: Settings) -> Iterator[SettingFault]:
     broker = settings.broker
     if broker.beat > broker.lease / 2:
-        yield Fault(
+        yield SettingFault(
             "broker.beat",
             f"{broker.beat:g}",
             "leaves a lease no second chance",
@@ -222,39 +226,39 @@ def _beat(settings: Settings) -> Iterator[Fault]:
         )
 
 
-def _workers(settings: Settings) -> Iterator[Fault]:
+def _workers(settings: Settings) -> Iterator[SettingFault]:
     workers = settings.node.workers
     if workers > 1 and settings.broker.kind != "redis":
-        yield Fault(
+        yield SettingFault(
             "node.workers",
             str(workers),
             "several workers need a broker between them",
             'set broker.kind = "redis", or 1 worker',
         )
-    if workers > MOST_WORKERS:
-        yield Fault(
+    if workers > MAX_WORKERS:
+        yield SettingFault(
             "node.workers",
             str(workers),
             "more processes than a machine has cores for",
-            f"give at most {MOST_WORKERS}, and as many as there are cores",
+            f"give at most {MAX_WORKERS}, and as many as there are cores",
         )
 
 
-def _outbox(settings: Settings) -> Iterator[Fault]:
+def _outbox(settings: Settings) -> Iterator[SettingFault]:
     outbox, message = settings.outbox, settings.limits.message_size
     if outbox.size < 2 * message:
-        yield Fault(
+        yield SettingFault(
             "outbox.size", str(outbox.size), "holds fewer than two messages", f"give at least {2 * message}"
         )
     if outbox.low_water >= outbox.high_water:
-        yield Fault(
+        yield SettingFault(
             "outbox.low_water",
             str(outbox.low_water),
             "not below outbox.high_water",
             f"give less than {outbox.high_water}",
         )
     if outbox.high_water > outbox.size:
-        yield Fault(
+        yield SettingFault(
             "outbox.high_water",
             str(outbox.high_water),
             "more than outbox.size",
@@ -262,11 +266,11 @@ def _outbox(settings: Settings) -> Iterator[Fault]:
         )
 
 
-def _costs(settings: Settings) -> Iterator[Fault]:
+def _costs(settings: Settings) -> Iterator[SettingFault]:
     burst, costs = settings.limits.command_burst, settings.limits.costs.model_dump()
     for command, cost in costs.items():
         if cost > burst:
-            yield Fault(
+            yield SettingFault(
                 f"limits.costs.{command}",
                 str(cost),
                 "more than limits.command_burst, so that nobody could ever pay",
@@ -274,10 +278,10 @@ def _costs(settings: Settings) -> Iterator[Fault]:
             )
 
 
-def _drain(settings: Settings) -> Iterator[Fault]:
+def _drain(settings: Settings) -> Iterator[SettingFault]:
     drain = settings.drain
     if drain.window > drain.timeout:
-        yield Fault(
+        yield SettingFault(
             "drain.window",
             f"{drain.window:g}",
             "longer than drain.timeout",
@@ -285,16 +289,16 @@ def _drain(settings: Settings) -> Iterator[Fault]:
         )
 
 
-CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
+CHECKS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _namespaces,
-    _loopback,
+    _dev_loopback,
     _ports,
     _keys,
     _jwks,
     _push_keys,
     _broker,
     _tls,
-    _beat,
+    _lease,
     _workers,
     _outbox,
     _costs,
@@ -303,7 +307,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches *host*; a name other than `localhost` may be anything."""
+    """Return whether *host* is an address of this machine only; of names, only `localhost` is."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

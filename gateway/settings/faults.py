@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, key by key, in words that say what to write instead."""
+"""What is wrong with a configuration, key by key, and what to write instead."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pydantic_core import ErrorDetails
 from gateway.errors import GatewayError
 from gateway.settings import units
 from gateway.settings.model import Settings
-from gateway.settings.sections import NAMESPACE
+from gateway.settings.sections import NAMESPACE_PATTERN
 
-SECRET = ("auth.secret", "auth.public_key", "push.keys", "broker.password")
-"""Keys whose value is not repeated: a private key is easily pasted where the public one belongs."""
+SECRET_KEYS = ("auth.secret", "auth.public_key", "push.keys", "broker.password")
+"""Keys whose value is not shown; `auth.public_key`, because a private key may have been pasted there."""
 
-_SHOWN = 80
+_SHOWN_CHARACTERS = 80
 
-_WORDS = (
+_PHRASES = (
     ("literal_error", "not one of the choices", "choose {expected}"),
     ("greater_than_equal", "too small", "give at least {ge}"),
     ("greater_than", "too small", "give more than {gt}"),
@@ -36,16 +36,16 @@ _WORDS = (
     ("too_short", "empty", "write at least one character"),
     ("tuple_type", "not a list", 'write ["a", "b"]'),
 )
-"""How pydantic's errors begin (its documentation, "Validation Errors"), and what we say instead."""
+"""How the types of pydantic's errors begin ("Validation Errors" in its documentation), problem and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong: `str()` of it is the line that a person reads."""
+class SettingFault:
+    """One thing that is wrong; `str()` returns the line that an operator reads."""
 
     key: str
     value: str
-    """As the person wrote it; masked where it is a secret, empty where there is nothing to show."""
+    """As it was written; masked where it is a secret, empty where there is nothing to show."""
     problem: str
     remedy: str
 
@@ -56,29 +56,29 @@ class Fault:
 
 
 class ConfigError(GatewayError):
-    """A configuration that cannot be used; `faults` has all that is wrong with it."""
+    """A configuration that cannot be used; `faults` has everything that is wrong with it."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[SettingFault]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(map(str, self.faults)))
 
 
 def shown(key: str, value: object) -> str:
-    """Return *value* as a fault may show it: one line, short, and masked where *key* holds a secret."""
+    """Return *value* as a fault shows it: one short line, masked where *key* is for a secret."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping | list | tuple | BaseModel) or value is None:
         return ""
-    if key in SECRET or isinstance(value, SecretStr):
+    if key in SECRET_KEYS or isinstance(value, SecretStr):
         return "***"
     if key.startswith(("broker.url", "auth.jwks_url")):
         value = _ports_only(units.redacted(str(value)))
     text = repr(value) if not isinstance(value, str) else '"' + value.encode("unicode_escape").decode() + '"'
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + '…"'
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '…"'
 
 
 def _ports_only(url: str) -> str:
-    """Return *url* without what stands in the place of a port: who forgot the host wrote a password there."""
+    """Return *url* with ports that are no numbers masked: without a host, a password stands there."""
     scheme, mark, hosts = url.partition("://")
     shown = []
     for host in hosts.split(","):
@@ -87,56 +87,56 @@ def _ports_only(url: str) -> str:
     return f"{scheme}{mark}{','.join(shown)}"
 
 
-def explain(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], Fault]]:
-    """Yield each fault of *error* with the path to the value that it is about."""
+def faults_in(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], SettingFault]]:
+    """Yield each fault in *error* with the path to its value."""
     for details in error.errors(include_url=False):
-        yield details["loc"], _explained(details)
+        yield details["loc"], _fault_for(details)
 
 
-def _explained(details: ErrorDetails) -> Fault:
+def _fault_for(details: ErrorDetails) -> SettingFault:
     path = details["loc"]
     key, kind, value = dotted(path), details["type"], details["input"]
     if kind == "extra_forbidden":
-        return unknown(path)
+        return unknown_key(path)
     if kind in {"model_type", "model_attributes_type"}:
-        return _misplaced(path)
-    problem, remedy = _worded(kind, details.get("ctx", {}), details["msg"])
-    return Fault(key, shown(key, value), problem, remedy)
+        return _not_a_table(path)
+    problem, remedy = _problem_and_remedy(kind, details.get("ctx", {}), details["msg"])
+    return SettingFault(key, shown(key, value), problem, remedy)
 
 
-def _worded(kind: str, ctx: Mapping[str, Any], message: str) -> tuple[str, str]:
-    """Return problem and remedy for a kind of pydantic's errors."""
-    if kind == "unfit":
+def _problem_and_remedy(kind: str, ctx: Mapping[str, Any], message: str) -> tuple[str, str]:
+    """Return problem and remedy for a type of pydantic's errors."""
+    if kind == "invalid":
         return ctx["problem"], ctx["remedy"]
-    for start, problem, remedy in _WORDS:
+    for start, problem, remedy in _PHRASES:
         if kind.startswith(start):
             return problem, remedy.format_map(ctx).replace("'", '"')
     return message[:1].lower() + message[1:], ""
 
 
-def _misplaced(path: tuple[str | int, ...]) -> Fault:
+def _not_a_table(path: tuple[str | int, ...]) -> SettingFault:
     """Return the fault of a plain value where a table belongs."""
     key = dotted(path)
     if len(path) == 2 and path[0] == "channels" and path[1] != "default":
-        return unknown(path)
-    return Fault(key, "", "not a table", f"write [{key}], and its keys below it")
+        return unknown_key(path)
+    return SettingFault(key, "", "not a table", f"write [{key}], and its keys below it")
 
 
-def unknown(path: tuple[str | int, ...]) -> Fault:
-    """Return the fault of a key that does not exist, not its value: a secret's key may be misspelt."""
-    near = nearest(path)
-    return Fault(
+def unknown_key(path: tuple[str | int, ...]) -> SettingFault:
+    """Return the fault of a key that does not exist, without its value: a secret's key may be misspelt."""
+    near = nearest_key(path)
+    return SettingFault(
         dotted(path), "", "unknown key", f"did you mean {near}?" if near else "gateway.toml lists every key"
     )
 
 
-def nearest(path: tuple[str | int, ...]) -> str | None:
-    """Return the known key that *path* most resembles: among its siblings first, then anywhere."""
+def nearest_key(path: tuple[str | int, ...]) -> str | None:
+    """Return the known key most similar to *path*: among its siblings first, then anywhere."""
     *parents, last = map(str, path)
     known = list(keys())
     home = dotted(["channels", "default"] if parents[:1] == ["channels"] and len(parents) == 2 else parents)
     beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == home]
-    beside += [part for key in known if (part := _next(key, home))]
+    beside += [part for key in known if (part := _next_part(key, home))]
     if match := difflib.get_close_matches(last, beside, n=1):
         return dotted([*parents, match[0]])
     if home == "channels" and f"channels.default.{last}" in known:
@@ -146,8 +146,8 @@ def nearest(path: tuple[str | int, ...]) -> str | None:
     return within[0] if within else same[0] if len(same) == 1 else None
 
 
-def _next(key: str, home: str) -> str:
-    """Return the part of *key* that follows *home*; empty where it does not lie within."""
+def _next_part(key: str, home: str) -> str:
+    """Return the part of *key* after the table *home*; empty where the key is not in that table."""
     within = key if not home else key.removeprefix(home + ".")
     return within.partition(".")[0] if not home or within != key else ""
 
@@ -163,8 +163,8 @@ def keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Return *path* as a key is written in TOML; the index of a list's item is left out."""
+    """Return *path* as a key is written in TOML, without the index of a list's item."""
     parts = [part for part in path if isinstance(part, str)]
     return ".".join(
-        part if NAMESPACE.fullmatch(part) and "." not in part else json.dumps(part) for part in parts
+        part if NAMESPACE_PATTERN.fullmatch(part) and "." not in part else json.dumps(part) for part in parts
     )

@@ -1,4 +1,4 @@
-"""Flags over environment over file over defaults: what they make together, or all that is wrong with it."""
+"""Settings from flags over environment over file over defaults, or every fault of them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from gateway.settings.checks import check
-from gateway.settings.faults import ConfigError, Fault, explain, unknown
+from gateway.settings.faults import ConfigError, SettingFault, faults_in, unknown_key
 from gateway.settings.model import Settings
 
 FILE = Path("gateway.toml")
-"""The file that is read from the working directory where no other is named."""
+"""The file in the working directory that is read where no other is named."""
 
 PREFIX = "FANWAY_"
 _NESTED = "__"
-_OWN = {"dev", "opened"}
-"""Fields of the settings that are no sections, and so in no file."""
+_NOT_IN_FILES = {"dev", "dev_opens_default"}
+"""Fields of the settings that are not sections, and so in no file."""
 
 
 def load(
@@ -32,37 +32,44 @@ def load(
     flags: Mapping[str, object] | None = None,
     complete: bool = True,
 ) -> Settings:
-    """Return the settings, or raise ConfigError with every fault.
+    """Return the settings.
 
-    *config* None means no file. *flags* maps dotted keys to values; None stands for a flag not given.
-    With *dev*, what `--dev` opens is open, and where no key for tokens is configured a random secret is made,
-    so that they end with the process. Without *complete*, what only a gateway needs may be missing.
+    Args:
+        config: The file; None: no file.
+        dev: Open what `--dev` opens. Without a configured key for tokens a random secret is made, so tokens
+            are valid for this process only.
+        flags: Values by dotted key; None for a flag that was not given.
+        complete: Whether the keys that a gateway needs must be there; False for other commands.
+
+    Raises:
+        ConfigError: With every fault.
+
     """
-    file = _file(config) if config is not None else {}
-    environment, faults = _environment()
+    file = _read_file(config) if config is not None else {}
+    environment, faults = _read_environment()
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    opened = dev and "default" not in _table(file, "channels")
+    dev_opens_default = dev and "default" not in _table(file, "channels")
     values: dict[str, Any] = {}
-    for name in _OWN & file.keys():
-        faults.append(unknown((name,)))
-    _merge(values, {name: value for name, value in file.items() if name not in _OWN})
-    environment = _as_written(environment, file)
+    for name in _NOT_IN_FILES & file.keys():
+        faults.append(unknown_key((name,)))
+    _merge(values, {name: value for name, value in file.items() if name not in _NOT_IN_FILES})
+    environment = _with_namespaces_spelled_as_in(environment, file)
     _merge(values, environment)
     _merge(values, _nested(given))
-    settings, shape = _validated({**values, "dev": dev, "opened": opened})
+    settings, wrong_values = _validate({**values, "dev": dev, "dev_opens_default": dev_opens_default})
     if dev:
-        settings = _developed(settings)
-    faults += shape
+        settings = _opened_for_dev(settings)
+    faults += wrong_values
     if complete:
         faulty = tuple(f"{fault.key}." for fault in faults)
         faults += [fault for fault in check(settings) if not f"{fault.key}.".startswith(faulty)]
     if faults:
-        raise ConfigError(_sourced(fault, environment) for fault in faults)
+        raise ConfigError(_with_variable(fault, environment) for fault in faults)
     return settings
 
 
-def _file(path: Path) -> dict[str, Any]:
-    """Return what the TOML file at *path* says."""
+def _read_file(path: Path) -> dict[str, Any]:
+    """Return the tables of the TOML file at *path*."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,24 +78,26 @@ def _file(path: Path) -> dict[str, Any]:
         problem, remedy = "not UTF-8", "save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
         problem, remedy = f"not TOML: {error}", "see https://toml.io"
-    raise ConfigError([Fault(str(path), "", problem, remedy)])
+    raise ConfigError([SettingFault(str(path), "", problem, remedy)])
 
 
-def _environment() -> tuple[dict[str, Any], list[Fault]]:
-    """Return what the environment sets, as nested text, and the faults of names that lead nowhere.
+def _read_environment() -> tuple[dict[str, Any], list[SettingFault]]:
+    """Return the values in the environment, as nested text, and the faults of names that are no keys.
 
-    Names without `__` are not ours: Kubernetes adds `FANWAY_PORT` and the like for a service of this name.
+    Names without `__` are ignored: Kubernetes adds `FANWAY_PORT` and the like for a service of this name.
     """
-    sections = Settings.model_fields.keys() - _OWN
+    sections = Settings.model_fields.keys() - _NOT_IN_FILES
     faults = []
     for name in sorted(os.environ):
         section, nested, _ = name.upper().removeprefix(PREFIX).lower().partition(_NESTED)
         if not name.upper().startswith(PREFIX):
             continue
         if nested and section not in sections:
-            faults.append(Fault(name, "", "unknown section", f"known are {', '.join(sorted(sections))}"))
+            faults.append(
+                SettingFault(name, "", "unknown section", f"known are {', '.join(sorted(sections))}")
+            )
         if not nested and section in sections:
-            faults.append(Fault(name, "", "a section, not a key", f"set {name}{_NESTED}<KEY>"))
+            faults.append(SettingFault(name, "", "a section, not a key", f"set {name}{_NESTED}<KEY>"))
     source = EnvSettingsSource(Settings, env_prefix=PREFIX, env_nested_delimiter=_NESTED)
     found = source()
     return {
@@ -96,17 +105,17 @@ def _environment() -> tuple[dict[str, Any], list[Fault]]:
     }, faults
 
 
-def _as_written(environment: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *environment* with namespaces spelt as in *file*: names of variables have no case."""
+def _with_namespaces_spelled_as_in(environment: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *environment* with namespaces spelled as in *file*: names of variables have no case."""
     channels = environment.get("channels")
     if channels is None:
         return environment
-    spelt = {name.lower(): name for name in _table(file, "channels")}
-    return {**environment, "channels": {spelt.get(name, name): value for name, value in channels.items()}}
+    spelled = {name.lower(): name for name in _table(file, "channels")}
+    return {**environment, "channels": {spelled.get(name, name): value for name, value in channels.items()}}
 
 
 def _nested(flags: Mapping[str, object]) -> dict[str, Any]:
-    """Return dotted keys as tables within tables."""
+    """Return values by dotted keys as nested tables."""
     tables: dict[str, Any] = {}
     for key, value in flags.items():
         *parents, last = key.split(".")
@@ -123,7 +132,7 @@ def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _merge(base: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Set in *base* what *more* has, table by table."""
+    """Overwrite values in *base* with those of *more*, table by table."""
     for key, value in more.items():
         if isinstance(value, Mapping):
             if not isinstance(base.get(key), dict):
@@ -133,29 +142,29 @@ def _merge(base: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _validated(values: dict[str, Any]) -> tuple[Settings, list[Fault]]:
-    """Return settings of all that is right in *values*, and the faults of what is not."""
-    faults: list[Fault] = []
+def _validate(values: dict[str, Any]) -> tuple[Settings, list[SettingFault]]:
+    """Return settings from the valid part of *values*, and the faults of the rest."""
+    faults: list[SettingFault] = []
     while True:
         try:
             return Settings(**values), faults
         except ValidationError as error:
-            for path, fault in explain(error):
+            for path, fault in faults_in(error):
                 if fault not in faults:
                     faults.append(fault)
                 _remove(values, path)
 
 
 def _remove(values: Any, path: tuple[str | int, ...]) -> None:
-    """Remove from *values* what *path* leads to, or the list that it lies in."""
+    """Remove the value at *path* from *values*, or the list that contains it."""
     *parents, last = [part for part in path if isinstance(part, str)]
     for parent in parents:
         values = values.get(parent, {})
     values.pop(last, None)
 
 
-def _developed(settings: Settings) -> Settings:
-    """Return *settings* as `--dev` opens them."""
+def _opened_for_dev(settings: Settings) -> Settings:
+    """Return *settings* with what `--dev` opens."""
     auth: dict[str, Any] = {"anonymous": True}
     if not settings.auth.key_sources():
         auth["secret"] = SecretStr(secrets.token_urlsafe(32))
@@ -168,12 +177,12 @@ def _developed(settings: Settings) -> Settings:
     )
 
 
-def _sourced(fault: Fault, environment: Mapping[str, Any]) -> Fault:
-    """Return *fault*, saying which variable set the value where one did."""
+def _with_variable(fault: SettingFault, environment: Mapping[str, Any]) -> SettingFault:
+    """Return *fault*, with the name of the variable that set the value where one did."""
     table: Any = environment
     for part in fault.key.split("."):
         if not isinstance(table, Mapping) or part not in table:
             return fault
         table = table[part]
     name = PREFIX + fault.key.replace(".", _NESTED).upper()
-    return Fault(fault.key, fault.value, f"{fault.problem} (from {name})", fault.remedy)
+    return SettingFault(fault.key, fault.value, f"{fault.problem} (from {name})", fault.remedy)

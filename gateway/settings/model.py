@@ -1,4 +1,4 @@
-"""The settings as a whole, and what only all of them together tell: the rules of every namespace."""
+"""All settings, and what follows from several of them: the node's name, the rules of every namespace."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gateway.access.permissions import DEFAULT_NAMESPACE, ChannelRules
 from gateway.settings.sections import (
-    Auth,
-    Broker,
-    Channels,
-    Drain,
-    Heartbeat,
-    Limits,
-    Listen,
-    Log,
-    Namespace,
-    Node,
-    Outbox,
-    Push,
+    AuthSettings,
+    BrokerSettings,
+    ChannelsSettings,
+    DrainSettings,
+    HeartbeatSettings,
+    LimitsSettings,
+    ListenSettings,
+    LogSettings,
+    NamespaceSettings,
+    NodeSettings,
+    OutboxSettings,
+    PushSettings,
 )
 
-OPEN = Namespace(
+DEV_NAMESPACE = NamespaceSettings(
     subscribe="anyone", publish="anyone", history=100, history_ttl=300.0, presence=True, join_leave=True
 )
-"""What `--dev` gives to channels whose namespace the file leaves out (PROTOCOL section 7)."""
+"""The rules in dev mode of channels whose namespace is not in the file (docs/configuration.md)."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured, as `load` makes it: the constructor reads its arguments alone."""
+    """Everything that can be configured; `load` reads it, the constructor uses its arguments only."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, enable_decoding=False
     )
 
-    node: Node = Node()
-    listen: Listen = Listen()
-    auth: Auth = Auth()
-    push: Push = Push()
-    broker: Broker = Broker()
-    channels: Channels = Channels()
-    heartbeat: Heartbeat = Heartbeat()
-    outbox: Outbox = Outbox()
-    limits: Limits = Limits()
-    drain: Drain = Drain()
-    log: Log = Log()
+    node: NodeSettings = NodeSettings()
+    listen: ListenSettings = ListenSettings()
+    auth: AuthSettings = AuthSettings()
+    push: PushSettings = PushSettings()
+    broker: BrokerSettings = BrokerSettings()
+    channels: ChannelsSettings = ChannelsSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    limits: LimitsSettings = LimitsSettings()
+    drain: DrainSettings = DrainSettings()
+    log: LogSettings = LogSettings()
 
     dev: bool = False
     """Set by `--dev` only."""
-    opened: bool = False
-    """In dev mode, whether the default namespace has the rules of `OPEN`: the file has no table for it."""
+    dev_opens_default: bool = False
+    """Whether the default namespace has the rules of `DEV_NAMESPACE`: in dev mode, without a table for it."""
 
     @classmethod
     def settings_customise_sources(
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the arguments alone: `load` merges the other sources, and knows whence each value came."""
+        """Use the arguments only: `load` merges the other sources, and knows where each value came from."""
         return (init_settings,)
 
     def node_name(self) -> str:
@@ -74,9 +74,9 @@ class Settings(BaseSettings):
         """Return the rules of every configured namespace, `default` among them.
 
         Each starts from what is configured for `default`. The rules of `--dev` are those of `default` alone:
-        a namespace that stands in the file keeps its own (PROTOCOL section 7).
+        a namespace in the file keeps its own (docs/configuration.md#namespaces-of-channels).
         """
         base = self.channels.default
         rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
-        rules[DEFAULT_NAMESPACE] = base.over(OPEN) if self.opened else base
+        rules[DEFAULT_NAMESPACE] = base.over(DEV_NAMESPACE) if self.dev_opens_default else base
         return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}

@@ -1,4 +1,4 @@
-"""The sections of the settings: every key of gateway.toml, its type, bounds and default."""
+"""The sections of the settings: every key of gateway.toml, with its type, limits and default."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from gateway.settings import units
 from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
 from protocol import limits
 
-NAMESPACE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
-"""The grammar of a namespace's name: that of a channel's, without `:`, which ends it, and `@`, a user's."""
+NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
+"""A namespace's name: as a channel's, without `:`, which ends it, and `@`, which begins a personal one."""
 
-PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""The grammar of what our keys in Redis start with: no colon, which ends it, and no brace of a Cluster's."""
+PREFIX_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""The prefix of keys in Redis: no colon, which ends it, and no braces, which a Cluster interprets."""
 
 
 class Section(BaseModel):
-    """One table of the file; a key that it does not name is a fault."""
+    """One table of the file; keys that are not fields of it are faults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _node_name(value: str) -> str:
-    if value and not NAMESPACE.fullmatch(value):
-        raise units.unfit("not a node's name", "use up to 64 of A-Z a-z 0-9 _ . ~ -")
+    if value and not NAMESPACE_PATTERN.fullmatch(value):
+        raise units.invalid("not a node's name", "use up to 64 of A-Z a-z 0-9 _ . ~ -")
     return value
 
 
-class Node(Section):
-    """This process among its peers."""
+class NodeSettings(Section):
+    """This process and its workers."""
 
     name: Annotated[str, AfterValidator(_node_name)] = ""
     workers: Positive = 1
 
 
-class PublicListener(Section):
-    """Where clients connect."""
+class PublicListenerSettings(Section):
+    """The listener for clients."""
 
     host: Host = "127.0.0.1"
     port: Port = 8000
@@ -55,8 +55,8 @@ class PublicListener(Section):
     user_timeout: Period = 20.0
 
 
-class InternalListener(Section):
-    """Where backends push, and operators look."""
+class InternalListenerSettings(Section):
+    """The listener for backends and operators."""
 
     host: Host = "127.0.0.1"
     port: Port = 8001
@@ -65,15 +65,15 @@ class InternalListener(Section):
     body_size: Size = defaults.BODY_SIZE_BYTES
 
 
-class Listen(Section):
-    """Both listeners; one process has both."""
+class ListenSettings(Section):
+    """Both listeners of a process."""
 
-    public: PublicListener = PublicListener()
-    internal: InternalListener = InternalListener()
+    public: PublicListenerSettings = PublicListenerSettings()
+    internal: InternalListenerSettings = InternalListenerSettings()
 
 
-class Auth(Section):
-    """Whose tokens are believed."""
+class AuthSettings(Section):
+    """How tokens are verified."""
 
     secret: SecretStr = SecretStr("")
     algorithm: Literal["auto", "HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"] = "auto"
@@ -87,7 +87,7 @@ class Auth(Section):
     max_ttl: Annotated[Period, Field(le=86_400)] = defaults.TOKEN_MAX_TTL_SECONDS
 
     def key_sources(self) -> list[str]:
-        """Return the names of the keys that say how tokens are verified; one of them is right."""
+        """Return the names of the keys that say how tokens are verified; one of them must be set."""
         given = {
             "secret": self.secret.get_secret_value(),
             "public_key": self.public_key,
@@ -97,10 +97,10 @@ class Auth(Section):
         return [name for name, value in given.items() if value]
 
     def static_keys(self) -> tuple[keys.Key, ...]:
-        """Return the keys that stand here or in the file named here; none where all come from `jwks_url`.
+        """Return the keys of this section or of the file that it names; none where they come from `jwks_url`.
 
-        `ValueError` for one that is too weak, illegible, or not for `algorithm`. With "auto", a secret serves
-        HS256, HS384 and HS512, and a public key the algorithm of its type.
+        `ValueError` for a key that is too weak, malformed, or not for `algorithm`. With "auto", a secret is
+        for HS256, HS384 and HS512, and a public key for the algorithm of its type.
         """
         algorithm = None if self.algorithm == "auto" else self.algorithm
         if secret := self.secret.get_secret_value():
@@ -112,7 +112,7 @@ class Auth(Section):
         return ()
 
 
-class Push(Section):
+class PushSettings(Section):
     """Who may call the internal API."""
 
     keys: units.Secrets = ()
@@ -120,13 +120,13 @@ class Push(Section):
 
 
 def _prefix(value: str) -> str:
-    if not PREFIX.fullmatch(value):
-        raise units.unfit("not a prefix of keys", "use 1 to 64 of A-Z a-z 0-9 _ . -")
+    if not PREFIX_PATTERN.fullmatch(value):
+        raise units.invalid("not a prefix of keys", "use 1 to 64 of A-Z a-z 0-9 _ . -")
     return value
 
 
-class Broker(Section):
-    """What carries messages between nodes."""
+class BrokerSettings(Section):
+    """The broker between nodes."""
 
     kind: Literal["memory", "redis"] = "memory"
     url: units.Address = units.Address("")
@@ -157,7 +157,7 @@ _RULES = ChannelRules(namespace="default")
 """The rules of channels without any configuration."""
 
 
-class Namespace(Section):
+class NamespaceSettings(Section):
     """The rules of the channels of one namespace."""
 
     subscribe: SubscribeRule = _RULES.subscribe
@@ -168,34 +168,34 @@ class Namespace(Section):
     join_leave: bool = _RULES.join_leave
     on_slow: OnSlow = _RULES.on_slow
 
-    def over(self, base: Namespace) -> Namespace:
-        """Return *base* with the keys that were set here."""
+    def over(self, base: NamespaceSettings) -> NamespaceSettings:
+        """Return *base*, overwritten by the keys that are set in this namespace."""
         return base.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
 
 
-class Channels(Section):
-    """The rules of channels: `default`, and a table for each namespace, which starts from it."""
+class ChannelsSettings(Section):
+    """The rules of channels: `default`, and a table for each namespace, which inherits from it."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Namespace]
+    __pydantic_extra__: dict[str, NamespaceSettings]
 
     strict: bool = False
-    default: Namespace = Namespace()
+    default: NamespaceSettings = NamespaceSettings()
 
-    def named(self) -> dict[str, Namespace]:
-        """Return what was written for each namespace other than `default`."""
+    def named(self) -> dict[str, NamespaceSettings]:
+        """Return the table of each namespace other than `default`."""
         return dict(self.__pydantic_extra__)
 
 
-class Heartbeat(Section):
-    """How a silent peer is found out."""
+class HeartbeatSettings(Section):
+    """How a dead connection is detected."""
 
     interval: Period = 25.0
     grace: Period = 10.0
 
 
-class Outbox(Section):
-    """What may wait for one connection."""
+class OutboxSettings(Section):
+    """The send queue of one connection."""
 
     size: Size = defaults.OUTBOX_BYTES
     high_water: Size = defaults.HIGH_WATER_BYTES
@@ -204,8 +204,8 @@ class Outbox(Section):
     catch_up_batch: Positive = defaults.CATCH_UP_BATCH
 
 
-class Costs(Section):
-    """What each command takes from a connection's rate."""
+class CommandCostSettings(Section):
+    """What each command costs of a connection's rate."""
 
     connect: Count = 1
     subscribe: Count = 2
@@ -217,14 +217,14 @@ class Costs(Section):
     ping: Count = 1
 
 
-class Limits(Section):
-    """The bounds that protect the gateway and its clients from any one of them."""
+class LimitsSettings(Section):
+    """Limits that protect the gateway and its clients from a single client."""
 
     message_size: Size = limits.MESSAGE_SIZE
     channels_per_connection: Positive = defaults.CHANNELS_PER_CONNECTION
     commands_per_second: Rate = defaults.COMMANDS_PER_SECOND
     command_burst: Positive = defaults.COMMAND_BURST
-    costs: Costs = Costs()
+    costs: CommandCostSettings = CommandCostSettings()
     strikes: Positive = defaults.STRIKES
     connections: Count = 0
     connections_per_user: Count = 100
@@ -237,15 +237,15 @@ class Limits(Section):
     rewind: Count = defaults.REWIND
 
 
-class Drain(Section):
-    """How a node leaves."""
+class DrainSettings(Section):
+    """How a node shuts down."""
 
     timeout: Seconds = 30.0
     window: Seconds = 10.0
 
 
-class Log(Section):
-    """What is logged, and how."""
+class LogSettings(Section):
+    """Level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     format: Literal["auto", "json", "console"] = "auto"

@@ -1,4 +1,4 @@
-"""How a setting is written: durations, sizes, lists, addresses; each refusal says what would do."""
+"""Types of settings: durations, sizes, lists, addresses; each error says what to write instead."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _DURATION = re.compile(rf"(?:{_AMOUNT.pattern}\s*)+", re.ASCII)
 _BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 
-LONGEST = 3_650 * _DAY
-"""Seconds in the longest duration, ten years: far beyond use, and far below what a timer takes."""
+MAX_DURATION_SECONDS = 3_650 * _DAY
+"""Ten years: longer than any use, and shorter than the longest timer of an event loop."""
 
 
-def unfit(problem: str, remedy: str) -> PydanticCustomError:
-    """Return the error by which a validator refuses a value: what is wrong, and what to write instead."""
-    return PydanticCustomError("unfit", "{problem}", {"problem": problem, "remedy": remedy})
+def invalid(problem: str, remedy: str) -> PydanticCustomError:
+    """Return the error that a validator raises: what is wrong, and what to write instead."""
+    return PydanticCustomError("invalid", "{problem}", {"problem": problem, "remedy": remedy})
 
 
 def seconds(value: object) -> float:
-    """Return the seconds in *value*: a number of them, or text such as `250ms`, `10s`, `1h30m`."""
-    wrong = unfit("not a duration", 'write "250ms", "10s", "5m", "1h30m" or a number of seconds')
+    """Return *value* in seconds: a number of seconds, or text such as `250ms`, `10s`, `1h30m`."""
+    wrong = invalid("not a duration", 'write "250ms", "10s", "5m", "1h30m" or a number of seconds')
     number = _number(value)
     if number is None:
         text = str(value).strip().lower() if isinstance(value, str) else ""
         if not _DURATION.fullmatch(text):
             raise wrong
         number = sum(float(amount) * _SECONDS[unit] for amount, unit in _AMOUNT.findall(text))
-    if not 0 <= number <= LONGEST:
-        raise unfit("not between zero and ten years", wrong.context["remedy"] if wrong.context else "")
+    if not 0 <= number <= MAX_DURATION_SECONDS:
+        raise invalid("not between zero and ten years", wrong.context["remedy"] if wrong.context else "")
     return number
 
 
 def size(value: object) -> int:
-    """Return the bytes in *value*: a number of them, or text such as `64KiB`, `1MiB`."""
-    wrong = unfit("not a size", 'write "16KiB", "1MiB", "1GiB" or a number of bytes')
+    """Return *value* in bytes: a number of bytes, or text such as `64KiB`, `1MiB`."""
+    wrong = invalid("not a size", 'write "16KiB", "1MiB", "1GiB" or a number of bytes')
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -58,7 +58,7 @@ def size(value: object) -> int:
 
 
 def items(value: object) -> object:
-    """Return the list that *value* spells: a list as it is; text as JSON, or split at its commas."""
+    """Return *value* as a list: a list as it is; text as JSON, or split at commas."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -67,37 +67,39 @@ def items(value: object) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        raise unfit("not a JSON list", 'write ["a", "b"], or a,b') from None
+        raise invalid("not a JSON list", 'write ["a", "b"], or a,b') from None
 
 
 def network(value: object) -> object:
-    """Return the network that *value* names; an address alone is one, too."""
+    """Return the network that *value* names; an address is a network of one."""
     try:
         return ipaddress.ip_network(value) if isinstance(value, str) else value
     except ValueError:
-        raise unfit(
+        raise invalid(
             "not a network", 'write "10.0.0.0/8", with no bits after the prefix, or "192.0.2.7"'
         ) from None
 
 
 def origin(value: str) -> str:
-    """Return *value* where a page may have that origin (RFC 6454 section 6.2), or it is `*`."""
+    """Return *value* where it is an origin (RFC 6454 section 6.2) or `*`."""
     if origins.invalid_origin(value) or "*" in value[1:]:
-        raise unfit("not an origin", 'write "https://app.example.com", without a path, or "*" alone for any')
+        raise invalid(
+            "not an origin", 'write "https://app.example.com", without a path, or "*" alone for any'
+        )
     return value
 
 
-def whole(value: object) -> object:
-    """Refuse `true` and `false` where a number is expected; Python would count them as 1 and 0."""
+def not_boolean_count(value: object) -> object:
+    """Return *value*; an error for `true` and `false`, which Python would take for 1 and 0."""
     if isinstance(value, bool):
-        raise unfit("not a whole number", "write a whole number")
+        raise invalid("not a whole number", "write a whole number")
     return value
 
 
-def rate(value: object) -> object:
-    """Refuse `true` and `false`, as `whole` does."""
+def not_boolean_rate(value: object) -> object:
+    """Return *value*; an error for `true` and `false`, as `not_boolean_count` does."""
     if isinstance(value, bool):
-        raise unfit("not a number", "write a number")
+        raise invalid("not a number", "write a number")
     return value
 
 
@@ -113,18 +115,18 @@ def _number(value: object) -> float | None:
 
 
 class Address(SecretStr):
-    """A URL that may hold a password: shown with that left out; `get_secret_value()` is the whole."""
+    """A URL that may contain a password; `str` and `repr` leave it out, `get_secret_value()` has it."""
 
     def _display(self) -> str:
-        """Return what may be shown of the URL: pydantic's hook for `str` and `repr`."""
+        """Return the URL without secrets: pydantic's hook for `str` and `repr`."""
         return redacted(self._secret_value)
 
 
 def redacted(url: str) -> str:
-    """Return the scheme and host of *url*; `***` where it cannot be told what else it holds."""
+    """Return scheme and host of *url*; `***` where a password could not be told from them."""
     scheme, mark, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    # An @ further on may end a password in which / ? # were not escaped.
+    # An @ after the authority may end a password in which / ? # were not escaped.
     if not mark or "@" in rest[len(authority) :]:
         return "***" if url else ""
     return f"{scheme}://{authority.rpartition('@')[2]}"
@@ -133,15 +135,15 @@ def redacted(url: str) -> str:
 Seconds = Annotated[float, BeforeValidator(seconds)]
 """A duration, zero included."""
 Period = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
-"""A duration longer than nothing."""
+"""A duration above zero."""
 Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
-Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
-Positive = Annotated[int, BeforeValidator(whole), Field(ge=1)]
-Rate = Annotated[float, BeforeValidator(rate), Field(gt=0, allow_inf_nan=False)]
-Port = Annotated[int, BeforeValidator(whole), Field(ge=0, le=65_535)]
+Count = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=1)]
+Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0, le=65_535)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
-Listed = BeforeValidator(items)
-Secrets = Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], Listed]
-Addresses = Annotated[tuple[Address, ...], Listed]
-Networks = Annotated[tuple[Annotated[origins.Network, BeforeValidator(network)], ...], Listed]
-Origins = Annotated[tuple[Annotated[str, AfterValidator(origin)], ...], Listed]
+ListOrText = BeforeValidator(items)
+Secrets = Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], ListOrText]
+Addresses = Annotated[tuple[Address, ...], ListOrText]
+Networks = Annotated[tuple[Annotated[origins.Network, BeforeValidator(network)], ...], ListOrText]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(origin)], ...], ListOrText]

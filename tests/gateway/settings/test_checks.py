@@ -81,7 +81,7 @@ URL_FAULTS = [
 
 
 @pytest.mark.parametrize(("url", "shown", "text"), URL_FAULTS)
-def test_nothing_in_a_url_is_guessed(file: Path, url: str, shown: str, text: str) -> None:
+def test_an_ambiguous_url_is_a_fault(file: Path, url: str, shown: str, text: str) -> None:
     flags = {**KEYS, "broker.kind": "redis", "broker.url": url}
     assert faults_of(file, "", flags=flags) == [f'broker.url = "{shown}": {text}']
 
@@ -102,17 +102,17 @@ GOOD_URLS = [
 
 
 @pytest.mark.parametrize("url", GOOD_URLS)
-def test_a_url_that_can_be_meant(file: Path, url: str) -> None:
+def test_a_valid_url_is_accepted(file: Path, url: str) -> None:
     assert loaded(file, "", flags={"broker.kind": "redis", "broker.url": url}).broker.addresses() == (url,)
 
 
 @pytest.mark.parametrize("url", ["https://[x", "https://h:abc/keys", "https://h:99999/"])
-def test_keys_at_what_is_no_url(file: Path, url: str) -> None:
+def test_a_malformed_jwks_url_is_a_fault(file: Path, url: str) -> None:
     (line,) = faults_of(file, "", flags={"auth.jwks_url": url, "push.keys": ["k"]})
     assert line.endswith("not a URL; write https://host/path")
 
 
-def test_a_certificate_and_its_key(file: Path, tmp_path: Path) -> None:
+def test_a_certificate_must_fit_its_key(file: Path, tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path)
     certificate, key = authority.issue("gateway")
     _, another = authority.issue("another")
@@ -185,13 +185,13 @@ KEY_FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "lines"), KEY_FAULTS)
-def test_faults_of_keys_show_no_key(file: Path, text: str, lines: list[str]) -> None:
+def test_faults_of_keys_do_not_show_the_key(file: Path, text: str, lines: list[str]) -> None:
     assert faults_of(file, text) == lines
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example.com"])
 @pytest.mark.parametrize("listener", ["public", "internal"])
-def test_dev_binds_loopback_only(file: Path, host: str, listener: str) -> None:
+def test_dev_mode_rejects_addresses_other_than_loopback(file: Path, host: str, listener: str) -> None:
     key = f"listen.{listener}.host"
     assert faults_of(file, "", dev=True, flags={key: host}) == [
         f'{key} = "{host}": --dev lets everybody in; bind 127.0.0.1, or leave out --dev'
@@ -199,11 +199,11 @@ def test_dev_binds_loopback_only(file: Path, host: str, listener: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_dev_binds_any_loopback(host: str) -> None:
+def test_dev_mode_accepts_any_loopback_address(host: str) -> None:
     assert load(None, dev=True, flags={"listen.public.host": host}).listen.public.host == host
 
 
-def test_a_server_s_keys_may_be_missing_for_those_who_only_look(file: Path) -> None:
+def test_keys_that_only_a_server_needs_may_be_missing_in_other_commands(file: Path) -> None:
     file.write_text("listen.internal.port = 1")
     assert load(file, complete=False).listen.internal.port == 1
     file.write_text("listen.internal.port = -1")

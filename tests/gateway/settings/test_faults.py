@@ -233,7 +233,7 @@ def test_a_fault_names_key_value_problem_and_remedy(file: Path, text: str, line:
     assert faults_of(file, text, flags=KEYS) == [line]
 
 
-def test_every_fault_is_told_at_once(file: Path) -> None:
+def test_every_fault_is_reported_at_once(file: Path) -> None:
     text = "[outbox]\nsiz = 1\nlow_water = 9000000\n[heartbeat]\ngrace = 0\n[push]\nkeys = []"
     told = [line.partition(":")[0] for line in faults_of(file, text)]
     assert told == [
@@ -245,7 +245,7 @@ def test_every_fault_is_told_at_once(file: Path) -> None:
     ]
 
 
-def test_a_line_stays_a_line_whatever_it_quotes(file: Path) -> None:
+def test_a_fault_is_one_line_whatever_its_value(file: Path) -> None:
     line = "x" * 100 + "\\n\\u001b"
     (told,) = faults_of(file, f'node.name = "\\n{line}"\n', flags=KEYS)
     assert told.startswith('node.name = "\\nxxx')

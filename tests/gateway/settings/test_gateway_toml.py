@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from gateway.settings import ConfigError, Settings, load
 from gateway.settings.faults import keys
 
-OURS = Path(__file__).parents[3] / "gateway.toml"
+GATEWAY_TOML = Path(__file__).parents[3] / "gateway.toml"
 
 
-def switched_on() -> str:
-    return re.sub(r"^#(?=[\[\w])", "", OURS.read_text(), flags=re.MULTILINE)
+def uncommented() -> str:
+    return re.sub(r"^#(?=[\[\w])", "", GATEWAY_TOML.read_text(), flags=re.MULTILINE)
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -35,15 +35,15 @@ def values(model: BaseModel, prefix: str = "") -> dict[str, object]:
 
 
 def test_the_file_lists_every_key_and_no_other() -> None:
-    assert sorted(flat(tomllib.loads(switched_on()))) == sorted(keys())
+    assert sorted(flat(tomllib.loads(uncommented()))) == sorted(keys())
 
 
 def test_the_file_shows_the_defaults() -> None:
-    assert values(Settings(**tomllib.loads(switched_on()))) == values(Settings())
+    assert values(Settings(**tomllib.loads(uncommented()))) == values(Settings())
 
 
 def test_the_file_explains_every_key() -> None:
-    lines = switched_on().splitlines()
+    lines = uncommented().splitlines()
     bare = [
         line
         for above, line in itertools.pairwise(lines)
@@ -52,15 +52,15 @@ def test_the_file_explains_every_key() -> None:
     assert bare == []
 
 
-def test_the_file_as_it_is_leaves_dev_open() -> None:
-    settings = load(OURS, dev=True)
-    assert settings.opened
+def test_the_unchanged_file_leaves_dev_mode_open() -> None:
+    settings = load(GATEWAY_TOML, dev=True)
+    assert settings.dev_opens_default
     assert settings == load(None, dev=True).model_copy(
         update={"auth": settings.auth, "channels": settings.channels}
     )
 
 
-def test_the_file_as_it_is_lacks_only_keys() -> None:
+def test_the_unchanged_file_lacks_only_keys() -> None:
     with pytest.raises(ConfigError) as caught:
-        load(OURS)
+        load(GATEWAY_TOML)
     assert [fault.key for fault in caught.value.faults] == ["auth.secret", "push.keys"]

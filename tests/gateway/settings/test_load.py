@@ -16,20 +16,22 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("content", "problem"), UNREADABLE)
-def test_a_file_that_is_not_toml(file: Path, content: bytes, problem: str) -> None:
+def test_a_file_that_is_not_toml_is_a_fault(file: Path, content: bytes, problem: str) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"^{file}: {problem}$"):
         load(file)
 
 
-def test_a_file_that_is_not_there(file: Path) -> None:
+def test_a_missing_file_is_a_fault(file: Path) -> None:
     with pytest.raises(
         ConfigError, match=f"^{file}: No such file or directory; name a file that can be read$"
     ):
         load(file)
 
 
-def test_flags_over_environment_over_file_over_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_override_the_environment_the_file_and_the_defaults(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FANWAY_LISTEN__PUBLIC__PORT", "2")
     monkeypatch.setenv("FANWAY_LISTEN__INTERNAL__PORT", "2")
     text = 'listen.public = {port = 1, backlog = 1}\nlisten.internal = {port = 1, host = "::1"}\n'
@@ -71,16 +73,18 @@ ENVIRONMENT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "key", "meant"), ENVIRONMENT)
-def test_environment(name: str, value: str, key: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "value", "key", "expected"), ENVIRONMENT)
+def test_a_variable_sets_a_key(
+    name: str, value: str, key: str, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, value)
     found: Any = load(None, flags=KEYS)
     for part in key.split("."):
         found = getattr(found, part)
-    assert found == meant
+    assert found == expected
 
 
-def test_environment_reaches_namespaces_whatever_their_case(
+def test_variables_set_keys_of_namespaces_whatever_their_case(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FANWAY_CHANNELS__CHAT__HISTORY", "5")
@@ -122,23 +126,23 @@ ENVIRONMENT_FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "value", "line"), ENVIRONMENT_FAULTS)
-def test_a_fault_names_its_variable(
+def test_a_fault_names_the_variable_that_set_the_value(
     name: str, value: str, line: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     assert faults_of(file, "", flags=KEYS) == [line]
 
 
-def test_variables_that_others_set_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FANWAY_PORT", "tcp://10.0.0.1:8000")
     monkeypatch.setenv("FANWAY_PORT_8000_TCP_ADDR", "10.0.0.1")
     monkeypatch.setenv("FANWAY_DEV", "true")
     monkeypatch.setenv("FANWAY_OPENED", "true")
     settings = load(None, flags=KEYS)
-    assert (settings.listen.public.port, settings.dev, settings.opened) == (8000, False, False)
+    assert (settings.listen.public.port, settings.dev, settings.dev_opens_default) == (8000, False, False)
 
 
-def test_dev_lets_everybody_in(file: Path) -> None:
+def test_dev_mode_admits_anonymous_connections(file: Path) -> None:
     file.write_text('push.keys = ["mine"]')
     settings, other = load(file, dev=True), load(None, dev=True)
     assert settings.dev
@@ -149,7 +153,7 @@ def test_dev_lets_everybody_in(file: Path) -> None:
     assert min(map(len, secrets)) >= 32
 
 
-def test_dev_keeps_the_configured_secret(file: Path) -> None:
+def test_dev_mode_keeps_the_configured_secret(file: Path) -> None:
     assert loaded(file, "", dev=True).auth.secret.get_secret_value() == SECRET
     file.write_text('auth.jwks_url = "https://h/keys"')
     assert load(file, dev=True).auth.key_sources() == ["jwks_url"]

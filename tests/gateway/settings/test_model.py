@@ -47,7 +47,9 @@ RULES: list[tuple[str, bool, dict[str, tuple[object, ...]]]] = [
 
 
 @pytest.mark.parametrize(("text", "dev", "rules"), RULES)
-def test_rules_of_namespaces(file: Path, text: str, dev: bool, rules: dict[str, tuple[object, ...]]) -> None:
+def test_namespaces_inherit_from_the_default(
+    file: Path, text: str, dev: bool, rules: dict[str, tuple[object, ...]]
+) -> None:
     found = loaded(file, text, dev=dev).namespaces()
     assert {name: each.namespace for name, each in found.items()} == {name: name for name in rules}
     assert {
@@ -56,13 +58,13 @@ def test_rules_of_namespaces(file: Path, text: str, dev: bool, rules: dict[str, 
     } == rules
 
 
-def test_environment_changes_what_dev_opens_key_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_override_single_rules_of_dev_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FANWAY_CHANNELS__DEFAULT__HISTORY", "7")
     rules = load(None, dev=True).namespaces()["default"]
     assert (rules.subscribe, rules.history) == ("anyone", 7)
 
 
-def test_no_secret_in_a_repr(file: Path) -> None:
+def test_repr_shows_no_secret(file: Path) -> None:
     text = f'broker.kind = "redis"\nbroker.urls = ["redis://me:{SECRET}@redis.example.com/0"]'
     settings = loaded(file, text)
     assert (
@@ -74,7 +76,7 @@ def test_no_secret_in_a_repr(file: Path) -> None:
     assert settings.auth.secret == SecretStr(SECRET)
 
 
-def test_a_node_has_a_name() -> None:
+def test_the_node_name_defaults_to_the_host_name() -> None:
     assert load(None, flags={**KEYS, "node.name": "a-1"}).node_name() == "a-1"
     assert re.fullmatch(r"[A-Za-z0-9_.~-]{1,64}", load(None, flags=KEYS).node_name())
 

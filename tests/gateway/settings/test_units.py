@@ -22,15 +22,15 @@ DURATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "meant"), DURATIONS)
-def test_durations(file: Path, text: str, meant: float) -> None:
-    assert loaded(file, f"heartbeat.grace = {text}").heartbeat.grace == meant
+@pytest.mark.parametrize(("text", "expected"), DURATIONS)
+def test_a_duration_is_parsed(file: Path, text: str, expected: float) -> None:
+    assert loaded(file, f"heartbeat.grace = {text}").heartbeat.grace == expected
 
 
 @pytest.mark.parametrize(
     "text", ['""', '"5mm"', '"5 parsecs"', '"-5s"', '"m"', '"1e3s"', "true", "nan", "-1", '"9999999h"']
 )
-def test_no_durations(file: Path, text: str) -> None:
+def test_an_invalid_duration_is_a_fault(file: Path, text: str) -> None:
     (line,) = faults_of(file, f"heartbeat.grace = {text}", flags=KEYS)
     assert line.startswith("heartbeat.grace = ")
 
@@ -45,13 +45,13 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "meant"), SIZES)
-def test_sizes(file: Path, text: str, meant: int) -> None:
-    assert loaded(file, f"broker.memory = {text}").broker.memory == meant
+@pytest.mark.parametrize(("text", "expected"), SIZES)
+def test_a_size_is_parsed(file: Path, text: str, expected: int) -> None:
+    assert loaded(file, f"broker.memory = {text}").broker.memory == expected
 
 
 @pytest.mark.parametrize("text", ['""', '"64KB"', '"0.5B"', '"-1KiB"', "1.5", "true", "0"])
-def test_no_sizes(file: Path, text: str) -> None:
+def test_an_invalid_size_is_a_fault(file: Path, text: str) -> None:
     (line,) = faults_of(file, f"broker.memory = {text}", flags=KEYS)
     assert line.startswith("broker.memory = ")
 
@@ -70,12 +70,12 @@ URLS = [
 
 
 @pytest.mark.parametrize(("url", "shown"), URLS)
-def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
     assert redacted(url) == shown
     assert repr(Address(url)) == f"Address('{shown}')"
 
 
-def test_origins_and_what_stands_for_any(file: Path) -> None:
+def test_origins_and_the_asterisk_are_accepted(file: Path) -> None:
     origins = ["https://App.example.com:8443", "*", "null", "app://x", "http://[::1]:5173"]
     found = loaded(file, f"listen.public.allowed_origins = {json.dumps(origins)}")
     assert found.listen.public.allowed_origins == tuple(origins)
