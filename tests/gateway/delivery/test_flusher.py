@@ -39,13 +39,13 @@ class BrokenTransport(MemoryTransport):
 class Setup:
     """A flusher and the outboxes that it flushes."""
 
-    def __init__(self, *links: MemoryTransport, clock: FakeClock | None = None) -> None:
+    def __init__(self, *transports: MemoryTransport, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
         self.flushed_at: list[float] = []
         self.before_flush: Callable[[], Any] = lambda: None
         self.flusher = Flusher(self.clock, self._before_flush, self.clock, delay=DELAY)
-        self.transports = links
-        self.outboxes = [Outbox(link, self.flusher, Owner(), 1024 * 1024) for link in links]
+        self.transports = transports
+        self.outboxes = [Outbox(transport, self.flusher, Owner(), 1024 * 1024) for transport in transports]
 
     def _before_flush(self) -> None:
         self.flushed_at.append(self.clock())
@@ -57,12 +57,12 @@ class Setup:
                 outbox.enqueue(pong_frame(number))
 
     def writes(self) -> list[int]:
-        return [len(link.writes) for link in self.transports]
+        return [len(transport.writes) for transport in self.transports]
 
     def received(self) -> list[list[int]]:
         return [
-            [message.id for message in link.messages if isinstance(message, PongReply)]
-            for link in self.transports
+            [message.id for message in transport.messages if isinstance(message, PongReply)]
+            for transport in self.transports
         ]
 
 
@@ -127,8 +127,8 @@ def test_run_flushes_at_once() -> None:
 )
 def test_the_flush_after_a_long_one_is_delayed(took: float, delay: float) -> None:
     clock = FakeClock(0.0)
-    link = SlowTransport(clock, took)
-    setup = Setup(link, clock=clock)
+    transport = SlowTransport(clock, took)
+    setup = Setup(transport, clock=clock)
     setup.enqueue_all(1)
     clock.run()
     ended = clock()
@@ -146,16 +146,16 @@ def test_the_flush_after_a_long_one_is_delayed(took: float, delay: float) -> Non
 
 def test_the_delay_is_as_long_as_configured() -> None:
     clock = FakeClock(0.0)
-    link = SlowTransport(clock, 1.0)
+    transport = SlowTransport(clock, 1.0)
     flusher = Flusher(clock, lambda: None, clock, delay=0.25)
-    outbox = Outbox(link, flusher, Owner(), 1024)
+    outbox = Outbox(transport, flusher, Owner(), 1024)
     outbox.enqueue(pong_frame(1))
     clock.run()
     outbox.enqueue(pong_frame(2))
     clock.advance(0.24)
-    assert len(link.writes) == 1
+    assert len(transport.writes) == 1
     clock.advance(0.02)
-    assert len(link.writes) == 2
+    assert len(transport.writes) == 2
 
 
 def test_a_flush_requested_after_the_delay_is_not_delayed() -> None:
@@ -171,21 +171,21 @@ def test_a_flush_requested_after_the_delay_is_not_delayed() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_outboxes_are_flushed_although_one_raises(place: int) -> None:
-    links: list[MemoryTransport] = [MemoryTransport() for _ in range(2)]
-    links.insert(place, BrokenTransport())
-    setup = Setup(*links)
+    transports: list[MemoryTransport] = [MemoryTransport() for _ in range(2)]
+    transports.insert(place, BrokenTransport())
+    setup = Setup(*transports)
     setup.enqueue_all(1)
     with pytest.raises(OSError, match="broken"):
         setup.clock.run()
     setup.clock.run()
-    del links[place]
-    assert [len(link.writes) for link in links] == [1, 1]
+    del transports[place]
+    assert [len(transport.writes) for transport in transports] == [1, 1]
     for outbox in setup.outboxes:
         outbox.enqueue(pong_frame(2))
     with pytest.raises(OSError, match="broken"):
         setup.clock.run()
     setup.clock.run()
-    assert [len(link.writes) for link in links] == [2, 2]
+    assert [len(transport.writes) for transport in transports] == [2, 2]
 
 
 def test_outboxes_are_flushed_although_before_flush_raises() -> None:
