@@ -14,7 +14,7 @@ from protocol.position import MessageId
 
 
 class FakeSubscriber:
-    """A subscription as an outbox knows it."""
+    """A subscription, as far as an outbox knows it."""
 
     def __init__(self, name: str, on_slow: str, codec: Codec = JSON) -> None:
         self.name = name

@@ -241,7 +241,7 @@ def test_the_owner_may_discard_the_outbox_in_on_too_slow(policy: str) -> None:
 
 
 class Breaking(MemoryTransport):
-    """A socket that breaks at the first write, before that returns."""
+    """A transport that breaks during its first write."""
 
     def __init__(self, outbox: Callable[[], Outbox]) -> None:
         super().__init__()

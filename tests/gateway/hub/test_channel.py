@@ -115,12 +115,12 @@ def test_a_subscriber_gets_what_is_delivered_between_add_and_remove() -> None:
     enqueue(channel, 1)
     late, _ = subscribe(channel, "c2")
     enqueue(channel, 2)
-    gone, leaving = subscribe(channel, "c3")
+    removed, leaving = subscribe(channel, "c3")
     enqueue(channel, 3)
     channel.remove(leaving)
     enqueue(channel, 4)
     channel.offer_pending()
-    assert (early.received(), late.received(), gone.received()) == ([1, 2, 3, 4], [2, 3, 4], [3])
+    assert (early.received(), late.received(), removed.received()) == ([1, 2, 3, 4], [2, 3, 4], [3])
 
 
 def test_pending_messages_are_offered_once_as_one_batch() -> None:
@@ -138,8 +138,8 @@ def test_pending_messages_are_offered_once_as_one_batch() -> None:
 def test_each_codec_in_use_gets_its_own_batch_and_others_none() -> None:
     channel = channel_at()
     text, _ = subscribe(channel, "c1")
-    _, gone = subscribe(channel, "c2", codec=MSGPACK)
-    channel.remove(gone)
+    _, removed = subscribe(channel, "c2", codec=MSGPACK)
+    channel.remove(removed)
     encoded = encoded_message(1)
     channel.enqueue(encoded)
     channel.offer_pending()
@@ -190,8 +190,8 @@ def test_an_excluded_connection_gets_every_message_but_that_one() -> None:
     channel = channel_at()
     session, _ = subscribe(channel, "c1")
     excluded, _ = subscribe(channel, "c2")
-    _, gone = subscribe(channel, "c3", codec=MSGPACK)
-    channel.remove(gone)
+    _, removed = subscribe(channel, "c3", codec=MSGPACK)
+    channel.remove(removed)
     enqueue(channel, 1)
     channel.offer_excluding(encoded_message(2), frozenset({"c2"}))
     enqueue(channel, 3)

@@ -1,4 +1,4 @@
-"""What each command does, and what it refuses."""
+"""What each command does, and when it is rejected."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_subscription_starts_now_at_a_position_or_with_the_newest_messag
             ({"rewind": 0}, [], False),
             ({"since": ids[3], "rewind": 3}, [4], True),
         ):
-            for _ in range(2):  # once from the broker, and once beside another, from the hub
+            for _ in range(2):  # once read from the broker, and once from the cache of the hub
                 client = await node.connect()
                 reply = await client.subscribe("h:a", **options)
                 assert (values_of(reply.messages), reply.recovered) == (messages, recovered), options
@@ -211,8 +211,8 @@ async def test_join_leave_defaults_to_the_namespace(default: bool) -> None:
         late = await node.connect()
         await late.subscribe("p:a")
         await until_idle()
-        heard = [member(late) in [join.member for join in pushed(client, Join)] for client in clients]
-        assert heard == [default, True, False]
+        got_join = [member(late) in [join.member for join in pushed(client, Join)] for client in clients]
+        assert got_join == [default, True, False]
 
 
 @on_virtual_time

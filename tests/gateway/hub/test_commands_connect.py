@@ -1,4 +1,4 @@
-"""Who gets in, as whom, and what is restored in one go."""
+"""The connect command: authentication, limits, and the channels that it restores."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.gateway.node import RULES, running_node, values_of
 from tests.gateway.virtual_time import advance, on_virtual_time
 
 
-def told(reply: Connected) -> dict[str, str]:
-    """Return what became of each channel of a connect: `ok`, or the code of its error."""
+def results(reply: Connected) -> dict[str, str]:
+    """Return the result of each channel of a connect: `ok`, or the code of its error."""
     return {name: sub.code if isinstance(sub, Error) else "ok" for name, sub in reply.subs.items()}
 
 
@@ -75,7 +75,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
         }
         token = node.token("ann", channels=["nobody:a", "h:e"])
         reply = await client.connect(Connect(1, token=token, subs=subs))
-        assert told(reply) == {
+        assert results(reply) == {
             "@ann": "ok",
             "nobody:a": "ok",
             "h:e": "ok",
@@ -96,7 +96,7 @@ async def test_each_channel_of_a_connect_has_its_own_result() -> None:
         assert (list(lost.messages), lost.recovered) == ([], False)
         more = node.open()
         subs = {name: subs[name] for name in ("nobody:b", "unheard:of", "@bob", "token:a", "h:c")}
-        assert told(await more.connect(Connect(1, subs=subs))) == {
+        assert results(await more.connect(Connect(1, subs=subs))) == {
             "nobody:b": "permission_denied",
             "unheard:of": "unknown_channel",
             "@bob": "permission_denied",
@@ -111,7 +111,7 @@ async def test_a_rejected_channel_uses_up_no_subscription() -> None:
         client = node.open()
         subs = dict.fromkeys(("nobody:a", "nobody:b", "h:a", "nobody:c", "h:b"), Resume())
         reply = await client.connect(Connect(1, subs=subs))
-        assert [name for name, result in told(reply).items() if result == "ok"] == ["h:a", "h:b"]
+        assert [name for name, result in results(reply).items() if result == "ok"] == ["h:a", "h:b"]
         assert (await client.request_rejected(Subscribe(2, "h:c"))).code == "limit_exceeded"
         await client.request(Unsubscribe(3, "h:a"))
         await client.subscribe("h:c")
@@ -125,7 +125,7 @@ async def test_a_personal_channel_and_those_of_the_token_are_restored_like_other
         client = node.open()
         token = node.token("ann", channels=["@ann", "h:a"])
         reply = await client.connect(Connect(1, token=token, subs={"@ann": Resume(since=first.id)}))
-        assert told(reply) == {"@ann": "ok", "h:a": "ok"}
+        assert results(reply) == {"@ann": "ok", "h:a": "ok"}
         personal = reply.subs["@ann"]
         assert isinstance(personal, Subscribed)
         assert (values_of(personal.messages), personal.recovered) == ([2], True)
@@ -148,8 +148,8 @@ async def test_a_connect_reply_holds_half_an_outbox_and_catch_up_sends_the_rest(
         }
         assert replied == {"h:a": [0, 1, 2, 3, 4, 5], "h:b": [0, 1], "h:c": []}
         assert len(client.transport.writes[0]) < 20_000
-        for channel, told in replied.items():
-            assert told + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
+        for channel, in_reply in replied.items():
+            assert in_reply + [value[0] for value in client.values(channel)] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Histories read in cache: the right messages from every position, and few reads for many clients."""
+"""Histories read in pages: the right messages from every position, and few reads for many clients."""
 
 from __future__ import annotations
 

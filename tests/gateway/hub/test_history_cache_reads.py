@@ -1,4 +1,4 @@
-"""Many callers want the same cache at the same time: one reads, and the others wait for it."""
+"""Many callers want the same page at the same time: one reads, and the others wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of one node: who is here, and what is routed."""
+"""The registry of one node: its sessions, its channels, and what is routed to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.gateway.hub.interleavings import (
 from tests.gateway.node import RULES, running_node
 from tests.gateway.virtual_time import on_virtual_time, until_idle
 
-# ---------------------------------------------------------------- who is here
+# ---------------------------------------------------------------- sessions
 
 
 @on_virtual_time
@@ -87,7 +87,7 @@ async def test_envelopes_of_channels_without_subscribers_are_ignored() -> None:
 
 
 class Poison(Payload):
-    """A payload that MessagePack cannot be made of."""
+    """A payload that cannot be encoded as MessagePack."""
 
     @property
     def msgpack(self) -> bytes:
@@ -243,7 +243,7 @@ async def test_a_failed_unsubscribe_delays_no_session() -> None:
 
 
 class Refusing(GatedBroker):
-    """A broker that knows at once that it cannot."""
+    """A broker whose calls raise without waiting."""
 
     async def unsubscribe(self, channel: str) -> None:
         raise unavailable()
@@ -294,7 +294,7 @@ async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
     hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
     full: list[Any] = [object() for _ in range(60)]
     hub.flusher.full_outboxes.update(full[:50])
-    await hub.wait_for_capacity()  # half is not most
+    await hub.wait_for_capacity()  # half of the sockets is not most of them
     hub.flusher.full_outboxes.update(full)
     waiting = asyncio.ensure_future(hub.wait_for_capacity())
     done, _ = await asyncio.wait([waiting], timeout=0.05)

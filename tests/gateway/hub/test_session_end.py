@@ -1,4 +1,4 @@
-"""How a session ends: with its token, by silence, in the middle of anything; nothing is left of it."""
+"""How a session ends: with its token, by a heartbeat timeout, at any step of a command; nothing is left."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ async def test_an_ended_session_writes_nothing() -> None:
 
 
 class Breaking:
-    """Makes a client's socket break at its next write, before that returns."""
+    """Makes a client's socket break during its next write."""
 
     def __init__(self, client: Client) -> None:
         self.client = client

@@ -106,7 +106,7 @@ async def test_a_server_subscribe_that_is_not_possible_does_nothing() -> None:
 
 
 class Buggy(GatedBroker):
-    """A broker with a bug."""
+    """A broker that raises an unexpected error."""
 
     async def join(self, channel: str, member: Member) -> None:
         raise RuntimeError("a bug")

@@ -126,10 +126,10 @@ async def test_unnumbered_messages_leave_a_gap_and_the_others_are_replayed() -> 
         await publish_each(node, "h:a", 30)
         await drain(slow)
         await publish_each(node, "h:a", "live", retention=None)
-        heard = pushes(slow, "h:a")
-        assert [each for each in heard if not isinstance(each, tuple)] == [*range(31), "live"]
-        assert ("overflow", 0) in heard, "before the replay, from where it begins"
-        assert ("overflow", 31) in heard, "behind it, for what came while it was behind"
+        received = pushes(slow, "h:a")
+        assert [each for each in received if not isinstance(each, tuple)] == [*range(31), "live"]
+        assert ("overflow", 0) in received, "before the replay, at the position where it begins"
+        assert ("overflow", 31) in received, "after the replay, for messages published meanwhile"
 
 
 @on_virtual_time
@@ -158,7 +158,7 @@ async def test_a_replay_is_written_in_batches_of_what_a_socket_takes() -> None:
 
 
 async def fallen_behind(node: Node, *channels: str, count: int = 80) -> Client:
-    """Return a client that is behind in *channels*, further than the hub remembers."""
+    """Return a client that is behind in *channels*, further than the hub has cached."""
     client = await node.connect()
     for channel in channels:
         await client.subscribe(channel)
@@ -207,7 +207,7 @@ async def test_an_ended_session_does_not_retry_its_catch_up() -> None:
 
 
 class Stale(GatedBroker):
-    """A broker that reads from a copy which has not heard the newest."""
+    """A broker that reads from a replica which does not have the newest messages."""
 
     async def read(self, channel: str, *, since: MessageId | None = None, **_: Any) -> HistorySlice:
         position = since or MessageId(0, "zero")
@@ -236,7 +236,7 @@ async def test_messages_covered_by_a_gap_are_not_sent_after_it() -> None:
 
 
 class Failing(GatedBroker):
-    """A broker with a bug."""
+    """A broker that raises an unexpected error."""
 
     async def read(self, *_: Any, **__: Any) -> HistorySlice:
         raise RuntimeError("a bug")
@@ -316,9 +316,9 @@ async def test_a_reset_is_a_gap_for_live_subscriptions_and_for_those_behind(
         node.hub.deliver(Gap("h:a", "reset", position))
         assert slow.session.statistics()["behind"] == 0
         await drain(slow)
-        told = ("reset", position and position.offset)
-        assert pushes(fast, "h:a")[-1] == told
-        assert pushes(slow, "h:a") == [told]
+        gap = ("reset", position and position.offset)
+        assert pushes(fast, "h:a")[-1] == gap
+        assert pushes(slow, "h:a") == [gap]
 
 
 @on_virtual_time

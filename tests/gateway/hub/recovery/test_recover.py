@@ -1,4 +1,4 @@
-"""History, then live: every subscriber hears every message once and in order, whatever comes between."""
+"""History, then live: every subscriber gets every message once and in order, in every interleaving."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_the_interleavings_are_many_and_all_different() -> None:
             assert broker.calls == ["subscribe", "join"]
             await leave(node, broker)
         seen.add(tuple(choices.taken))
-    # Two publishes among the four moments of two calls, or behind them.
+    # Two publishes between or after the four steps of two calls.
     assert len(seen) == 15
 
 
@@ -367,7 +367,7 @@ async def test_the_leave_of_a_too_slow_session_does_not_overtake_the_reply() -> 
         await until_idle()
         broker.open(broker.gates[0])
         await until_idle()
-        # What is published right behind the answer still waits when the command goes on, in the same turn.
+        # What is published right after the response still waits when the command goes on, in the same turn.
         broker.open(broker.gates[0])
         await node.publish("strict:a", "y" * 1_500)
         await until_idle()

@@ -1,4 +1,4 @@
-"""Who gets what of the bytes of a reply, whichever part of it is known first."""
+"""How many bytes of a reply each channel gets, in whatever order their sizes become known."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.gateway.virtual_time import on_virtual_time, until_idle
 CHANNELS = ["a", "b", "c", "d", "e"]
 
 
-class Pieces:
-    """Something that can be cut anywhere."""
+class Part:
+    """A part that can be shrunk to any size."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -24,7 +24,7 @@ class Pieces:
         self.size = max(0, min(self.size, room))
 
 
-class Gone(Exception):
+class SessionEnded(Exception):
     pass
 
 
@@ -33,7 +33,7 @@ def do_nothing() -> None:
 
 
 def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
-    """Return what each gets where one is asked after the other."""
+    """Return what each channel gets where they are read one after the other."""
     got = {}
     for channel in CHANNELS:
         got[channel] = max(0, min(sizes[channel], size))
@@ -49,49 +49,49 @@ def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
 def test_each_channel_gets_what_those_before_it_leave_in_any_order_of_reads(
     size: int, sizes: dict[str, int], order: list[str]
 ) -> None:
-    room, parts = ReplyBudget(size, CHANNELS, require_open=do_nothing), dict[str, Pieces]()
+    budget, parts = ReplyBudget(size, CHANNELS, require_open=do_nothing), dict[str, Part]()
     for channel in order:
-        part = parts[channel] = Pieces(max(0, min(sizes[channel], room.available_to(channel))))
-        room.reserve(channel, part)
+        part = parts[channel] = Part(max(0, min(sizes[channel], budget.available_to(channel))))
+        budget.reserve(channel, part)
         assert sum(each.size for each in parts.values()) <= max(0, size)
     assert {channel: part.size for channel, part in parts.items()} == in_turn(size, sizes)
 
 
 def test_a_released_reservation_is_available_to_later_channels() -> None:
-    room = ReplyBudget(10, CHANNELS, require_open=do_nothing)
-    room.reserve("a", Pieces(8))
-    assert room.available_to("b") == 2
-    room.release("a")
-    room.release("b")
-    assert room.available_to("b") == 10
+    budget = ReplyBudget(10, CHANNELS, require_open=do_nothing)
+    budget.reserve("a", Part(8))
+    assert budget.available_to("b") == 2
+    budget.release("a")
+    budget.release("b")
+    assert budget.available_to("b") == 10
 
 
 @on_virtual_time
 async def test_reads_are_bounded_and_none_starts_for_an_ended_session() -> None:
-    here, fetching = True, 0
+    session_open, reading = True, 0
     most = 0
 
-    def require_here() -> None:
-        if not here:
-            raise Gone
+    def require_open() -> None:
+        if not session_open:
+            raise SessionEnded
 
-    room, going = ReplyBudget(10, CHANNELS, require_open=require_here), asyncio.Event()
+    budget, proceed = ReplyBudget(10, CHANNELS, require_open=require_open), asyncio.Event()
 
-    async def fetch() -> None:
-        nonlocal fetching, most
-        async with room.read_slot():
-            fetching += 1
-            most = max(most, fetching)
-            await going.wait()
-            fetching -= 1
+    async def read() -> None:
+        nonlocal reading, most
+        async with budget.read_slot():
+            reading += 1
+            most = max(most, reading)
+            await proceed.wait()
+            reading -= 1
 
-    tasks = [asyncio.create_task(fetch()) for _ in range(CONCURRENT_READS + 2)]
+    tasks = [asyncio.create_task(read()) for _ in range(CONCURRENT_READS + 2)]
     await until_idle()
-    assert fetching == most == CONCURRENT_READS
-    here = False
-    going.set()
+    assert reading == most == CONCURRENT_READS
+    session_open = False
+    proceed.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert ends.count(None) == CONCURRENT_READS
-    assert [type(end) for end in ends if end is not None] == [Gone, Gone]
-    with pytest.raises(Gone):
-        await fetch()
+    assert [type(end) for end in ends if end is not None] == [SessionEnded, SessionEnded]
+    with pytest.raises(SessionEnded):
+        await read()
