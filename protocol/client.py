@@ -66,7 +66,7 @@ from protocol.messages import (
 from protocol.position import MessageId
 
 ABNORMAL_CLOSURE = 1006
-"""Stands for a connection that ended without a Close frame (RFC 6455 section 7.4.1)."""
+"""The code of a connection that ended without a Close frame (RFC 6455 section 7.4.1)."""
 
 NOT_RECOVERED = "not_recovered"
 """The reason of a `Reset` where history no longer reaches back to the client's position."""
@@ -161,7 +161,7 @@ Decision = Retry | Stop
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Messages of *channel* are missing: load the state that the channel describes anew."""
+    """Messages of *channel* are missing: load again whatever the application derives from them."""
 
     channel: str
     reason: str

@@ -119,11 +119,11 @@ def max_nesting(encoded: bytes) -> int:
 
 def _check_levels(value: Any, depth: int) -> None:
     for level, maps in _levels(value, depth):
-        kinds = set(map(type, level))
-        for kind in kinds - _JSON_TYPES:
-            name = _OTHER_TYPES.get(kind, kind.__name__)
+        types = set(map(type, level))
+        for item_type in types - _JSON_TYPES:
+            name = _OTHER_TYPES.get(item_type, item_type.__name__)
             raise BadRequest(f"{name} cannot be encoded as JSON; send text, e.g. base64")
-        if float in kinds:
+        if float in types:
             _check_floats(level)
         _check_keys(chain.from_iterable(maps))
 
@@ -151,8 +151,8 @@ def _check_floats(level: Iterable[Any]) -> None:
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    for kind in set(map(type, keys)) - {str}:
-        raise BadRequest(f"a map key is a {kind.__name__}; keys must be strings")
+    for key_type in set(map(type, keys)) - {str}:
+        raise BadRequest(f"a map key is a {key_type.__name__}; keys must be strings")
 
 
 def _first_line(error: Exception) -> str:

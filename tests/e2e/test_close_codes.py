@@ -1,4 +1,4 @@
-"""Every close code that one node produces (PROTOCOL section 2), from its cause, as it stands on the wire.
+"""Every close code that one node produces, from its cause (docs/protocol.md#close-codes).
 
 `Raw.closed` answers each Close and sees the connection end behind it. 4013 needs a lease, and so Redis.
 """

@@ -52,7 +52,7 @@ def connected(**subs: Subscribed | Error) -> Connected:
     return Connected(1, "c1", "", "n1", 25.0, subs=subs)
 
 
-# ---------------------------------------------------------------- what people are told
+# ---------------------------------------------------------------- notes for people
 
 LISTENING = "listening as connection c1 on node n1"
 LATER = Error(ErrorCode.UNAVAILABLE, "later", 2000)
