@@ -1,4 +1,4 @@
-"""The model of one channel with history: what all nodes together were told about it."""
+"""The model of one channel with history: everything that any node received of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ChannelSnapshot:
 
 @dataclass
 class ChannelModel:
-    """One channel with history: no node may be told what contradicts what another was told.
+    """One channel with history: what one node receives must not contradict what another received.
 
     After a failed publish it is unknown whether its message is stored: it is once a node has received it.
     """
@@ -50,7 +50,7 @@ class ChannelModel:
     clears: int = 0
     """How often a clear began or ended."""
 
-    # ------------------------------------------------------------ what nodes are told
+    # ------------------------------------------------------------ what nodes receive
 
     def position_returned(self, position: MessageId, after: MessageId | None = None) -> None:
         """Note that *position* was returned: now, or when the position *after* which it comes was."""

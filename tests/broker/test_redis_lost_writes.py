@@ -8,9 +8,10 @@ import pytest
 
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.scripts.registry import REAP_NODE
-from protocol.messages import Gap
+from gateway.errors import BrokerUnavailable
+from protocol.messages import Gap, Member
 from tests.broker.recording_node import publish
-from tests.broker.redis_fleet import Fleet, RunningNode, eventually
+from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 from tests.broker.test_redis_nodes import LONG, NO_RENEWALS
 
@@ -110,3 +111,26 @@ def reap(server: RedisServer, node: str) -> None:
         60_000,
     ]
     assert server.execute("EVAL", REAP_NODE.source, len(names), *names, *arguments) == 0
+
+
+async def test_a_member_whose_leave_was_lost_is_removed(server: RedisServer, tmp_path: Path) -> None:
+    async with Fleet(server.url) as fleet:
+        one = await fleet.launch(lease=LEASE_SECONDS)
+        for connection in ("c1", "c2"):
+            await one.broker.join("room", Member(connection, "ann"))
+        (log,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+        log_before = log.read_bytes()
+        await one.broker.leave("room", "c1")
+        server.kill()
+        log.write_bytes(log_before)
+        server.start()
+
+        async def only_the_other_member() -> bool:
+            try:
+                members = (await one.broker.presence("room")).members
+            except BrokerUnavailable:
+                return False
+            return [member.connection for member in members] == ["c2"]
+
+        await eventually(only_the_other_member)
+        assert one.broker.statistics()["resets"] == 1

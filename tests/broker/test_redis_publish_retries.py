@@ -116,8 +116,8 @@ async def test_a_publish_that_was_not_sent_uses_no_retry_budget(server: RedisSer
     server.kill()
     await eventually(lambda: not one.broker.ready())
     keyed = [publication("a", number, key=f"k{number}") for number in range(10)]
-    told = await asyncio.gather(*map(one.broker.publish, keyed), return_exceptions=True)
-    assert {type(each) for each in told} == {BrokerUnavailable}
+    outcomes = await asyncio.gather(*map(one.broker.publish, keyed), return_exceptions=True)
+    assert {type(each) for each in outcomes} == {BrokerUnavailable}
     assert one.broker.statistics()["retried"] == 0
 
 

@@ -50,9 +50,9 @@ async def test_user_commands_are_delivered_after_a_lost_route(server: RedisServe
     await eventually(lambda: server.execute("SCARD", key("route", "=ann")) == 1)
     server.execute("DEL", key("route", "=ann"))
     await two.broker.send_user_command(UserCommand("ann", "disconnect"))
-    (heard,) = await one.node.received(1)
-    assert isinstance(heard, UserCommand)
-    assert (heard.user, heard.action) == ("ann", "disconnect")
+    (command,) = await one.node.received(1)
+    assert isinstance(command, UserCommand)
+    assert (command.user, command.action) == ("ann", "disconnect")
 
 
 async def test_a_route_missing_among_those_of_its_node_is_added_again(

@@ -24,7 +24,7 @@ LEASE = 0.6
 
 
 class Publishers:
-    """Publish to any channel by any node until told to stop; remember what was acknowledged."""
+    """Publish to any channel by any node until `stopped`; record what was acknowledged."""
 
     def __init__(self, nodes: list[RunningNode], chance: random.Random) -> None:
         self._nodes = nodes
@@ -75,7 +75,7 @@ def received_ids(node: RunningNode, channel: str) -> list[MessageId | None]:
 
 
 def last_presence_envelopes(envelopes: list[Envelope], channel: str) -> dict[str, type]:
-    """What was said last of each member of *channel*; nobody leaves twice in a row."""
+    """Return whether each member of *channel* joined or left last; none may leave twice in a row."""
     last: dict[str, type] = {}
     for each in envelopes:
         if isinstance(each, (Join, Leave)) and each.channel == channel:
@@ -121,9 +121,9 @@ async def check(channel: str, nodes: list[RunningNode], publishers: Publishers) 
     history = await nodes[2].broker.read(channel)
     ids = [message.message for message in history.messages]
     assert [id and id.offset for id in ids] == list(range(1, len(ids) + 1))
-    said = values(history.messages)
-    assert len(set(said)) == len(said), "nothing twice, whoever retried"
-    kept = dict(zip(said, ids, strict=True))
+    stored_values = values(history.messages)
+    assert len(set(stored_values)) == len(stored_values), "no message twice, although publishes are retried"
+    kept = dict(zip(stored_values, ids, strict=True))
     for value, (where, id) in publishers.acknowledged.items():
         assert where != channel or kept[value] == id, "what was acknowledged is there"
     everybody = [node.node.name for node in nodes]

@@ -36,16 +36,16 @@ def routed(server: RedisServer, member: RunningNode, user: str = "ann") -> bool:
 
 async def receive_late_commands(member: RunningNode, count: int) -> list[UserCommand]:
     """Return the next *count* commands that *member* receives, without their times, which must be set."""
-    heard = [each for each in await member.node.received(count) if isinstance(each, UserCommand)]
-    assert all(each.issued_before is not None for each in heard)
-    return [replace(each, issued_before=None) for each in heard]
+    commands = [each for each in await member.node.received(count) if isinstance(each, UserCommand)]
+    assert all(each.issued_before is not None for each in commands)
+    return [replace(each, issued_before=None) for each in commands]
 
 
 async def receive_command(member: RunningNode) -> UserCommand:
     """Return the next command without its time, which is set only if the node read it from the log."""
-    (heard,) = await member.node.received(1)
-    assert isinstance(heard, UserCommand)
-    return replace(heard, issued_before=None)
+    (command,) = await member.node.received(1)
+    assert isinstance(command, UserCommand)
+    return replace(command, issued_before=None)
 
 
 # ---------------------------------------------------------------- nodes that were away

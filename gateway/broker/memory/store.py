@@ -122,7 +122,7 @@ class Store:
             if not log and log.last_expiry + self._meta_ttl <= now:
                 self._used -= ENTRY_OVERHEAD_BYTES
                 del self._logs[name]
-                # A client that has the old initial position must not be told that it missed nothing.
+                # The old initial position must not be recovered: the messages after it are gone.
                 self._generations[_group(name)] += 1
 
     def statistics(self) -> dict[str, int]:

@@ -87,7 +87,7 @@ class PresenceStore:
     async def rejoin(self, *, announce: bool) -> None:
         """Add every local member again, for a new incarnation.
 
-        *announce* where other nodes have been told that these members left.
+        *announce* where other nodes may have received a `Leave` for them.
         """
         incarnation = self.incarnation
         self._joins_to_retry.clear()

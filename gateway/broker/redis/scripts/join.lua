@@ -1,7 +1,7 @@
 -- Add a member to a channel, or replace what is stored of it. Where it is new, subscribers get an entry `j`.
 -- KEYS: state beats members user_counts route nodes node_members
 -- ARGV: inbox_prefix inbox_limit node_members_prefix node connection channel member announce
---   announce: 1 to send the entry `j`, 0 where other nodes were not told that the member had left
+--   announce: 1 to send the entry `j`, 0 where no entry `l` was sent when the member was lost
 -- Returns {beat, 1 where the member is new, else 0}; an error FENCED where the node holds no lease.
 local state, beats, members, user_counts, route, nodes, node_members = unpack(KEYS)
 local inbox_prefix, limit, node_members_prefix, node, connection, channel, member, announce = unpack(ARGV)

@@ -117,9 +117,9 @@ class SlowPipeline:
             await turns(self._chance)
             answers = [self._redis.execute(command) for _, command in batch]
             await turns(self._chance)
-            for (answer, _), said in zip(batch, answers, strict=True):
+            for (answer, _), result in zip(batch, answers, strict=True):
                 if not answer.done():
-                    answer.set_result(said)
+                    answer.set_result(result)
             self._travelling = set()
 
 
@@ -257,7 +257,7 @@ class Node:
                 entries[:] = [(b"?", b"")] * len(entries)
                 self.routes.resubscribe_all()
             if self.chance.random() < 0.5:
-                # Perhaps the last that is said: nothing behind it shows that it is missing.
+                # Perhaps the last message: then no later one shows that it is missing.
                 await turns(self.chance)
                 self.redis.publish(self.chance.choice(NAMES))
 
