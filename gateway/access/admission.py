@@ -69,7 +69,7 @@ class UserSlot:
 class Admission:
     """Counts the connections of one node and rejects those beyond its limits.
 
-    `overloaded` is set by whoever measures the load: while it is True, no upgrade is admitted.
+    `overloaded` is set from outside, where the load is measured: while it is True, no upgrade is admitted.
     """
 
     __slots__ = (

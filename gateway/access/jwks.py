@@ -53,8 +53,8 @@ class Jwks:
     ) -> None:
         """Serve the keys at *url*; `ValueError` where it is not https. *clock* returns monotonic seconds.
 
-        Plain http is accepted only for addresses of this machine: whoever changes the response can sign
-        tokens.
+        Plain http is accepted only for addresses of this machine: an attacker who changes the response
+        can sign tokens.
         """
         self._url = _checked_url(url)
         self._clock = clock

@@ -22,7 +22,7 @@ class PushContext:
     namespaces: Namespaces
     keys: PushKeys
     tasks: Tasks
-    """Owner of the publishes that wait for the broker; whoever made it closes it."""
+    """Owner of the publishes that wait for the broker; its creator closes it."""
     pace: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns once the node's clients can take more: awaited after each publish, before its answer."""
     body_size: int = defaults.BODY_SIZE_BYTES

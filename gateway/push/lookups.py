@@ -73,7 +73,7 @@ class Lookups:
     ) -> Answer:
         """Return who is in *channel*, in the form of the command's reply; with *members*, a page of them.
 
-        By connection id, so that a page goes on after the one before, whoever joined or left meanwhile.
+        By connection id, so that joins and leaves between two pages neither repeat nor skip a member.
         """
         rules = self._namespaces.rules(channel)
         if not rules.presence:
