@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: random mixes of faults against three nodes, for as long as told, by seed."""
+"""`python -m tests.chaos`: inject random faults into three nodes and their Redis, repeatable by seed."""
 
 import argparse
 import shutil
@@ -11,57 +11,63 @@ from random import SystemRandom
 
 import uvloop
 
-from tests.chaos.mix import LANES, mixed
+from tests.chaos.random_faults import FAULT_KINDS, run_round
 
-FOLDER = Path("artifacts/chaos")
+ARTIFACTS = Path("artifacts/chaos")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run rounds until the time is over; return 1 at the first that is not clean."""
+    """Run rounds until the time is over; return 1 after the first that is not clean."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, help="of the first round; each later one has the next number")
-    parser.add_argument("--minutes", type=float, default=3.0, help="for how long; at least one round is run")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of faults in each round")
-    parser.add_argument("--kind", choices=list(LANES), default="", help="of bad luck; by default any")
-    told = parser.parse_args(arguments)
-    seed: int = SystemRandom().getrandbits(32) if told.seed is None else told.seed
-    end = time.monotonic() + 60 * told.minutes
+    parser.add_argument(
+        "--seed", type=int, help="seed of the first round; each later round uses the next one"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="total duration; at least one round is run"
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of the faults in each round")
+    parser.add_argument(
+        "--kind", choices=list(FAULT_KINDS), default="", help="kind of faults; random by default"
+    )
+    options = parser.parse_args(arguments)
+    seed: int = SystemRandom().getrandbits(32) if options.seed is None else options.seed
+    end = time.monotonic() + 60 * options.minutes
     while True:
-        if not clean(seed, told.seconds, told.kind):
+        if not run_and_report(seed, options.seconds, options.kind):
             return 1
         if time.monotonic() > end:
             return 0
         seed += 1
 
 
-def clean(seed: int, seconds: float, kind: str) -> bool:
-    """Run one round; return whether all was well, and say so; what is left of one that was not is kept."""
-    home = FOLDER / str(seed)
+def run_and_report(seed: int, seconds: float, kind: str) -> bool:
+    """Run one round, print its result, and return whether it was clean; keep its files only if it was not."""
+    home = ARTIFACTS / str(seed)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    began = time.monotonic()
+    started = time.monotonic()
     try:
-        verdict = uvloop.run(mixed(home.absolute(), seed, seconds=seconds, kind=kind))
-    except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be told)
-        for each in causes(error):
-            say("".join(traceback.format_exception(each)))
-        say(f"SEED={seed} is not clean; its history and its nodes' logs are in {home}")
+        verdict = uvloop.run(run_round(home.absolute(), seed, seconds=seconds, kind=kind))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be printed)
+        for each in leaf_errors(error):
+            print_line("".join(traceback.format_exception(each)))
+        print_line(f"SEED={seed} is not clean; its history and its nodes' logs are in {home}")
         return False
-    say(f"SEED={seed} {verdict} in {time.monotonic() - began:.0f} s")
+    print_line(f"SEED={seed} {verdict} in {time.monotonic() - started:.0f} s")
     shutil.rmtree(home)
     return True
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Return what went wrong, without the groups around it."""
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
+    """Return the errors within *error*, without the groups around them."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from causes(each)
+            yield from leaf_errors(each)
     else:
         yield error
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,9 +1,12 @@
-"""Whether a history keeps the promise: per channel one order for all, every message once, no silent loss.
+"""Whether a history keeps the guarantees: per channel one order for all, every message once, no silent loss.
 
-Pure: events in, a verdict out. What it knows for sure it takes from three sources. Numbers: ids count without
-a hole, so that a hole of which nobody was told is a break. Other clients: one number is one message for all.
-Time: a publish that was acknowledged before another was attempted precedes it, so that who heard the second
-without the first has lost it, even where the server numbers as if it had never been.
+Pure: events in, a verdict out. It imports nothing of the gateway but the reading of message ids. What it
+knows for certain comes from three sources:
+
+- Numbers: ids have consecutive numbers, so a missing number without a notice is a violation.
+- Other clients: one number is one message for all of them.
+- Time: a publish that was acknowledged before another one was attempted precedes it. A client that received
+  the second without the first has lost the first, even where the server numbers as if it had never existed.
 """
 
 from __future__ import annotations
@@ -13,237 +16,253 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 
 from protocol.position import MessageId
-from tests.chaos.history import Event, Result
-from tests.chaos.ids import PUBLISHER, Ids
-from tests.chaos.runs import Account, Hearing, Publish, Run
-from tests.chaos.verdict import Fault, Kind, Verdict
+from tests.chaos.history import Event, PublishResult
+from tests.chaos.history_index import Delivery, HistoryIndex, Publish, Segment
+from tests.chaos.message_ids import PUBLISHER, MessageIds
+from tests.chaos.verdict import Verdict, Violation, ViolationKind
 
 
 def check(events: Iterable[Event]) -> Verdict:
-    """Return what is wrong with *events*, in the order in which they were seen.
+    """Return the violations in *events*, which are in the order of observation.
 
     Clients that are subscribed at the end must have everything: end the history when they had time to get it.
     """
-    account = Account(events)
-    ids = Ids(account)
-    faults = {fault for rule in _RULES for fault in rule(account, ids)}
+    index = HistoryIndex(events)
+    ids = MessageIds(index)
+    violations = {violation for rule in _RULES for violation in rule(index, ids)}
     return Verdict(
-        tuple(sorted(faults)),
-        tuple(account.told),
-        Counter(publish.result.value for publish in account.publishes.values()),
-        sum(len(run.heard) for view in account.views.values() for run in view.runs),
+        tuple(sorted(violations)),
+        tuple(index.notices),
+        Counter(publish.result.value for publish in index.publishes.values()),
+        sum(len(segment.deliveries) for view in index.views.values() for segment in view.segments),
     )
 
 
-# ---------------------------------------------------------------- what one client got
+# ---------------------------------------------------------------- what one client received
 
 
-def _repeated(account: Account, _: Ids) -> Iterator[Fault]:
-    """Nothing comes twice, neither an id nor a publish under another id, whatever was told between."""
-    for view in account.views.values():
-        heard: dict[MessageId | str, Hearing] = {}
-        for hearing in (hearing for run in view.runs for hearing in run.heard):
-            for known_by in (hearing.id, hearing.publish):
-                if known_by is not None and (earlier := heard.setdefault(known_by, hearing)) is not hearing:
-                    named = tuple(dict.fromkeys((str(earlier), str(hearing))))
-                    why = f"{hearing.publish} after {earlier.publish}"
-                    yield Fault(Kind.DUPLICATED, view.channel, view.client, named, why)
+def _received_twice(index: HistoryIndex, _: MessageIds) -> Iterator[Violation]:
+    """No id and no publish arrives twice, whatever notice came between."""
+    for view in index.views.values():
+        received: dict[MessageId | str, Delivery] = {}
+        for delivery in (delivery for segment in view.segments for delivery in segment.deliveries):
+            for key in (delivery.id, delivery.publish):
+                if key is not None and (earlier := received.setdefault(key, delivery)) is not delivery:
+                    named = tuple(dict.fromkeys((str(earlier), str(delivery))))
+                    reason = f"{delivery.publish} after {earlier.publish}"
+                    yield Violation(ViolationKind.DUPLICATED, view.channel, view.client, named, reason)
 
 
-def _backwards(account: Account, ids: Ids) -> Iterator[Fault]:
-    """Numbers only grow within a run; what comes again is another rule's business."""
-    for run in account.runs():
-        newest, known = run.start, {run.start}
-        for hearing in run.heard:
-            if newest is None or hearing.id is None or hearing.id in known:
+def _number_decreased(index: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """Numbers only increase within a segment; `_received_twice` handles repeated ones."""
+    for segment in index.segments():
+        newest, known = segment.start, {segment.start}
+        for delivery in segment.deliveries:
+            if newest is None or delivery.id is None or delivery.id in known:
                 continue
-            known.add(hearing.id)
-            if hearing.id.offset > newest.offset:
-                newest = hearing.id
-            elif ids.span(run.channel, hearing.id).earliest > ids.span(run.channel, newest).latest:
-                yield _fault(run, Kind.SILENT, newest, hearing.id, why="nothing told that numbers begin anew")
-                newest = hearing.id
+            known.add(delivery.id)
+            earliest = ids.eras(segment.channel, delivery.id).earliest
+            if delivery.id.offset > newest.offset:
+                newest = delivery.id
+            elif earliest > ids.eras(segment.channel, newest).latest:
+                reason = "numbers began anew without a notice"
+                yield _violation(segment, ViolationKind.SILENT, newest, delivery.id, reason=reason)
+                newest = delivery.id
             else:
-                yield _fault(run, Kind.REORDERED, newest, hearing.id, why="the second came after the first")
+                reason = "the second one arrived after the first one"
+                yield _violation(segment, ViolationKind.REORDERED, newest, delivery.id, reason=reason)
 
 
-def _holes(account: Account, ids: Ids) -> Iterator[Fault]:
-    """Numbers leave nothing out within a run."""
-    for run in account.runs():
-        for before, after in _jumps(run):
-            yield _fault(run, Kind.SILENT, before, after, why="nothing told of what is between")
-            earliest, latest = ids.span(run.channel, before).earliest, ids.span(run.channel, after).latest
+def _number_missing(index: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """Within a segment no number is left out."""
+    for segment in index.segments():
+        for before, after in _jumps(segment):
+            reason = "no notice of what is missing between them"
+            yield _violation(segment, ViolationKind.SILENT, before, after, reason=reason)
+            earliest = ids.eras(segment.channel, before).earliest
+            latest = ids.eras(segment.channel, after).latest
             for offset in range(before.offset + 1, after.offset):
-                for id in ids.by_offset(run.channel).get(offset, ()):
-                    if ids.span(run.channel, id).overlaps(earliest, latest):
-                        yield _fault(run, Kind.LOST, id, why=f"left out between {before} and {after}")
+                for id in ids.by_offset(segment.channel).get(offset, ()):
+                    if ids.eras(segment.channel, id).overlaps(earliest, latest):
+                        reason = f"left out between {before} and {after}"
+                        yield _violation(segment, ViolationKind.LOST, id, reason=reason)
 
 
-def _false_claims(account: Account, _: Ids) -> Iterator[Fault]:
-    """Where `recovered: true` names a position, everything up to it has come and nothing beyond it."""
-    for run in account.runs():
-        for claim in run.claims:
-            if claim.heard != claim.position:
-                why = f"recovered, it is said, up to the second, but heard up to {claim.heard}"
-                yield _fault(run, Kind.SILENT, claim.since, claim.position, why=why)
+def _false_recovery_claim(index: HistoryIndex, _: MessageIds) -> Iterator[Violation]:
+    """Where `recovered: true` names a position, everything up to it has arrived, and nothing after it."""
+    for segment in index.segments():
+        for claim in segment.claims:
+            if claim.newest_received != claim.position:
+                reason = f"recovered up to the second one, but the newest received is {claim.newest_received}"
+                yield _violation(segment, ViolationKind.SILENT, claim.since, claim.position, reason=reason)
 
 
-def _unpublished(account: Account, _: Ids) -> Iterator[Fault]:
-    """Only what somebody published there comes, and only to those who follow."""
-    for view in account.views.values():
-        wrong = [(hearing, "came without a subscription") for hearing in view.unasked]
-        for hearing in (hearing for run in view.runs for hearing in run.heard):
-            publish = account.in_channel(view.channel, hearing.publish)
-            if publish is None or publish.attempted > hearing.at:
-                wrong.append((hearing, f"nobody has published {hearing.publish!r} here"))
-            elif publish.result is Result.FAILED:
-                wrong.append((hearing, f"{hearing.publish} was refused"))
-        for hearing, why in wrong:
-            yield Fault(Kind.PHANTOM, view.channel, view.client, (str(hearing),), why)
+def _not_published(index: HistoryIndex, _: MessageIds) -> Iterator[Violation]:
+    """Clients receive only what was published in the channel, and only while they are subscribed."""
+    for view in index.views.values():
+        wrong = [(delivery, "received without a subscription") for delivery in view.unrequested]
+        for delivery in (delivery for segment in view.segments for delivery in segment.deliveries):
+            publish = index.publish_in(view.channel, delivery.publish)
+            if publish is None or publish.attempted > delivery.at:
+                wrong.append((delivery, f"no publisher has sent {delivery.publish!r} to this channel"))
+            elif publish.result is PublishResult.FAILED:
+                wrong.append((delivery, f"{delivery.publish} was rejected"))
+        for delivery, reason in wrong:
+            yield Violation(ViolationKind.PHANTOM, view.channel, view.client, (str(delivery),), reason)
 
 
-# ---------------------------------------------------------------- what all got, compared
+# ---------------------------------------------------------------- what all received, compared
 
 
-def _disagreements(_: Account, ids: Ids) -> Iterator[Fault]:
-    """An id is one publish, and a publish is one id: for its publisher, and for everybody who hears it."""
+def _ids_and_publishes_disagree(_: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """One id is one publish and one publish is one id, for its publisher and for every client."""
     publishes: dict[tuple[str, MessageId], dict[str, str]] = defaultdict(dict)
-    places: dict[tuple[str, str], dict[MessageId, str]] = defaultdict(dict)
-    for seen in ids.sightings:
+    assigned: dict[tuple[str, str], dict[MessageId, str]] = defaultdict(dict)
+    for seen in ids.observations:
         if seen.publish:
-            publishes[seen.channel, seen.id].setdefault(seen.publish, seen.who)
-            places[seen.channel, seen.publish].setdefault(seen.id, seen.who)
+            publishes[seen.channel, seen.id].setdefault(seen.publish, seen.observer)
+            assigned[seen.channel, seen.publish].setdefault(seen.id, seen.observer)
     for (channel, id), versions in publishes.items():
         if len(versions) > 1:
             yield _disagreement(channel, [id], versions.values(), f"{id} is {_versions(versions)}")
-    for (channel, publish), found in places.items():
+    for (channel, publish), found in assigned.items():
         if len(found) > 1:
-            named = {str(id): who for id, who in found.items()}
+            named = {str(id): observer for id, observer in found.items()}
             yield _disagreement(channel, found, found.values(), f"{publish} is {_versions(named)}")
 
 
-def _second_histories(_: Account, ids: Ids) -> Iterator[Fault]:
-    """A number is given to another message only after a reset: one message for each stretch between two."""
+def _number_assigned_twice(_: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """A number is assigned again only after a reset: one message per number and era."""
     for channel in ids.channels():
         for found in ids.by_offset(channel).values():
             taken: set[int] = set()
-            # Who has the least choice chooses first.
-            for id in sorted(found, key=lambda id: ids.span(channel, id)[::-1]):
-                span = ids.span(channel, id)
-                free = next((n for n in range(span.earliest, span.latest + 1) if n not in taken), None)
+            # The ids with the fewest possible eras take theirs first.
+            for id in sorted(found, key=lambda id: ids.eras(channel, id)[::-1]):
+                eras = ids.eras(channel, id)
+                free = next((era for era in range(eras.earliest, eras.latest + 1) if era not in taken), None)
                 if free is None:
-                    who = [seen.who for seen in found.values()]
-                    yield _disagreement(channel, found, who, f"{id} has the number of another message")
+                    observers = [seen.observer for seen in found.values()]
+                    yield _disagreement(channel, found, observers, f"{id} has the number of another message")
                 else:
                     taken.add(free)
 
 
-def _broken_lines(account: Account, ids: Ids) -> Iterator[Fault]:
-    """A message follows the same one for everybody who is told of no break before it."""
-    lines: dict[tuple[str, MessageId], dict[MessageId, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in account.runs():
-        before = run.start
-        for hearing in run.heard:
-            if before is not None and hearing.id is not None and before.offset and hearing.id.follows(before):
-                lines[run.channel, hearing.id][before].append(run)
-            before = hearing.id
-    for (channel, id), befores in lines.items():
-        newest = max(befores, key=lambda before: ids.span(channel, before)[::-1])
-        for before, runs in befores.items():
-            for run in runs if before != newest else ():
-                yield _fault(run, Kind.SILENT, before, id, why=f"for others it follows {newest}")
+def _predecessors_differ(index: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """A message follows the same message at all clients that got no notice of a break before it."""
+    predecessors: dict[tuple[str, MessageId], dict[MessageId, list[Segment]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for segment in index.segments():
+        before = segment.start
+        for delivery in segment.deliveries:
+            id = delivery.id
+            if before is not None and id is not None and before.offset and id.follows(before):
+                predecessors[segment.channel, id][before].append(segment)
+            before = id
+    for (channel, id), befores in predecessors.items():
+        newest = max(befores, key=lambda before: ids.eras(channel, before)[::-1])
+        for before, segments in befores.items():
+            for segment in segments if before != newest else ():
+                reason = f"for other clients it follows {newest}"
+                yield _violation(segment, ViolationKind.SILENT, before, id, reason=reason)
 
 
-def _acknowledged_backwards(account: Account, _: Ids) -> Iterator[Fault]:
-    """What was acknowledged before another was attempted has the lower number, where no reset is between."""
-    for (channel, _era), publishes in _acknowledged_by_era(account).items():
-        answered = deque(sorted(publishes, key=lambda publish: publish.resolved))
+def _acknowledged_out_of_order(index: HistoryIndex, _: MessageIds) -> Iterator[Violation]:
+    """What was acknowledged before another publish was attempted has the lower number, within one era."""
+    for (channel, _era), publishes in _acknowledged_by_era(index).items():
+        by_resolved = deque(sorted(publishes, key=lambda publish: publish.resolved))
         highest = MessageId(0, "")
         for publish, id in publishes.items():
-            while answered and answered[0].resolved < publish.attempted:
-                highest = max(highest, publishes[answered.popleft()], key=lambda id: id.offset)
+            while by_resolved and by_resolved[0].resolved < publish.attempted:
+                highest = max(highest, publishes[by_resolved.popleft()], key=lambda id: id.offset)
             if id.offset < highest.offset:
                 named = (str(highest), str(id))
-                yield Fault(
-                    Kind.REORDERED, channel, "", named, "the first was acknowledged before the second"
-                )
+                reason = "the first one was acknowledged before the second one was attempted"
+                yield Violation(ViolationKind.REORDERED, channel, "", named, reason)
 
 
-# ---------------------------------------------------------------- what should have come
+# ---------------------------------------------------------------- what should have arrived
 
 
-def _owed(account: Account, _: Ids) -> Iterator[Fault]:
-    """What was acknowledged comes to those who were there and heard of anything later, or are there now."""
+def _acknowledged_missing(index: HistoryIndex, _: MessageIds) -> Iterator[Violation]:
+    """Acknowledged messages arrive at clients that received anything later, or are subscribed at the end."""
     acknowledged: dict[str, list[Publish]] = defaultdict(list)
-    for publish in account.publishes.values():
-        if publish.result is Result.OK:
+    for publish in index.publishes.values():
+        if publish.result is PublishResult.OK:
             acknowledged[publish.channel].append(publish)
-    for run in account.runs():
-        heard = {hearing.publish for hearing in run.heard}
-        later = [found.attempted for name in heard if (found := account.in_channel(run.channel, name))]
-        until = max([run.complete, *later])
-        for publish in acknowledged[run.channel]:
-            if run.began < publish.attempted and publish.resolved < until and publish.name not in heard:
-                yield _fault(run, Kind.LOST, publish.id or publish.name, why=f"{publish.name} never came")
+    for segment in index.segments():
+        received = {delivery.publish for delivery in segment.deliveries}
+        later = [found.attempted for name in received if (found := index.publish_in(segment.channel, name))]
+        until = max([segment.complete_until, *later])
+        for publish in acknowledged[segment.channel]:
+            in_segment = segment.began < publish.attempted and publish.resolved < until
+            if in_segment and publish.name not in received:
+                reason = f"{publish.name} did not arrive"
+                yield _violation(segment, ViolationKind.LOST, publish.id or publish.name, reason=reason)
 
 
-def _ends(account: Account, ids: Ids) -> Iterator[Fault]:
-    """Who is there at the end has every id that others have seen since the last reset."""
-    for run in account.runs():
-        if run.complete < math.inf:
+def _behind_at_the_end(index: HistoryIndex, ids: MessageIds) -> Iterator[Violation]:
+    """Clients that are subscribed at the end have every id that others observed since the last reset."""
+    for segment in index.segments():
+        if segment.complete_until < math.inf:
             continue
-        last, now = run.last, account.resets_before(run.channel, math.inf)
-        for offset, found in ids.by_offset(run.channel).items():
+        newest, era = segment.newest, index.resets_before(segment.channel, math.inf)
+        for offset, found in ids.by_offset(segment.channel).items():
             for id in found:
-                if last is not None and offset > last.offset and ids.span(run.channel, id) == (now, now):
-                    yield _fault(run, Kind.LOST, id, why=f"the client is still at {last}")
+                certain = ids.eras(segment.channel, id) == (era, era)
+                if newest is not None and offset > newest.offset and certain:
+                    reason = f"the client is still at {newest}"
+                    yield _violation(segment, ViolationKind.LOST, id, reason=reason)
 
 
 _RULES = (
-    _repeated,
-    _backwards,
-    _holes,
-    _false_claims,
-    _unpublished,
-    _disagreements,
-    _second_histories,
-    _broken_lines,
-    _acknowledged_backwards,
-    _owed,
-    _ends,
+    _received_twice,
+    _number_decreased,
+    _number_missing,
+    _false_recovery_claim,
+    _not_published,
+    _ids_and_publishes_disagree,
+    _number_assigned_twice,
+    _predecessors_differ,
+    _acknowledged_out_of_order,
+    _acknowledged_missing,
+    _behind_at_the_end,
 )
 
 
-# ---------------------------------------------------------------- how it is said
+# ---------------------------------------------------------------- helpers of several rules
 
 
-def _fault(run: Run, kind: Kind, *ids: MessageId | str, why: str) -> Fault:
-    return Fault(kind, run.channel, run.client, tuple(map(str, ids)), why)
+def _violation(segment: Segment, kind: ViolationKind, *ids: MessageId | str, reason: str) -> Violation:
+    return Violation(kind, segment.channel, segment.client, tuple(map(str, ids)), reason)
 
 
-def _disagreement(channel: str, ids: Iterable[MessageId], who: Iterable[str], why: str) -> Fault:
-    clients = sorted(set(who) - {PUBLISHER})
-    return Fault(Kind.DIVERGING, channel, ", ".join(clients), tuple(sorted(map(str, ids))), why)
+def _disagreement(channel: str, ids: Iterable[MessageId], observers: Iterable[str], reason: str) -> Violation:
+    clients = sorted(set(observers) - {PUBLISHER})
+    return Violation(
+        ViolationKind.DIVERGING, channel, ", ".join(clients), tuple(sorted(map(str, ids))), reason
+    )
 
 
 def _versions(found: dict[str, str]) -> str:
-    return ", ".join(f"{version} for {who}" for version, who in found.items())
+    return ", ".join(f"{version} for {observer}" for version, observer in found.items())
 
 
-def _jumps(run: Run) -> Iterator[tuple[MessageId, MessageId]]:
-    """Neighbours in *run*, sorted, between which a number is missing."""
-    before = run.start
-    for id in sorted((each.id for each in run.heard if each.id is not None), key=lambda id: id.offset):
+def _jumps(segment: Segment) -> Iterator[tuple[MessageId, MessageId]]:
+    """Neighbours in *segment*, sorted by number, between which a number is missing."""
+    before = segment.start
+    ids = (delivery.id for delivery in segment.deliveries if delivery.id is not None)
+    for id in sorted(ids, key=lambda id: id.offset):
         if before is not None and id.offset > before.offset + 1:
             yield before, id
         before = id if before is None or id.offset > before.offset else before
 
 
-def _acknowledged_by_era(account: Account) -> dict[tuple[str, int], dict[Publish, MessageId]]:
-    """Publishes with ids that were attempted and acknowledged between the same two resets, as attempted."""
+def _acknowledged_by_era(index: HistoryIndex) -> dict[tuple[str, int], dict[Publish, MessageId]]:
+    """Publishes with ids by the era in which they were attempted and acknowledged, in order of attempt."""
     found: dict[tuple[str, int], dict[Publish, MessageId]] = defaultdict(dict)
-    for publish in account.publishes.values():
-        era = account.resets_before(publish.channel, publish.attempted)
-        if publish.id is not None and era == account.resets_before(publish.channel, publish.resolved):
+    for publish in index.publishes.values():
+        era = index.resets_before(publish.channel, publish.attempted)
+        if publish.id is not None and era == index.resets_before(publish.channel, publish.resolved):
             found[publish.channel, era][publish] = publish.id
     return found

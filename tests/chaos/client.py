@@ -1,10 +1,10 @@
-"""A client as PROTOCOL section 2 wants it, which writes down everything that it is told.
+"""A client that records everything that it receives.
 
-It comes back after whatever happens to its connection, to the next node where there are several, hands back
-what it knows, and believes nobody.
+`protocol.client` decides what it does: which positions it resumes from, after which delay it reconnects.
 """
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
@@ -16,17 +16,53 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.chaos.client_policy import DEFAULT, REACTIONS, RETRY, Habits, Reaction, Stopped
-from tests.chaos.history import Asked, Delivered, Gap, Heard, History, Left, Subscribed, offset
-from tests.chaos.publisher import name_of
-from tests.e2e.wire import JSON, MSGPACK, PATH
+from protocol.client import (
+    ABNORMAL_CLOSURE,
+    NO_EFFECTS,
+    ClientState,
+    Decision,
+    Effects,
+    RetrySubscription,
+    Stop,
+)
+from protocol.commands import map_of
+from protocol.errors import CloseCode, ErrorCode
+from protocol.messages import ClientMessage, Connect, Ping, Subscribe
+from protocol.server_messages import server_message_of
+from tests.chaos.client_policy import DEFAULT, ClientPolicy, ClientStopped
+from tests.chaos.history import (
+    Delivered,
+    Gap,
+    History,
+    ReceivedMessage,
+    Subscribed,
+    SubscribeSent,
+    SubscriptionEnded,
+    offset,
+)
+from tests.chaos.publisher import publish_name_of
+from tests.e2e.clients import JSON, MSGPACK, PATH
 
-NOWHERE = "0"
-"""Where a channel stands of which nothing is known."""
+NO_POSITION = "0"
+"""Stands for the position of a channel that has none."""
+
+REFUSED_STATUS = 503
+"""The only HTTP status with which a gateway of these tests may refuse a handshake."""
 
 
-class Client:
-    """Follows *channels* for as long as it runs."""
+class RecordingClient:
+    """Subscribes to *channels* and reconnects, for as long as `run` runs.
+
+    Args:
+        name: Its name in the history.
+        ports: Where it connects: to the first one; each connection that fails or ends leads to the next one.
+        channels: What it subscribes to, from where it left off.
+        history: Where it records what it sends and receives.
+        random: Chooses delays, and whether `connect` carries the subscriptions.
+        subprotocol: JSON or MessagePack.
+        policy: Its delays and timeouts.
+        token: What it sends with `connect`.
+    """
 
     def __init__(
         self,
@@ -37,231 +73,216 @@ class Client:
         *,
         random: Random,
         subprotocol: str = JSON,
-        habits: Habits = DEFAULT,
+        policy: ClientPolicy = DEFAULT,
         token: str | None = None,
     ) -> None:
-        """Connect to the first of *ports*; each connection that fails or ends leads to the next one."""
         self.name = name
         self.ports = tuple(ports)
         self.channels = tuple(channels)
-        self.positions: dict[str, str] = {}
-        """What it would resume from."""
-        self.following: set[str] = set()
-        """Channels that it is subscribed to now."""
-        self.node = self.connection = ""
-        """The node that serves it now, and what the connection is called there; empty without one."""
-        self.ends: Counter[int] = Counter()
-        """How often a connection ended with each close code; 1006 without one."""
+        self.close_codes: Counter[int] = Counter()
+        """How often a connection ended with each close code; 1006 where it ended without one."""
         self._history = history
         self._random = random
         self._subprotocol = subprotocol
-        self._habits = habits
+        self._policy = policy
         self._token = token
-        self._moved = asyncio.Event()
-        self._asked: dict[int, str] = {}
-        self._ids = 0
-        self._tries = 0
-        self._failures = 0
-        self._told_delay = 0.0
-        self._silence = habits.answer
+        self._state = ClientState(self.channels, random=random.random, backoff=policy.backoff)
+        self._changed = asyncio.Event()
 
-    # ------------------------------------------------------------ for the test
+    @property
+    def subscribed_channels(self) -> set[str]:
+        """The channels that the present connection is subscribed to."""
+        return {channel for channel, kept in self._state.channels.items() if kept.subscribed}
+
+    @property
+    def node(self) -> str:
+        """The name of the node that serves it; empty while it is not connected."""
+        return "" if self._state.connected is None else self._state.connected.node
+
+    @property
+    def connection(self) -> str:
+        """The id of its connection; empty while it is not connected."""
+        return "" if self._state.connected is None else self._state.connected.connection
 
     async def run(self) -> None:
-        """Connect, resume and listen until cancelled; `Stopped` where the gateway sends it away for good."""
-        while True:
-            connection = await self._open()
-            reaction = Reaction.RESUME if connection is None else await self._live(connection)
-            if reaction is Reaction.AS_TOLD:
-                await asyncio.sleep(self._told_delay)
-            else:
-                await asyncio.sleep(self._habits.delay(reaction, self._failures, self._random))
-            self._failures += 1
-            self._tries += 1
+        """Connect, resume and receive until cancelled.
 
-    async def reach(self, positions: Mapping[str, str]) -> None:
-        """Wait until it follows all of its channels, none before its place in *positions*."""
+        Raises:
+            ClientStopped: The gateway sent what makes a client stop, or what it must not send.
+        """
+        for port in itertools.cycle(self.ports):
+            decision = await self._attempt(port)
+            if isinstance(decision, Stop):
+                raise ClientStopped(f"{self.name}: {decision.reason}")
+            await asyncio.sleep(decision.after_seconds)
+
+    async def wait_for_positions(self, positions: Mapping[str, str]) -> None:
+        """Wait until it is subscribed to all its channels, each at least at its position in *positions*."""
         while not self.has_reached(positions):
-            self._moved.clear()
-            await self._moved.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     def has_reached(self, positions: Mapping[str, str]) -> bool:
+        """Return whether `wait_for_positions` would return at once."""
         return all(
-            channel in self.following
-            and offset(self.positions.get(channel, NOWHERE)) >= offset(positions.get(channel, NOWHERE))
+            channel in self._state.channels
+            and self._state.channels[channel].subscribed
+            and offset(self._state.channels[channel].position or NO_POSITION)
+            >= offset(positions.get(channel) or NO_POSITION)
             for channel in self.channels
         )
 
     # ------------------------------------------------------------ one connection
 
-    async def _open(self) -> ClientConnection | None:
-        """Shake hands; None where nobody is there, or nobody who wants to now."""
-        port = self.ports[self._tries % len(self.ports)]
+    async def _attempt(self, port: int) -> Decision:
+        """Connect to *port* and receive until the connection ends; return what follows."""
+        in_connect = self._random.random() < 0.5
+        command = self._state.connect_command(self._token, channels=None if in_connect else ())
         try:
-            return await connect(
+            connection = await connect(
                 f"ws://127.0.0.1:{port}{PATH}",
                 subprotocols=[Subprotocol(self._subprotocol)],
                 compression=None,
                 proxy=None,
                 ping_interval=None,
                 max_size=None,
-                open_timeout=self._habits.answer,
+                open_timeout=self._policy.reply_seconds,
             )
         except InvalidStatus as refused:
-            if refused.response.status_code != 503:
-                raise Stopped(f"{self.name} was refused with {refused.response.status_code}") from refused
+            response = refused.response
+            if response.status_code != REFUSED_STATUS:
+                raise ClientStopped(f"{self.name} was refused with {response.status_code}") from refused
+            after = float(response.headers.get("Retry-After", 0))
+            return self._state.on_handshake_refused(response.status_code, retry_after_seconds=after)
         except (OSError, EOFError, ConnectionClosed, InvalidMessage):
-            pass
-        return None
+            return self._state.on_connection_lost()
+        code = await self._until_closed(connection, command)
+        self.close_codes[code] += 1
+        return self._state.on_closed(code)
 
-    async def _live(self, connection: ClientConnection) -> Reaction:
-        """Restore everything and listen; return how to go on after the end."""
-        code, self._told_delay = 1006, 0.0
+    async def _until_closed(self, connection: ClientConnection, command: Connect) -> int:
+        """Return the close code with which the connection ended."""
+        code = ABNORMAL_CLOSURE
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen(connection, tasks))
-        except* ConnectionClosed as ends:
-            code = _code(ends)
+                tasks.create_task(self._receive_all(connection, command, tasks))
+        except* ConnectionClosed as closed:
+            code = _code_in(closed)
         except* TimeoutError:
             pass
+        else:
+            # The gateway refused `connect`, and `protocol.client` closes then.
+            code = CloseCode.NORMAL
         finally:
-            self._history.record(Left(self.name))
-            self.following.clear()
-            self._asked.clear()
-            self.node = self.connection = ""
-            # Not a close, which waits for an answer: what is over is over at once.
+            self._history.record(SubscriptionEnded(self.name))
+            # Not close(), which waits for the answer of a gateway that may be gone.
             connection.transport.abort()
             await connection.wait_closed()
-        self.ends[code] += 1
-        reaction = REACTIONS.get(code, Reaction.RESUME)
-        if reaction is Reaction.STOP:
-            raise Stopped(f"{self.name} was sent away with {code}")
-        return reaction
+        return code
 
-    async def _listen(self, connection: ClientConnection, tasks: asyncio.TaskGroup) -> None:
-        """Say hello, and take whatever comes; `TimeoutError` where nothing does, not even when asked for."""
-        await self._greet(connection)
+    async def _receive_all(
+        self, connection: ClientConnection, command: Connect, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Send *command* and handle what arrives until `protocol.client` decides to close.
+
+        Raises:
+            TimeoutError: Nothing arrived for too long, not even in reply to a `ping`.
+            ConnectionClosed: The connection ended.
+        """
+        await self._send(connection, command)
+        for channel in self.channels if not command.subs else ():
+            await self._send(connection, self._state.subscribe_command(channel))
         while True:
             try:
-                async with asyncio.timeout(self._silence):
+                async with asyncio.timeout(self._idle_seconds()):
                     data = await connection.recv(decode=False)
             except TimeoutError:
-                await self._say(connection, "ping", id=self._next_id())
-                async with asyncio.timeout(self._habits.answer):
+                await self._send(connection, Ping(self._state.next_id()))
+                async with asyncio.timeout(self._policy.reply_seconds):
                     data = await connection.recv(decode=False)
-            message = msgpack.unpackb(data) if self._subprotocol == MSGPACK else orjson.loads(data)
-            for again in self._take(message):
-                tasks.create_task(self._subscribe_later(connection, *again))
-            if message["type"] == "ping":
-                await self._say(connection, "pong")
+            received = msgpack.unpackb(data) if self._subprotocol == MSGPACK else orjson.loads(data)
+            effects = self._on_received(received)
+            if effects.decision is not None:
+                return
+            if effects.reply is not None:
+                await self._send(connection, effects.reply)
+            for retry in effects.retries:
+                tasks.create_task(self._subscribe_later(connection, retry))
 
-    # ------------------------------------------------------------ what it says
+    async def _subscribe_later(self, connection: ClientConnection, retry: RetrySubscription) -> None:
+        await asyncio.sleep(retry.after_seconds)
+        await self._send(connection, self._state.subscribe_command(retry.channel))
 
-    async def _greet(self, connection: ClientConnection) -> None:
-        """Restore all channels with `connect`, or say `connect` alone and subscribe to each."""
-        self._silence = self._habits.answer
-        at_once = self._random.random() < 0.5
-        subs = {channel: self._ask(channel) for channel in self.channels if at_once}
-        token = {} if self._token is None else {"token": self._token}
-        await self._say(connection, "connect", id=self._next_id(), subs=subs, **token)
-        if not at_once:
-            for channel in self.channels:
-                await self._subscribe(connection, channel)
+    def _idle_seconds(self) -> float:
+        """Return how long nothing may arrive before a `ping` is sent."""
+        if self._state.connected is None:
+            return self._policy.reply_seconds
+        idle = self._policy.idle_seconds
+        return self._state.connected.heartbeat if idle is None else idle
 
-    async def _subscribe(self, connection: ClientConnection, channel: str) -> None:
-        id = self._next_id()
-        self._asked[id] = channel
-        await self._say(connection, "subscribe", id=id, channel=channel, **self._ask(channel))
+    # ------------------------------------------------------------ sent and received
 
-    async def _subscribe_later(self, connection: ClientConnection, channel: str, delay: float) -> None:
-        await asyncio.sleep(delay)
-        await self._subscribe(connection, channel)
-
-    def _ask(self, channel: str) -> dict[str, str]:
-        """Note that a subscription is asked for, and return from where."""
-        since = self.positions.get(channel)
-        self._history.record(Asked(self.name, channel, since))
-        return {} if since is None else {"since": since}
-
-    async def _say(self, connection: ClientConnection, type: str, **fields: Any) -> None:
-        message = {"type": type, **fields}
-        async with asyncio.timeout(self._habits.answer):
+    async def _send(self, connection: ClientConnection, command: ClientMessage) -> None:
+        """Record the subscriptions that *command* asks for, and send it."""
+        spelled = map_of(command)
+        match command:
+            case Connect(subs=subs):
+                for channel in subs:
+                    since = spelled["subs"][channel].get("since")
+                    self._history.record(SubscribeSent(self.name, channel, since))
+            case Subscribe(channel=channel):
+                self._history.record(SubscribeSent(self.name, channel, spelled.get("since")))
+        async with asyncio.timeout(self._policy.reply_seconds):
             if self._subprotocol == MSGPACK:
-                await connection.send(msgpack.packb(message))
+                await connection.send(msgpack.packb(spelled))
             else:
-                await connection.send(orjson.dumps(message), text=True)
+                await connection.send(orjson.dumps(spelled), text=True)
 
-    def _next_id(self) -> int:
-        self._ids += 1
-        return self._ids
+    def _on_received(self, received: Mapping[str, Any]) -> Effects:
+        """Record *received*, and return what `protocol.client` does because of it."""
+        self._record(received)
+        if received["type"] == "message":
+            if "message" in received:
+                self._state.advance(received["channel"], received["message"])
+            effects = NO_EFFECTS
+        else:
+            effects = self._state.on_message(server_message_of(received))
+        if effects.dropped:
+            raise ClientStopped(f"{self.name} lost its subscriptions {effects.dropped}")
+        self._changed.set()
+        return effects
 
-    # ------------------------------------------------------------ what it hears
-
-    def _take(self, message: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """Note what was heard; return channels to subscribe to again, each with in how many seconds."""
-        match message:
+    def _record(self, received: Mapping[str, Any]) -> None:
+        match received:
             case {"type": "message", "channel": str(channel)}:
-                heard = _heard(message)
-                self._history.record(Delivered(self.name, channel, heard))
-                self._move(channel, heard.id)
+                self._history.record(Delivered(self.name, channel, _message_of(received)))
             case {"type": "connected"}:
-                return self._connected(message)
-            case {"type": "subscribed", "channel": str(channel)}:
-                self._subscribed(channel, message)
+                for answer in received["subs"].values():
+                    self._record(answer)
+            case {"type": "subscribed", "channel": str(channel), "recovered": bool(recovered)}:
+                messages = tuple(map(_message_of, received["messages"]))
+                position = received.get("position", "")
+                self._history.record(Subscribed(self.name, channel, position, recovered, messages))
             case {"type": "gap", "channel": str(channel), "reason": str(reason)}:
-                position = message.get("position", "")
-                self._history.record(Gap(self.name, channel, reason, position))
-                self._move(channel, position)
+                self._history.record(Gap(self.name, channel, reason, received.get("position", "")))
             case {"type": "unsubscribed", "channel": str(channel)}:
-                self._history.record(Left(self.name, channel))
-                self.following.discard(channel)
-            case {"type": "reconnect", "after_ms": int(delay)}:
-                self._told_delay = delay / 1000
-            case {"type": "error"}:
-                return self._refused(self._asked.get(message.get("id", 0), ""), message)
-        return []
-
-    def _connected(self, message: Mapping[str, Any]) -> list[tuple[str, float]]:
-        self._failures = 0
-        self.node, self.connection = message.get("node", ""), message.get("connection", "")
-        self._silence = message["heartbeat"] if self._habits.silence is None else self._habits.silence
-        again: list[tuple[str, float]] = []
-        for channel, answer in message["subs"].items():
-            if answer["type"] == "subscribed":
-                self._subscribed(channel, answer)
-            else:
-                again += self._refused(channel, answer)
-        return again
-
-    def _subscribed(self, channel: str, answer: Mapping[str, Any]) -> None:
-        position = answer.get("position", "")
-        messages = tuple(map(_heard, answer["messages"]))
-        self._history.record(Subscribed(self.name, channel, position, answer["recovered"], messages))
-        self.following.add(channel)
-        self._move(channel, position)
-
-    def _refused(self, channel: str, error: Mapping[str, Any]) -> list[tuple[str, float]]:
-        if error["code"] not in RETRY:
-            raise Stopped(f"{self.name} was answered {error} for {channel!r}")
-        # Where it is no channel that was refused, but `connect`, a close follows.
-        return [(channel, error["retry_after_ms"] / 1000)] if channel else []
-
-    def _move(self, channel: str, position: str) -> None:
-        if position:
-            self.positions[channel] = position
-        self._moved.set()
+                self._history.record(SubscriptionEnded(self.name, channel))
+            case {"type": "error", "code": ErrorCode.INTERNAL}:
+                # A client retries after it, but no fault outside the gateway explains it.
+                raise ClientStopped(f"{self.name} was answered {received}")
 
     def __repr__(self) -> str:
-        return f"<Client {self.name} follows {len(self.following)} of {len(self.channels)}>"
+        subscribed = len(self.subscribed_channels)
+        return f"<RecordingClient {self.name} subscribed to {subscribed} of {len(self.channels)}>"
 
 
-def _heard(message: Mapping[str, Any]) -> Heard:
-    return Heard(message.get("message", ""), name_of(message["data"]))
+def _message_of(received: Mapping[str, Any]) -> ReceivedMessage:
+    return ReceivedMessage(received.get("message", ""), publish_name_of(received["data"]))
 
 
-def _code(ends: BaseExceptionGroup[ConnectionClosed]) -> int:
-    """Return the close code of a connection that everything ended with; 1006 where none came."""
-    for end in ends.exceptions:
-        if isinstance(end, ConnectionClosed) and end.rcvd is not None:
-            return end.rcvd.code
-    return 1006
+def _code_in(closed: BaseExceptionGroup[ConnectionClosed]) -> int:
+    """Return the close code that the gateway sent; 1006 where it sent none."""
+    for error in closed.exceptions:
+        if isinstance(error, ConnectionClosed) and error.rcvd is not None:
+            return error.rcvd.code
+    return ABNORMAL_CLOSURE

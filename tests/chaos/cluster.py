@@ -1,4 +1,4 @@
-"""Three gateways at one Redis, each by a way of its own, and what may befall the Redis."""
+"""Three gateways with one Redis, each connected to it through a proxy of its own, and the faults of Redis."""
 
 import asyncio
 import os
@@ -11,18 +11,18 @@ from typing import Any, Self
 import redis.asyncio
 
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.chaos.flow import CLEAR, Line
-from tests.chaos.history import History, Reset
-from tests.chaos.node import Node
+from tests.chaos.history import History, HistoryReset
+from tests.chaos.node_process import NodeProcess
 from tests.chaos.ports import HOST
 from tests.chaos.proxy import Proxy
+from tests.chaos.relay import UNIMPAIRED, LinkConditions
 
 NODES = 3
-CLIENTS, EACH = 300, 3
+CLIENTS, CHANNELS_PER_CLIENT = 300, 3
 CHANNELS = [f"c{number}" for number in range(100)]
 
-LEASE = 3.0
-"""Seconds: the ten of the default take too long, and less too little: nodes wait a third of it for Redis."""
+LEASE_SECONDS = 3.0
+"""The default of 10 is too long for a test; much less is too short: nodes wait a third of it for Redis."""
 
 CONFIG = """
 [channels.default]
@@ -38,50 +38,50 @@ join_leave = true
 """
 
 _AOF = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
-DURABLE = (*_AOF, "--appendfsync", "always")
-"""Options of a Redis that forgets nothing."""
+FSYNC_ALWAYS = (*_AOF, "--appendfsync", "always")
+"""Options of a Redis that loses nothing when it is killed."""
 
-HASTY = (*_AOF, "--appendfsync", "everysec")
-"""Options of a Redis that forgets a second with the power."""
+FSYNC_EVERY_SECOND = (*_AOF, "--appendfsync", "everysec")
+"""Options of a Redis that loses a second of writes in a power cut."""
 
-SCRIPT = b"*1\r\n$5\r\nMULTI\r\n"
-"""How what a script has written begins in a file of Redis."""
+SCRIPT_HEADER = b"*1\r\n$5\r\nMULTI\r\n"
+"""What the writes of a script begin with in Redis' append-only file."""
 
-SECOND = 32 * 1024
-"""Bytes of its file that a second of ours fills, about."""
+AOF_BYTES_PER_SECOND = 32 * 1024
+"""About how fast the scenarios fill the append-only file."""
 
-BLOCKED = Line(blocked=True)
+BLOCKED = LinkConditions(blocked=True)
 
 
-class Nodes:
-    """Several gateways, `n1` and so on, that are one to their clients."""
+class NodeGroup:
+    """Several gateways, named `n1` and so on, that are one cluster to their clients."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[NodeProcess]) -> None:
         self.nodes = tuple(nodes)
-        self._asked = 0
+        self._position_reads = 0
 
     @classmethod
     @asynccontextmanager
-    async def at(
+    async def start(
         cls,
         home: Path,
         urls: Sequence[str],
         *,
         config: str = CONFIG,
-        lease: float = LEASE,
+        lease_seconds: float = LEASE_SECONDS,
         **settings: str,
     ) -> AsyncIterator[Self]:
-        """Run one for each of *urls*, by which it reaches Redis; those that run at the end must end well."""
+        """Run one node for each of *urls*, its URL of Redis; nodes that run at the end must exit cleanly."""
         async with AsyncExitStack() as stack:
             nodes = [
                 await stack.enter_async_context(
-                    Node.placed(
+                    NodeProcess.prepare(
                         _folder(home, f"n{number}"),
                         config,
                         NODE__NAME=f"n{number}",
                         BROKER__KIND="redis",
                         BROKER__URL=url,
-                        BROKER__LEASE=f"{lease}s",
+                        BROKER__LEASE=f"{lease_seconds}s",
                         **{"DRAIN__WINDOW": "0s", **settings},
                     )
                 )
@@ -93,33 +93,34 @@ class Nodes:
             yield cls(nodes)
 
     @property
-    def public(self) -> list[int]:
-        """Where clients connect."""
+    def public_ports(self) -> list[int]:
         return [node.public for node in self.nodes]
 
     @property
-    def internal(self) -> list[int]:
-        """Where backends publish."""
+    def internal_ports(self) -> list[int]:
         return [node.internal for node in self.nodes]
 
-    async def newest(self, channels: Sequence[str]) -> dict[str, str]:
-        """Return where each of *channels* stands, as one node says it, and another one the next time."""
-        self._asked += 1
+    async def newest_positions(self, channels: Sequence[str]) -> dict[str, str]:
+        """Return the newest position of each of *channels*; each call asks another node for each channel."""
+        self._position_reads += 1
         running = [node for node in self.nodes if node.running]
         shares = [
-            channels[(self._asked + number) % len(running) :: len(running)] for number in range(len(running))
+            channels[(self._position_reads + number) % len(running) :: len(running)]
+            for number in range(len(running))
         ]
-        told = await asyncio.gather(*map(Node.newest, running, shares))
-        return {channel: position for each in told for channel, position in each.items()}
+        found = await asyncio.gather(*map(NodeProcess.newest_positions, running, shares))
+        return {channel: position for each in found for channel, position in each.items()}
 
 
-class Cluster(Nodes):
-    """Three nodes, their Redis, and the ways by which each of them reaches it."""
+class Cluster(NodeGroup):
+    """Three nodes, their Redis, and the proxy through which each of them is connected to it."""
 
-    def __init__(self, home: Path, server: RedisServer, ways: Sequence[Proxy], nodes: Sequence[Node]) -> None:
+    def __init__(
+        self, home: Path, server: RedisServer, redis_proxies: Sequence[Proxy], nodes: Sequence[NodeProcess]
+    ) -> None:
         super().__init__(nodes)
         self.server = server
-        self.ways = tuple(ways)
+        self.redis_proxies = tuple(redis_proxies)
         """One for each node, in their order."""
         self._home = home
 
@@ -131,21 +132,21 @@ class Cluster(Nodes):
         *,
         config: str = CONFIG,
         redis: Sequence[str] = (),
-        lease: float = LEASE,
+        lease_seconds: float = LEASE_SECONDS,
         **settings: str,
     ) -> AsyncIterator[Self]:
-        """Run one, its Redis with the options *redis*."""
+        """Run a cluster; *redis* are command-line options of its Redis."""
         async with AsyncExitStack() as stack:
             server = stack.enter_context(running_redis(_folder(home, "redis"), *redis))
-            ways = [await stack.enter_async_context(Proxy.open(server.port)) for _ in range(NODES)]
-            urls = [f"redis://{HOST}:{way.port}/0" for way in ways]
-            running = Nodes.at(home, urls, config=config, lease=lease, **settings)
-            yield cls(home, server, ways, (await stack.enter_async_context(running)).nodes)
+            proxies = [await stack.enter_async_context(Proxy.open(server.port)) for _ in range(NODES)]
+            urls = [f"redis://{HOST}:{proxy.port}/0" for proxy in proxies]
+            group = NodeGroup.start(home, urls, config=config, lease_seconds=lease_seconds, **settings)
+            yield cls(home, server, proxies, (await stack.enter_async_context(group)).nodes)
 
     # ------------------------------------------------------------ its Redis
 
-    async def ask(self, *command: str | bytes | float) -> Any:
-        """Return what Redis answers to *command*; no node's way is used."""
+    async def execute_redis(self, *command: str | bytes | float) -> Any:
+        """Return Redis' answer to *command*, sent without a proxy."""
         client: Any = redis.asyncio.Redis(host=HOST, port=self.server.port)
         try:
             return await client.execute_command(*command)
@@ -153,32 +154,32 @@ class Cluster(Nodes):
             await client.aclose()
 
     async def kill_redis(self) -> None:
-        """End it as a power cut does."""
+        """End Redis with SIGKILL."""
         await asyncio.to_thread(self.server.kill)
 
     async def start_redis(self) -> None:
-        """Start it again, with whatever is on its disk."""
+        """Start Redis again, with the data on its disk."""
         await asyncio.to_thread(self.server.start)
 
-    async def cut_power(self, size: int, history: History) -> None:
-        """End it, so that about the last *size* bytes never reached its disk.
+    async def kill_redis_losing(self, size: int, history: History) -> None:
+        """End Redis as a power cut does, so that about the last *size* bytes never reached its disk.
 
-        Numbers begin anew twice: where Redis goes on, and a moment later where nodes find out, and give every
-        channel a position that nobody had before.
+        Two resets are recorded, because numbers begin anew twice: where Redis continues, and a moment later
+        where nodes notice, and give every channel a position that no client had before.
 
-        The cut is between two scripts: a Redis that finds half of one forgets it, but leaves its head in the
-        file, and carries it out after the next crash (valkey-io/valkey pull request 4342).
+        The file is cut between two scripts: a Redis that finds half of a script discards it, but leaves its
+        head in the file, and executes it after the next crash (valkey-io/valkey pull request 4342).
         """
         await self.kill_redis()
-        history.record(Reset())
-        history.record(Reset())
-        written = max((self._home / "redis").rglob("*.aof"), key=lambda file: file.stat().st_mtime_ns)
-        kept = written.read_bytes()[: max(0, written.stat().st_size - size)]
-        os.truncate(written, max(0, kept.rfind(SCRIPT)))
+        history.record(HistoryReset())
+        history.record(HistoryReset())
+        newest = max((self._home / "redis").rglob("*.aof"), key=lambda file: file.stat().st_mtime_ns)
+        kept = newest.read_bytes()[: max(0, newest.stat().st_size - size)]
+        os.truncate(newest, max(0, kept.rfind(SCRIPT_HEADER)))
 
     @contextmanager
-    def redis_stopped(self) -> Iterator[None]:
-        """Let it stand still, with all its sockets open."""
+    def redis_paused(self) -> Iterator[None]:
+        """Stop Redis with SIGSTOP, with all its sockets open; it continues at the end."""
         os.kill(self.server.pid, signal.SIGSTOP)
         try:
             yield
@@ -186,47 +187,47 @@ class Cluster(Nodes):
             os.kill(self.server.pid, signal.SIGCONT)
 
     @asynccontextmanager
-    async def redis_without_memory(self) -> AsyncIterator[None]:
-        """Let it refuse every write that takes memory."""
-        await self.ask("CONFIG", "SET", "maxmemory", "1")
+    async def redis_out_of_memory(self) -> AsyncIterator[None]:
+        """Let Redis reject every write that needs memory."""
+        await self.execute_redis("CONFIG", "SET", "maxmemory", "1")
         try:
             yield
         finally:
-            await self.ask("CONFIG", "SET", "maxmemory", "0")
+            await self.execute_redis("CONFIG", "SET", "maxmemory", "0")
 
     async def flush_redis(self, history: History) -> None:
-        """Let it forget everything at once.
+        """Delete all data of Redis at once.
 
-        What is published in this moment may be numbered before or after: hence a reset before and one behind.
-        Nodes find out later, as after a power cut.
+        What is published at this moment may be numbered before or after it: hence a reset on either side.
+        The third is where nodes notice, later, as after a power cut.
         """
-        history.record(Reset())
-        await self.ask("FLUSHALL")
-        history.record(Reset())
-        history.record(Reset())
+        history.record(HistoryReset())
+        await self.execute_redis("FLUSHALL")
+        history.record(HistoryReset())
+        history.record(HistoryReset())
 
 
 @contextmanager
-def shaped(ways: Sequence[Proxy], line: Line) -> Iterator[None]:
-    """Let what travels by *ways* to Redis travel like this, and what comes back."""
-    for way in ways:
-        way.shape(up=line)
+def impaired(proxies: Sequence[Proxy], conditions: LinkConditions) -> Iterator[None]:
+    """Apply *conditions* to what travels through *proxies* to Redis; the answers travel unimpaired."""
+    for proxy in proxies:
+        proxy.impair(up=conditions)
     try:
         yield
     finally:
-        for way in ways:
-            way.shape(up=CLEAR)
+        for proxy in proxies:
+            proxy.impair(up=UNIMPAIRED)
 
 
 @contextmanager
-def cut_off(way: Proxy) -> Iterator[None]:
-    """Take a node's way to Redis: connections end, new ones are refused."""
-    way.refuse()
-    way.cut()
+def disconnected(proxy: Proxy) -> Iterator[None]:
+    """Disconnect a node from Redis: its connections are reset, new ones are refused."""
+    proxy.refuse()
+    proxy.cut()
     try:
         yield
     finally:
-        way.accept()
+        proxy.accept()
 
 
 def _folder(home: Path, name: str) -> Path:

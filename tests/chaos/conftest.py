@@ -1,4 +1,4 @@
-"""Chances of the chaos tests."""
+"""The seed of the chaos tests."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def seed() -> int:
-    """Where all chances come from; shown where the test fails. CHAOS_SEED sets it."""
+    """The seed of all random choices; CHAOS_SEED sets it. It is shown where the test fails."""
     seed = int(os.environ.get("CHAOS_SEED") or SystemRandom().getrandbits(32))
     sys.stdout.write(f"CHAOS_SEED={seed}\n")
     return seed

@@ -1,7 +1,7 @@
-"""What happened, in the order in which it was seen: what publishers were told and what clients heard.
+"""What happened, in the order of observation: each publish with its result, and what clients received.
 
-One history holds every publisher and every client of a run. Its order is the only clock that the checker has:
-an event stands behind another only if it was seen later, whichever thread saw it.
+One history holds every publisher and every client of a run. Its order is the only clock of the checker: an
+event is later than another one if it was recorded later, whichever thread recorded it.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from typing import Any, NamedTuple
 import orjson
 
 
-class Result(StrEnum):
-    """What a publisher knows of a publish."""
+class PublishResult(StrEnum):
+    """What a publisher knows about a publish."""
 
     OK = "ok"
     FAILED = "failed"
-    """It was refused, or never left: nobody may hear it."""
+    """It was rejected, or never sent: no client may receive it."""
     UNKNOWN = "unknown"
-    """No answer came: it may be heard or not, but once and in one place."""
+    """No answer arrived: clients may receive it or not, but once and under one id."""
 
 
-class Heard(NamedTuple):
-    """A message as a client got it."""
+class ReceivedMessage(NamedTuple):
+    """A message as a client received it."""
 
     id: str
     """Empty where the channel keeps no history."""
     publish: str
-    """Which publish its data is; anything else where it is none that we made."""
+    """The name of the publish that its data belongs to; any other text where no publisher sent the data."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attempted:
-    """A publish is about to be sent; *publish* is its name, its own in the whole history."""
+class PublishAttempted:
+    """A publish is about to be sent; the name *publish* is unique in the history."""
 
     publish: str
     channel: str
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """A publish was answered, or given up; without this event it is unknown."""
+class PublishResolved:
+    """A publish was answered, or given up; without this event its result is unknown."""
 
     publish: str
-    result: Result
+    result: PublishResult
     id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A client is about to ask for a subscription."""
+class SubscribeSent:
+    """A client is about to send the request for a subscription."""
 
     client: str
     channel: str
@@ -65,27 +65,27 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A client was told that it is subscribed, and what it missed."""
+    """A client received that it is subscribed, with the messages that it missed."""
 
     client: str
     channel: str
     position: str
     recovered: bool
-    messages: tuple[Heard, ...] = ()
+    messages: tuple[ReceivedMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A client was sent a message."""
+    """A client received a message."""
 
     client: str
     channel: str
-    message: Heard
+    message: ReceivedMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A client was told that messages are missing up to *position*."""
+    """A client received a notice that messages are missing up to *position*."""
 
     client: str
     channel: str
@@ -94,34 +94,52 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """A client hears no more: of one channel, or of any, because its connection ended."""
+class SubscriptionEnded:
+    """A client receives no more: of one channel, or of all, because its connection ended."""
 
     client: str
     channel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """What the server keeps may be lost from here on: it was restarted without it, or failed over.
+class HistoryReset:
+    """What the server keeps may be lost from here on: it was restarted without its data, or failed over.
 
-    Only this allows that one number is given to two messages. It excuses no silence.
+    Only this event allows that one number is given to two messages. Clients must still get a notice.
     """
 
     channel: str = ""
     """Empty for every channel."""
 
 
-Event = Attempted | Resolved | Asked | Subscribed | Delivered | Gap | Left | Reset
+Event = (
+    PublishAttempted
+    | PublishResolved
+    | SubscribeSent
+    | Subscribed
+    | Delivered
+    | Gap
+    | SubscriptionEnded
+    | HistoryReset
+)
 
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__.lower(): kind
-    for kind in (Attempted, Resolved, Asked, Subscribed, Delivered, Gap, Left, Reset)
+_EVENT_TYPES: dict[str, type[Event]] = {
+    type.__name__: type
+    for type in (
+        PublishAttempted,
+        PublishResolved,
+        SubscribeSent,
+        Subscribed,
+        Delivered,
+        Gap,
+        SubscriptionEnded,
+        HistoryReset,
+    )
 }
 
 
 def offset(id: str) -> int:
-    """Return the number in an id or a position."""
+    """Return the number in a message id or a position."""
     return int(id.partition("-")[0])
 
 
@@ -130,65 +148,65 @@ class History:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._began = time.monotonic()
-        self._lines: list[tuple[float, Event]] = []
+        self._started = time.monotonic()
+        self._entries: list[tuple[float, Event]] = []
 
     def record(self, event: Event) -> None:
-        """Add *event* behind all that were recorded before."""
+        """Append *event*."""
         with self._lock:
-            self._lines.append((time.monotonic() - self._began, event))
+            self._entries.append((time.monotonic() - self._started, event))
 
     def events(self) -> list[Event]:
-        """Return what was recorded until now."""
+        """Return the events recorded so far."""
         with self._lock:
-            return [event for _, event in self._lines]
+            return [event for _, event in self._entries]
 
     def dump(self, path: Path) -> None:
-        """Write a line of JSON for each event to *path*, with the seconds since the beginning."""
+        """Write one line of JSON per event to *path*, with the seconds since the history was made."""
         with self._lock:
-            lines = list(self._lines)
+            entries = list(self._entries)
         with path.open("wb") as file:
-            file.writelines(_line(at, event) for at, event in lines)
+            file.writelines(_encoded(seconds, event) for seconds, event in entries)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._entries)
 
     def __repr__(self) -> str:
         return f"<History {len(self)} events>"
 
 
-def read(path: Path) -> list[Event]:
+def read_dump(path: Path) -> list[Event]:
     """Return the events of a dump."""
-    return [_event(orjson.loads(line)) for line in path.read_bytes().splitlines()]
+    return [_decoded(orjson.loads(line)) for line in path.read_bytes().splitlines()]
 
 
-def _line(at: float, event: Event) -> bytes:
+def _encoded(seconds: float, event: Event) -> bytes:
     fields = {name: getattr(event, name) for name in _fields(type(event))}
-    line = {"at": round(at, 6), "event": type(event).__name__.lower(), **fields}
+    line = {"at": round(seconds, 6), "event": type(event).__name__, **fields}
     return orjson.dumps(line, default=list, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _event(line: dict[str, Any]) -> Event:
-    kind = _KINDS[line["event"]]
-    fields = {name: _READ.get(name, _same)(line[name]) for name in _fields(kind)}
-    return kind(**fields)
+def _decoded(line: dict[str, Any]) -> Event:
+    made = _EVENT_TYPES[line["event"]]
+    fields = {name: _FIELD_READERS.get(name, _unchanged)(line[name]) for name in _fields(made)}
+    return made(**fields)
 
 
-def _fields(kind: type[Event]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
+def _fields(made: type[Event]) -> list[str]:
+    return [field.name for field in dataclasses.fields(made)]
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _messages(pairs: Iterable[Sequence[str]]) -> tuple[Heard, ...]:
-    return tuple(Heard(*pair) for pair in pairs)
+def _messages(pairs: Iterable[Sequence[str]]) -> tuple[ReceivedMessage, ...]:
+    return tuple(ReceivedMessage(*pair) for pair in pairs)
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
-    "result": Result,
-    "message": lambda pair: Heard(*pair),
+_FIELD_READERS: dict[str, Callable[[Any], Any]] = {
+    "result": PublishResult,
+    "message": lambda pair: ReceivedMessage(*pair),
     "messages": _messages,
 }
-"""How to read what JSON has no type for."""
+"""How to read the fields that JSON has no type for."""

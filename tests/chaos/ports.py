@@ -1,4 +1,4 @@
-"""Free ports that stay ours while nobody listens there, so that what was killed comes back where it was."""
+"""Free ports that stay reserved while nothing listens there, so that a killed process returns on its port."""
 
 import socket
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def reserved() -> Iterator[int]:
-    """Hold a free port of the loopback: it refuses connections until somebody listens, as often as wanted.
+    """Reserve a free port of the loopback; connections are refused while nothing listens on it.
 
-    Without a holder the kernel may give the port away in the moment between two listeners, also to a client
-    that tries to connect there: to itself, then.
+    Without the reservation the kernel may assign the port to another socket between two listeners, even to a
+    client that tries to connect there, which then connects to itself.
     """
     with socket.socket() as holder:
-        # First bound, then willing to share: else the kernel may choose what others share already.
+        # Shared only after the bind: otherwise the kernel may choose a port that other sockets share already.
         holder.bind((HOST, 0))
         share(holder)
         yield holder.getsockname()[1]
 
 
 def listening(port: int, *, receive_buffer: int = 0) -> socket.socket:
-    """Return a socket that listens on a reserved *port*; accepted ones have its *receive_buffer*."""
+    """Return a socket that listens on a reserved *port*; accepted sockets inherit its *receive_buffer*."""
     listener = socket.socket()
     try:
         share(listener)
@@ -38,6 +38,6 @@ def listening(port: int, *, receive_buffer: int = 0) -> socket.socket:
 
 
 def share(sock: socket.socket) -> None:
-    """Let others bind the port of *sock*, too."""
+    """Allow other sockets to bind the port of *sock*."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

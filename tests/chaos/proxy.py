@@ -1,6 +1,6 @@
-"""A bad network on the loopback: between clients and a gateway, or a gateway and whatever it needs.
+"""A TCP proxy on the loopback that impairs connections: of clients to a gateway, or of a gateway to Redis.
 
-Everything is switched at run time, for one connection or for all, those to come included.
+Conditions change at run time, for one connection or for all of them, including those to come.
 """
 
 import asyncio
@@ -12,78 +12,83 @@ from enum import Enum, auto
 from random import Random
 from typing import Self
 
-from tests.chaos.flow import CLEAR, Flow, Line
 from tests.chaos.ports import HOST, listening, reserved
+from tests.chaos.relay import UNIMPAIRED, LinkConditions, Relay
 
 
 class Cut(Enum):
-    """How a connection ends before its time; what is under way is lost in either case."""
+    """How the proxy ends a connection; bytes that it still holds are lost in either case."""
 
     RST = auto()
-    """Both ends see it reset."""
+    """Both ends see a reset."""
     FIN = auto()
     """Both ends see the other one close."""
 
 
-class _Over(Exception):
-    """There is nothing more to carry."""
+class _CutRequested(Exception):
+    """Ends the task group of a connection that is cut."""
 
 
 class Connection:
     """One TCP connection through the proxy."""
 
     def __init__(
-        self, client: socket.socket, server: socket.socket, *, up: Line, down: Line, random: Random
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        *,
+        up: LinkConditions,
+        down: LinkConditions,
+        random: Random,
     ) -> None:
-        self.client: int = client.getpeername()[1]
-        """The port that the client speaks from."""
-        self.up = Flow(client, server, up, random)
+        self.client_port: int = client.getpeername()[1]
+        self.up = Relay(client, server, up, random)
         """From the client to the server."""
-        self.down = Flow(server, client, down, random)
-        self.gone = asyncio.Event()
+        self.down = Relay(server, client, down, random)
+        self.closed = asyncio.Event()
         """Set when both of its sockets are closed."""
         self._sockets = (client, server)
         self._ending = asyncio.Event()
         self._cut: Cut | None = None
 
-    def shape(self, *, up: Line | None = None, down: Line | None = None) -> None:
-        """Let bytes travel like this from now on; a direction that is not named stays as it is."""
+    def impair(self, *, up: LinkConditions | None = None, down: LinkConditions | None = None) -> None:
+        """Apply these conditions from now on; None leaves a direction as it is."""
         if up is not None:
-            self.up.line = up
+            self.up.conditions = up
         if down is not None:
-            self.down.line = down
+            self.down.conditions = down
 
     def cut(self, how: Cut = Cut.RST) -> None:
-        """End it."""
+        """End the connection; the first call decides how."""
         self._cut = self._cut or how
         self._ending.set()
 
     async def run(self) -> None:
-        """Carry bytes both ways until both ends have closed, one breaks, or it is cut; then close both."""
+        """Relay both directions until both ends have closed, one breaks, or it is cut; then close both."""
         cut: Cut | None = Cut.RST
         try:
             cut = await self._run()
         finally:
             for sock in self._sockets:
                 if cut is Cut.RST:
-                    reset(sock)
+                    reset_on_close(sock)
                 sock.close()
-            self.gone.set()
+            self.closed.set()
 
     async def _run(self) -> Cut | None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._carry())
+                tasks.create_task(self._relay())
                 tasks.create_task(self._until_cut())
         except* OSError:
             self._cut = Cut.RST
-        except* _Over:
+        except* _CutRequested:
             pass
         if self._cut is Cut.FIN:
-            await self._part()
+            await self._close_gracefully()
         return self._cut
 
-    async def _carry(self) -> None:
+    async def _relay(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.up.run())
             tasks.create_task(self.down.run())
@@ -91,49 +96,54 @@ class Connection:
 
     async def _until_cut(self) -> None:
         await self._ending.wait()
-        raise _Over
+        raise _CutRequested
 
-    async def _part(self) -> None:
-        """Say that nothing more comes, and read until both ends say so: a close over input is a reset."""
+    async def _close_gracefully(self) -> None:
+        """Send FIN to both ends, and read until both sent theirs: a close with unread input is a reset."""
         with suppress(ExceptionGroup):
             async with asyncio.TaskGroup() as tasks:
                 for sock in self._sockets:
-                    tasks.create_task(_see_out(sock))
+                    tasks.create_task(_shut_down(sock))
 
     def __repr__(self) -> str:
-        return f"<Connection of :{self.client} up {self.up} down {self.down}>"
+        return f"<Connection of :{self.client_port} up {self.up} down {self.down}>"
 
 
 class Proxy:
-    """Listens on a port of its own and carries every connection to *target*."""
+    """Listens on a port of its own and relays every connection to *target*."""
 
     def __init__(
-        self, tasks: asyncio.TaskGroup, port: int, target: int, *, random: Random, buffer: int = 0
+        self, tasks: asyncio.TaskGroup, port: int, target: int, *, random: Random, buffer_bytes: int = 0
     ) -> None:
         self.port = port
-        """Where it listens; it stays the same."""
+        """Where it listens; does not change."""
         self.target = target
-        """The port on the loopback that connections to come are carried to."""
+        """The port on the loopback that new connections are relayed to."""
         self.connections: list[Connection] = []
         """Those that are open, oldest first."""
         self._tasks = tasks
         self._random = random
-        self._buffer = buffer
-        self._lines = {"up": CLEAR, "down": CLEAR}
+        self._buffer_bytes = buffer_bytes
+        self._conditions = {"up": UNIMPAIRED, "down": UNIMPAIRED}
         self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, target: int, *, random: Random | None = None, buffer: int = 0) -> AsyncIterator[Self]:
+    async def open(
+        cls, target: int, *, random: Random | None = None, buffer_bytes: int = 0
+    ) -> AsyncIterator[Self]:
         """Run a proxy to the port *target*; at the end every connection is reset.
 
-        *buffer* bounds what the kernel takes in for it from either side, in bytes: a small one makes it seen
-        at once on one side that the other is slow.
+        Args:
+            target: The port on the loopback.
+            random: For the sizes of fragments.
+            buffer_bytes: The receive buffer of its sockets: a small one makes one side notice at once that
+                the other side is slow. 0 for the kernel's default.
         """
         with reserved() as port:
             async with asyncio.TaskGroup() as tasks:
-                proxy = cls(tasks, port, target, random=random or Random(), buffer=buffer)
+                proxy = cls(tasks, port, target, random=random or Random(), buffer_bytes=buffer_bytes)
                 proxy.accept()
                 try:
                     yield proxy
@@ -142,47 +152,47 @@ class Proxy:
                     for serving in proxy._serving:
                         serving.cancel()
 
-    def shape(self, *, up: Line | None = None, down: Line | None = None) -> None:
-        """Let the bytes of every connection travel like this, in those to come as well."""
+    def impair(self, *, up: LinkConditions | None = None, down: LinkConditions | None = None) -> None:
+        """Apply these conditions to all connections, also new ones; None leaves a direction as it is."""
         given = {name: line for name, line in (("up", up), ("down", down)) if line is not None}
-        self._lines.update(given)
+        self._conditions.update(given)
         for connection in self.connections:
-            connection.shape(**given)
+            connection.impair(**given)
 
     def cut(self, how: Cut = Cut.RST) -> None:
-        """End every connection that is open."""
+        """End every open connection."""
         for connection in self.connections:
             connection.cut(how)
 
     def accept(self) -> None:
-        """Take new connections."""
+        """Accept new connections."""
         if self._listener is None:
-            self._listener = listening(self.port, receive_buffer=self._buffer)
-            asyncio.get_running_loop().add_reader(self._listener, self._arrive, self._listener)
+            self._listener = listening(self.port, receive_buffer=self._buffer_bytes)
+            asyncio.get_running_loop().add_reader(self._listener, self._on_connection, self._listener)
 
     def refuse(self) -> None:
-        """Refuse new connections, as a port does where nobody listens; those that are open stay."""
+        """Refuse new connections, as a port without a listener does; open ones stay."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
-    def _arrive(self, listener: socket.socket) -> None:
+    def _on_connection(self, listener: socket.socket) -> None:
         with suppress(BlockingIOError):
             client, _ = listener.accept()
             serving = self._tasks.create_task(self._serve(client))
             self._serving.add(serving)
-            # Also where it was cancelled before it began.
+            # Closes the socket also where the task was cancelled before it started.
             serving.add_done_callback(lambda _: client.close())
             serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        _prepare(client)
+        _configure(client)
         server = await self._connect()
         if server is None:
-            reset(client)
+            reset_on_close(client)
             return
-        connection = Connection(client, server, **self._lines, random=self._random)
+        connection = Connection(client, server, **self._conditions, random=self._random)
         self.connections.append(connection)
         try:
             await connection.run()
@@ -191,9 +201,9 @@ class Proxy:
 
     async def _connect(self) -> socket.socket | None:
         server = socket.socket()
-        _prepare(server)
-        if self._buffer:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+        _configure(server)
+        if self._buffer_bytes:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_bytes)
         try:
             await asyncio.get_running_loop().sock_connect(server, (HOST, self.target))
         except OSError:
@@ -208,18 +218,19 @@ class Proxy:
         return f"<Proxy :{self.port} to :{self.target} {len(self.connections)} connections>"
 
 
-def reset(sock: socket.socket) -> None:
-    """Let the end of *sock* be a reset, whatever it still holds (socket(7), SO_LINGER)."""
+def reset_on_close(sock: socket.socket) -> None:
+    """Make the close of *sock* a reset, whatever it still holds (socket(7), SO_LINGER)."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _prepare(sock: socket.socket) -> None:
+def _configure(sock: socket.socket) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def _see_out(sock: socket.socket) -> None:
+async def _shut_down(sock: socket.socket) -> None:
+    """Send FIN, and read until the other end has sent its own."""
     sock.shutdown(socket.SHUT_WR)
     while await asyncio.get_running_loop().sock_recv(sock, 65536):
         pass

@@ -1,6 +1,6 @@
-"""Three gateways whose Redis dies, hangs, lags, fills up, forgets: who misses something is told, nobody else.
+"""Three gateways whose Redis fails: clients that miss messages get a notice, all others get none.
 
-CHAOS_SEED repeats the chances of a run; what the machine does meanwhile is its own.
+CHAOS_SEED repeats the random choices of a run; the timing of the machine is not repeatable.
 """
 
 import asyncio
@@ -10,166 +10,193 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.chaos.cluster import (
+    AOF_BYTES_PER_SECOND,
     BLOCKED,
     CHANNELS,
+    CHANNELS_PER_CLIENT,
     CLIENTS,
-    DURABLE,
-    EACH,
-    HASTY,
-    LEASE,
-    SECOND,
+    FSYNC_ALWAYS,
+    FSYNC_EVERY_SECOND,
+    LEASE_SECONDS,
     Cluster,
-    cut_off,
-    shaped,
+    disconnected,
+    impaired,
 )
-from tests.chaos.fleet import Fleet, answered
-from tests.chaos.flow import CLEAR, Line
-from tests.chaos.history import Result, offset
-from tests.chaos.leases import KEYS
+from tests.chaos.history import PublishResult, offset
 from tests.chaos.proxy import Proxy
-from tests.chaos.publisher import DOUBTFUL_IN_A_CLUSTER, Publisher
-from tests.chaos.verdict import Told
-from tests.e2e.wire import PATIENCE
+from tests.chaos.publisher import UNKNOWN_RESULT_STATUSES_WITH_REDIS, Publisher
+from tests.chaos.redis_leases import KEYS
+from tests.chaos.relay import UNIMPAIRED, LinkConditions
+from tests.chaos.verdict import LossNotice
+from tests.chaos.workload import Workload, wait_for_answers
+from tests.e2e.clients import TIMEOUT_SECONDS
 
-ENOUGH = 60
-"""Messages that are taken before something happens, and after it."""
+ANSWERS = 60
+"""Messages that are published before the fault, and after it."""
 
-FAR = 200
-"""Messages: more than a node remembers of a channel, beside those that clients had before they slept."""
+BEYOND_NODE_CACHE = 200
+"""Messages: more than a node caches of a channel, in addition to those that the clients have already."""
 
 
 @asynccontextmanager
-async def crowded(
-    home: Path, seed: int, *, redis: Sequence[str] = (), told: bool = False, insists: float = 0.0
-) -> AsyncIterator[tuple[Cluster, Fleet, Counter[int]]]:
-    """Run a cluster with its clients and backends; yields how these are answered.
+async def cluster_under_load(
+    home: Path, seed: int, *, redis: Sequence[str] = (), notices: bool = False, retry_seconds: float = 0.0
+) -> AsyncIterator[tuple[Cluster, Workload, Counter[int]]]:
+    """Run a cluster under load; yields the count of each status that its publishers are answered.
 
-    The verdict must be clean; everybody must be told in every channel that is *told*, else nobody anything.
+    Afterwards the verdict must be clean, and no connection may have ended.
+
+    Args:
+        home: The folder of its nodes and its Redis.
+        seed: Of its random choices.
+        redis: Command-line options of its Redis.
+        notices: Whether every client must have got a notice in every channel; else none may have got any.
+        retry_seconds: How long its publishers repeat each publish.
     """
-    async with Cluster.open(home, redis=redis) as cluster, Fleet.launch(seed) as fleet:
-        await fleet.join("k", cluster.public, CHANNELS, count=CLIENTS, each=EACH)
-        async with fleet.publishing(cluster.internal, CHANNELS, insists=insists) as statuses:
-            await answered(statuses, ENOUGH)
-            yield cluster, fleet, statuses
-            await answered(statuses, ENOUGH)
-        verdict = await fleet.verdict(cluster, CHANNELS, home)
-        places = {(client.name, channel) for client in fleet.clients for channel in client.channels}
-        assert {(each.client, each.channel) for each in verdict.told} == (places if told else set())
-        assert not any(client.ends for client in fleet.clients), "no connection ends over Redis"
+    async with Cluster.open(home, redis=redis) as cluster, Workload.open(seed) as workload:
+        await workload.add_clients(
+            "k", cluster.public_ports, CHANNELS, count=CLIENTS, channels_each=CHANNELS_PER_CLIENT
+        )
+        async with workload.publishing(
+            cluster.internal_ports, CHANNELS, retry_seconds=retry_seconds
+        ) as statuses:
+            await wait_for_answers(statuses, ANSWERS)
+            yield cluster, workload, statuses
+            await wait_for_answers(statuses, ANSWERS)
+        verdict = await workload.verdict(cluster, CHANNELS, home)
+        pairs = {(client.name, channel) for client in workload.clients for channel in client.channels}
+        assert {(each.client, each.channel) for each in verdict.notices} == (pairs if notices else set())
+        assert not any(client.close_codes for client in workload.clients), (
+            "a fault of Redis ended connections"
+        )
 
 
-async def test_a_redis_that_was_killed_with_all_on_disk_costs_a_pause(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed, redis=DURABLE, insists=PATIENCE) as (cluster, _, _):
+async def test_redis_killed_with_all_data_on_disk_loses_no_message(tmp_path: Path, seed: int) -> None:
+    async with cluster_under_load(tmp_path, seed, redis=FSYNC_ALWAYS, retry_seconds=TIMEOUT_SECONDS) as (
+        cluster,
+        _,
+        _,
+    ):
         await cluster.kill_redis()
         await asyncio.sleep(0.5)
         await cluster.start_redis()
 
 
-async def test_a_redis_that_lost_its_last_second_is_told_to_everybody(tmp_path: Path, seed: int) -> None:
-    """All of its channels are of one shard, which begins a new epoch: also who missed nothing is told."""
-    async with crowded(tmp_path, seed, redis=HASTY, told=True) as (cluster, fleet, _):
-        await cluster.cut_power(SECOND, fleet.history)
+async def test_redis_that_lost_its_last_second_causes_notices_in_every_channel(
+    tmp_path: Path, seed: int
+) -> None:
+    """All channels are on one shard, which begins a new epoch: clients get notices even without a loss."""
+    async with cluster_under_load(tmp_path, seed, redis=FSYNC_EVERY_SECOND, notices=True) as (
+        cluster,
+        workload,
+        _,
+    ):
+        await cluster.kill_redis_losing(AOF_BYTES_PER_SECOND, workload.history)
         await cluster.start_redis()
 
 
-async def test_a_redis_that_was_flushed_is_told_to_everybody(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed, told=True) as (cluster, fleet, _):
-        await cluster.flush_redis(fleet.history)
+async def test_flushed_redis_causes_notices_in_every_channel(tmp_path: Path, seed: int) -> None:
+    async with cluster_under_load(tmp_path, seed, notices=True) as (cluster, workload, _):
+        await cluster.flush_redis(workload.history)
 
 
-async def test_a_redis_that_hangs_for_two_seconds_costs_a_pause(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed) as (cluster, _, _):
-        with cluster.redis_stopped():
+async def test_redis_paused_for_two_seconds_loses_no_message(tmp_path: Path, seed: int) -> None:
+    async with cluster_under_load(tmp_path, seed) as (cluster, _, _):
+        with cluster.redis_paused():
             await asyncio.sleep(2.0)
 
 
-async def test_a_redis_that_answers_a_second_late_costs_a_second(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed) as (cluster, _, _):
-        with shaped(cluster.ways, Line(delay=1.0)):
+async def test_redis_that_answers_a_second_late_loses_no_message(tmp_path: Path, seed: int) -> None:
+    async with cluster_under_load(tmp_path, seed) as (cluster, _, _):
+        with impaired(cluster.redis_proxies, LinkConditions(delay_seconds=1.0)):
             await asyncio.sleep(3.0)
 
 
-async def test_a_node_cut_off_from_redis_for_ten_seconds_keeps_its_clients(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed) as (cluster, fleet, _):
-        way = fleet.random.choice(cluster.ways)
-        # Refused and reset, or silent: a node finds out at once, or by its deadlines.
-        with cut_off(way) if fleet.random.random() < 0.5 else shaped([way], BLOCKED):
+async def test_node_disconnected_from_redis_for_ten_seconds_keeps_its_clients(
+    tmp_path: Path, seed: int
+) -> None:
+    async with cluster_under_load(tmp_path, seed) as (cluster, workload, _):
+        proxy = workload.random.choice(cluster.redis_proxies)
+        # Reset and refused, which a node notices at once; or blocked, which it notices by its deadlines.
+        with disconnected(proxy) if workload.random.random() < 0.5 else impaired([proxy], BLOCKED):
             await asyncio.sleep(10.0)
 
 
-async def test_a_redis_without_memory_refuses_and_loses_nothing(tmp_path: Path, seed: int) -> None:
-    async with crowded(tmp_path, seed) as (cluster, _, statuses), cluster.redis_without_memory():
-        await answered(statuses, ENOUGH, status=507)
-        await asyncio.sleep(LEASE)
+async def test_redis_out_of_memory_rejects_publishes_and_loses_no_message(tmp_path: Path, seed: int) -> None:
+    async with cluster_under_load(tmp_path, seed) as (cluster, _, statuses), cluster.redis_out_of_memory():
+        await wait_for_answers(statuses, ANSWERS, status=507)
+        await asyncio.sleep(LEASE_SECONDS)
 
 
-# ---------------------------------------------------------------- one message, one history
+# ---------------------------------------------------------------- retries and trimming
 
 
-async def test_a_publish_that_is_retried_through_ten_resets_is_stored_once(tmp_path: Path, seed: int) -> None:
-    """Its answers are lost: on the way from the node, and on the way from Redis to the node."""
+async def test_publish_retried_through_ten_resets_is_stored_once(tmp_path: Path, seed: int) -> None:
+    """Answers are lost between the node and the publisher, and between Redis and the node."""
     async with (
         Cluster.open(tmp_path) as cluster,
-        Proxy.open(cluster.internal[0]) as first,
-        Proxy.open(cluster.internal[1]) as second,
-        Fleet.launch(seed) as fleet,
+        Proxy.open(cluster.internal_ports[0]) as first_proxy,
+        Proxy.open(cluster.internal_ports[1]) as second_proxy,
+        Workload.open(seed) as workload,
     ):
-        await fleet.join("k", cluster.public, ["c"], count=3, each=1)
+        await workload.add_clients("k", cluster.public_ports, ["c"], count=3, channels_each=1)
         opened = Publisher.open(
             "b",
-            [first.port, second.port],
-            fleet.history,
-            random=fleet.random,
-            insists=3 * PATIENCE,
-            doubtful=DOUBTFUL_IN_A_CLUSTER,
+            [first_proxy.port, second_proxy.port],
+            workload.history,
+            random=workload.random,
+            retry_seconds=3 * TIMEOUT_SECONDS,
+            unknown_statuses=UNKNOWN_RESULT_STATUSES_WITH_REDIS,
         )
-        async with opened as backend, asyncio.TaskGroup() as tasks:
-            for network in (first, second, *cluster.ways[:2]):
-                network.shape(down=BLOCKED)
-            publish = tasks.create_task(backend.publish("c", 100))
-            while backend.statuses[0] < 10:
-                await asyncio.sleep(fleet.random.uniform(0, 0.1))
-                for network in fleet.random.sample([first, second, *cluster.ways[:2]], 2):
-                    network.cut()
-            for network in (first, second, *cluster.ways[:2]):
-                network.shape(down=CLEAR)
-        assert publish.result() is Result.OK
-        assert await cluster.ask("XLEN", KEYS.log("c")) == 1
-        verdict = await fleet.verdict(cluster, ["c"], tmp_path)
-        assert (verdict.delivered, verdict.told) == (3, ())
+        async with opened as publisher, asyncio.TaskGroup() as tasks:
+            for proxy in (first_proxy, second_proxy, *cluster.redis_proxies[:2]):
+                proxy.impair(down=BLOCKED)
+            publish = tasks.create_task(publisher.publish("c", 100))
+            while publisher.statuses[0] < 10:
+                await asyncio.sleep(workload.random.uniform(0, 0.1))
+                for proxy in workload.random.sample(
+                    [first_proxy, second_proxy, *cluster.redis_proxies[:2]], 2
+                ):
+                    proxy.cut()
+            for proxy in (first_proxy, second_proxy, *cluster.redis_proxies[:2]):
+                proxy.impair(down=UNIMPAIRED)
+        assert publish.result() is PublishResult.OK
+        assert await cluster.execute_redis("XLEN", KEYS.log("c")) == 1
+        verdict = await workload.verdict(cluster, ["c"], tmp_path)
+        assert (verdict.delivered, verdict.notices) == (3, ())
 
 
-async def test_who_sleeps_while_history_is_trimmed_is_told_and_gets_no_part_of_it(
+async def test_clients_away_while_history_is_trimmed_get_a_notice_instead_of_a_part_of_it(
     tmp_path: Path, seed: int
 ) -> None:
-    """What is trimmed by the number that is kept, and what somebody trims in Redis; the rest is kept."""
+    """One channel is trimmed by its history size, one by XTRIM in Redis; the third one is not trimmed."""
     short, cut, kept = "short:s", "trimmed", "kept"
     channels = [short, cut, kept]
     async with (
         Cluster.open(tmp_path) as cluster,
         AsyncExitStack() as stack,
-        Fleet.launch(seed) as fleet,
+        Workload.open(seed) as workload,
     ):
-        doors = [await stack.enter_async_context(Proxy.open(node.public)) for node in cluster.nodes]
-        ports = [door.port for door in doors]
-        await fleet.join("k", ports, channels, count=30, each=len(channels))
-        async with fleet.publishing(cluster.internal, channels) as statuses:
-            await answered(statuses, ENOUGH)
-        await fleet.reach(await cluster.newest(channels))
-        for door in doors:
-            door.refuse()
-            door.cut()
-        # More than a node itself remembers of a channel; nobody is told when that is.
-        async with fleet.publishing(cluster.internal, channels, rate=600, backends=12):
-            while min(map(offset, (await cluster.newest(channels)).values())) < FAR:  # noqa: ASYNC110
+        client_proxies = [await stack.enter_async_context(Proxy.open(node.public)) for node in cluster.nodes]
+        ports = [proxy.port for proxy in client_proxies]
+        await workload.add_clients("k", ports, channels, count=30, channels_each=len(channels))
+        async with workload.publishing(cluster.internal_ports, channels) as statuses:
+            await wait_for_answers(statuses, ANSWERS)
+        await workload.wait_for_positions(await cluster.newest_positions(channels))
+        for proxy in client_proxies:
+            proxy.refuse()
+            proxy.cut()
+        # There is no notification of positions, so they are polled.
+        async with workload.publishing(cluster.internal_ports, channels, rate=600, publishers=12):
+            while min(map(offset, (await cluster.newest_positions(channels)).values())) < BEYOND_NODE_CACHE:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        newest = await cluster.newest([cut])
-        await cluster.ask("XTRIM", KEYS.log(cut), "MINID", f"{offset(newest[cut]) - 3}-0")
-        for door in doors:
-            door.accept()
-        verdict = await fleet.verdict(cluster, channels, tmp_path)
-        assert Counter(verdict.told) == Counter(
-            Told(client.name, channel, "recovered: false")
-            for client in fleet.clients
+        newest = await cluster.newest_positions([cut])
+        await cluster.execute_redis("XTRIM", KEYS.log(cut), "MINID", f"{offset(newest[cut]) - 3}-0")
+        for proxy in client_proxies:
+            proxy.accept()
+        verdict = await workload.verdict(cluster, channels, tmp_path)
+        assert Counter(verdict.notices) == Counter(
+            LossNotice(client.name, channel, "recovered: false")
+            for client in workload.clients
             for channel in (short, cut)
         )

@@ -1,4 +1,4 @@
-"""What is wrong with a history, said so that somebody can look for it."""
+"""What the checker found in a history, as text that says where to look."""
 
 from __future__ import annotations
 
@@ -7,76 +7,78 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-SHOWN = 25
-"""Faults that a verdict spells out; the rest is counted."""
+MAX_LISTED = 25
+"""Violations that the text of a verdict lists; the others are counted."""
 
 
-class Kind(StrEnum):
+class ViolationKind(StrEnum):
+    """The kinds of docs/chaos.md#what-is-checked."""
+
     LOST = "lost"
-    """A client did not get a message, and nothing told it so."""
+    """A client did not get an acknowledged message, and got no notice of it."""
     DUPLICATED = "duplicated"
     """A client got a message twice."""
     REORDERED = "reordered"
-    """A message came after one that it precedes."""
+    """A client got a message after one that it precedes."""
     DIVERGING = "diverging"
-    """Two saw different things: data, places or numbers of the same message."""
+    """Two clients saw different data, ids or numbers of one message."""
     PHANTOM = "phantom"
-    """A client got what was never published, or not there, or what it did not subscribe to."""
+    """A client got what nobody published there, or what it had not subscribed to."""
     SILENT = "silent"
-    """A client's stream broke, or is not the one that it followed, and nothing told it so."""
+    """A client's stream was interrupted, or replaced by another one, and it got no notice of it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Fault:
-    kind: Kind
+class Violation:
+    kind: ViolationKind
     channel: str
     client: str
-    """Empty where it is the channel's fault as such."""
+    """Empty where the violation concerns no single client."""
     ids: tuple[str, ...]
-    """The messages or positions that it is about; the name of the publish where a message has no id."""
-    why: str
+    """The messages or positions concerned; the name of the publish where a message has no id."""
+    reason: str
 
     def __str__(self) -> str:
         where = f"{self.channel} at {self.client}" if self.client else self.channel
-        return f"{self.kind} in {where}: {', '.join(self.ids)}: {self.why}"
+        return f"{self.kind} in {where}: {', '.join(self.ids)}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Told:
-    """A client was told that it misses something."""
+class LossNotice:
+    """A client was notified that messages are missing."""
 
     client: str
     channel: str
-    how: str
+    reason: str
     """`recovered: false`, or the reason of the gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    faults: tuple[Fault, ...]
-    told: tuple[Told, ...]
-    """In the order of the history; no fault, but to be expected only where something was lost."""
+    violations: tuple[Violation, ...]
+    notices: tuple[LossNotice, ...]
+    """In the order of the history. They are no violations, but only expected where messages were lost."""
     published: Counter[str]
-    """How many publishes ended how."""
+    """The number of publishes with each result."""
     delivered: int
-    """How many messages all clients got together."""
+    """The number of messages that all clients together got."""
 
     @property
     def clean(self) -> bool:
-        return not self.faults
+        return not self.violations
 
     @property
-    def kinds(self) -> set[Kind]:
-        return {fault.kind for fault in self.faults}
+    def kinds(self) -> set[ViolationKind]:
+        return {violation.kind for violation in self.violations}
 
     def __str__(self) -> str:
-        counts = Counter(fault.kind.value for fault in self.faults)
-        told = {"delivered": self.delivered, "told": len(self.told)}
-        summary = f"{_counted(counts) or 'nothing wrong'} ({_counted({**self.published, **told})})"
-        more = len(self.faults) - SHOWN
-        lines = [summary, *map(str, self.faults[:SHOWN])]
+        counts = Counter(violation.kind.value for violation in self.violations)
+        totals = {"delivered": self.delivered, "notices": len(self.notices)}
+        summary = f"{_counted(counts) or 'no violations'} ({_counted({**self.published, **totals})})"
+        more = len(self.violations) - MAX_LISTED
+        lines = [summary, *map(str, self.violations[:MAX_LISTED])]
         return "\n".join([*lines, f"… and {more} more"] if more > 0 else lines)
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

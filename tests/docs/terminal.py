@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.docs.pages import ROOT, Block
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 _ANNOUNCED = re.compile(r"(clients|backends) +\w+://[^/]*:(\d+)/")
 _PORTS = {"clients": "8000", "backends": "8001"}
 _FOREIGN = ("FANWAY_", "PYTHONPATH")
@@ -33,7 +33,7 @@ class Running:
     async def line(self) -> str:
         """Return the next line, once it is there."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             line = (await self.process.stdout.readline()).decode()
         assert line, f"it ended after {self._lines}"
         self._lines.append(line.rstrip("\n"))
@@ -62,7 +62,7 @@ class Running:
         """End it as Ctrl-C does, and everything that it started."""
         if self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGINT)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await self.process.communicate()
 
 
@@ -118,7 +118,7 @@ class Terminals:
         remember = f'export -p | grep -vE "^declare -x ({_OURS})(=|$)" > "{self._exported}"'
         script = f'set -eu\n. "{self._exported}"\n{command}\n{remember}\n'
         process = await self._typed(script, stderr=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             printed, complained = await process.communicate()
         self._printed = printed.decode()
         assert process.returncode == 0, f"{command}\n{self._printed}{complained.decode()}"

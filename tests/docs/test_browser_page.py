@@ -10,7 +10,7 @@ from threading import Thread
 from tests.docs.pages import ROOT, Page
 from tests.e2e.browser import chromium
 from tests.e2e.demo.kit import publish
-from tests.e2e.gateway import served
+from tests.e2e.gateway import gateway_process
 
 GUIDE = Page(ROOT / "docs" / "getting-started.md")
 # Lets the test cut the connection, which the page keeps to itself; a busy machine's gateway may refuse some.
@@ -28,7 +28,7 @@ SHOWN = "[...document.querySelectorAll('#messages li')].map((item) => item.textC
 
 def test_it_shows_a_channel_and_what_it_missed(tmp_path: Path) -> None:
     (html,) = (block.text for block in GUIDE.blocks if block.language == "html")
-    with served(tmp_path) as gateway, folder(tmp_path) as address:
+    with gateway_process(tmp_path) as gateway, folder(tmp_path) as address:
         (tmp_path / "page.html").write_text(html.replace("8000", str(gateway.public)))
         publish(gateway, "demo", "before")
         with chromium(tmp_path / "profile") as browser, browser.page() as tab:

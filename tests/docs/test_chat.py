@@ -10,15 +10,15 @@ from typing import Self
 import pytest
 
 from tests.docs.pages import ROOT
-from tests.e2e.gateway import Served, served, token
+from tests.e2e.gateway import GatewayProcess, gateway_process, token
 
 PROGRAM = ROOT / "examples" / "chat.py"
 TIMEOUT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway")) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway")) as gateway:
         yield gateway
 
 
@@ -31,7 +31,7 @@ class TerminalUser:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, gateway: Served, channel: str, name: str) -> AsyncIterator[Self]:
+    async def start(cls, gateway: GatewayProcess, channel: str, name: str) -> AsyncIterator[Self]:
         url = f"ws://127.0.0.1:{gateway.public}/v1/ws"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -74,7 +74,7 @@ class TerminalUser:
             return await self.process.wait()
 
 
-async def test_a_user_who_loses_the_connection_misses_nothing(gateway: Served) -> None:
+async def test_a_user_who_loses_the_connection_misses_nothing(gateway: GatewayProcess) -> None:
     async with (
         TerminalUser.start(gateway, "flat", "ann") as ann,
         TerminalUser.start(gateway, "flat", "ben") as ben,
@@ -99,7 +99,7 @@ async def test_a_user_who_loses_the_connection_misses_nothing(gateway: Served) -
     ]
 
 
-async def test_lines_typed_before_ctrl_d_are_published(gateway: Served) -> None:
+async def test_lines_typed_before_ctrl_d_are_published(gateway: GatewayProcess) -> None:
     async with (
         TerminalUser.start(gateway, "door", "ann") as ann,
         TerminalUser.start(gateway, "door", "ben") as ben,
@@ -109,14 +109,14 @@ async def test_lines_typed_before_ctrl_d_are_published(gateway: Served) -> None:
         await ann.wait_for("ben: bye")
 
 
-async def test_a_disconnected_user_does_not_reconnect(gateway: Served) -> None:
+async def test_a_disconnected_user_does_not_reconnect(gateway: GatewayProcess) -> None:
     async with TerminalUser.start(gateway, "exit", "eve") as eve:
         await gateway.request("POST", "/v1/users/eve/disconnect")
         await eve.wait_for("the gateway closed with 4005")
         assert await eve.leave() == 1
 
 
-async def test_control_characters_do_not_reach_the_terminal(gateway: Served) -> None:
+async def test_control_characters_do_not_reach_the_terminal(gateway: GatewayProcess) -> None:
     async with TerminalUser.start(gateway, "safe", "ann") as ann:
         data = {"name": "mallory", "text": "\x1b[2J\x07red"}
         await gateway.request("POST", "/v1/publish", {"channel": "chat:safe", "data": data})

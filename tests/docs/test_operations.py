@@ -10,27 +10,29 @@ import pytest
 from gateway.settings import load
 from tests.broker.redis_server import running_redis
 from tests.docs.pages import ROOT, Page
-from tests.e2e.gateway import Served, served
+from tests.e2e.gateway import GatewayProcess, gateway_process
 
 PAGE = Page(ROOT / "docs" / "operations.md")
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway")) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway")) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def over_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def over_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
-        served(tmp_path_factory.mktemp("node"), BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
+        gateway_process(
+            tmp_path_factory.mktemp("node"), BROKER__KIND="redis", BROKER__URL=redis.url
+        ) as gateway,
     ):
         yield gateway
 
 
-async def metrics(gateway: Served) -> tuple[str, list[tuple[str, str]]]:
+async def metrics(gateway: GatewayProcess) -> tuple[str, list[tuple[str, str]]]:
     """All that is exposed, and what is ours of it, with its type."""
     text = (await gateway.request("GET", "/metrics")).text
     return text, re.findall(r"^# TYPE (fanway_\w+) (\w+)$", text, re.MULTILINE)
@@ -40,7 +42,9 @@ def documented(heading: str) -> list[tuple[str, str]]:
     return [(name.strip("`"), kind) for name, kind, _ in PAGE.table(heading)]
 
 
-async def test_its_metrics_are_those_that_are_exposed(gateway: Served, over_redis: Served) -> None:
+async def test_its_metrics_are_those_that_are_exposed(
+    gateway: GatewayProcess, over_redis: GatewayProcess
+) -> None:
     text, exposed = await metrics(gateway)
     assert documented("## Metrics") == exposed
     _, exposed = await metrics(over_redis)
@@ -49,21 +53,21 @@ async def test_its_metrics_are_those_that_are_exposed(gateway: Served, over_redi
     assert not re.search(r"^# HELP fanway_\w+ .* of the ", text, re.MULTILINE), "one that nobody explains"
 
 
-async def test_metrics_named_elsewhere_exist(gateway: Served, over_redis: Served) -> None:
+async def test_metrics_named_elsewhere_exist(gateway: GatewayProcess, over_redis: GatewayProcess) -> None:
     text = (await metrics(gateway))[0] + (await metrics(over_redis))[0]
     for path in sorted((ROOT / "docs").glob("*.md")):
         for name in re.findall(r"\b(?:fanway|process)_\w+_\w+\b", path.read_text()):
             assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), f"{path.name}: {name}"
 
 
-async def test_health_is_where_it_says(gateway: Served) -> None:
+async def test_health_is_where_it_says(gateway: GatewayProcess) -> None:
     for path, _, _ in PAGE.table("## Health"):
         assert (await gateway.request("GET", path.strip("`"))).status_code == 200
 
 
 def test_the_log_looks_as_it_says(tmp_path: Path) -> None:
     (example,) = (json.loads(block.text) for block in PAGE.blocks if block.language == "json")
-    with served(tmp_path, LOG__FORMAT="json") as gateway:
+    with gateway_process(tmp_path, LOG__FORMAT="json") as gateway:
         pass
     (draining,) = (
         json.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{") and "drain" in line

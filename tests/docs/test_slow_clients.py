@@ -8,8 +8,8 @@ import pytest
 
 from protocol.codec import JSON
 from tests.docs.pages import ROOT, Page
-from tests.e2e.gateway import Served, served
-from tests.e2e.wire import Client, Raw
+from tests.e2e.clients import Client, RawConnection
+from tests.e2e.gateway import GatewayProcess, gateway_process
 
 PAGE = Page(ROOT / "docs" / "slow-clients.md")
 MESSAGES = 200
@@ -52,15 +52,15 @@ message_size = "32KiB"
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
 @asynccontextmanager
-async def slow(gateway: Served, channel: str) -> AsyncIterator[Raw]:
+async def slow(gateway: GatewayProcess, channel: str) -> AsyncIterator[RawConnection]:
     """Yield a client of *channel* that did not read while 200 messages of 4 KiB were published there."""
-    with await Raw.websocket(gateway.public, receive_buffer=4096) as client:
+    with await RawConnection.websocket(gateway.public, receive_buffer=4096) as client:
         await client.call(type="connect", id=1, subs={channel: {}})
         commands = [{"publish": {"channel": channel, "data": [n, "x" * 4096]}} for n in range(MESSAGES)]
         for first in range(0, MESSAGES, 20):
@@ -69,11 +69,11 @@ async def slow(gateway: Served, channel: str) -> AsyncIterator[Raw]:
         yield client
 
 
-async def seen(client: Raw) -> list[dict[str, Any]]:
+async def seen(client: RawConnection) -> list[dict[str, Any]]:
     """Return what *client* reads up to the newest message."""
     pushes: list[dict[str, Any]] = []
     while not pushes or pushes[-1].get("data", [None])[0] != MESSAGES - 1:
-        pushes.append(await client.hear())
+        pushes.append(await client.receive())
     return pushes
 
 
@@ -82,22 +82,22 @@ def numbers(pushes: list[dict[str, Any]]) -> list[int | str]:
     return [push["data"][0] if push["type"] == "message" else push["reason"] for push in pushes]
 
 
-async def test_catch_up_brings_every_message_once(gateway: Served) -> None:
-    before = await gateway.figures()
+async def test_catch_up_brings_every_message_once(gateway: GatewayProcess) -> None:
+    before = await gateway.metrics()
     async with slow(gateway, "chat:slow") as client:
         assert numbers(await seen(client)) == list(range(MESSAGES))
-    after = await gateway.figures()
+    after = await gateway.metrics()
     assert after["outbox_dropped_catch_up_total"] > before["outbox_dropped_catch_up_total"]
 
 
 @pytest.mark.parametrize(("channel", "policy"), [("cursor:slow", "conflate"), ("log:slow", "drop_oldest")])
 async def test_what_is_dropped_leaves_one_gap_where_it_was(
-    gateway: Served, channel: str, policy: str
+    gateway: GatewayProcess, channel: str, policy: str
 ) -> None:
-    before = await gateway.figures()
+    before = await gateway.metrics()
     async with slow(gateway, channel) as client:
         pushes = await seen(client)
-    after = await gateway.figures()
+    after = await gateway.metrics()
     told = numbers(pushes)
     gap = told.index("overflow")
     rest = told[gap + 1 :]
@@ -109,10 +109,10 @@ async def test_what_is_dropped_leaves_one_gap_where_it_was(
     assert number_in(pushes[gap]["position"]) == number_in(pushes[gap + 1]["message"]) - 1
 
 
-async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: Served) -> None:
+async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: GatewayProcess) -> None:
     async with slow(gateway, "book:slow") as client:
-        last = (await client.hear())["message"]
-        frames, closed = await client.until_close()
+        last = (await client.receive())["message"]
+        frames, closed = await client.read_until_close()
     assert closed.code == 4006
     last = [JSON.decode_server_message(frame.payload) for frame in frames][-1].message  # type: ignore[union-attr]
     async with Client.open(gateway.public, subs={"book:slow": {"since": str(last)}}) as returned:
@@ -120,30 +120,32 @@ async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: Served)
         assert restored["recovered"]
         missed = numbers(restored["messages"])
         while not missed or missed[-1] != MESSAGES - 1:
-            missed += numbers([await returned.push("message")])
+            missed += numbers([await returned.next_push("message")])
         assert missed == list(range(number_in(str(last)), MESSAGES))
 
 
-async def test_a_history_that_is_too_short_leaves_a_gap(gateway: Served) -> None:
+async def test_a_history_that_is_too_short_leaves_a_gap(gateway: GatewayProcess) -> None:
     async with slow(gateway, "short:slow") as client:
         pushes = await seen_with_more(gateway, client, "short:slow")
     assert "trimmed" in numbers(pushes)
 
 
-async def test_without_history_catch_up_drops_the_oldest(gateway: Served) -> None:
+async def test_without_history_catch_up_drops_the_oldest(gateway: GatewayProcess) -> None:
     async with slow(gateway, "plain:slow") as client:
         pushes = await seen(client)
     gap = numbers(pushes).index("overflow")
     assert "position" not in pushes[gap]
 
 
-async def seen_with_more(gateway: Served, client: Raw, channel: str) -> list[dict[str, Any]]:
+async def seen_with_more(
+    gateway: GatewayProcess, client: RawConnection, channel: str
+) -> list[dict[str, Any]]:
     """Return what *client* reads up to a `gap`, after which there is nothing left but what comes live."""
     pushes: list[dict[str, Any]] = []
     while not pushes or pushes[-1]["type"] != "gap":
-        pushes.append(await client.hear())
+        pushes.append(await client.receive())
     await gateway.request("POST", "/v1/publish", {"channel": channel, "data": ["live"]})
-    pushes.append(await client.hear())
+    pushes.append(await client.receive())
     assert pushes[-1]["data"] == ["live"]
     return pushes
 

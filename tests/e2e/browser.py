@@ -23,7 +23,7 @@ from websockets.sync.connection import Connection
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # What anything may take before the test fails; far more than a busy machine needs.
-PATIENCE = 40.0
+TIMEOUT_SECONDS = 40.0
 # Windows narrower than this, in CSS pixels, are phones.
 PHONE = 600
 
@@ -141,7 +141,7 @@ class Browser:
 
     def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """Return the result of a method; what happens meanwhile goes to the pages."""
-        deadline = monotonic() + PATIENCE
+        deadline = monotonic() + TIMEOUT_SECONDS
         command = {"id": next(self._ids), "method": method, "params": params}
         self._devtools.send(json.dumps(command | ({"sessionId": session} if session else {})))
         while (message := self._receive(deadline)).get("id") != command["id"]:
@@ -179,7 +179,7 @@ class Page:
 
     def wait_event(self, method: str, matches: Callable[[Event], bool] = bool, *, after: int = 0) -> Event:
         """Return the first event of that kind since the *after*th of all, waiting for it."""
-        deadline = monotonic() + PATIENCE
+        deadline = monotonic() + TIMEOUT_SECONDS
         while True:
             for event in self.events[after:]:
                 if event["method"] == method and matches(event["params"]):

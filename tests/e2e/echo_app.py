@@ -15,7 +15,7 @@ from gateway.tasks import Tasks
 from gateway.transport.public_http import HttpOptions, PublicHttp
 from gateway.transport.websocket.handshake import EXTENSION
 from gateway.transport.websocket.transport import WebSocketTransport
-from tests.e2e.gateway import listening
+from tests.e2e.gateway import serving_listener
 
 
 class Echo:
@@ -48,7 +48,7 @@ async def echo(options: HttpOptions | None = None) -> AsyncIterator[int]:
     app = Starlette(routes=[WebSocketRoute("/", _echo)])
     http = partial(PublicHttp, tasks=tasks, options=options or HttpOptions())
     listener = Listener(app, Binding("127.0.0.1", 0), http=http)
-    async with listening(listener):
+    async with serving_listener(listener):
         yield listener.port
     await tasks.close()
 

@@ -1,4 +1,4 @@
-"""Gateways to test: `fanway serve` in a process of its own, or on the running loop, on free ports."""
+"""Gateways for tests, on free ports: `fanway serve` in a process of its own, or on the running event loop."""
 
 import asyncio
 import os
@@ -26,100 +26,113 @@ SECRET = "a-secret-of-the-tests-that-is-long-enough"
 KEY = "dev"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 _ADDRESS = re.compile(r"(?:clients|backends) +\w+://[^/]*:(\d+)/")
-# What a gateway may take to start and to end; a healthy one takes a second on a busy machine.
-PATIENCE = 40.0
-_PAGE = os.sysconf("SC_PAGESIZE")
-LOG = "stderr.log"
+TIMEOUT_SECONDS = 40.0
+"""How long a gateway may take to start and to exit; a healthy one takes a second on a busy machine."""
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+LOG_NAME = "stderr.log"
 
 
-class Served:
-    """A `fanway serve` that runs, as its clients and its operators see it."""
+class GatewayProcess:
+    """A running `fanway serve`: its ports, its log, its metrics and its internal API."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
-        self.process = process
-        self._errors = errors
-        self._status = 0
-        self.public, self.internal = (_address(process, errors) for _ in range(2))
+    def __init__(self, popen: subprocess.Popen[str], log_path: Path) -> None:
+        self.popen = popen
+        self._log_path = log_path
+        self._expected_status = 0
+        self.public, self.internal = (_announced_port(popen, log_path) for _ in range(2))
+        """The ports of its two listeners."""
 
     @property
     def stderr(self) -> str:
         """What it has logged so far."""
-        return self._errors.read_text()
+        return self._log_path.read_text()
 
-    def rss(self) -> int:
-        """Bytes of memory that are its own now."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE
+    def resident_bytes(self) -> int:
+        """Return the resident set size of the process."""
+        return int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
-    async def figures(self) -> dict[str, float]:
-        """Return every figure of `/metrics` that is ours, by its name without `fanway_`."""
+    async def metrics(self) -> dict[str, float]:
+        """Return the values of `/metrics` whose names start with `fanway_`, by the rest of the name."""
         text = (await self.request("GET", "/metrics")).text
         pairs = (line.split() for line in text.splitlines() if line.startswith("fanway_"))
         return {name.removeprefix("fanway_"): float(value) for name, value in pairs}
 
     async def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Return what the internal API answers."""
+        """Return the answer of the internal API."""
         return await request(self.internal, method, path, body)
 
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+    def send_signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
 
-    async def gone(self) -> None:
-        """Wait until the process has ended."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        descriptor = os.pidfd_open(self.process.pid)
-        loop.add_reader(descriptor, ended.set)
+    async def wait_exited(self) -> None:
+        """Wait until the process has exited."""
+        loop, exited = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = os.pidfd_open(self.popen.pid)
+        loop.add_reader(descriptor, exited.set)
         try:
-            await ended.wait()
+            await exited.wait()
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
 
-    def fails(self, status: int) -> None:
-        """Expect it to end with *status* instead of 0."""
-        self._status = status
+    def expect_exit_status(self, status: int) -> None:
+        """Let `stop` expect *status* instead of 0."""
+        self._expected_status = status
 
     def kill(self) -> None:
-        """End it as a power cut does."""
-        self._status = -signal.SIGKILL
-        self.process.kill()
-        self.process.wait(PATIENCE)
+        """End it with SIGKILL."""
+        self._expected_status = -signal.SIGKILL
+        self.popen.kill()
+        self.popen.wait(TIMEOUT_SECONDS)
 
     def stop(self) -> None:
-        """End it as a supervisor does; what it leaves must be in order."""
-        if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
-        status = self.process.wait(PATIENCE)
+        """End it with SIGTERM, and check its exit status and that its log has no traceback."""
+        if self.popen.poll() is None:
+            self.send_signal(signal.SIGTERM)
+        status = self.popen.wait(TIMEOUT_SECONDS)
         assert "Traceback" not in self.stderr, self.stderr
-        assert status == self._status, self.stderr
+        assert status == self._expected_status, self.stderr
 
 
 @contextmanager
-def served(home: Path, config: str = "", *, dev: bool = True, **settings: str) -> Iterator[Served]:
-    """Run `fanway serve` in *home* with *config* as file and *settings* as SECTION__KEY; it must end well."""
-    with (home / LOG).open("w") as log, logging_to(log.fileno(), home, config, settings, dev=dev) as gateway:
+def gateway_process(
+    home: Path, config: str = "", *, dev: bool = True, **settings: str
+) -> Iterator[GatewayProcess]:
+    """Run `fanway serve` in *home*; it must exit cleanly.
+
+    Args:
+        home: Its working directory, and where its log is written.
+        config: The text of its `gateway.toml`.
+        dev: Whether it runs in dev mode.
+        settings: Environment variables, as SECTION__KEY.
+    """
+    with (
+        (home / LOG_NAME).open("w") as log,
+        gateway_process_logging_to(log.fileno(), home, config, settings, dev=dev) as gateway,
+    ):
         yield gateway
 
 
 @contextmanager
-def logging_to(
+def gateway_process_logging_to(
     stderr: int, home: Path, config: str, settings: Mapping[str, str] | None = None, *, dev: bool = True
-) -> Iterator[Served]:
-    """Run one whose log goes to the file descriptor *stderr*."""
-    arguments = ["--config", str(_file(home, config))] if config else []
+) -> Iterator[GatewayProcess]:
+    """As `gateway_process`, with the log written to the file descriptor *stderr*."""
+    arguments = ["--config", str(_config_file(home, config))] if config else []
     arguments += ["--dev"] if dev else []
-    ours = {f"FANWAY_{name}": value for name, value in (settings or {}).items()}
-    others = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
+    environment = {f"FANWAY_{name}": value for name, value in (settings or {}).items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
     process = subprocess.Popen(
         [FANWAY, "serve", "--port", "0", "--internal-port", "0", *arguments],
         cwd=home,
-        env={**others, "FANWAY_AUTH__SECRET": SECRET, **ours},
+        env={**inherited, "FANWAY_AUTH__SECRET": SECRET, **environment},
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
     )
     with process:
         try:
-            gateway = Served(process, home / LOG)
+            gateway = GatewayProcess(process, home / LOG_NAME)
             yield gateway
             gateway.stop()
         finally:
@@ -127,12 +140,14 @@ def logging_to(
 
 
 @contextmanager
-def pair(homes: pytest.TempPathFactory, config: str = "", **settings: str) -> Iterator[tuple[Served, Served]]:
-    """Run two nodes of one cluster, `one` and `two`, each with *config* and *settings*."""
+def two_nodes(
+    homes: pytest.TempPathFactory, config: str = "", **settings: str
+) -> Iterator[tuple[GatewayProcess, GatewayProcess]]:
+    """Run two nodes of one cluster, called `one` and `two`, both with *config* and *settings*."""
     with ExitStack() as stack:
         one, two = (
             stack.enter_context(
-                served(
+                gateway_process(
                     homes.mktemp(name), config, dev=True, NODE__NAME=name, BROKER__KIND="redis", **settings
                 )
             )
@@ -141,46 +156,46 @@ def pair(homes: pytest.TempPathFactory, config: str = "", **settings: str) -> It
         yield one, two
 
 
-class Running:
-    """A gateway on the running loop."""
+class GatewayOnLoop:
+    """A gateway on the running event loop."""
 
     def __init__(self, gateway: GatewayNode) -> None:
         self.gateway = gateway
         self.public, self.internal = gateway.public.port, gateway.internal.port
-        self.stopped = asyncio.Event()
-        """Set to make it drain and end."""
+        self.stop = asyncio.Event()
+        """Set it to make the gateway drain and end."""
 
     async def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Return what the internal API answers."""
+        """Return the answer of the internal API."""
         return await request(self.internal, method, path, body)
 
 
 @asynccontextmanager
-async def running(
+async def gateway_on_loop(
     home: Path, config: str = "", *, dev: bool = True, **settings: object
-) -> AsyncIterator[Running]:
-    """Run a gateway on the running loop, with *settings* as section__key; it has ended when this returns."""
+) -> AsyncIterator[GatewayOnLoop]:
+    """Run a gateway on the running event loop, with *settings* as section__key; it ends with the block."""
     flags: dict[str, object] = {
         "listen.public.port": 0,
         "listen.internal.port": 0,
         "auth.secret": SECRET,
         **{name.replace("__", "."): value for name, value in settings.items()},
     }
-    loaded = load(_file(home, config) if config else None, dev=dev, flags=flags)
+    loaded = load(_config_file(home, config) if config else None, dev=dev, flags=flags)
     gateway = GatewayNode(loaded)
-    run, started = Running(gateway), asyncio.Event()
-    serving = asyncio.ensure_future(gateway.serve(run.stopped, lambda _: started.set()))
+    run, started = GatewayOnLoop(gateway), asyncio.Event()
+    serving = asyncio.ensure_future(gateway.serve(run.stop, lambda _: started.set()))
     await started.wait()
     try:
         yield run
     finally:
-        run.stopped.set()
+        run.stop.set()
         await serving
 
 
 @asynccontextmanager
-async def listening(listener: Listener) -> AsyncIterator[int]:
-    """Serve *listener* on the running loop; yields its port."""
+async def serving_listener(listener: Listener) -> AsyncIterator[int]:
+    """Serve *listener* on the running event loop; yields its port."""
     serving = asyncio.ensure_future(listener.run_until_stopped())
     try:
         yield listener.port
@@ -189,18 +204,20 @@ async def listening(listener: Listener) -> AsyncIterator[int]:
         await serving
 
 
-async def become(condition: Callable[[], bool]) -> None:
-    """Wait until what runs on this loop has made *condition* true."""
-    async with asyncio.timeout(PATIENCE):
-        # A gateway tells clients of things, not tests.
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until tasks on this event loop have made *condition* true."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        # A gateway notifies its clients of changes, not tests.
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
 async def request(port: int, method: str, path: str, body: object = None) -> httpx.Response:
-    """Return what the internal listener on *port* answers."""
-    # Without TLS there is no need to read every authority's certificate first, which takes 20 ms.
-    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=PATIENCE, headers=HEADERS) as client:
+    """Return the answer of the internal listener on *port*."""
+    # verify=False avoids loading all CA certificates, which takes 20 ms and is useless without TLS.
+    async with httpx.AsyncClient(
+        trust_env=False, verify=False, timeout=TIMEOUT_SECONDS, headers=HEADERS
+    ) as client:
         content = None if body is None else orjson.dumps(body)
         return await client.request(
             method,
@@ -211,28 +228,28 @@ async def request(port: int, method: str, path: str, body: object = None) -> htt
 
 
 async def publish(port: int, channel: str, data: object, **more: object) -> Mapping[str, Any]:
-    """Publish through the internal listener on *port*; it must take it."""
+    """Publish through the internal listener on *port*, check the 200, and return its body."""
     answer = await request(port, "POST", "/v1/publish", {"channel": channel, "data": data, **more})
     assert answer.status_code == 200, answer.text
-    told: Mapping[str, Any] = answer.json()
-    return told
+    body: Mapping[str, Any] = answer.json()
+    return body
 
 
 def token(user: str, *, now: float, ttl: float = 3600.0, **claims: Any) -> str:
-    """Return a token of *user* for gateways started here."""
+    """Return a token of *user* that the gateways of this module accept."""
     return mint(secret_keys(SECRET)[0], user=user, ttl=ttl, now=now, **claims)
 
 
-def _file(home: Path, config: str) -> Path:
+def _config_file(home: Path, config: str) -> Path:
     path = home / "gateway.toml"
     path.write_text(config)
     return path
 
 
-def _address(process: subprocess.Popen[str], errors: Path) -> int:
-    """The port in the next line that announces a listener."""
-    assert process.stdout is not None
-    for line in process.stdout:
+def _announced_port(popen: subprocess.Popen[str], log_path: Path) -> int:
+    """Return the port in the next line on stdout that announces a listener."""
+    assert popen.stdout is not None
+    for line in popen.stdout:
         if found := _ADDRESS.match(line):
             return int(found[1])
-    raise AssertionError(errors.read_text())
+    raise AssertionError(log_path.read_text())

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.access.keys import private_key
 from gateway.access.tokens import mint
-from tests.e2e.gateway import FANWAY, SECRET, Served, publish, served, token
-from tests.e2e.wire import Client, Closed, Raw, upgrade
+from tests.e2e.clients import Client, Closed, RawConnection, upgrade_request
+from tests.e2e.gateway import FANWAY, SECRET, GatewayProcess, gateway_process, publish, token
 from tests.gateway.access.signing import PRIVATE
 
 CONFIG = """
@@ -41,9 +41,9 @@ strict = true
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     """A gateway that is no toy: a secret, tokens required."""
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG, dev=False) as gateway:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG, dev=False) as gateway:
         yield gateway
 
 
@@ -59,18 +59,18 @@ def minted(home: Path) -> str:
     return printed.stdout.strip()
 
 
-async def refusal(gateway: Served, **connect: Any) -> tuple[str, Closed]:
+async def refusal(gateway: GatewayProcess, **connect: Any) -> tuple[str, Closed]:
     """Return the error that answers a `connect` with these fields, and how the connection ends."""
-    with await Raw.websocket(gateway.public) as client:
+    with await RawConnection.websocket(gateway.public) as client:
         error = await client.call(type="connect", id=1, **connect)
         assert (error["type"], error["id"]) == ("error", 1), error
-        return error["code"], await client.closed()
+        return error["code"], await client.expect_close()
 
 
 # ---------------------------------------------------------------- connection tokens
 
 
-async def test_a_token_says_who_is_there(gateway: Served) -> None:
+async def test_a_token_says_who_is_there(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice", ttl=60, info={"name": "Alice"})) as client:
         assert client.connected["user"] == "alice"
         assert 50 < client.connected["expires_in"] <= 60
@@ -79,37 +79,39 @@ async def test_a_token_says_who_is_there(gateway: Served) -> None:
     assert [(each["user"], each["info"]) for each in present["members"]] == [("alice", {"name": "Alice"})]
 
 
-async def test_the_command_line_mints_tokens_that_the_gateway_takes(gateway: Served, tmp_path: Path) -> None:
+async def test_the_command_line_mints_tokens_that_the_gateway_takes(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
     async with Client.open(gateway.public, token=minted(tmp_path)) as client:
         assert client.connected["user"] == "alice"
         assert 290 < client.connected["expires_in"] <= 300
 
 
-async def test_a_token_may_come_in_the_authorization_header(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as client:
-        await client.send(upgrade(authorization=f"Bearer {issued('from-header')}"))
-        assert (await client.response()).status == 101
+async def test_a_token_may_come_in_the_authorization_header(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as client:
+        await client.send(upgrade_request(authorization=f"Bearer {issued('from-header')}"))
+        assert (await client.read_response()).status == 101
         connected = await client.call(type="connect", id=1)
     assert (connected["type"], connected["user"]) == ("connected", "from-header")
 
 
-async def test_the_token_of_connect_comes_before_the_headers(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as client:
-        await client.send(upgrade(authorization=f"Bearer {issued('from-header')}"))
-        assert (await client.response()).status == 101
+async def test_the_token_of_connect_comes_before_the_headers(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as client:
+        await client.send(upgrade_request(authorization=f"Bearer {issued('from-header')}"))
+        assert (await client.read_response()).status == 101
         assert (await client.call(type="connect", id=1, token=issued("from-connect")))[
             "user"
         ] == "from-connect"
 
 
-async def test_a_token_in_the_url_is_none(gateway: Served) -> None:
-    with await Raw.websocket(gateway.public, path=f"/v1/ws?token={issued('alice')}") as client:
+async def test_a_token_in_the_url_is_none(gateway: GatewayProcess) -> None:
+    with await RawConnection.websocket(gateway.public, path=f"/v1/ws?token={issued('alice')}") as client:
         assert (await client.call(type="connect", id=1))["code"] == "unauthorized"
-        assert (await client.closed()).code == 4003
+        assert (await client.expect_close()).code == 4003
     assert "token=" not in gateway.stderr
 
 
-async def test_who_has_no_good_token_is_sent_away_with_4003(gateway: Served) -> None:
+async def test_who_has_no_good_token_is_sent_away_with_4003(gateway: GatewayProcess) -> None:
     foreign = mint(private_key(PRIVATE["EdDSA"]), user="alice", ttl=60, now=time.time())
     header, payload, signature = issued("alice").split(".")
     for bad in ("no.to.ken", foreign, f"{header}.{payload}.{signature[::-1]}", f"{header}.{payload}."):
@@ -121,27 +123,27 @@ async def test_who_has_no_good_token_is_sent_away_with_4003(gateway: Served) -> 
     assert (code, closed.code) == ("unauthorized", 4003)
 
 
-async def test_an_expired_token_is_sent_to_fetch_another_with_4004(gateway: Served) -> None:
+async def test_an_expired_token_is_sent_to_fetch_another_with_4004(gateway: GatewayProcess) -> None:
     old = token("alice", now=time.time() - 3_600, ttl=1_800)
     code, closed = await refusal(gateway, token=old)
     assert (code, closed.code) == ("token_expired", 4004)
 
 
-async def test_a_token_is_refreshed_in_time_or_the_connection_ends(gateway: Served) -> None:
+async def test_a_token_is_refreshed_in_time_or_the_connection_ends(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice", ttl=3)) as client:
-        assert 0 < (await client.push("expiring"))["in"] < 3
+        assert 0 < (await client.next_push("expiring"))["in"] < 3
         refused = await client.call("refresh", token=issued("mallory"))
         assert refused["code"] == "unauthorized"
         refreshed = await client.call("refresh", token=issued("alice", ttl=5))
         assert 0 < refreshed["expires_in"] <= 5
         # The first token's end passes unnoticed: the next word is about the second one's.
-        await client.push("expiring")
-        assert (await client.closed()).code == 4004
+        await client.next_push("expiring")
+        assert (await client.expect_close()).code == 4004
 
 
 async def test_audience_and_issuer_must_be_ours(tmp_path: Path) -> None:
     settings = {"AUTH__AUDIENCE": "fanway", "AUTH__ISSUER": "https://id.example.com"}
-    with served(tmp_path, CONFIG, dev=False, **settings) as gateway:
+    with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:
         ours = {"audience": "fanway", "issuer": "https://id.example.com"}
         async with Client.open(gateway.public, token=issued("alice", **ours)) as client:
             assert client.connected["user"] == "alice"
@@ -153,7 +155,7 @@ async def test_audience_and_issuer_must_be_ours(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- namespaces
 
 
-async def test_namespaces_decide_who_subscribes_and_publishes(gateway: Served) -> None:
+async def test_namespaces_decide_who_subscribes_and_publishes(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice")) as client:
 
         async def answer(type: str, channel: str, **fields: Any) -> str:
@@ -170,7 +172,7 @@ async def test_namespaces_decide_who_subscribes_and_publishes(gateway: Served) -
         assert await answer("publish", "no-namespace", data=1) == "permission_denied"
 
 
-async def test_a_channel_token_opens_one_channel_to_one_user(gateway: Served) -> None:
+async def test_a_channel_token_opens_one_channel_to_one_user(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice")) as client:
         for wrong in (issued("alice", channel="private:other"), issued("bob", channel="private:room")):
             reply = await client.call("subscribe", channel="private:room", token=wrong)
@@ -180,24 +182,24 @@ async def test_a_channel_token_opens_one_channel_to_one_user(gateway: Served) ->
         assert (await client.call("publish", channel="private:room", data=1))["type"] == "published"
 
 
-async def test_a_subscription_ends_with_its_channel_token(gateway: Served) -> None:
+async def test_a_subscription_ends_with_its_channel_token(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice")) as client:
         passing = issued("alice", channel="private:brief", ttl=3)
         await client.call("subscribe", channel="private:brief", token=passing)
-        ended = await client.push("unsubscribed")
+        ended = await client.next_push("unsubscribed")
         assert (ended["channel"], ended["code"]) == ("private:brief", "token_expired")
         assert (await client.call("publish", channel="private:brief", data=1))["code"] == "permission_denied"
 
 
-async def test_the_backend_publishes_where_clients_may_not(gateway: Served) -> None:
+async def test_the_backend_publishes_where_clients_may_not(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice", channels=["alerts:all"])) as client:
         await publish(gateway.internal, "alerts:all", "fire")
-        assert (await client.push("message"))["data"] == "fire"
+        assert (await client.next_push("message"))["data"] == "fire"
         assert (await client.call("publish", channel="alerts:all", data=1))["code"] == "permission_denied"
 
 
 async def test_the_anonymous_see_what_is_for_anyone(tmp_path: Path) -> None:
-    with served(tmp_path, CONFIG, dev=False, AUTH__ANONYMOUS="true") as gateway:
+    with gateway_process(tmp_path, CONFIG, dev=False, AUTH__ANONYMOUS="true") as gateway:
         async with Client.open(gateway.public) as client:
             assert (client.connected["user"], client.connected["subs"]) == ("", {})
             assert (await client.call("subscribe", channel="open:air"))["type"] == "subscribed"
@@ -218,7 +220,7 @@ async def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         "CHANNELS__OPEN__HISTORY": "5",
         "PUSH__KEYS": "dev,another",
     }
-    with served(tmp_path, CONFIG, dev=False, **settings) as gateway:
+    with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:
         async with Client.open(gateway.public, token=issued("alice"), subs={"open:air": {}}) as client:
             assert client.connected["node"] == "from-the-environment"
             assert client.connected["limits"]["rewind"] == 7

@@ -11,9 +11,9 @@ import pytest
 from tests.broker.redis_fleet import eventually
 from tests.broker.redis_sentinels import has_replica, primary_with_replica
 from tests.broker.redis_server import RedisServer
-from tests.e2e.gateway import Served, publish, served
-from tests.e2e.outages import ready
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish
+from tests.e2e.redis_gateway import wait_ready
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 
 
 @pytest.fixture
-def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[Served]:
-    with served(
+def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[GatewayProcess]:
+    with gateway_process(
         tmp_path,
         BROKER__KIND="redis",
         BROKER__URL=pair[0].url,
@@ -35,7 +35,7 @@ def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[S
 
 
 async def test_every_way_to_publish_says_what_was_reached(
-    gateway: Served, pair: tuple[RedisServer, RedisServer]
+    gateway: GatewayProcess, pair: tuple[RedisServer, RedisServer]
 ) -> None:
     await eventually(lambda: has_replica(pair[0]))
 
@@ -70,7 +70,7 @@ async def test_every_way_to_publish_says_what_was_reached(
 
 
 async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
-    gateway: Served, pair: tuple[RedisServer, RedisServer]
+    gateway: GatewayProcess, pair: tuple[RedisServer, RedisServer]
 ) -> None:
     """Since 7.2 Redis waits for what the own connection wrote alone, and another one wrote it."""
     primary, replica = pair
@@ -79,7 +79,7 @@ async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
     async def again(key: str) -> Any:
         """Publish under *key* over connections that have written nothing yet."""
         primary.execute("CLIENT", "KILL", "TYPE", "normal")
-        await ready(gateway)
+        await wait_ready(gateway)
         answer = await publish(gateway.internal, "c", key, key=key)
         assert answer["replayed"]
         return answer["acknowledged"]
@@ -101,7 +101,7 @@ async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
 
 
 async def test_one_node_without_redis_has_nothing_but_stored(tmp_path: Path) -> None:
-    with served(tmp_path) as gateway:
+    with gateway_process(tmp_path) as gateway:
         answer = await publish(gateway.internal, "c", 1, acknowledge="replicated")
         assert answer["acknowledged"] == "stored"
         assert "acknowledged" not in await publish(gateway.internal, "c", 1)

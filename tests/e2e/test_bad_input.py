@@ -9,8 +9,20 @@ import orjson
 import pytest
 
 from protocol.errors import ErrorCode
-from tests.e2e.gateway import Served, served
-from tests.e2e.wire import BINARY, CLOSE, JSON, MSGPACK, PONG, TEXT, Client, Closed, Raw, close_frame, frame
+from tests.e2e.clients import (
+    BINARY,
+    CLOSE,
+    JSON,
+    MSGPACK,
+    PONG,
+    TEXT,
+    Client,
+    Closed,
+    RawConnection,
+    client_frame,
+    close_frame,
+)
+from tests.e2e.gateway import GatewayProcess, gateway_process
 from tests.protocol.bad_frames import BAD_FRAMES, BadFrame
 
 CONFIG = """
@@ -32,36 +44,36 @@ ROOM = "room"
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
 class Speaker:
     """A connected client of either subprotocol that can say anything."""
 
-    def __init__(self, raw: Raw, subprotocol: str) -> None:
+    def __init__(self, raw: RawConnection, subprotocol: str) -> None:
         self.raw = raw
         binary = subprotocol == MSGPACK
         self._opcode = BINARY if binary else TEXT
         self._pack: Callable[[object], bytes] = msgpack.packb if binary else orjson.dumps
         self._unpack: Callable[[bytes], Any] = msgpack.unpackb if binary else orjson.loads
 
-    async def say(self, message: object) -> None:
-        await self.raw.send(frame(self._opcode, self._pack(message)))
+    async def send_command(self, message: object) -> None:
+        await self.raw.send(client_frame(self._opcode, self._pack(message)))
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         """Return the next message that is no push of the room's."""
         while True:
-            one = await self.raw.frame()
+            one = await self.raw.read_frame()
             assert one.opcode == self._opcode, one
             message: dict[str, Any] = self._unpack(one.payload)
             if message["type"] not in ("message", "join", "leave"):
                 return message
 
     async def call(self, **command: object) -> dict[str, Any]:
-        await self.say(command)
-        return await self.hear()
+        await self.send_command(command)
+        return await self.receive()
 
     async def goes_on(self, other: Client) -> None:
         """Show that this connection still works, and that *other* hears it."""
@@ -69,10 +81,10 @@ class Speaker:
         assert (await self.call(type="publish", id=100, channel=ROOM, data="still here"))[
             "type"
         ] == "published"
-        assert (await other.push("message"))["data"] == "still here"
+        assert (await other.next_push("message"))["data"] == "still here"
 
 
-async def connected(raw: Raw, subprotocol: str) -> Speaker:
+async def connected(raw: RawConnection, subprotocol: str) -> Speaker:
     speaker = Speaker(raw, subprotocol)
     reply = await speaker.call(type="connect", id=1, subs={ROOM: {}, "plain:1": {}})
     assert reply["subs"][ROOM]["type"] == "subscribed"
@@ -81,24 +93,24 @@ async def connected(raw: Raw, subprotocol: str) -> Speaker:
 
 async def hears_others(client: Client) -> None:
     await client.call("publish", channel=ROOM, data="I, too")
-    assert (await client.push("message"))["data"] == "I, too"
+    assert (await client.next_push("message"))["data"] == "I, too"
 
 
 # ---------------------------------------------------------------- frames that are no commands
 
 
 @pytest.mark.parametrize("bad", BAD_FRAMES, ids=lambda bad: bad.name)
-async def test_a_frame_that_is_no_command(gateway: Served, bad: BadFrame) -> None:
+async def test_a_frame_that_is_no_command(gateway: GatewayProcess, bad: BadFrame) -> None:
     subprotocol = bad.codec.subprotocol
     opcode = BINARY if bad.codec.binary else TEXT
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = await connected(raw, subprotocol)
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
-            await raw.send(frame(opcode, bad.frame))
+            await raw.send(client_frame(opcode, bad.frame))
             if opcode == TEXT and not _is_utf8(bad.frame):
-                assert (await raw.closed()).code == 1007
+                assert (await raw.expect_close()).code == 1007
             else:
-                told = await speaker.hear()
+                told = await speaker.receive()
                 assert (told["type"], told["code"], told.get("id")) == ("error", "bad_request", bad.id)
                 assert bad.error_part in told["message"]
                 await speaker.goes_on(other)
@@ -115,12 +127,12 @@ def _is_utf8(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(("subprotocol", "opcode"), [(JSON, BINARY), (MSGPACK, TEXT)])
-async def test_a_frame_of_the_other_kind(gateway: Served, subprotocol: str, opcode: int) -> None:
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+async def test_a_frame_of_the_other_kind(gateway: GatewayProcess, subprotocol: str, opcode: int) -> None:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = await connected(raw, subprotocol)
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
-            await raw.send(frame(opcode, b'{"type":"ping","id":7}'))
-            told = await speaker.hear()
+            await raw.send(client_frame(opcode, b'{"type":"ping","id":7}'))
+            told = await speaker.receive()
             assert (told["type"], told["code"]) == ("error", "bad_request")
             assert f"{subprotocol} travels in" in told["message"]
             await speaker.goes_on(other)
@@ -199,9 +211,9 @@ REFUSED: dict[str, tuple[dict[str, object], ErrorCode]] = {
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("what", REFUSED)
-async def test_a_command_that_is_refused(gateway: Served, what: str, subprotocol: str) -> None:
+async def test_a_command_that_is_refused(gateway: GatewayProcess, what: str, subprotocol: str) -> None:
     command, code = REFUSED[what]
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = await connected(raw, subprotocol)
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
             told = await speaker.call(**command)
@@ -213,9 +225,11 @@ async def test_a_command_that_is_refused(gateway: Served, what: str, subprotocol
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_a_channel_that_cannot_be_restored_leaves_the_others(gateway: Served, subprotocol: str) -> None:
+async def test_a_channel_that_cannot_be_restored_leaves_the_others(
+    gateway: GatewayProcess, subprotocol: str
+) -> None:
     bad = {"a b": {}, LONG: {}, "café": {}, "new": {"since": 5}, "plain:1": True}
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = Speaker(raw, subprotocol)
         reply = await speaker.call(type="connect", id=1, subs={**bad, ROOM: {}})
         assert reply["type"] == "connected"
@@ -225,8 +239,8 @@ async def test_a_channel_that_cannot_be_restored_leaves_the_others(gateway: Serv
             await speaker.goes_on(other)
 
 
-async def test_more_channels_than_a_connection_may_follow(gateway: Served) -> None:
-    with await Raw.websocket(gateway.public) as raw:
+async def test_more_channels_than_a_connection_may_follow(gateway: GatewayProcess) -> None:
+    with await RawConnection.websocket(gateway.public) as raw:
         speaker = await connected(raw, JSON)
         assert (await speaker.call(**subscribe(channel="third")))["type"] == "subscribed"
         assert (await speaker.call(**subscribe(channel="fourth")))["code"] == "limit_exceeded"
@@ -246,16 +260,16 @@ UNFIT: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("what", UNFIT)
 async def test_a_connect_that_is_none_may_be_said_again_rightly(
-    gateway: Served, what: str, subprotocol: str
+    gateway: GatewayProcess, what: str, subprotocol: str
 ) -> None:
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = Speaker(raw, subprotocol)
         told = await speaker.call(type="connect", id=7, **UNFIT[what])
         assert (told["type"], told["code"], told["id"]) == ("error", "bad_request", 7)
         assert (await speaker.call(type="connect", id=8))["type"] == "connected"
 
 
-async def test_subs_that_fail_fail_alone(gateway: Served) -> None:
+async def test_subs_that_fail_fail_alone(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"locked:1": {}, "nowhere:1": {}, ROOM: {}}) as client:
         subs = client.connected["subs"]
         assert {name: sub.get("code") for name, sub in subs.items()} == {
@@ -270,42 +284,42 @@ async def test_subs_that_fail_fail_alone(gateway: Served) -> None:
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_noise(gateway: Served, subprotocol: str) -> None:
+async def test_noise(gateway: GatewayProcess, subprotocol: str) -> None:
     """Random bytes, and commands with random bytes in them: the wire stays ours, whatever it answers."""
     noise = random.Random(subprotocol)
     whole = orjson.dumps({"type": "publish", "id": 7, "channel": ROOM, "data": {"a": [1, "é", None]}})
     async with Client.open(gateway.public, subs={ROOM: {}}) as other:
         for _ in range(150):
-            with await Raw.websocket(gateway.public, subprotocol=subprotocol) as raw:
+            with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
                 await connected(raw, subprotocol)
-                data = bytearray(frame(noise.choice([TEXT, BINARY]), whole))
+                data = bytearray(client_frame(noise.choice([TEXT, BINARY]), whole))
                 for _ in range(noise.randrange(1, 8)):
                     data[noise.randrange(len(data))] = noise.randrange(256)
-                await raw.send_as_taken(bytes(data) + noise.randbytes(noise.randrange(20)))
-                await raw.send_as_taken(close_frame(1000))
+                await raw.try_send(bytes(data) + noise.randbytes(noise.randrange(20)))
+                await raw.try_send(close_frame(1000))
                 raw.socket.shutdown(1)
                 await _ends_well(raw)
         await other.call("publish", channel=ROOM, data="last")
-        while (await other.push("message"))["data"] != "last":
+        while (await other.next_push("message"))["data"] != "last":
             pass
     assert "Traceback" not in gateway.stderr
 
 
-async def _ends_well(raw: Raw) -> None:
+async def _ends_well(raw: RawConnection) -> None:
     """Read well-formed frames to the end; a Close is the last of them."""
-    while (one := await raw.frame_if_any()) is not None:
+    while (one := await raw.read_frame_if_any()) is not None:
         assert one.opcode in (TEXT, BINARY, CLOSE, PONG)
         if one.opcode == CLOSE and one.payload:
             code = int.from_bytes(one.payload[:2], "big")
             assert code in (1000, 1002, 1007, 1009) or 3000 <= code < 5000
         if one.opcode == CLOSE:
-            assert await raw.ended() == b""
+            assert await raw.read_to_end() == b""
             return
 
 
-async def test_a_reply_is_no_longer_than_what_was_said(gateway: Served) -> None:
+async def test_a_reply_is_no_longer_than_what_was_said(gateway: GatewayProcess) -> None:
     """Nobody makes the gateway send much by sending little that is wrong."""
-    with await Raw.websocket(gateway.public) as raw:
+    with await RawConnection.websocket(gateway.public) as raw:
         speaker = await connected(raw, JSON)
         for command in (
             {"type": "x" * 60_000, "id": 7},
@@ -313,18 +327,18 @@ async def test_a_reply_is_no_longer_than_what_was_said(gateway: Served) -> None:
             {"type": "subscribe", "id": 7, "channel": "new", "since": "x" * 60_000},
             {"x" * 60_000: 7, "type": "ping", "id": "y" * 1_000},
         ):
-            await speaker.say(command)
-            one = await raw.frame()
+            await speaker.send_command(command)
+            one = await raw.read_frame()
             assert len(one.payload) < 1_000, one.payload[:1_000]
         assert await speaker.call(type="ping", id=8) == {"type": "pong", "id": 8}
 
 
-async def test_a_message_of_exactly_the_limit_is_taken(gateway: Served) -> None:
+async def test_a_message_of_exactly_the_limit_is_taken(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={ROOM: {}}) as client:
         room = 64 * 1024 - len(orjson.dumps({"type": "publish", "id": 2, "channel": ROOM, "data": ""}))
         assert (await client.call("publish", channel=ROOM, data="x" * room))["type"] == "published"
-        assert len((await client.push("message"))["data"]) == room
+        assert len((await client.next_push("message"))["data"]) == room
         await client.send({"type": "publish", "id": 9, "channel": ROOM, "data": "x" * (room + 1)})
-        assert await client.closed() == Closed(
+        assert await client.expect_close() == Closed(
             1009, f"frame with {64 * 1024 + 1} bytes exceeds limit of 65536 bytes"
         )

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker.redis_cluster import RedisCluster, running_cluster
-from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, publish, token, two_nodes
 
 CHANNELS = [f"room-{number:02}" for number in range(30)]
 
@@ -20,14 +20,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 
 @pytest.fixture
-def nodes(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+def nodes(
+    cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GatewayProcess, GatewayProcess]]:
     cluster.execute("FLUSHALL")
     urls = ",".join(cluster.urls)
-    with pair(tmp_path_factory, BROKER__URLS=urls, BROKER__CLUSTER="true", DRAIN__WINDOW="0s") as nodes:
+    with two_nodes(tmp_path_factory, BROKER__URLS=urls, BROKER__CLUSTER="true", DRAIN__WINDOW="0s") as nodes:
         yield nodes
 
 
-async def test_channels_of_every_shard_work_at_once(nodes: tuple[Served, Served]) -> None:
+async def test_channels_of_every_shard_work_at_once(nodes: tuple[GatewayProcess, GatewayProcess]) -> None:
     one, two = nodes
     subs: dict[str, dict[str, object]] = {channel: {} for channel in CHANNELS}
     async with Client.open(one.public, subs=subs) as ann:
@@ -35,7 +37,7 @@ async def test_channels_of_every_shard_work_at_once(nodes: tuple[Served, Served]
         body = {"channels": CHANNELS, "data": "hello"}
         told = (await two.request("POST", "/v1/broadcast", body)).json()["results"]
         ids = {each["channel"]: each["message"] for each in told}
-        heard = [await ann.push("message") for _ in CHANNELS]
+        heard = [await ann.next_push("message") for _ in CHANNELS]
         assert {message["channel"]: message["message"] for message in heard} == ids
     async with Client.open(two.public, subs={name: {"since": ids[name]} for name in CHANNELS}) as ann:
         assert all(each["recovered"] for each in ann.connected["subs"].values())
@@ -46,17 +48,19 @@ async def test_channels_of_every_shard_work_at_once(nodes: tuple[Served, Served]
         assert present["connections"] == 1
 
 
-async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: tuple[Served, Served]) -> None:
+async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(
+    nodes: tuple[GatewayProcess, GatewayProcess],
+) -> None:
     one, two = nodes
     users = [f"user-{number}" for number in range(8)]
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(TIMEOUT_SECONDS), asyncio.TaskGroup() as tasks:
         connected = asyncio.Barrier(len(users) + 1)
 
-        async def stay(user: str, node: Served) -> None:
+        async def stay(user: str, node: GatewayProcess) -> None:
             async with Client.open(node.public, token=token(user, now=time.time())) as client:
                 await connected.wait()
-                assert (await client.push("message"))["data"] == "to all"
-                assert (await client.closed()).code == 4005
+                assert (await client.next_push("message"))["data"] == "to all"
+                assert (await client.expect_close()).code == 4005
 
         for number, user in enumerate(users):
             tasks.create_task(stay(user, nodes[number % 2]))
@@ -70,7 +74,9 @@ async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(nodes: tupl
             assert answer.json() == {"connections": 1}
 
 
-async def test_a_key_publishes_once_whichever_node_is_asked(nodes: tuple[Served, Served]) -> None:
+async def test_a_key_publishes_once_whichever_node_is_asked(
+    nodes: tuple[GatewayProcess, GatewayProcess],
+) -> None:
     for channel in CHANNELS[:6]:
         first = await publish(nodes[0].internal, channel, 1, key="k")
         again = await publish(nodes[1].internal, channel, 1, key="k")

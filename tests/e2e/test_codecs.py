@@ -8,8 +8,17 @@ import msgpack
 import orjson
 import pytest
 
-from tests.e2e.gateway import HEADERS, Served, publish, served
-from tests.e2e.wire import BINARY, JSON, MSGPACK, TEXT, Client, Raw, frame, upgrade
+from tests.e2e.clients import (
+    BINARY,
+    JSON,
+    MSGPACK,
+    TEXT,
+    Client,
+    RawConnection,
+    client_frame,
+    upgrade_request,
+)
+from tests.e2e.gateway import HEADERS, GatewayProcess, gateway_process, publish
 
 DATA: dict[str, Any] = {
     "nothing": None,
@@ -27,12 +36,14 @@ MEDIA = {
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway")) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway")) as gateway:
         yield gateway
 
 
-async def post(gateway: Served, media: str, body: object, *, accept: str | None = None) -> httpx.Response:
+async def post(
+    gateway: GatewayProcess, media: str, body: object, *, accept: str | None = None
+) -> httpx.Response:
     """Return the answer to a publish of *body*, spelled in *media*."""
     headers = {**HEADERS, "content-type": media} | ({} if accept is None else {"accept": accept})
     async with httpx.AsyncClient(trust_env=False, headers=headers) as backend:
@@ -44,14 +55,14 @@ async def post(gateway: Served, media: str, body: object, *, accept: str | None 
 
 
 @pytest.mark.parametrize("speaks", [JSON, MSGPACK])
-async def test_both_see_the_same_whoever_publishes(gateway: Served, speaks: str) -> None:
+async def test_both_see_the_same_whoever_publishes(gateway: GatewayProcess, speaks: str) -> None:
     async with (
         Client.open(gateway.public, subprotocol=JSON, subs={"both": {}}) as in_json,
         Client.open(gateway.public, subprotocol=MSGPACK, subs={"both": {}}) as in_msgpack,
     ):
         speaker = in_json if speaks == JSON else in_msgpack
         reply = await speaker.call("publish", channel="both", data=DATA)
-        pushes = [await client.push("message") for client in (in_json, in_msgpack)]
+        pushes = [await client.next_push("message") for client in (in_json, in_msgpack)]
     assert pushes[0] == pushes[1]
     assert pushes[0]["message"] == reply["message"]
     assert spelled_alike(pushes[0]["data"], DATA)
@@ -59,17 +70,17 @@ async def test_both_see_the_same_whoever_publishes(gateway: Served, speaks: str)
 
 @pytest.mark.parametrize("speaks", [JSON, MSGPACK])
 @pytest.mark.parametrize("data", [None, False, 0, "", [], {}, 1.0], ids=repr)
-async def test_data_may_be_any_value(gateway: Served, speaks: str, data: object) -> None:
+async def test_data_may_be_any_value(gateway: GatewayProcess, speaks: str, data: object) -> None:
     async with (
         Client.open(gateway.public, subprotocol=JSON, subs={"any": {}}) as in_json,
         Client.open(gateway.public, subprotocol=MSGPACK, subs={"any": {}}) as in_msgpack,
     ):
         await (in_json if speaks == JSON else in_msgpack).call("publish", channel="any", data=data)
         for client in (in_json, in_msgpack):
-            assert spelled_alike((await client.push("message"))["data"], data)
+            assert spelled_alike((await client.next_push("message"))["data"], data)
 
 
-async def test_every_reply_and_push_is_the_same_in_both(gateway: Served) -> None:
+async def test_every_reply_and_push_is_the_same_in_both(gateway: GatewayProcess) -> None:
     told = await publish(gateway.internal, "replies", "first", tags={"n": "1"})
     conversations = []
     for subprotocol in (JSON, MSGPACK):
@@ -93,23 +104,25 @@ async def test_every_reply_and_push_is_the_same_in_both(gateway: Served) -> None
     assert in_json[0]["messages"][0]["message"] == told["message"]
 
 
-async def test_what_json_cannot_carry_is_refused(gateway: Served) -> None:
+async def test_what_json_cannot_carry_is_refused(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subprotocol=MSGPACK) as client:
         for data in (b"bytes", msgpack.ExtType(5, b"x"), float("nan"), float("inf")):
             refused = await client.call("publish", channel="strict", data=data)
             assert (refused["type"], refused["code"]) == ("error", "bad_request"), data
             assert refused["message"].startswith("publish.data"), data
         await client.send({"type": "publish", "id": 9, "channel": "strict", "data": {1: "a number as a key"}})
-        assert (await client.push("error"))["code"] == "bad_request"
+        assert (await client.next_push("error"))["code"] == "bad_request"
         assert (await client.call("ping"))["type"] == "pong"
 
 
 @pytest.mark.parametrize(("subprotocol", "opcode"), [(JSON, BINARY), (MSGPACK, TEXT)])
-async def test_the_wrong_kind_of_frame_is_told_of(gateway: Served, subprotocol: str, opcode: int) -> None:
-    with await Raw.websocket(gateway.public, subprotocol=subprotocol) as client:
-        await client.send(frame(opcode, b"{}"))
+async def test_the_wrong_kind_of_frame_is_told_of(
+    gateway: GatewayProcess, subprotocol: str, opcode: int
+) -> None:
+    with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as client:
+        await client.send(client_frame(opcode, b"{}"))
         error = MEDIA["application/json" if subprotocol == JSON else "application/msgpack"][1](
-            (await client.frame()).payload
+            (await client.read_frame()).payload
         )
     assert (error["type"], error["code"]) == ("error", "bad_request")
     assert subprotocol in error["message"]
@@ -127,27 +140,29 @@ async def test_the_wrong_kind_of_frame_is_told_of(gateway: Served, subprotocol: 
     ],
 )
 async def test_the_clients_first_known_subprotocol_is_spoken(
-    gateway: Served, offered: str | None, chosen: str | None
+    gateway: GatewayProcess, offered: str | None, chosen: str | None
 ) -> None:
-    with await Raw.open(gateway.public) as client:
-        await client.send(upgrade(subprotocol=offered))
-        response = await client.response()
+    with await RawConnection.open(gateway.public) as client:
+        await client.send(upgrade_request(subprotocol=offered))
+        response = await client.read_response()
         assert response.status == 101
         assert response.headers.get("sec-websocket-protocol") == chosen
         command = {"type": "connect", "id": 1}
         binary = chosen == MSGPACK
         await client.send(
-            frame(BINARY if binary else TEXT, msgpack.packb(command) if binary else orjson.dumps(command))
+            client_frame(
+                BINARY if binary else TEXT, msgpack.packb(command) if binary else orjson.dumps(command)
+            )
         )
-        reply = await client.frame()
+        reply = await client.read_frame()
     assert reply.opcode == (BINARY if binary else TEXT)
     assert (msgpack.unpackb(reply.payload) if binary else orjson.loads(reply.payload))["type"] == "connected"
 
 
-async def test_only_unknown_subprotocols_are_refused_by_name(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as client:
-        await client.send(upgrade(subprotocol="graphql-ws, mqtt"))
-        response = await client.response()
+async def test_only_unknown_subprotocols_are_refused_by_name(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as client:
+        await client.send(upgrade_request(subprotocol="graphql-ws, mqtt"))
+        response = await client.read_response()
     assert response.status == 400
     assert all(name in orjson.loads(response.body)["error"]["message"] for name in (JSON, MSGPACK))
 
@@ -156,10 +171,10 @@ async def test_only_unknown_subprotocols_are_refused_by_name(gateway: Served) ->
 
 
 @pytest.mark.parametrize("media", MEDIA)
-async def test_a_backend_publishes_in_either(gateway: Served, media: str) -> None:
+async def test_a_backend_publishes_in_either(gateway: GatewayProcess, media: str) -> None:
     async with Client.open(gateway.public, subs={"backend": {}}) as client:
         answer = await post(gateway, media, {"channel": "backend", "data": DATA, "tags": {"in": media}})
-        push = await client.push("message")
+        push = await client.next_push("message")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == media
     assert MEDIA[media][1](answer.content) == {
@@ -173,14 +188,16 @@ async def test_a_backend_publishes_in_either(gateway: Served, media: str) -> Non
 
 @pytest.mark.parametrize("sent", MEDIA)
 @pytest.mark.parametrize("wanted", MEDIA)
-async def test_the_answer_comes_in_what_the_backend_accepts(gateway: Served, sent: str, wanted: str) -> None:
+async def test_the_answer_comes_in_what_the_backend_accepts(
+    gateway: GatewayProcess, sent: str, wanted: str
+) -> None:
     for body, status in (({"channel": "accept", "data": 1}, 200), ({"channel": "accept"}, 422)):
         answer = await post(gateway, sent, body, accept=wanted)
         assert (answer.status_code, answer.headers["content-type"]) == (status, wanted)
         assert ("error" in MEDIA[wanted][1](answer.content)) is (status != 200)
 
 
-async def test_a_history_is_read_in_either(gateway: Served) -> None:
+async def test_a_history_is_read_in_either(gateway: GatewayProcess) -> None:
     await post(gateway, "application/msgpack", {"channel": "kept", "data": DATA})
     pages = []
     for media, (_, decode) in MEDIA.items():
@@ -191,7 +208,7 @@ async def test_a_history_is_read_in_either(gateway: Served) -> None:
     assert spelled_alike(pages[0]["messages"][0]["data"], DATA)
 
 
-async def test_any_other_content_type_is_415(gateway: Served) -> None:
+async def test_any_other_content_type_is_415(gateway: GatewayProcess) -> None:
     headers = {**HEADERS, "content-type": "text/plain"}
     async with httpx.AsyncClient(trust_env=False, headers=headers) as backend:
         url = f"http://127.0.0.1:{gateway.internal}/v1/publish"

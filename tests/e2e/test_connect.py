@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.broker.redis_server import running_redis
-from tests.e2e.gateway import Served, publish, served
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish
 
 COUNT = 100
 
@@ -21,8 +21,8 @@ AT_MOST = 30
 """Round trips, of which a hundred histories take seven, and a node a few for itself."""
 
 
-async def trips(node: Served) -> float:
-    return (await node.figures())["broker_trips_total"]
+async def trips(node: GatewayProcess) -> float:
+    return (await node.metrics())["broker_trips_total"]
 
 
 async def test_many_channels_are_restored_in_a_few_round_trips(tmp_path: Path) -> None:
@@ -30,7 +30,9 @@ async def test_many_channels_are_restored_in_a_few_round_trips(tmp_path: Path) -
     (tmp_path / "redis").mkdir()
     with (
         running_redis(tmp_path / "redis") as redis,
-        served(tmp_path, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url, BROKER__LEASE="30s") as node,
+        gateway_process(
+            tmp_path, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url, BROKER__LEASE="30s"
+        ) as node,
     ):
         since = {}
         for channel in channels:

@@ -9,9 +9,17 @@ import orjson
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.lease import TTL_SHARE
 from tests.broker.redis_server import RedisServer, running_redis
+from tests.e2e.clients import Client, RawConnection, upgrade_request
 from tests.e2e.gateway import publish
-from tests.e2e.outages import is_unavailable, logged, node, ready, refused, unready, until
-from tests.e2e.wire import Client, Raw, upgrade
+from tests.e2e.redis_gateway import (
+    assert_publish_unavailable,
+    is_unavailable,
+    log_lines,
+    node_with_redis,
+    poll_until,
+    wait_ready,
+    wait_unready,
+)
 
 KEYS = Keys("fanway", 0)
 
@@ -23,29 +31,29 @@ async def test_redis_absent_at_start_refuses_newcomers_until_it_is_there(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     redis.kill()
-    async with node(tmp_path / "node", redis.url) as gateway:
+    async with node_with_redis(tmp_path / "node", redis.url) as gateway:
         assert (await gateway.request("GET", "/healthz")).status_code == 200
         answer = await gateway.request("GET", "/readyz")
         assert (answer.status_code, answer.json()["problems"]) == (503, ["the broker takes no publishes"])
         waits = set()
         for _ in range(20):
-            with await Raw.open(gateway.public) as raw:
-                await raw.send(upgrade())
-                response = await raw.response()
+            with await RawConnection.open(gateway.public) as raw:
+                await raw.send(upgrade_request())
+                response = await raw.read_response()
                 assert response.status == 503
                 assert is_unavailable(orjson.loads(response.body)["error"])
                 waits.add(int(response.headers["retry-after"]))
-                assert await raw.ended() == b""
+                assert await raw.read_to_end() == b""
         assert len(waits) > 1, "they do not come back together"
         assert waits <= {1, 2, 3, 4, 5}
-        await refused(gateway, "kept:a")
+        await assert_publish_unavailable(gateway, "kept:a")
         redis.start()
-        await ready(gateway)
+        await wait_ready(gateway)
         async with Client.open(gateway.public) as ann:
             await ann.call("subscribe", channel="kept:a")
             sent = await publish(gateway.internal, "kept:a", "hello")
-            assert (await ann.push("message"))["message"] == sent["message"]
-        lines = logged(gateway, "redis lost", "redis regained")
+            assert (await ann.next_push("message"))["message"] == sent["message"]
+        lines = log_lines(gateway, "redis lost", "redis regained")
         assert [line["event"] for line in lines] == ["redis lost", "redis regained"]
 
 
@@ -56,18 +64,18 @@ async def test_redis_back_after_its_absence_is_found_within_two_seconds(
     redis.kill()
     lease = 60.0  # renewed a third of it later: until then it tells when it was taken
     took = []
-    async with node(tmp_path / "node", redis.url, BROKER__LEASE=f"{lease:g}s") as gateway:
+    async with node_with_redis(tmp_path / "node", redis.url, BROKER__LEASE=f"{lease:g}s") as gateway:
         for _ in range(3):
             redis.start()
             seconds, microseconds = redis.execute("TIME")
-            await ready(gateway)
+            await wait_ready(gateway)
             ((_, end),) = redis.execute("ZRANGE", KEYS.nodes, 0, -1, "WITHSCORES")
             taken = int(end) - lease * TTL_SHARE * 1000
             took.append(taken - (int(seconds) * 1000 + int(microseconds) / 1000))
             if took[-1] <= 2_000:
                 break
             redis.kill()
-            await unready(gateway)
+            await wait_unready(gateway)
     assert took[-1] <= 2_000, took
 
 
@@ -76,15 +84,15 @@ async def test_redis_back_after_its_absence_is_found_within_two_seconds(
 
 async def test_redis_lost_ends_nobody_and_refuses_what_needs_it(redis: RedisServer, tmp_path: Path) -> None:
     async with (
-        node(tmp_path / "node", redis.url) as gateway,
+        node_with_redis(tmp_path / "node", redis.url) as gateway,
         Client.open(gateway.public) as ann,
         Client.open(gateway.public) as bob,
     ):
         for channel in ("kept:a", "here:a", "plain:a"):
             assert (await ann.call("subscribe", channel=channel))["type"] == "subscribed"
         redis.kill()
-        await refused(gateway, "kept:a")
-        await unready(gateway)
+        await assert_publish_unavailable(gateway, "kept:a")
+        await wait_unready(gateway)
         for channel in ("kept:b", "here:b", "both:b"):
             assert is_unavailable(await bob.call("subscribe", channel=channel)), channel
         assert (await bob.call("subscribe", channel="plain:b"))["type"] == "subscribed"
@@ -99,36 +107,36 @@ async def test_redis_lost_ends_nobody_and_refuses_what_needs_it(redis: RedisServ
             assert (await client.call("ping"))["type"] == "pong"
         assert (await gateway.request("GET", "/healthz")).status_code == 200
         redis.start()
-        await ready(gateway)
-        gap = await bob.push("gap")
+        await wait_ready(gateway)
+        gap = await bob.next_push("gap")
         assert (gap["channel"], gap["reason"]) == ("plain:b", "reset"), "nobody knows what was said meanwhile"
         for channel, client in (("kept:a", ann), ("kept:a", bob), ("plain:b", bob)):
             await publish(gateway.internal, channel, channel)
-            assert (await client.push("message"))["data"] == channel
+            assert (await client.next_push("message"))["data"] == channel
             if channel == "kept:a":
-                await (bob if client is ann else ann).push("message")
+                await (bob if client is ann else ann).next_push("message")
         # Whose presence Redis did not hear of has not come, and comes now.
         assert (await bob.call("subscribe", channel="here:a"))["type"] == "subscribed"
-        assert (await ann.push("join"))["member"]["connection"] == bob.connected["connection"]
+        assert (await ann.next_push("join"))["member"]["connection"] == bob.connected["connection"]
         assert (await ann.call("presence", channel="here:a"))["connections"] == 2
 
 
 async def test_redis_lost_is_not_asked_again_before_it_is_there(redis: RedisServer, tmp_path: Path) -> None:
     """What was not sent cannot have been waited for: fewer calls than publishes that were refused."""
-    async with node(tmp_path / "node", redis.url) as gateway:
+    async with node_with_redis(tmp_path / "node", redis.url) as gateway:
         redis.kill()
-        await unready(gateway)
-        before = await gateway.figures()
+        await wait_unready(gateway)
+        before = await gateway.metrics()
         for _ in range(100):
-            await refused(gateway, "kept:a")
-        after = await gateway.figures()
+            await assert_publish_unavailable(gateway, "kept:a")
+        after = await gateway.metrics()
         assert after["broker_refused_total"] - before["broker_refused_total"] == 100
         assert after["broker_waiting"] == 0
         # The lease looks whether Redis is there; nobody else does.
         assert (after["broker_up"], after["broker_leases"]) == (0, after["broker_leases"])
         assert after["broker_calls_total"] - before["broker_calls_total"] < 100
         redis.start()
-        await ready(gateway)
+        await wait_ready(gateway)
 
 
 async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
@@ -136,8 +144,8 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
 ) -> None:
     settings = {"BROKER__LEASE": "2s"}
     async with (
-        node(tmp_path / "one", redis.url, NODE__NAME="one", **settings) as one,
-        node(tmp_path / "two", redis.url, NODE__NAME="two", **settings) as two,
+        node_with_redis(tmp_path / "one", redis.url, NODE__NAME="one", **settings) as one,
+        node_with_redis(tmp_path / "two", redis.url, NODE__NAME="two", **settings) as two,
         Client.open(one.public) as ann,
         Client.open(two.public) as bob,
     ):
@@ -145,54 +153,54 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
             assert (await client.call("subscribe", channel="both:a"))["type"] == "subscribed"
         before = await publish(one.internal, "both:a", "before")
         redis.kill()
-        await unready(one)
-        await unready(two)
+        await wait_unready(one)
+        await wait_unready(two)
         await asyncio.sleep(2.5)  # longer than the lease: time has to pass, that is what a lease is about
         redis.start()
-        await ready(one)
-        await ready(two)
+        await wait_ready(one)
+        await wait_ready(two)
 
         async def registered() -> bool:
             nodes, routed = redis.execute("ZCARD", KEYS.nodes), redis.execute("SCARD", KEYS.route("both:a"))
             return (nodes, routed) == (2, 2)
 
-        await until(registered)
+        await poll_until(registered)
         after = await publish(two.internal, "both:a", "after")
         for client in (ann, bob):
             # In this order, nothing in between: no gap, no leave, no join.
-            told = [await client.push("message") for _ in range(2)]
+            told = [await client.next_push("message") for _ in range(2)]
             assert [each["message"] for each in told] == [before["message"], after["message"]]
             present = await client.call("presence", channel="both:a")
             assert present["connections"] == 2
         for gateway in (one, two):
-            assert (await gateway.figures())["broker_gaps_total"] == 0
+            assert (await gateway.metrics())["broker_gaps_total"] == 0
 
 
 async def test_redis_lost_and_regained_is_one_line_each_way(tmp_path: Path) -> None:
     """However often it was tried; and no line shows what the URL keeps."""
     with running_redis(tmp_path, "--requirepass", "hunter2") as redis:
         url = redis.url.replace("redis://", "redis://:hunter2@")
-        async with node(tmp_path / "node", url) as gateway:
-            await ready(gateway)
-            assert logged(gateway, "redis lost", "redis regained") == []
+        async with node_with_redis(tmp_path / "node", url) as gateway:
+            await wait_ready(gateway)
+            assert log_lines(gateway, "redis lost", "redis regained") == []
             for times in (1, 2):
                 redis.kill()
-                await unready(gateway)
-                before = await gateway.figures()
+                await wait_unready(gateway)
+                before = await gateway.metrics()
 
                 async def tried(before: dict[str, float] = before) -> bool:
-                    now = await gateway.figures()
+                    now = await gateway.metrics()
                     return now["broker_failures_total"] >= before["broker_failures_total"] + 3
 
-                await until(tried)
+                await poll_until(tried)
                 redis.start()
-                await ready(gateway)
-                lines = logged(gateway, "redis lost", "redis regained")
+                await wait_ready(gateway)
+                lines = log_lines(gateway, "redis lost", "redis regained")
                 assert [line["event"] for line in lines] == ["redis lost", "redis regained"] * times
                 assert {line["shard"] for line in lines} == {0}
                 assert lines[-2]["reason"]
                 assert lines[-1]["after"] > 0
-        assert len(logged(gateway, "redis lost")) == 2, "an end is no loss"
+        assert len(log_lines(gateway, "redis lost")) == 2, "an end is no loss"
         assert "hunter2" not in gateway.stderr
 
 
@@ -202,15 +210,15 @@ async def test_redis_lost_and_regained_is_one_line_each_way(tmp_path: Path) -> N
 async def test_redis_flushed_is_told_to_those_who_are_here_and_to_those_who_come_back(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    async with node(tmp_path / "node", redis.url) as gateway, Client.open(gateway.public) as ann:
+    async with node_with_redis(tmp_path / "node", redis.url) as gateway, Client.open(gateway.public) as ann:
         for channel in ("kept:a", "plain:a"):
             await ann.call("subscribe", channel=channel)
         old = await publish(gateway.internal, "kept:a", "lost")
         await publish(gateway.internal, "kept:a", "lost as well")
-        await ann.push("message")
-        await ann.push("message")
+        await ann.next_push("message")
+        await ann.next_push("message")
         redis.execute("FLUSHALL")
-        gaps = {gap["channel"]: gap for gap in (await ann.push("gap"), await ann.push("gap"))}
+        gaps = {gap["channel"]: gap for gap in (await ann.next_push("gap"), await ann.next_push("gap"))}
         assert {(name, gap["reason"]) for name, gap in gaps.items()} == {
             ("kept:a", "reset"),
             ("plain:a", "reset"),
@@ -221,9 +229,9 @@ async def test_redis_flushed_is_told_to_those_who_are_here_and_to_those_who_come
             assert resumed["position"] == gaps["kept:a"]["position"]
             await publish(gateway.internal, "kept:a", "new")
             for client in (ann, bob):
-                assert (await client.push("message"))["data"] == "new"
-        assert (await gateway.figures())["broker_resets_total"] == 1
-        assert len(logged(gateway, "redis lost writes")) == 1
+                assert (await client.next_push("message"))["data"] == "new"
+        assert (await gateway.metrics())["broker_resets_total"] == 1
+        assert len(log_lines(gateway, "redis lost writes")) == 1
 
 
 async def test_redis_that_lost_writes_is_told_though_the_numbers_go_on(
@@ -231,7 +239,7 @@ async def test_redis_that_lost_writes_is_told_though_the_numbers_go_on(
 ) -> None:
     """A failover to a replica that lags, or a power cut: the newest messages are gone, older ones are not."""
     disk, copy = tmp_path / "redis" / "appendonlydir", tmp_path / "copy"
-    async with node(tmp_path / "node", redis.url) as gateway, Client.open(gateway.public) as ann:
+    async with node_with_redis(tmp_path / "node", redis.url) as gateway, Client.open(gateway.public) as ann:
         await ann.call("subscribe", channel="kept:a")
         kept = await publish(gateway.internal, "kept:a", "kept")
         shutil.copytree(disk, copy)
@@ -240,14 +248,14 @@ async def test_redis_that_lost_writes_is_told_though_the_numbers_go_on(
         shutil.rmtree(disk)
         shutil.move(copy, disk)
         redis.start()
-        gap = await ann.push("gap")
+        gap = await ann.next_push("gap")
         assert (gap["reason"], gap["position"].partition("-")[0]) == ("reset", "1")
-        await ready(gateway)
+        await wait_ready(gateway)
         new = await publish(gateway.internal, "kept:a", "new")
         assert new["message"].partition("-")[0] == lost["message"].partition("-")[0], (
             "the number is taken again"
         )
-        assert (await ann.push("message"))["message"] == new["message"]
+        assert (await ann.next_push("message"))["message"] == new["message"]
         for since in (kept, lost):
             async with Client.open(gateway.public, subs={"kept:a": {"since": since["message"]}}) as bob:
                 assert bob.connected["subs"]["kept:a"]["recovered"] is False

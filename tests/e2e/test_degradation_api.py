@@ -8,9 +8,17 @@ import httpx
 
 from gateway.broker.redis.keys import shard_of
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
-from tests.e2e.gateway import Served, publish
-from tests.e2e.outages import far, is_unavailable, logged, node, ready, unready, until
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import GatewayProcess, publish
+from tests.e2e.redis_gateway import (
+    is_unavailable,
+    log_lines,
+    node_behind_proxy,
+    node_with_redis,
+    poll_until,
+    wait_ready,
+    wait_unready,
+)
 
 
 class Call(NamedTuple):
@@ -49,7 +57,7 @@ KNOWN_HERE = ("/v1/nodes", "/v1/stats")
 """What a node could answer from what it knows itself."""
 
 
-async def ask(gateway: Served, call: Call) -> tuple[Call, httpx.Response]:
+async def ask(gateway: GatewayProcess, call: Call) -> tuple[Call, httpx.Response]:
     return call, await gateway.request(call.method, call.path, call.body)
 
 
@@ -70,21 +78,21 @@ def tells(call: Call, answer: httpx.Response) -> None:
 
 async def test_every_path_answers_while_redis_is_gone(redis: RedisServer, tmp_path: Path) -> None:
     async with (
-        node(tmp_path / "node", redis.url) as gateway,
+        node_with_redis(tmp_path / "node", redis.url) as gateway,
         Client.open(gateway.public, subs={"both:a": {}}) as ann,
     ):
         redis.kill()
         # At once, whichever of them finds out.
         for call, answer in await asyncio.gather(*(ask(gateway, call) for call in CALLS)):
             tells(call, answer)
-        await unready(gateway)
+        await wait_unready(gateway)
         for call in CALLS:
             tells(*await ask(gateway, call))
         for path in ("/healthz", "/metrics", "/openapi.json", "/docs"):
             assert (await gateway.request("GET", path)).status_code == 200
         assert (await ann.call("ping"))["type"] == "pong"
         redis.start()
-        await ready(gateway)
+        await wait_ready(gateway)
         for call in CALLS:
             _, answer = await ask(gateway, call)
             assert answer.status_code == 200, (call, answer.text)
@@ -92,7 +100,7 @@ async def test_every_path_answers_while_redis_is_gone(redis: RedisServer, tmp_pa
 
 async def test_every_path_answers_while_redis_hangs(redis: RedisServer, tmp_path: Path) -> None:
     """Nothing is let through before the last of them has its answer."""
-    async with far(tmp_path / "node", redis) as (gateway, proxy):
+    async with node_behind_proxy(tmp_path / "node", redis) as (gateway, proxy):
         for call in CALLS:  # over connections that are there
             assert (await ask(gateway, call))[1].status_code == 200
         proxy.hold()
@@ -101,7 +109,7 @@ async def test_every_path_answers_while_redis_hangs(redis: RedisServer, tmp_path
         for call in CALLS:
             tells(*await ask(gateway, call))
         proxy.release()
-        await ready(gateway)
+        await wait_ready(gateway)
         for call in CALLS:
             assert (await ask(gateway, call))[1].status_code == 200
 
@@ -125,31 +133,31 @@ async def test_one_of_two_servers_lost_takes_only_its_channels(redis: RedisServe
     with running_redis(tmp_path / "other", *DURABLE) as other:
         urls = f'["{redis.url}", "{other.url}"]'
         async with (
-            node(tmp_path / "node", "", BROKER__URLS=urls) as gateway,
+            node_with_redis(tmp_path / "node", "", BROKER__URLS=urls) as gateway,
             Client.open(gateway.public) as ann,
         ):
-            await ready(gateway)
+            await wait_ready(gateway)
             lost, here = channels_by_shard(2, "both")
             for channel in (lost, here):
                 assert (await ann.call("subscribe", channel=channel))["type"] == "subscribed"
             redis.kill()
 
             async def noticed() -> bool:
-                return (await gateway.figures())["broker_up"] == 1
+                return (await gateway.metrics())["broker_up"] == 1
 
-            await until(noticed)
-            assert (await gateway.figures())["broker_shards"] == 2
+            await poll_until(noticed)
+            assert (await gateway.metrics())["broker_shards"] == 2
             assert (await gateway.request("GET", "/readyz")).status_code == 200
             answer = await gateway.request("POST", "/v1/publish", {"channel": lost, "data": 1})
             assert (answer.status_code, is_unavailable(answer.json()["error"])) == (503, True)
             sent = await publish(gateway.internal, here, "still here")
-            assert (await ann.push("message"))["message"] == sent["message"]
+            assert (await ann.next_push("message"))["message"] == sent["message"]
             results = (
                 await gateway.request("POST", "/v1/broadcast", {"channels": [lost, here], "data": 2})
             ).json()["results"]
             assert is_unavailable(results[0]["error"])
             assert results[1]["message"]
-            assert (await ann.push("message"))["data"] == 2
+            assert (await ann.next_push("message"))["data"] == 2
             assert (await ann.call("presence", channel=lost))["code"] == "unavailable"
             assert (await ann.call("presence", channel=here))["connections"] == 1
             assert (await gateway.request("GET", "/v1/nodes")).status_code == 200
@@ -166,12 +174,12 @@ async def test_one_of_two_servers_lost_takes_only_its_channels(redis: RedisServe
             redis.start()
 
             async def whole() -> bool:
-                return (await gateway.figures())["broker_up"] == 2
+                return (await gateway.metrics())["broker_up"] == 2
 
-            await until(whole)
+            await poll_until(whole)
             sent = await publish(gateway.internal, lost, "back")
-            assert (await ann.push("message"))["message"] == sent["message"]
-        lines = logged(gateway, "redis lost", "redis regained")
+            assert (await ann.next_push("message"))["message"] == sent["message"]
+        lines = log_lines(gateway, "redis lost", "redis regained")
         assert [(line["event"], line["shard"]) for line in lines] == [
             ("redis lost", 0),
             ("redis regained", 0),

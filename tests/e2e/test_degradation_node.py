@@ -12,9 +12,9 @@ import pytest
 
 from gateway.broker.redis.keys import Keys
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.e2e.gateway import PATIENCE, Served, publish, served
-from tests.e2e.outages import far, node, ready, until
-from tests.e2e.wire import Client, Raw, Response, upgrade
+from tests.e2e.clients import Client, RawConnection, Response, upgrade_request
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, gateway_process, publish
+from tests.e2e.redis_gateway import node_behind_proxy, node_with_redis, poll_until, wait_ready
 
 KEYS = Keys("fanway", 0)
 CROWD = 500
@@ -30,9 +30,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 async def knock(port: int) -> Response:
     """Ask for an upgrade, and return how that is answered; a connection that is made ends at once."""
-    with await Raw.open(port) as raw:
-        await raw.send(upgrade())
-        return await raw.response()
+    with await RawConnection.open(port) as raw:
+        await raw.send(upgrade_request())
+        return await raw.read_response()
 
 
 # ---------------------------------------------------------------- deploy
@@ -43,8 +43,10 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
 ) -> None:
     settings = {"BROKER__LEASE": "60s"}  # nothing that follows can be its end
     async with (
-        node(tmp_path / "stays", redis.url, NODE__NAME="stays", **settings) as stays,
-        node(tmp_path / "goes", redis.url, NODE__NAME="goes", DRAIN__WINDOW="5s", **settings) as goes,
+        node_with_redis(tmp_path / "stays", redis.url, NODE__NAME="stays", **settings) as stays,
+        node_with_redis(
+            tmp_path / "goes", redis.url, NODE__NAME="goes", DRAIN__WINDOW="5s", **settings
+        ) as goes,
         Client.open(stays.public, subs={"both:a": {}}) as watcher,
         AsyncExitStack() as stack,
     ):
@@ -55,24 +57,24 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
         )
         seen = await publish(stays.internal, "kept:a", "seen")
         for client in crowd:
-            assert (await client.push("message"))["message"] == seen["message"]
-        goes.signal(signal.SIGTERM)
-        told = [asyncio.ensure_future(client.push("reconnect")) for client in crowd]
+            assert (await client.next_push("message"))["message"] == seen["message"]
+        goes.send_signal(signal.SIGTERM)
+        told = [asyncio.ensure_future(client.next_push("reconnect")) for client in crowd]
         await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
         assert not all(each.done() for each in told), "spread over the window"
         answer = await goes.request("GET", "/readyz")
         assert (answer.status_code, answer.json()["problems"]) == (503, ["draining"])
         with pytest.raises(ConnectionRefusedError):
-            await Raw.open(goes.public)
+            await RawConnection.open(goes.public)
         # Who has not been told yet is served as before, and so is who publishes here.
         last = await publish(goes.internal, "kept:a", "while it drains")
         for client, push in zip(crowd, told, strict=True):
             reconnect = await push
             assert (reconnect["reason"], 0 <= reconnect["after_ms"] <= 1_000) == ("drain", True)
-            assert await client.closed() == (4000, "drain")
-        async with asyncio.timeout(PATIENCE):
-            await goes.gone()
-        assert goes.process.wait(PATIENCE) == 0
+            assert await client.expect_close() == (4000, "drain")
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await goes.wait_exited()
+        assert goes.popen.wait(TIMEOUT_SECONDS) == 0
         # Gone with it, though its lease would last: its place, its routes and its members.
         assert redis.execute("ZCARD", KEYS.nodes) == 1
         assert redis.execute("SCARD", KEYS.route("both:a")) == 1
@@ -90,17 +92,17 @@ async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_pla
 async def test_deploy_does_not_wait_for_a_redis_that_hangs(redis: RedisServer, tmp_path: Path) -> None:
     """Nothing is let through before the process has ended, and well."""
     async with (
-        far(tmp_path / "node", redis, DRAIN__TIMEOUT="10s") as (gateway, proxy),
+        node_behind_proxy(tmp_path / "node", redis, DRAIN__TIMEOUT="10s") as (gateway, proxy),
         Client.open(gateway.public, subs={"both:a": {}}) as ann,
     ):
         proxy.hold()
         await ann.send({"type": "publish", "id": 99, "channel": "both:a", "data": 1})
-        gateway.signal(signal.SIGTERM)
-        assert (await ann.push("reconnect"))["reason"] == "drain"
-        assert await ann.closed() == (4000, "drain")
-        async with asyncio.timeout(PATIENCE):
-            await gateway.gone()
-        assert gateway.process.wait(PATIENCE) == 0
+        gateway.send_signal(signal.SIGTERM)
+        assert (await ann.next_push("reconnect"))["reason"] == "drain"
+        assert await ann.expect_close() == (4000, "drain")
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await gateway.wait_exited()
+        assert gateway.popen.wait(TIMEOUT_SECONDS) == 0
 
 
 # ---------------------------------------------------------------- storm
@@ -110,7 +112,7 @@ async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     storm = 60
-    async with node(tmp_path / "node", redis.url, LIMITS__CONNECTS_PER_SECOND="1") as gateway:
+    async with node_with_redis(tmp_path / "node", redis.url, LIMITS__CONNECTS_PER_SECOND="1") as gateway:
         answers = await asyncio.gather(*(admitted_or_not(gateway.public) for _ in range(storm)))
         refused = [answer for answer in answers if answer.status != 101]
         assert len(refused) < storm, "somebody gets in"
@@ -123,7 +125,7 @@ async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
         waits = {int(answer.headers["retry-after"]) for answer in refused}
         assert waits <= {1, 2, 3, 4, 5}
         assert len(waits) > 1, "they do not come back together"
-        figures = await gateway.figures()
+        figures = await gateway.metrics()
         assert figures["admission_refused_rate_total"] == len(refused)
 
 
@@ -139,7 +141,7 @@ async def admitted_or_not(port: int) -> Response:
 
 async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path) -> None:
     """A loop that is late for seconds: here, because its process is stopped again and again."""
-    with served(tmp_path, LOG__FORMAT="json") as gateway:
+    with gateway_process(tmp_path, LOG__FORMAT="json") as gateway:
         async with Client.open(gateway.public, subs={"room": {}}) as ann:
             over = asyncio.Event()
             stumbling = asyncio.ensure_future(stumble(gateway, over))
@@ -149,39 +151,39 @@ async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path)
                 assert refusal.status == 503
                 assert b"overloaded" in refusal.body
                 assert 1 <= int(refusal.headers["retry-after"]) <= 5
-                await ready(gateway, status=503)
+                await wait_ready(gateway, status=503)
                 assert (await ann.call("ping"))["type"] == "pong"
                 sent = await publish(gateway.internal, "room", "still here")
-                assert (await ann.push("message"))["message"] == sent["message"]
+                assert (await ann.next_push("message"))["message"] == sent["message"]
                 assert (await gateway.request("GET", "/healthz")).status_code == 200
             finally:
                 over.set()
                 await stumbling
             await overloaded(gateway, yes=False)
-            await until(lambda: let_in(gateway))
-            await ready(gateway)
+            await poll_until(lambda: let_in(gateway))
+            await wait_ready(gateway)
             assert (await ann.call("ping"))["type"] == "pong"
 
 
-async def let_in(gateway: Served) -> bool:
+async def let_in(gateway: GatewayProcess) -> bool:
     return (await knock(gateway.public)).status == 101
 
 
-async def stumble(gateway: Served, over: asyncio.Event) -> None:
+async def stumble(gateway: GatewayProcess, over: asyncio.Event) -> None:
     """Stop the process for a moment, several times a second, until it is *over*."""
     while not over.is_set():
-        gateway.signal(signal.SIGSTOP)
+        gateway.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(0.25)
         finally:
-            gateway.signal(signal.SIGCONT)
+            gateway.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.1)
 
 
-async def overloaded(gateway: Served, *, yes: bool) -> None:
+async def overloaded(gateway: GatewayProcess, *, yes: bool) -> None:
     """Wait until the gateway says so, or no longer."""
 
     async def says() -> bool:
-        return (await gateway.figures())["admission_overloaded"] == yes
+        return (await gateway.metrics())["admission_overloaded"] == yes
 
-    await until(says)
+    await poll_until(says)

@@ -5,22 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from tests.broker.redis_server import RedisServer
+from tests.e2e.clients import Client
 from tests.e2e.gateway import publish
-from tests.e2e.outages import far, is_unavailable, ready, refused
-from tests.e2e.wire import Client
+from tests.e2e.redis_gateway import assert_publish_unavailable, is_unavailable, node_behind_proxy, wait_ready
 
 
 async def test_redis_slow_keeps_nobody_waiting_who_does_not_need_it(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     async with (
-        far(tmp_path / "node", redis) as (gateway, proxy),
+        node_behind_proxy(tmp_path / "node", redis) as (gateway, proxy),
         Client.open(gateway.public) as ann,
         Client.open(gateway.public) as bob,
     ):
         await ann.call("subscribe", channel="kept:a")
         sent = await publish(gateway.internal, "kept:a", "before")
-        assert (await ann.push("message"))["data"] == "before"
+        assert (await ann.next_push("message"))["data"] == "before"
         proxy.hold_answers()
         held = asyncio.ensure_future(ann.call("publish", channel="kept:a", data="held"))
         backend = asyncio.ensure_future(publish(gateway.internal, "kept:b", "held"))
@@ -38,7 +38,7 @@ async def test_redis_slow_keeps_nobody_waiting_who_does_not_need_it(
         assert (await held)["type"] == "published"
         await backend
         for client in (ann, bob):
-            assert (await client.push("message"))["data"] == "held"
+            assert (await client.next_push("message"))["data"] == "held"
 
 
 async def test_redis_slow_ends_each_wait_with_an_error_presence_first_history_last(
@@ -52,7 +52,7 @@ async def test_redis_slow_ends_each_wait_with_an_error_presence_first_history_la
         order.append(name)
 
     async with (
-        far(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy),
+        node_behind_proxy(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy),
         Client.open(gateway.public, subs={"both:a": {}}) as ann,
         Client.open(gateway.public, subs={"both:a": {}}) as bob,
         Client.open(gateway.public, subs={"both:a": {}}) as carl,
@@ -72,28 +72,28 @@ async def test_redis_slow_ends_each_wait_with_an_error_presence_first_history_la
         for client in (ann, bob, carl, dan):
             assert (await client.call("ping"))["type"] == "pong"
         proxy.release()
-        await ready(gateway)
+        await wait_ready(gateway)
         assert (await dan.call("subscribe", channel="kept:b"))["type"] == "subscribed"
 
 
 async def test_redis_hanging_is_given_up_by_the_breaker(redis: RedisServer, tmp_path: Path) -> None:
-    async with far(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy):
-        assert (await gateway.figures())["broker_breakers_open"] == 0
+    async with node_behind_proxy(tmp_path / "node", redis, BROKER__LEASE="60s") as (gateway, proxy):
+        assert (await gateway.metrics())["broker_breakers_open"] == 0
         await publish(gateway.internal, "kept:a", 0)
         proxy.hold()
         # What travels together times out together: five in a row.
         commands = [{"publish": {"channel": f"kept:{number}", "data": 1}} for number in range(5)]
         answer = await gateway.request("POST", "/v1/batch", {"commands": commands})
         assert [each["error"]["code"] for each in answer.json()["results"]] == ["unavailable"] * 5
-        figures = await gateway.figures()
+        figures = await gateway.metrics()
         assert (figures["broker_breakers_open"], figures["broker_breaker_opened_total"]) == (1, 1)
         assert figures["broker_up"] == 0
         assert figures["broker_leases"] == 1, "nobody else knows of it yet"
         for _ in range(100):
-            await refused(gateway, "kept:a")
-        after = await gateway.figures()
+            await assert_publish_unavailable(gateway, "kept:a")
+        after = await gateway.metrics()
         assert after["broker_calls_total"] - figures["broker_calls_total"] < 100, "not sent, not waited for"
         proxy.release()
-        await ready(gateway)
+        await wait_ready(gateway)
         await publish(gateway.internal, "kept:a", 1)
-        assert (await gateway.figures())["broker_breakers_open"] == 0
+        assert (await gateway.metrics())["broker_breakers_open"] == 0

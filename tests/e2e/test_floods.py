@@ -18,8 +18,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.e2e.gateway import Served, publish, served
-from tests.e2e.wire import (
+from tests.e2e.clients import (
     BINARY,
     CONT,
     JSON,
@@ -28,11 +27,12 @@ from tests.e2e.wire import (
     PONG,
     TEXT,
     Client,
-    Raw,
+    RawConnection,
+    client_frame,
     close_frame,
-    frame,
-    upgrade,
+    upgrade_request,
 )
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish
 
 MB = 1024 * 1024
 GROWTH = 64 * MB
@@ -75,7 +75,7 @@ class Bystander:
 class Scene:
     """A gateway with a bystander on it."""
 
-    gateway: Served
+    gateway: GatewayProcess
     bystander: Bystander
     largest: int = 0
     """Bytes of the gateway's memory."""
@@ -85,7 +85,7 @@ class Scene:
         return self.gateway.public
 
     def look(self) -> None:
-        self.largest = max(self.largest, self.gateway.rss())
+        self.largest = max(self.largest, self.gateway.resident_bytes())
 
     async def watch(self) -> None:
         while True:
@@ -94,22 +94,22 @@ class Scene:
 
     async def until_only_the_bystander_is_left(self) -> None:
         async with asyncio.timeout(20):
-            while (await self.gateway.figures())["admission_connections"] > 1:  # noqa: ASYNC110
+            while (await self.gateway.metrics())["admission_connections"] > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # another process does not tell
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def bystander(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bystander]:
+def bystander(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bystander]:
     heard = tmp_path_factory.mktemp("bystander") / "heard"
     with heard.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.bystander", str(gateway.public)],
+            [sys.executable, "-m", "tests.e2e.latency_probe", str(gateway.public)],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=file,
@@ -117,19 +117,19 @@ def bystander(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with process:
         bystander = Bystander(process, heard)
         asyncio.run(bystander.talks_on())
-        before = gateway.rss()
+        before = gateway.resident_bytes()
         yield bystander
         process.communicate(timeout=20)
     assert process.returncode == 0
-    assert gateway.rss() - before < 2 * GROWTH, "after all of it"
+    assert gateway.resident_bytes() - before < 2 * GROWTH, "after all of it"
 
 
 @pytest.fixture
 async def scene(
-    gateway: Served, bystander: Bystander, record_property: Callable[[str, object], None]
+    gateway: GatewayProcess, bystander: Bystander, record_property: Callable[[str, object], None]
 ) -> AsyncIterator[Scene]:
     """Every flood ends with the bystander alone and well."""
-    scene, began, before = Scene(gateway, bystander), time.monotonic(), gateway.rss()
+    scene, began, before = Scene(gateway, bystander), time.monotonic(), gateway.resident_bytes()
     watching = asyncio.ensure_future(scene.watch())
     yield scene
     await scene.until_only_the_bystander_is_left()
@@ -146,7 +146,7 @@ async def scene(
 async def attack(
     scene: Scene,
     attackers: int,
-    one: Callable[[Raw], Awaitable[None]],
+    one: Callable[[RawConnection], Awaitable[None]],
     *,
     rounds: int = 1,
     subprotocol: str = JSON,
@@ -156,9 +156,9 @@ async def attack(
 
     async def act() -> None:
         for _ in range(rounds):
-            with await Raw.websocket(scene.port, subprotocol=subprotocol) as raw:
+            with await RawConnection.websocket(scene.port, subprotocol=subprotocol) as raw:
                 await raw.send(hello)
-                await raw.frame()
+                await raw.read_frame()
                 await one(raw)
 
     async with asyncio.TaskGroup() as tasks:
@@ -166,22 +166,22 @@ async def attack(
             tasks.create_task(act())
 
 
-CONNECT = frame(TEXT, b'{"type":"connect","id":1}')
-CONNECT_MSGPACK = frame(BINARY, b"\x82\xa4type\xa7connect\xa2id\x01")
+CONNECT = client_frame(TEXT, b'{"type":"connect","id":1}')
+CONNECT_MSGPACK = client_frame(BINARY, b"\x82\xa4type\xa7connect\xa2id\x01")
 
 
-async def pour(raw: Raw, data: bytes, times: int) -> None:
+async def pour(raw: RawConnection, data: bytes, times: int) -> None:
     """Send *data* again and again, until the gateway has had enough."""
     for _ in range(times):
-        if not await raw.send_as_taken(data):
+        if not await raw.try_send(data):
             return
 
 
-async def pour_and_be_closed(raw: Raw, data: bytes, times: int, code: int) -> None:
+async def pour_and_be_closed(raw: RawConnection, data: bytes, times: int, code: int) -> None:
     """Send *data* again and again while reading; the gateway ends it with *code*."""
     pouring = asyncio.ensure_future(pour(raw, data, times))
-    assert (await raw.until_close())[1].code == code
-    await raw.ended()
+    assert (await raw.read_until_close())[1].code == code
+    await raw.read_to_end()
     await pouring
 
 
@@ -190,18 +190,30 @@ async def pour_and_be_closed(raw: Raw, data: bytes, times: int, code: int) -> No
 
 FLOODS: dict[str, tuple[bytes, bytes, int]] = {
     # what comes once, what comes again and again, and how it ends
-    "empty continuations": (frame(TEXT, fin=False), frame(CONT, fin=False) * 10_000, 4002),
-    "small continuations": (frame(TEXT, fin=False), frame(CONT, b"x", fin=False) * 10_000, 4002),
-    "pings": (b"", frame(PING, b"x" * 125) * 1_000, 4002),
-    "pongs": (b"", frame(PONG) * 10_000, 4002),
-    "a huge frame, announced": (frame(BINARY, length=2**40), b"x" * MB, 1009),
-    "large fragments": (frame(TEXT, b"x" * 65_536, fin=False), frame(CONT, b"x" * 65_536, fin=False), 1009),
-    "large messages": (b"", frame(TEXT, b"x" * 65_537), 1009),
-    "empty messages": (b"", frame(TEXT) * 10_000, 4008),
-    "pings of our own": (b"", frame(TEXT, b'{"type":"ping","id":2}') * 2_000, 4008),
-    "pongs of our own": (b"", frame(TEXT, b'{"type":"pong"}') * 2_000, 4008),
-    "noise": (b"", frame(TEXT, b"\x00") * 10_000, 4008),
-    "publishes": (b"", frame(TEXT, b'{"type":"publish","id":2,"channel":"calm-too","data":1}') * 1_000, 4008),
+    "empty continuations": (client_frame(TEXT, fin=False), client_frame(CONT, fin=False) * 10_000, 4002),
+    "small continuations": (
+        client_frame(TEXT, fin=False),
+        client_frame(CONT, b"x", fin=False) * 10_000,
+        4002,
+    ),
+    "pings": (b"", client_frame(PING, b"x" * 125) * 1_000, 4002),
+    "pongs": (b"", client_frame(PONG) * 10_000, 4002),
+    "a huge frame, announced": (client_frame(BINARY, length=2**40), b"x" * MB, 1009),
+    "large fragments": (
+        client_frame(TEXT, b"x" * 65_536, fin=False),
+        client_frame(CONT, b"x" * 65_536, fin=False),
+        1009,
+    ),
+    "large messages": (b"", client_frame(TEXT, b"x" * 65_537), 1009),
+    "empty messages": (b"", client_frame(TEXT) * 10_000, 4008),
+    "pings of our own": (b"", client_frame(TEXT, b'{"type":"ping","id":2}') * 2_000, 4008),
+    "pongs of our own": (b"", client_frame(TEXT, b'{"type":"pong"}') * 2_000, 4008),
+    "noise": (b"", client_frame(TEXT, b"\x00") * 10_000, 4008),
+    "publishes": (
+        b"",
+        client_frame(TEXT, b'{"type":"publish","id":2,"channel":"calm-too","data":1}') * 1_000,
+        4008,
+    ),
     "nothing but opcodes": (b"", b"\x83\x80abcd" * 10_000, 1002),
 }
 
@@ -210,7 +222,7 @@ FLOODS: dict[str, tuple[bytes, bytes, int]] = {
 async def test_a_flood_of_frames(scene: Scene, what: str) -> None:
     first, again, code = FLOODS[what]
 
-    async def one(raw: Raw) -> None:
+    async def one(raw: RawConnection) -> None:
         await raw.send(first)
         await pour_and_be_closed(raw, again, 2 * MB // len(again), code)
 
@@ -218,31 +230,33 @@ async def test_a_flood_of_frames(scene: Scene, what: str) -> None:
 
 
 async def test_pings_of_somebody_who_does_not_read(scene: Scene) -> None:
-    async def one(raw: Raw) -> None:
-        await pour(raw, frame(PING, b"x" * 125) * 1_000, 20)
+    async def one(raw: RawConnection) -> None:
+        await pour(raw, client_frame(PING, b"x" * 125) * 1_000, 20)
 
     await attack(scene, 10, one)
 
 
 async def test_frames_in_segments_of_one_byte(scene: Scene) -> None:
-    message = frame(TEXT, orjson.dumps({"type": "ping", "id": 2, "pad": "x" * 1_500}))
+    message = client_frame(TEXT, orjson.dumps({"type": "ping", "id": 2, "pad": "x" * 1_500}))
 
-    async def one(raw: Raw) -> None:
-        await raw.send_in_bytes(message)
-        assert orjson.loads((await raw.frame()).payload) == {"type": "pong", "id": 2}
+    async def one(raw: RawConnection) -> None:
+        await raw.send_byte_by_byte(message)
+        assert orjson.loads((await raw.read_frame()).payload) == {"type": "pong", "id": 2}
 
     await attack(scene, 10, one)
 
 
 async def test_messages_that_never_end(scene: Scene) -> None:
     """Each keeps as much as a message may have, and no more."""
-    part = frame(CONT, b"x" * 1_023, fin=False)
+    part = client_frame(CONT, b"x" * 1_023, fin=False)
 
     holding = asyncio.Semaphore(0)
     everybody_holds = asyncio.Event()
 
-    async def one(raw: Raw) -> None:
-        await raw.send(frame(TEXT, b"x" * 1_023, fin=False) + part * 62 + frame(CONT, b"x" * 1_000)[:-1])
+    async def one(raw: RawConnection) -> None:
+        await raw.send(
+            client_frame(TEXT, b"x" * 1_023, fin=False) + part * 62 + client_frame(CONT, b"x" * 1_000)[:-1]
+        )
         holding.release()
         await everybody_holds.wait()
 
@@ -288,13 +302,13 @@ PACKED_BOMBS: dict[str, bytes] = {
 
 
 async def _bombs(scene: Scene, opcode: int, bombs: Iterable[bytes], subprotocol: str) -> None:
-    data = [frame(opcode, bomb) for bomb in bombs]
+    data = [client_frame(opcode, bomb) for bomb in bombs]
 
-    async def one(raw: Raw) -> None:
+    async def one(raw: RawConnection) -> None:
         for bomb in data:
             await raw.send(bomb)
         for _ in data:
-            assert (await raw.frame()).opcode == opcode
+            assert (await raw.read_frame()).opcode == opcode
 
     await attack(scene, 10, one, subprotocol=subprotocol)
 
@@ -312,60 +326,60 @@ async def test_msgpack_bombs(scene: Scene) -> None:
 
 async def test_two_thousand_who_shake_hands_and_say_nothing(scene: Scene) -> None:
     with ExitStack() as stack:
-        silent = [stack.enter_context(await Raw.websocket(scene.port)) for _ in range(2_000)]
+        silent = [stack.enter_context(await RawConnection.websocket(scene.port)) for _ in range(2_000)]
         scene.look()
         for raw in silent:
-            assert (await raw.until_close())[1] == (4001, "connect_timeout")
+            assert (await raw.read_until_close())[1] == (4001, "connect_timeout")
 
 
 async def test_five_hundred_who_never_finish_asking(scene: Scene) -> None:
-    head = upgrade()
+    head = upgrade_request()
     with ExitStack() as stack:
-        slow = [stack.enter_context(await Raw.open(scene.port)) for _ in range(500)]
+        slow = [stack.enter_context(await RawConnection.open(scene.port)) for _ in range(500)]
 
         async def drip() -> None:
             for at in range(len(head) - 2):
                 for raw in slow:
-                    await raw.send_as_taken(head[at : at + 1])
+                    await raw.try_send(head[at : at + 1])
                 await asyncio.sleep(0.05)
 
         dripping = asyncio.ensure_future(drip())
         for raw in slow:
-            assert (await raw.ended()).startswith((b"", b"HTTP/1.1 408 "))
+            assert (await raw.read_to_end()).startswith((b"", b"HTTP/1.1 408 "))
         dripping.cancel()
         await asyncio.gather(dripping, return_exceptions=True)
 
 
-HELLO = frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "subs": {"crowd": {}, "loud:1": {}}}))
+HELLO = client_frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "subs": {"crowd": {}, "loud:1": {}}}))
 
 
-async def _ask_and_leave(raw: Raw) -> None:
-    await raw.send(upgrade()[:100])
+async def _ask_and_leave(raw: RawConnection) -> None:
+    await raw.send(upgrade_request()[:100])
 
 
-async def _open_and_leave(raw: Raw) -> None:
-    await raw.send(upgrade())
-    await raw.response()
+async def _open_and_leave(raw: RawConnection) -> None:
+    await raw.send(upgrade_request())
+    await raw.read_response()
 
 
-async def _connect(raw: Raw) -> None:
-    await raw.send(upgrade() + HELLO)
-    if (await raw.response()).status == 101:
-        await raw.frame()
+async def _connect(raw: RawConnection) -> None:
+    await raw.send(upgrade_request() + HELLO)
+    if (await raw.read_response()).status == 101:
+        await raw.read_frame()
 
 
-async def _connect_and_close(raw: Raw) -> None:
+async def _connect_and_close(raw: RawConnection) -> None:
     await _connect(raw)
-    await raw.send_as_taken(close_frame(1000))
-    await raw.ended()
+    await raw.try_send(close_frame(1000))
+    await raw.read_to_end()
 
 
-async def _connect_and_break_off(raw: Raw) -> None:
+async def _connect_and_break_off(raw: RawConnection) -> None:
     await _connect(raw)
-    await raw.send_as_taken(HELLO[:20])
+    await raw.try_send(HELLO[:20])
 
 
-async def _connect_and_reset(raw: Raw) -> None:
+async def _connect_and_reset(raw: RawConnection) -> None:
     await _connect(raw)
     raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -385,15 +399,15 @@ async def test_three_thousand_who_come_and_go(scene: Scene) -> None:
 
     async def crowd() -> None:
         for way in WAYS * 25:
-            with await Raw.open(scene.port) as raw:
+            with await RawConnection.open(scene.port) as raw:
                 await way(raw)
 
-    figures = await scene.gateway.figures()
+    figures = await scene.gateway.metrics()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(20):
             tasks.create_task(crowd())
     await scene.until_only_the_bystander_is_left()
-    after = await scene.gateway.figures()
+    after = await scene.gateway.metrics()
     for name in ("hub_sessions", "hub_channels", "heartbeat_sessions", "tasks_running"):
         assert after[name] == figures[name], name
 
@@ -403,7 +417,7 @@ async def test_three_thousand_who_come_and_go(scene: Scene) -> None:
 
 async def _reads(client: Client, count: int) -> None:
     for number in range(count):
-        assert (await client.push("message"))["data"]["number"] == number
+        assert (await client.next_push("message"))["data"]["number"] == number
 
 
 @pytest.mark.parametrize("channel", ["crowd", "loud:1"], ids=["with history", "without"])
@@ -411,7 +425,8 @@ async def test_readers_that_stop(scene: Scene, channel: str) -> None:
     """Twenty who stop reading what is published to them: bounded while they are waited for, and then gone."""
     with ExitStack() as stack:
         stopped = [
-            stack.enter_context(await Raw.websocket(scene.port, receive_buffer=8_192)) for _ in range(20)
+            stack.enter_context(await RawConnection.websocket(scene.port, receive_buffer=8_192))
+            for _ in range(20)
         ]
         for raw in stopped:
             await raw.call(type="connect", id=1, subs={channel: {}})

@@ -7,8 +7,17 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.e2e.gateway import Served, become, running, served
-from tests.e2e.wire import BINARY, JSON, MSGPACK, TEXT, Client, Raw, frame, upgrade
+from tests.e2e.clients import (
+    BINARY,
+    JSON,
+    MSGPACK,
+    TEXT,
+    Client,
+    RawConnection,
+    client_frame,
+    upgrade_request,
+)
+from tests.e2e.gateway import GatewayProcess, gateway_on_loop, gateway_process, wait_until
 
 CONFIG = """
 [listen.public]
@@ -16,12 +25,12 @@ allowed_origins = ["https://app.example.com"]
 [log]
 level = "debug"
 """
-CONNECT = frame(TEXT, b'{"type":"connect","id":1}')
+CONNECT = client_frame(TEXT, b'{"type":"connect","id":1}')
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
@@ -40,124 +49,128 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ],
 )
 async def test_the_clients_first_subprotocol_that_we_speak_is_chosen(
-    gateway: Served, offered: str, chosen: str
+    gateway: GatewayProcess, offered: str, chosen: str
 ) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(subprotocol=offered))
-        response = await raw.response()
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(subprotocol=offered))
+        response = await raw.read_response()
         assert (response.status, response.headers["sec-websocket-protocol"]) == (101, chosen)
         assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        await raw.send(frame(BINARY if chosen == MSGPACK else TEXT, b"?"))
-        assert (await raw.frame()).opcode == (BINARY if chosen == MSGPACK else TEXT)
+        await raw.send(client_frame(BINARY if chosen == MSGPACK else TEXT, b"?"))
+        assert (await raw.read_frame()).opcode == (BINARY if chosen == MSGPACK else TEXT)
 
 
-async def test_who_offers_no_subprotocol_speaks_json(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(subprotocol=None))
-        response = await raw.response()
+async def test_who_offers_no_subprotocol_speaks_json(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(subprotocol=None))
+        response = await raw.read_response()
         assert response.status == 101
         assert "sec-websocket-protocol" not in response.headers
         assert (await raw.call(type="connect", id=1))["type"] == "connected"
 
 
-async def test_who_offers_only_unknown_ones_is_told_the_two(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(subprotocol="chat, superchat"))
-        response = await raw.response()
+async def test_who_offers_only_unknown_ones_is_told_the_two(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(subprotocol="chat, superchat"))
+        response = await raw.read_response()
         assert response.status == 400
         error = orjson.loads(response.body)["error"]
         assert error["code"] == "bad_request"
         assert JSON in error["message"]
         assert MSGPACK in error["message"]
-        assert await raw.ended() == b""
+        assert await raw.read_to_end() == b""
 
 
 SPELT: dict[str, bytes] = {
-    "as browsers do": upgrade(connection="keep-alive, Upgrade", origin="https://app.example.com"),
-    "in capitals": upgrade(upgrade="WebSocket", connection="UPGRADE"),
-    "with names in capitals": upgrade()
+    "as browsers do": upgrade_request(connection="keep-alive, Upgrade", origin="https://app.example.com"),
+    "in capitals": upgrade_request(upgrade="WebSocket", connection="UPGRADE"),
+    "with names in capitals": upgrade_request()
     .replace(b"sec-websocket-", b"Sec-WebSocket-")
     .replace(b"host", b"HOST"),
-    "with a length of nothing": upgrade(content_length="0"),
-    "with the server in it": upgrade("http://gateway.test/v1/ws?a=b"),
-    "with a query": upgrade("/v1/ws?a=b&c=%00%ff"),
-    "percent-encoded": upgrade("/v1/%77s"),
+    "with a length of nothing": upgrade_request(content_length="0"),
+    "with the server in it": upgrade_request("http://gateway.test/v1/ws?a=b"),
+    "with a query": upgrade_request("/v1/ws?a=b&c=%00%ff"),
+    "percent-encoded": upgrade_request("/v1/%77s"),
 }
 
 
 @pytest.mark.parametrize("how", SPELT)
-async def test_a_request_may_be_spelt(gateway: Served, how: str) -> None:
-    with await Raw.open(gateway.public) as raw:
+async def test_a_request_may_be_spelt(gateway: GatewayProcess, how: str) -> None:
+    with await RawConnection.open(gateway.public) as raw:
         await raw.send(SPELT[how])
-        assert (await raw.response()).status == 101
+        assert (await raw.read_response()).status == 101
 
 
-async def test_extensions_are_not_negotiated(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
-        assert "sec-websocket-extensions" not in (await raw.response()).headers
+async def test_extensions_are_not_negotiated(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(sec_websocket_extensions="permessage-deflate; client_max_window_bits"))
+        assert "sec-websocket-extensions" not in (await raw.read_response()).headers
 
 
 # ---------------------------------------------------------------- what is no handshake
 
 
 REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
-    "another version": (upgrade(sec_websocket_version="8"), 426, {"sec-websocket-version": "13"}),
-    "no version": (upgrade(without="sec-websocket-version"), 426, {"sec-websocket-version": "13"}),
-    "no key": (upgrade(without="sec-websocket-key"), 400, {}),
-    "a key that is none": (upgrade(sec_websocket_key="c2hvcnQ="), 400, {}),
-    "an empty list of subprotocols": (upgrade(subprotocol=""), 400, {}),
-    "POST": (upgrade(method="POST"), 405, {"allow": "GET"}),
-    "PUT": (upgrade(method="PUT"), 405, {"allow": "GET"}),
-    "HTTP/1.0": (upgrade(version="1.0"), 505, {}),
-    "no host": (upgrade(without="host"), 400, {}),
-    "two hosts": (upgrade(x="1\r\nhost: other.test"), 400, {}),
-    "a body": (upgrade(content_length="4") + b"GET ", 400, {}),
-    "a body in chunks": (upgrade(transfer_encoding="chunked") + b"0\r\n\r\n", 400, {}),
-    "no upgrade": (upgrade(without="upgrade"), 426, {"upgrade": "websocket"}),
-    "no connection": (upgrade(without="connection"), 426, {"upgrade": "websocket"}),
-    "another upgrade": (upgrade(upgrade="h2c"), 426, {"upgrade": "websocket"}),
+    "another version": (upgrade_request(sec_websocket_version="8"), 426, {"sec-websocket-version": "13"}),
+    "no version": (upgrade_request(without="sec-websocket-version"), 426, {"sec-websocket-version": "13"}),
+    "no key": (upgrade_request(without="sec-websocket-key"), 400, {}),
+    "a key that is none": (upgrade_request(sec_websocket_key="c2hvcnQ="), 400, {}),
+    "an empty list of subprotocols": (upgrade_request(subprotocol=""), 400, {}),
+    "POST": (upgrade_request(method="POST"), 405, {"allow": "GET"}),
+    "PUT": (upgrade_request(method="PUT"), 405, {"allow": "GET"}),
+    "HTTP/1.0": (upgrade_request(version="1.0"), 505, {}),
+    "no host": (upgrade_request(without="host"), 400, {}),
+    "two hosts": (upgrade_request(x="1\r\nhost: other.test"), 400, {}),
+    "a body": (upgrade_request(content_length="4") + b"GET ", 400, {}),
+    "a body in chunks": (upgrade_request(transfer_encoding="chunked") + b"0\r\n\r\n", 400, {}),
+    "no upgrade": (upgrade_request(without="upgrade"), 426, {"upgrade": "websocket"}),
+    "no connection": (upgrade_request(without="connection"), 426, {"upgrade": "websocket"}),
+    "another upgrade": (upgrade_request(upgrade="h2c"), 426, {"upgrade": "websocket"}),
     "a plain GET": (b"GET /v1/ws HTTP/1.1\r\nhost: a\r\n\r\n", 426, {"upgrade": "websocket"}),
     "a plain POST": (b"POST /v1/ws HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n ", 405, {}),
-    "another path": (upgrade("/v2/ws"), 404, {"content-type": "application/json"}),
+    "another path": (upgrade_request("/v2/ws"), 404, {"content-type": "application/json"}),
     "a plain other path": (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", 404, {}),
     "the push API": (b"POST /v1/publish HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", 404, {}),
-    "another origin": (upgrade(origin="https://evil.example.com"), 403, {}),
-    "an origin that only begins like ours": (upgrade(origin="https://app.example.com.evil.test"), 403, {}),
-    "our origin without TLS": (upgrade(origin="http://app.example.com"), 403, {}),
-    "no origin at all": (upgrade(origin="null"), 403, {}),
-    "a head that is too large": (upgrade(cookie="c" * 20_000), 431, {}),
-    "a head much too large": (upgrade(cookie="c" * 2_000_000), 431, {}),
+    "another origin": (upgrade_request(origin="https://evil.example.com"), 403, {}),
+    "an origin that only begins like ours": (
+        upgrade_request(origin="https://app.example.com.evil.test"),
+        403,
+        {},
+    ),
+    "our origin without TLS": (upgrade_request(origin="http://app.example.com"), 403, {}),
+    "no origin at all": (upgrade_request(origin="null"), 403, {}),
+    "a head that is too large": (upgrade_request(cookie="c" * 20_000), 431, {}),
+    "a head much too large": (upgrade_request(cookie="c" * 2_000_000), 431, {}),
     "a head without an end": (b"GET /" + b"a" * 500_000, 431, {}),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, {}),
     "TLS": (bytes.fromhex("16030100c8010000c40303"), 400, {}),
     "no HTTP": (b"\x00\x01\x02\x03\r\n\r\n", 400, {}),
-    "a target that is none": (upgrade("*"), 404, {}),
-    "another server's target": (upgrade("http://[::1"), 400, {}),
+    "a target that is none": (upgrade_request("*"), 404, {}),
+    "another server's target": (upgrade_request("http://[::1"), 400, {}),
     "a path that is not ASCII": ("GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n".encode("latin-1"), 400, {}),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_is_refused(gateway: Served, what: str) -> None:
+async def test_what_is_refused(gateway: GatewayProcess, what: str) -> None:
     request, status, headers = REFUSED[what]
-    with await Raw.open(gateway.public) as raw:
-        await raw.send_as_taken(request)
-        response = await raw.response()
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.try_send(request)
+        response = await raw.read_response()
         assert response.status == status, response
         assert response.headers["connection"] in ("close", "upgrade")
         assert response.headers.items() >= headers.items()
         error = orjson.loads(response.body)["error"]
         assert error["code"] in ("bad_request", "permission_denied")
         assert error["message"]
-        assert await raw.ended() == b"", "one answer, then the end"
+        assert await raw.read_to_end() == b"", "one answer, then the end"
 
 
 @pytest.mark.parametrize("origin", ["https://app.example.com", "https://APP.example.com:443"])
-async def test_a_page_of_ours_may_connect(gateway: Served, origin: str) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(origin=origin))
-        assert (await raw.response()).status == 101
+async def test_a_page_of_ours_may_connect(gateway: GatewayProcess, origin: str) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(origin=origin))
+        assert (await raw.read_response()).status == 101
 
 
 SMUGGLED = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -174,78 +187,78 @@ SMUGGLING: dict[str, bytes] = {
     "a folded header": b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: a\r\n content-length: 34\r\n\r\n" + SMUGGLED,
     "line feeds alone": b"GET /healthz HTTP/1.1\nhost: a\n\n" + SMUGGLED,
     "a NUL": b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n" + SMUGGLED,
-    "a refused upgrade": upgrade(sec_websocket_version="1337") + SMUGGLED,
-    "an upgrade elsewhere": upgrade("/healthz") + SMUGGLED,
-    "an upgrade to something else": upgrade("/healthz", upgrade="h2c") + SMUGGLED,
+    "a refused upgrade": upgrade_request(sec_websocket_version="1337") + SMUGGLED,
+    "an upgrade elsewhere": upgrade_request("/healthz") + SMUGGLED,
+    "an upgrade to something else": upgrade_request("/healthz", upgrade="h2c") + SMUGGLED,
     "two requests at once": SMUGGLED * 2,
     "a thousand requests at once": SMUGGLED * 1_000,
 }
 
 
 @pytest.mark.parametrize("how", SMUGGLING)
-async def test_a_connection_gets_one_answer(gateway: Served, how: str) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send_as_taken(SMUGGLING[how])
-        said = await raw.ended()
+async def test_a_connection_gets_one_answer(gateway: GatewayProcess, how: str) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.try_send(SMUGGLING[how])
+        said = await raw.read_to_end()
         assert said.count(b"HTTP/1.1 ") == 1, said
-        await raw.send_as_taken(SMUGGLED)
+        await raw.try_send(SMUGGLED)
 
 
 # ---------------------------------------------------------------- how bytes arrive
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_a_head_may_come_in_single_bytes(gateway: Served, subprotocol: str) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send_in_bytes(upgrade(subprotocol=subprotocol))
-        assert (await raw.response()).status == 101
+async def test_a_head_may_come_in_single_bytes(gateway: GatewayProcess, subprotocol: str) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send_byte_by_byte(upgrade_request(subprotocol=subprotocol))
+        assert (await raw.read_response()).status == 101
 
 
 @pytest.mark.parametrize("cut", [0, 1, 6, len(CONNECT) - 1, len(CONNECT)])
-async def test_frames_may_come_with_the_request(gateway: Served, cut: int) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade() + CONNECT[:cut])
-        assert (await raw.response()).status == 101
+async def test_frames_may_come_with_the_request(gateway: GatewayProcess, cut: int) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request() + CONNECT[:cut])
+        assert (await raw.read_response()).status == 101
         await raw.send(CONNECT[cut:])
-        assert (await raw.hear())["type"] == "connected"
+        assert (await raw.receive())["type"] == "connected"
 
 
-async def test_many_frames_and_large_ones_may_come_with_the_request(gateway: Served) -> None:
+async def test_many_frames_and_large_ones_may_come_with_the_request(gateway: GatewayProcess) -> None:
     commands = [
         {"type": "connect", "id": 1, "client": {"name": "x" * 100, "version": "1"}, "pad": "x" * 60_000}
     ]
     commands += [{"type": "ping", "id": number} for number in range(2, 20)]
-    frames = b"".join(frame(TEXT, orjson.dumps(command)) for command in commands)
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade() + frames)
-        assert (await raw.response()).status == 101
-        assert [(await raw.hear())["id"] for _ in commands] == list(range(1, 20))
+    frames = b"".join(client_frame(TEXT, orjson.dumps(command)) for command in commands)
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request() + frames)
+        assert (await raw.read_response()).status == 101
+        assert [(await raw.receive())["id"] for _ in commands] == list(range(1, 20))
 
 
-async def test_frames_that_come_with_a_refused_request_are_nothing(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as raw:
-        await raw.send(upgrade(origin="https://evil.example.com") + CONNECT * 100)
-        assert (await raw.response()).status == 403
-        assert await raw.ended() == b""
+async def test_frames_that_come_with_a_refused_request_are_nothing(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as raw:
+        await raw.send(upgrade_request(origin="https://evil.example.com") + CONNECT * 100)
+        assert (await raw.read_response()).status == 403
+        assert await raw.read_to_end() == b""
 
 
 async def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
-    async with running(tmp_path, listen__public__header_timeout=0.3) as gateway:
-        silent, half, slow = [await Raw.open(gateway.public) for _ in range(3)]
-        with silent, half, slow, await Raw.websocket(gateway.public) as open_one:
-            await half.send(upgrade()[:-2])
+    async with gateway_on_loop(tmp_path, listen__public__header_timeout=0.3) as gateway:
+        silent, half, slow = [await RawConnection.open(gateway.public) for _ in range(3)]
+        with silent, half, slow, await RawConnection.websocket(gateway.public) as open_one:
+            await half.send(upgrade_request()[:-2])
 
             async def drip() -> None:
                 while True:
-                    if not await slow.send_as_taken(b"X-Slow: 1\r\n"):
+                    if not await slow.try_send(b"X-Slow: 1\r\n"):
                         return
                     await asyncio.sleep(0.02)
 
             await slow.send(b"GET /v1/ws HTTP/1.1\r\n")
             dripping = asyncio.ensure_future(drip())
-            assert await silent.ended() == b""
-            assert (await half.response()).status == 408
-            assert (await slow.response()).status == 408
+            assert await silent.read_to_end() == b""
+            assert (await half.read_response()).status == 408
+            assert (await slow.read_response()).status == 408
             slow.close()
             dripping.cancel()
             assert (await open_one.call(type="connect", id=1))["type"] == "connected"
@@ -255,41 +268,46 @@ async def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- who gets in
 
 
-async def test_no_log_carries_what_stands_in_a_query(gateway: Served) -> None:
+async def test_no_log_carries_what_stands_in_a_query(gateway: GatewayProcess) -> None:
     secret = "eyJhbGciOiJIUzI1NiJ9.very-secret"
     for request in (
-        upgrade(f"/v1/ws?token={secret}"),
-        upgrade(f"/v1/ws?token={secret}", sec_websocket_version="8"),
-        upgrade(f"/v1/ws?token={secret}", authorization=f"Bearer {secret}"),
-        upgrade(f"/v1/ws?token={secret}", origin=f"https://{secret}"),
+        upgrade_request(f"/v1/ws?token={secret}"),
+        upgrade_request(f"/v1/ws?token={secret}", sec_websocket_version="8"),
+        upgrade_request(f"/v1/ws?token={secret}", authorization=f"Bearer {secret}"),
+        upgrade_request(f"/v1/ws?token={secret}", origin=f"https://{secret}"),
         f"GET /healthz?token={secret} HTTP/1.1\r\nhost: a\r\n\r\n".encode(),
         f"GET /nowhere/{secret}?token={secret} HTTP/1.1\r\nhost: a\r\n\r\n".encode(),
         f"GET /healthz?token={secret} HTTP/1.1\r\nhost : a\r\n\r\n".encode(),
     ):
-        with await Raw.open(gateway.public) as raw:
+        with await RawConnection.open(gateway.public) as raw:
             await raw.send(request)
-            await raw.response()
-            await raw.send_as_taken(frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "token": secret})))
+            await raw.read_response()
+            await raw.try_send(
+                client_frame(TEXT, orjson.dumps({"type": "connect", "id": 1, "token": secret}))
+            )
     assert secret not in gateway.stderr
     assert "token=" not in gateway.stderr
 
 
 async def test_a_token_may_come_in_the_head(tmp_path: Path) -> None:
     config = "[push]\nkeys = ['k']"
-    async with running(tmp_path, config, dev=False) as gateway:
-        with await Raw.open(gateway.public) as raw:
-            await raw.send(upgrade(authorization="Bearer no.token.really") + CONNECT)
-            assert (await raw.response()).status == 101
-            assert (await raw.hear())["code"] == "unauthorized"
-            assert (await raw.closed()).code == 4003
+    async with gateway_on_loop(tmp_path, config, dev=False) as gateway:
+        with await RawConnection.open(gateway.public) as raw:
+            await raw.send(upgrade_request(authorization="Bearer no.token.really") + CONNECT)
+            assert (await raw.read_response()).status == 101
+            assert (await raw.receive())["code"] == "unauthorized"
+            assert (await raw.expect_close()).code == 4003
 
 
 async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
-    async with running(tmp_path, limits__connections_per_address=2) as gateway:
-        with await Raw.websocket(gateway.public) as first, await Raw.websocket(gateway.public) as second:
-            with await Raw.open(gateway.public) as third:
-                await third.send(upgrade())
-                response = await third.response()
+    async with gateway_on_loop(tmp_path, limits__connections_per_address=2) as gateway:
+        with (
+            await RawConnection.websocket(gateway.public) as first,
+            await RawConnection.websocket(gateway.public) as second,
+        ):
+            with await RawConnection.open(gateway.public) as third:
+                await third.send(upgrade_request())
+                response = await third.read_response()
                 assert response.status == 429
                 assert 10 <= int(response.headers["retry-after"]) <= 30
                 error = orjson.loads(response.body)["error"]
@@ -298,60 +316,60 @@ async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
                     int(response.headers["retry-after"]) * 1000,
                 )
             await first.send(b"\x88\x80abcd")  # a Close without a code
-            assert (await first.until_close())[1].code == 1005
-            await first.ended()
-            with await Raw.websocket(gateway.public) as again:
+            assert (await first.read_until_close())[1].code == 1005
+            await first.read_to_end()
+            with await RawConnection.websocket(gateway.public) as again:
                 assert (await again.call(type="connect", id=1))["type"] == "connected"
             assert (await second.call(type="connect", id=1))["type"] == "connected"
 
 
 async def test_a_node_has_so_many_connections(tmp_path: Path) -> None:
-    async with running(tmp_path, limits__connections=1) as gateway:
-        with await Raw.websocket(gateway.public), await Raw.open(gateway.public) as raw:
-            await raw.send(upgrade())
-            response = await raw.response()
+    async with gateway_on_loop(tmp_path, limits__connections=1) as gateway:
+        with await RawConnection.websocket(gateway.public), await RawConnection.open(gateway.public) as raw:
+            await raw.send(upgrade_request())
+            response = await raw.read_response()
             assert response.status == 503
             assert int(response.headers["retry-after"]) >= 1
             assert orjson.loads(response.body)["error"]["code"] == "unavailable"
-            with await Raw.open(gateway.public) as probe:
+            with await RawConnection.open(gateway.public) as probe:
                 await probe.send(SMUGGLED)
-                assert (await probe.response()).status == 200, "a full node is alive"
+                assert (await probe.read_response()).status == 200, "a full node is alive"
 
 
 async def test_a_node_that_drains_sends_newcomers_elsewhere(tmp_path: Path) -> None:
-    async with running(tmp_path) as gateway, asyncio.TaskGroup() as clients:
+    async with gateway_on_loop(tmp_path) as gateway, asyncio.TaskGroup() as clients:
         told = asyncio.Event()
 
         async def stay() -> None:
             async with Client.open(gateway.public) as client:
                 connected.release()
-                await client.push("reconnect")
+                await client.next_push("reconnect")
                 told.set()
-                assert (await client.closed()).code == 4000
+                assert (await client.expect_close()).code == 4000
 
         connected = asyncio.Semaphore(0)
         for _ in range(60):  # so many leave in several groups: there is time between the first and the last
             clients.create_task(stay())
         for _ in range(60):
             await connected.acquire()
-        with await Raw.open(gateway.public) as late:
-            await late.send(upgrade()[:-2])
-            await become(lambda: len(gateway.gateway.public.server_state.connections) == 61)
-            gateway.stopped.set()
+        with await RawConnection.open(gateway.public) as late:
+            await late.send(upgrade_request()[:-2])
+            await wait_until(lambda: len(gateway.gateway.public.server_state.connections) == 61)
+            gateway.stop.set()
             await told.wait()
             await late.send(b"\r\n")
-            response = await late.response()
+            response = await late.read_response()
             assert response.status == 503
             assert 1 <= int(response.headers["retry-after"]) <= 5
             assert orjson.loads(response.body)["error"]["code"] == "unavailable"
 
 
-async def test_healthz(gateway: Served) -> None:
-    with await Raw.open(gateway.public) as raw:
+async def test_healthz(gateway: GatewayProcess) -> None:
+    with await RawConnection.open(gateway.public) as raw:
         await raw.send(SMUGGLED)
-        response = await raw.response()
+        response = await raw.read_response()
         assert (response.status, orjson.loads(response.body)) == (200, {"alive": True})
-        assert await raw.ended() == b""
-    with await Raw.open(gateway.public) as raw:
+        assert await raw.read_to_end() == b""
+    with await RawConnection.open(gateway.public) as raw:
         await raw.send(SMUGGLED.replace(b"GET", b"HEAD"))
-        assert (await raw.ended()).startswith(b"HTTP/1.1 200 ")
+        assert (await raw.read_to_end()).startswith(b"HTTP/1.1 200 ")

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.access.keys import Key, private_key
 from gateway.access.tokens import mint
-from tests.e2e.gateway import Served, served
-from tests.e2e.wire import Client, Closed, Raw
+from tests.e2e.clients import Client, Closed, RawConnection
+from tests.e2e.gateway import GatewayProcess, gateway_process
 from tests.gateway.access.signing import PRIVATE, PUBLIC, forged
 
 CONFIG = """
@@ -30,18 +30,18 @@ def signed_by(key: Key) -> str:
     return mint(key, user="alice", ttl=60, now=time.time())
 
 
-async def refusal(gateway: Served, token: str) -> tuple[str, Closed]:
+async def refusal(gateway: GatewayProcess, token: str) -> tuple[str, Closed]:
     """Return the error that answers a `connect` with *token*, and how the connection ends."""
-    with await Raw.websocket(gateway.public) as client:
+    with await RawConnection.websocket(gateway.public) as client:
         error = await client.call(type="connect", id=1, token=token)
-        return error["code"], await client.closed()
+        return error["code"], await client.expect_close()
 
 
 @pytest.mark.parametrize("alg", sorted(PUBLIC))
 async def test_a_public_key_in_a_file_verifies_its_kind_of_token(tmp_path: Path, alg: str) -> None:
     (tmp_path / "key.pem").write_text(PUBLIC[alg])
     settings = {"AUTH__SECRET": "", "AUTH__PUBLIC_KEY_FILE": str(tmp_path / "key.pem")}
-    with served(tmp_path, CONFIG, dev=False, **settings) as gateway:
+    with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:
         async with Client.open(gateway.public, token=signed_by(signing(alg, "any"))) as client:
             assert client.connected["user"] == "alice"
         claims = {"sub": "alice", "exp": time.time() + 60}
@@ -54,7 +54,7 @@ async def test_keys_of_a_jwks_are_followed_when_they_are_rotated(tmp_path: Path)
     old, new = (signing("RS256", "2024"), signing("ES256", "2025"))
     with (
         publishing_keys(old) as keys,
-        served(tmp_path, CONFIG, dev=False, AUTH__SECRET="", AUTH__JWKS_URL=keys.url) as gateway,
+        gateway_process(tmp_path, CONFIG, dev=False, AUTH__SECRET="", AUTH__JWKS_URL=keys.url) as gateway,
     ):
         async with Client.open(gateway.public, token=signed_by(old)) as client:
             assert client.connected["user"] == "alice"
@@ -70,7 +70,7 @@ async def test_without_keys_nobody_is_turned_away_for_good(tmp_path: Path) -> No
     with publishing_keys(signing("ES256", "soon")) as keys:
         keys.status = 503
         settings = {"AUTH__SECRET": "", "AUTH__JWKS_URL": keys.url}
-        with served(tmp_path, CONFIG, dev=False, **settings) as gateway:
+        with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:
             code, closed = await refusal(gateway, signed_by(signing("ES256", "soon")))
             # 4011: reconnect with backoff, where 4003 would mean to stop.
             assert (code, closed.code) == ("unavailable", 4011)

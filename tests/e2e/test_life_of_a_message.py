@@ -13,8 +13,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.e2e.gateway import Served, publish, served
-from tests.e2e.wire import CONT, JSON, MSGPACK, TEXT, Client, Raw, frame
+from tests.e2e.clients import CONT, JSON, MSGPACK, TEXT, Client, RawConnection, client_frame
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish
 
 CONFIG = """
 [channels.news]
@@ -38,8 +38,8 @@ command_burst = 20
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
@@ -50,16 +50,16 @@ def spelled(**command: Any) -> bytes:
 # ---------------------------------------------------------------- 1. bytes arrive
 
 
-async def test_1_bytes_arrive_in_any_pieces_and_become_whole_frames(gateway: Served) -> None:
-    connect = frame(TEXT, spelled(type="connect", id=1))
+async def test_1_bytes_arrive_in_any_pieces_and_become_whole_frames(gateway: GatewayProcess) -> None:
+    connect = client_frame(TEXT, spelled(type="connect", id=1))
     subscribe = spelled(type="subscribe", id=2, channel="chat:pieces")
-    speak = frame(TEXT, spelled(type="publish", id=3, channel="chat:pieces", data="whole"))
-    in_two = frame(TEXT, subscribe[:9], fin=False) + frame(CONT, subscribe[9:])
-    with await Raw.websocket(gateway.public) as client:
+    speak = client_frame(TEXT, spelled(type="publish", id=3, channel="chat:pieces", data="whole"))
+    in_two = client_frame(TEXT, subscribe[:9], fin=False) + client_frame(CONT, subscribe[9:])
+    with await RawConnection.websocket(gateway.public) as client:
         await client.send(connect[:7])
         await client.send(connect[7:] + in_two)
-        await client.send_in_bytes(speak)
-        heard = [await client.hear() for _ in range(4)]
+        await client.send_byte_by_byte(speak)
+        heard = [await client.receive() for _ in range(4)]
     assert [each["type"] for each in heard[:2]] == ["connected", "subscribed"]
     assert {each["type"] for each in heard[2:]} == {"published", "message"}
 
@@ -67,28 +67,30 @@ async def test_1_bytes_arrive_in_any_pieces_and_become_whole_frames(gateway: Ser
 # ---------------------------------------------------------------- 2. bytes to a command
 
 
-async def test_2_only_what_is_a_command_at_this_moment_goes_on(gateway: Served) -> None:
-    with await Raw.websocket(gateway.public) as client:
-        await client.say(type="connect", id=1)
-        await client.hear()
-        await client.send(frame(TEXT, b'{"type": "publish", "id": 2, "channel": "no spaces", "data": 1}'))
-        refused = await client.hear()
+async def test_2_only_what_is_a_command_at_this_moment_goes_on(gateway: GatewayProcess) -> None:
+    with await RawConnection.websocket(gateway.public) as client:
+        await client.send_command(type="connect", id=1)
+        await client.receive()
+        await client.send(
+            client_frame(TEXT, b'{"type": "publish", "id": 2, "channel": "no spaces", "data": 1}')
+        )
+        refused = await client.receive()
         assert (refused["type"], refused["id"], refused["code"]) == ("error", 2, "bad_request")
         assert "channel" in refused["message"]
-        await client.say(type="ping", id=3)
-        assert await client.hear() == {"type": "pong", "id": 3}
+        await client.send_command(type="ping", id=3)
+        assert await client.receive() == {"type": "pong", "id": 3}
 
 
-async def test_2_a_command_before_its_time_ends_the_conversation(gateway: Served) -> None:
-    with await Raw.websocket(gateway.public) as client:
-        await client.say(type="publish", id=1, channel="chat:early", data=1)
-        assert (await client.closed()).code == 4002
+async def test_2_a_command_before_its_time_ends_the_conversation(gateway: GatewayProcess) -> None:
+    with await RawConnection.websocket(gateway.public) as client:
+        await client.send_command(type="publish", id=1, channel="chat:early", data=1)
+        assert (await client.expect_close()).code == 4002
 
 
 # ---------------------------------------------------------------- 3. may this user, and how often
 
 
-async def test_3_who_may_not_publish_is_told_why(gateway: Served) -> None:
+async def test_3_who_may_not_publish_is_told_why(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"news:today": {}}) as client:
         refused = await client.call("publish", channel="news:today", data=1)
         assert (refused["type"], refused["code"]) == ("error", "permission_denied")
@@ -97,7 +99,7 @@ async def test_3_who_may_not_publish_is_told_why(gateway: Served) -> None:
         assert "subscribe first" in refused["message"]
 
 
-async def test_3_who_publishes_too_fast_is_told_when_to_go_on(gateway: Served) -> None:
+async def test_3_who_publishes_too_fast_is_told_when_to_go_on(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public) as client:
         replies = [await client.call("publish", channel="ticks:fast", data=n) for n in range(20)]
     # `connect` was the first of the twenty that may come at once.
@@ -106,17 +108,17 @@ async def test_3_who_publishes_too_fast_is_told_when_to_go_on(gateway: Served) -
     assert 0 < replies[-1]["retry_after_ms"] <= 100_001
 
 
-async def test_3_a_backend_joins_here_by_http(gateway: Served) -> None:
+async def test_3_a_backend_joins_here_by_http(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"news:today": {}}) as client:
         told = await publish(gateway.internal, "news:today", {"headline": "rain"}, tags={"lang": "en"})
-        push = await client.push("message")
+        push = await client.next_push("message")
     assert push["message"] == told["message"]
     assert push["data"] == {"headline": "rain"}
     assert push["tags"] == {"lang": "en"}
     assert "from" not in push
 
 
-async def test_3_a_backend_needs_a_key(gateway: Served) -> None:
+async def test_3_a_backend_needs_a_key(gateway: GatewayProcess) -> None:
     async with httpx.AsyncClient(trust_env=False, headers={"authorization": "Bearer wrong"}) as backend:
         url = f"http://127.0.0.1:{gateway.internal}/v1/publish"
         answer = await backend.post(url, json={"channel": "news:today", "data": 1})
@@ -127,20 +129,20 @@ async def test_3_a_backend_needs_a_key(gateway: Served) -> None:
 # ---------------------------------------------------------------- 4. the broker numbers it and keeps it
 
 
-async def test_4_messages_are_numbered_without_a_hole(gateway: Served) -> None:
+async def test_4_messages_are_numbered_without_a_hole(gateway: GatewayProcess) -> None:
     ids = [(await publish(gateway.internal, "news:numbers", n))["message"] for n in range(3)]
     assert [message.partition("-")[0] for message in ids] == ["1", "2", "3"]
     assert len({message.partition("-")[2] for message in ids}) == len(ids)
 
 
-async def test_4_published_means_kept(gateway: Served) -> None:
+async def test_4_published_means_kept(gateway: GatewayProcess) -> None:
     told = await publish(gateway.internal, "news:kept", "for later")
     page = (await gateway.request("GET", "/v1/channels/news:kept/history")).json()
     assert page["position"] == told["message"]
     assert [(each["message"], each["data"]) for each in page["messages"]] == [(told["message"], "for later")]
 
 
-async def test_4_the_same_key_publishes_once(gateway: Served) -> None:
+async def test_4_the_same_key_publishes_once(gateway: GatewayProcess) -> None:
     first = await publish(gateway.internal, "news:once", "paid", key="order-1871")
     again = await publish(gateway.internal, "news:once", "paid", key="order-1871")
     assert (first["replayed"], again["replayed"]) == (False, True)
@@ -148,21 +150,21 @@ async def test_4_the_same_key_publishes_once(gateway: Served) -> None:
     async with Client.open(gateway.public, subs={"chat:once": {}}) as client:
         one, two = [await client.call("publish", channel="chat:once", data="hi", key="k") for _ in range(2)]
         assert one["message"] == two["message"]
-        assert (await client.push("message"))["message"] == one["message"]
+        assert (await client.next_push("message"))["message"] == one["message"]
         newest = await client.call("publish", channel="chat:once", data="bye")
-        assert (await client.push("message"))["message"] == newest["message"]
+        assert (await client.next_push("message"))["message"] == newest["message"]
 
 
-async def test_4_without_a_history_a_message_has_no_number(gateway: Served) -> None:
+async def test_4_without_a_history_a_message_has_no_number(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"ticks:plain": {}}) as client:
         assert "message" not in await publish(gateway.internal, "ticks:plain", 1)
-        assert "message" not in await client.push("message")
+        assert "message" not in await client.next_push("message")
 
 
 # ---------------------------------------------------------------- 6. the hub delivers
 
 
-async def test_6_every_subscriber_gets_it_in_the_encoding_it_speaks(gateway: Served) -> None:
+async def test_6_every_subscriber_gets_it_in_the_encoding_it_speaks(gateway: GatewayProcess) -> None:
     async with AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
@@ -171,25 +173,25 @@ async def test_6_every_subscriber_gets_it_in_the_encoding_it_speaks(gateway: Ser
             for subprotocol in (JSON, MSGPACK, JSON, MSGPACK)
         ]
         told = await publish(gateway.internal, "news:all", {"to": ["everybody", 1.5, None, True]})
-        pushes = [await client.push("message") for client in clients]
+        pushes = [await client.next_push("message") for client in clients]
     assert pushes == [pushes[0]] * len(clients)
     assert pushes[0]["message"] == told["message"]
     assert pushes[0]["data"] == {"to": ["everybody", 1.5, None, True]}
 
 
-async def test_6_a_publisher_hears_its_own_message_the_same_way(gateway: Served) -> None:
+async def test_6_a_publisher_hears_its_own_message_the_same_way(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, subs={"chat:own": {}}) as speaker,
         Client.open(gateway.public, subs={"chat:own": {}}) as listener,
     ):
         reply = await speaker.call("publish", channel="chat:own", data="hello")
-        own, other = await speaker.push("message"), await listener.push("message")
+        own, other = await speaker.next_push("message"), await listener.next_push("message")
     assert own == other
     assert own["message"] == reply["message"]
     assert own["from"] == {"connection": speaker.connected["connection"], "user": ""}
 
 
-async def test_6_who_is_excluded_does_not_hear_it(gateway: Served) -> None:
+async def test_6_who_is_excluded_does_not_hear_it(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, subs={"chat:but": {}}) as left_out,
         Client.open(gateway.public, subs={"chat:but": {}}) as listener,
@@ -197,22 +199,22 @@ async def test_6_who_is_excluded_does_not_hear_it(gateway: Served) -> None:
         not_to = left_out.connected["connection"]
         first = await publish(gateway.internal, "chat:but", "for others", exclude=[not_to])
         second = await publish(gateway.internal, "chat:but", "for all")
-        assert (await left_out.push("message"))["message"] == second["message"]
-        heard = [(await listener.push("message"))["message"] for _ in range(2)]
+        assert (await left_out.next_push("message"))["message"] == second["message"]
+        heard = [(await listener.next_push("message"))["message"] for _ in range(2)]
     assert heard == [first["message"], second["message"]]
 
 
 # ---------------------------------------------------------------- 7. one write for each connection
 
 
-async def test_7_what_one_turn_delivers_leaves_in_one_flush(gateway: Served) -> None:
+async def test_7_what_one_turn_delivers_leaves_in_one_flush(gateway: GatewayProcess) -> None:
     commands = [{"publish": {"channel": "news:batch", "data": n}} for n in range(20)]
-    with await Raw.websocket(gateway.public) as client:
+    with await RawConnection.websocket(gateway.public) as client:
         await client.call(type="connect", id=1, subs={"news:batch": {}})
-        before = await gateway.figures()
+        before = await gateway.metrics()
         answer = await gateway.request("POST", "/v1/batch", {"commands": commands})
-        heard = [await client.hear() for _ in commands]
-        after = await gateway.figures()
+        heard = [await client.receive() for _ in commands]
+        after = await gateway.metrics()
     assert [push["data"] for push in heard] == list(range(20))
     assert [push["message"] for push in heard] == [each["message"] for each in answer.json()["results"]]
     assert after["hub_deliveries_total"] - before["hub_deliveries_total"] == len(commands)
@@ -222,7 +224,7 @@ async def test_7_what_one_turn_delivers_leaves_in_one_flush(gateway: Served) -> 
 # ---------------------------------------------------------------- all of it
 
 
-async def test_everybody_sees_one_order_whoever_publishes_and_however(gateway: Served) -> None:
+async def test_everybody_sees_one_order_whoever_publishes_and_however(gateway: GatewayProcess) -> None:
     each, senders = 12, 3
     async with AsyncExitStack() as stack:
         clients = [
@@ -241,7 +243,9 @@ async def test_everybody_sees_one_order_whoever_publishes_and_however(gateway: S
             return [(await publish(gateway.internal, "chat:order", n))["message"] for n in range(each)]
 
         published = await asyncio.gather(by_http(), *map(by_websocket, clients))
-        seen = [[await client.push("message") for _ in range(each * (senders + 1))] for client in clients]
+        seen = [
+            [await client.next_push("message") for _ in range(each * (senders + 1))] for client in clients
+        ]
     assert seen == [seen[0]] * senders
     numbers = [int(push["message"].partition("-")[0]) for push in seen[0]]
     assert numbers == list(range(1, len(numbers) + 1))

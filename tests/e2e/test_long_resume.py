@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.broker.redis_server import running_redis
-from tests.e2e.gateway import Served, pair, publish, served
-from tests.e2e.wire import JSON, MSGPACK, Client, Raw
+from tests.e2e.clients import JSON, MSGPACK, Client, RawConnection
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish, two_nodes
 
 CONFIG = """
 [channels.long]
@@ -22,20 +22,22 @@ MOST_GROWTH = 32 * 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     home = tmp_path_factory.mktemp("gateway")
     if request.param == "memory":
-        with served(home, CONFIG) as gateway:
+        with gateway_process(home, CONFIG) as gateway:
             yield gateway
         return
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
-        served(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
+        gateway_process(home, CONFIG, BROKER__KIND="redis", BROKER__URL=redis.url) as gateway,
     ):
         yield gateway
 
 
-async def missed(gateway: Served, channel: str) -> str:
+async def missed(gateway: GatewayProcess, channel: str) -> str:
     """Publish `MISSED` messages in *channel*; return the position before them."""
     async with Client.open(gateway.public, subs={channel: {}}) as client:
         since: str = client.connected["subs"][channel]["position"]
@@ -54,7 +56,7 @@ def number(message: dict[str, Any]) -> int:
     return said
 
 
-async def say_more(gateway: Served, channel: str, count: int) -> None:
+async def say_more(gateway: GatewayProcess, channel: str, count: int) -> None:
     for more in range(count):
         await publish(gateway.internal, channel, [MISSED + more])
 
@@ -62,7 +64,7 @@ async def say_more(gateway: Served, channel: str, count: int) -> None:
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("way", ["subscribe", "connect"])
 async def test_who_missed_much_gets_it_all_in_order_while_others_publish(
-    gateway: Served, way: str, subprotocol: str
+    gateway: GatewayProcess, way: str, subprotocol: str
 ) -> None:
     channel, live = f"long:{way}-{subprotocol}", 50
     since = await missed(gateway, channel)
@@ -79,11 +81,11 @@ async def test_who_missed_much_gets_it_all_in_order_while_others_publish(
             assert reply["position"] == reply["messages"][-1]["message"]
             heard = [number(message) for message in reply["messages"]]
             while len(heard) < MISSED + live:
-                heard.append(number(await client.push("message")))
+                heard.append(number(await client.next_push("message")))
             assert heard == list(range(MISSED + live))
 
 
-async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: Served) -> None:
+async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: GatewayProcess) -> None:
     channel = "long:flaky"
     since, heard, lives = await missed(gateway, channel), list[int](), 0
     while len(heard) < MISSED:
@@ -91,7 +93,7 @@ async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: Serve
             messages = client.connected["subs"][channel]["messages"]
             assert client.connected["subs"][channel]["recovered"]
             while len(heard) + len(messages) < MISSED and len(messages) < 400:
-                messages.append(await client.push("message"))
+                messages.append(await client.next_push("message"))
             heard += map(number, messages)
             since = messages[-1]["message"]
             client.connection.transport.abort()
@@ -100,40 +102,40 @@ async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: Serve
     assert lives == 4
 
 
-async def test_those_who_read_slowly_are_sent_no_more_than_they_take(gateway: Served) -> None:
+async def test_those_who_read_slowly_are_sent_no_more_than_they_take(gateway: GatewayProcess) -> None:
     channel, readers = "long:slow", 20
     since = await missed(gateway, channel)
-    before = gateway.rss()
-    slow = [await Raw.websocket(gateway.public, receive_buffer=16 * 1024) for _ in range(readers)]
+    before = gateway.resident_bytes()
+    slow = [await RawConnection.websocket(gateway.public, receive_buffer=16 * 1024) for _ in range(readers)]
     try:
         for raw in slow:
-            await raw.say(type="connect", id=1, subs={channel: {"since": since}})
+            await raw.send_command(type="connect", id=1, subs={channel: {"since": since}})
         async with Client.open(gateway.public, subs={channel: {"since": since}}) as fast:
             count = len(fast.connected["subs"][channel]["messages"])
             while count < MISSED:
-                await fast.push("message")
+                await fast.next_push("message")
                 count += 1
-        grown = gateway.rss() - before
+        grown = gateway.resident_bytes() - before
         assert grown < MOST_GROWTH, f"{grown / 1e6:.0f} MB for {readers} who are owed 5 MiB each"
-        connected = await slow[0].hear()
+        connected = await slow[0].receive()
         heard = [number(message) for message in connected["subs"][channel]["messages"]]
         while len(heard) < MISSED:
-            heard.append(number(await slow[0].hear()))
+            heard.append(number(await slow[0].receive()))
         assert heard == list(range(MISSED))
     finally:
         for raw in slow:
             raw.close()
 
 
-async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: Served) -> None:
+async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: GatewayProcess) -> None:
     channel = "long:left"
     since = await missed(gateway, channel)
-    with await Raw.websocket(gateway.public, receive_buffer=16 * 1024) as raw:
-        await raw.say(type="connect", id=1, subs={channel: {"since": since}})
-        assert (await raw.hear())["subs"][channel]["recovered"]
-        await raw.say(type="unsubscribe", id=2, channel=channel)
+    with await RawConnection.websocket(gateway.public, receive_buffer=16 * 1024) as raw:
+        await raw.send_command(type="connect", id=1, subs={channel: {"since": since}})
+        assert (await raw.receive())["subs"][channel]["recovered"]
+        await raw.send_command(type="unsubscribe", id=2, channel=channel)
         count = 0
-        while (message := await raw.hear())["type"] == "message":
+        while (message := await raw.receive())["type"] == "message":
             count += 1
         assert message == {"type": "unsubscribed", "id": 2, "channel": channel}
         assert count < MISSED / 2
@@ -149,14 +151,14 @@ async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
     channel = "long:dying"
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
-        pair(tmp_path_factory, CONFIG, BROKER__URL=redis.url) as (one, two),
+        two_nodes(tmp_path_factory, CONFIG, BROKER__URL=redis.url) as (one, two),
     ):
         since = await missed(two, channel)
-        with await Raw.websocket(one.public, receive_buffer=16 * 1024) as raw:
-            await raw.say(type="connect", id=1, subs={channel: {"since": since}})
-            messages = (await raw.hear())["subs"][channel]["messages"]
+        with await RawConnection.websocket(one.public, receive_buffer=16 * 1024) as raw:
+            await raw.send_command(type="connect", id=1, subs={channel: {"since": since}})
+            messages = (await raw.receive())["subs"][channel]["messages"]
             while len(messages) < 300:
-                messages.append(await raw.hear())
+                messages.append(await raw.receive())
         one.kill()
         since = messages[-1]["message"]
         async with Client.open(two.public, subs={channel: {"since": since}}) as client:
@@ -164,5 +166,5 @@ async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
             assert restored["recovered"]
             messages += restored["messages"]
             while len(messages) < MISSED:
-                messages.append(await client.push("message"))
+                messages.append(await client.next_push("message"))
         assert [number(message) for message in messages] == list(range(MISSED))

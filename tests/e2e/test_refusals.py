@@ -12,8 +12,8 @@ import pytest
 from gateway.runtime.listeners import Binding, Listener
 from gateway.tasks import Tasks
 from gateway.transport.public_http import HttpOptions, PublicHttp
-from tests.e2e.gateway import listening
-from tests.e2e.wire import Raw, Response, upgrade
+from tests.e2e.clients import RawConnection, Response, upgrade_request
+from tests.e2e.gateway import serving_listener
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -35,14 +35,14 @@ async def listener(app: App) -> AsyncIterator[tuple[Listener, int]]:
     tasks = Tasks(lambda error: pytest.fail(repr(error)))
     http = partial(PublicHttp, tasks=tasks, options=HttpOptions())
     serving = Listener(app, Binding("127.0.0.1", 0), http=http)
-    async with listening(serving) as port:
+    async with serving_listener(serving) as port:
         yield serving, port
     await tasks.close()
 
 
-async def knock(raw: Raw) -> Response:
-    await raw.send(upgrade())
-    return await raw.response()
+async def knock(raw: RawConnection) -> Response:
+    await raw.send(upgrade_request())
+    return await raw.read_response()
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ async def knock(raw: Raw) -> Response:
 )
 async def test_a_refusal_has_the_body_of_the_protocol(app: App, status: int, code: str) -> None:
     async with listener(app) as (_, port):
-        with await Raw.open(port) as raw:
+        with await RawConnection.open(port) as raw:
             answer = await knock(raw)
-            assert await raw.ended() == b""
+            assert await raw.read_to_end() == b""
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert orjson.loads(answer.body)["error"]["code"] == code
     assert b"secret" not in answer.body
@@ -67,7 +67,7 @@ async def test_who_is_still_asking_when_the_node_stops_is_told_when_to_come_back
         await asyncio.Event().wait()
 
     async with listener(ponders) as (serving, port):
-        with await Raw.open(port) as raw:
+        with await RawConnection.open(port) as raw:
             answering = asyncio.ensure_future(knock(raw))
             await asked.wait()
             serving.stop()
@@ -75,4 +75,4 @@ async def test_who_is_still_asking_when_the_node_stops_is_told_when_to_come_back
             error = orjson.loads(answer.body)["error"]
             assert (answer.status, error["code"]) == (503, "unavailable")
             assert error["retry_after_ms"] == 1_000 * int(answer.headers["retry-after"])
-            assert await raw.ended() == b""
+            assert await raw.read_to_end() == b""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.gateway import Served, publish, served, token
-from tests.e2e.wire import JSON, MSGPACK, Client
+from tests.e2e.clients import JSON, MSGPACK, Client
+from tests.e2e.gateway import GatewayProcess, gateway_process, publish, token
 
 CONFIG = """
 [channels.short]
@@ -25,12 +25,12 @@ history = 10
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG) as gateway:
         yield gateway
 
 
-async def published(gateway: Served, channel: str, count: int) -> list[str]:
+async def published(gateway: GatewayProcess, channel: str, count: int) -> list[str]:
     """Return the ids of *count* messages that were published in *channel*: 0, 1, 2, …"""
     return [(await publish(gateway.internal, channel, n))["message"] for n in range(count)]
 
@@ -48,7 +48,7 @@ def issued(user: str, **claims: Any) -> str:
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 async def test_who_loses_the_socket_loses_no_message_and_hears_none_twice(
-    gateway: Served, subprotocol: str
+    gateway: GatewayProcess, subprotocol: str
 ) -> None:
     channel, total, each_time = f"flaky-{subprotocol}", 60, 13
     async with Client.open(gateway.public, subprotocol=subprotocol, subs={channel: {}}) as client:
@@ -62,14 +62,14 @@ async def test_who_loses_the_socket_loses_no_message_and_hears_none_twice(
                 assert reply["recovered"]
                 heard += reply["messages"]
                 for _ in range(min(each_time, total - len(heard))):
-                    heard.append(await client.push("message"))
+                    heard.append(await client.next_push("message"))
                 since = heard[-1]["message"] if heard else since
                 # Not a Close frame: the way a phone loses its network.
                 client.connection.transport.abort()
     assert data(heard) == list(range(total))
 
 
-async def test_an_empty_position_is_a_place_to_resume_from(gateway: Served) -> None:
+async def test_an_empty_position_is_a_place_to_resume_from(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"empty": {}}) as client:
         since = client.connected["subs"]["empty"]["position"]
     assert since.startswith("0-")
@@ -80,25 +80,25 @@ async def test_an_empty_position_is_a_place_to_resume_from(gateway: Served) -> N
     assert data(reply["messages"]) == [0, 1]
 
 
-async def test_who_missed_nothing_is_told_that_it_is_all_there(gateway: Served) -> None:
+async def test_who_missed_nothing_is_told_that_it_is_all_there(gateway: GatewayProcess) -> None:
     *_, newest = await published(gateway, "quiet", 3)
     async with Client.open(gateway.public) as client:
         reply = await client.call("subscribe", channel="quiet", since=newest)
     assert (reply["recovered"], reply["messages"], reply["position"]) == (True, [], newest)
 
 
-async def test_elements_of_messages_are_the_pushes_themselves(gateway: Served) -> None:
+async def test_elements_of_messages_are_the_pushes_themselves(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"alike": {}}) as client:
         since = client.connected["subs"]["alike"]["position"]
         await publish(gateway.internal, "alike", "tagged", tags={"a": "b"})
         await client.call("publish", channel="alike", data="from a client")
-        pushed = [await client.push("message") for _ in range(2)]
+        pushed = [await client.next_push("message") for _ in range(2)]
     async with Client.open(gateway.public) as client:
         assert (await client.call("subscribe", channel="alike", since=since))["messages"] == pushed
         assert (await client.call("history", channel="alike"))["messages"] == pushed
 
 
-async def test_what_history_no_longer_has_is_not_pretended(gateway: Served) -> None:
+async def test_what_history_no_longer_has_is_not_pretended(gateway: GatewayProcess) -> None:
     ids = await published(gateway, "short:lived", 5)
     unknown = ids[-1].partition("-")[0] + "-000000000000"
     for since in (ids[0], unknown, "9000-abcdef"):
@@ -111,15 +111,15 @@ async def test_what_history_no_longer_has_is_not_pretended(gateway: Served) -> N
         assert (reply["recovered"], data(reply["messages"])) == (True, [2, 3, 4])
 
 
-async def test_after_a_resume_that_failed_the_stream_goes_on(gateway: Served) -> None:
+async def test_after_a_resume_that_failed_the_stream_goes_on(gateway: GatewayProcess) -> None:
     first, *_ = await published(gateway, "short:on", 5)
     async with Client.open(gateway.public, subs={"short:on": {"since": first}}) as client:
         assert client.connected["subs"]["short:on"]["recovered"] is False
         await publish(gateway.internal, "short:on", "next")
-        assert (await client.push("message"))["data"] == "next"
+        assert (await client.next_push("message"))["data"] == "next"
 
 
-async def test_a_cleared_history_recovers_nobody(gateway: Served) -> None:
+async def test_a_cleared_history_recovers_nobody(gateway: GatewayProcess) -> None:
     first, *_, newest = await published(gateway, "cleared", 3)
     assert (await gateway.request("DELETE", "/v1/channels/cleared/history")).status_code == 200
     async with Client.open(gateway.public, subs={"cleared": {"since": first}}) as client:
@@ -128,7 +128,7 @@ async def test_a_cleared_history_recovers_nobody(gateway: Served) -> None:
     assert (await published(gateway, "cleared", 1))[0].startswith("4-")
 
 
-async def test_without_history_there_is_no_position(gateway: Served) -> None:
+async def test_without_history_there_is_no_position(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public) as client:
         reply = await client.call("subscribe", channel="plain:talk", since="1-abc")
     assert reply["recovered"] is False
@@ -138,19 +138,19 @@ async def test_without_history_there_is_no_position(gateway: Served) -> None:
 # ---------------------------------------------------------------- rewind and history
 
 
-async def test_rewind_gives_the_last_messages_in_their_order(gateway: Served) -> None:
+async def test_rewind_gives_the_last_messages_in_their_order(gateway: GatewayProcess) -> None:
     ids = await published(gateway, "rewind", 6)
     async with Client.open(gateway.public) as client:
         reply = await client.call("subscribe", channel="rewind", rewind=4)
         assert (data(reply["messages"]), reply["position"]) == ([2, 3, 4, 5], ids[-1])
         assert reply["recovered"] is False
         await publish(gateway.internal, "rewind", "live")
-        assert (await client.push("message"))["data"] == "live"
+        assert (await client.next_push("message"))["data"] == "live"
     async with Client.open(gateway.public, subs={"rewind": {"rewind": 1_000_000}}) as client:
         assert data(client.connected["subs"]["rewind"]["messages"]) == [0, 1, 2, 3, 4, 5, "live"]
 
 
-async def test_a_history_is_read_page_by_page_both_ways(gateway: Served) -> None:
+async def test_a_history_is_read_page_by_page_both_ways(gateway: GatewayProcess) -> None:
     ids = await published(gateway, "pages", 7)
     async with Client.open(gateway.public, subs={"pages": {}}) as client:
         for reverse, everything in ((False, [0, 1, 2, 3, 4, 5, 6]), (True, [6, 5, 4, 3, 2, 1, 0])):
@@ -166,7 +166,7 @@ async def test_a_history_is_read_page_by_page_both_ways(gateway: Served) -> None
         assert refused["code"] == "bad_request"
 
 
-async def test_only_subscribers_read_a_history(gateway: Served) -> None:
+async def test_only_subscribers_read_a_history(gateway: GatewayProcess) -> None:
     await published(gateway, "closed:book", 1)
     async with Client.open(gateway.public) as client:
         assert (await client.call("history", channel="closed:book"))["code"] == "not_subscribed"
@@ -175,7 +175,7 @@ async def test_only_subscribers_read_a_history(gateway: Served) -> None:
 # ---------------------------------------------------------------- all at once
 
 
-async def test_connect_restores_every_channel_in_one_round_trip(gateway: Served) -> None:
+async def test_connect_restores_every_channel_in_one_round_trip(gateway: GatewayProcess) -> None:
     first, *_ = await published(gateway, "one", 3)
     await published(gateway, "two", 3)
     await published(gateway, "three", 3)
@@ -195,14 +195,14 @@ async def test_connect_restores_every_channel_in_one_round_trip(gateway: Served)
         assert (told["closed:door"]["type"], told["closed:door"]["code"]) == ("error", "permission_denied")
         for channel in ("one", "two", "three", "plain:talk"):
             await publish(gateway.internal, channel, f"live in {channel}")
-            push = await client.push("message")
+            push = await client.next_push("message")
             assert (push["channel"], push["data"]) == (channel, f"live in {channel}")
 
 
 # ---------------------------------------------------------------- what the server subscribes to
 
 
-async def test_notify_reaches_every_connection_of_its_users_and_nobody_else(gateway: Served) -> None:
+async def test_notify_reaches_every_connection_of_its_users_and_nobody_else(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, token=issued("alice")) as phone,
         Client.open(gateway.public, token=issued("alice"), subprotocol=MSGPACK) as laptop,
@@ -213,15 +213,15 @@ async def test_notify_reaches_every_connection_of_its_users_and_nobody_else(gate
         results = (await gateway.request("POST", "/v1/notify", body)).json()["results"]
         assert [result["user"] for result in results] == ["alice", "nobody-here"]
         for client in (phone, laptop):
-            push = await client.push("message")
+            push = await client.next_push("message")
             assert (push["channel"], push["data"]) == ("@alice", {"text": "your turn"})
             assert push["message"] == results[0]["message"]
         await publish(gateway.internal, "@bob", "for bob")
-        assert (await other.push("message"))["data"] == "for bob"
+        assert (await other.next_push("message"))["data"] == "for bob"
         assert (await other.call("subscribe", channel="@alice"))["code"] == "permission_denied"
 
 
-async def test_what_was_notified_meanwhile_is_resumed_like_any_channel(gateway: Served) -> None:
+async def test_what_was_notified_meanwhile_is_resumed_like_any_channel(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("carol")) as client:
         since = client.connected["subs"]["@carol"]["position"]
     body = {"users": ["carol"], "data": "while you were away"}
@@ -233,34 +233,34 @@ async def test_what_was_notified_meanwhile_is_resumed_like_any_channel(gateway: 
     assert (restored["recovered"], data(restored["messages"])) == (True, ["while you were away"])
 
 
-async def test_the_channels_of_a_token_are_followed_from_connect_on(gateway: Served) -> None:
+async def test_the_channels_of_a_token_are_followed_from_connect_on(gateway: GatewayProcess) -> None:
     channels = ["closed:staff", "lobby"]
     async with Client.open(gateway.public, token=issued("dora", channels=channels)) as client:
         assert client.connected["subs"].keys() == {"@dora", *channels}
         await publish(gateway.internal, "closed:staff", "meeting")
-        assert (await client.push("message"))["data"] == "meeting"
+        assert (await client.next_push("message"))["data"] == "meeting"
 
 
-async def test_a_backend_subscribes_and_unsubscribes_a_user(gateway: Served) -> None:
+async def test_a_backend_subscribes_and_unsubscribes_a_user(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("eve")) as client:
         told = await gateway.request("POST", "/v1/users/eve/subscribe", {"channel": "closed:table"})
         assert told.json() == {"connections": 1}
-        made = await client.push("subscribed")
+        made = await client.next_push("subscribed")
         assert (made["channel"], "id" in made) == ("closed:table", False)
         await publish(gateway.internal, "closed:table", "dealt")
-        assert (await client.push("message"))["data"] == "dealt"
+        assert (await client.next_push("message"))["data"] == "dealt"
         told = await gateway.request("POST", "/v1/users/eve/unsubscribe", {"channel": "closed:table"})
         assert told.json() == {"connections": 1}
-        ended = await client.push("unsubscribed")
+        ended = await client.next_push("unsubscribed")
         assert ended["channel"] == "closed:table"
         assert ended["code"]
         assert ended["reason"]
         await publish(gateway.internal, "closed:table", "unheard")
         await publish(gateway.internal, "@eve", "heard")
-        assert (await client.push("message"))["data"] == "heard"
+        assert (await client.next_push("message"))["data"] == "heard"
 
 
-async def test_a_backend_disconnects_a_user(gateway: Served) -> None:
+async def test_a_backend_disconnects_a_user(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, token=issued("frank")) as spared,
         Client.open(gateway.public, token=issued("frank")) as ended,
@@ -268,8 +268,8 @@ async def test_a_backend_disconnects_a_user(gateway: Served) -> None:
         body = {"except": [spared.connected["connection"]]}
         told = await gateway.request("POST", "/v1/users/frank/disconnect", body)
         assert told.json() == {"connections": 1}
-        assert (await ended.closed()).code == 4005
+        assert (await ended.expect_close()).code == 4005
         assert (await spared.call("ping"))["type"] == "pong"
         await gateway.request("POST", "/v1/users/frank/disconnect", {"code": 4100, "reason": "signed out"})
-        assert await spared.closed() == (4100, "signed out")
+        assert await spared.expect_close() == (4100, "signed out")
     assert (await gateway.request("GET", "/v1/users/frank")).json()["connections"] == []

@@ -10,8 +10,17 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.e2e.gateway import LOG, Served, logging_to, publish, served
-from tests.e2e.wire import JSON, MSGPACK, TEXT, Client, Raw, close_frame, frame, upgrade
+from tests.e2e.clients import (
+    JSON,
+    MSGPACK,
+    TEXT,
+    Client,
+    RawConnection,
+    client_frame,
+    close_frame,
+    upgrade_request,
+)
+from tests.e2e.gateway import LOG_NAME, GatewayProcess, gateway_process, gateway_process_logging_to, publish
 
 # The first group of clients leaves at once, the last after a second; who does not answer has five more.
 DRAIN = 10.0
@@ -37,8 +46,8 @@ def hangups(handler: signal.Handlers) -> Iterator[None]:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Served]:
-    with hangups(signal.SIG_DFL), served(tmp_path, CONFIG) as gateway:
+def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
+    with hangups(signal.SIG_DFL), gateway_process(tmp_path, CONFIG) as gateway:
         yield gateway
 
 
@@ -47,30 +56,32 @@ async def stay(port: int, stack: AsyncExitStack, *, subprotocol: str = JSON) -> 
 
 
 async def is_told(client: Client) -> None:
-    told = await client.push("reconnect")
+    told = await client.next_push("reconnect")
     assert (told["reason"], 0 <= told["after_ms"] <= 1_000) == ("drain", True)
-    assert await client.closed() == (4000, "drain")
+    assert await client.expect_close() == (4000, "drain")
 
 
-async def is_closed(raw: Raw) -> None:
-    assert (await raw.until_close())[1] == (4000, "drain")
+async def is_closed(raw: RawConnection) -> None:
+    assert (await raw.read_until_close())[1] == (4000, "drain")
 
 
-async def until_gone(gateway: Served) -> None:
+async def until_gone(gateway: GatewayProcess) -> None:
     """Wait for the process to end, which must be well, and as soon as is configured."""
     async with asyncio.timeout(DRAIN):
-        await gateway.gone()
+        await gateway.wait_exited()
     gateway.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_everybody_is_told_and_the_process_ends_well(gateway: Served, number: signal.Signals) -> None:
+async def test_everybody_is_told_and_the_process_ends_well(
+    gateway: GatewayProcess, number: signal.Signals
+) -> None:
     async with AsyncExitStack() as stack:
         clients = [
             await stay(gateway.public, stack, subprotocol=(JSON, MSGPACK)[each % 2])
             for each in range(CLIENTS)
         ]
-        gateway.signal(number)
+        gateway.send_signal(number)
         async with asyncio.TaskGroup() as each:
             for client in clients:
                 each.create_task(is_told(client))
@@ -78,68 +89,69 @@ async def test_everybody_is_told_and_the_process_ends_well(gateway: Served, numb
 
 
 async def test_under_nohup_nobody_ends_with_the_terminal(tmp_path: Path) -> None:
-    with hangups(signal.SIG_IGN), served(tmp_path, CONFIG) as gateway:
+    with hangups(signal.SIG_IGN), gateway_process(tmp_path, CONFIG) as gateway:
         async with Client.open(gateway.public, subs={"news": {}}) as client:
-            gateway.signal(signal.SIGHUP)
+            gateway.send_signal(signal.SIGHUP)
             await publish(gateway.internal, "news", 1)
-            assert (await client.push("message"))["data"] == 1
+            assert (await client.next_push("message"))["data"] == 1
 
 
 async def test_a_terminal_that_goes_takes_nothing_from_anybody(tmp_path: Path) -> None:
     """Nor does it hinder the end that nobody can read any more what is logged."""
-    (tmp_path / LOG).touch()
+    (tmp_path / LOG_NAME).touch()
     reader, writer = os.pipe()
-    with hangups(signal.SIG_DFL), logging_to(writer, tmp_path, CONFIG) as gateway:
+    with hangups(signal.SIG_DFL), gateway_process_logging_to(writer, tmp_path, CONFIG) as gateway:
         os.close(writer)
         os.close(reader)
         async with Client.open(gateway.public, subs={"news": {}}) as client:
-            gateway.signal(signal.SIGHUP)
+            gateway.send_signal(signal.SIGHUP)
             await is_told(client)
         await until_gone(gateway)
 
 
-async def test_a_second_signal_takes_nothing_from_anybody(gateway: Served) -> None:
+async def test_a_second_signal_takes_nothing_from_anybody(gateway: GatewayProcess) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
-        gateway.signal(signal.SIGTERM)
-        await clients[0].push("reconnect")
-        gateway.signal(signal.SIGTERM)
-        gateway.signal(signal.SIGINT)
-        assert await clients[0].closed() == (4000, "drain")
+        gateway.send_signal(signal.SIGTERM)
+        await clients[0].next_push("reconnect")
+        gateway.send_signal(signal.SIGTERM)
+        gateway.send_signal(signal.SIGINT)
+        assert await clients[0].expect_close() == (4000, "drain")
         async with asyncio.TaskGroup() as each:
             for client in clients[1:]:
                 each.create_task(is_told(client))
         await until_gone(gateway)
 
 
-async def test_what_was_published_before_reaches_everybody_first(gateway: Served) -> None:
+async def test_what_was_published_before_reaches_everybody_first(gateway: GatewayProcess) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
         for number in range(50):
             await publish(gateway.internal, "news", number)
-        gateway.signal(signal.SIGTERM)
+        gateway.send_signal(signal.SIGTERM)
         for client in clients:
-            assert [(await client.push("message"))["data"] for _ in range(50)] == list(range(50))
+            assert [(await client.next_push("message"))["data"] for _ in range(50)] == list(range(50))
             await is_told(client)
         await until_gone(gateway)
 
 
-async def test_no_client_can_hold_up_the_end(gateway: Served) -> None:
+async def test_no_client_can_hold_up_the_end(gateway: GatewayProcess) -> None:
     """Who reads is told, whoever else is there; who does not is waited for, but not for ever."""
     async with AsyncExitStack() as stack:
         good = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
-        unconnected = stack.enter_context(await Raw.websocket(gateway.public))
-        in_a_message = stack.enter_context(await Raw.websocket(gateway.public))
+        unconnected = stack.enter_context(await RawConnection.websocket(gateway.public))
+        in_a_message = stack.enter_context(await RawConnection.websocket(gateway.public))
         await in_a_message.call(type="connect", id=1)
-        await in_a_message.send(frame(TEXT, b'{"type":', fin=False))
-        in_a_frame = stack.enter_context(await Raw.websocket(gateway.public))
+        await in_a_message.send(client_frame(TEXT, b'{"type":', fin=False))
+        in_a_frame = stack.enter_context(await RawConnection.websocket(gateway.public))
         await in_a_frame.call(type="connect", id=1)
-        await in_a_frame.send(frame(TEXT, b"x" * 200)[:100])
-        silent = stack.enter_context(await Raw.open(gateway.public))
-        half = stack.enter_context(await Raw.open(gateway.public))
-        await half.send(upgrade()[:-2])
+        await in_a_frame.send(client_frame(TEXT, b"x" * 200)[:100])
+        silent = stack.enter_context(await RawConnection.open(gateway.public))
+        half = stack.enter_context(await RawConnection.open(gateway.public))
+        await half.send(upgrade_request()[:-2])
         not_reading, closing, vanished = [
-            stack.enter_context(await Raw.websocket(gateway.public, receive_buffer=8_192)) for _ in range(3)
+            stack.enter_context(await RawConnection.websocket(gateway.public, receive_buffer=8_192))
+            for _ in range(3)
         ]
         for raw in (not_reading, closing, vanished):
             await raw.call(type="connect", id=1, subs={"bulk": {}})
@@ -150,14 +162,14 @@ async def test_no_client_can_hold_up_the_end(gateway: Served) -> None:
         for client in good:
             assert (await client.call("ping"))["type"] == "pong"
 
-        gateway.signal(signal.SIGTERM)
+        gateway.send_signal(signal.SIGTERM)
         async with asyncio.TaskGroup() as each:
             for client in good:
                 each.create_task(is_told(client))
             for raw in (unconnected, in_a_message, in_a_frame):  # none of them answers
                 each.create_task(is_closed(raw))
             for raw in (silent, half):
-                each.create_task(raw.ended())
+                each.create_task(raw.read_to_end())
         await until_gone(gateway)
         events = [orjson.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{")]
         assert [event for event in events if event["level"] in ("error", "critical")] == []

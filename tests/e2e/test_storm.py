@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.e2e.gateway import PATIENCE, Served, pair
-from tests.e2e.wire import Raw
+from tests.e2e.clients import RawConnection
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, two_nodes
 
 CLIENTS = 300
 CHANNELS = 20
@@ -43,8 +43,10 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
-    with pair(
+def nodes(
+    redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GatewayProcess, GatewayProcess]]:
+    with two_nodes(
         tmp_path_factory,
         CONFIG,
         BROKER__URL=redis.url,
@@ -65,14 +67,14 @@ class Crowd:
         self.follows = [chance.sample(self.channels, EACH) for _ in range(CLIENTS)]
         self.positions: dict[str, list[str]] = {}
         """The ids of each channel's messages."""
-        self.connections: list[Raw] = []
-        self.staying: Raw | None = None
+        self.connections: list[RawConnection] = []
+        self.staying: RawConnection | None = None
 
     def since(self, client: int) -> dict[str, int]:
         """How many messages *client* has had of each channel that it follows: all sorts of numbers."""
         return {name: 1 + (client + number) % 10 for number, name in enumerate(self.follows[client])}
 
-    async def publish(self, node: Served, count: int) -> None:
+    async def publish(self, node: GatewayProcess, count: int) -> None:
         """Publish *count* messages in each channel."""
         said = len(self.positions.get(self.channels[0], ()))
         for start in range(said, said + count, AT_ONCE):
@@ -84,11 +86,11 @@ class Crowd:
             for result in answer.json()["results"]:
                 self.positions.setdefault(result["channel"], []).append(result["message"])
 
-    async def stay(self, node: Served) -> None:
+    async def stay(self, node: GatewayProcess) -> None:
         """Let one more follow every channel, and not lose its connection."""
-        self.staying = raw = await Raw.websocket(node.public)
-        await raw.say(type="connect", id=1, subs={name: {} for name in self.channels})
-        assert len((await raw.hear())["subs"]) == CHANNELS
+        self.staying = raw = await RawConnection.websocket(node.public)
+        await raw.send_command(type="connect", id=1, subs={name: {} for name in self.channels})
+        assert len((await raw.receive())["subs"]) == CHANNELS
 
     def close(self) -> None:
         """Let everybody go."""
@@ -96,17 +98,17 @@ class Crowd:
         if self.staying is not None:
             self.staying.close()
 
-    async def come(self, node: Served) -> None:
+    async def come(self, node: GatewayProcess) -> None:
         """Connect everybody at once, each from the position that it has."""
         await asyncio.gather(*(self._resume(node, number) for number in range(CLIENTS)))
 
-    async def _resume(self, node: Served, number: int) -> None:
-        raw = await Raw.websocket(node.public)
+    async def _resume(self, node: GatewayProcess, number: int) -> None:
+        raw = await RawConnection.websocket(node.public)
         self.connections.append(raw)
         had = self.since(number)
         subs = {name: {"since": self.positions[name][count - 1]} for name, count in had.items()}
-        await raw.say(type="connect", id=1, subs=subs)
-        reply = await raw.hear()
+        await raw.send_command(type="connect", id=1, subs=subs)
+        reply = await raw.receive()
         for name, count in had.items():
             said = reply["subs"][name]
             assert said["recovered"] is True, said
@@ -120,10 +122,10 @@ class Crowd:
         self.connections.clear()
 
 
-async def sessions(node: Served, count: int) -> None:
+async def sessions(node: GatewayProcess, count: int) -> None:
     """Wait until so many clients are left at *node*."""
-    async with asyncio.timeout(PATIENCE):
-        while (await node.figures())["hub_sessions"] != count:  # noqa: ASYNC110 (it tells nobody)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while (await node.metrics())["hub_sessions"] != count:  # noqa: ASYNC110 (it tells nobody)
             await asyncio.sleep(0.05)
 
 
@@ -140,7 +142,7 @@ def present(redis: RedisServer, crowd: Crowd) -> int:
 
 async def presence(redis: RedisServer, crowd: Crowd, count: int) -> None:
     """Wait until Redis has heard who came, or who left."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while present(redis, crowd) != count:  # noqa: ASYNC110 (it tells nobody)
             await asyncio.sleep(0.05)
 
@@ -154,7 +156,7 @@ PLACES = ["where somebody stayed", "where nobody is left", "on another node"]
     [*((where, missed) for where in PLACES for missed in (5, 100)), ("on another node", 800)],
 )
 async def test_a_storm_costs_redis_by_the_channel(
-    redis: RedisServer, nodes: tuple[Served, Served], where: str, missed: int
+    redis: RedisServer, nodes: tuple[GatewayProcess, GatewayProcess], where: str, missed: int
 ) -> None:
     one, two = nodes
     stays = where == "where somebody stayed"
@@ -175,7 +177,7 @@ async def test_a_storm_costs_redis_by_the_channel(
 
 
 async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_others(
-    redis: RedisServer, nodes: tuple[Served, Served]
+    redis: RedisServer, nodes: tuple[GatewayProcess, GatewayProcess]
 ) -> None:
     one, two = nodes
     everybody = CLIENTS * EACH
@@ -196,8 +198,8 @@ async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_othe
         name = crowd.channels[0]
         there = 1 + sum(name in each for each in crowd.follows)
         assert crowd.staying is not None
-        await crowd.staying.say(type="presence", id=2, channel=name)
-        counted = await crowd.staying.hear()
+        await crowd.staying.send_command(type="presence", id=2, channel=name)
+        counted = await crowd.staying.receive()
         assert (counted["connections"], counted["users"]) == (there, 1)
         counted = (await one.request("GET", f"/v1/channels/{name}/presence?members=false")).json()
         assert (counted["connections"], counted["users"]) == (there, 1)

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.e2e.gateway import PATIENCE, Served, pair, publish, token
-from tests.e2e.wire import JSON, MSGPACK, Client
+from tests.e2e.clients import JSON, MSGPACK, Client
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, publish, token, two_nodes
 
 LEASE, LONG = "2s", "1m"
 """One that is to be over, and one that outlasts a test on any machine."""
@@ -24,17 +24,21 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def over(
     redis: RedisServer, homes: pytest.TempPathFactory, lease: str = LONG
-) -> AbstractContextManager[tuple[Served, Served]]:
-    return pair(homes, BROKER__URL=redis.url, BROKER__LEASE=lease, DRAIN__WINDOW="0s")
+) -> AbstractContextManager[tuple[GatewayProcess, GatewayProcess]]:
+    return two_nodes(homes, BROKER__URL=redis.url, BROKER__LEASE=lease, DRAIN__WINDOW="0s")
 
 
 @pytest.fixture
-def nodes(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+def nodes(
+    redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GatewayProcess, GatewayProcess]]:
     with over(redis, tmp_path_factory) as both:
         yield both
 
 
-async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(nodes: tuple[Served, Served]) -> None:
+async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(
+    nodes: tuple[GatewayProcess, GatewayProcess],
+) -> None:
     one, two = nodes
     async with Client.open(one.public) as ann, Client.open(two.public, subprotocol=MSGPACK) as bob:
         for client in (ann, bob):
@@ -45,7 +49,7 @@ async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(nodes: tu
         ]
         assert [identity.partition("-")[0] for identity in ids] == [str(n) for n in range(1, 21)]
         for client in (ann, bob):
-            heard = [await client.push("message") for _ in ids]
+            heard = [await client.next_push("message") for _ in ids]
             assert [message["message"] for message in heard] == ids
             assert [message["data"] for message in heard] == list(range(20))
 
@@ -57,14 +61,14 @@ async def test_a_client_resumes_at_the_other_node_when_its_own_is_killed(
         await resumed(*nodes)
 
 
-async def resumed(one: Served, two: Served) -> None:
+async def resumed(one: GatewayProcess, two: GatewayProcess) -> None:
     async with Client.open(two.public, subprotocol=JSON) as watcher:
         async with Client.open(one.public) as ann:
             await watcher.call("subscribe", channel="room")
             await ann.call("subscribe", channel="room")
-            assert (await watcher.push("join"))["member"]["connection"]
+            assert (await watcher.next_push("join"))["member"]["connection"]
             seen = await publish(two.internal, "room", "before")
-            assert (await ann.push("message"))["message"] == seen["message"]
+            assert (await ann.next_push("message"))["message"] == seen["message"]
             one.kill()
             missed = [await publish(two.internal, "room", n) for n in range(3)]
         async with Client.open(two.public, subs={"room": {"since": seen["message"]}}) as back:
@@ -74,14 +78,14 @@ async def resumed(one: Served, two: Served) -> None:
                 each["message"] for each in missed
             ]
             # The dead node's member leaves within its lease, once, by Redis' own clock.
-            async with asyncio.timeout(PATIENCE):
-                gone = await watcher.push("leave")
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                gone = await watcher.next_push("leave")
             assert gone["channel"] == "room"
             present = await watcher.call("presence", channel="room")
             assert present["connections"] == 2
 
 
-async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[Served, Served]) -> None:
+async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[GatewayProcess, GatewayProcess]) -> None:
     one, two = nodes
     ann = token("ann", now=time.time())
     async with Client.open(one.public, token=ann) as here, Client.open(two.public, token=ann) as there:
@@ -89,15 +93,15 @@ async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[Served, Served]
         assert sorted(each["node"] for each in found) == ["one", "two"]
         await one.request("POST", "/v1/users/ann/subscribe", {"channel": "news"})
         for client in (here, there):
-            assert (await client.push("subscribed"))["channel"] == "news"
+            assert (await client.next_push("subscribed"))["channel"] == "news"
         told = (await two.request("POST", "/v1/notify", {"users": ["ann"], "data": "hello"})).json()
         assert told["results"][0]["message"]
         for client in (here, there):
-            assert (await client.push("message"))["data"] == "hello"
+            assert (await client.next_push("message"))["data"] == "hello"
         answer = await two.request("POST", "/v1/users/ann/disconnect")
         assert answer.json() == {"connections": 2}
         for client in (here, there):
-            assert (await client.closed()).code == 4005
+            assert (await client.expect_close()).code == 4005
 
 
 async def test_what_a_node_that_hangs_would_know_is_said_to_be_missing(
@@ -107,19 +111,19 @@ async def test_what_a_node_that_hangs_would_know_is_said_to_be_missing(
         async with Client.open(hangs.public, token=token("ann", now=time.time()), subs={"room": {}}):
             whole = (await one.request("GET", "/v1/channels/room")).json()
             assert (whole["subscribers"], "partial" in whole) == (1, False)
-            hangs.signal(signal.SIGSTOP)
+            hangs.send_signal(signal.SIGSTOP)
             try:
                 paths = ("users/ann", "channels/room", "channels")
                 user, room, listed = [(await one.request("GET", f"/v1/{path}")).json() for path in paths]
             finally:
-                hangs.signal(signal.SIGCONT)
+                hangs.send_signal(signal.SIGCONT)
         assert user == {"user": "ann", "connections": [], "partial": True}
         assert (room["subscribers"], room["users"], room["partial"]) == (0, 1, True)
         assert listed == {"channels": [], "partial": True}
 
 
 async def test_without_redis_connections_stay_and_publishes_fail_fast(
-    nodes: tuple[Served, Served], redis: RedisServer
+    nodes: tuple[GatewayProcess, GatewayProcess], redis: RedisServer
 ) -> None:
     one, _ = nodes
     async with Client.open(one.public) as ann:
@@ -134,9 +138,9 @@ async def test_without_redis_connections_stay_and_publishes_fail_fast(
             assert (await one.request("GET", "/healthz")).status_code == 200
         finally:
             redis.start()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             # Redis came back empty: whoever followed something with history is told.
-            gap = await ann.push("gap")
+            gap = await ann.next_push("gap")
             assert (gap["channel"], gap["reason"]) == ("room", "reset")
         message = await publish(one.internal, "room", "again")
-        assert (await ann.push("message"))["message"] == message["message"]
+        assert (await ann.next_push("message"))["message"] == message["message"]

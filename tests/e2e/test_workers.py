@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.e2e.gateway import PATIENCE, Served, publish, served
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, gateway_process, publish
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[Served]:
+def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[GatewayProcess]:
     """Run two workers in *home*."""
-    with served(
+    with gateway_process(
         home,
         dev=True,
         NODE__NAME="box",
@@ -41,19 +41,19 @@ def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[Served]:
 
 
 @pytest.fixture
-def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[GatewayProcess]:
     with box(redis, tmp_path, BROKER__LEASE="2s") as gateway:
         yield gateway
 
 
-def events(gateway: Served, name: str) -> list[dict[str, Any]]:
+def events(gateway: GatewayProcess, name: str) -> list[dict[str, Any]]:
     lines = [line for line in gateway.stderr.splitlines() if line.startswith("{")]
     return [event for event in map(orjson.loads, lines) if event["event"] == name]
 
 
-async def both(gateway: Served) -> None:
+async def both(gateway: GatewayProcess) -> None:
     """Wait until two workers are alive, as the cluster sees them, and none of their predecessors."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             try:
                 answer = await gateway.request("GET", "/v1/nodes")
@@ -65,27 +65,27 @@ async def both(gateway: Served) -> None:
                     return
 
 
-async def another_starts(gateway: Served) -> None:
+async def another_starts(gateway: GatewayProcess) -> None:
     """Wait for a third worker; the supervisor tells its log alone."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
-def test_addresses_are_announced_when_every_worker_listens(gateway: Served) -> None:
+def test_addresses_are_announced_when_every_worker_listens(gateway: GatewayProcess) -> None:
     listening = "0A"  # proc(5), net/tcp: the state in hexadecimal, as the address is
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ports = [int(row[1].partition(":")[2], 16) for row in rows if row[3] == listening]
     assert ports.count(gateway.internal) == 2
 
 
-async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Served) -> None:
+async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: GatewayProcess) -> None:
     await both(gateway)
     async with Client.open(gateway.public) as ann:
         await ann.call("subscribe", channel="room")
         for number in range(10):  # whichever worker takes each
             await publish(gateway.internal, "room", number)
-        assert [(await ann.push("message"))["data"] for _ in range(10)] == list(range(10))
+        assert [(await ann.next_push("message"))["data"] for _ in range(10)] == list(range(10))
         other = 2 if ann.connected["node"] == "box-1" else 1
         (victim,) = (each["pid"] for each in events(gateway, "worker started") if each["worker"] == other)
         os.kill(victim, signal.SIGKILL)
@@ -95,15 +95,15 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Serve
         assert death["level"] == "warning"
         assert (death["worker"], death["status"]) == (other, -signal.SIGKILL)
         await publish(gateway.internal, "room", "still here")
-        assert (await ann.push("message"))["data"] == "still here"
+        assert (await ann.next_push("message"))["data"] == "still here"
 
 
-async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
+async def test_metrics_of_any_worker_are_those_of_all(gateway: GatewayProcess) -> None:
     await both(gateway)
     async with Client.open(gateway.public) as ann:
         own = ann.connected["node"].removeprefix("box-")
         other = "2" if own == "1" else "1"
-        answers = [await gateway.figures() for _ in range(8)]  # whichever worker takes each
+        answers = [await gateway.metrics() for _ in range(8)]  # whichever worker takes each
         for figures in answers:
             assert figures[f'hub_sessions{{worker="{own}"}}'] == 1
             assert figures[f'hub_sessions{{worker="{other}"}}'] == 0
@@ -112,7 +112,7 @@ async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
         os.kill(pid, signal.SIGSTOP)
         try:
             # The stopped one is handed some of them, and says nothing.
-            asked = [asyncio.ensure_future(gateway.figures()) for _ in range(16)]
+            asked = [asyncio.ensure_future(gateway.metrics()) for _ in range(16)]
             done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             for each in waiting:
                 each.cancel()
@@ -125,7 +125,7 @@ async def test_metrics_of_any_worker_are_those_of_all(gateway: Served) -> None:
         assert f'hub_sessions{{worker="{other}"}}' not in figures
 
 
-async def test_a_stuck_worker_is_replaced(gateway: Served) -> None:
+async def test_a_stuck_worker_is_replaced(gateway: GatewayProcess) -> None:
     await both(gateway)
     first = events(gateway, "worker started")[0]["pid"]
     os.kill(first, signal.SIGSTOP)
@@ -141,16 +141,16 @@ async def test_a_stuck_worker_does_not_hold_up_the_end(redis: RedisServer, tmp_p
         await both(gateway)
         stuck = events(gateway, "worker started")[0]["pid"]
         os.kill(stuck, signal.SIGSTOP)
-        gateway.signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            await gateway.gone()
+        gateway.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await gateway.wait_exited()
         assert [each["pid"] for each in events(gateway, "worker did not end")] == [stuck]
-        gateway.fails(1)
+        gateway.expect_exit_status(1)
 
 
 def test_without_redis_several_workers_are_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(AssertionError, match="several workers need a broker between them"),
-        served(tmp_path, NODE__WORKERS="2"),
+        gateway_process(tmp_path, NODE__WORKERS="2"),
     ):
         pass

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.browser import Browser, Page, chromium
 from tests.e2e.demo.kit import names, open_page
-from tests.e2e.gateway import Served
+from tests.e2e.gateway import GatewayProcess
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def channel() -> str:
 
 
 @pytest.fixture
-def page(gateway: Served, browser: Browser, channel: str) -> Iterator[Page]:
+def page(gateway: GatewayProcess, browser: Browser, channel: str) -> Iterator[Page]:
     """The page, connected, in a channel that no other test uses; it must log no errors."""
     with browser.page() as tab:
         open_page(tab, gateway, channel)

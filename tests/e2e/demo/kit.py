@@ -17,33 +17,33 @@ from websockets.sync.connection import Connection
 from websockets.typing import Subprotocol
 
 from tests.e2e.browser import Event, Page
-from tests.e2e.gateway import FANWAY, HEADERS, PATIENCE, Served
+from tests.e2e.gateway import FANWAY, HEADERS, TIMEOUT_SECONDS, GatewayProcess
 
 CONNECTED = "document.body.dataset.state === 'connected' && document.querySelector('#connection').textContent"
 # Channels that no other test uses.
 names = (f"channel-{number}" for number in count(1))
 
 
-def open_page(tab: Page, gateway: Served, channel: str) -> None:
+def open_page(tab: Page, gateway: GatewayProcess, channel: str) -> None:
     """Open the page and wait until it is connected, and the only member of *channel*."""
     tab.open(f"http://127.0.0.1:{gateway.internal}/#{channel}")
     tab.wait(CONNECTED)
     tab.wait("document.querySelector('#present').textContent === '1'")
 
 
-def push(gateway: Served, path: str, body: dict[str, Any]) -> Any:
+def push(gateway: GatewayProcess, path: str, body: dict[str, Any]) -> Any:
     """Return the answer of the push API, which must be a success."""
     url = f"http://127.0.0.1:{gateway.internal}/v1/{path}"
     return httpx.post(url, json=body, headers=HEADERS, trust_env=False).raise_for_status().json()
 
 
-def publish(gateway: Served, channel: str, *texts: str) -> None:
+def publish(gateway: GatewayProcess, channel: str, *texts: str) -> None:
     commands = [{"publish": {"channel": channel, "data": {"text": text}}} for text in texts]
     push(gateway, "batch", {"commands": commands})
 
 
 @contextmanager
-def another_client(gateway: Served, channel: str) -> Iterator[Connection]:
+def another_client(gateway: GatewayProcess, channel: str) -> Iterator[Connection]:
     """Yield another client that is subscribed to *channel*."""
     with ExitStack() as stack:
         socket = _connected(stack, f"ws://127.0.0.1:{gateway.public}/v1/ws")
@@ -67,7 +67,7 @@ def _connected(stack: ExitStack, address: str) -> Connection:
 
 def until(socket: Connection, **fields: object) -> Event:
     """Return the next message that has these *fields*."""
-    while not fields.items() <= (message := json.loads(socket.recv(timeout=PATIENCE))).items():
+    while not fields.items() <= (message := json.loads(socket.recv(timeout=TIMEOUT_SECONDS))).items():
         pass
     return dict(message)
 
@@ -90,7 +90,7 @@ def carries(kind: str) -> Callable[[Event], bool]:
 
 
 @contextmanager
-def restartable(home: Path, predecessor: Served | None = None) -> Iterator[Served]:
+def restartable(home: Path, predecessor: GatewayProcess | None = None) -> Iterator[GatewayProcess]:
     """Run a gateway that the test may stop in any way, on the ports of *predecessor* or on free ones."""
     public, internal = (predecessor.public, predecessor.internal) if predecessor else (0, 0)
     errors = home / "stderr.log"
@@ -106,6 +106,6 @@ def restartable(home: Path, predecessor: Served | None = None) -> Iterator[Serve
         ) as process,
     ):
         try:
-            yield Served(process, errors)
+            yield GatewayProcess(process, errors)
         finally:
             process.kill()

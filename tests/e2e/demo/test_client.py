@@ -20,13 +20,13 @@ from tests.e2e.demo.kit import (
     push,
     restartable,
 )
-from tests.e2e.gateway import Served, served, token
+from tests.e2e.gateway import GatewayProcess, gateway_process, token
 
 
 @pytest.fixture(scope="module")
-def gateway(home: Path) -> Iterator[Served]:
+def gateway(home: Path) -> Iterator[GatewayProcess]:
     """A gateway that pings after half a second of silence; the page sends something every two seconds."""
-    with served(home, HEARTBEAT__INTERVAL="500ms", HEARTBEAT__GRACE="5s") as running:
+    with gateway_process(home, HEARTBEAT__INTERVAL="500ms", HEARTBEAT__GRACE="5s") as running:
         yield running
 
 
@@ -35,7 +35,9 @@ def test_the_page_answers_pings_of_the_server(page: Page) -> None:
     page.wait_event("Network.webSocketFrameSent", carries("pong"))
 
 
-def test_messages_missed_while_offline_are_recovered(page: Page, gateway: Served, channel: str) -> None:
+def test_messages_missed_while_offline_are_recovered(
+    page: Page, gateway: GatewayProcess, channel: str
+) -> None:
     publish(gateway, channel, "before")
     page.wait(has_text("before"))
     page.click("#toggle")
@@ -67,7 +69,7 @@ def test_the_page_reconnects_to_a_restarted_gateway(
         open_page(page, gateway, channel)
         publish(gateway, channel, "before")
         page.wait(has_text("before"))
-        gateway.signal(number)
+        gateway.send_signal(number)
         page.wait(has_text(f"Connection ended ({end})", ".note"))
         first.close()
         page.wait("document.querySelector('#state').textContent.startsWith('Retry in ')")
@@ -83,7 +85,9 @@ def test_the_page_reconnects_to_a_restarted_gateway(
 # ---------------------------------------------------------------- client.js beyond the page
 
 
-def test_reconnect_delays_are_random_up_to_a_bound_that_doubles(browser: Browser, gateway: Served) -> None:
+def test_reconnect_delays_are_random_up_to_a_bound_that_doubles(
+    browser: Browser, gateway: GatewayProcess
+) -> None:
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/demo/where")
         delays = page.evaluate(
@@ -106,7 +110,7 @@ def test_reconnect_delays_are_random_up_to_a_bound_that_doubles(browser: Browser
 
 
 def test_no_event_is_dispatched_for_a_channel_that_was_unsubscribed_at_once(
-    browser: Browser, gateway: Served, channel: str
+    browser: Browser, gateway: GatewayProcess, channel: str
 ) -> None:
     left, kept = f"{channel}-left", f"{channel}-kept"
     publish(gateway, left, "not for us")
@@ -138,7 +142,7 @@ def test_no_event_is_dispatched_for_a_channel_that_was_unsubscribed_at_once(
 
 
 def test_with_a_token_the_client_refreshes_resumes_its_personal_channel_and_stops_at_code_4005(
-    browser: Browser, gateway: Served
+    browser: Browser, gateway: GatewayProcess
 ) -> None:
     now = time()
     tokens = [token("ann", now=now, ttl=4), token("ann", now=now), token("ann", now=now)]

@@ -25,15 +25,15 @@ from tests.e2e.demo.kit import (
     push,
     until,
 )
-from tests.e2e.gateway import PATIENCE, Served, served
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, gateway_process
 
 ARTIFACTS = Path(__file__).parents[3] / "artifacts"
 FILES = sorted(path.name for path in Path(demo.__file__).parent.iterdir() if path.suffix in demo.TYPES)
 
 
 @pytest.fixture(scope="module")
-def gateway(home: Path) -> Iterator[Served]:
-    with served(home) as running:
+def gateway(home: Path) -> Iterator[GatewayProcess]:
+    with gateway_process(home) as running:
         yield running
 
 
@@ -42,7 +42,7 @@ def gateway(home: Path) -> Iterator[Served]:
 
 @pytest.mark.parametrize("path", ["/", "/demo/where", *(f"/demo/{name}" for name in FILES)])
 def test_every_file_has_its_type_is_not_cached_and_cannot_load_from_other_hosts(
-    gateway: Served, path: str
+    gateway: GatewayProcess, path: str
 ) -> None:
     answer = httpx.get(f"http://127.0.0.1:{gateway.internal}{path}", trust_env=False)
     types = demo.TYPES | {"": "text/html" if path == "/" else "application/json"}
@@ -57,8 +57,8 @@ def test_every_file_has_its_type_is_not_cached_and_cannot_load_from_other_hosts(
 @pytest.mark.parametrize(
     "path", ["/demo/", "/demo/__init__.py", "/demo/../app.py", "/demo/%2e%2e/app.py", "/demo/..%2fapp.py"]
 )
-def test_no_other_file_is_served(gateway: Served, path: str) -> None:
-    connection = HTTPConnection("127.0.0.1", gateway.internal, timeout=PATIENCE)
+def test_no_other_file_is_served(gateway: GatewayProcess, path: str) -> None:
+    connection = HTTPConnection("127.0.0.1", gateway.internal, timeout=TIMEOUT_SECONDS)
     try:
         # http.client sends the path unchanged: other clients would normalise it.
         connection.request("GET", path)
@@ -71,7 +71,7 @@ def test_no_other_file_is_served(gateway: Served, path: str) -> None:
 
 
 def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_other_hosts(
-    gateway: Served, browser: Browser
+    gateway: GatewayProcess, browser: Browser
 ) -> None:
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/")
@@ -85,7 +85,7 @@ def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_ot
         assert page.problems() == []
 
 
-def test_a_message_published_over_http_appears(page: Page, gateway: Served, channel: str) -> None:
+def test_a_message_published_over_http_appears(page: Page, gateway: GatewayProcess, channel: str) -> None:
     sent = push(gateway, "publish", {"channel": channel, "data": {"price": 4}, "tags": {"source": "shop"}})
     page.wait(has_text(sent["message"], ".id"))
     assert page.text(".data") == '{"price":4}source: shop'
@@ -94,7 +94,7 @@ def test_a_message_published_over_http_appears(page: Page, gateway: Served, chan
 
 
 def test_a_typed_message_is_delivered_to_another_client_and_to_the_page(
-    page: Page, gateway: Served, channel: str
+    page: Page, gateway: GatewayProcess, channel: str
 ) -> None:
     connection = page.text("#connection")
     with another_client(gateway, channel) as other:
@@ -108,7 +108,7 @@ def test_a_typed_message_is_delivered_to_another_client_and_to_the_page(
         page.wait("document.querySelector('#text').value === ''")
 
 
-def test_joins_and_leaves_are_shown(page: Page, gateway: Served, channel: str) -> None:
+def test_joins_and_leaves_are_shown(page: Page, gateway: GatewayProcess, channel: str) -> None:
     with another_client(gateway, channel) as other:
         page.wait("document.querySelector('#present').textContent === '2'")
         other.send(json.dumps({"type": "publish", "id": 3, "channel": channel, "data": "hi"}))
@@ -120,7 +120,7 @@ def test_joins_and_leaves_are_shown(page: Page, gateway: Served, channel: str) -
     page.wait(has_text(f"{name} left", "#events li"))
 
 
-def test_markup_in_a_message_is_shown_as_text(page: Page, gateway: Served, channel: str) -> None:
+def test_markup_in_a_message_is_shown_as_text(page: Page, gateway: GatewayProcess, channel: str) -> None:
     hostile = "<img src=x onerror='document.title=`owned`'><script>document.title='owned'</script>"
     data = [{"text": hostile}, hostile, {hostile: hostile}]
     for each in data:
@@ -160,7 +160,7 @@ def test_a_burst_is_shown_completely_in_order_and_counted(page: Page) -> None:
     page.wait("document.querySelector('#pushed').textContent.startsWith('100 accepted in ')")
 
 
-def test_the_page_keeps_only_the_last_500_messages(page: Page, gateway: Served, channel: str) -> None:
+def test_the_page_keeps_only_the_last_500_messages(page: Page, gateway: GatewayProcess, channel: str) -> None:
     publish(gateway, channel, *(f"early {number}" for number in range(600)))
     publish(gateway, channel, "last")
     page.wait(has_text("last"))
@@ -168,7 +168,7 @@ def test_the_page_keeps_only_the_last_500_messages(page: Page, gateway: Served, 
 
 
 def test_new_messages_do_not_scroll_when_the_user_has_scrolled_back(
-    page: Page, gateway: Served, channel: str
+    page: Page, gateway: GatewayProcess, channel: str
 ) -> None:
     publish(gateway, channel, *(f"early {number}" for number in range(100)))
     page.wait(has_text("early 99"))
@@ -182,7 +182,9 @@ def test_new_messages_do_not_scroll_when_the_user_has_scrolled_back(
     assert page.evaluate("document.querySelector('#scroller').scrollTop") > 0
 
 
-def test_another_channel_shows_only_its_own_messages(page: Page, gateway: Served, channel: str) -> None:
+def test_another_channel_shows_only_its_own_messages(
+    page: Page, gateway: GatewayProcess, channel: str
+) -> None:
     publish(gateway, channel, "of the first")
     page.wait(has_text("of the first"))
     second = next(names)
@@ -210,7 +212,7 @@ LINES = (
 
 
 @pytest.fixture(scope="module")
-def busy_page(gateway: Served, browser: Browser) -> Iterator[Page]:
+def busy_page(gateway: GatewayProcess, browser: Browser) -> Iterator[Page]:
     """The page with members, a few dozen messages and a recovery."""
     with browser.page() as page, ExitStack() as clients:
         open_page(page, gateway, "demo")

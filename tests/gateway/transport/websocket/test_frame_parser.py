@@ -13,7 +13,7 @@ from gateway.transport.websocket.frame_parser import (
     truncated_reason,
     unmasked_payload,
 )
-from tests.e2e.wire import BINARY, CONT, PING, TEXT, frame
+from tests.e2e.clients import BINARY, CONT, PING, TEXT, client_frame
 
 LIMIT = 1_000
 SIZES = st.sampled_from([0, 1, 5, 125, 126, 127, 999, LIMIT])
@@ -22,7 +22,7 @@ SIZES = st.sampled_from([0, 1, 5, 125, 126, 127, 999, LIMIT])
 @given(SIZES, st.sampled_from([TEXT, BINARY]))
 def test_a_complete_data_frame_is_recognised_and_unmasked(size: int, opcode: int) -> None:
     payload = bytes(index % 251 for index in range(size))
-    raw = frame(opcode, payload)
+    raw = client_frame(opcode, payload)
     assert is_complete_data_frame(raw, LIMIT)
     assert is_binary(raw) is (opcode == BINARY)
     assert unmasked_payload(raw) == payload
@@ -33,15 +33,15 @@ def test_a_complete_data_frame_is_recognised_and_unmasked(size: int, opcode: int
     "raw",
     [
         b"",
-        frame(TEXT, b"hello")[:-1],
-        frame(TEXT, b"hello") + b"\x81",
-        frame(TEXT, b"hello", fin=False),
-        frame(CONT, b"hello"),
-        frame(PING, b"hello"),
-        frame(TEXT, b"hello", rsv=4),
-        frame(TEXT, b"hello", masked=False),
-        frame(BINARY, b"x" * (LIMIT + 1)),
-        frame(BINARY, b"x" * 70_000),
+        client_frame(TEXT, b"hello")[:-1],
+        client_frame(TEXT, b"hello") + b"\x81",
+        client_frame(TEXT, b"hello", fin=False),
+        client_frame(CONT, b"hello"),
+        client_frame(PING, b"hello"),
+        client_frame(TEXT, b"hello", rsv=4),
+        client_frame(TEXT, b"hello", masked=False),
+        client_frame(BINARY, b"x" * (LIMIT + 1)),
+        client_frame(BINARY, b"x" * 70_000),
         bytes([0x81, 0xFE, 0, 2]) + b"\0\0\0\0hi",
     ],
     ids=[
@@ -66,14 +66,14 @@ def test_anything_else_is_not_a_complete_data_frame(raw: bytes) -> None:
 def test_an_incomplete_frame_within_the_limit_cannot_be_processed(
     size: int, start: int, data: st.DataObject
 ) -> None:
-    raw = frame(BINARY, b"x" * size)
+    raw = client_frame(BINARY, b"x" * size)
     cut = data.draw(st.integers(0, len(raw) - 1))
     assert processable_size(b"?" * start + raw[:cut], start, LIMIT) == 0
 
 
 @pytest.mark.parametrize("payload", [0, 1, 100])
 def test_a_frame_far_above_the_limit_can_be_processed_from_its_header_on(payload: int) -> None:
-    raw = frame(BINARY, b"x" * payload, length=70_000)
+    raw = client_frame(BINARY, b"x" * payload, length=70_000)
     assert announced_frame_size(raw, 0) == 14 + 70_000
     assert processable_size(raw, 0, LIMIT) == len(raw)
 
@@ -81,7 +81,7 @@ def test_a_frame_far_above_the_limit_can_be_processed_from_its_header_on(payload
 @pytest.mark.parametrize("length", [1, 200, 70_000])
 def test_the_size_is_unknown_while_the_header_is_incomplete(length: int) -> None:
     header = {1: 2, 200: 4, 70_000: 10}[length]
-    raw = frame(BINARY, length=length)
+    raw = client_frame(BINARY, length=length)
     assert [announced_frame_size(raw[:size], 0) for size in range(header)] == [None] * header
     assert announced_frame_size(raw[:header], 0) == header + 4 + length
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.transport.websocket.rfc6455 import FrameOutcome, Rfc6455Engine
-from tests.e2e.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_frame, frame
+from tests.e2e.clients import BINARY, CLOSE, CONT, PING, PONG, TEXT, client_frame, close_frame
 
 LIMIT = 1_000
 
@@ -14,49 +14,49 @@ def engine() -> Rfc6455Engine:
 
 
 def server_frame(opcode: int, payload: bytes = b"") -> bytes:
-    return frame(opcode, payload, masked=False)
+    return client_frame(opcode, payload, masked=False)
 
 
 def test_fragments_become_one_message_with_the_last(engine: Rfc6455Engine) -> None:
-    assert engine.receive(frame(BINARY, b"a", fin=False)) == FrameOutcome()
+    assert engine.receive(client_frame(BINARY, b"a", fin=False)) == FrameOutcome()
     assert engine.has_state
-    assert engine.receive(frame(CONT, b"b", fin=False)) == FrameOutcome()
-    assert engine.receive(frame(CONT, b"c")) == FrameOutcome(payload=b"abc", binary=True)
+    assert engine.receive(client_frame(CONT, b"b", fin=False)) == FrameOutcome()
+    assert engine.receive(client_frame(CONT, b"c")) == FrameOutcome(payload=b"abc", binary=True)
     assert not engine.has_state
 
 
 def test_a_ping_is_answered_between_fragments_and_outside_of_a_message(engine: Rfc6455Engine) -> None:
-    assert engine.receive(frame(PING, b"1")) == FrameOutcome(server_frame(PONG, b"1"))
+    assert engine.receive(client_frame(PING, b"1")) == FrameOutcome(server_frame(PONG, b"1"))
     assert not engine.has_state
-    engine.receive(frame(TEXT, b"a", fin=False))
-    assert engine.receive(frame(PING, b"2")) == FrameOutcome(server_frame(PONG, b"2"))
-    assert engine.receive(frame(CONT, b"b")) == FrameOutcome(payload=b"ab")
+    engine.receive(client_frame(TEXT, b"a", fin=False))
+    assert engine.receive(client_frame(PING, b"2")) == FrameOutcome(server_frame(PONG, b"2"))
+    assert engine.receive(client_frame(CONT, b"b")) == FrameOutcome(payload=b"ab")
 
 
 def test_a_pong_needs_no_answer(engine: Rfc6455Engine) -> None:
-    assert engine.receive(frame(PONG, b"?")) == FrameOutcome()
+    assert engine.receive(client_frame(PONG, b"?")) == FrameOutcome()
 
 
 @pytest.mark.parametrize("within_message", [False, True])
 def test_a_close_of_the_peer_is_answered_with_its_code(engine: Rfc6455Engine, within_message: bool) -> None:
     if within_message:
-        engine.receive(frame(TEXT, b"a", fin=False))
+        engine.receive(client_frame(TEXT, b"a", fin=False))
     outcome = engine.receive(close_frame(1001))
     assert outcome == FrameOutcome(server_frame(CLOSE, (1001).to_bytes(2, "big")), peer_close_code=1001)
     assert engine.has_state
 
 
 def test_a_close_without_a_code_has_the_code_1005(engine: Rfc6455Engine) -> None:
-    assert engine.receive(frame(CLOSE)).peer_close_code == 1005
+    assert engine.receive(client_frame(CLOSE)).peer_close_code == 1005
 
 
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
-        (frame(TEXT, b"hello", masked=False), 1002),
-        (frame(CONT, b"hello"), 1002),
-        (frame(TEXT, b"hello", rsv=4), 1002),
-        (frame(BINARY, length=LIMIT + 1), 1009),
+        (client_frame(TEXT, b"hello", masked=False), 1002),
+        (client_frame(CONT, b"hello"), 1002),
+        (client_frame(TEXT, b"hello", rsv=4), 1002),
+        (client_frame(BINARY, length=LIMIT + 1), 1009),
     ],
     ids=["no mask", "a continuation without a beginning", "a reserved bit", "a message above the limit"],
 )

@@ -13,7 +13,19 @@ from uvicorn.server import ServerState
 
 from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.transport import WebSocketTransport
-from tests.e2e.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Closed, Frame, Raw, close_frame, frame
+from tests.e2e.clients import (
+    BINARY,
+    CLOSE,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    Closed,
+    Frame,
+    RawConnection,
+    client_frame,
+    close_frame,
+)
 
 SMALL = WebSocketOptions(message_size=1_000, close_timeout=0.2)
 Message = tuple[bytes, bool]
@@ -53,7 +65,7 @@ class Connection:
     """A transport under test, and the client at the other end of its socket."""
 
     websocket: WebSocketTransport
-    client: Raw
+    client: RawConnection
     server_state: ServerState
 
 
@@ -81,7 +93,7 @@ async def connected(options: WebSocketOptions = SMALL, *, buffer: int = 0) -> As
     websocket = WebSocketTransport(transport, loop=loop, server_state=state, options=options, peer="test")
     transport.set_protocol(websocket)
     websocket.connection_made(transport)
-    with Raw(client) as raw:
+    with RawConnection(client) as raw:
         yield Connection(websocket, raw, state)
         transport.abort()
     async with asyncio.timeout(10):
@@ -132,67 +144,78 @@ def pong(payload: bytes = b"") -> Frame:
     return Frame(fin=True, opcode=PONG, payload=payload)
 
 
-HELLO = frame(TEXT, b"hello")
+HELLO = client_frame(TEXT, b"hello")
 SNOWMAN = "☃".encode()
 CASES = {
     "text": Case(HELLO, [text(b"hello")]),
-    "binary": Case(frame(BINARY, b"\x00\xff"), [binary(b"\x00\xff")]),
-    "empty text": Case(frame(TEXT), [text(b"")]),
-    "empty binary": Case(frame(BINARY), [binary(b"")]),
-    "125 bytes": Case(frame(TEXT, b"x" * 125), [text(b"x" * 125)]),
-    "126 bytes": Case(frame(TEXT, b"x" * 126), [text(b"x" * 126)]),
-    "exactly the size limit": Case(frame(BINARY, b"x" * 1_000), [binary(b"x" * 1_000)]),
-    "one byte above the size limit": Case(frame(BINARY, b"x" * 1_001), code=1009),
-    "far above the size limit": Case(frame(BINARY, b"x" * 70_000), code=1009),
-    "only a header, within the size limit": Case(frame(TEXT, length=1_000), code=None),
-    "only a header, far above the size limit": Case(frame(TEXT, length=70_000), code=1009),
-    "text that is not ASCII": Case(frame(TEXT, SNOWMAN), [text(SNOWMAN)]),
-    "text that is not UTF-8": Case(HELLO + frame(TEXT, SNOWMAN[:-1]), [text(b"hello")], code=1007),
-    "binary need not be UTF-8": Case(frame(BINARY, SNOWMAN[:-1]), [binary(SNOWMAN[:-1])]),
-    "several frames": Case(HELLO * 3 + frame(BINARY, b"!"), [text(b"hello")] * 3 + [binary(b"!")]),
+    "binary": Case(client_frame(BINARY, b"\x00\xff"), [binary(b"\x00\xff")]),
+    "empty text": Case(client_frame(TEXT), [text(b"")]),
+    "empty binary": Case(client_frame(BINARY), [binary(b"")]),
+    "125 bytes": Case(client_frame(TEXT, b"x" * 125), [text(b"x" * 125)]),
+    "126 bytes": Case(client_frame(TEXT, b"x" * 126), [text(b"x" * 126)]),
+    "exactly the size limit": Case(client_frame(BINARY, b"x" * 1_000), [binary(b"x" * 1_000)]),
+    "one byte above the size limit": Case(client_frame(BINARY, b"x" * 1_001), code=1009),
+    "far above the size limit": Case(client_frame(BINARY, b"x" * 70_000), code=1009),
+    "only a header, within the size limit": Case(client_frame(TEXT, length=1_000), code=None),
+    "only a header, far above the size limit": Case(client_frame(TEXT, length=70_000), code=1009),
+    "text that is not ASCII": Case(client_frame(TEXT, SNOWMAN), [text(SNOWMAN)]),
+    "text that is not UTF-8": Case(HELLO + client_frame(TEXT, SNOWMAN[:-1]), [text(b"hello")], code=1007),
+    "binary need not be UTF-8": Case(client_frame(BINARY, SNOWMAN[:-1]), [binary(SNOWMAN[:-1])]),
+    "several frames": Case(HELLO * 3 + client_frame(BINARY, b"!"), [text(b"hello")] * 3 + [binary(b"!")]),
     "fragments": Case(
-        frame(TEXT, SNOWMAN[:1], fin=False) + frame(CONT, SNOWMAN[1:2], fin=False) + frame(CONT, SNOWMAN[2:]),
+        client_frame(TEXT, SNOWMAN[:1], fin=False)
+        + client_frame(CONT, SNOWMAN[1:2], fin=False)
+        + client_frame(CONT, SNOWMAN[2:]),
         [text(SNOWMAN)],
     ),
     "empty fragments": Case(
-        frame(BINARY, fin=False) + frame(CONT, fin=False) + frame(CONT) + HELLO, [binary(b""), text(b"hello")]
+        client_frame(BINARY, fin=False) + client_frame(CONT, fin=False) + client_frame(CONT) + HELLO,
+        [binary(b""), text(b"hello")],
     ),
     "fragments of text that is not UTF-8": Case(
-        frame(TEXT, SNOWMAN[:1], fin=False) + frame(CONT, b"x") + HELLO, code=1007
+        client_frame(TEXT, SNOWMAN[:1], fin=False) + client_frame(CONT, b"x") + HELLO, code=1007
     ),
     "fragments above the size limit": Case(
-        frame(TEXT, b"x" * 600, fin=False) + frame(CONT, b"x" * 401), code=1009
+        client_frame(TEXT, b"x" * 600, fin=False) + client_frame(CONT, b"x" * 401), code=1009
     ),
-    "too many fragments": Case(frame(TEXT, fin=False) + frame(CONT, fin=False) * 64 + HELLO, code=4002),
-    "ping": Case(frame(PING, b"?") + HELLO, [text(b"hello")], [pong(b"?")]),
+    "too many fragments": Case(
+        client_frame(TEXT, fin=False) + client_frame(CONT, fin=False) * 64 + HELLO, code=4002
+    ),
+    "ping": Case(client_frame(PING, b"?") + HELLO, [text(b"hello")], [pong(b"?")]),
     "ping between fragments": Case(
-        frame(TEXT, b"a", fin=False) + frame(PING, b"1") + frame(CONT, b"b") + HELLO,
+        client_frame(TEXT, b"a", fin=False) + client_frame(PING, b"1") + client_frame(CONT, b"b") + HELLO,
         [text(b"ab"), text(b"hello")],
         [pong(b"1")],
     ),
     "ping and pong within a fragmented message of exactly the size limit": Case(
         HELLO
-        + frame(BINARY, fin=False)
-        + frame(CONT, b"x" * 1_000, fin=False)
-        + frame(PING, b"1")
-        + frame(PONG, b"2")
-        + frame(CONT)
+        + client_frame(BINARY, fin=False)
+        + client_frame(CONT, b"x" * 1_000, fin=False)
+        + client_frame(PING, b"1")
+        + client_frame(PONG, b"2")
+        + client_frame(CONT)
         + HELLO,
         [text(b"hello"), binary(b"x" * 1_000), text(b"hello")],
         [pong(b"1")],
     ),
     "a fragmented control frame within a message": Case(
-        frame(TEXT, b"a", fin=False) + frame(PING, b"1", fin=False) + frame(CONT, b"b") + HELLO, code=1002
+        client_frame(TEXT, b"a", fin=False)
+        + client_frame(PING, b"1", fin=False)
+        + client_frame(CONT, b"b")
+        + HELLO,
+        code=1002,
     ),
-    "pong without a ping": Case(frame(PONG, b"!") + HELLO, [text(b"hello")]),
-    "too many pings": Case(frame(PING) * 21 + HELLO, frames=[pong()] * 20, code=4002),
+    "pong without a ping": Case(client_frame(PONG, b"!") + HELLO, [text(b"hello")]),
+    "too many pings": Case(client_frame(PING) * 21 + HELLO, frames=[pong()] * 20, code=4002),
     "close": Case(HELLO + close_frame(1001) + HELLO, [text(b"hello")], code=1001),
-    "close without a code": Case(frame(CLOSE), code=1005),
+    "close without a code": Case(client_frame(CLOSE), code=1005),
     "close within a message": Case(
-        frame(TEXT, b"a", fin=False) + close_frame(1000) + frame(CONT, b"b"), code=1000
+        client_frame(TEXT, b"a", fin=False) + close_frame(1000) + client_frame(CONT, b"b"), code=1000
     ),
-    "a frame without a mask": Case(HELLO + frame(TEXT, b"hello", masked=False), [text(b"hello")], code=1002),
-    "a reserved bit": Case(frame(TEXT, b"hello", rsv=4) + HELLO, code=1002),
+    "a frame without a mask": Case(
+        HELLO + client_frame(TEXT, b"hello", masked=False), [text(b"hello")], code=1002
+    ),
+    "a reserved bit": Case(client_frame(TEXT, b"hello", rsv=4) + HELLO, code=1002),
     "a length in more bytes than needed": Case(
         bytes([0x81, 0xFE, 0, 2]) + b"\0\0\0\0hi" + HELLO, [text(b"hi"), text(b"hello")]
     ),
@@ -213,20 +236,20 @@ async def test_bytes_of_a_client_become_messages_answers_and_close_codes(name: s
     case = CASES[name]
     async with attached() as (connection, recorder):
         for chunk in SPLITS[split](case.data[:2_000]):
-            if not await connection.client.send_as_taken(chunk):
+            if not await connection.client.try_send(chunk):
                 break
             await run_loop(2)
         if case.code is None:
             await recorder.until(len(case.messages))
             await run_loop()
             assert recorder.close_codes == []
-            assert [await connection.client.frame() for _ in case.frames] == list(case.frames)
+            assert [await connection.client.read_frame() for _ in case.frames] == list(case.frames)
         else:
-            frames, close = await connection.client.until_close()
+            frames, close = await connection.client.read_until_close()
             assert frames == list(case.frames)
             assert close.code == case.code
             assert recorder.close_codes == [case.code]
-            assert await connection.client.ended() == b""
+            assert await connection.client.read_to_end() == b""
         assert recorder.messages == list(case.messages)
         assert connection.websocket.is_open is (case.code is None)
 
@@ -234,8 +257,10 @@ async def test_bytes_of_a_client_become_messages_answers_and_close_codes(name: s
 @pytest.mark.parametrize("size", [1, 10, 125, 126, 200])
 async def test_a_message_above_the_configured_size_closes_with_1009(size: int) -> None:
     async with attached(WebSocketOptions(message_size=size)) as (connection, recorder):
-        await connection.client.send(frame(BINARY, b"x" * size) + frame(BINARY, b"x" * (size + 1)))
-        assert (await connection.client.until_close())[1].code == 1009
+        await connection.client.send(
+            client_frame(BINARY, b"x" * size) + client_frame(BINARY, b"x" * (size + 1))
+        )
+        assert (await connection.client.read_until_close())[1].code == 1009
         assert recorder.messages == [binary(b"x" * size)]
 
 
@@ -250,14 +275,14 @@ def _messages(draw: st.DrawFn) -> tuple[Message, bytes]:
     cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
     parts = [payload[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
     frames = [
-        frame(CONT if number else BINARY if is_binary else TEXT, part, fin=number == len(parts) - 1)
+        client_frame(CONT if number else BINARY if is_binary else TEXT, part, fin=number == len(parts) - 1)
         for number, part in enumerate(parts)
     ]
     controls = draw(
         st.lists(st.tuples(st.integers(0, len(frames)), st.sampled_from([PING, PONG])), max_size=2)
     )
     for index, opcode in controls:
-        frames.insert(index, frame(opcode, b"c"))
+        frames.insert(index, client_frame(opcode, b"c"))
     return (payload, is_binary), b"".join(frames)
 
 
@@ -275,8 +300,8 @@ async def test_the_same_messages_are_delivered_however_the_bytes_are_split(
         for start, end in zip([0, *cuts], [*cuts, None], strict=True):
             connection.websocket.data_received(data[start:end])
             await run_loop(data_source.draw(st.integers(0, 3)))
-        frames, close = await connection.client.until_close()
-        pings = sum(raw.count(frame(PING, b"c")) for _, raw in messages)
+        frames, close = await connection.client.read_until_close()
+        pings = sum(raw.count(client_frame(PING, b"c")) for _, raw in messages)
         assert frames == [pong(b"c")] * pings
         assert close == Closed(1000, "")
         assert recorder.messages == [message for message, _ in messages]
@@ -288,9 +313,9 @@ async def test_the_same_messages_are_delivered_however_the_bytes_are_split(
 
 async def test_messages_read_before_attach_are_delivered_after_it() -> None:
     async with connected() as connection:
-        await connection.client.send(HELLO + frame(PING) + HELLO[:3])
+        await connection.client.send(HELLO + client_frame(PING) + HELLO[:3])
         await run_loop()
-        await connection.client.send(HELLO[3:] + frame(BINARY, b"!"))
+        await connection.client.send(HELLO[3:] + client_frame(BINARY, b"!"))
         await run_loop()
         recorder = Recorder()
         connection.websocket.attach(recorder)
@@ -307,13 +332,13 @@ async def test_pause_takes_effect_between_two_frames_of_one_read() -> None:
     async with connected() as connection:
         recorder = PausingRecorder()
         connection.websocket.attach(recorder)
-        await connection.client.send(HELLO * 3 + frame(PING) + frame(TEXT, b"last"))
+        await connection.client.send(HELLO * 3 + client_frame(PING) + client_frame(TEXT, b"last"))
         for count in (1, 2, 3, 4):
             await recorder.until(count)
             await run_loop()
             assert len(recorder.messages) == count
             connection.websocket.resume()
-        assert (await connection.client.frame()).opcode == PONG
+        assert (await connection.client.read_frame()).opcode == PONG
         assert recorder.messages[-1] == text(b"last")
 
 
@@ -329,12 +354,12 @@ async def test_after_close_nothing_is_written_and_the_receiver_is_not_called() -
     async with connected() as connection:
         recorder = ClosingRecorder()
         connection.websocket.attach(recorder)
-        await connection.client.send(HELLO * 3 + frame(PING) + frame(TEXT, b"\xff"))
-        frames, close = await connection.client.until_close()
+        await connection.client.send(HELLO * 3 + client_frame(PING) + client_frame(TEXT, b"\xff"))
+        frames, close = await connection.client.read_until_close()
         assert frames == [Frame(fin=True, opcode=TEXT, payload=b"one")]
         assert close == (4002, "that was wrong")
-        await connection.client.send(HELLO + frame(PING) + close_frame(4002) + HELLO)
-        assert await connection.client.ended() == b""
+        await connection.client.send(HELLO + client_frame(PING) + close_frame(4002) + HELLO)
+        assert await connection.client.read_to_end() == b""
         assert recorder.messages == [text(b"hello")]
         assert recorder.close_codes == [], "the session that closes gets no on_closed"
 
@@ -342,14 +367,14 @@ async def test_after_close_nothing_is_written_and_the_receiver_is_not_called() -
 async def test_a_long_close_reason_is_cut_at_the_end_of_a_character() -> None:
     async with attached() as (connection, _):
         connection.websocket.close(4005, "☃" * 100)
-        assert (await connection.client.until_close())[1] == (4005, "☃" * 41)
+        assert (await connection.client.read_until_close())[1] == (4005, "☃" * 41)
 
 
 async def test_a_client_that_does_not_answer_a_close_is_aborted() -> None:
     async with attached() as (connection, recorder):
         connection.websocket.close(4005)
-        assert (await connection.client.until_close())[1].code == 4005
-        assert await connection.client.ended() == b""
+        assert (await connection.client.read_until_close())[1].code == 4005
+        assert await connection.client.read_to_end() == b""
         assert recorder.close_codes == []
         assert not connection.server_state.connections
 
@@ -358,19 +383,19 @@ async def test_a_client_that_keeps_sending_after_a_close_is_disconnected_after_o
     options = WebSocketOptions(message_size=1_000, close_timeout=60.0)
     async with attached(options) as (connection, _):
         connection.websocket.close(4005)
-        assert (await connection.client.until_close())[1].code == 4005
+        assert (await connection.client.read_until_close())[1].code == 4005
         for _ in range(options.message_size // len(HELLO) + 2):
             await connection.client.send(HELLO)
             await run_loop(1)
-        assert await connection.client.ended() == b"", "without an answer, and before the close timeout"
+        assert await connection.client.read_to_end() == b"", "without an answer, and before the close timeout"
 
 
 async def test_a_client_that_stays_connected_after_a_violation_is_aborted() -> None:
     async with attached() as (connection, recorder):
-        await connection.client.send(frame(TEXT, b"\xff"))
-        assert (await connection.client.until_close())[1].code == 1007
+        await connection.client.send(client_frame(TEXT, b"\xff"))
+        assert (await connection.client.read_until_close())[1].code == 1007
         for _ in range(1_000):
-            if not await connection.client.send_as_taken(HELLO * 1_000):
+            if not await connection.client.try_send(HELLO * 1_000):
                 break
             await asyncio.sleep(0.01)
         assert not connection.server_state.connections
@@ -397,7 +422,7 @@ async def test_shutdown_closes_with_drain_and_can_be_repeated() -> None:
         connection.websocket.shutdown()
         connection.websocket.shutdown()
         assert recorder.close_codes == [4000]
-        assert await connection.client.closed() == (4000, "drain")
+        assert await connection.client.expect_close() == (4000, "drain")
 
 
 @pytest.mark.parametrize("moment", ["unattached", "in a message", "closing", "while writing"])
@@ -406,7 +431,7 @@ async def test_shutdown_never_raises(moment: str) -> None:
         if moment != "unattached":
             connection.websocket.attach(Recorder())
         if moment == "in a message":
-            await connection.client.send(frame(TEXT, b"a", fin=False))
+            await connection.client.send(client_frame(TEXT, b"a", fin=False))
         if moment == "closing":
             connection.websocket.close(4005)
         if moment == "while writing":
@@ -414,7 +439,7 @@ async def test_shutdown_never_raises(moment: str) -> None:
             await connection.client.send(close_frame(1000))
         await run_loop()
         connection.websocket.shutdown()
-        await connection.client.until_close()
+        await connection.client.read_until_close()
 
 
 # ---------------------------------------------------------------- slow and hostile clients
@@ -437,7 +462,7 @@ async def test_writable_is_false_while_the_socket_is_full_and_on_drained_is_call
     async with attached(FULL, buffer=4_096) as (connection, recorder):
         size = fill(connection.websocket)
         assert connection.websocket.buffered() > FULL.high_water
-        await connection.client.take(size)
+        await connection.client.read_exactly(size)
         async with asyncio.timeout(10):
             while not recorder.drain_count:
                 await recorder.called.wait()
@@ -468,7 +493,7 @@ async def test_unread_answers_to_pings_are_bounded() -> None:
     async with attached(FULL, buffer=4_096) as (connection, recorder):
         fill(connection.websocket)
         for _ in range(200):
-            if recorder.close_codes or not await connection.client.send_as_taken(frame(PING, b"x" * 125)):
+            if recorder.close_codes or not await connection.client.try_send(client_frame(PING, b"x" * 125)):
                 break
             await run_loop(2)
             assert connection.websocket.buffered() <= FULL.high_water + FULL.control_buffer + 8_192

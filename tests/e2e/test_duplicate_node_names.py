@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.broker.redis_server import RedisServer, running_redis
-from tests.e2e.gateway import PATIENCE, Served, publish, served
-from tests.e2e.wire import Client
+from tests.e2e.clients import Client
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, gateway_process, publish
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def node(home: Path, name: str, redis: RedisServer) -> AbstractContextManager[Served]:
+def node(home: Path, name: str, redis: RedisServer) -> AbstractContextManager[GatewayProcess]:
     home.mkdir()
-    return served(
+    return gateway_process(
         home,
         NODE__NAME=name,
         BROKER__KIND="redis",
@@ -40,7 +40,7 @@ async def test_the_second_of_one_name_warns_and_both_work(redis: RedisServer, tm
         node(tmp_path / "first", "twin", redis) as first,
         node(tmp_path / "second", "twin", redis) as second,
     ):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             # A node tells its log alone.
             while "node name taken" not in second.stderr:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -52,4 +52,4 @@ async def test_the_second_of_one_name_warns_and_both_work(redis: RedisServer, tm
             for number, each in enumerate((first, second)):
                 await publish(each.internal, "room", number)
             for client in (ann, bob):
-                assert [(await client.push("message"))["data"] for _ in range(2)] == [0, 1]
+                assert [(await client.next_push("message"))["data"] for _ in range(2)] == [0, 1]

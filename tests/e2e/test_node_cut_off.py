@@ -10,9 +10,9 @@ import pytest
 from gateway.broker.redis.keys import Keys, shard_of
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer, running_redis
+from tests.e2e.clients import Client
 from tests.e2e.gateway import token
-from tests.e2e.outages import node, ready, until
-from tests.e2e.wire import Client
+from tests.e2e.redis_gateway import node_with_redis, poll_until, wait_ready
 
 ANN = "ann"
 LEASE = "2s"
@@ -46,26 +46,26 @@ async def test_who_is_signed_out_while_its_node_is_cut_off_is_closed_when_that_i
     ann = token(ANN, now=time.time())
     async with (
         Proxy(hers.port) as wire,
-        node(tmp_path / "near", "", **settings("near", hers.url)) as near,
-        node(tmp_path / "far", "", **settings("far", wire.url)) as far,
+        node_with_redis(tmp_path / "near", "", **settings("near", hers.url)) as near,
+        node_with_redis(tmp_path / "far", "", **settings("far", wire.url)) as far,
     ):
-        await ready(near)
-        await ready(far)
+        await wait_ready(near)
+        await wait_ready(far)
         async with Client.open(far.public, token=ann) as stolen:
             wire.hold()
-            await until(buried)
+            await poll_until(buried)
             told = await near.request("POST", f"/v1/users/{ANN}/disconnect", {"reason": "signed out"})
             assert told.status_code == 200
             async with Client.open(far.public, token=ann) as again:
                 assert (await stolen.call("ping"))["type"] == "pong"
                 wire.release()
-                assert await stolen.closed() == (4005, "signed out")
+                assert await stolen.expect_close() == (4005, "signed out")
 
                 async def routed() -> bool:
                     body = await near.request("GET", f"/v1/users/{ANN}")
                     return len(body.json()["connections"]) == 1
 
-                await until(routed)
+                await poll_until(routed)
                 asked = await near.request("POST", f"/v1/users/{ANN}/subscribe", {"channel": "plain:a"})
                 assert asked.json() == {"connections": 1}
-                assert (await again.push("subscribed"))["channel"] == "plain:a"
+                assert (await again.next_push("subscribed"))["channel"] == "plain:a"

@@ -1,0 +1,73 @@
+"""A client in a process of its own that measures latency: `python -m tests.e2e.latency_probe PORT`.
+
+It runs until stdin ends, and publishes every message after the previous one has come back. Each round trip is
+a line on stdout: when the message was published (the machine's monotonic clock), and how many seconds it took
+to come back. Any unexpected answer ends the process with an error.
+"""
+
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+import orjson
+
+from tests.e2e.clients import TEXT, client_frame, upgrade_request
+
+PAUSE_SECONDS = 0.02
+
+
+class BlockingClient:
+    """A client of one channel on a blocking socket."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = self._socket.makefile("rb")
+        self._socket.sendall(upgrade_request())
+        while self._stream.readline() != b"\r\n":
+            pass
+        self._send(type="connect", id=1, subs={"calm": {}})
+        assert self._receive()["type"] == "connected"
+
+    def round_trip(self, number: int) -> float:
+        """Publish *number*; return the seconds until the reply and the message have arrived."""
+        began = time.monotonic()
+        self._send(type="publish", id=2, channel="calm", data=number)
+        received = set[str]()
+        while received != {"published", "message"}:
+            message = self._receive()
+            if message["type"] == "ping":
+                self._send(type="pong")
+            elif message["type"] in ("published", "message"):
+                assert message.get("data", number) == number
+                received.add(message["type"])
+            else:
+                assert message["type"] in ("join", "leave"), message
+        return time.monotonic() - began
+
+    def _send(self, **message: Any) -> None:
+        self._socket.sendall(client_frame(TEXT, orjson.dumps(message)))
+
+    def _receive(self) -> dict[str, Any]:
+        first, size = self._stream.read(2)
+        assert first == 0x80 | TEXT, f"a frame that begins with {first:#x}"
+        if size == 126:
+            size = int.from_bytes(self._stream.read(2), "big")
+        message: dict[str, Any] = orjson.loads(self._stream.read(size))
+        return message
+
+
+def main() -> None:
+    client = BlockingClient(int(sys.argv[1]))
+    number = 0
+    while not select.select([sys.stdin], [], [], PAUSE_SECONDS)[0]:
+        began = time.monotonic()
+        sys.stdout.write(f"{began} {client.round_trip(number)}\n")
+        sys.stdout.flush()
+        number += 1
+
+
+if __name__ == "__main__":
+    main()
