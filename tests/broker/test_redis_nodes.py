@@ -48,11 +48,11 @@ def inboxes(server: RedisServer) -> dict[str, int]:
     }
 
 
-# ---------------------------------------------------------------- publishes made again
+# ---------------------------------------------------------------- repeated publishes
 
 
 async def test_a_repeated_publish_writes_only_if_it_has_to_be_replicated(tmp_path: Path) -> None:
-    """For a replica to have heard of it, there has to be something to hear, by this connection."""
+    """WAIT counts writes of its own connection: a repeated publish must write for a replica to confirm it."""
     with running_redis(tmp_path, "--appendonly", "yes") as server:
         async with Fleet(server.url) as fleet:
             one = await fleet.launch(lease=30.0)
