@@ -1,4 +1,4 @@
-"""What holds for every test: it runs on the loop that serves in production, and it leaves nothing behind."""
+"""For every test: it runs on the event loop that is used in production, and must leave nothing open."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 

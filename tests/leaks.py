@@ -1,4 +1,4 @@
-"""What a test leaves behind: descriptors, threads, child processes and tasks."""
+"""What a test leaves open: descriptors, threads, child processes and tasks."""
 
 import asyncio
 import gc
@@ -12,12 +12,12 @@ from threading import Thread
 from threading import enumerate as live_threads
 from typing import Self
 
-# An open file warns by itself when it is collected; these are what a server forgets.
+# Python warns of open files by itself; servers leave these kinds open.
 LEAKABLE = ("socket:", "pipe:", "anon_inode:")
-# How long a thread that was told to end may take; nothing waits where nothing is left.
+# How long a thread that is ending may take; without such a thread nothing waits.
 JOIN_SECONDS = 10.0
-# How many turns of the loop a task that was cancelled may take to unwind.
-TURNS = 25
+# How many iterations of the loop a task that was cancelled may take to unwind.
+UNWIND_ITERATIONS = 25
 # How long the other end of a connection may take to see that this end is closed.
 CLOSE_SECONDS = 10.0
 
@@ -65,13 +65,13 @@ async def unfinished(before: Holdings) -> list[str]:
 
     To be asked while the loop runs: one that is closed cancels its tasks and closes its sockets unseen.
     """
-    for _ in range(TURNS):
+    for _ in range(UNWIND_ITERATIONS):
         if not _other_tasks():
             break
         await asyncio.sleep(0)
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            # The kernel tells nobody that a descriptor is gone.
+            # The kernel sends no notification of closed descriptors.
             while before.newer_sockets():  # noqa: ASYNC110
                 await asyncio.sleep(0)
     return [*(repr(task) for task in _other_tasks()), *before.newer_sockets()]

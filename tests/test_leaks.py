@@ -1,4 +1,4 @@
-"""The checks that every test runs under see what they are there to see."""
+"""The checks for leaks, which every test runs under, find each kind of leak."""
 
 import asyncio
 import os

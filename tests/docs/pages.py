@@ -1,12 +1,12 @@
-"""The pages of the documentation, as the tests read them: fenced blocks, headings, links.
+"""The pages of the documentation as the tests read them: fenced blocks, headings, links.
 
-What stands behind a block's language tells the tests what to do with it, and GitHub does not show it:
+Marks after the language of a block say what the tests do with it; GitHub does not show them:
 
-- `file=NAME`: save it in the reader's working directory;
-- `run`: type it, and it must end well;
-- `start=NAME`: type it in a terminal of its own, where it goes on;
-- `output=NAME`: what that terminal then shows, line by line, `…` standing for anything;
-- `answer`: what the `run` before it printed, as JSON, `…` within a string standing for anything.
+- `file=NAME`: save it in the working directory;
+- `run`: run it; it must exit with 0;
+- `start=NAME`: start it in a terminal of its own, where it keeps running;
+- `output=NAME`: what that terminal then prints, line by line; `…` stands for any text;
+- `answer`: what the `run` before it printed, as JSON, where `…` in a string stands for any text.
 """
 
 import re
@@ -63,7 +63,7 @@ class Page:
         return _BLOCK.sub("", self.text)
 
     def links(self) -> Iterator[str]:
-        """Yield where the page points to, as it is written there."""
+        """Yield the targets of the links of the page, as written there."""
         for inline, attribute in _LINK.findall(_CODE.sub("", self.prose)):
             yield inline or attribute
 

@@ -1,4 +1,4 @@
-"""The reader of a page: types its blocks, one after the other, into real terminals beside a real gateway."""
+"""Runs the blocks of a page in shells, one after the other, next to a real gateway."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ from typing import Any, Self
 from tests.docs.pages import ROOT, Block
 
 TIMEOUT_SECONDS = 30.0
-_ANNOUNCED = re.compile(r"(clients|backends) +\w+://[^/]*:(\d+)/")
+_LISTENER_LINE = re.compile(r"(clients|backends) +\w+://[^/]*:(\d+)/")
 _PORTS = {"clients": "8000", "backends": "8001"}
-_FOREIGN = ("FANWAY_", "PYTHONPATH")
-# What is made anew for every terminal, rather than remembered from the one before.
-_OURS = "PATH|PWD|OLDPWD|SHLVL|FANWAY_(INTERNAL_)?URL|FANWAY_LISTEN__[A-Z]+__PORT"
+_REMOVED_PREFIXES = ("FANWAY_", "PYTHONPATH")
+# Variables that each shell sets itself instead of inheriting the exported value of the previous one.
+_NOT_EXPORTED = "PATH|PWD|OLDPWD|SHLVL|FANWAY_(INTERNAL_)?URL|FANWAY_LISTEN__[A-Z]+__PORT"
 
 
-class Running:
-    """A command that goes on in a terminal of its own: what it prints and what it complains of."""
+class RunningCommand:
+    """A command that runs in the background: its stdout and stderr."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -39,7 +39,7 @@ class Running:
         self._lines.append(line.rstrip("\n"))
         return self._lines[-1]
 
-    async def shows(self, expected: str) -> None:
+    async def wait_for_lines(self, expected: str) -> None:
         """Wait until it has printed every line of *expected*, in their order, whatever else between."""
         for wanted in expected.splitlines():
             found = False
@@ -49,12 +49,12 @@ class Running:
                         await self.line()
                     except TimeoutError:
                         raise AssertionError(f"waited for {wanted!r}, saw {self._lines}") from None
-                found = alike(self._lines[self._matched], wanted)
+                found = matches(self._lines[self._matched], wanted)
                 self._matched += 1
 
     async def ports(self) -> dict[str, str]:
         """Return where a gateway listens, for its clients and for backends."""
-        while len(found := dict(filter(None, map(_announced, self._lines)))) < len(_PORTS):
+        while len(found := dict(filter(None, map(_announced_port, self._lines)))) < len(_PORTS):
             await self.line()
         return found
 
@@ -67,19 +67,19 @@ class Running:
 
 
 class Terminals:
-    """The terminals of one reader, in one directory: what one exports the next ones know."""
+    """The shells of one page, in one directory: each inherits the variables that earlier ones exported."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._exported = home / ".exported"
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, RunningCommand] = {}
         self._ports = dict(_PORTS)
         self._printed = ""
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, home: Path) -> AsyncIterator[Self]:
-        """Sit down in *home*, which looks like a checkout after `make setup`."""
+    async def open(cls, home: Path) -> AsyncIterator[Self]:
+        """Prepare *home* so that it looks like a checkout after `make setup`."""
         (home / ".venv").symlink_to(sys.prefix)
         (home / "examples").symlink_to(ROOT / "examples")
         tools = home / ".tools"
@@ -95,9 +95,9 @@ class Terminals:
             for running in reversed(terminals._running.values()):
                 await running.end()
 
-    async def take(self, block: Block) -> None:
-        """Do with *block* what its marks say."""
-        text = self._with_our_ports(block.text)
+    async def execute(self, block: Block) -> None:
+        """Execute *block* as its marks say."""
+        text = self._with_actual_ports(block.text)
         for mark, value in block.marks.items():
             match mark:
                 case "file":
@@ -107,37 +107,37 @@ class Terminals:
                 case "start":
                     await self.start(value, text)
                 case "output":
-                    await self._running[value].shows(text)
+                    await self._running[value].wait_for_lines(text)
                 case "answer":
-                    assert alike(json.loads(self._printed), json.loads(text)), self._printed
+                    assert matches(json.loads(self._printed), json.loads(text)), self._printed
                 case _:
-                    raise AssertionError(f"line {block.line}: nobody knows the mark {mark!r}")
+                    raise AssertionError(f"line {block.line}: unknown mark {mark!r}")
 
     async def run(self, command: str) -> None:
-        """Type *command*, which must end well."""
-        remember = f'export -p | grep -vE "^declare -x ({_OURS})(=|$)" > "{self._exported}"'
+        """Run *command*, which must exit with 0."""
+        remember = f'export -p | grep -vE "^declare -x ({_NOT_EXPORTED})(=|$)" > "{self._exported}"'
         script = f'set -eu\n. "{self._exported}"\n{command}\n{remember}\n'
-        process = await self._typed(script, stderr=asyncio.subprocess.PIPE)
+        process = await self._start_shell(script, stderr=asyncio.subprocess.PIPE)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             printed, complained = await process.communicate()
         self._printed = printed.decode()
         assert process.returncode == 0, f"{command}\n{self._printed}{complained.decode()}"
 
     async def start(self, name: str, command: str) -> None:
-        """Type *command* into a terminal of its own, and go on once it has shown something.
+        """Start *command* in the background, and return after its first line of output.
 
-        A gateway has to say where it listens: there, its clients and backends find it from then on.
+        Where it is a gateway, later commands use the ports that it announces.
         """
         if name in self._running:
             await self._running.pop(name).end()
         script = f'. "{self._exported}"\n{command}'
-        running = Running(await self._typed(script, stderr=asyncio.subprocess.STDOUT))
+        running = RunningCommand(await self._start_shell(script, stderr=asyncio.subprocess.STDOUT))
         self._running[name] = running
         await running.line()
         if "fanway serve" in command:
             self._ports = await running.ports()
 
-    async def _typed(self, script: str, *, stderr: int) -> asyncio.subprocess.Process:
+    async def _start_shell(self, script: str, *, stderr: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "bash",
             "-c",
@@ -151,7 +151,7 @@ class Terminals:
         )
 
     def _environment(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(_REMOVED_PREFIXES)}
         ours = {name: value for name, value in ours.items() if not name.lower().endswith("_proxy")}
         path = [str(self._home / ".tools"), str(self._home / ".venv" / "bin"), ours["PATH"]]
         return ours | {
@@ -164,25 +164,27 @@ class Terminals:
             "FANWAY_INTERNAL_URL": f"http://127.0.0.1:{self._ports['backends']}",
         }
 
-    def _with_our_ports(self, text: str) -> str:
-        """Return *text* with the ports of the gateway at hand in the place of the default ones."""
+    def _with_actual_ports(self, text: str) -> str:
+        """Return *text* with the default ports replaced by those of the running gateway."""
         for who, port in _PORTS.items():
             text = re.sub(rf"\b{port}\b", f"\0{who}\0", text)
         return re.sub(r"\0(\w+)\0", lambda found: self._ports[found[1]], text)
 
 
-def _announced(line: str) -> tuple[str, str] | None:
-    found = _ANNOUNCED.match(line)
+def _announced_port(line: str) -> tuple[str, str] | None:
+    found = _LISTENER_LINE.match(line)
     return None if found is None else (found[1], found[2])
 
 
-def alike(seen: Any, expected: Any) -> bool:
-    """Return whether *seen* is what a page says, in which `…` stands for any text."""
-    if isinstance(expected, dict) and isinstance(seen, dict):
-        return seen.keys() == expected.keys() and all(alike(seen[name], expected[name]) for name in expected)
-    if isinstance(expected, list) and isinstance(seen, list):
-        return len(seen) == len(expected) and all(map(alike, seen, expected))
-    if isinstance(expected, str) and isinstance(seen, str):
+def matches(actual: Any, expected: Any) -> bool:
+    """Return whether *actual* is what a page says, in which `…` stands for any text."""
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return actual.keys() == expected.keys() and all(
+            matches(actual[name], expected[name]) for name in expected
+        )
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(actual) == len(expected) and all(map(matches, actual, expected))
+    if isinstance(expected, str) and isinstance(actual, str):
         parts = (re.sub(r"([*?[])", r"[\1]", part) for part in expected.split("…"))
-        return fnmatchcase(seen, "*".join(parts))
-    return type(seen) is type(expected) and bool(seen == expected)
+        return fnmatchcase(actual, "*".join(parts))
+    return type(actual) is type(expected) and bool(actual == expected)

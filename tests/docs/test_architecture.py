@@ -18,21 +18,21 @@ SECURITY = Page(ROOT / "docs" / "security.md")
 PERFORMANCE = Page(ROOT / "docs" / "performance.md")
 
 
-def test_the_layers_are_those_that_are_checked() -> None:
+def test_documented_layers_are_those_of_the_import_linter() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     (contract,) = (each for each in project["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
     checked = [sorted(re.findall(r"[\w.]+", layer)) for layer in contract["layers"]]
-    told = [sorted(re.findall(r"`([\w.]+)`", row[0])) for row in ARCHITECTURE.table("## The layers")]
-    assert told == checked
+    documented = [sorted(re.findall(r"`([\w.]+)`", row[0])) for row in ARCHITECTURE.table("## The layers")]
+    assert documented == checked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_files_it_names_exist(page: Page) -> None:
+def test_files_named_in_the_documentation_exist(page: Page) -> None:
     named = re.findall(r"`((?:gateway|protocol|tests|bench|loadtests|examples|docs)/[\w./-]*)`", page.prose)
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_the_bounds_are_those_of_the_code() -> None:
+def test_documented_limits_are_those_of_the_code() -> None:
     words = " ".join(SECURITY.text.split())
     settings = load(None, complete=False)
     assert f"1 to {claims.USER_SIZE} characters" in words
@@ -50,8 +50,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
             assert getattr(settings.limits, key) == int(figure.replace(",", "")), key
 
 
-def test_the_bench_takes_the_options_that_are_described() -> None:
+def test_documented_options_of_the_benchmark_exist() -> None:
     command = [sys.executable, str(ROOT / "bench" / "compare.py"), "--help"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    help_text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     options = [row[0].strip("`").split()[0] for row in PERFORMANCE.table("### Options")]
-    assert sorted(options) == sorted(set(re.findall(r"--[a-z]+", told)) - {"--help"})
+    assert sorted(options) == sorted(set(re.findall(r"--[a-z]+", help_text)) - {"--help"})

@@ -26,7 +26,7 @@ SOCKETS = """
 SHOWN = "[...document.querySelectorAll('#messages li')].map((item) => item.textContent)"
 
 
-def test_it_shows_a_channel_and_what_it_missed(tmp_path: Path) -> None:
+def test_page_shows_live_and_missed_messages(tmp_path: Path) -> None:
     (html,) = (block.text for block in GUIDE.blocks if block.language == "html")
     with gateway_process(tmp_path) as gateway, folder(tmp_path) as address:
         (tmp_path / "page.html").write_text(html.replace("8000", str(gateway.public)))

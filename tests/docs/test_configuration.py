@@ -32,12 +32,12 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def test_it_names_exactly_the_keys_of_the_file() -> None:
+def test_documented_keys_are_those_of_the_file() -> None:
     assert described().keys() == flattened(EVERYTHING).keys() == set(faults.keys())
 
 
 @pytest.mark.parametrize("key", described())
-def test_its_defaults_are_those_of_the_file(key: str) -> None:
+def test_documented_defaults_are_those_of_the_file(key: str) -> None:
     assert tomllib.loads(f"value = {described()[key]}")["value"] == flattened(EVERYTHING)[key]
 
 
@@ -47,11 +47,11 @@ def test_every_key_is_explained() -> None:
             assert meaning, key
 
 
-def test_the_sections_come_in_the_order_of_the_file() -> None:
+def test_sections_have_the_order_of_the_file() -> None:
     assert re.findall(r"^#?(\[[a-z.]+\])$", FILE, re.MULTILINE) == SECTIONS
 
 
-def test_its_variables_set_what_stands_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_variables_set_the_keys_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for toml, environment in PAGE.table("## Where settings come from"):
         table, pair = re.findall(r"`([^`]+)`", toml)
         expected = flattened(tomllib.loads(f"{table}\n{pair}"))
@@ -61,6 +61,6 @@ def test_its_variables_set_what_stands_beside_them(monkeypatch: pytest.MonkeyPat
                 environ.setenv(name, value)
                 loaded = flattened(load(None, complete=False).model_dump())
             for key, wanted in expected.items():
-                seen = loaded[key]
-                plain = [each.get_secret_value() for each in seen] if isinstance(seen, tuple) else seen
+                value = loaded[key]
+                plain = [each.get_secret_value() for each in value] if isinstance(value, tuple) else value
                 assert plain == wanted, assignment

@@ -42,7 +42,7 @@ def documented(heading: str) -> list[tuple[str, str]]:
     return [(name.strip("`"), kind) for name, kind, _ in PAGE.table(heading)]
 
 
-async def test_its_metrics_are_those_that_are_exposed(
+async def test_documented_metrics_are_those_that_are_exposed(
     gateway: GatewayProcess, over_redis: GatewayProcess
 ) -> None:
     text, exposed = await metrics(gateway)
@@ -60,12 +60,12 @@ async def test_metrics_named_elsewhere_exist(gateway: GatewayProcess, over_redis
             assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), f"{path.name}: {name}"
 
 
-async def test_health_is_where_it_says(gateway: GatewayProcess) -> None:
+async def test_documented_health_paths_answer(gateway: GatewayProcess) -> None:
     for path, _, _ in PAGE.table("## Health"):
         assert (await gateway.request("GET", path.strip("`"))).status_code == 200
 
 
-def test_the_log_looks_as_it_says(tmp_path: Path) -> None:
+def test_log_lines_have_the_documented_fields(tmp_path: Path) -> None:
     (example,) = (json.loads(block.text) for block in PAGE.blocks if block.language == "json")
     with gateway_process(tmp_path, LOG__FORMAT="json") as gateway:
         pass
@@ -76,7 +76,7 @@ def test_the_log_looks_as_it_says(tmp_path: Path) -> None:
     assert (draining["event"], draining["level"]) == (example["event"], example["level"])
 
 
-def test_its_figures_are_the_defaults() -> None:
+def test_documented_figures_are_the_defaults() -> None:
     words = " ".join(PAGE.text.split())
     settings = load(None, complete=False)
     assert f"`drain.window` ({settings.drain.window:g} s)" in words
@@ -91,7 +91,7 @@ def test_its_figures_are_the_defaults() -> None:
     assert f"sent a `ping` after {settings.heartbeat.interval:g} s" in words
 
 
-def test_its_variables_are_settings() -> None:
+def test_documented_variables_are_settings() -> None:
     with pytest.MonkeyPatch.context() as environ:
         for name in set(re.findall(r"FANWAY_\w+__\w+", PAGE.text)):
             environ.setenv(name, "a-secret-of-32-bytes-at-the-least")

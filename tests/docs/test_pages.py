@@ -21,15 +21,15 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(block.marks for block in page.blocks)], ids=lambda page: page.name
 )
-async def test_its_examples_run_as_they_are_written(page: Page, tmp_path: Path) -> None:
-    async with Terminals.opened(tmp_path) as terminals:
+async def test_examples_run_as_written(page: Page, tmp_path: Path) -> None:
+    async with Terminals.open(tmp_path) as terminals:
         await terminals.start("make run", "fanway serve --dev")
         for block in page.blocks:
-            await terminals.take(block)
+            await terminals.execute(block)
 
 
 @every_page
-def test_its_links_lead_somewhere(page: Page) -> None:
+def test_links_have_targets(page: Page) -> None:
     pages = {other.path: other for other in PAGES}
     for link in page.links():
         if re.match(r"[a-z]+:", link):
@@ -41,7 +41,7 @@ def test_its_links_lead_somewhere(page: Page) -> None:
 
 
 @every_page
-def test_its_json_and_toml_can_be_read(page: Page, tmp_path: Path) -> None:
+def test_json_and_toml_blocks_are_valid(page: Page, tmp_path: Path) -> None:
     for block in page.blocks:
         if block.language == "json":
             for text in block.text.splitlines() if "output" in block.marks else [block.text]:
@@ -52,7 +52,7 @@ def test_its_json_and_toml_can_be_read(page: Page, tmp_path: Path) -> None:
 
 
 @every_page
-def test_the_commands_it_names_exist(page: Page) -> None:
+def test_documented_commands_exist(page: Page) -> None:
     targets = set(re.findall(r"^([a-z]+):.*##", MAKEFILE, re.MULTILINE))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for program, name in commands_in(page):

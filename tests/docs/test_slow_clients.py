@@ -69,7 +69,7 @@ async def slow(gateway: GatewayProcess, channel: str) -> AsyncIterator[RawConnec
         yield client
 
 
-async def seen(client: RawConnection) -> list[dict[str, Any]]:
+async def received(client: RawConnection) -> list[dict[str, Any]]:
     """Return what *client* reads up to the newest message."""
     pushes: list[dict[str, Any]] = []
     while not pushes or pushes[-1].get("data", [None])[0] != MESSAGES - 1:
@@ -82,26 +82,26 @@ def numbers(pushes: list[dict[str, Any]]) -> list[int | str]:
     return [push["data"][0] if push["type"] == "message" else push["reason"] for push in pushes]
 
 
-async def test_catch_up_brings_every_message_once(gateway: GatewayProcess) -> None:
+async def test_catch_up_delivers_every_message_once(gateway: GatewayProcess) -> None:
     before = await gateway.metrics()
     async with slow(gateway, "chat:slow") as client:
-        assert numbers(await seen(client)) == list(range(MESSAGES))
+        assert numbers(await received(client)) == list(range(MESSAGES))
     after = await gateway.metrics()
     assert after["outbox_dropped_catch_up_total"] > before["outbox_dropped_catch_up_total"]
 
 
 @pytest.mark.parametrize(("channel", "policy"), [("cursor:slow", "conflate"), ("log:slow", "drop_oldest")])
-async def test_what_is_dropped_leaves_one_gap_where_it_was(
+async def test_dropped_messages_leave_one_gap_in_their_place(
     gateway: GatewayProcess, channel: str, policy: str
 ) -> None:
     before = await gateway.metrics()
     async with slow(gateway, channel) as client:
-        pushes = await seen(client)
+        pushes = await received(client)
     after = await gateway.metrics()
-    told = numbers(pushes)
-    gap = told.index("overflow")
-    rest = told[gap + 1 :]
-    assert told[:gap] == list(range(gap))
+    documented = numbers(pushes)
+    gap = documented.index("overflow")
+    rest = documented[gap + 1 :]
+    assert documented[:gap] == list(range(gap))
     assert rest == list(range(MESSAGES - len(rest), MESSAGES))
     dropped = MESSAGES - gap - len(rest)
     metric = f"outbox_dropped_{policy}_total"
@@ -124,20 +124,20 @@ async def test_disconnect_ends_with_4006_and_the_client_resumes(gateway: Gateway
         assert missed == list(range(number_in(str(last)), MESSAGES))
 
 
-async def test_a_history_that_is_too_short_leaves_a_gap(gateway: GatewayProcess) -> None:
+async def test_too_short_history_leaves_a_gap(gateway: GatewayProcess) -> None:
     async with slow(gateway, "short:slow") as client:
-        pushes = await seen_with_more(gateway, client, "short:slow")
+        pushes = await received_up_to_live(gateway, client, "short:slow")
     assert "trimmed" in numbers(pushes)
 
 
 async def test_without_history_catch_up_drops_the_oldest(gateway: GatewayProcess) -> None:
     async with slow(gateway, "plain:slow") as client:
-        pushes = await seen(client)
+        pushes = await received(client)
     gap = numbers(pushes).index("overflow")
     assert "position" not in pushes[gap]
 
 
-async def seen_with_more(
+async def received_up_to_live(
     gateway: GatewayProcess, client: RawConnection, channel: str
 ) -> list[dict[str, Any]]:
     """Return what *client* reads up to a `gap`, after which there is nothing left but what comes live."""

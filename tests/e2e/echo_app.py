@@ -1,4 +1,4 @@
-"""The smallest application on our links: what comes in goes out again, for suites that judge the wire."""
+"""The smallest application on the WebSocket transport: an echo, for conformance suites."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,10 +28,10 @@ class Echo:
         self._link.write(data_frame(payload, binary=binary))
 
     def on_drained(self) -> None:
-        """Nothing waits here."""
+        """Ignored: an echo has no backlog."""
 
     def on_closed(self, code: int) -> None:
-        """Nothing is held here."""
+        """Ignored: an echo has no state."""
 
 
 async def _echo(socket: WebSocket) -> None:

@@ -1,4 +1,4 @@
-"""Who gets in and who may do what, from the configuration to the close code."""
+"""Authentication and permissions, from the configuration to the close code."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ strict = true
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """A gateway that is no toy: a secret, tokens required."""
+    """A gateway outside dev mode: it has a secret and requires tokens."""
     with gateway_process(tmp_path_factory.mktemp("gateway"), CONFIG, dev=False) as gateway:
         yield gateway
 
@@ -70,7 +70,7 @@ async def refusal(gateway: GatewayProcess, **connect: Any) -> tuple[str, Closed]
 # ---------------------------------------------------------------- connection tokens
 
 
-async def test_a_token_says_who_is_there(gateway: GatewayProcess) -> None:
+async def test_token_names_the_user_of_a_connection(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice", ttl=60, info={"name": "Alice"})) as client:
         assert client.connected["user"] == "alice"
         assert 50 < client.connected["expires_in"] <= 60
@@ -79,9 +79,7 @@ async def test_a_token_says_who_is_there(gateway: GatewayProcess) -> None:
     assert [(each["user"], each["info"]) for each in present["members"]] == [("alice", {"name": "Alice"})]
 
 
-async def test_the_command_line_mints_tokens_that_the_gateway_takes(
-    gateway: GatewayProcess, tmp_path: Path
-) -> None:
+async def test_gateway_accepts_tokens_of_the_command_line(gateway: GatewayProcess, tmp_path: Path) -> None:
     async with Client.open(gateway.public, token=minted(tmp_path)) as client:
         assert client.connected["user"] == "alice"
         assert 290 < client.connected["expires_in"] <= 300
@@ -95,7 +93,7 @@ async def test_a_token_may_come_in_the_authorization_header(gateway: GatewayProc
     assert (connected["type"], connected["user"]) == ("connected", "from-header")
 
 
-async def test_the_token_of_connect_comes_before_the_headers(gateway: GatewayProcess) -> None:
+async def test_token_of_connect_takes_precedence_over_the_header(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as client:
         await client.send(upgrade_request(authorization=f"Bearer {issued('from-header')}"))
         assert (await client.read_response()).status == 101
@@ -104,14 +102,14 @@ async def test_the_token_of_connect_comes_before_the_headers(gateway: GatewayPro
         ] == "from-connect"
 
 
-async def test_a_token_in_the_url_is_none(gateway: GatewayProcess) -> None:
+async def test_token_in_the_url_is_ignored(gateway: GatewayProcess) -> None:
     with await RawConnection.websocket(gateway.public, path=f"/v1/ws?token={issued('alice')}") as client:
         assert (await client.call(type="connect", id=1))["code"] == "unauthorized"
         assert (await client.expect_close()).code == 4003
     assert "token=" not in gateway.stderr
 
 
-async def test_who_has_no_good_token_is_sent_away_with_4003(gateway: GatewayProcess) -> None:
+async def test_missing_or_invalid_token_is_closed_with_4003(gateway: GatewayProcess) -> None:
     foreign = mint(private_key(PRIVATE["EdDSA"]), user="alice", ttl=60, now=time.time())
     header, payload, signature = issued("alice").split(".")
     for bad in ("no.to.ken", foreign, f"{header}.{payload}.{signature[::-1]}", f"{header}.{payload}."):
@@ -123,7 +121,7 @@ async def test_who_has_no_good_token_is_sent_away_with_4003(gateway: GatewayProc
     assert (code, closed.code) == ("unauthorized", 4003)
 
 
-async def test_an_expired_token_is_sent_to_fetch_another_with_4004(gateway: GatewayProcess) -> None:
+async def test_expired_token_is_closed_with_4004(gateway: GatewayProcess) -> None:
     old = token("alice", now=time.time() - 3_600, ttl=1_800)
     code, closed = await refusal(gateway, token=old)
     assert (code, closed.code) == ("token_expired", 4004)
@@ -172,7 +170,7 @@ async def test_namespaces_decide_who_subscribes_and_publishes(gateway: GatewayPr
         assert await answer("publish", "no-namespace", data=1) == "permission_denied"
 
 
-async def test_a_channel_token_opens_one_channel_to_one_user(gateway: GatewayProcess) -> None:
+async def test_channel_token_permits_one_channel_for_one_user(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("alice")) as client:
         for wrong in (issued("alice", channel="private:other"), issued("bob", channel="private:room")):
             reply = await client.call("subscribe", channel="private:room", token=wrong)
@@ -198,7 +196,7 @@ async def test_the_backend_publishes_where_clients_may_not(gateway: GatewayProce
         assert (await client.call("publish", channel="alerts:all", data=1))["code"] == "permission_denied"
 
 
-async def test_the_anonymous_see_what_is_for_anyone(tmp_path: Path) -> None:
+async def test_anonymous_users_may_subscribe_to_public_channels(tmp_path: Path) -> None:
     with gateway_process(tmp_path, CONFIG, dev=False, AUTH__ANONYMOUS="true") as gateway:
         async with Client.open(gateway.public) as client:
             assert (client.connected["user"], client.connected["subs"]) == ("", {})

@@ -1,4 +1,4 @@
-"""What an answer to a publish may promise: stored, or on a replica as well."""
+"""The acknowledgement level of a publish: stored, or also on a replica."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def gateway(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[G
         yield gateway
 
 
-async def test_every_way_to_publish_says_what_was_reached(
+async def test_every_publish_path_returns_the_acknowledgement_level(
     gateway: GatewayProcess, pair: tuple[RedisServer, RedisServer]
 ) -> None:
     await eventually(lambda: has_replica(pair[0]))
@@ -69,7 +69,7 @@ async def test_every_way_to_publish_says_what_was_reached(
         os.kill(pair[1].pid, signal.SIGCONT)
 
 
-async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
+async def test_repeated_publish_is_replicated_once_the_replica_has_it(
     gateway: GatewayProcess, pair: tuple[RedisServer, RedisServer]
 ) -> None:
     """Since 7.2 Redis waits for what the own connection wrote alone, and another one wrote it."""
@@ -100,7 +100,7 @@ async def test_a_publish_made_again_is_replicated_when_its_replica_has_it(
     assert 0 < primary.execute("PTTL", "fanway:{0}:key:c\ntwo") <= 300_000
 
 
-async def test_one_node_without_redis_has_nothing_but_stored(tmp_path: Path) -> None:
+async def test_node_without_redis_acknowledges_stored_only(tmp_path: Path) -> None:
     with gateway_process(tmp_path) as gateway:
         answer = await publish(gateway.internal, "c", 1, acknowledge="replicated")
         assert answer["acknowledged"] == "stored"

@@ -1,4 +1,4 @@
-"""Autobahn's conformance cases against our links: RFC 6455 as the rest of the world reads it."""
+"""Autobahn's conformance cases for RFC 6455 against the WebSocket transport."""
 
 import asyncio
 import sys

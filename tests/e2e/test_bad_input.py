@@ -1,4 +1,4 @@
-"""What no client should say, over real sockets: a typed error or a close code, and nobody else notices."""
+"""Invalid input over real sockets: it gets an error or a close code, and does not affect other clients."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 class Speaker:
-    """A connected client of either subprotocol that can say anything."""
+    """A connected client of either subprotocol that can send anything."""
 
     def __init__(self, raw: RawConnection, subprotocol: str) -> None:
         self.raw = raw
@@ -63,7 +63,7 @@ class Speaker:
         await self.raw.send(client_frame(self._opcode, self._pack(message)))
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next message that is no push of the room's."""
+        """Return the next message that is not a push of the channel."""
         while True:
             one = await self.raw.read_frame()
             assert one.opcode == self._opcode, one
@@ -75,8 +75,8 @@ class Speaker:
         await self.send_command(command)
         return await self.receive()
 
-    async def goes_on(self, other: Client) -> None:
-        """Show that this connection still works, and that *other* hears it."""
+    async def assert_still_works(self, other: Client) -> None:
+        """Check that this connection still works, and that *other* receives what it publishes."""
         assert await self.call(type="ping", id=99) == {"type": "pong", "id": 99}
         assert (await self.call(type="publish", id=100, channel=ROOM, data="still here"))[
             "type"
@@ -91,7 +91,7 @@ async def connected(raw: RawConnection, subprotocol: str) -> Speaker:
     return speaker
 
 
-async def hears_others(client: Client) -> None:
+async def assert_receives_others(client: Client) -> None:
     await client.call("publish", channel=ROOM, data="I, too")
     assert (await client.next_push("message"))["data"] == "I, too"
 
@@ -113,8 +113,8 @@ async def test_a_frame_that_is_no_command(gateway: GatewayProcess, bad: BadFrame
                 told = await speaker.receive()
                 assert (told["type"], told["code"], told.get("id")) == ("error", "bad_request", bad.id)
                 assert bad.error_part in told["message"]
-                await speaker.goes_on(other)
-            await hears_others(other)
+                await speaker.assert_still_works(other)
+            await assert_receives_others(other)
     assert "Traceback" not in gateway.stderr
 
 
@@ -135,7 +135,7 @@ async def test_a_frame_of_the_other_kind(gateway: GatewayProcess, subprotocol: s
             told = await speaker.receive()
             assert (told["type"], told["code"]) == ("error", "bad_request")
             assert f"{subprotocol} travels in" in told["message"]
-            await speaker.goes_on(other)
+            await speaker.assert_still_works(other)
 
 
 # ---------------------------------------------------------------- commands that cannot be
@@ -219,13 +219,13 @@ async def test_a_command_that_is_refused(gateway: GatewayProcess, what: str, sub
             told = await speaker.call(**command)
             assert (told["type"], told["code"], told["id"]) == ("error", code, 7), told
             assert told["message"]
-            await speaker.goes_on(other)
-            await hears_others(other)
+            await speaker.assert_still_works(other)
+            await assert_receives_others(other)
     assert "Traceback" not in gateway.stderr
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_a_channel_that_cannot_be_restored_leaves_the_others(
+async def test_failed_subscription_in_connect_does_not_affect_others(
     gateway: GatewayProcess, subprotocol: str
 ) -> None:
     bad = {"a b": {}, LONG: {}, "café": {}, "new": {"since": 5}, "plain:1": True}
@@ -236,7 +236,7 @@ async def test_a_channel_that_cannot_be_restored_leaves_the_others(
         told = {name: each.get("code", each["type"]) for name, each in reply["subs"].items()}
         assert told == {**dict.fromkeys(bad, "bad_request"), ROOM: "subscribed"}
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
-            await speaker.goes_on(other)
+            await speaker.assert_still_works(other)
 
 
 async def test_more_channels_than_a_connection_may_follow(gateway: GatewayProcess) -> None:
@@ -259,7 +259,7 @@ UNFIT: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("what", UNFIT)
-async def test_a_connect_that_is_none_may_be_said_again_rightly(
+async def test_invalid_connect_may_be_followed_by_a_valid_one(
     gateway: GatewayProcess, what: str, subprotocol: str
 ) -> None:
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
@@ -269,7 +269,7 @@ async def test_a_connect_that_is_none_may_be_said_again_rightly(
         assert (await speaker.call(type="connect", id=8))["type"] == "connected"
 
 
-async def test_subs_that_fail_fail_alone(gateway: GatewayProcess) -> None:
+async def test_each_failed_subscription_of_connect_fails_alone(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"locked:1": {}, "nowhere:1": {}, ROOM: {}}) as client:
         subs = client.connected["subs"]
         assert {name: sub.get("code") for name, sub in subs.items()} == {
@@ -277,15 +277,17 @@ async def test_subs_that_fail_fail_alone(gateway: GatewayProcess) -> None:
             "nowhere:1": "unknown_channel",
             ROOM: None,
         }
-        await hears_others(client)
+        await assert_receives_others(client)
 
 
 # ---------------------------------------------------------------- noise
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_noise(gateway: GatewayProcess, subprotocol: str) -> None:
-    """Random bytes, and commands with random bytes in them: the wire stays ours, whatever it answers."""
+async def test_random_bytes_are_answered_with_well_formed_frames(
+    gateway: GatewayProcess, subprotocol: str
+) -> None:
+    """Random bytes, and commands with random bytes in them: all answers are well-formed frames."""
     noise = random.Random(subprotocol)
     whole = orjson.dumps({"type": "publish", "id": 7, "channel": ROOM, "data": {"a": [1, "é", None]}})
     async with Client.open(gateway.public, subs={ROOM: {}}) as other:
@@ -317,8 +319,8 @@ async def _ends_well(raw: RawConnection) -> None:
             return
 
 
-async def test_a_reply_is_no_longer_than_what_was_said(gateway: GatewayProcess) -> None:
-    """Nobody makes the gateway send much by sending little that is wrong."""
+async def test_error_replies_are_bounded_by_the_size_of_the_command(gateway: GatewayProcess) -> None:
+    """A client cannot make the gateway send much by sending little that is invalid."""
     with await RawConnection.websocket(gateway.public) as raw:
         speaker = await connected(raw, JSON)
         for command in (
@@ -333,7 +335,7 @@ async def test_a_reply_is_no_longer_than_what_was_said(gateway: GatewayProcess) 
         assert await speaker.call(type="ping", id=8) == {"type": "pong", "id": 8}
 
 
-async def test_a_message_of_exactly_the_limit_is_taken(gateway: GatewayProcess) -> None:
+async def test_message_of_exactly_the_limit_is_accepted(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={ROOM: {}}) as client:
         room = 64 * 1024 - len(orjson.dumps({"type": "publish", "id": 2, "channel": ROOM, "data": ""}))
         assert (await client.call("publish", channel=ROOM, data="x" * room))["type"] == "published"

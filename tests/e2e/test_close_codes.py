@@ -130,7 +130,7 @@ async def test_4004_a_token_that_expires(tmp_path: Path) -> None:
             assert await raw.expect_close() == (4004, "token_expired")
 
 
-async def test_4004_not_for_who_refreshes(tmp_path: Path) -> None:
+async def test_4004_is_not_sent_after_a_refresh(tmp_path: Path) -> None:
     async with (
         gateway_on_loop(tmp_path, LOCKED, dev=False) as gateway,
         Client.open(gateway.public, token=token("ann", now=time.time(), ttl=2)) as client,
@@ -251,7 +251,7 @@ async def test_4010_connection_limit(tmp_path: Path) -> None:
 
 
 async def test_4011_internal(tmp_path: Path) -> None:
-    """The keys that say who somebody is are out of reach: nothing the client could do differently."""
+    """The keys for tokens cannot be fetched: not the fault of the client."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/jwks.json"
@@ -317,7 +317,7 @@ NOT_TEXT = {
 
 @pytest.mark.parametrize("how", NOT_TEXT)
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_1007_text_that_is_none(gateway: GatewayProcess, how: str, subprotocol: str) -> None:
+async def test_1007_text_that_is_not_utf8(gateway: GatewayProcess, how: str, subprotocol: str) -> None:
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         await raw.send(NOT_TEXT[how])
         assert (await raw.expect_close()).code == 1007

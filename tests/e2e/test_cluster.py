@@ -1,4 +1,4 @@
-"""Two gateways at a Redis Cluster: no client and no backend can tell where a channel is kept."""
+"""Two gateways with a Redis Cluster: clients and backends need not know which shard has a channel."""
 
 import asyncio
 import time
@@ -74,7 +74,7 @@ async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(
             assert answer.json() == {"connections": 1}
 
 
-async def test_a_key_publishes_once_whichever_node_is_asked(
+async def test_idempotency_key_publishes_once_on_any_node(
     nodes: tuple[GatewayProcess, GatewayProcess],
 ) -> None:
     for channel in CHANNELS[:6]:

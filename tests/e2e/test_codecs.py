@@ -1,4 +1,4 @@
-"""JSON and MessagePack: two spellings of one conversation, on both listeners."""
+"""JSON and MessagePack carry the same messages, on both listeners."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +55,7 @@ async def post(
 
 
 @pytest.mark.parametrize("speaks", [JSON, MSGPACK])
-async def test_both_see_the_same_whoever_publishes(gateway: GatewayProcess, speaks: str) -> None:
+async def test_both_codecs_receive_the_same_messages(gateway: GatewayProcess, speaks: str) -> None:
     async with (
         Client.open(gateway.public, subprotocol=JSON, subs={"both": {}}) as in_json,
         Client.open(gateway.public, subprotocol=MSGPACK, subs={"both": {}}) as in_msgpack,
@@ -80,7 +80,7 @@ async def test_data_may_be_any_value(gateway: GatewayProcess, speaks: str, data:
             assert spelled_alike((await client.next_push("message"))["data"], data)
 
 
-async def test_every_reply_and_push_is_the_same_in_both(gateway: GatewayProcess) -> None:
+async def test_replies_and_pushes_are_equal_in_both_codecs(gateway: GatewayProcess) -> None:
     told = await publish(gateway.internal, "replies", "first", tags={"n": "1"})
     conversations = []
     for subprotocol in (JSON, MSGPACK):
@@ -104,7 +104,7 @@ async def test_every_reply_and_push_is_the_same_in_both(gateway: GatewayProcess)
     assert in_json[0]["messages"][0]["message"] == told["message"]
 
 
-async def test_what_json_cannot_carry_is_refused(gateway: GatewayProcess) -> None:
+async def test_data_that_json_cannot_represent_is_rejected(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subprotocol=MSGPACK) as client:
         for data in (b"bytes", msgpack.ExtType(5, b"x"), float("nan"), float("inf")):
             refused = await client.call("publish", channel="strict", data=data)
@@ -116,7 +116,7 @@ async def test_what_json_cannot_carry_is_refused(gateway: GatewayProcess) -> Non
 
 
 @pytest.mark.parametrize(("subprotocol", "opcode"), [(JSON, BINARY), (MSGPACK, TEXT)])
-async def test_the_wrong_kind_of_frame_is_told_of(
+async def test_wrong_frame_type_is_answered_with_an_error(
     gateway: GatewayProcess, subprotocol: str, opcode: int
 ) -> None:
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as client:
@@ -139,7 +139,7 @@ async def test_the_wrong_kind_of_frame_is_told_of(
         (None, None),
     ],
 )
-async def test_the_clients_first_known_subprotocol_is_spoken(
+async def test_first_known_subprotocol_of_the_client_is_used(
     gateway: GatewayProcess, offered: str | None, chosen: str | None
 ) -> None:
     with await RawConnection.open(gateway.public) as client:
@@ -159,7 +159,7 @@ async def test_the_clients_first_known_subprotocol_is_spoken(
     assert (msgpack.unpackb(reply.payload) if binary else orjson.loads(reply.payload))["type"] == "connected"
 
 
-async def test_only_unknown_subprotocols_are_refused_by_name(gateway: GatewayProcess) -> None:
+async def test_refusal_of_unknown_subprotocols_names_the_known_ones(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as client:
         await client.send(upgrade_request(subprotocol="graphql-ws, mqtt"))
         response = await client.read_response()
@@ -171,7 +171,7 @@ async def test_only_unknown_subprotocols_are_refused_by_name(gateway: GatewayPro
 
 
 @pytest.mark.parametrize("media", MEDIA)
-async def test_a_backend_publishes_in_either(gateway: GatewayProcess, media: str) -> None:
+async def test_backend_publishes_in_either_content_type(gateway: GatewayProcess, media: str) -> None:
     async with Client.open(gateway.public, subs={"backend": {}}) as client:
         answer = await post(gateway, media, {"channel": "backend", "data": DATA, "tags": {"in": media}})
         push = await client.next_push("message")
@@ -188,7 +188,7 @@ async def test_a_backend_publishes_in_either(gateway: GatewayProcess, media: str
 
 @pytest.mark.parametrize("sent", MEDIA)
 @pytest.mark.parametrize("wanted", MEDIA)
-async def test_the_answer_comes_in_what_the_backend_accepts(
+async def test_answer_has_the_content_type_that_the_backend_accepts(
     gateway: GatewayProcess, sent: str, wanted: str
 ) -> None:
     for body, status in (({"channel": "accept", "data": 1}, 200), ({"channel": "accept"}, 422)):
@@ -197,7 +197,7 @@ async def test_the_answer_comes_in_what_the_backend_accepts(
         assert ("error" in MEDIA[wanted][1](answer.content)) is (status != 200)
 
 
-async def test_a_history_is_read_in_either(gateway: GatewayProcess) -> None:
+async def test_history_is_read_in_either_content_type(gateway: GatewayProcess) -> None:
     await post(gateway, "application/msgpack", {"channel": "kept", "data": DATA})
     pages = []
     for media, (_, decode) in MEDIA.items():

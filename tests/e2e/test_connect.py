@@ -1,4 +1,4 @@
-"""One connect that restores everything, over a real Redis: a few round trips, however many channels."""
+"""One connect that restores many channels with a real Redis takes a few round trips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redis absent, lost, forgetful: what clients, backends and operators see, and what comes after."""
+"""Redis is absent, lost, or loses data: what clients, backends and operators see, also after its return."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ KEYS = Keys("fanway", 0)
 # ---------------------------------------------------------------- absent at start
 
 
-async def test_redis_absent_at_start_refuses_newcomers_until_it_is_there(
+async def test_redis_absent_at_start_refuses_upgrades_until_it_is_reachable(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     redis.kill()
@@ -82,7 +82,9 @@ async def test_redis_back_after_its_absence_is_found_within_two_seconds(
 # ---------------------------------------------------------------- lost
 
 
-async def test_redis_lost_ends_nobody_and_refuses_what_needs_it(redis: RedisServer, tmp_path: Path) -> None:
+async def test_redis_lost_closes_no_connection_and_rejects_what_needs_it(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     async with (
         node_with_redis(tmp_path / "node", redis.url) as gateway,
         Client.open(gateway.public) as ann,
@@ -121,7 +123,7 @@ async def test_redis_lost_ends_nobody_and_refuses_what_needs_it(redis: RedisServ
         assert (await ann.call("presence", channel="here:a"))["connections"] == 2
 
 
-async def test_redis_lost_is_not_asked_again_before_it_is_there(redis: RedisServer, tmp_path: Path) -> None:
+async def test_lost_redis_gets_no_calls_but_probes(redis: RedisServer, tmp_path: Path) -> None:
     """What was not sent cannot have been waited for: fewer calls than publishes that were refused."""
     async with node_with_redis(tmp_path / "node", redis.url) as gateway:
         redis.kill()
@@ -176,7 +178,7 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
             assert (await gateway.metrics())["broker_gaps_total"] == 0
 
 
-async def test_redis_lost_and_regained_is_one_line_each_way(tmp_path: Path) -> None:
+async def test_loss_and_return_of_redis_log_one_line_each(tmp_path: Path) -> None:
     """However often it was tried; and no line shows what the URL keeps."""
     with running_redis(tmp_path, "--requirepass", "hunter2") as redis:
         url = redis.url.replace("redis://", "redis://:hunter2@")
@@ -207,7 +209,7 @@ async def test_redis_lost_and_regained_is_one_line_each_way(tmp_path: Path) -> N
 # ---------------------------------------------------------------- forgetful
 
 
-async def test_redis_flushed_is_told_to_those_who_are_here_and_to_those_who_come_back(
+async def test_flushed_redis_notifies_connected_and_resuming_clients(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     async with node_with_redis(tmp_path / "node", redis.url) as gateway, Client.open(gateway.public) as ann:
@@ -234,7 +236,7 @@ async def test_redis_flushed_is_told_to_those_who_are_here_and_to_those_who_come
         assert len(log_lines(gateway, "redis lost writes")) == 1
 
 
-async def test_redis_that_lost_writes_is_told_though_the_numbers_go_on(
+async def test_lost_writes_of_redis_are_notified_although_numbers_continue(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     """A failover to a replica that lags, or a power cut: the newest messages are gone, older ones are not."""

@@ -1,4 +1,4 @@
-"""The internal API while Redis is away, hangs, or is half gone: every path answers, with a type."""
+"""The internal API while Redis is down, hangs, or is partly down: every path answers with a typed error."""
 
 import asyncio
 from pathlib import Path
@@ -51,7 +51,7 @@ CALLS = [
     Call("GET", "/v1/nodes"),
     Call("GET", "/v1/stats"),
 ]
-"""Every path of PROTOCOL section 5."""
+"""Every path of docs/push-api.md."""
 
 KNOWN_HERE = ("/v1/nodes", "/v1/stats")
 """What a node could answer from what it knows itself."""
@@ -76,7 +76,7 @@ def tells(call: Call, answer: httpx.Response) -> None:
         assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_every_path_answers_while_redis_is_gone(redis: RedisServer, tmp_path: Path) -> None:
+async def test_every_path_answers_while_redis_is_down(redis: RedisServer, tmp_path: Path) -> None:
     async with (
         node_with_redis(tmp_path / "node", redis.url) as gateway,
         Client.open(gateway.public, subs={"both:a": {}}) as ann,
@@ -128,7 +128,9 @@ def channels_by_shard(shards: int, namespace: str) -> list[str]:
     return [found[shard] for shard in range(shards)]
 
 
-async def test_one_of_two_servers_lost_takes_only_its_channels(redis: RedisServer, tmp_path: Path) -> None:
+async def test_loss_of_one_of_two_servers_affects_only_its_channels(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     with running_redis(tmp_path / "other", *DURABLE) as other:
         urls = f'["{redis.url}", "{other.url}"]'

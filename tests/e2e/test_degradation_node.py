@@ -1,4 +1,4 @@
-"""A node that is deployed anew, stormed, or overloaded: who is here comes first, who comes is told when."""
+"""A node that is deployed, stormed or overloaded: connected clients come first, others get Retry-After."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-async def knock(port: int) -> Response:
+async def send_upgrade(port: int) -> Response:
     """Ask for an upgrade, and return how that is answered; a connection that is made ends at once."""
     with await RawConnection.open(port) as raw:
         await raw.send(upgrade_request())
@@ -38,7 +38,7 @@ async def knock(port: int) -> Response:
 # ---------------------------------------------------------------- deploy
 
 
-async def test_deploy_gives_up_readiness_then_newcomers_then_clients_and_its_place_in_the_cluster(
+async def test_deploy_ends_readiness_then_upgrades_then_connections_then_the_lease(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     settings = {"BROKER__LEASE": "60s"}  # nothing that follows can be its end
@@ -131,7 +131,7 @@ async def test_storm_is_admitted_by_the_bucket_and_the_rest_spread_at_random(
 
 async def admitted_or_not(port: int) -> Response:
     """Knock, and again as long as it is the machine that is too busy."""
-    while b"overloaded" in (answer := await knock(port)).body:  # noqa: ASYNC110 (it says when)
+    while b"overloaded" in (answer := await send_upgrade(port)).body:  # noqa: ASYNC110 (it says when)
         await asyncio.sleep(int(answer.headers["retry-after"]))
     return answer
 
@@ -139,7 +139,7 @@ async def admitted_or_not(port: int) -> Response:
 # ---------------------------------------------------------------- overload
 
 
-async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path) -> None:
+async def test_overload_refuses_upgrades_and_serves_connected_clients(tmp_path: Path) -> None:
     """A loop that is late for seconds: here, because its process is stopped again and again."""
     with gateway_process(tmp_path, LOG__FORMAT="json") as gateway:
         async with Client.open(gateway.public, subs={"room": {}}) as ann:
@@ -147,7 +147,7 @@ async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path)
             stumbling = asyncio.ensure_future(stumble(gateway, over))
             try:
                 await overloaded(gateway, yes=True)
-                refusal = await knock(gateway.public)
+                refusal = await send_upgrade(gateway.public)
                 assert refusal.status == 503
                 assert b"overloaded" in refusal.body
                 assert 1 <= int(refusal.headers["retry-after"]) <= 5
@@ -166,7 +166,7 @@ async def test_overload_refuses_newcomers_and_serves_who_is_here(tmp_path: Path)
 
 
 async def let_in(gateway: GatewayProcess) -> bool:
-    return (await knock(gateway.public)).status == 101
+    return (await send_upgrade(gateway.public)).status == 101
 
 
 async def stumble(gateway: GatewayProcess, over: asyncio.Event) -> None:

@@ -45,12 +45,12 @@ def copies(*, from_stage: bool) -> list[list[str]]:
     return [copy for copy in words if copy[0].startswith("--from=") is from_stage]
 
 
-def test_every_word_is_an_instruction() -> None:
+def test_every_keyword_is_an_instruction() -> None:
     known = {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "HEALTHCHECK", "CMD"}
     assert {step.word for step in DOCKERFILE} <= known
 
 
-def test_both_stages_stand_on_the_same_slim_python() -> None:
+def test_both_stages_use_the_same_slim_python() -> None:
     (default,) = (step.rest for step in DOCKERFILE if step.word == "ARG")
     assert re.fullmatch(r"PYTHON=3\.1[1-9]-slim(-\w+)?", default)
     assert [step.rest for step in DOCKERFILE if step.word == "FROM"] == [

@@ -1,4 +1,4 @@
-"""Two live nodes with one name: the second one says so, and one that replaces a dead node does not."""
+"""Two live nodes with one name: the second one logs a warning; one that replaces a dead node does not."""
 
 import asyncio
 from collections.abc import Iterator
@@ -32,7 +32,9 @@ def node(home: Path, name: str, redis: RedisServer) -> AbstractContextManager[Ga
     )
 
 
-async def test_the_second_of_one_name_warns_and_both_work(redis: RedisServer, tmp_path: Path) -> None:
+async def test_second_node_of_one_name_logs_a_warning_and_both_work(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     with node(tmp_path / "crashed", "box", redis) as crashed:
         crashed.kill()
     with (
@@ -41,7 +43,7 @@ async def test_the_second_of_one_name_warns_and_both_work(redis: RedisServer, tm
         node(tmp_path / "second", "twin", redis) as second,
     ):
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            # A node tells its log alone.
+            # Only the log of the node shows it.
             while "node name taken" not in second.stderr:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert second.stderr.count("node name taken") == 1

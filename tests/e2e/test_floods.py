@@ -1,7 +1,7 @@
-"""Hostile and unlucky clients by the dozen, while somebody else just talks.
+"""Many hostile or broken clients, while a latency probe publishes and receives.
 
-Every flood runs beside a bystander, all of whose messages must come back; how long they took is reported, not
-judged. What the gateway's memory grows by, on the other hand, is bounded whatever anybody does.
+All messages of the probe must come back; their latency is reported, but not asserted. The growth of the
+gateway's memory is asserted: it is bounded whatever clients do.
 """
 
 import asyncio
@@ -50,33 +50,33 @@ publish = "anyone"
 """
 
 
-class Bystander:
-    """The process that just talks, from before the first flood until after the last."""
+class LatencyProbe:
+    """The process that measures latency, from before the first flood until after the last."""
 
     def __init__(self, process: subprocess.Popen[bytes], heard: Path) -> None:
         self.process = process
         self._heard = heard
 
-    def echoes(self, since: float) -> list[float]:
+    def latencies(self, since: float) -> list[float]:
         """Return the seconds that each echo took whose message was published after *since*."""
         pairs = (map(float, line.split()) for line in self._heard.read_text().splitlines(keepends=True)[:-1])
         return [took for began, took in pairs if began >= since]
 
-    async def talks_on(self) -> None:
+    async def wait_for_round_trip(self) -> None:
         """Wait for the echo of something that is published from now on."""
         now = time.monotonic()
         async with asyncio.timeout(20):
-            while not self.echoes(now):
-                assert self.process.poll() is None, "the bystander was hurt"
+            while not self.latencies(now):
+                assert self.process.poll() is None, "the latency probe failed"
                 await asyncio.sleep(0.01)
 
 
 @dataclass
 class Scene:
-    """A gateway with a bystander on it."""
+    """A gateway with a latency probe connected to it."""
 
     gateway: GatewayProcess
-    bystander: Bystander
+    probe: LatencyProbe
     largest: int = 0
     """Bytes of the gateway's memory."""
 
@@ -92,7 +92,7 @@ class Scene:
             self.look()
             await asyncio.sleep(0.02)
 
-    async def until_only_the_bystander_is_left(self) -> None:
+    async def wait_until_only_the_probe_is_connected(self) -> None:
         async with asyncio.timeout(20):
             while (await self.gateway.metrics())["admission_connections"] > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # another process does not tell
@@ -105,7 +105,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 @pytest.fixture(scope="module")
-def bystander(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bystander]:
+def probe(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProbe]:
     heard = tmp_path_factory.mktemp("bystander") / "heard"
     with heard.open("wb") as file:
         process = subprocess.Popen(
@@ -115,10 +115,10 @@ def bystander(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory)
             stdout=file,
         )
     with process:
-        bystander = Bystander(process, heard)
-        asyncio.run(bystander.talks_on())
+        probe = LatencyProbe(process, heard)
+        asyncio.run(probe.wait_for_round_trip())
         before = gateway.resident_bytes()
-        yield bystander
+        yield probe
         process.communicate(timeout=20)
     assert process.returncode == 0
     assert gateway.resident_bytes() - before < 2 * GROWTH, "after all of it"
@@ -126,16 +126,16 @@ def bystander(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 async def scene(
-    gateway: GatewayProcess, bystander: Bystander, record_property: Callable[[str, object], None]
+    gateway: GatewayProcess, probe: LatencyProbe, record_property: Callable[[str, object], None]
 ) -> AsyncIterator[Scene]:
-    """Every flood ends with the bystander alone and well."""
-    scene, began, before = Scene(gateway, bystander), time.monotonic(), gateway.resident_bytes()
+    """Each flood ends with the probe alone, and receiving its messages."""
+    scene, began, before = Scene(gateway, probe), time.monotonic(), gateway.resident_bytes()
     watching = asyncio.ensure_future(scene.watch())
     yield scene
-    await scene.until_only_the_bystander_is_left()
-    await bystander.talks_on()
+    await scene.wait_until_only_the_probe_is_connected()
+    await probe.wait_for_round_trip()
     watching.cancel()
-    took, growth = sorted(bystander.echoes(began)), scene.largest - before
+    took, growth = sorted(probe.latencies(began)), scene.largest - before
     p99 = took[int(len(took) * 0.99)]
     record_property("bystander_p99_ms", round(p99 * 1000, 1))
     record_property("memory_growth_mib", round(growth / MB, 1))
@@ -170,16 +170,16 @@ CONNECT = client_frame(TEXT, b'{"type":"connect","id":1}')
 CONNECT_MSGPACK = client_frame(BINARY, b"\x82\xa4type\xa7connect\xa2id\x01")
 
 
-async def pour(raw: RawConnection, data: bytes, times: int) -> None:
+async def send_repeatedly(raw: RawConnection, data: bytes, times: int) -> None:
     """Send *data* again and again, until the gateway has had enough."""
     for _ in range(times):
         if not await raw.try_send(data):
             return
 
 
-async def pour_and_be_closed(raw: RawConnection, data: bytes, times: int, code: int) -> None:
+async def send_repeatedly_until_closed(raw: RawConnection, data: bytes, times: int, code: int) -> None:
     """Send *data* again and again while reading; the gateway ends it with *code*."""
-    pouring = asyncio.ensure_future(pour(raw, data, times))
+    pouring = asyncio.ensure_future(send_repeatedly(raw, data, times))
     assert (await raw.read_until_close())[1].code == code
     await raw.read_to_end()
     await pouring
@@ -224,14 +224,14 @@ async def test_a_flood_of_frames(scene: Scene, what: str) -> None:
 
     async def one(raw: RawConnection) -> None:
         await raw.send(first)
-        await pour_and_be_closed(raw, again, 2 * MB // len(again), code)
+        await send_repeatedly_until_closed(raw, again, 2 * MB // len(again), code)
 
     await attack(scene, 10, one, rounds=5)
 
 
-async def test_pings_of_somebody_who_does_not_read(scene: Scene) -> None:
+async def test_flood_of_pings_from_a_client_that_does_not_read(scene: Scene) -> None:
     async def one(raw: RawConnection) -> None:
-        await pour(raw, client_frame(PING, b"x" * 125) * 1_000, 20)
+        await send_repeatedly(raw, client_frame(PING, b"x" * 125) * 1_000, 20)
 
     await attack(scene, 10, one)
 
@@ -324,7 +324,7 @@ async def test_msgpack_bombs(scene: Scene) -> None:
 # ---------------------------------------------------------------- many
 
 
-async def test_two_thousand_who_shake_hands_and_say_nothing(scene: Scene) -> None:
+async def test_two_thousand_connections_that_send_nothing(scene: Scene) -> None:
     with ExitStack() as stack:
         silent = [stack.enter_context(await RawConnection.websocket(scene.port)) for _ in range(2_000)]
         scene.look()
@@ -332,7 +332,7 @@ async def test_two_thousand_who_shake_hands_and_say_nothing(scene: Scene) -> Non
             assert (await raw.read_until_close())[1] == (4001, "connect_timeout")
 
 
-async def test_five_hundred_who_never_finish_asking(scene: Scene) -> None:
+async def test_five_hundred_handshakes_that_never_complete(scene: Scene) -> None:
     head = upgrade_request()
     with ExitStack() as stack:
         slow = [stack.enter_context(await RawConnection.open(scene.port)) for _ in range(500)]
@@ -394,7 +394,7 @@ WAYS = (
 )
 
 
-async def test_three_thousand_who_come_and_go(scene: Scene) -> None:
+async def test_three_thousand_connections_that_open_and_close(scene: Scene) -> None:
     """However they go: with a Close or not, with a reset, in the middle of a frame or of the handshake."""
 
     async def crowd() -> None:
@@ -406,7 +406,7 @@ async def test_three_thousand_who_come_and_go(scene: Scene) -> None:
     async with asyncio.TaskGroup() as tasks:
         for _ in range(20):
             tasks.create_task(crowd())
-    await scene.until_only_the_bystander_is_left()
+    await scene.wait_until_only_the_probe_is_connected()
     after = await scene.gateway.metrics()
     for name in ("hub_sessions", "hub_channels", "heartbeat_sessions", "tasks_running"):
         assert after[name] == figures[name], name
@@ -435,4 +435,4 @@ async def test_readers_that_stop(scene: Scene, channel: str) -> None:
             for number in range(300):
                 await publish(scene.gateway.internal, channel, {"number": number, "fill": "x" * 30_000})
                 scene.look()
-        await scene.until_only_the_bystander_is_left()
+        await scene.wait_until_only_the_probe_is_connected()

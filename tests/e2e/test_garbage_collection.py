@@ -1,4 +1,4 @@
-"""What a connection leaves behind when it goes: nothing that only the garbage collector finds.
+"""A closed connection leaves nothing that only the garbage collector frees.
 
 The collector looks seldom (`tune_garbage_collector`): a cycle that holds a message holds it for minutes.
 """
@@ -70,7 +70,7 @@ LIVES: dict[str, Callable[[int], Awaitable[None]]] = {
 }
 
 
-def census() -> Counter[str]:
+def count_objects() -> Counter[str]:
     """How many of each kind came since the last freeze, those among them that nobody can reach."""
     return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in KINDS)
 
@@ -79,7 +79,7 @@ async def _gone(gateway: GatewayOnLoop) -> None:
     await wait_until(lambda: not gateway.gateway.public.server_state.connections)
 
 
-async def test_no_client_leaves_anything_for_the_collector(tmp_path: Path) -> None:
+async def test_closed_connections_leave_no_garbage_cycles(tmp_path: Path) -> None:
     left: dict[str, Counter[str]] = {}
     async with gateway_on_loop(tmp_path) as gateway:
         try:
@@ -92,7 +92,7 @@ async def test_no_client_leaves_anything_for_the_collector(tmp_path: Path) -> No
                 for _ in range(3):
                     await live(gateway.public)
                 await _gone(gateway)
-                if found := census():
+                if found := count_objects():
                     left[how] = found
         finally:
             gc.enable()

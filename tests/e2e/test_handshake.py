@@ -1,4 +1,4 @@
-"""The opening handshake, and the little HTTP beside it, over real sockets."""
+"""The opening handshake, and the HTTP responses of the public listener, over real sockets."""
 
 import asyncio
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         (f"fanway.v2.json, {JSON}", JSON),
     ],
 )
-async def test_the_clients_first_subprotocol_that_we_speak_is_chosen(
+async def test_first_supported_subprotocol_of_the_client_is_chosen(
     gateway: GatewayProcess, offered: str, chosen: str
 ) -> None:
     with await RawConnection.open(gateway.public) as raw:
@@ -60,7 +60,7 @@ async def test_the_clients_first_subprotocol_that_we_speak_is_chosen(
         assert (await raw.read_frame()).opcode == (BINARY if chosen == MSGPACK else TEXT)
 
 
-async def test_who_offers_no_subprotocol_speaks_json(gateway: GatewayProcess) -> None:
+async def test_client_without_a_subprotocol_gets_json(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request(subprotocol=None))
         response = await raw.read_response()
@@ -69,7 +69,7 @@ async def test_who_offers_no_subprotocol_speaks_json(gateway: GatewayProcess) ->
         assert (await raw.call(type="connect", id=1))["type"] == "connected"
 
 
-async def test_who_offers_only_unknown_ones_is_told_the_two(gateway: GatewayProcess) -> None:
+async def test_refusal_of_unknown_subprotocols_lists_the_supported_ones(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request(subprotocol="chat, superchat"))
         response = await raw.read_response()
@@ -95,7 +95,7 @@ SPELT: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("how", SPELT)
-async def test_a_request_may_be_spelt(gateway: GatewayProcess, how: str) -> None:
+async def test_valid_variant_of_the_request_is_accepted(gateway: GatewayProcess, how: str) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(SPELT[how])
         assert (await raw.read_response()).status == 101
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_is_refused(gateway: GatewayProcess, what: str) -> None:
+async def test_invalid_request_is_refused(gateway: GatewayProcess, what: str) -> None:
     request, status, headers = REFUSED[what]
     with await RawConnection.open(gateway.public) as raw:
         await raw.try_send(request)
@@ -167,7 +167,7 @@ async def test_what_is_refused(gateway: GatewayProcess, what: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://app.example.com", "https://APP.example.com:443"])
-async def test_a_page_of_ours_may_connect(gateway: GatewayProcess, origin: str) -> None:
+async def test_allowed_origin_may_connect(gateway: GatewayProcess, origin: str) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request(origin=origin))
         assert (await raw.read_response()).status == 101
@@ -196,7 +196,7 @@ SMUGGLING: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("how", SMUGGLING)
-async def test_a_connection_gets_one_answer(gateway: GatewayProcess, how: str) -> None:
+async def test_connection_gets_exactly_one_response(gateway: GatewayProcess, how: str) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.try_send(SMUGGLING[how])
         said = await raw.read_to_end()
@@ -208,14 +208,14 @@ async def test_a_connection_gets_one_answer(gateway: GatewayProcess, how: str) -
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_a_head_may_come_in_single_bytes(gateway: GatewayProcess, subprotocol: str) -> None:
+async def test_request_head_may_arrive_byte_by_byte(gateway: GatewayProcess, subprotocol: str) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send_byte_by_byte(upgrade_request(subprotocol=subprotocol))
         assert (await raw.read_response()).status == 101
 
 
 @pytest.mark.parametrize("cut", [0, 1, 6, len(CONNECT) - 1, len(CONNECT)])
-async def test_frames_may_come_with_the_request(gateway: GatewayProcess, cut: int) -> None:
+async def test_frames_may_arrive_together_with_the_request(gateway: GatewayProcess, cut: int) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request() + CONNECT[:cut])
         assert (await raw.read_response()).status == 101
@@ -223,7 +223,7 @@ async def test_frames_may_come_with_the_request(gateway: GatewayProcess, cut: in
         assert (await raw.receive())["type"] == "connected"
 
 
-async def test_many_frames_and_large_ones_may_come_with_the_request(gateway: GatewayProcess) -> None:
+async def test_many_and_large_frames_may_arrive_together_with_the_request(gateway: GatewayProcess) -> None:
     commands = [
         {"type": "connect", "id": 1, "client": {"name": "x" * 100, "version": "1"}, "pad": "x" * 60_000}
     ]
@@ -235,14 +235,14 @@ async def test_many_frames_and_large_ones_may_come_with_the_request(gateway: Gat
         assert [(await raw.receive())["id"] for _ in commands] == list(range(1, 20))
 
 
-async def test_frames_that_come_with_a_refused_request_are_nothing(gateway: GatewayProcess) -> None:
+async def test_frames_after_a_refused_request_are_ignored(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request(origin="https://evil.example.com") + CONNECT * 100)
         assert (await raw.read_response()).status == 403
         assert await raw.read_to_end() == b""
 
 
-async def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
+async def test_incomplete_request_head_times_out(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path, listen__public__header_timeout=0.3) as gateway:
         silent, half, slow = [await RawConnection.open(gateway.public) for _ in range(3)]
         with silent, half, slow, await RawConnection.websocket(gateway.public) as open_one:
@@ -268,7 +268,7 @@ async def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- who gets in
 
 
-async def test_no_log_carries_what_stands_in_a_query(gateway: GatewayProcess) -> None:
+async def test_query_strings_are_not_logged(gateway: GatewayProcess) -> None:
     secret = "eyJhbGciOiJIUzI1NiJ9.very-secret"
     for request in (
         upgrade_request(f"/v1/ws?token={secret}"),
@@ -289,7 +289,7 @@ async def test_no_log_carries_what_stands_in_a_query(gateway: GatewayProcess) ->
     assert "token=" not in gateway.stderr
 
 
-async def test_a_token_may_come_in_the_head(tmp_path: Path) -> None:
+async def test_token_may_be_sent_in_the_authorization_header(tmp_path: Path) -> None:
     config = "[push]\nkeys = ['k']"
     async with gateway_on_loop(tmp_path, config, dev=False) as gateway:
         with await RawConnection.open(gateway.public) as raw:
@@ -299,7 +299,7 @@ async def test_a_token_may_come_in_the_head(tmp_path: Path) -> None:
             assert (await raw.expect_close()).code == 4003
 
 
-async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
+async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path, limits__connections_per_address=2) as gateway:
         with (
             await RawConnection.websocket(gateway.public) as first,
@@ -323,7 +323,7 @@ async def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
             assert (await second.call(type="connect", id=1))["type"] == "connected"
 
 
-async def test_a_node_has_so_many_connections(tmp_path: Path) -> None:
+async def test_connections_per_node_are_limited(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path, limits__connections=1) as gateway:
         with await RawConnection.websocket(gateway.public), await RawConnection.open(gateway.public) as raw:
             await raw.send(upgrade_request())
@@ -336,7 +336,7 @@ async def test_a_node_has_so_many_connections(tmp_path: Path) -> None:
                 assert (await probe.read_response()).status == 200, "a full node is alive"
 
 
-async def test_a_node_that_drains_sends_newcomers_elsewhere(tmp_path: Path) -> None:
+async def test_draining_node_refuses_upgrades_with_retry_after(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path) as gateway, asyncio.TaskGroup() as clients:
         told = asyncio.Event()
 

@@ -38,7 +38,7 @@ async def refusal(gateway: GatewayProcess, token: str) -> tuple[str, Closed]:
 
 
 @pytest.mark.parametrize("alg", sorted(PUBLIC))
-async def test_a_public_key_in_a_file_verifies_its_kind_of_token(tmp_path: Path, alg: str) -> None:
+async def test_public_key_in_a_file_verifies_tokens_of_its_algorithm(tmp_path: Path, alg: str) -> None:
     (tmp_path / "key.pem").write_text(PUBLIC[alg])
     settings = {"AUTH__SECRET": "", "AUTH__PUBLIC_KEY_FILE": str(tmp_path / "key.pem")}
     with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:
@@ -50,7 +50,7 @@ async def test_a_public_key_in_a_file_verifies_its_kind_of_token(tmp_path: Path,
         assert (code, closed.code) == ("unauthorized", 4003)
 
 
-async def test_keys_of_a_jwks_are_followed_when_they_are_rotated(tmp_path: Path) -> None:
+async def test_rotated_keys_of_a_jwks_are_loaded(tmp_path: Path) -> None:
     old, new = (signing("RS256", "2024"), signing("ES256", "2025"))
     with (
         publishing_keys(old) as keys,
@@ -66,7 +66,7 @@ async def test_keys_of_a_jwks_are_followed_when_they_are_rotated(tmp_path: Path)
         assert keys.requests == 2
 
 
-async def test_without_keys_nobody_is_turned_away_for_good(tmp_path: Path) -> None:
+async def test_unavailable_keys_close_with_a_code_that_is_retried(tmp_path: Path) -> None:
     with publishing_keys(signing("ES256", "soon")) as keys:
         keys.status = 503
         settings = {"AUTH__SECRET": "", "AUTH__JWKS_URL": keys.url}

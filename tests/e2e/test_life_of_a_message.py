@@ -67,7 +67,7 @@ async def test_1_bytes_arrive_in_any_pieces_and_become_whole_frames(gateway: Gat
 # ---------------------------------------------------------------- 2. bytes to a command
 
 
-async def test_2_only_what_is_a_command_at_this_moment_goes_on(gateway: GatewayProcess) -> None:
+async def test_2_only_commands_that_are_legal_now_are_executed(gateway: GatewayProcess) -> None:
     with await RawConnection.websocket(gateway.public) as client:
         await client.send_command(type="connect", id=1)
         await client.receive()
@@ -81,7 +81,7 @@ async def test_2_only_what_is_a_command_at_this_moment_goes_on(gateway: GatewayP
         assert await client.receive() == {"type": "pong", "id": 3}
 
 
-async def test_2_a_command_before_its_time_ends_the_conversation(gateway: GatewayProcess) -> None:
+async def test_2_command_before_connect_closes_the_connection(gateway: GatewayProcess) -> None:
     with await RawConnection.websocket(gateway.public) as client:
         await client.send_command(type="publish", id=1, channel="chat:early", data=1)
         assert (await client.expect_close()).code == 4002
@@ -90,7 +90,7 @@ async def test_2_a_command_before_its_time_ends_the_conversation(gateway: Gatewa
 # ---------------------------------------------------------------- 3. may this user, and how often
 
 
-async def test_3_who_may_not_publish_is_told_why(gateway: GatewayProcess) -> None:
+async def test_3_publish_without_permission_is_rejected_with_a_reason(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"news:today": {}}) as client:
         refused = await client.call("publish", channel="news:today", data=1)
         assert (refused["type"], refused["code"]) == ("error", "permission_denied")
@@ -99,7 +99,7 @@ async def test_3_who_may_not_publish_is_told_why(gateway: GatewayProcess) -> Non
         assert "subscribe first" in refused["message"]
 
 
-async def test_3_who_publishes_too_fast_is_told_when_to_go_on(gateway: GatewayProcess) -> None:
+async def test_3_publish_above_the_rate_is_rejected_with_retry_after(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public) as client:
         replies = [await client.call("publish", channel="ticks:fast", data=n) for n in range(20)]
     # `connect` was the first of the twenty that may come at once.
@@ -108,7 +108,7 @@ async def test_3_who_publishes_too_fast_is_told_when_to_go_on(gateway: GatewayPr
     assert 0 < replies[-1]["retry_after_ms"] <= 100_001
 
 
-async def test_3_a_backend_joins_here_by_http(gateway: GatewayProcess) -> None:
+async def test_3_backend_publishes_over_http(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"news:today": {}}) as client:
         told = await publish(gateway.internal, "news:today", {"headline": "rain"}, tags={"lang": "en"})
         push = await client.next_push("message")
@@ -129,13 +129,13 @@ async def test_3_a_backend_needs_a_key(gateway: GatewayProcess) -> None:
 # ---------------------------------------------------------------- 4. the broker numbers it and keeps it
 
 
-async def test_4_messages_are_numbered_without_a_hole(gateway: GatewayProcess) -> None:
+async def test_4_message_numbers_are_consecutive(gateway: GatewayProcess) -> None:
     ids = [(await publish(gateway.internal, "news:numbers", n))["message"] for n in range(3)]
     assert [message.partition("-")[0] for message in ids] == ["1", "2", "3"]
     assert len({message.partition("-")[2] for message in ids}) == len(ids)
 
 
-async def test_4_published_means_kept(gateway: GatewayProcess) -> None:
+async def test_4_published_message_is_in_history(gateway: GatewayProcess) -> None:
     told = await publish(gateway.internal, "news:kept", "for later")
     page = (await gateway.request("GET", "/v1/channels/news:kept/history")).json()
     assert page["position"] == told["message"]
@@ -179,7 +179,7 @@ async def test_6_every_subscriber_gets_it_in_the_encoding_it_speaks(gateway: Gat
     assert pushes[0]["data"] == {"to": ["everybody", 1.5, None, True]}
 
 
-async def test_6_a_publisher_hears_its_own_message_the_same_way(gateway: GatewayProcess) -> None:
+async def test_6_publisher_receives_its_own_message_like_others(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, subs={"chat:own": {}}) as speaker,
         Client.open(gateway.public, subs={"chat:own": {}}) as listener,
@@ -191,7 +191,7 @@ async def test_6_a_publisher_hears_its_own_message_the_same_way(gateway: Gateway
     assert own["from"] == {"connection": speaker.connected["connection"], "user": ""}
 
 
-async def test_6_who_is_excluded_does_not_hear_it(gateway: GatewayProcess) -> None:
+async def test_6_excluded_connection_does_not_receive_the_message(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, subs={"chat:but": {}}) as left_out,
         Client.open(gateway.public, subs={"chat:but": {}}) as listener,
@@ -207,7 +207,7 @@ async def test_6_who_is_excluded_does_not_hear_it(gateway: GatewayProcess) -> No
 # ---------------------------------------------------------------- 7. one write for each connection
 
 
-async def test_7_what_one_turn_delivers_leaves_in_one_flush(gateway: GatewayProcess) -> None:
+async def test_7_deliveries_of_one_loop_iteration_are_one_write(gateway: GatewayProcess) -> None:
     commands = [{"publish": {"channel": "news:batch", "data": n}} for n in range(20)]
     with await RawConnection.websocket(gateway.public) as client:
         await client.call(type="connect", id=1, subs={"news:batch": {}})
@@ -224,7 +224,7 @@ async def test_7_what_one_turn_delivers_leaves_in_one_flush(gateway: GatewayProc
 # ---------------------------------------------------------------- all of it
 
 
-async def test_everybody_sees_one_order_whoever_publishes_and_however(gateway: GatewayProcess) -> None:
+async def test_all_subscribers_see_one_order_of_all_publishers(gateway: GatewayProcess) -> None:
     each, senders = 12, 3
     async with AsyncExitStack() as stack:
         clients = [

@@ -1,4 +1,4 @@
-"""Coming back after much was missed: more than one reply holds follows it, in order, and costs no memory."""
+"""Resuming after more messages than one reply holds: they follow it, in order, within bounded memory."""
 
 import asyncio
 from collections.abc import Iterator
@@ -56,20 +56,20 @@ def number(message: dict[str, Any]) -> int:
     return said
 
 
-async def say_more(gateway: GatewayProcess, channel: str, count: int) -> None:
+async def publish_more(gateway: GatewayProcess, channel: str, count: int) -> None:
     for more in range(count):
         await publish(gateway.internal, channel, [MISSED + more])
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("way", ["subscribe", "connect"])
-async def test_who_missed_much_gets_it_all_in_order_while_others_publish(
+async def test_long_backlog_is_recovered_in_order_while_others_publish(
     gateway: GatewayProcess, way: str, subprotocol: str
 ) -> None:
     channel, live = f"long:{way}-{subprotocol}", 50
     since = await missed(gateway, channel)
     async with asyncio.TaskGroup() as speaking:
-        speaking.create_task(say_more(gateway, channel, live))
+        speaking.create_task(publish_more(gateway, channel, live))
         subs = {channel: {"since": since}} if way == "connect" else {}
         async with Client.open(gateway.public, subprotocol=subprotocol, subs=subs) as client:
             if way == "connect":
@@ -85,7 +85,7 @@ async def test_who_missed_much_gets_it_all_in_order_while_others_publish(
             assert heard == list(range(MISSED + live))
 
 
-async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: GatewayProcess) -> None:
+async def test_socket_lost_during_recovery_resumes_from_the_last_message(gateway: GatewayProcess) -> None:
     channel = "long:flaky"
     since, heard, lives = await missed(gateway, channel), list[int](), 0
     while len(heard) < MISSED:
@@ -102,7 +102,7 @@ async def test_who_loses_the_socket_on_the_way_goes_on_from_there(gateway: Gatew
     assert lives == 4
 
 
-async def test_those_who_read_slowly_are_sent_no_more_than_they_take(gateway: GatewayProcess) -> None:
+async def test_slow_readers_are_not_sent_more_than_they_read(gateway: GatewayProcess) -> None:
     channel, readers = "long:slow", 20
     since = await missed(gateway, channel)
     before = gateway.resident_bytes()
@@ -127,7 +127,7 @@ async def test_those_who_read_slowly_are_sent_no_more_than_they_take(gateway: Ga
             raw.close()
 
 
-async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: GatewayProcess) -> None:
+async def test_unsubscribe_during_recovery_ends_delivery(gateway: GatewayProcess) -> None:
     channel = "long:left"
     since = await missed(gateway, channel)
     with await RawConnection.websocket(gateway.public, receive_buffer=16 * 1024) as raw:
@@ -145,7 +145,7 @@ async def test_who_unsubscribes_on_the_way_hears_no_more(gateway: GatewayProcess
         assert (again["type"], again["messages"]) == ("subscribed", [])
 
 
-async def test_a_node_that_dies_on_the_way_leaves_the_rest_to_another(
+async def test_recovery_continues_on_another_node_when_its_node_dies(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     channel = "long:dying"

@@ -1,4 +1,4 @@
-"""A node that was cut off from the others: it makes up for what its users were told meanwhile."""
+"""A node that was cut off from the others applies the user commands that it missed."""
 
 import time
 from collections.abc import Iterator
@@ -29,14 +29,14 @@ def made(folder: Path) -> Path:
     return folder
 
 
-async def test_who_is_signed_out_while_its_node_is_cut_off_is_closed_when_that_is_back(
+async def test_disconnect_sent_while_a_node_is_cut_off_is_applied_when_it_returns(
     servers: list[RedisServer], tmp_path: Path
 ) -> None:
-    """By the other server the node takes connections all the time; who came after the sign-out stays."""
+    """The node is still connected to the other server; connections made after the command stay open."""
     shard = shard_of(f"@{ANN}", 2)
     hers, nodes = servers[shard], Keys("fanway", shard).nodes
 
-    async def buried() -> bool:
+    async def reaped() -> bool:
         return not any(name.startswith(b"far~") for name in hers.execute("ZRANGE", nodes, 0, -1))
 
     def settings(name: str, url: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ async def test_who_is_signed_out_while_its_node_is_cut_off_is_closed_when_that_i
         await wait_ready(far)
         async with Client.open(far.public, token=ann) as stolen:
             wire.hold()
-            await poll_until(buried)
+            await poll_until(reaped)
             told = await near.request("POST", f"/v1/users/{ANN}/disconnect", {"reason": "signed out"})
             assert told.status_code == 200
             async with Client.open(far.public, token=ann) as again:

@@ -1,4 +1,4 @@
-"""The wheel: what `pip install fanway` gives, no more and no less."""
+"""The contents of the wheel that `pip install fanway` installs."""
 
 import subprocess
 import sys
@@ -38,6 +38,6 @@ def test_it_holds_every_file_of_the_two_packages_and_nothing_else(wheel: ZipFile
     assert {"gateway/py.typed", "protocol/py.typed"} <= packed
 
 
-def test_it_brings_the_command(wheel: ZipFile) -> None:
+def test_wheel_installs_the_command(wheel: ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     assert "fanway = gateway.cli.main:main" in wheel.read(entry_points).decode()

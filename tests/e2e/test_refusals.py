@@ -1,4 +1,4 @@
-"""Handshakes that an application does not answer: what a client reads then is the protocol's error, too."""
+"""Handshakes that the application fails to answer: the client still gets an error of the protocol."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,7 +40,7 @@ async def listener(app: App) -> AsyncIterator[tuple[Listener, int]]:
     await tasks.close()
 
 
-async def knock(raw: RawConnection) -> Response:
+async def send_upgrade(raw: RawConnection) -> Response:
     await raw.send(upgrade_request())
     return await raw.read_response()
 
@@ -49,17 +49,19 @@ async def knock(raw: RawConnection) -> Response:
     ("app", "status", "code"),
     [(fails, 500, "internal"), (forgets, 500, "internal"), (closes, 403, "permission_denied")],
 )
-async def test_a_refusal_has_the_body_of_the_protocol(app: App, status: int, code: str) -> None:
+async def test_refused_handshake_has_an_error_of_the_protocol_as_body(
+    app: App, status: int, code: str
+) -> None:
     async with listener(app) as (_, port):
         with await RawConnection.open(port) as raw:
-            answer = await knock(raw)
+            answer = await send_upgrade(raw)
             assert await raw.read_to_end() == b""
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert orjson.loads(answer.body)["error"]["code"] == code
     assert b"secret" not in answer.body
 
 
-async def test_who_is_still_asking_when_the_node_stops_is_told_when_to_come_back() -> None:
+async def test_pending_handshake_gets_retry_after_when_the_node_stops() -> None:
     asked = asyncio.Event()
 
     async def ponders(_: Any, __: Any, ___: Any) -> None:
@@ -68,7 +70,7 @@ async def test_who_is_still_asking_when_the_node_stops_is_told_when_to_come_back
 
     async with listener(ponders) as (serving, port):
         with await RawConnection.open(port) as raw:
-            answering = asyncio.ensure_future(knock(raw))
+            answering = asyncio.ensure_future(send_upgrade(raw))
             await asked.wait()
             serving.stop()
             answer = await answering

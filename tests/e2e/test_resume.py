@@ -1,4 +1,4 @@
-"""Coming back: what was missed, exactly once, or word that it is gone; what the server subscribes to."""
+"""Resuming: missed messages exactly once, or `recovered: false`; and subscriptions made by the server."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ def issued(user: str, **claims: Any) -> str:
 
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
-async def test_who_loses_the_socket_loses_no_message_and_hears_none_twice(
+async def test_client_that_loses_its_socket_gets_every_message_once(
     gateway: GatewayProcess, subprotocol: str
 ) -> None:
     channel, total, each_time = f"flaky-{subprotocol}", 60, 13
@@ -69,7 +69,7 @@ async def test_who_loses_the_socket_loses_no_message_and_hears_none_twice(
     assert data(heard) == list(range(total))
 
 
-async def test_an_empty_position_is_a_place_to_resume_from(gateway: GatewayProcess) -> None:
+async def test_position_of_an_empty_channel_can_be_resumed_from(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"empty": {}}) as client:
         since = client.connected["subs"]["empty"]["position"]
     assert since.startswith("0-")
@@ -80,14 +80,14 @@ async def test_an_empty_position_is_a_place_to_resume_from(gateway: GatewayProce
     assert data(reply["messages"]) == [0, 1]
 
 
-async def test_who_missed_nothing_is_told_that_it_is_all_there(gateway: GatewayProcess) -> None:
+async def test_client_that_missed_nothing_is_recovered(gateway: GatewayProcess) -> None:
     *_, newest = await published(gateway, "quiet", 3)
     async with Client.open(gateway.public) as client:
         reply = await client.call("subscribe", channel="quiet", since=newest)
     assert (reply["recovered"], reply["messages"], reply["position"]) == (True, [], newest)
 
 
-async def test_elements_of_messages_are_the_pushes_themselves(gateway: GatewayProcess) -> None:
+async def test_elements_of_messages_equal_the_pushes(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"alike": {}}) as client:
         since = client.connected["subs"]["alike"]["position"]
         await publish(gateway.internal, "alike", "tagged", tags={"a": "b"})
@@ -98,7 +98,7 @@ async def test_elements_of_messages_are_the_pushes_themselves(gateway: GatewayPr
         assert (await client.call("history", channel="alike"))["messages"] == pushed
 
 
-async def test_what_history_no_longer_has_is_not_pretended(gateway: GatewayProcess) -> None:
+async def test_client_behind_the_history_is_not_recovered(gateway: GatewayProcess) -> None:
     ids = await published(gateway, "short:lived", 5)
     unknown = ids[-1].partition("-")[0] + "-000000000000"
     for since in (ids[0], unknown, "9000-abcdef"):
@@ -111,7 +111,7 @@ async def test_what_history_no_longer_has_is_not_pretended(gateway: GatewayProce
         assert (reply["recovered"], data(reply["messages"])) == (True, [2, 3, 4])
 
 
-async def test_after_a_resume_that_failed_the_stream_goes_on(gateway: GatewayProcess) -> None:
+async def test_messages_are_delivered_after_a_failed_recovery(gateway: GatewayProcess) -> None:
     first, *_ = await published(gateway, "short:on", 5)
     async with Client.open(gateway.public, subs={"short:on": {"since": first}}) as client:
         assert client.connected["subs"]["short:on"]["recovered"] is False
@@ -119,7 +119,7 @@ async def test_after_a_resume_that_failed_the_stream_goes_on(gateway: GatewayPro
         assert (await client.next_push("message"))["data"] == "next"
 
 
-async def test_a_cleared_history_recovers_nobody(gateway: GatewayProcess) -> None:
+async def test_no_client_is_recovered_after_its_history_was_cleared(gateway: GatewayProcess) -> None:
     first, *_, newest = await published(gateway, "cleared", 3)
     assert (await gateway.request("DELETE", "/v1/channels/cleared/history")).status_code == 200
     async with Client.open(gateway.public, subs={"cleared": {"since": first}}) as client:
@@ -138,7 +138,7 @@ async def test_without_history_there_is_no_position(gateway: GatewayProcess) -> 
 # ---------------------------------------------------------------- rewind and history
 
 
-async def test_rewind_gives_the_last_messages_in_their_order(gateway: GatewayProcess) -> None:
+async def test_rewind_delivers_the_last_messages_in_order(gateway: GatewayProcess) -> None:
     ids = await published(gateway, "rewind", 6)
     async with Client.open(gateway.public) as client:
         reply = await client.call("subscribe", channel="rewind", rewind=4)
@@ -202,7 +202,7 @@ async def test_connect_restores_every_channel_in_one_round_trip(gateway: Gateway
 # ---------------------------------------------------------------- what the server subscribes to
 
 
-async def test_notify_reaches_every_connection_of_its_users_and_nobody_else(gateway: GatewayProcess) -> None:
+async def test_notify_reaches_every_connection_of_its_users_only(gateway: GatewayProcess) -> None:
     async with (
         Client.open(gateway.public, token=issued("alice")) as phone,
         Client.open(gateway.public, token=issued("alice"), subprotocol=MSGPACK) as laptop,
@@ -221,7 +221,7 @@ async def test_notify_reaches_every_connection_of_its_users_and_nobody_else(gate
         assert (await other.call("subscribe", channel="@alice"))["code"] == "permission_denied"
 
 
-async def test_what_was_notified_meanwhile_is_resumed_like_any_channel(gateway: GatewayProcess) -> None:
+async def test_missed_notifications_are_recovered_as_in_any_channel(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("carol")) as client:
         since = client.connected["subs"]["@carol"]["position"]
     body = {"users": ["carol"], "data": "while you were away"}
@@ -233,7 +233,7 @@ async def test_what_was_notified_meanwhile_is_resumed_like_any_channel(gateway: 
     assert (restored["recovered"], data(restored["messages"])) == (True, ["while you were away"])
 
 
-async def test_the_channels_of_a_token_are_followed_from_connect_on(gateway: GatewayProcess) -> None:
+async def test_channels_of_a_token_are_subscribed_at_connect(gateway: GatewayProcess) -> None:
     channels = ["closed:staff", "lobby"]
     async with Client.open(gateway.public, token=issued("dora", channels=channels)) as client:
         assert client.connected["subs"].keys() == {"@dora", *channels}

@@ -1,4 +1,4 @@
-"""The end of a node, with every sort of client still on it."""
+"""The shutdown of a node while clients of every kind are connected."""
 
 import asyncio
 import os
@@ -55,17 +55,17 @@ async def stay(port: int, stack: AsyncExitStack, *, subprotocol: str = JSON) -> 
     return await stack.enter_async_context(Client.open(port, subprotocol=subprotocol, subs={"news": {}}))
 
 
-async def is_told(client: Client) -> None:
+async def assert_gets_reconnect(client: Client) -> None:
     told = await client.next_push("reconnect")
     assert (told["reason"], 0 <= told["after_ms"] <= 1_000) == ("drain", True)
     assert await client.expect_close() == (4000, "drain")
 
 
-async def is_closed(raw: RawConnection) -> None:
+async def assert_closed_with_4000(raw: RawConnection) -> None:
     assert (await raw.read_until_close())[1] == (4000, "drain")
 
 
-async def until_gone(gateway: GatewayProcess) -> None:
+async def assert_exits_in_time(gateway: GatewayProcess) -> None:
     """Wait for the process to end, which must be well, and as soon as is configured."""
     async with asyncio.timeout(DRAIN):
         await gateway.wait_exited()
@@ -73,7 +73,7 @@ async def until_gone(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_everybody_is_told_and_the_process_ends_well(
+async def test_every_client_gets_reconnect_and_the_process_exits_cleanly(
     gateway: GatewayProcess, number: signal.Signals
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -84,11 +84,11 @@ async def test_everybody_is_told_and_the_process_ends_well(
         gateway.send_signal(number)
         async with asyncio.TaskGroup() as each:
             for client in clients:
-                each.create_task(is_told(client))
-        await until_gone(gateway)
+                each.create_task(assert_gets_reconnect(client))
+        await assert_exits_in_time(gateway)
 
 
-async def test_under_nohup_nobody_ends_with_the_terminal(tmp_path: Path) -> None:
+async def test_hangup_is_ignored_under_nohup(tmp_path: Path) -> None:
     with hangups(signal.SIG_IGN), gateway_process(tmp_path, CONFIG) as gateway:
         async with Client.open(gateway.public, subs={"news": {}}) as client:
             gateway.send_signal(signal.SIGHUP)
@@ -96,7 +96,7 @@ async def test_under_nohup_nobody_ends_with_the_terminal(tmp_path: Path) -> None
             assert (await client.next_push("message"))["data"] == 1
 
 
-async def test_a_terminal_that_goes_takes_nothing_from_anybody(tmp_path: Path) -> None:
+async def test_hangup_of_the_terminal_drains_like_sigterm(tmp_path: Path) -> None:
     """Nor does it hinder the end that nobody can read any more what is logged."""
     (tmp_path / LOG_NAME).touch()
     reader, writer = os.pipe()
@@ -105,11 +105,11 @@ async def test_a_terminal_that_goes_takes_nothing_from_anybody(tmp_path: Path) -
         os.close(reader)
         async with Client.open(gateway.public, subs={"news": {}}) as client:
             gateway.send_signal(signal.SIGHUP)
-            await is_told(client)
-        await until_gone(gateway)
+            await assert_gets_reconnect(client)
+        await assert_exits_in_time(gateway)
 
 
-async def test_a_second_signal_takes_nothing_from_anybody(gateway: GatewayProcess) -> None:
+async def test_second_signal_does_not_shorten_the_drain(gateway: GatewayProcess) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
         gateway.send_signal(signal.SIGTERM)
@@ -119,11 +119,11 @@ async def test_a_second_signal_takes_nothing_from_anybody(gateway: GatewayProces
         assert await clients[0].expect_close() == (4000, "drain")
         async with asyncio.TaskGroup() as each:
             for client in clients[1:]:
-                each.create_task(is_told(client))
-        await until_gone(gateway)
+                each.create_task(assert_gets_reconnect(client))
+        await assert_exits_in_time(gateway)
 
 
-async def test_what_was_published_before_reaches_everybody_first(gateway: GatewayProcess) -> None:
+async def test_published_messages_are_delivered_before_the_close(gateway: GatewayProcess) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
         for number in range(50):
@@ -131,11 +131,11 @@ async def test_what_was_published_before_reaches_everybody_first(gateway: Gatewa
         gateway.send_signal(signal.SIGTERM)
         for client in clients:
             assert [(await client.next_push("message"))["data"] for _ in range(50)] == list(range(50))
-            await is_told(client)
-        await until_gone(gateway)
+            await assert_gets_reconnect(client)
+        await assert_exits_in_time(gateway)
 
 
-async def test_no_client_can_hold_up_the_end(gateway: GatewayProcess) -> None:
+async def test_no_client_can_delay_the_exit(gateway: GatewayProcess) -> None:
     """Who reads is told, whoever else is there; who does not is waited for, but not for ever."""
     async with AsyncExitStack() as stack:
         good = [await stay(gateway.public, stack) for _ in range(CLIENTS)]
@@ -165,11 +165,11 @@ async def test_no_client_can_hold_up_the_end(gateway: GatewayProcess) -> None:
         gateway.send_signal(signal.SIGTERM)
         async with asyncio.TaskGroup() as each:
             for client in good:
-                each.create_task(is_told(client))
+                each.create_task(assert_gets_reconnect(client))
             for raw in (unconnected, in_a_message, in_a_frame):  # none of them answers
-                each.create_task(is_closed(raw))
+                each.create_task(assert_closed_with_4000(raw))
             for raw in (silent, half):
                 each.create_task(raw.read_to_end())
-        await until_gone(gateway)
+        await assert_exits_in_time(gateway)
         events = [orjson.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{")]
         assert [event for event in events if event["level"] in ("error", "critical")] == []

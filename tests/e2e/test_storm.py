@@ -1,4 +1,4 @@
-"""Everybody loses the connection at once and resumes: Redis pays for each channel, not for each client."""
+"""All clients lose their connections and resume at once: Redis' load grows with channels, not clients."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Crowd:
 
     def close(self) -> None:
         """Let everybody go."""
-        self.vanish()
+        self.drop_all_connections()
         if self.staying is not None:
             self.staying.close()
 
@@ -115,7 +115,7 @@ class Crowd:
             assert [each["message"] for each in said["messages"]] == self.positions[name][count:]
             assert said["position"] == self.positions[name][-1]
 
-    def vanish(self) -> None:
+    def drop_all_connections(self) -> None:
         """Lose every connection at once."""
         for raw in self.connections:
             raw.close()
@@ -155,7 +155,7 @@ PLACES = ["where somebody stayed", "where nobody is left", "on another node"]
     # The hub still remembers so much; it does not; nor is it few.
     [*((where, missed) for where in PLACES for missed in (5, 100)), ("on another node", 800)],
 )
-async def test_a_storm_costs_redis_by_the_channel(
+async def test_reconnect_storm_costs_redis_per_channel(
     redis: RedisServer, nodes: tuple[GatewayProcess, GatewayProcess], where: str, missed: int
 ) -> None:
     one, two = nodes
@@ -165,7 +165,7 @@ async def test_a_storm_costs_redis_by_the_channel(
         await crowd.come(one)
         if stays:
             await crowd.stay(one)
-        crowd.vanish()
+        crowd.drop_all_connections()
         await sessions(one, int(stays))
         await crowd.publish(two, missed)
         before = asked(redis)
@@ -176,7 +176,7 @@ async def test_a_storm_costs_redis_by_the_channel(
     await sessions(two, 0)
 
 
-async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_others(
+async def test_reconnect_storm_with_presence_costs_one_join_per_client(
     redis: RedisServer, nodes: tuple[GatewayProcess, GatewayProcess]
 ) -> None:
     one, two = nodes
@@ -185,7 +185,7 @@ async def test_a_storm_with_presence_costs_one_join_each_and_no_look_at_the_othe
         await crowd.publish(one, 10)
         await crowd.come(one)
         await presence(redis, crowd, everybody)
-        crowd.vanish()
+        crowd.drop_all_connections()
         await presence(redis, crowd, 0)
         await crowd.publish(two, 5)
         before, looks = asked(redis), asked(redis, "hvals")

@@ -1,4 +1,4 @@
-"""Two gateways at one Redis: no client can tell which of them serves it, and nothing ends when one dies."""
+"""Two gateways with one Redis: each of them serves any client, and clients resume when one of them dies."""
 
 import asyncio
 import signal
@@ -36,7 +36,7 @@ def nodes(
         yield both
 
 
-async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(
+async def test_subscribers_of_different_nodes_see_one_order(
     nodes: tuple[GatewayProcess, GatewayProcess],
 ) -> None:
     one, two = nodes
@@ -54,7 +54,7 @@ async def test_every_subscriber_sees_one_order_whichever_node_it_is_at(
             assert [message["data"] for message in heard] == list(range(20))
 
 
-async def test_a_client_resumes_at_the_other_node_when_its_own_is_killed(
+async def test_client_of_a_killed_node_resumes_at_the_other_node(
     redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with over(redis, tmp_path_factory, LEASE) as nodes:
@@ -85,7 +85,9 @@ async def resumed(one: GatewayProcess, two: GatewayProcess) -> None:
             assert present["connections"] == 2
 
 
-async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[GatewayProcess, GatewayProcess]) -> None:
+async def test_api_reaches_connections_of_a_user_on_every_node(
+    nodes: tuple[GatewayProcess, GatewayProcess],
+) -> None:
     one, two = nodes
     ann = token("ann", now=time.time())
     async with Client.open(one.public, token=ann) as here, Client.open(two.public, token=ann) as there:
@@ -104,7 +106,7 @@ async def test_the_api_reaches_a_user_on_every_node(nodes: tuple[GatewayProcess,
             assert (await client.expect_close()).code == 4005
 
 
-async def test_what_a_node_that_hangs_would_know_is_said_to_be_missing(
+async def test_answers_name_the_hanging_node_whose_data_is_missing(
     redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with over(redis, tmp_path_factory) as (one, hangs):
@@ -139,7 +141,7 @@ async def test_without_redis_connections_stay_and_publishes_fail_fast(
         finally:
             redis.start()
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            # Redis came back empty: whoever followed something with history is told.
+            # Redis is empty after its return: subscribers of channels with history get a notice.
             gap = await ann.next_push("gap")
             assert (gap["channel"], gap["reason"]) == ("room", "reset")
         message = await publish(one.internal, "room", "again")

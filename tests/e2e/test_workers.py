@@ -1,4 +1,4 @@
-"""Several workers on one machine: nodes on shared ports, replaced when they die or get stuck."""
+"""Several workers on one machine: they share ports, and are replaced when they die or hang."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[GatewayProcess]:
+def two_workers(redis: RedisServer, home: Path, **settings: str) -> Iterator[GatewayProcess]:
     """Run two workers in *home*."""
     with gateway_process(
         home,
@@ -42,7 +42,7 @@ def box(redis: RedisServer, home: Path, **settings: str) -> Iterator[GatewayProc
 
 @pytest.fixture
 def gateway(redis: RedisServer, tmp_path: Path) -> Iterator[GatewayProcess]:
-    with box(redis, tmp_path, BROKER__LEASE="2s") as gateway:
+    with two_workers(redis, tmp_path, BROKER__LEASE="2s") as gateway:
         yield gateway
 
 
@@ -65,7 +65,7 @@ async def both(gateway: GatewayProcess) -> None:
                     return
 
 
-async def another_starts(gateway: GatewayProcess) -> None:
+async def wait_for_third_worker(gateway: GatewayProcess) -> None:
     """Wait for a third worker; the supervisor tells its log alone."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while len(events(gateway, "worker started")) < 3:  # noqa: ASYNC110
@@ -89,7 +89,7 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Gatew
         other = 2 if ann.connected["node"] == "box-1" else 1
         (victim,) = (each["pid"] for each in events(gateway, "worker started") if each["worker"] == other)
         os.kill(victim, signal.SIGKILL)
-        await another_starts(gateway)
+        await wait_for_third_worker(gateway)
         await both(gateway)
         (death,) = events(gateway, "worker died")
         assert death["level"] == "warning"
@@ -98,7 +98,7 @@ async def test_workers_share_ports_and_are_replaced_when_they_die(gateway: Gatew
         assert (await ann.next_push("message"))["data"] == "still here"
 
 
-async def test_metrics_of_any_worker_are_those_of_all(gateway: GatewayProcess) -> None:
+async def test_any_worker_serves_the_metrics_of_all_workers(gateway: GatewayProcess) -> None:
     await both(gateway)
     async with Client.open(gateway.public) as ann:
         own = ann.connected["node"].removeprefix("box-")
@@ -129,15 +129,15 @@ async def test_a_stuck_worker_is_replaced(gateway: GatewayProcess) -> None:
     await both(gateway)
     first = events(gateway, "worker started")[0]["pid"]
     os.kill(first, signal.SIGSTOP)
-    await another_starts(gateway)
+    await wait_for_third_worker(gateway)
     assert [(each["pid"], each["level"]) for each in events(gateway, "worker is silent")] == [
         (first, "warning")
     ]
     assert {each["level"] for each in events(gateway, "worker started")} == {"info"}
 
 
-async def test_a_stuck_worker_does_not_hold_up_the_end(redis: RedisServer, tmp_path: Path) -> None:
-    with box(redis, tmp_path, DRAIN__TIMEOUT="10m") as gateway:
+async def test_stuck_worker_does_not_delay_the_exit(redis: RedisServer, tmp_path: Path) -> None:
+    with two_workers(redis, tmp_path, DRAIN__TIMEOUT="10m") as gateway:
         await both(gateway)
         stuck = events(gateway, "worker started")[0]["pid"]
         os.kill(stuck, signal.SIGSTOP)
