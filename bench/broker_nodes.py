@@ -44,7 +44,7 @@ class CountingNode:
         """Return no channels: there are no clients."""
         return {}
 
-    def record(self) -> NodeRecord:
+    def as_record(self) -> NodeRecord:
         """Return a record with the node's name."""
         return NodeRecord(self.name, connections=0, channels=0, subscriptions=0, uptime=0.0)
 

@@ -23,7 +23,7 @@ class State(Enum):
     """One side has closed the connection; commands that still arrive get no reply."""
 
 
-class Action(Enum):
+class CommandAction(Enum):
     """What the gateway does with a command."""
 
     HANDLE = auto()
@@ -32,23 +32,23 @@ class Action(Enum):
     """Close the connection with 4002, `protocol_violation`."""
 
 
-def _table() -> dict[tuple[State, str], Action]:
+def _table() -> dict[tuple[State, str], CommandAction]:
     other_commands = [command for command in COMMANDS if command != "connect"]
     return {
-        (State.OPENED, "connect"): Action.HANDLE,
-        **{(State.OPENED, command): Action.CLOSE for command in other_commands},
-        (State.CONNECTING, "connect"): Action.CLOSE,
-        **{(State.CONNECTING, command): Action.HANDLE for command in other_commands},
-        (State.CONNECTED, "connect"): Action.CLOSE,
-        **{(State.CONNECTED, command): Action.HANDLE for command in other_commands},
-        **{(State.CLOSING, command): Action.IGNORE for command in COMMANDS},
+        (State.OPENED, "connect"): CommandAction.HANDLE,
+        **{(State.OPENED, command): CommandAction.CLOSE for command in other_commands},
+        (State.CONNECTING, "connect"): CommandAction.CLOSE,
+        **{(State.CONNECTING, command): CommandAction.HANDLE for command in other_commands},
+        (State.CONNECTED, "connect"): CommandAction.CLOSE,
+        **{(State.CONNECTED, command): CommandAction.HANDLE for command in other_commands},
+        **{(State.CLOSING, command): CommandAction.IGNORE for command in COMMANDS},
     }
 
 
-ACTIONS: dict[tuple[State, str], Action] = _table()
+ACTIONS: dict[tuple[State, str], CommandAction] = _table()
 """The action for each type of command in each state."""
 
 
-def action_for(state: State, command_type: str) -> Action:
+def action_for(state: State, command_type: str) -> CommandAction:
     """Return what the gateway does with a command of *command_type* in *state*."""
     return ACTIONS[state, command_type]

@@ -47,5 +47,5 @@ CONNECT_TIMEOUT = 5.0
 FRAGMENTS = 64
 """Frames of one message (RFC 6455 section 5.4); empty ones would never reach the bound on its size."""
 
-PINGS_PER_SECOND, PING_BURST = 10.0, 20.0
+CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST = 10.0, 20.0
 """Control frames that a peer may send per second, and at once (CVE-2019-9512 is this attack on HTTP/2)."""

@@ -1,17 +1,13 @@
-"""Which pages may connect, and which address a client has behind proxies; no I/O, no clock."""
+"""Which pages may connect, by the Origin header of their requests."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 ANY = "*"
 """An entry that admits every page."""
 
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
 Origin = tuple[str, str, str]
 
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
@@ -21,14 +17,14 @@ _ORIGIN = re.compile(rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://{_HOST}")
 _HOST_HEADER = re.compile(_HOST)
 
 
-def allowed(
+def origin_allowed(
     origin: str | None, host: str | None, allow_list: frozenset[str], *, loopback: bool = False
 ) -> bool:
     """Return whether a page of *origin* may connect to us, addressed as *host* (both as in their headers).
 
-    Without an Origin header the client is no browser: browsers always send one (RFC 6455 section 4.1), and
+    A client without an Origin header is not a browser: browsers always send one (RFC 6455 section 4.1), and
     other clients could send any. Otherwise the origin must be in *allow_list* with its scheme, host and port,
-    or, where that is empty, have the host and port of the Host header. `null` must be listed; `*` lists all.
+    or, if the list is empty, have the host and port of the Host header. `null` must be listed; `*` lists all.
 
     With *loopback*, pages of this machine may connect from any port, and others only if listed: after DNS
     rebinding, an attacker's page has the same host in both headers.
@@ -49,28 +45,7 @@ def invalid_origin(entry: str) -> str | None:
     """Return what is wrong with an *entry* of the allow list; None for a valid one."""
     if entry in {ANY, "null"} or _parsed_origin(entry) is not None:
         return None
-    return f"{entry!r} is no origin, expected scheme://host or scheme://host:port, nothing after it"
-
-
-def client_address(peer: str, forwarded_for: Sequence[str], trusted: Iterable[Network]) -> str:
-    """Return the address of the client behind *peer*, as the proxies among *trusted* report it.
-
-    *forwarded_for* are the values of X-Forwarded-For, in their order. Any client can send that header, and
-    every proxy appends the address of its peer: it is read from its end, as long as a trusted proxy wrote the
-    entry. At an entry that is no address, the last address before it is returned.
-    """
-    networks = tuple(trusted)
-    address = _parsed_address(peer)
-    if address is None:
-        return peer
-    for entry in reversed([entry for value in forwarded_for for entry in value.split(",")]):
-        if not any(address in network for network in networks):
-            break
-        reported = _parsed_address(entry)
-        if reported is None:
-            break
-        address = reported
-    return str(address)
+    return f"{entry!r} is not an origin, expected scheme://host or scheme://host:port, nothing after it"
 
 
 def _parsed_origin(origin: str) -> Origin | None:
@@ -88,22 +63,9 @@ def _parsed_origins(allow_list: frozenset[str]) -> frozenset[Origin]:
 
 
 def _parsed_host(host: str, scheme: str) -> tuple[str, str] | None:
-    """Return host and port of a Host header; its default port is the *scheme*'s, as TLS may end before us."""
+    """Return host and port of a Host header.
+
+    The default port is that of the page's *scheme*, because a proxy may terminate TLS and forward plain HTTP.
+    """
     found = _HOST_HEADER.fullmatch(host)
     return None if found is None else (found["host"].lower(), found["port"] or _DEFAULT_PORTS.get(scheme, ""))
-
-
-_WITH_PORT = re.compile(r"\[(?P<v6>[^\]]*)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
-
-
-def _parsed_address(entry: str) -> Address | None:
-    """Return the address in *entry*, which some proxies write with a port; IPv4 for a mapped address."""
-    entry = entry.strip()
-    with_port = _WITH_PORT.fullmatch(entry)
-    try:
-        address = ip_address(entry if with_port is None else with_port["v6"] or with_port["v4"] or "")
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

@@ -81,7 +81,7 @@ class CommandLimiter:
         return bucket.take(cost, now)
 
 
-class Strikes:
+class RejectionCounter:
     """Counts rejections in a row, of which a connection has a limited number (close code 4008)."""
 
     __slots__ = ("_limit", "_times", "_window")
@@ -93,7 +93,7 @@ class Strikes:
         self._times: deque[float] | None = None
 
     def __repr__(self) -> str:
-        return f"<Strikes {len(self._times or ())}/{self._limit}>"
+        return f"<RejectionCounter {len(self._times or ())}/{self._limit}>"
 
     def on_rejected(self, now: float) -> bool:
         """Count a rejection at *now*; return whether that reaches the limit: then close the connection."""

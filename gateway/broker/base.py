@@ -237,7 +237,7 @@ class LocalNode(Protocol):
     def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         """Return the number of subscribers here of each channel whose name starts with *prefix*."""
 
-    def record(self) -> NodeRecord:
+    def as_record(self) -> NodeRecord:
         """Return this node's name and sizes."""
 
 

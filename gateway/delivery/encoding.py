@@ -28,10 +28,12 @@ def data_frame(payload: bytes, *, binary: bool) -> bytes:
 class EncodedMessage:
     """One message and its encodings, each made when the first subscriber needs it."""
 
-    __slots__ = ("_bodies", "message")
+    __slots__ = ("_bodies", "id", "message")
 
     def __init__(self, message: Message) -> None:
         self.message = message
+        self.id = message.message
+        """None if the message is in no history."""
         self._bodies: dict[str, bytes] = {}
 
     def body(self, subprotocol: str) -> bytes:
@@ -42,12 +44,12 @@ class EncodedMessage:
         return body
 
     def __repr__(self) -> str:
-        return f"<EncodedMessage {self.message.channel} {self.message.message} in {sorted(self._bodies)}>"
+        return f"<EncodedMessage {self.message.channel} {self.id} in {sorted(self._bodies)}>"
 
 
 def last_position(messages: Sequence[EncodedMessage], before: MessageId | None) -> MessageId | None:
     """Return the position after *messages*, which follow the position *before*."""
-    ids = (encoded.message.message for encoded in reversed(messages))
+    ids = (encoded.id for encoded in reversed(messages))
     return next((message_id for message_id in ids if message_id is not None), before)
 
 
@@ -74,7 +76,7 @@ class EncodedBatch:
     @property
     def unnumbered(self) -> bool:
         """Whether one of the messages is in no history, so that it cannot be replayed."""
-        return any(encoded.message.message is None for encoded in self.messages)
+        return any(encoded.id is None for encoded in self.messages)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -96,10 +96,10 @@ class Channel:
         "_pending",
         "_position_before_pending",
         "history_generation",
-        "holders",
         "member_lists",
         "name",
         "numbering_breaks",
+        "pending_subscriptions",
         "position",
         "position_before_cache",
         "presence_watchers",
@@ -116,7 +116,7 @@ class Channel:
         """By codec: a message is encoded once for each."""
         self.presence_watchers: dict[ChannelSubscriber, None] = {}
         """Subscribers that get joins and leaves."""
-        self.holders = 0
+        self.pending_subscriptions = 0
         """How many subscriptions are being prepared: they keep the channel without being subscribers yet."""
         self.member_lists: dict[MemberList, None] = {}
         self.routed = False
@@ -147,7 +147,7 @@ class Channel:
     @property
     def idle(self) -> bool:
         """Whether it has no subscriber, and none is being prepared."""
-        return not self.holders and not any(self.subscribers.values())
+        return not self.pending_subscriptions and not any(self.subscribers.values())
 
     def __len__(self) -> int:
         return sum(map(len, self.subscribers.values()))
@@ -179,9 +179,9 @@ class Channel:
         if position is not None and self.position is None:
             self.position_before_cache = self.position = position
 
-    def enqueue(self, encoded: EncodedMessage) -> bool:
+    def collect(self, encoded: EncodedMessage) -> bool:
         """Take a message for `offer_pending`; return whether it is the first one that waits."""
-        message_id = encoded.message.message
+        message_id = encoded.id
         if not self._pending:
             self._position_before_pending = self.position
         if message_id is not None:
@@ -189,10 +189,10 @@ class Channel:
         self._pending.append(encoded)
         return len(self._pending) == 1
 
-    def offer_pending(self, *, alone: bool = False) -> None:
+    def offer_pending(self, *, only_channel: bool = False) -> None:
         """Offer the messages that wait, as one batch, to every subscriber.
 
-        *alone* says that the turn of the loop ends and that no other channel has messages: then each
+        *only_channel* says that the turn of the loop ends and that no other channel has messages: then each
         connection is written to at once.
         """
         if not self._pending:
@@ -209,7 +209,7 @@ class Channel:
             for subscription in list(subscriptions):
                 if subscription.behind is not None:
                     subscription.missed_unnumbered |= batch.unnumbered
-                elif alone or len(subscription.session.subscriptions) == 1:
+                elif only_channel or len(subscription.session.subscriptions) == 1:
                     subscription.outbox.offer_now(subscription, batch)
                 else:
                     subscription.outbox.offer(subscription, batch)
@@ -217,7 +217,7 @@ class Channel:
     def offer_excluding(self, encoded: EncodedMessage, excluded: frozenset[str]) -> None:
         """Offer one message to all subscribers but the connections *excluded*, which count as served."""
         self.offer_pending()
-        message_id = encoded.message.message
+        message_id = encoded.id
         before = self.position
         if message_id is not None:
             self._cache(encoded, message_id)
@@ -263,7 +263,7 @@ class Channel:
         skip = position.offset - self.position_before_cache.offset
         if skip > len(self._cached):
             return None
-        known = self.position_before_cache if skip == 0 else self._cached[skip - 1].message.message
+        known = self.position_before_cache if skip == 0 else self._cached[skip - 1].id
         if known != position:
             return None
         return list(islice(self._cached, skip, None if limit is None else skip + limit))
@@ -344,7 +344,7 @@ class Channel:
         ):
             dropped = self._cached.popleft()
             self._cached_bytes -= len(dropped.message.data.json)
-            self.position_before_cache = dropped.message.message
+            self.position_before_cache = dropped.id
 
     def __repr__(self) -> str:
         return f"<Channel {self.name} at {self.position} {len(self)} subscribers>"

@@ -26,7 +26,7 @@ class MonitoredSession(Protocol):
         """The client has not answered in time: close the connection."""
 
 
-class Action(Enum):
+class HeartbeatAction(Enum):
     """What is due for one session."""
 
     WAIT = auto()
@@ -36,7 +36,7 @@ class Action(Enum):
 
 def next_action(
     now: float, last_received_at: float, ping_sent_at: float, interval: float, grace: float
-) -> tuple[Action, float]:
+) -> tuple[HeartbeatAction, float]:
     """Return what is due at *now*, and when to check the session again.
 
     Anything received proves that the client is there. A dead peer is detected *interval* + *grace* seconds
@@ -44,10 +44,10 @@ def next_action(
     """
     if ping_sent_at and last_received_at < ping_sent_at:
         deadline = ping_sent_at + grace
-        return (Action.TIME_OUT, now) if now >= deadline else (Action.WAIT, deadline)
+        return (HeartbeatAction.TIME_OUT, now) if now >= deadline else (HeartbeatAction.WAIT, deadline)
     if now - last_received_at >= interval:
-        return Action.PING, now + grace
-    return Action.WAIT, last_received_at + interval
+        return HeartbeatAction.PING, now + grace
+    return HeartbeatAction.WAIT, last_received_at + interval
 
 
 class Heartbeat:
@@ -115,13 +115,13 @@ class Heartbeat:
             action, check_at = next_action(
                 now, session.last_received_at, session.ping_sent_at, self.interval, self.grace
             )
-            if action is Action.TIME_OUT:
+            if action is HeartbeatAction.TIME_OUT:
                 self._sessions -= 1
                 self._dead += 1
                 session.on_heartbeat_timeout()
                 continue
             self._place(session, check_at, now)
-            if action is Action.PING:
+            if action is HeartbeatAction.PING:
                 self._pings += 1
                 session.ping_sent_at = now
                 session.ping()

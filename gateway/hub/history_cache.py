@@ -47,10 +47,10 @@ class CachedChannel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistoryPart:
-    """The messages that directly follow a position; none where it is the newest, or where `lost` says why."""
+    """The messages that directly follow a position; none if it is the newest, or if `gap_reason` is set."""
 
     messages: Sequence[EncodedMessage] = ()
-    lost: str = ""
+    gap_reason: str = ""
     """`trimmed`: the history no longer reaches back; `reset`: the position is of another history."""
 
 
@@ -70,7 +70,7 @@ class _Page:
         index = position.offset - self.before.offset
         if not 0 <= index <= len(self.messages):
             return None
-        known = self.before if index == 0 else self.messages[index - 1].message.message
+        known = self.before if index == 0 else self.messages[index - 1].id
         return index if known == position else None
 
     def merged(self, other: _Page) -> _Page | None:
@@ -125,7 +125,7 @@ class HistoryCache:
             GatewayError: The broker does not answer.
         """
         part = await self._messages_after(channel, position)
-        return part if limit is None or part.lost else HistoryPart(part.messages[:limit])
+        return part if limit is None or part.gap_reason else HistoryPart(part.messages[:limit])
 
     async def _messages_after(self, channel: CachedChannel, position: MessageId) -> HistoryPart:
         generation, newest = channel.history_generation, channel.position
@@ -175,7 +175,7 @@ class HistoryCache:
             limit = limit if limit * 2 > self._page else limit + self._page
             read = await self._read(channel, since=since, limit=limit)
             if not read.recovered:
-                return HistoryPart(lost="reset" if read.position.offset <= since.offset else "trimmed")
+                return HistoryPart(gap_reason="reset" if read.position.offset <= since.offset else "trimmed")
             messages = [EncodedMessage(message) for message in read.messages]
             self._add(generation, since, messages)
         except Exception as error:
@@ -267,5 +267,5 @@ class HistoryCache:
 
 
 def _offset(encoded: EncodedMessage) -> int:
-    message_id = encoded.message.message
+    message_id = encoded.id
     return 0 if message_id is None else message_id.offset

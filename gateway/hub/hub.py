@@ -53,7 +53,7 @@ class LocalSession(Protocol):
     def connected_at(self) -> float:
         """Unix seconds."""
 
-    def record(self) -> ConnectionRecord:
+    def as_record(self) -> ConnectionRecord:
         """Return what the push API shows of it."""
 
     def execute(self, command: UserCommand) -> None:
@@ -122,7 +122,7 @@ class Hub:
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* here."""
-        return [session.record() for session in self.users.get(user, {}).values()]
+        return [session.as_record() for session in self.users.get(user, {}).values()]
 
     def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         """Return the number of subscribers here of each channel whose name starts with *prefix*."""
@@ -132,7 +132,7 @@ class Hub:
             if name.startswith(prefix) and (size := len(channel))
         }
 
-    def record(self) -> NodeRecord:
+    def as_record(self) -> NodeRecord:
         """Return what the push API shows of this node."""
         return NodeRecord(
             node=self.node,
@@ -173,7 +173,7 @@ class Hub:
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name, rules, self._delivery_counter)
-        channel.holders += 1
+        channel.pending_subscriptions += 1
         if not channel.routed:
             try:
                 await self._route(channel)
@@ -184,7 +184,7 @@ class Hub:
 
     def release_channel(self, channel: Channel) -> None:
         """Undo one `acquire_channel`; an idle channel is no longer routed to this node."""
-        channel.holders -= 1
+        channel.pending_subscriptions -= 1
         self.discard_if_idle(channel)
 
     def discard_if_idle(self, channel: Channel) -> None:
@@ -200,10 +200,10 @@ class Hub:
     def flush_channels(self) -> None:
         """Offer to every subscriber the messages that were delivered since the last call."""
         channels, self._channels_to_flush = self._channels_to_flush, []
-        alone = len(channels) == 1
+        only_channel = len(channels) == 1
         for channel in channels:
             try:
-                channel.offer_pending(alone=alone)
+                channel.offer_pending(only_channel=only_channel)
             except Exception as error:  # noqa: BLE001 (an error in one channel must not stop the others)
                 self.tasks.report(error)
 
@@ -242,7 +242,7 @@ class Hub:
         encoded = EncodedMessage(delivery.message)
         if delivery.exclude:
             channel.offer_excluding(encoded, delivery.exclude)
-        elif channel.enqueue(encoded):
+        elif channel.collect(encoded):
             self._channels_to_flush.append(channel)
             self.flusher.request()
 

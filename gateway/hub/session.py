@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from gateway.access.admission import UserSlot
 from gateway.access.claims import Identity
-from gateway.access.ratelimit import CommandLimiter, Strikes
+from gateway.access.ratelimit import CommandLimiter, RejectionCounter
 from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.clock import Clock
 from gateway.delivery.encoding import data_frame
@@ -21,7 +21,7 @@ from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
 from protocol.codec import Codec
-from protocol.conversation import Action, State, action_for
+from protocol.conversation import CommandAction, State, action_for
 from protocol.errors import CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
 from protocol.messages import (
     ClientMessage,
@@ -131,7 +131,7 @@ class Session:
         "_leaving",
         "_limiter",
         "_on_ended",
-        "_strikes",
+        "_rejections",
         "_user_slot",
         "behind",
         "codec",
@@ -197,7 +197,7 @@ class Session:
         self._on_ended = on_ended
         self._user_slot: UserSlot | None = None
         self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
-        self._strikes: Strikes | None = None
+        self._rejections: RejectionCounter | None = None
         self._command_running = False
         self._backlog: deque[ClientMessage | BadRequest | UserCommand] | None = None
         self._leaving: dict[str, asyncio.Task[None]] | None = None
@@ -352,7 +352,7 @@ class Session:
         else:
             self._run_in_order(command)
 
-    def record(self) -> ConnectionRecord:
+    def as_record(self) -> ConnectionRecord:
         """Return what the push API shows of this connection."""
         return ConnectionRecord(
             self.connection, self.services.hub.node, sorted(self.subscriptions), self.connected_at
@@ -393,10 +393,10 @@ class Session:
 
     def _run_command(self, command: ClientMessage) -> None:
         action = action_for(self.state, command.type)
-        if action is Action.CLOSE:
+        if action is CommandAction.CLOSE:
             expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
             self.close(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
-        elif action is Action.HANDLE:
+        elif action is CommandAction.HANDLE:
             if isinstance(command, Pong):
                 self._admit(command.type, None)
             elif self._admit(command.type, command.id):
@@ -427,12 +427,12 @@ class Session:
         """Return whether the rate limit admits a command of this *kind*; otherwise reject it, or close."""
         wait = self._limiter.admit(kind, self.services.clock())
         if not wait:
-            if self._strikes is not None:
-                self._strikes.on_admitted()
+            if self._rejections is not None:
+                self._rejections.on_admitted()
             return True
-        if self._strikes is None:
-            self._strikes = Strikes(limit=self.services.limits.strikes)
-        if self._strikes.on_rejected(self.services.clock()):
+        if self._rejections is None:
+            self._rejections = RejectionCounter(limit=self.services.limits.strikes)
+        if self._rejections.on_rejected(self.services.clock()):
             self.close(CloseCode.RATE_LIMITED)
         elif self.is_open:
             rejection = Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sized
 from typing import Protocol
 
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox
-from gateway.hub.channel import Channel
+from gateway.hub.channel import Channel, SubscriberSession
 from protocol.codec import Codec
 from protocol.messages import Gap, Member
 from protocol.position import MessageId
 
 
-class SubscribedSession(Protocol):
+class SubscriptionOwner(SubscriberSession, Protocol):
     """A session, as far as its subscriptions know it."""
-
-    @property
-    def connection(self) -> str:
-        """The id of the connection."""
 
     @property
     def codec(self) -> Codec:
@@ -30,12 +25,8 @@ class SubscribedSession(Protocol):
         """Where its messages are offered."""
 
     @property
-    def subscriptions(self) -> Sized:
-        """All its subscriptions."""
-
-    @property
     def behind(self) -> dict[Subscription, None]:
-        """Those of its subscriptions that wait for a catch-up."""
+        """The subscriptions of the session that wait for a catch-up."""
 
 
 class Subscription:
@@ -54,7 +45,7 @@ class Subscription:
     )
 
     def __init__(
-        self, session: SubscribedSession, channel: Channel, *, watches_presence: bool, server_side: bool
+        self, session: SubscriptionOwner, channel: Channel, *, watches_presence: bool, server_side: bool
     ) -> None:
         self.session = session
         self.outbox: Outbox = session.outbox

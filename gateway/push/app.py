@@ -59,7 +59,7 @@ class PushKeySecurity(HTTPBearer):
             )
 
 
-class OuterMiddleware:
+class RawPathMiddleware:
     """Routes by the path as it was sent, and answers 500 for errors that no handler expects.
 
     A user's name may contain anything, so `%2F` must not become a slash before the path is split.
@@ -111,7 +111,7 @@ def create_app(
         routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *demo],
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
-    app.add_middleware(OuterMiddleware)
+    app.add_middleware(RawPathMiddleware)
     router = APIRouter(prefix="/v1", dependencies=[Security(PushKeySecurity(context.keys))])
     PublishRoutes(RequestPublisher(context), body_size=context.body_size).add_to(router)
     LookupRoutes(Lookups(context)).add_to(router)

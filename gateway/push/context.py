@@ -23,7 +23,7 @@ class PushContext:
     keys: PushKeys
     tasks: Tasks
     """Owner of the publishes that wait for the broker; its creator closes it."""
-    pace: Callable[[], Coroutine[Any, Any, None]] | None = None
+    wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns once the node's clients can take more: awaited after each publish, before its answer."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""

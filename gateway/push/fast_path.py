@@ -23,7 +23,7 @@ from gateway.push.errors import http_rejection
 from gateway.push.header_cache import HeaderCache
 from gateway.push.http import InternalHttp, RequestTimeouts
 from gateway.push.publisher import RequestPublisher
-from gateway.push.responses import Answer
+from gateway.push.responses import ResponseBody
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
@@ -76,7 +76,7 @@ class FastPath:
             self._response_heads[content_type.name] = head
         return head
 
-    async def publish(self, publication: Publication) -> Answer | HttpRejection:
+    async def publish(self, publication: Publication) -> ResponseBody | HttpRejection:
         """Publish, and return the answer; never raises."""
         try:
             return await self.publisher.publish(publication)
@@ -115,7 +115,7 @@ class FastPathHttp(InternalHttp):
         """A request that is not complete, or input that arrived during a publish."""
         self._expected = 0
         """Bytes of the request in the buffer once it is complete."""
-        self._publish_task: asyncio.Task[Answer | HttpRejection] | None = None
+        self._publish_task: asyncio.Task[ResponseBody | HttpRejection] | None = None
         """A publish that waits for the broker; input that arrives meanwhile waits in `_buffer`."""
 
     # ------------------------------------------------------------ input
@@ -185,7 +185,9 @@ class FastPathHttp(InternalHttp):
 
     # ------------------------------------------------------------ output
 
-    def _on_published(self, answer_type: ContentType, task: asyncio.Task[Answer | HttpRejection]) -> None:
+    def _on_published(
+        self, answer_type: ContentType, task: asyncio.Task[ResponseBody | HttpRejection]
+    ) -> None:
         """Answer, then go on with the input that arrived meanwhile."""
         self._publish_task = None
         self._send(answer_type, _STOPPING if task.cancelled() else task.result())
@@ -195,7 +197,7 @@ class FastPathHttp(InternalHttp):
         if self._buffer:
             self.data_received(self._take_buffer())
 
-    def _send(self, answer_type: ContentType, answer: Answer | HttpRejection) -> None:
+    def _send(self, answer_type: ContentType, answer: ResponseBody | HttpRejection) -> None:
         if self.transport.is_closing():
             return
         status, headers = 200, _NO_HEADERS

@@ -9,7 +9,7 @@ from gateway.delivery.reply_size import fitting, member_size
 from gateway.push.context import PushContext
 from gateway.push.errors import RequestRejected
 from gateway.push.params import decode_cursor, encode_cursor
-from gateway.push.responses import Answer
+from gateway.push.responses import ResponseBody
 from protocol import server_messages
 from protocol.errors import ErrorCode
 from protocol.messages import HistoryPage, Member, PresenceState
@@ -31,21 +31,21 @@ class Lookups:
 
     # ------------------------------------------------------------ channels
 
-    async def channels(self, prefix: str, *, limit: int, cursor: str | None) -> Answer:
+    async def channels(self, prefix: str, *, limit: int, cursor: str | None) -> ResponseBody:
         """Return at most *limit* channels with subscribers, by name, and the cursor of the next page.
 
         `partial` is true where a server or a node does not answer, and its channels are missing.
         """
         found = await self._broker.subscribed_channels(prefix, after=decode_cursor(cursor), limit=limit + 1)
         page = found.items[:limit]
-        answer: Answer = {"channels": [asdict(record) for record in page]}
+        answer: ResponseBody = {"channels": [asdict(record) for record in page]}
         if len(found.items) > limit:
             answer["cursor"] = encode_cursor(page[-1].channel)
         if found.partial:
             answer["partial"] = True
         return answer
 
-    async def channel(self, channel: str) -> Answer:
+    async def channel(self, channel: str) -> ResponseBody:
         """Return how many subscribers, present users and kept messages *channel* has."""
         rules = self._namespaces.rules(channel)
         # The channel itself is the first of those that start with its name.
@@ -54,7 +54,7 @@ class Lookups:
             raise found.error
         records = found.items
         subscribers = records[0].subscribers if records and records[0].channel == channel else 0
-        answer: Answer = {"channel": channel, "subscribers": subscribers, "history": 0}
+        answer: ResponseBody = {"channel": channel, "subscribers": subscribers, "history": 0}
         if found.partial:
             answer["partial"] = True
         if rules.presence:
@@ -70,7 +70,7 @@ class Lookups:
 
     async def presence(
         self, channel: str, *, members: bool, limit: int | None = None, cursor: str | None = None
-    ) -> Answer:
+    ) -> ResponseBody:
         """Return who is in *channel*, in the form of the command's reply; with *members*, a page of them.
 
         By connection id, so that joins and leaves between two pages neither repeat nor skip a member.
@@ -95,7 +95,7 @@ class Lookups:
 
     async def history(
         self, channel: str, *, since: MessageId | None, limit: int | None, reverse: bool
-    ) -> Answer:
+    ) -> ResponseBody:
         """Return messages kept of *channel*, in the form of the command's reply."""
         rules = self._namespaces.rules(channel)
         if not rules.history:
@@ -109,7 +109,7 @@ class Lookups:
             raise RequestRejected(422, ErrorCode.BAD_REQUEST, f"since: {since} is no longer in this history")
         return _reply_fields(HistoryPage(0, channel, found.position, found.messages))
 
-    async def clear(self, channel: str) -> Answer:
+    async def clear(self, channel: str) -> ResponseBody:
         """Delete the history of *channel*."""
         self._namespaces.rules(channel)
         await self._broker.clear(channel)
@@ -117,19 +117,19 @@ class Lookups:
 
     # ------------------------------------------------------------ users and nodes
 
-    async def user(self, user: str) -> Answer:
+    async def user(self, user: str) -> ResponseBody:
         """Return the connections of *user* on every node; `partial` where a node does not answer."""
         found = await self._broker.connections(user)
-        answer: Answer = {"user": user, "connections": [_connection(one) for one in found.items]}
+        answer: ResponseBody = {"user": user, "connections": [_connection(one) for one in found.items]}
         if found.partial:
             answer["partial"] = True
         return answer
 
-    async def nodes(self) -> Answer:
+    async def nodes(self) -> ResponseBody:
         """Return the live nodes, each with the figures that it adds."""
         return {"nodes": [_node(record) for record in await self._broker.nodes()]}
 
-    async def stats(self) -> Answer:
+    async def stats(self) -> ResponseBody:
         """Return sums over the live nodes."""
         records = await self._broker.nodes()
         return {
@@ -140,7 +140,7 @@ class Lookups:
         }
 
 
-def _reply_fields(reply: PresenceState | HistoryPage) -> Answer:
+def _reply_fields(reply: PresenceState | HistoryPage) -> ResponseBody:
     """Return the fields of the command's *reply* without `type` and `id`, which belong to a conversation."""
     fields = server_messages.map_of(reply)
     return {name: fields[name] for name in fields if name not in ("type", "id")}
@@ -150,11 +150,11 @@ def _by_connection(member: Member) -> str:
     return member.connection
 
 
-def _connection(record: ConnectionRecord) -> Answer:
+def _connection(record: ConnectionRecord) -> ResponseBody:
     return {**asdict(record), "channels": list(record.channels)}
 
 
-def _node(record: NodeRecord) -> Answer:
+def _node(record: NodeRecord) -> ResponseBody:
     fields = asdict(record)
     figures = fields.pop("figures")
     return {**fields, **{name: figure for name, figure in figures.items() if name not in fields}}

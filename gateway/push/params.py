@@ -25,7 +25,7 @@ def channel_name(name: str) -> str:
     return name
 
 
-def personal_channel(user: str) -> str:
+def require_personal_channel(user: str) -> str:
     """Return the personal channel of *user*; 422 for a name that does not fit one: nobody can subscribe."""
     name = channels.personal_channel(user_name(user))
     if not channels.is_channel_name(name):

@@ -9,7 +9,7 @@ from gateway.access.permissions import ChannelRules
 from gateway.broker.base import AckLevel, Publication, Receipt, Retention
 from gateway.push.context import PushContext
 from gateway.push.errors import RequestRejected, http_rejection
-from gateway.push.params import channel_name, personal_channel
+from gateway.push.params import channel_name, require_personal_channel
 from gateway.push.requests import (
     BatchCommand,
     BatchRequest,
@@ -18,7 +18,7 @@ from gateway.push.requests import (
     NotifyRequest,
     PublishRequest,
 )
-from gateway.push.responses import Answer
+from gateway.push.responses import ResponseBody
 from protocol.channels import is_channel_name
 from protocol.errors import ErrorCode
 from protocol.payload import Payload, payload_of
@@ -37,14 +37,14 @@ class RequestPublisher:
     `RequestRejected`, `BadRequest` and pydantic's `ValidationError` are raised before anything is published.
     """
 
-    __slots__ = ("_broker", "_message_size", "_namespaces", "_pace", "_retention", "_tasks")
+    __slots__ = ("_broker", "_message_size", "_namespaces", "_retention", "_tasks", "_wait_for_capacity")
 
     def __init__(self, context: PushContext) -> None:
         """Publish to the broker of *context*, under its rules of channels."""
         self._broker = context.broker
         self._namespaces = context.namespaces
         self._tasks = context.tasks
-        self._pace = context.pace
+        self._wait_for_capacity = context.wait_for_capacity
         self._message_size = context.message_size
         self._retention: dict[str, Retention | None] = {}
 
@@ -61,14 +61,14 @@ class RequestPublisher:
         request = PublishRequest.model_validate(body)
         return self._publication(request.channel, self._payload(request.data, json_text), request)
 
-    async def publish(self, publication: Publication) -> Answer:
+    async def publish(self, publication: Publication) -> ResponseBody:
         """Publish and return the answer, once the node's clients can take more."""
         receipt = await self._broker.publish(publication)
-        if self._pace is not None:
-            await self._pace()
+        if self._wait_for_capacity is not None:
+            await self._wait_for_capacity()
         return published_answer(publication, receipt)
 
-    async def broadcast(self, request: BroadcastRequest, *, json_text: bytes | None) -> list[Answer]:
+    async def broadcast(self, request: BroadcastRequest, *, json_text: bytes | None) -> list[ResponseBody]:
         """Publish the same message in every channel; return one answer or error for each."""
         data = self._payload(request.data, json_text)
 
@@ -79,18 +79,18 @@ class RequestPublisher:
             self._publish_one(publication_for, channel, {"channel": channel}) for channel in request.channels
         )
 
-    async def notify(self, request: NotifyRequest, *, json_text: bytes | None) -> list[Answer]:
+    async def notify(self, request: NotifyRequest, *, json_text: bytes | None) -> list[ResponseBody]:
         """Publish the same message on every user's personal channel; return one answer or error for each."""
         data = self._payload(request.data, json_text)
 
         def publication_for(user: str) -> Publication:
-            return self._publication(personal_channel(user), data, request)
+            return self._publication(require_personal_channel(user), data, request)
 
         return await self._run_all(
             self._publish_one(publication_for, user, {"user": user}) for user in request.users
         )
 
-    async def batch(self, request: BatchRequest, *, json_text: bytes | None) -> list[Answer]:
+    async def batch(self, request: BatchRequest, *, json_text: bytes | None) -> list[ResponseBody]:
         """Carry out the commands in order; return one answer or error for each."""
         # Once for all commands: each would search the whole text again.
         payload_of(request.commands, source=json_text)
@@ -136,22 +136,22 @@ class RequestPublisher:
         return self._retention[name]
 
     async def _publish_one(
-        self, publication_for: Callable[[Any], Publication], target: Any, label: Answer
-    ) -> Answer:
+        self, publication_for: Callable[[Any], Publication], target: Any, label: ResponseBody
+    ) -> ResponseBody:
         """Publish and return the answer, or the error in its place; *label* says whose answer it is."""
         try:
             return {**label, **await self.publish(publication_for(target))}
         except Exception as error:  # noqa: BLE001 (one failure must not hide the others' results)
             return {**label, **http_rejection(error).body}
 
-    async def _run_all(self, publishes: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    async def _run_all(self, publishes: Iterable[Coroutine[Any, Any, ResponseBody]]) -> list[ResponseBody]:
         """Start every publish in order, then wait for all: Redis gets them in one round trip."""
         return await self._tasks.gather_in_order(publishes, yield_every=PUBLISHES_PER_TURN)
 
 
-def published_answer(publication: Publication, receipt: Receipt) -> Answer:
+def published_answer(publication: Publication, receipt: Receipt) -> ResponseBody:
     """Return the answer for a message that was published."""
-    answer: Answer = {"channel": publication.channel}
+    answer: ResponseBody = {"channel": publication.channel}
     if receipt.id is not None:
         answer["message"] = str(receipt.id)
     answer["replayed"] = receipt.replayed

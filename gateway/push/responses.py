@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from protocol.errors import ErrorCode
 
-Answer = dict[str, Any]
+ResponseBody = dict[str, Any]
 """The body of an answer before it is encoded."""
 
 MessageId = Annotated[str, Field(description="Opaque: `<offset>-<uid>`.", examples=["7-5f2c9a01d3e4"])]

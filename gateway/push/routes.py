@@ -24,7 +24,6 @@ from gateway.push.requests import (
     SubscriptionRequest,
 )
 from gateway.push.responses import (
-    Answer,
     BatchResults,
     BroadcastResults,
     ChannelInfo,
@@ -36,6 +35,7 @@ from gateway.push.responses import (
     NotifyResults,
     PresenceInfo,
     Published,
+    ResponseBody,
     UserCommandResult,
     UserInfo,
 )
@@ -50,11 +50,11 @@ MAX_PAGE_SIZE = 1_000
 ChannelPath = Annotated[str, Path(description="A channel's name, percent-encoded.", examples=["chat:42"])]
 UserPath = Annotated[str, Path(description="A user, percent-encoded.", examples=["alice"])]
 Prefix = Annotated[str, Query(max_length=256, description="Only channels whose names start with it.")]
-Page = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
+ChannelsLimit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
 Cursor = Annotated[str | None, Query(max_length=1024, description="From the previous page.")]
 Members = Annotated[bool, Query(description="false: the counts alone.")]
-HistoryPage = Annotated[int | None, Query(ge=0, le=limits.HISTORY_LIMIT, description="Messages at most.")]
-MembersPage = Annotated[int | None, Query(ge=1, description="Members at most.")]
+HistoryLimit = Annotated[int | None, Query(ge=0, le=limits.HISTORY_LIMIT, description="Messages at most.")]
+MembersLimit = Annotated[int | None, Query(ge=1, description="Members at most.")]
 Since = Annotated[
     str | None, Query(description="A message id: messages after it; with `reverse`, those before it.")
 ]
@@ -134,7 +134,12 @@ class LookupRoutes:
         self._lookups = lookups
 
     async def channels(
-        self, request: Request, *, prefix: Prefix = "", limit: Page = PAGE_SIZE, cursor: Cursor = None
+        self,
+        request: Request,
+        *,
+        prefix: Prefix = "",
+        limit: ChannelsLimit = PAGE_SIZE,
+        cursor: Cursor = None,
     ) -> Response:
         """Channels that have subscribers, by name."""
         return encode_answer(request, await self._lookups.channels(prefix, limit=limit, cursor=cursor))
@@ -149,7 +154,7 @@ class LookupRoutes:
         channel: ChannelPath,
         *,
         members: Members = True,
-        limit: MembersPage = None,
+        limit: MembersLimit = None,
         cursor: Cursor = None,
     ) -> Response:
         """Who is in the channel."""
@@ -162,7 +167,7 @@ class LookupRoutes:
         request: Request,
         channel: ChannelPath,
         *,
-        limit: HistoryPage = None,
+        limit: HistoryLimit = None,
         since: Since = None,
         reverse: Reverse = False,
     ) -> Response:
@@ -228,7 +233,7 @@ class UserCommandRoutes:
 
     async def _change_subscription(
         self, request: Request, user: str, action: Literal["subscribe", "unsubscribe"]
-    ) -> Answer:
+    ) -> ResponseBody:
         name, body = user_from_path(user), await read_body(request, max_size=self._body_size)
         channel = body.parse(SubscriptionRequest).channel
         return await self._sender.change_subscription(name, action, channel)

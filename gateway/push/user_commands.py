@@ -8,7 +8,7 @@ from gateway.broker.base import UserCommand
 from gateway.push.context import PushContext
 from gateway.push.errors import RequestRejected
 from gateway.push.requests import REASON_SIZE, DisconnectRequest
-from gateway.push.responses import Answer
+from gateway.push.responses import ResponseBody
 from protocol.channels import personal_user
 from protocol.errors import CLOSES, CloseCode, ErrorCode
 
@@ -23,7 +23,7 @@ class UserCommandSender:
         self._broker = context.broker
         self._namespaces = context.namespaces
 
-    async def disconnect(self, user: str, request: DisconnectRequest) -> Answer:
+    async def disconnect(self, user: str, request: DisconnectRequest) -> ResponseBody:
         """Close the connections of *user* with a code and a reason."""
         code = request.close_code
         reason = _default_reason(code) if request.reason is None else request.reason
@@ -40,7 +40,7 @@ class UserCommandSender:
 
     async def change_subscription(
         self, user: str, action: Literal["subscribe", "unsubscribe"], channel: str
-    ) -> Answer:
+    ) -> ResponseBody:
         """Subscribe the connections of *user* to *channel*, or unsubscribe them."""
         self._namespaces.rules(channel)
         if personal_user(channel) not in (None, user):
@@ -51,7 +51,7 @@ class UserCommandSender:
             )
         return await self._send(UserCommand(user, action, channel=channel))
 
-    async def _send(self, command: UserCommand) -> Answer:
+    async def _send(self, command: UserCommand) -> ResponseBody:
         found = await self._broker.connections(command.user)
         # Sent also where no connection is known: one may be about to be registered.
         await self._broker.send_user_command(command)

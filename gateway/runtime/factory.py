@@ -130,7 +130,7 @@ def public_binding(settings: Settings, *, shares_ports: bool) -> Binding:
     return Binding(
         host=public.host,
         port=public.port,
-        listeners=public.listeners,
+        sockets=public.listeners,
         backlog=public.backlog,
         shared=shares_ports,
         send_buffer=public.send_buffer,
@@ -144,7 +144,7 @@ def internal_binding(settings: Settings, *, shares_ports: bool) -> Binding:
     return Binding(
         host=internal.host,
         port=internal.port,
-        listeners=internal.listeners,
+        sockets=internal.listeners,
         backlog=internal.backlog,
         shared=shares_ports,
     )

@@ -27,7 +27,7 @@ class Binding:
     host: str
     port: int
     """0 for any free port."""
-    listeners: int = 1
+    sockets: int = 1
     """Sockets on the same port: an event loop accepts one connection per iteration from each."""
     backlog: int = defaults.LISTEN_BACKLOG
     send_buffer: int = 0
@@ -53,7 +53,7 @@ def bind(binding: Binding) -> list[socket.socket]:
         if binding.port and not binding.shared:
             _check_port_is_free(family, address)
         first = _listen(family, address, binding)
-    return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.listeners - 1))]
+    return [first, *(_listen(family, first.getsockname(), binding) for _ in range(binding.sockets - 1))]
 
 
 @contextlib.contextmanager

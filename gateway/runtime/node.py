@@ -209,7 +209,7 @@ class GatewayNode:
             namespaces=self._namespaces,
             keys=PushKeys([key.get_secret_value() for key in settings.push.keys]),
             tasks=self._tasks,
-            pace=self.hub.wait_for_capacity,
+            wait_for_capacity=self.hub.wait_for_capacity,
             body_size=settings.listen.internal.body_size,
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,

@@ -50,7 +50,7 @@ def _run_workers(settings: Settings) -> int:
             settings.node.workers,
             stop_timeout=settings.drain.timeout + WORKER_STOP_MARGIN_SECONDS,
             log_event=_log_event,
-            on_all_serving=partial(_print_addresses, with_ports, *ports),
+            on_all_serving=partial(print_addresses, with_ports, *ports),
         )
         return supervisor.run()
 
@@ -77,7 +77,7 @@ def run_worker(
 
 
 async def _serve(settings: Settings) -> None:
-    await GatewayNode(settings).serve(_stop_event(), print_addresses)
+    await GatewayNode(settings).serve(_stop_event(), _print_node_addresses)
 
 
 async def _serve_as_worker(
@@ -121,12 +121,12 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def print_addresses(node: GatewayNode) -> None:
-    """Print the addresses on which *node* listens, and in dev mode a command to try."""
-    _print_addresses(node.settings, node.public.port, node.internal.port)
+def _print_node_addresses(node: GatewayNode) -> None:
+    print_addresses(node.settings, node.public.port, node.internal.port)
 
 
-def _print_addresses(settings: Settings, public_port: int, internal_port: int) -> None:
+def print_addresses(settings: Settings, public_port: int, internal_port: int) -> None:
+    """Print the addresses on which a gateway listens, and in dev mode a command to try."""
     internal = _url("http", settings.listen.internal.host, internal_port)
     lines = [
         f"clients   {_url('ws', settings.listen.public.host, public_port)}{PATH}",

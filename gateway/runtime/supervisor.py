@@ -42,9 +42,9 @@ WorkerMain = Callable[[int, "WorkerMetricsExchange | None", "Synchronized[float]
 """Runs in each worker process: its number, the metrics of the other workers, and its last heartbeat."""
 
 
-def restart_delay(deaths: int, chance: float) -> float:
-    """Return the seconds to wait after *deaths* in a row; *chance*, from 0 to 1, is the jitter."""
-    return chance * min(MAX_RESTART_DELAY_SECONDS, FIRST_RESTART_DELAY_SECONDS * 2.0 ** (deaths - 1))
+def restart_delay(deaths: int, jitter: float) -> float:
+    """Return the seconds to wait after *deaths* in a row; *jitter*, from 0 to 1, is the jitter."""
+    return jitter * min(MAX_RESTART_DELAY_SECONDS, FIRST_RESTART_DELAY_SECONDS * 2.0 ** (deaths - 1))
 
 
 @dataclass(slots=True)

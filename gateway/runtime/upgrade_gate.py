@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from gateway.access.admission import Admission
-from gateway.access.origins import Network, allowed, client_address
+from gateway.access.client_address import Network, client_address
+from gateway.access.origins import origin_allowed
 from gateway.errors import Rejection
 from gateway.transport.websocket.upgrade import UpgradeRequest
 from protocol.errors import ErrorCode
@@ -52,7 +53,7 @@ class UpgradeGate:
         if not self._broker_ready():
             return _unavailable("this node does not reach its broker")
         origins = self._allowed_origins
-        if not allowed(request.origin, request.host, origins, loopback=self._allow_loopback):
+        if not origin_allowed(request.origin, request.host, origins, loopback=self._allow_loopback):
             return Rejection(
                 ErrorCode.PERMISSION_DENIED, "this page's origin is not in listen.public.allowed_origins"
             )

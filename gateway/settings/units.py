@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from gateway.access import origins
+from gateway.access.client_address import Network
 
 _DAY = 86_400.0
 _SECONDS = {"d": _DAY, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -145,5 +146,5 @@ Host = Annotated[str, Field(min_length=1, max_length=255)]
 ListOrText = BeforeValidator(items)
 Secrets = Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], ListOrText]
 Addresses = Annotated[tuple[Address, ...], ListOrText]
-Networks = Annotated[tuple[Annotated[origins.Network, BeforeValidator(network)], ...], ListOrText]
+Networks = Annotated[tuple[Annotated[Network, BeforeValidator(network)], ...], ListOrText]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(origin)], ...], ListOrText]

@@ -62,23 +62,23 @@ class ChannelModel:
 
     def message_received(self, since: MessageId, message: Message) -> MessageId:
         """Check *message*, which a node got right after *since*; return its id."""
-        identity, value = message.message, message.data.value
-        assert identity is not None
-        assert identity.offset == since.offset + 1, f"{identity} after {since}: a hole or a repetition"
-        assert self.next_ids.setdefault(since, identity) == identity, "two histories after one position"
-        self.message_stored(identity, value)
-        self.position_returned(identity, since)
-        return identity
+        message_id, value = message.message, message.data.value
+        assert message_id is not None
+        assert message_id.offset == since.offset + 1, f"{message_id} after {since}: a hole or a repetition"
+        assert self.next_ids.setdefault(since, message_id) == message_id, "two histories after one position"
+        self.message_stored(message_id, value)
+        self.position_returned(message_id, since)
+        return message_id
 
-    def message_stored(self, identity: MessageId, value: Any) -> None:
-        """Check that *value* is stored under *identity*, and under no other id."""
-        assert self.values.setdefault(identity, value) == value, "one id for two messages"
-        assert self.ids.setdefault(value, identity) == identity, f"{value} is stored twice"
+    def message_stored(self, message_id: MessageId, value: Any) -> None:
+        """Check that *value* is stored under *message_id*, and under no other id."""
+        assert self.values.setdefault(message_id, value) == value, "one id for two messages"
+        assert self.ids.setdefault(value, message_id) == message_id, f"{value} is stored twice"
 
-    def publish_acknowledged(self, identity: MessageId) -> None:
+    def publish_acknowledged(self, message_id: MessageId) -> None:
         """Check the id that a publisher got."""
-        assert self.acknowledged.setdefault(identity.offset, identity) == identity
-        self.position_returned(identity)
+        assert self.acknowledged.setdefault(message_id.offset, message_id) == message_id
+        self.position_returned(message_id)
 
     # ------------------------------------------------------------ what happens to the channel
 

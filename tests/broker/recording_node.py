@@ -46,7 +46,7 @@ class RecordingNode:
     def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         return {name: count for name, count in self.followed.items() if name.startswith(prefix)}
 
-    def record(self) -> NodeRecord:
+    def as_record(self) -> NodeRecord:
         return NodeRecord(self.name, connections=3, channels=2, subscriptions=5, uptime=1.5)
 
     async def received(self, count: int) -> list[Envelope]:

@@ -42,7 +42,8 @@ def test_documented_limits_are_those_of_the_code() -> None:
     assert f"`auth.leeway` ({settings.auth.leeway:g} s)" in words
     assert f"{HttpOptions().header_size >> 10} KiB, then 431" in words
     assert (
-        f"{limits.FRAGMENTS} frames a message, {limits.PINGS_PER_SECOND:g} control frames a second" in words
+        f"{limits.FRAGMENTS} frames a message, {limits.CONTROL_FRAMES_PER_SECOND:g} control frames a second"
+        in words
     )
     assert f"then 1009; {limits.DEPTH} levels" in words
     for key, figure in re.findall(r"`limits\.(\w+)` \(([\d,]+)", SECURITY.text):

@@ -47,7 +47,7 @@ async def test_subscribers_of_different_nodes_see_one_order(
             (await publish((one, two)[number % 2].internal, "room", number))["message"]
             for number in range(20)
         ]
-        assert [identity.partition("-")[0] for identity in ids] == [str(n) for n in range(1, 21)]
+        assert [message_id.partition("-")[0] for message_id in ids] == [str(n) for n in range(1, 21)]
         for client in (ann, bob):
             heard = [await client.next_push("message") for _ in ids]
             assert [message["message"] for message in heard] == ids

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from protocol.codec import CODECS
 from protocol.commands import COMMANDS
-from protocol.conversation import ACTIONS, Action, State, action_for
+from protocol.conversation import ACTIONS, CommandAction, State, action_for
 from protocol.errors import CLOSES, CloseCode, Reaction
 from tests.protocol import examples
 from tests.protocol.strategies import bounded
@@ -24,13 +24,13 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize(
     ("state", "connect", "others"),
     [
-        (State.OPENED, Action.HANDLE, Action.CLOSE),
-        (State.CONNECTING, Action.CLOSE, Action.HANDLE),
-        (State.CONNECTED, Action.CLOSE, Action.HANDLE),
-        (State.CLOSING, Action.IGNORE, Action.IGNORE),
+        (State.OPENED, CommandAction.HANDLE, CommandAction.CLOSE),
+        (State.CONNECTING, CommandAction.CLOSE, CommandAction.HANDLE),
+        (State.CONNECTED, CommandAction.CLOSE, CommandAction.HANDLE),
+        (State.CLOSING, CommandAction.IGNORE, CommandAction.IGNORE),
     ],
 )
-def test_connect_comes_first_and_once(state: State, connect: Action, others: Action) -> None:
+def test_connect_comes_first_and_once(state: State, connect: CommandAction, others: CommandAction) -> None:
     assert action_for(state, "connect") is connect
     assert {action_for(state, kind) for kind in COMMANDS if kind != "connect"} == {others}
 
@@ -59,17 +59,17 @@ class Conversation(RuleBasedStateMachine):
         open_connects = self.connects - self.refused
         action = action_for(self.state, kind)
         if self.ended:
-            assert action is Action.IGNORE
+            assert action is CommandAction.IGNORE
         elif (kind == "connect") == (open_connects == 0):
-            assert action is Action.HANDLE
+            assert action is CommandAction.HANDLE
         else:
-            assert action is Action.CLOSE
+            assert action is CommandAction.CLOSE
         self._apply(action, kind)
 
-    def _apply(self, action: Action, kind: str) -> None:
-        if action is Action.CLOSE:
+    def _apply(self, action: CommandAction, kind: str) -> None:
+        if action is CommandAction.CLOSE:
             self.state, self.ended = State.CLOSING, True
-        elif action is Action.HANDLE:
+        elif action is CommandAction.HANDLE:
             self.handled += 1
             if kind == "connect":
                 self.state, self.connects = State.CONNECTING, self.connects + 1

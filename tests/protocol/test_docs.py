@@ -103,7 +103,7 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     assert documented["a channel's name"].startswith(f"{limits.CHANNEL_NAME} of")
     assert documented["WebSocket frames of one message"] == str(limits.FRAGMENTS)
     assert documented["WebSocket control frames a second"] == (
-        f"{limits.PINGS_PER_SECOND:.0f}, {limits.PING_BURST:.0f} at once"
+        f"{limits.CONTROL_FRAMES_PER_SECOND:.0f}, {limits.CONTROL_FRAME_BURST:.0f} at once"
     )
     words = " ".join(DOCUMENT.split())
     assert f"A message from the server may nest {limits.SERVER_MESSAGE_DEPTH}," in words

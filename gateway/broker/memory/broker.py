@@ -191,7 +191,7 @@ class MemoryBroker:
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the one node."""
-        return [self._serving().record()]
+        return [self._serving().as_record()]
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""

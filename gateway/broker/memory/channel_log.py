@@ -46,14 +46,14 @@ class ChannelLog:
         Raises:
             ValueError: its id does not follow `position`.
         """
-        identity = message.message
-        if identity is None or not identity.follows(self.position):
-            raise ValueError(f"{identity} does not follow {self.position}")
+        message_id = message.message
+        if message_id is None or not message_id.follows(self.position):
+            raise ValueError(f"{message_id} does not follow {self.position}")
         cost = memory_cost(message)
         self.last_expiry = now + retention.ttl
-        self._entries.append((self.last_expiry, identity, message, cost))
+        self._entries.append((self.last_expiry, message_id, message, cost))
         self.size += cost
-        self.position = identity
+        self.position = message_id
         while len(self._entries) > retention.size:
             self._drop_oldest()
 

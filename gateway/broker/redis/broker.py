@@ -241,7 +241,7 @@ class RedisBroker:
             except GatewayError as failed:
                 error = failed
                 continue
-            return [self._require_node().record(), *others]
+            return [self._require_node().as_record(), *others]
         raise error or BrokerUnavailable(NOT_STARTED)
 
     def statistics(self) -> dict[str, int]:

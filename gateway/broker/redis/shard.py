@@ -90,7 +90,7 @@ class Shard:
             self._options,
             layout_check,
             self,
-            name=_without_blanks(node.record().node),
+            name=_without_blanks(node.as_record().node),
             layout=layout,
             record=lambda: encode_record(node),
             on_error=self._tasks.report,

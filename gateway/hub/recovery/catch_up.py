@@ -66,8 +66,8 @@ async def _send_batch(
         part = await cache.messages_after(channel, position, limit)
         if subscription not in session.behind or subscription.behind != position:
             return
-        if part.lost:
-            _go_live(subscription, gap=part.lost)
+        if part.gap_reason:
+            _go_live(subscription, gap=part.gap_reason)
             return
         messages = up_to(channel.position, part.messages)
     if messages:

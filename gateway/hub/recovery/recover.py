@@ -85,11 +85,7 @@ def up_to(position: MessageId | None, messages: Iterable[EncodedMessage]) -> lis
     Newer messages are still on their way to this node and will be delivered.
     """
     offset = -1 if position is None else position.offset
-    return [
-        encoded
-        for encoded in messages
-        if encoded.message.message is not None and encoded.message.message.offset <= offset
-    ]
+    return [encoded for encoded in messages if encoded.id is not None and encoded.id.offset <= offset]
 
 
 async def recover(
@@ -156,7 +152,7 @@ async def _read_since(hub: Hub, channel: Channel, since: MessageId, room: int) -
         if cached is not None:
             return Recovery(channel, [*messages, *cached], channel.position, since, channel.numbering_breaks)
         part = await hub.history_cache.messages_after(channel, position)
-        if part.lost or channel.position is None:
+        if part.gap_reason or channel.position is None:
             break
         if position.offset > channel.position.offset:
             return None

@@ -13,18 +13,18 @@ class PeerLimits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._control_tokens = limits.PING_BURST
+        self._control_tokens = limits.CONTROL_FRAME_BURST
         self._refilled_at = clock()
         self._fragments = 0
 
     def count_control_frame(self) -> str | None:
         """Count a control frame; return the violation when the peer sends too many in a second, else None."""
         now = self._clock()
-        earned = (now - self._refilled_at) * limits.PINGS_PER_SECOND
-        self._control_tokens = min(limits.PING_BURST, self._control_tokens + earned) - 1.0
+        earned = (now - self._refilled_at) * limits.CONTROL_FRAMES_PER_SECOND
+        self._control_tokens = min(limits.CONTROL_FRAME_BURST, self._control_tokens + earned) - 1.0
         self._refilled_at = now
         if self._control_tokens < 0:
-            return f"more than {limits.PINGS_PER_SECOND:.0f} control frames a second"
+            return f"more than {limits.CONTROL_FRAMES_PER_SECOND:.0f} control frames a second"
         return None
 
     def count_fragment(self, *, final: bool) -> str | None:

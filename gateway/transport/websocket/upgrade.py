@@ -58,16 +58,16 @@ class UpgradeEndpoint:
         offered = scope["subprotocols"]
         request = _upgrade_request(scope)
         codec = choose_codec(offered)
-        admitted = self._gate(request) if codec is not None else _no_subprotocol()
-        if codec is None or isinstance(admitted, Rejection):
-            await WebSocket(scope, receive, send).send_denial_response(_response(admitted))  # type: ignore[arg-type]
+        release = self._gate(request) if codec is not None else _no_subprotocol()
+        if codec is None or isinstance(release, Rejection):
+            await WebSocket(scope, receive, send).send_denial_response(_response(release))  # type: ignore[arg-type]
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol if offered else None})
         websocket = scope["extensions"][EXTENSION].websocket
         if websocket is None:
-            admitted()
+            release()
             return
-        self._opener(websocket, codec, request, admitted)
+        self._opener(websocket, codec, request, release)
 
 
 def application(gate: Gate, opener: Opener, routes: Sequence[BaseRoute] = ()) -> Starlette:

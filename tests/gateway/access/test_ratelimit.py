@@ -5,7 +5,7 @@ from aiolimiter import AsyncLimiter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.ratelimit import CommandLimiter, Strikes, TokenBucket
+from gateway.access.ratelimit import CommandLimiter, RejectionCounter, TokenBucket
 from gateway.clock import FakeClock
 from tests.gateway.access.clock_loop import run_with_clock
 
@@ -129,12 +129,12 @@ def test_a_bucket_needs_a_rate_and_a_burst(rate: float, burst: float) -> None:
 
 
 def test_strikes_end_at_the_limit() -> None:
-    strikes = Strikes()
+    strikes = RejectionCounter()
     assert [strikes.on_rejected(0.0) for _ in range(20)] == [False] * 19 + [True]
 
 
 def test_an_admitted_command_resets_the_count() -> None:
-    strikes = Strikes(limit=3)
+    strikes = RejectionCounter(limit=3)
     strikes.on_rejected(0.0)
     strikes.on_rejected(0.0)
     strikes.on_admitted()
@@ -143,7 +143,7 @@ def test_an_admitted_command_resets_the_count() -> None:
 
 def test_strikes_count_in_any_window_not_only_from_the_first_rejection() -> None:
     clock = FakeClock()
-    strikes = Strikes(limit=4, window=10.0)
+    strikes = RejectionCounter(limit=4, window=10.0)
     assert not strikes.on_rejected(clock())
     clock.advance(8.0)
     assert not strikes.on_rejected(clock())
@@ -156,7 +156,7 @@ def test_strikes_count_in_any_window_not_only_from_the_first_rejection() -> None
 
 def test_rejections_further_apart_than_the_window_never_reach_the_limit() -> None:
     clock = FakeClock()
-    strikes = Strikes(limit=3, window=10.0)
+    strikes = RejectionCounter(limit=3, window=10.0)
     for _ in range(50):
         assert not strikes.on_rejected(clock())
         clock.advance(5.1)

@@ -226,7 +226,7 @@ class _GatedNode:
         self.deliver = broker.deliver
         self.connections = node.connections
         self.subscribed_channels = node.subscribed_channels
-        self.record = node.record
+        self.as_record = node.as_record
 
 
 # ---------------------------------------------------------------- interleavings

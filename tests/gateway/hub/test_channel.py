@@ -76,13 +76,11 @@ def channel_at(position: int = 0) -> Channel:
 
 def enqueue(channel: Channel, *numbers: int, uid_prefix: str = "u") -> None:
     for number in numbers:
-        channel.enqueue(encoded_message(number, uid_prefix=uid_prefix))
+        channel.collect(encoded_message(number, uid_prefix=uid_prefix))
 
 
 def numbers(encoded: list[EncodedMessage] | None) -> list[int] | None:
-    return (
-        None if encoded is None else [each.message.message.offset for each in encoded if each.message.message]
-    )
+    return None if encoded is None else [each.id.offset for each in encoded if each.id]
 
 
 # ---------------------------------------------------------------- subscribers
@@ -96,10 +94,10 @@ def test_the_retention_of_a_channel_follows_from_its_rules() -> None:
 def test_a_channel_is_idle_without_subscribers_and_holders() -> None:
     channel = channel_at()
     states = [channel.idle]
-    channel.holders += 1
+    channel.pending_subscriptions += 1
     states.append(channel.idle)
     _, subscription = subscribe(channel)
-    channel.holders -= 1
+    channel.pending_subscriptions -= 1
     states.append(channel.idle)
     assert (len(channel), repr(channel)) == (1, "<Channel a at 0-u0 1 subscribers>")
     for _ in range(2):
@@ -126,8 +124,8 @@ def test_a_subscriber_gets_what_is_delivered_between_add_and_remove() -> None:
 def test_pending_messages_are_offered_once_as_one_batch() -> None:
     channel = channel_at(6)
     session, _ = subscribe(channel)
-    assert channel.enqueue(encoded_message(7)) is True
-    assert channel.enqueue(encoded_message(8)) is False
+    assert channel.collect(encoded_message(7)) is True
+    assert channel.collect(encoded_message(8)) is False
     channel.offer_pending()
     channel.offer_pending()
     enqueue(channel, 9)
@@ -141,7 +139,7 @@ def test_each_codec_in_use_gets_its_own_batch_and_others_none() -> None:
     _, removed = subscribe(channel, "c2", codec=MSGPACK)
     channel.remove(removed)
     encoded = encoded_message(1)
-    channel.enqueue(encoded)
+    channel.collect(encoded)
     channel.offer_pending()
     assert repr(encoded) == "<EncodedMessage a 1-u1 in ['fanway.v1.json']>"
     binary, _ = subscribe(channel, "c3", codec=MSGPACK)
@@ -159,7 +157,7 @@ def test_the_only_channel_of_a_turn_or_of_a_session_is_offered_to_write_at_once(
     if one == "it follows one channel":
         del session.subscriptions["b"]
     enqueue(channel, 2)
-    channel.offer_pending(alone=one == "one channel has something")
+    channel.offer_pending(only_channel=one == "one channel has something")
     assert (session.received(), session.at_once) == ([1, 2], 1)
 
 
@@ -169,7 +167,7 @@ def test_a_subscription_behind_is_offered_nothing_and_notes_unnumbered_messages(
     session, subscription = subscribe(channel)
     subscription.behind = message_id(0)
     assert repr(subscription) == "<Subscription a behind at 0-u0>"
-    channel.enqueue(encoded_message(number, "x"))
+    channel.collect(encoded_message(number, "x"))
     channel.offer_pending()
     assert (session.received(), subscription.missed_unnumbered) == ([], number is None)
 
@@ -303,9 +301,9 @@ def test_only_the_newest_messages_are_cached() -> None:
 def test_the_cache_is_bounded_in_bytes() -> None:
     channel = channel_at()
     for number in range(1, 6):
-        channel.enqueue(encoded_message(number, "x" * (CACHED_BYTES // 3)))
+        channel.collect(encoded_message(number, "x" * (CACHED_BYTES // 3)))
     assert channel.position_before_cache == message_id(3)
-    channel.enqueue(encoded_message(6, "x" * 2 * CACHED_BYTES))
+    channel.collect(encoded_message(6, "x" * 2 * CACHED_BYTES))
     assert (channel.position_before_cache, numbers(channel.messages_after(message_id(5)))) == (
         message_id(5),
         [6],
@@ -372,7 +370,7 @@ def test_cleared_messages_are_not_served_and_positions_stay_valid() -> None:
 def test_the_newest_messages_are_returned_unless_too_few_or_too_old() -> None:
     channel = channel_at()
     for number in range(1, 6):
-        channel.enqueue(encoded_message(number, time=number * 1_000))
+        channel.collect(encoded_message(number, time=number * 1_000))
     assert numbers(channel.newest(3, not_before=2.9)) == [3, 4, 5]
     assert channel.newest(3, not_before=3.0) is None
     assert numbers(channel.newest(5, not_before=0.5)) == [1, 2, 3, 4, 5]
@@ -427,7 +425,7 @@ class ChannelModel:
             for _ in range(count):
                 self.enqueue(exclude=step == "exclude")
         elif step == "unnumbered":
-            self.channel.enqueue(encoded_message(None, "x"))
+            self.channel.collect(encoded_message(None, "x"))
             self.received.append("x")
         else:
             getattr(self.channel, step)()
@@ -447,12 +445,12 @@ class ChannelModel:
         if exclude:
             self.channel.offer_excluding(encoded, frozenset({"c9"}))
         else:
-            self.channel.enqueue(encoded)
+            self.channel.collect(encoded)
 
     def check(self) -> None:
         for index, position in enumerate(self.history):
             after = self.channel.messages_after(position)
-            assert after is None or [each.message.message for each in after] == self.history[index + 1 :]
+            assert after is None or [each.id for each in after] == self.history[index + 1 :]
         if len(self.history) > 1:
             assert self.channel.messages_after(self.history[-1]) == []
             assert all(self.channel.messages_after(position) is None for position in self.old)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
-from gateway.hub.heartbeat import Action, Heartbeat, next_action
+from gateway.hub.heartbeat import Heartbeat, HeartbeatAction, next_action
 from tests.gateway.virtual_time import no_deadline
 
 INTERVAL, GRACE = 25.0, 10.0
@@ -48,20 +48,22 @@ def wheel(clock: FakeClock, *, interval: float = INTERVAL, grace: float = GRACE)
 @pytest.mark.parametrize(
     ("now", "seen", "pinged", "action", "check_at"),
     [
-        pytest.param(100.0, 90.0, 0.0, Action.WAIT, 115.0, id="received lately"),
-        pytest.param(114.9, 90.0, 0.0, Action.WAIT, 115.0, id="just before the interval"),
-        pytest.param(115.0, 90.0, 0.0, Action.PING, 125.0, id="silent for the interval"),
-        pytest.param(120.0, 90.0, 115.0, Action.WAIT, 125.0, id="pinged, in time"),
-        pytest.param(124.9, 90.0, 115.0, Action.WAIT, 125.0, id="pinged, just in time"),
-        pytest.param(125.0, 90.0, 115.0, Action.TIME_OUT, 125.0, id="pinged, too late"),
-        pytest.param(125.0, 115.0, 115.0, Action.WAIT, 140.0, id="answered in the same instant"),
-        pytest.param(125.0, 118.0, 115.0, Action.WAIT, 143.0, id="answered"),
-        pytest.param(143.0, 118.0, 115.0, Action.PING, 153.0, id="answered, then silent for the interval"),
-        pytest.param(100.0, 101.0, 0.0, Action.WAIT, 126.0, id="received after the tick was due"),
+        pytest.param(100.0, 90.0, 0.0, HeartbeatAction.WAIT, 115.0, id="received lately"),
+        pytest.param(114.9, 90.0, 0.0, HeartbeatAction.WAIT, 115.0, id="just before the interval"),
+        pytest.param(115.0, 90.0, 0.0, HeartbeatAction.PING, 125.0, id="silent for the interval"),
+        pytest.param(120.0, 90.0, 115.0, HeartbeatAction.WAIT, 125.0, id="pinged, in time"),
+        pytest.param(124.9, 90.0, 115.0, HeartbeatAction.WAIT, 125.0, id="pinged, just in time"),
+        pytest.param(125.0, 90.0, 115.0, HeartbeatAction.TIME_OUT, 125.0, id="pinged, too late"),
+        pytest.param(125.0, 115.0, 115.0, HeartbeatAction.WAIT, 140.0, id="answered in the same instant"),
+        pytest.param(125.0, 118.0, 115.0, HeartbeatAction.WAIT, 143.0, id="answered"),
+        pytest.param(
+            143.0, 118.0, 115.0, HeartbeatAction.PING, 153.0, id="answered, then silent for the interval"
+        ),
+        pytest.param(100.0, 101.0, 0.0, HeartbeatAction.WAIT, 126.0, id="received after the tick was due"),
     ],
 )
 def test_next_action_is_due_at_the_right_time(
-    now: float, seen: float, pinged: float, action: Action, check_at: float
+    now: float, seen: float, pinged: float, action: HeartbeatAction, check_at: float
 ) -> None:
     assert next_action(now, seen, pinged, INTERVAL, GRACE) == (action, check_at)
 

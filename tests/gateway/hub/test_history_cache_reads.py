@@ -62,7 +62,7 @@ async def test_a_position_of_another_history_does_not_disturb_other_callers() ->
     async def test(broker: GatedBroker, ids: list[MessageId], read: Read) -> None:
         first, stranger, last = read(ids[4]), read(STRANGER), read(ids[2])
         await broker.pass_all()
-        assert (await stranger).lost
+        assert (await stranger).gap_reason
         for place, task in ((4, first), (2, last)):
             returned = values_of(encoded.message for encoded in (await task).messages)
             assert returned[0] == place + 1

@@ -53,7 +53,7 @@ async def test_a_hub_lists_its_sessions_users_and_subscribed_channels() -> None:
             again.session.connection,
         ]
         assert node.hub.connections("ben") == []
-        record = node.hub.record()
+        record = node.hub.as_record()
         assert (record.node, record.connections, record.channels, record.subscriptions) == ("n1", 3, 3, 6)
         assert record.figures["users"] == 1
         assert repr(node.hub) == "<Hub n1 3 sessions 3 channels>"

@@ -331,7 +331,7 @@ async def test_a_session_has_a_record_statistics_and_a_repr() -> None:
         client = await node.connect(user="ann")
         await client.subscribe("h:b")
         await client.subscribe("h:a")
-        record = client.session.record()
+        record = client.session.as_record()
         assert (record.connection, record.node) == (client.welcome.connection, "n1")
         assert record.channels == ["@ann", "h:a", "h:b"]
         assert record.since == node.wall()

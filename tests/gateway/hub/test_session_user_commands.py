@@ -140,7 +140,7 @@ async def test_client_and_server_may_subscribe_at_the_same_time() -> None:
             made = [message for message in client.transport.messages if isinstance(message, Subscribed)]
             assert len(made) == 1
             assert len(node.hub.channels["hp:a"]) == 1
-            assert node.hub.channels["hp:a"].holders == 0
+            assert node.hub.channels["hp:a"].pending_subscriptions == 0
             await publish_and_deliver(node, "hp:a", "x")
             assert client.values() == ["x"]
             assert (await broker.inner.presence("hp:a")).connections == 1

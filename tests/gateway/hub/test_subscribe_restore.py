@@ -291,7 +291,7 @@ async def test_a_node_that_stops_at_any_step_of_a_restore_leaves_nothing(opened:
         client.disconnect()
         broker.only = frozenset()
         await node.tasks.close()
-        assert all(channel.holders == 0 for channel in node.hub.channels.values())
+        assert all(channel.pending_subscriptions == 0 for channel in node.hub.channels.values())
         assert node.hub.channels == {}
         for channel in names(4):
             assert (await broker.inner.presence(channel)).connections == 0

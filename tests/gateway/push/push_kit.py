@@ -56,7 +56,7 @@ class RecordingNode:
     def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
         return {name: size for name, size in self.channels.items() if name.startswith(prefix)}
 
-    def record(self) -> NodeRecord:
+    def as_record(self) -> NodeRecord:
         sizes = self.channels.values()
         return NodeRecord("n1", len(self.users), len(sizes), sum(sizes), 12.5, {"deliveries": 7, "node": "?"})
 

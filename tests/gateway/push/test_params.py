@@ -9,8 +9,8 @@ from gateway.push.params import (
     channel_from_path,
     decode_cursor,
     encode_cursor,
-    personal_channel,
     position_from_query,
+    require_personal_channel,
     user_from_path,
 )
 from protocol.position import MessageId
@@ -46,9 +46,9 @@ def test_a_segment_that_is_no_user_is_rejected(segment: str) -> None:
 
 
 def test_only_a_user_whose_name_fits_has_a_personal_channel() -> None:
-    assert personal_channel("ann") == "@ann"
+    assert require_personal_channel("ann") == "@ann"
     with pytest.raises(RequestRejected, match="user: expected one with a personal channel"):
-        personal_channel("ann/x")
+        require_personal_channel("ann/x")
 
 
 def test_a_position_is_a_message_id_or_absent() -> None:

@@ -23,7 +23,7 @@ def bound(binding: Binding) -> Iterator[list[socket.socket]]:
 
 
 def test_port_0_binds_all_sockets_to_the_same_free_port() -> None:
-    with bound(Binding("127.0.0.1", 0, listeners=4)) as sockets:
+    with bound(Binding("127.0.0.1", 0, sockets=4)) as sockets:
         assert len(sockets) == 4
         assert len({each.getsockname() for each in sockets}) == 1
         with socket.create_connection(sockets[0].getsockname(), timeout=5):
@@ -43,10 +43,10 @@ def test_accepted_sockets_inherit_the_options() -> None:
 
 
 def test_a_port_of_another_gateway_is_an_error() -> None:
-    with bound(Binding("127.0.0.1", 0, listeners=2)) as sockets:
+    with bound(Binding("127.0.0.1", 0, sockets=2)) as sockets:
         port = sockets[0].getsockname()[1]
         with pytest.raises(GatewayError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another"):
-            bind(Binding("127.0.0.1", port, listeners=2))
+            bind(Binding("127.0.0.1", port, sockets=2))
 
 
 def test_a_port_in_time_wait_can_be_bound_again() -> None:
@@ -68,6 +68,6 @@ def test_a_host_of_another_machine_is_an_error(host: str) -> None:
 
 
 def test_a_listener_can_bind_ipv6() -> None:
-    with bound(Binding("::1", 0, listeners=2)) as sockets:
+    with bound(Binding("::1", 0, sockets=2)) as sockets:
         assert sockets[0].family is socket.AF_INET6
         assert sockets[0].getsockname() == sockets[1].getsockname()

@@ -153,14 +153,14 @@ class ChannelState:
                 self.must_reread = True
                 self.possible_loss |= entry.id is None
             return EntryAction.BUFFER
-        identity = entry.id
-        if identity is None or not self.has_history:
+        message_id = entry.id
+        if message_id is None or not self.has_history:
             return EntryAction.DELIVER
         delivered = self.delivered
-        if delivered is None or (identity.follows(delivered) and entry.previous_uid == delivered.uid):
-            self.delivered = identity
+        if delivered is None or (message_id.follows(delivered) and entry.previous_uid == delivered.uid):
+            self.delivered = message_id
             return EntryAction.DELIVER
-        if backfilled and identity.offset <= delivered.offset:
+        if backfilled and message_id.offset <= delivered.offset:
             return EntryAction.DROP
         self.buffer = [entry]
         return EntryAction.BACKFILL

@@ -66,8 +66,8 @@ class InboxDispatcher:
         if kind == b"m":
             _, offset, uid, previous_uid, name = head.split(b" ", 4)
             if (channel := self._routes.channels.get(name)) is not None:
-                identity = None if offset == b"0" else MessageId(int(offset), uid.decode())
-                self._on_entry(channel, InboxEntry(kind, identity, previous_uid.decode(), body))
+                message_id = None if offset == b"0" else MessageId(int(offset), uid.decode())
+                self._on_entry(channel, InboxEntry(kind, message_id, previous_uid.decode(), body))
         elif kind in _UNSTORED_KINDS:
             if (channel := self._routes.channels.get(head[2:])) is not None:
                 self._on_entry(channel, InboxEntry(kind, None, "", body))

@@ -187,4 +187,4 @@ class _Question:
 
 def encode_record(node: LocalNode) -> bytes:
     """Return the record of *node*, encoded for Redis: `Lookups.nodes` of other nodes decodes it."""
-    return orjson.dumps(asdict(node.record()), default=str)
+    return orjson.dumps(asdict(node.as_record()), default=str)

@@ -6,8 +6,8 @@ from gateway.clock import FakeClock
 from gateway.transport.websocket.peer_limits import PeerLimits
 from protocol import limits
 
-BURST = int(limits.PING_BURST)
-RATE = limits.PINGS_PER_SECOND
+BURST = int(limits.CONTROL_FRAME_BURST)
+RATE = limits.CONTROL_FRAMES_PER_SECOND
 
 
 @pytest.fixture
