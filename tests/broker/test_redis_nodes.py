@@ -19,7 +19,7 @@ from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
-from tests.broker.redis_server import RedisServer, running_redis
+from tests.broker.redis_server import DURABLE, RedisServer, running_redis
 
 LONG = Retention(10_000, 300.0)
 
@@ -53,9 +53,10 @@ def inboxes(server: RedisServer) -> dict[str, int]:
 
 async def test_a_repeated_publish_writes_only_if_it_has_to_be_replicated(tmp_path: Path) -> None:
     """WAIT counts writes of its own connection: a repeated publish must write for a replica to confirm it."""
-    with running_redis(tmp_path, "--appendonly", "yes") as server:
+    # With `appendfsync everysec` Redis may answer before it has appended the command to the file.
+    with running_redis(tmp_path, *DURABLE) as server:
         async with Fleet(server.url) as fleet:
-            one = await fleet.launch(lease=30.0)
+            one = await fleet.launch(lease=600.0)  # no renewal, which writes as well, within the test
             key = "fanway:{0}:key:a\nk"
 
             def written() -> int:
