@@ -140,6 +140,11 @@ class Tasks:
         return f"<Tasks {len(self._running)} running>"
 
 
+def call_exception_handler(message: str, error: BaseException) -> None:
+    """Call the exception handler of the running event loop, which by default logs *message* and *error*."""
+    asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
 async def _wait_until_done(future: asyncio.Future[Any]) -> None:
     """Wait until *future* is done, without raising its exception: the coroutine that awaits it does that."""
     if future.done():

@@ -8,7 +8,7 @@ from typing import Self
 
 from gateway.broker.notices import Notice
 from gateway.broker.redis import RedisBroker, RedisOptions, Server
-from gateway.broker.redis.connection.servers import NO_CREDENTIALS, Credentials
+from gateway.broker.redis.connection.server import NO_CREDENTIALS, Credentials
 from gateway.broker.redis.keys import Keys
 from gateway.errors import BrokerUnavailable
 from tests.broker.recording_node import RecordingNode, publication
@@ -25,8 +25,10 @@ OPTIONS = RedisOptions(
     beat=0.2,
     linger=0.0,
     publish_timeout=10.0,
-    resume_timeout=10.0,
+    subscribe_timeout=10.0,
+    history_timeout=10.0,
     presence_timeout=10.0,
+    lookup_timeout=10.0,
     start_timeout=10.0,
     connect_timeout=2.0,
     inbox_block=0.2,

@@ -1,7 +1,7 @@
 """A node that is too slow for its inbox: trimmed messages are backfilled, or a gap is delivered."""
 
 from gateway.broker.base import Delivery, PossibleLoss
-from gateway.broker.redis.inbox.dispatcher import MAX_BACKFILLS
+from gateway.broker.redis.inbox.ordered_delivery import MAX_BACKFILLS
 from protocol.messages import Gap
 from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, eventually

@@ -316,7 +316,7 @@ async def test_a_lookup_is_partial_if_a_node_does_not_answer(
     server: RedisServer, proxy: Proxy, fleet: Fleet
 ) -> None:
     one, hangs = (
-        await fleet.launch(lease=30.0, presence_timeout=2.0),
+        await fleet.launch(lease=30.0, lookup_timeout=2.0),
         await fleet.launch(proxy.url, lease=30.0),
     )
     for each, connection in ((one, "c1"), (hangs, "c2")):

@@ -17,9 +17,9 @@ from gateway.broker.notices import (
 )
 from gateway.broker.redis import Credentials, Server
 from gateway.broker.redis.connection.connection import RedisConnection
+from gateway.broker.redis.connection.maxmemory_policy import check_maxmemory_policy
 from gateway.broker.redis.connection.topology import FixedPrimary
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.membership.eviction_check import check_eviction
 from gateway.errors import BrokerUnavailable
 from tests.broker.recording_node import KEPT, publish
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually, reap_only_node
@@ -126,13 +126,13 @@ async def test_a_redis_with_an_eviction_policy(tmp_path: Path, policy: str) -> N
 )
 async def test_a_redis_that_never_evicts(tmp_path: Path, options: tuple[str, ...]) -> None:
     with running_redis(tmp_path, *options) as server:
-        assert await check_eviction(connect(server), 5.0) is None
+        assert await check_maxmemory_policy(connect(server), 5.0) is None
 
 
 async def test_the_policy_of_a_redis_that_is_down_is_unknown(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         pass
-    assert await check_eviction(connect(server), 5.0) is None
+    assert await check_maxmemory_policy(connect(server), 5.0) is None
 
 
 async def test_a_redis_whose_acl_forbids_info_gives_no_notice(tmp_path: Path) -> None:

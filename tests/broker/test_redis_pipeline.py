@@ -10,7 +10,7 @@ from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pipeline import Pipeline
-from gateway.broker.redis.connection.servers import Server
+from gateway.broker.redis.connection.server import Server
 from gateway.broker.redis.connection.topology import FixedPrimary
 from gateway.errors import BrokerUnavailable
 from gateway.tasks import Tasks

@@ -88,7 +88,7 @@ async def test_a_stored_publish_is_acknowledged_at_its_timeout_without_the_answe
 
 async def test_the_read_timeout_includes_waiting_for_earlier_batches(server: RedisServer) -> None:
     async with Proxy.open(server.port) as proxy, Fleet(f"redis://127.0.0.1:{proxy.port}/0") as fleet:
-        one = await fleet.launch(lease=LEASE, inbox_block=2.0, resume_timeout=2.0, presence_timeout=1.0)
+        one = await fleet.launch(lease=LEASE, inbox_block=2.0, history_timeout=2.0, presence_timeout=1.0)
         await publish(one.broker, "room", "kept")
         await one.broker.read("room")
         proxy.impair(up=LinkConditions(delay_seconds=1.2))
@@ -112,7 +112,7 @@ async def test_a_lookup_has_one_timeout_for_all_its_calls(
 ) -> None:
     async with Proxy.open(server.port) as proxy, Fleet(server.url) as fleet:
         url = f"redis://127.0.0.1:{proxy.port}/0"
-        one = await fleet.launch(url, lease=LEASE, inbox_block=2.0, presence_timeout=2.0)
+        one = await fleet.launch(url, lease=LEASE, inbox_block=2.0, lookup_timeout=2.0)
         two = await fleet.launch(lease=LEASE)
         two.node.connected["ann"], two.node.followed["room"] = [ANN], 1
         await two.broker.user_connected("ann")
@@ -131,9 +131,7 @@ async def test_a_lookup_has_one_timeout_for_all_its_calls(
 async def test_a_node_that_answers_a_lookup_too_late_is_left_out(server: RedisServer) -> None:
     async with Proxy.open(server.port) as near, Proxy.open(server.port) as far, Fleet() as fleet:
         urls = [f"redis://127.0.0.1:{proxy.port}/0" for proxy in (near, far)]
-        one, two = [
-            await fleet.launch(url, lease=LEASE, inbox_block=2.0, presence_timeout=3.0) for url in urls
-        ]
+        one, two = [await fleet.launch(url, lease=LEASE, inbox_block=2.0, lookup_timeout=3.0) for url in urls]
         two.node.connected["ann"] = [ANN]
         await two.broker.user_connected("ann")
         await eventually(lambda: server.execute("EXISTS", "fanway:{0}:route:=ann") == 1)

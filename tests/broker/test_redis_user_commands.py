@@ -7,7 +7,7 @@ import pytest
 
 from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.broker.redis.codec import pack_user_command
-from gateway.broker.redis.inbox.user_commands import LOG_TTL_SECONDS, MAX_LOGGED_COMMANDS
+from gateway.broker.redis.inbox.user_command_log import LOG_TTL_SECONDS, MAX_LOGGED_COMMANDS
 from gateway.broker.redis.keys import Keys
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy

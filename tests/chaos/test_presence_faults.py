@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from gateway.broker.redis.membership.lease import RENEWALS
+from gateway.broker.redis.membership.lease import RENEWALS_PER_LEASE
 from tests.chaos.cluster import Cluster, disconnected
 from tests.chaos.presence_watcher import PresenceWatcher, presence_entries
 from tests.chaos.redis_leases import read_leases, wait_for_renewal, wait_until_reaped
@@ -55,7 +55,7 @@ async def test_members_of_a_dead_node_leave_once_each_within_twice_the_lease(
         await killed.kill()
         leases = await read_leases(cluster)
         assert leases.expiries[killed.name] - leases.now <= lease_seconds * 1000
-        assert min(await wait_until_reaped(cluster, killed.name)) <= 2 * RENEWALS
+        assert min(await wait_until_reaped(cluster, killed.name)) <= 2 * RENEWALS_PER_LEASE
         await workload.wait_for_positions({})
         await receive_all_up_to(cluster, watchers, "end")
         returned = presence_entries(workload.clients) - before

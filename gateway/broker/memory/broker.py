@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gateway import defaults
 from gateway.broker.base import (
@@ -27,7 +28,7 @@ from gateway.broker.memory.store import Store
 from gateway.clock import Clock, monotonic, wall
 from gateway.errors import BrokerUnavailable
 from gateway.presence.members import Members
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, call_exception_handler
 from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
@@ -75,7 +76,9 @@ class MemoryBroker:
         self._clock = clock
         self._wall = wall_clock
         self._sweep_interval = sweep_interval
-        self._tasks = Tasks(on_error or _report)
+        self._tasks = Tasks(
+            on_error or partial(call_exception_handler, "a task of the embedded broker failed")
+        )
         self._members: dict[str, Members] = {}
         self._published = self._replayed = 0
 
@@ -225,8 +228,3 @@ class MemoryBroker:
 def _acknowledged_level(publication: Publication) -> AckLevel | None:
     """Return the level of the receipt: `STORED` where `REPLICATED` was asked for, as there is no replica."""
     return AckLevel.STORED if publication.level is AckLevel.REPLICATED else None
-
-
-def _report(error: BaseException) -> None:
-    loop = asyncio.get_running_loop()
-    loop.call_exception_handler({"message": "a task of the embedded broker failed", "exception": error})

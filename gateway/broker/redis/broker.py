@@ -22,7 +22,7 @@ from gateway.broker.base import (
     UserCommand,
 )
 from gateway.broker.notices import Notice
-from gateway.broker.redis.connection.servers import Server
+from gateway.broker.redis.connection.server import Server
 from gateway.broker.redis.connection.topology import primary_locators
 from gateway.broker.redis.keys import Keys, shard_of, user_route
 from gateway.broker.redis.membership.layout_check import LayoutCheck
@@ -31,7 +31,7 @@ from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
 from gateway.errors import BrokerUnavailable, GatewayError
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, call_exception_handler
 from protocol.channels import personal_channel
 from protocol.messages import Member
 from protocol.position import MessageId
@@ -81,7 +81,7 @@ class RedisBroker:
         ]
         self._cluster = cluster
         self._options = options or RedisOptions()
-        self._tasks = Tasks(on_error or _call_exception_handler)
+        self._tasks = Tasks(on_error or partial(call_exception_handler, "a task of the Redis broker failed"))
         self._on_notice = on_notice
         self._wall_clock = wall_clock
         self._node: LocalNode | None = None
@@ -319,8 +319,3 @@ class RedisBroker:
 
     def __repr__(self) -> str:
         return f"<RedisBroker {self._shards}>"
-
-
-def _call_exception_handler(error: BaseException) -> None:
-    loop = asyncio.get_running_loop()
-    loop.call_exception_handler({"message": "a task of the Redis broker failed", "exception": error})

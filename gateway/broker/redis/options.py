@@ -33,8 +33,10 @@ class RedisOptions:
     default_level: AckLevel = AckLevel.STORED
     """Acknowledgement level of a publish that asks for none."""
     publish_timeout: float = timeouts.PUBLISH_TIMEOUT_SECONDS
-    resume_timeout: float = timeouts.RESUME_TIMEOUT_SECONDS
+    subscribe_timeout: float = timeouts.SUBSCRIBE_TIMEOUT_SECONDS
+    history_timeout: float = timeouts.HISTORY_TIMEOUT_SECONDS
     presence_timeout: float = timeouts.PRESENCE_TIMEOUT_SECONDS
+    lookup_timeout: float = timeouts.LOOKUP_TIMEOUT_SECONDS
     start_timeout: float = timeouts.START_TIMEOUT_SECONDS
     """How long `start` waits for Redis before the broker starts without it, not ready."""
     connect_timeout: float = timeouts.CONNECT_TIMEOUT_SECONDS

@@ -9,16 +9,16 @@ from gateway.broker.notices import LeaseLost, Notice, OnNotice, RedisRestored, W
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.maxmemory_policy import check_maxmemory_policy
 from gateway.broker.redis.connection.pipeline import wait_for
 from gateway.broker.redis.connection.shard_connections import ShardConnections
 from gateway.broker.redis.connection.topology import PrimaryLocator
-from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
+from gateway.broker.redis.inbox.ordered_delivery import OrderedDelivery
 from gateway.broker.redis.inbox.reader import InboxReader
 from gateway.broker.redis.inbox.route_audit import RouteAudit
 from gateway.broker.redis.inbox.routes import Routes
-from gateway.broker.redis.inbox.user_commands import UserCommandLog
+from gateway.broker.redis.inbox.user_command_log import UserCommandLog
 from gateway.broker.redis.keys import Keys
-from gateway.broker.redis.membership.eviction_check import check_eviction
 from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.membership.lease import Lease
 from gateway.broker.redis.membership.reaper import Reaper
@@ -126,7 +126,7 @@ class Shard:
             tasks,
             incarnation=self._incarnation,
             clock=monotonic,
-            on_rerouted=self.user_commands.on_rerouted,
+            on_resubscribed=self.user_commands.on_resubscribed,
         )
         self.route_audit = RouteAudit(
             control,
@@ -138,7 +138,7 @@ class Shard:
             interval=self.lease.renewal_interval,
             on_notice=self._notify,
         )
-        self.dispatcher = InboxDispatcher(
+        self.ordered_delivery = OrderedDelivery(
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, on_node_entry=self._receive
         )
         self.reader = InboxReader(
@@ -149,7 +149,7 @@ class Shard:
             tasks,
             self.health,
             self.lease,
-            self.dispatcher,
+            self.ordered_delivery,
         )
 
     def start(self) -> None:
@@ -195,9 +195,9 @@ class Shard:
             "retried": self.publisher.retried,
             "channels": len(self.routes.channels),
             "entries": self.reader.entries,
-            "healed": self.dispatcher.backfilled,
-            "mended": self.route_audit.restored,
-            "gaps": self.dispatcher.gaps,
+            "healed": self.ordered_delivery.backfilled,
+            "mended": self.route_audit.resubscribed,
+            "gaps": self.ordered_delivery.gaps,
             "inbox": self.reader.unread,
             "reads": self.history.reads,
             "reads_shared": self.history.shared,
@@ -215,7 +215,7 @@ class Shard:
         """Switch to the inbox of *incarnation*, and register every route and member again under its id."""
         if lease_expired:
             self._notify(LeaseLost())
-        self._tasks.spawn(self._check_eviction())
+        self._tasks.spawn(self._check_maxmemory_policy())
         self.lookups.incarnation = self.presence.incarnation = incarnation
         self.reader.switch_inbox(incarnation)
         self.routes.on_new_incarnation()
@@ -253,10 +253,10 @@ class Shard:
     def _notify(self, notice: Notice) -> None:
         self._on_notice(notice)
         if isinstance(notice, RedisRestored):  # perhaps it is another Redis, with other settings
-            self._tasks.spawn(self._check_eviction())
+            self._tasks.spawn(self._check_maxmemory_policy())
 
-    async def _check_eviction(self) -> None:
-        notice = await check_eviction(self.connections.connection(), self._options.resume_timeout)
+    async def _check_maxmemory_policy(self) -> None:
+        notice = await check_maxmemory_policy(self.connections.connection(), self._options.history_timeout)
         if notice is not None:
             self._notify(notice)
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 # ---------------------------------------------------------------- timeouts of calls
 
 PUBLISH_TIMEOUT_SECONDS = 2.0
-RESUME_TIMEOUT_SECONDS = 3.0
-"""For a subscribe and for a history read."""
+SUBSCRIBE_TIMEOUT_SECONDS = 3.0
+HISTORY_TIMEOUT_SECONDS = 3.0
+"""For a read of a history."""
 PRESENCE_TIMEOUT_SECONDS = 1.0
-"""For presence, and for lookups of users, channels and nodes."""
+LOOKUP_TIMEOUT_SECONDS = 1.0
+"""For a lookup of users, channels or nodes, all its calls together."""
 REPLICATION_TIMEOUT_SECONDS = 0.1
 """For a replica to acknowledge a message, once the primary has stored it."""
 DEADLINE_TIMER_SLACK_SECONDS = 0.05

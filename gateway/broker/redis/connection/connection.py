@@ -9,8 +9,8 @@ from typing import Any
 import hiredis
 from redis import exceptions
 
-from gateway.broker.redis.connection.error_table import Action, rule_for
-from gateway.broker.redis.connection.servers import Address, format_address
+from gateway.broker.redis.connection.error_table import ErrorAction, rule_for
+from gateway.broker.redis.connection.server import Address, format_address
 from gateway.broker.redis.connection.topology import PrimaryLocator
 from gateway.broker.redis.scripts.registry import SCRIPTS, Command, Script
 
@@ -78,7 +78,7 @@ class RedisConnection:
         have.
         """
         answers = await self.execute(commands, timeout_seconds)
-        for action in (Action.FIND_PRIMARY, Action.LOAD_SCRIPTS):
+        for action in (ErrorAction.FIND_PRIMARY, ErrorAction.LOAD_SCRIPTS):
             retried = [number for number, answer in enumerate(answers) if _calls_for(action, answer)]
             if retried:
                 new = await self._retry([commands[number] for number in retried], action, timeout_seconds)
@@ -86,8 +86,10 @@ class RedisConnection:
                     answers[number] = answer
         return answers
 
-    async def _retry(self, commands: Sequence[bytes], action: Action, timeout_seconds: float) -> list[Any]:
-        if action is Action.FIND_PRIMARY:
+    async def _retry(
+        self, commands: Sequence[bytes], action: ErrorAction, timeout_seconds: float
+    ) -> list[Any]:
+        if action is ErrorAction.FIND_PRIMARY:
             self._primary.invalidate()
             return await self.execute(commands, timeout_seconds)
         loads = [self.pack_command(script.load) for script in SCRIPTS]
@@ -133,5 +135,5 @@ class RedisConnection:
             return
 
 
-def _calls_for(action: Action, answer: Any) -> bool:
+def _calls_for(action: ErrorAction, answer: Any) -> bool:
     return isinstance(answer, Exception) and rule_for(answer).action is action

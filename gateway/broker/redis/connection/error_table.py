@@ -17,7 +17,7 @@ _DETAILS_MAX_CHARACTERS = 400
 """How much of Redis' own error text is repeated; it may hold a line for each of several sentinels."""
 
 
-class Action(Enum):
+class ErrorAction(Enum):
     """What is done with the call and with its connection."""
 
     REJECT = auto()
@@ -57,7 +57,7 @@ class SlotMoving(BrokerUnavailable):
 class ErrorRule:
     """How one kind of error is handled."""
 
-    action: Action
+    action: ErrorAction
     outcome: BreakerOutcome
     message: str
     """What callers and operators read."""
@@ -70,7 +70,7 @@ class ErrorRule:
 
         The lease may still be renewed although such calls are rejected, so that no loss of Redis is reported.
         """
-        return self.action is Action.REJECT and (
+        return self.action is ErrorAction.REJECT and (
             self.outcome is BreakerOutcome.ANSWERED or self is ERROR_TABLE["NOPERM"]
         )
 
@@ -81,74 +81,79 @@ class ErrorRule:
         text = text[:_DETAILS_MAX_CHARACTERS]
         # redis-py names the address in some errors itself.
         details = ": ".join(part for part in ("" if server in text else server, text) if part)
-        if self.action is Action.OUT_OF_MEMORY:
+        if self.action is ErrorAction.OUT_OF_MEMORY:
             return BrokerFull(self.message, details=details)
         return _UNAVAILABLE.get(self.action, BrokerUnavailable)(
             self.message, details=details, retry_after=self.retry_after
         )
 
 
-_UNAVAILABLE = {Action.FENCE: Fenced, Action.SLOT_MOVING: SlotMoving}
+_UNAVAILABLE = {ErrorAction.FENCE: Fenced, ErrorAction.SLOT_MOVING: SlotMoving}
 
-TIMED_OUT = ErrorRule(Action.RECONNECT, BreakerOutcome.TIMEOUT, "Redis did not answer in time")
-CONNECTION_LOST = ErrorRule(Action.RECONNECT, BreakerOutcome.FAILURE, "the connection to Redis failed")
+TIMED_OUT = ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.TIMEOUT, "Redis did not answer in time")
+CONNECTION_LOST = ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "the connection to Redis failed")
 
 ERROR_TABLE = {
-    "LOADING": ErrorRule(Action.RECONNECT, BreakerOutcome.FAILURE, "Redis is loading its data"),
+    "LOADING": ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "Redis is loading its data"),
     "READONLY": ErrorRule(
-        Action.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica: its primary has moved"
+        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica: its primary has moved"
     ),
     "MASTERDOWN": ErrorRule(
-        Action.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica that has lost its primary"
+        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica that has lost its primary"
     ),
-    "CLUSTERDOWN": ErrorRule(Action.RECONNECT, BreakerOutcome.FAILURE, "the Redis Cluster is down"),
+    "CLUSTERDOWN": ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "the Redis Cluster is down"),
     "MOVED": ErrorRule(
-        Action.FIND_PRIMARY,
+        ErrorAction.FIND_PRIMARY,
         BreakerOutcome.FAILURE,
         "another node of the Redis Cluster has this slot: set broker.cluster, where it is not set",
     ),
     "ASK": ErrorRule(
-        Action.SLOT_MOVING,
+        ErrorAction.SLOT_MOVING,
         BreakerOutcome.ANSWERED,
         "this slot of the Redis Cluster is moving to another node",
     ),
     "TRYAGAIN": ErrorRule(
-        Action.SLOT_MOVING, BreakerOutcome.ANSWERED, "this slot of the Redis Cluster is moving"
+        ErrorAction.SLOT_MOVING, BreakerOutcome.ANSWERED, "this slot of the Redis Cluster is moving"
     ),
     "CROSSSLOT": ErrorRule(
-        Action.REJECT, BreakerOutcome.ANSWERED, "this Redis belongs to a Cluster: set broker.cluster", 30.0
+        ErrorAction.REJECT,
+        BreakerOutcome.ANSWERED,
+        "this Redis belongs to a Cluster: set broker.cluster",
+        30.0,
     ),
     "OOM": ErrorRule(
-        Action.OUT_OF_MEMORY,
+        ErrorAction.OUT_OF_MEMORY,
         BreakerOutcome.ANSWERED,
         "Redis is out of memory: raise maxmemory or keep less history",
     ),
     "NOREPLICAS": ErrorRule(
-        Action.REJECT, BreakerOutcome.FAILURE, "Redis has fewer replicas than min-replicas-to-write"
+        ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis has fewer replicas than min-replicas-to-write"
     ),
     "MISCONF": ErrorRule(
-        Action.REJECT, BreakerOutcome.FAILURE, "Redis cannot save to disk and takes no writes", 5.0
+        ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis cannot save to disk and takes no writes", 5.0
     ),
-    "NOSCRIPT": ErrorRule(Action.LOAD_SCRIPTS, BreakerOutcome.ANSWERED, "Redis does not have the scripts"),
+    "NOSCRIPT": ErrorRule(
+        ErrorAction.LOAD_SCRIPTS, BreakerOutcome.ANSWERED, "Redis does not have the scripts"
+    ),
     "NOAUTH": ErrorRule(
-        Action.RECONNECT, BreakerOutcome.FAILURE, "Redis wants a password: set broker.password", 5.0
+        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "Redis wants a password: set broker.password", 5.0
     ),
     "WRONGPASS": ErrorRule(
-        Action.RECONNECT, BreakerOutcome.FAILURE, "Redis refuses this user or its password", 5.0
+        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "Redis refuses this user or its password", 5.0
     ),
     "NOPERM": ErrorRule(
-        Action.REJECT, BreakerOutcome.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0
+        ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis' ACL forbids this user a command or a key", 5.0
     ),
     "WRONGTYPE": ErrorRule(
-        Action.REJECT,
+        ErrorAction.REJECT,
         BreakerOutcome.ANSWERED,
         "a key of this gateway holds a value that it did not write: set broker.prefix",
         30.0,
     ),
-    "BUSY": ErrorRule(Action.REJECT, BreakerOutcome.FAILURE, "Redis is busy running a script"),
-    "FENCED": ErrorRule(Action.FENCE, BreakerOutcome.ANSWERED, "this node lost its lease", 0.5),
+    "BUSY": ErrorRule(ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis is busy running a script"),
+    "FENCED": ErrorRule(ErrorAction.FENCE, BreakerOutcome.ANSWERED, "this node lost its lease", 0.5),
     "ERR": ErrorRule(
-        Action.REJECT,
+        ErrorAction.REJECT,
         BreakerOutcome.ANSWERED,
         "Redis refuses a command: is it at least 6.2, and no sentinel?",
         5.0,
@@ -174,25 +179,28 @@ _FIRST_WORDS: dict[type[Exception], str] = {
 
 _RULES_BY_TEXT = {
     "without any password configured": ErrorRule(
-        Action.RECONNECT,
+        ErrorAction.RECONNECT,
         BreakerOutcome.FAILURE,
         "this Redis has no password: remove broker.password, or the one in the URL",
         5.0,
     ),
     "DB index is out of range": ErrorRule(
-        Action.RECONNECT,
+        ErrorAction.RECONNECT,
         BreakerOutcome.FAILURE,
         "this Redis has no database of that number: see its `databases`, or choose another in the URL",
         5.0,
     ),
     "SELECT is not allowed in cluster mode": ErrorRule(
-        Action.RECONNECT,
+        ErrorAction.RECONNECT,
         BreakerOutcome.FAILURE,
         "a Redis Cluster has database 0 alone: leave it out of the URL",
         5.0,
     ),
     "cluster support disabled": ErrorRule(
-        Action.RECONNECT, BreakerOutcome.FAILURE, "this Redis is no Cluster: set broker.cluster = false", 5.0
+        ErrorAction.RECONNECT,
+        BreakerOutcome.FAILURE,
+        "this Redis is no Cluster: set broker.cluster = false",
+        5.0,
     ),
     # Redis 6.2 says this of a command inside a script.
     "The user executing the script can't": ERROR_TABLE["NOPERM"],

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from redis import exceptions
 
 from gateway.broker.redis.connection.connection import RedisConnection
-from gateway.broker.redis.connection.error_table import TIMED_OUT, Action, ErrorRule, rule_for
+from gateway.broker.redis.connection.error_table import TIMED_OUT, ErrorAction, ErrorRule, rule_for
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.scripts.registry import JOIN, LEAVE, PUBLISH, RENEW_LEASE, SUBSCRIBE, Command
+from gateway.broker.redis.scripts.registry import ADD_ROUTE, JOIN, LEAVE, PUBLISH, RENEW_LEASE, Command
 from gateway.broker.redis.timeouts import DEADLINE_TIMER_SLACK_SECONDS
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
@@ -27,13 +27,13 @@ WAITING_MAX_CALLS = 50_000
 WAITING_MAX_BYTES = 64 * 1024 * 1024
 """What may wait to be sent; further calls are rejected."""
 
-Answer = asyncio.Future[Any]
+AnswerFuture = asyncio.Future[Any]
 
 
 class Call(NamedTuple):
     """One command on its way."""
 
-    answer: Answer
+    answer: AnswerFuture
     packed: bytes
     counts_for: int
     """The incarnation, by its number, whose beat the answer carries; `NO_BEAT` if it carries none."""
@@ -44,12 +44,12 @@ class Call(NamedTuple):
 NO_BEAT = -1
 
 
-async def wait_for(answer: Answer, timeout_seconds: float) -> Any:
+async def wait_for(answer: AnswerFuture, timeout_seconds: float) -> Any:
     """Return the result of *answer*; after *timeout_seconds* fail it, for everyone who awaits it."""
     return await wait_until(answer, asyncio.get_running_loop().time() + timeout_seconds)
 
 
-async def wait_until(answer: Answer, deadline: float) -> Any:
+async def wait_until(answer: AnswerFuture, deadline: float) -> Any:
     """Return the result of *answer*; at *deadline*, by the loop's clock, fail it, for everyone who awaits it.
 
     Uses a timer instead of `asyncio.timeout`, which needs a task: the caller may run eagerly, outside of one.
@@ -105,7 +105,7 @@ class Pipeline:
         self._waiting_bytes = 0
         self._batch: list[Call] = []
         """The calls that are sent and not yet answered."""
-        self._sent: frozenset[Answer] = frozenset()
+        self._sent: frozenset[AnswerFuture] = frozenset()
         """The futures of the batch that was sent last."""
         self._batch_answers: list[Any] = []
         """Answers to the batch while that to the trailing command is still missing."""
@@ -117,7 +117,7 @@ class Pipeline:
         self._closed = False
         self.round_trips = self.calls = self.failures = 0
 
-    def call(self, command: Command, deadline: float = math.inf) -> Answer:
+    def call(self, command: Command, deadline: float = math.inf) -> AnswerFuture:
         """Return a future of the answer to *command*; it need not be awaited.
 
         The future fails with `BrokerUnavailable` or `BrokerFull` for an error of Redis or of the connection,
@@ -135,7 +135,7 @@ class Pipeline:
         if len(self._waiting) >= WAITING_MAX_CALLS or self._waiting_bytes + len(packed) > WAITING_MAX_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
         loop = asyncio.get_running_loop()
-        answer: Answer = loop.create_future()
+        answer: AnswerFuture = loop.create_future()
         counts_for = self._health.incarnations if command[1] in _SCRIPTS_WITH_BEAT else NO_BEAT
         call = Call(answer, packed, counts_for, deadline)
         self._waiting.append(call)
@@ -154,7 +154,7 @@ class Pipeline:
             self._tasks.spawn(self._send_batches())
         return answer
 
-    def is_sent(self, answer: Answer) -> bool:
+    def is_sent(self, answer: AnswerFuture) -> bool:
         """Return whether the call for *answer* was sent: its answer may be older than what happens now."""
         return answer.done() or answer in self._sent
 
@@ -281,7 +281,7 @@ class Pipeline:
         waiting = [self._dequeue() for _ in range(len(self._waiting))]
         self._fail([*batch, *waiting], lambda: rule.to_exception(error, self._connection.server))
 
-    def _reject(self, answer: Answer, rule: ErrorRule, error: Exception) -> bool:
+    def _reject(self, answer: AnswerFuture, rule: ErrorRule, error: Exception) -> bool:
         """Fail one call by *rule*; return whether the connection has to be replaced as well."""
         self.failures += 1
         raised = rule.to_exception(error, self._connection.server)
@@ -291,7 +291,7 @@ class Pipeline:
         if not answer.done():
             answer.set_exception(raised)
             answer.exception()  # retrieved here: perhaps nobody awaits it
-        return rule.action is Action.RECONNECT
+        return rule.action is ErrorAction.RECONNECT
 
     def _fail(self, batch: list[Call], error: Callable[[], GatewayError]) -> None:
         for call in batch:
@@ -311,5 +311,5 @@ def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("the broker is closed")
 
 
-_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, SUBSCRIBE, JOIN, LEAVE, RENEW_LEASE))
+_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, ADD_ROUTE, JOIN, LEAVE, RENEW_LEASE))
 """Scripts whose answer begins with this node's beat; 0 if this call did not increment it."""

@@ -12,7 +12,7 @@ import contextlib
 from redis import exceptions
 
 from gateway.broker.redis import timeouts
-from gateway.broker.redis.connection.servers import (
+from gateway.broker.redis.connection.server import (
     Address,
     Server,
     execute_command,

@@ -40,9 +40,9 @@ class ShardConnections:
         wait = ("WAIT", REPLICAS, int(options.replication_timeout * 1000))
         self.replicated_publishes = self._pipeline(options.publish_timeout, PUBLISH, trailing_command=wait)
         """Apart from `publishes`: each batch waits for a replica."""
-        self.control = self._pipeline(options.resume_timeout, *SCRIPTS)
+        self.control = self._pipeline(options.subscribe_timeout, *SCRIPTS)
         """Routes, members, lookups."""
-        self.reads = self._pipeline(options.resume_timeout, READ_HISTORY, COUNT_MEMBERS)
+        self.reads = self._pipeline(options.history_timeout, READ_HISTORY, COUNT_MEMBERS)
         """Histories and presence: a long history delays no publish."""
         renewal_timeout = max(
             timeouts.RENEWAL_TIMEOUT_MIN_SECONDS,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from gateway.broker.redis.connection.error_table import TIMED_OUT
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline
 from gateway.broker.redis.scripts.registry import Command
 
 K = TypeVar("K", bound=Hashable)
@@ -60,7 +60,7 @@ class SingleFlight(Generic[K, T]):
     def _send(self, key: K) -> _PendingRead[T]:
         read = _PendingRead[T](self._pipeline.call(self._command(key)))
 
-        def on_answer(answer: Answer) -> None:
+        def on_answer(answer: AnswerFuture) -> None:
             if self._pending.get(key) is read:
                 del self._pending[key]
             if answer.cancelled():
@@ -83,7 +83,7 @@ class _PendingRead(Generic[T]):
 
     __slots__ = ("answer", "parsed", "waiting")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: AnswerFuture) -> None:
         self.answer = answer
         self.parsed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.waiting = 0

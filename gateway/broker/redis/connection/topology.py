@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.sentinel import SentinelPrimary
-from gateway.broker.redis.connection.servers import Address, Server, execute_command, opened
+from gateway.broker.redis.connection.server import Address, Server, execute_command, opened
 
 SlotRange = tuple[int, int, Address]
 """First and last slot of a range, and the address of their primary."""

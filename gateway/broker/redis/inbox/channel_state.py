@@ -4,7 +4,7 @@ The entry of a stored message names the uid of the message before it. Where that
 delivered last, messages are missing: the dispatcher reads them from history (a backfill), and the entries
 that arrive meanwhile are buffered.
 
-Every `SUBSCRIBE` call to Redis (scripts/subscribe.lua) puts a marker with a token of its own into the node's
+Every `ADD_ROUTE` call to Redis (scripts/add_route.lua) puts a marker with a token of its own into the node's
 inbox, in the same step that adds the route and returns the position: entries before the marker are older than
 the subscription, entries after it are newer (docs/redis.md#a-message).
 """
@@ -67,7 +67,7 @@ class ChannelState:
         """Whether the channel still has a subscriber on this node."""
         self.has_history = False
         self.marker = ""
-        """The token of the latest `SUBSCRIBE` call."""
+        """The token of the latest `ADD_ROUTE` call."""
         self.marker_seen = False
         """Whether the reader is past that call's marker: entries before it are dropped."""
         self.start: MessageId | None = None
@@ -84,7 +84,7 @@ class ChannelState:
         """Counts subscribes and unsubscribes: what was begun in an earlier one no longer counts."""
 
     def subscribe(self, marker: str, *, has_history: bool) -> None:
-        """Begin, or go on, being subscribed with a `SUBSCRIBE` call that has the token *marker*.
+        """Begin, or go on, being subscribed with an `ADD_ROUTE` call that has the token *marker*.
 
         The first subscriber gets nothing from before the marker. Where there are subscribers already, nothing
         is dropped for them, before or after this marker.

@@ -13,7 +13,7 @@ from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.error_table import rule_for
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
+from gateway.broker.redis.inbox.ordered_delivery import OrderedDelivery
 from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.lease import Lease
@@ -41,7 +41,7 @@ class InboxReader:
         tasks: Tasks,
         health: ShardHealth,
         lease: Lease,
-        dispatcher: InboxDispatcher,
+        ordered_delivery: OrderedDelivery,
     ) -> None:
         """Prepare to read; `switch_inbox` begins.
 
@@ -54,7 +54,7 @@ class InboxReader:
         self._tasks = tasks
         self._health = health
         self._lease = lease
-        self._dispatcher = dispatcher
+        self._ordered_delivery = ordered_delivery
         self._reading: asyncio.Task[None] | None = None
         self._cursor = b"0-0"
         """The id of the entry that was dispatched last."""
@@ -69,12 +69,12 @@ class InboxReader:
         self.unread = 0
         """Entries that waited in the inbox when its length was last checked."""
 
-    def switch_inbox(self, node: str) -> None:
-        """Read the inbox of *node* from its beginning; what was read of the previous one is stale."""
+    def switch_inbox(self, incarnation: str) -> None:
+        """Read the inbox of *incarnation* from its beginning; what was read of the previous one is stale."""
         previous, self._reading = self._reading, None
         if previous is not None:
             previous.cancel()
-        self._reading = self._tasks.spawn(self._read(self._keys.inbox(node), previous))
+        self._reading = self._tasks.spawn(self._read(self._keys.inbox(incarnation), previous))
 
     async def close(self) -> None:
         """Stop reading."""
@@ -108,10 +108,12 @@ class InboxReader:
         check = trim_to is None and (
             self._read_since_check >= TRIM_AFTER_ENTRIES or (self._read_since_check > 0 and self._idle)
         )
-        upkeep: list[Command] = [] if trim_to is None else [("XTRIM", inbox, "MINID", trim_to)]
+        length_or_trim_commands: list[Command] = (
+            [] if trim_to is None else [("XTRIM", inbox, "MINID", trim_to)]
+        )
         if check:
-            upkeep = [("XLEN", inbox)]
-        answers = await self._exchange([*upkeep, self._read_command(inbox)])
+            length_or_trim_commands = [("XLEN", inbox)]
+        answers = await self._exchange([*length_or_trim_commands, self._read_command(inbox)])
         if answers is None:
             return
         rejection = next((answer for answer in answers if isinstance(answer, Exception)), None)
@@ -124,18 +126,18 @@ class InboxReader:
         await self._lease.wait_until_held()
         if rejection is None:
             self._trim_to = None
-            if check and await self._has_overflowed(inbox, answers[0], cursor):
+            if check and await self._check_overflow(inbox, answers[0], cursor):
                 return
         entries = answers[-1][0][1] if answers[-1] else ()
         for id, fields in entries:
             # Before it is dispatched, so that one that cannot be decoded is not read again.
             self._cursor = id
-            self._dispatcher.dispatch(fields[1], fields[3])
+            self._ordered_delivery.on_inbox_entry(fields[1], fields[3])
         self._idle = not entries
         self._read_since_check += len(entries)
         self.entries += len(entries)
 
-    async def _has_overflowed(self, inbox: str, length: int, cursor: bytes) -> bool:
+    async def _check_overflow(self, inbox: str, length: int, cursor: bytes) -> bool:
         """Allow to trim up to *cursor*; return whether the inbox, now *length* entries long, has overflowed.
 
         Then `XADD MAXLEN` has removed unread entries at the other end, of any channel: every channel is

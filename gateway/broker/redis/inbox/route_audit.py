@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 
 from gateway.broker.notices import OnNotice, RoutesMissing
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline
 from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
@@ -66,7 +66,7 @@ class RouteAudit:
         self._on_notice = on_notice
         self._remaining: deque[ChannelState] = deque()
         """The channels that this round has not checked yet."""
-        self.restored = 0
+        self.resubscribed = 0
         """Routes that were missing and were requested again."""
 
     def check_next(self) -> None:
@@ -81,13 +81,13 @@ class RouteAudit:
             if subscribed:
                 self._tasks.spawn(self._check(subscribed, self._incarnation()))
 
-    async def _check(self, channels: Sequence[tuple[ChannelState, str]], node: str) -> None:
-        """Subscribe again to those of *channels*, each with its marker, that have no route to *node*."""
+    async def _check(self, channels: Sequence[tuple[ChannelState, str]], incarnation: str) -> None:
+        """Subscribe again to the *channels* without a route to *incarnation*; each comes with its marker."""
         try:
-            missing = await self._call_audit([channel.name for channel, _ in channels], node)
+            missing = await self._call_audit([channel.name for channel, _ in channels], incarnation)
         except GatewayError:
             return  # the next round checks them
-        if node != self._incarnation():
+        if incarnation != self._incarnation():
             return  # another incarnation has begun, and subscribes to everything itself
         # One with another marker was subscribed again while the call was under way.
         lost = [
@@ -96,15 +96,17 @@ class RouteAudit:
             if channel.subscribed and channel.marker == marker
         ]
         if lost:
-            self.restored += len(lost)
+            self.resubscribed += len(lost)
             self._on_notice(RoutesMissing(len(lost)))
             self._routes.resubscribe(lost)
 
-    def _call_audit(self, names: Sequence[str], node: str) -> Answer:
+    def _call_audit(self, names: Sequence[str], incarnation: str) -> AnswerFuture:
         keys = self._keys
         pairs = [key for name in names for key in (keys.meta(name), keys.route(name))]
         return self._pipeline.call(
-            AUDIT_ROUTES([keys.node_routes(node), *pairs], node, milliseconds(self._meta_ttl), *names)
+            AUDIT_ROUTES(
+                [keys.node_routes(incarnation), *pairs], incarnation, milliseconds(self._meta_ttl), *names
+            )
         )
 
     def __repr__(self) -> str:

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gateway.broker.base import Retention
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_for
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_for
 from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import SUBSCRIBE, UNSUBSCRIBE, milliseconds
+from gateway.broker.redis.scripts.registry import ADD_ROUTE, REMOVE_ROUTE, milliseconds
 from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -34,7 +34,7 @@ class Routes:
         *,
         incarnation: Callable[[], str],
         clock: Clock,
-        on_rerouted: Callable[[], None] = lambda: None,
+        on_resubscribed: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare to route channels.
 
@@ -45,7 +45,7 @@ class Routes:
             tasks: Owner of what goes on in the background.
             incarnation: Returns the id of the node's present incarnation, which channels are routed to.
             clock: Monotonic seconds.
-            on_rerouted: Called once routes that were missing for a while have been requested again.
+            on_resubscribed: Called once routes that were missing for a while have been requested again.
         """
         self.channels: dict[bytes, ChannelState] = {}
         self._pipeline = pipeline
@@ -54,14 +54,14 @@ class Routes:
         self._tasks = tasks
         self._incarnation = incarnation
         self._clock = clock
-        self._on_rerouted = on_rerouted
-        self._lingering: deque[tuple[float, ChannelState, int]] = deque()
+        self._on_resubscribed = on_resubscribed
+        self._routes_to_remove: deque[tuple[float, ChannelState, int]] = deque()
         """Channels without subscribers: when to remove the route, and the generation that this is for."""
-        self._unrouting = False
+        self._removing_routes = False
         self._to_retry: dict[ChannelState, int] = {}
-        """Channels whose `SUBSCRIBE` call failed, each with its generation then."""
+        """Channels whose `ADD_ROUTE` call failed, each with its generation then."""
         self._never_sent: set[ChannelState] = set()
-        """Channels that no `SUBSCRIBE` call was sent for: there is no route to remove."""
+        """Channels that no `ADD_ROUTE` call was sent for: there is no route to remove."""
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
         """Route *name* to this node and return the position from which its subscriber begins.
@@ -83,7 +83,7 @@ class Routes:
 
     async def _subscribe(self, name: str, *, has_history: bool) -> MessageId | None:
         marker = new_uid()
-        answer = self._call_subscribe(name, marker, has_history=has_history)
+        answer = self._call_add_route(name, marker, has_history=has_history)
         channel = self.channels.get(name.encode())
         if channel is None:
             channel = self.channels[name.encode()] = ChannelState(name)
@@ -92,7 +92,7 @@ class Routes:
         channel.subscribe(marker, has_history=has_history)
         generation = channel.generation
         try:
-            reply = await wait_for(answer, self._options.resume_timeout)
+            reply = await wait_for(answer, self._options.subscribe_timeout)
         except BaseException:
             # Redis may have added the route all the same: remove it.
             if generation_before != generation == channel.generation:
@@ -122,7 +122,7 @@ class Routes:
     def on_new_incarnation(self) -> None:
         """Route every channel with subscribers to the new inbox; reaping removes the routes to the old."""
         self.channels = {key: channel for key, channel in self.channels.items() if channel.subscribed}
-        self._lingering.clear()
+        self._routes_to_remove.clear()
         self._to_retry.clear()
         self.resubscribe_all()
 
@@ -134,53 +134,55 @@ class Routes:
         with_generation = [(channel, channel.generation) for channel in channels]
         self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._incarnation()))
 
-    async def _resubscribe_in_turns(self, channels: Sequence[tuple[ChannelState, int]], node: str) -> None:
+    async def _resubscribe_in_turns(
+        self, channels: Sequence[tuple[ChannelState, int]], incarnation: str
+    ) -> None:
         for number, (channel, generation) in enumerate(channels, start=1):
-            if node != self._incarnation():
+            if incarnation != self._incarnation():
                 return  # another incarnation has begun, and subscribes to everything itself
             if channel.generation == generation:
                 self._resubscribe(channel)
             if number % CHANNELS_PER_TURN == 0:
                 await asyncio.sleep(0)
         if channels:
-            self._on_rerouted()
+            self._on_resubscribed()
 
     def retry_failed(self) -> None:
-        """Repeat the `SUBSCRIBE` calls that failed; called after each renewal of the lease."""
+        """Repeat the `ADD_ROUTE` calls that failed; called after each renewal of the lease."""
         failed, self._to_retry = self._to_retry, {}
         for channel, generation in failed.items():
             if channel.generation == generation:
                 self._resubscribe(channel)
         if failed:
-            self._on_rerouted()
+            self._on_resubscribed()
 
     def resubscribe(self, channels: Sequence[ChannelState]) -> None:
         """Route each of *channels* again, whose routes are gone from Redis: entries may have been missed."""
         for channel in channels:
             self._resubscribe(channel)
-        self._on_rerouted()
+        self._on_resubscribed()
 
     def _resubscribe(self, channel: ChannelState) -> None:
         marker = new_uid()
         channel.resubscribe(marker)
         generation = channel.generation
 
-        def on_done(answer: Answer) -> None:
+        def on_done(answer: AnswerFuture) -> None:
             if channel.marker == marker and (answer.cancelled() or answer.exception() is not None):
                 self._to_retry[channel] = generation
 
         try:
-            answer = self._call_subscribe(channel.name, marker, has_history=channel.has_history)
+            answer = self._call_add_route(channel.name, marker, has_history=channel.has_history)
             answer.add_done_callback(on_done)
         except GatewayError:
             self._to_retry[channel] = generation
         else:
             self._never_sent.discard(channel)
 
-    def _call_subscribe(self, name: str, marker: str, *, has_history: bool) -> Answer:
-        keys, node = self._keys, self._incarnation()
+    def _call_add_route(self, name: str, marker: str, *, has_history: bool) -> AnswerFuture:
+        keys, incarnation = self._keys, self._incarnation()
         return self._pipeline.call(
-            SUBSCRIBE(
+            ADD_ROUTE(
                 [
                     keys.state,
                     keys.beats,
@@ -188,11 +190,11 @@ class Routes:
                     keys.log(name),
                     keys.route(name),
                     keys.nodes,
-                    keys.node_routes(node),
+                    keys.node_routes(incarnation),
                     keys.routed_names,
-                    keys.inbox(node),
+                    keys.inbox(incarnation),
                 ],
-                node,
+                incarnation,
                 name,
                 marker,
                 self._options.inbox_limit,
@@ -212,48 +214,54 @@ class Routes:
             self._to_retry.pop(channel, None)
             self._remove(channel)
             return
-        self._linger(channel, channel.generation, self._options.linger)
-        if not self._unrouting:
-            self._unrouting = True
-            self._tasks.spawn(self._unroute())
+        self._remove_route_later(channel, channel.generation, self._options.linger)
+        if not self._removing_routes:
+            self._removing_routes = True
+            self._tasks.spawn(self._remove_due_routes())
 
-    def _linger(self, channel: ChannelState, generation: int, seconds: float) -> None:
-        self._lingering.append((self._clock() + seconds, channel, generation))
+    def _remove_route_later(self, channel: ChannelState, generation: int, seconds: float) -> None:
+        self._routes_to_remove.append((self._clock() + seconds, channel, generation))
 
-    async def _unroute(self) -> None:
+    async def _remove_due_routes(self) -> None:
         """Remove the routes of channels that have lingered for long enough, until none lingers."""
         try:
-            while self._lingering:
-                await asyncio.sleep(max(0.0, self._lingering[0][0] - self._clock()))
+            while self._routes_to_remove:
+                await asyncio.sleep(max(0.0, self._routes_to_remove[0][0] - self._clock()))
                 # All calls before the first answer: the pipeline keeps their order, so that a channel that is
                 # subscribed from here on is routed after this has removed its route.
                 calls = [
-                    (channel, generation, self._call_unsubscribe(channel))
-                    for channel, generation in self._take_due()
+                    (channel, generation, self._call_remove_route(channel))
+                    for channel, generation in self._pop_due()
                 ]
                 for channel, generation, answer in calls:
                     if await _succeeded(answer):
                         self._remove_unless_resubscribed(channel, generation)
                     else:
-                        self._linger(channel, generation, max(1.0, self._options.linger))
+                        self._remove_route_later(channel, generation, max(1.0, self._options.linger))
         finally:
-            self._unrouting = False
+            self._removing_routes = False
 
-    def _take_due(self) -> list[tuple[ChannelState, int]]:
+    def _pop_due(self) -> list[tuple[ChannelState, int]]:
         """Remove and return the channels that have lingered for long enough and have no subscriber again."""
         due: list[tuple[ChannelState, int]] = []
-        while self._lingering and self._lingering[0][0] <= self._clock() and len(due) < CHANNELS_PER_TURN:
-            _, channel, generation = self._lingering.popleft()
+        while (
+            self._routes_to_remove
+            and self._routes_to_remove[0][0] <= self._clock()
+            and len(due) < CHANNELS_PER_TURN
+        ):
+            _, channel, generation = self._routes_to_remove.popleft()
             if channel.generation == generation and self._is_current(channel):
                 due.append((channel, generation))
         return due
 
-    def _call_unsubscribe(self, channel: ChannelState) -> Answer | None:
-        """Return the answer to an `UNSUBSCRIBE` call; None where it cannot be sent now."""
-        keys, node, name = self._keys, self._incarnation(), channel.name
+    def _call_remove_route(self, channel: ChannelState) -> AnswerFuture | None:
+        """Return the answer to a `REMOVE_ROUTE` call; None where it cannot be sent now."""
+        keys, incarnation, name = self._keys, self._incarnation(), channel.name
         try:
             return self._pipeline.call(
-                UNSUBSCRIBE([keys.route(name), keys.node_routes(node), keys.routed_names], node, name)
+                REMOVE_ROUTE(
+                    [keys.route(name), keys.node_routes(incarnation), keys.routed_names], incarnation, name
+                )
             )
         except GatewayError:
             return None
@@ -274,7 +282,7 @@ class Routes:
         return f"<Routes {len(self.channels)} channels>"
 
 
-async def _succeeded(answer: Answer | None) -> bool:
+async def _succeeded(answer: AnswerFuture | None) -> bool:
     """Wait for *answer*; return whether Redis carried out its call."""
     if answer is None:
         return False

@@ -20,13 +20,13 @@ class LayoutCheck:
         self.error: BrokerUnavailable | None = None
         """Why this node may not serve; None if it may."""
 
-    def reject(self, shard: object, error: BrokerUnavailable) -> None:
-        """Note that the running nodes have another layout than *shard* has here; *error* is for clients."""
-        self._rejections[shard] = self.error = error
+    def reject(self, lease: object, error: BrokerUnavailable) -> None:
+        """Note that the running nodes have another layout than *lease* has here; *error* is for clients."""
+        self._rejections[lease] = self.error = error
 
-    def accept(self, shard: object) -> None:
-        """Note that *shard* has the layout of the running nodes."""
-        if self._rejections.pop(shard, None) is not None:
+    def accept(self, lease: object) -> None:
+        """Note that *lease* has the layout of the running nodes."""
+        if self._rejections.pop(lease, None) is not None:
             self.error = next(iter(self._rejections.values()), None)
 
     def __repr__(self) -> str:

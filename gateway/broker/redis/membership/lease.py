@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from gateway.broker.redis import timeouts
@@ -25,25 +26,30 @@ TTL_SHARE = 0.9
 """Share of the configured lease that Redis is given as its TTL: the reaping that follows its end is done
 before the configured lease is over."""
 
-RENEWALS = 3
+RENEWALS_PER_LEASE = 3
 """Renewals per lease."""
 
-LEASE_UNKNOWN = -1
-"""`RenewAnswer.held` of a lease that Redis lost."""
-
-LAYOUT_REJECTED = -2
-"""`RenewAnswer.held` for a node that has other servers or shards than the running nodes."""
-
-PAST_INCARNATIONS = 100
+MAX_PAST_INCARNATIONS = 100
 """Ids that are remembered: older ones were reaped long ago."""
 
 
+class LeaseStatus(IntEnum):
+    """What the script `renew_lease` says about the lease, as it returns it."""
+
+    HELD = 1
+    REAPED = 0
+    """Another node has reaped this incarnation."""
+    UNKNOWN = -1
+    """Redis does not know the lease: it has lost writes."""
+    LAYOUT_REJECTED = -2
+    """This node has other servers or shards than the running nodes."""
+
+
 class RenewAnswer(NamedTuple):
-    """The answer of the script `renew_lease`."""
+    """The answer of the script `renew_lease`, unless it rejects the layout."""
 
     beat: int
-    held: int
-    """1: the lease is held; 0: this incarnation was reaped; or `LEASE_UNKNOWN`."""
+    status: LeaseStatus
     epoch: bytes
     now: int
     """Redis' clock, in Unix milliseconds."""
@@ -106,9 +112,9 @@ class Lease:
         """
         self.incarnation = ""
         """The id of the present incarnation; empty before the first."""
-        self.past_incarnations: deque[str] = deque(maxlen=PAST_INCARNATIONS)
+        self.past_incarnations: deque[str] = deque(maxlen=MAX_PAST_INCARNATIONS)
         """Ids of this node, the present one included, which Redis may still know."""
-        self.renewal_interval = options.beat or options.lease / RENEWALS
+        self.renewal_interval = options.beat or options.lease / RENEWALS_PER_LEASE
         """Seconds between two renewals, at most."""
         self.renewed_at_ms = 0
         """When it was last renewed, in Unix milliseconds by Redis' clock."""
@@ -213,19 +219,22 @@ class Lease:
         sent, health = self._clock(), self._health
         beat_before = 0 if health.beat_regressed else health.beat
         answer = await self._call_renew(self.incarnation)
+        status = answer.status
         # After this incarnation was reaped, its beat starts from 1 again without any loss: then the beat
         # that it had when it was reaped is compared, which is lower if Redis lost writes before that.
         writes_lost = (
-            answer.held == LEASE_UNKNOWN
-            or (answer.held and health.beat_regressed)
-            or (not answer.held and answer.beat_when_reaped < beat_before)
+            status is LeaseStatus.UNKNOWN
+            or (status is LeaseStatus.HELD and health.beat_regressed)
+            or (status is LeaseStatus.REAPED and answer.beat_when_reaped < beat_before)
         )
         if writes_lost:
             # Changes nothing if another node was quicker: then the epoch is not the one that we knew.
             await self._pipeline.call(BUMP_EPOCH([self._keys.state], self._epoch, new_uid()))
-            await self._start_incarnation(lease_expired=not answer.held or sent >= self._held_until)
-        elif not answer.held or answer.epoch != self._epoch:
-            await self._start_incarnation(lease_expired=not answer.held)
+            await self._start_incarnation(
+                lease_expired=status is LeaseStatus.REAPED or sent >= self._held_until
+            )
+        elif status is LeaseStatus.REAPED or answer.epoch != self._epoch:
+            await self._start_incarnation(lease_expired=status is LeaseStatus.REAPED)
         else:
             self._hold(sent, answer)
             self._observer.lease_renewed()
@@ -279,13 +288,14 @@ class Lease:
             # Redis may have been unreachable for the running nodes too, so that they could not return.
             self._no_layout_since = None
             raise
-        if answer[1] == LAYOUT_REJECTED:
+        if answer[1] == LeaseStatus.LAYOUT_REJECTED:
             error = self._layout_error(answer[2].decode())
             self._layout_check.reject(self, error)
             raise error
         self._layout_rejected, self._no_layout_since = False, None
         self._layout_check.accept(self)
-        return RenewAnswer(*answer)
+        beat, status, *rest = answer
+        return RenewAnswer(beat, LeaseStatus(status), *rest)
 
     # ------------------------------------------------------------ layouts
 
@@ -315,14 +325,14 @@ class Lease:
         """Reap the node whose lease ends first, if it has ended; return the seconds until the next check."""
         if self._next_to_expire is None or self._renewing_since is None:
             return self.renewal_interval
-        node, end = self._next_to_expire
+        incarnation, end = self._next_to_expire
         # After an outage all leases have expired and every node is about to renew its own: give them one TTL.
         end = max(end, self._renewing_since + self._ttl)
         left = end - self._clock()
         if left > 0:
             return min(self.renewal_interval, left + random.random() * self._ttl / 100)
         try:
-            await self._reaper.reap(node, even_if_alive=False)
+            await self._reaper.reap(incarnation, even_if_alive=False)
         except GatewayError:
             self._health.renewal_due.set()
             return timeouts.RECONNECT_SECONDS

@@ -9,7 +9,8 @@ from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import REAP_NODE, milliseconds
 
 TOMBSTONE_SECONDS = 86_400.0
-"""How long Redis remembers that a node was reaped: no zombie sleeps longer."""
+"""How long Redis remembers that a node was reaped: longer than any paused process is expected to resume
+after."""
 
 BATCH_SIZE = 200
 """Routes or members that one call removes."""
@@ -28,10 +29,10 @@ class Reaper:
         self._on_notice = on_notice
         self.expired_nodes_reaped = 0
 
-    async def reap(self, node: str, *, even_if_alive: bool) -> None:
-        """Remove everything that belongs to *node*; unless *even_if_alive*, only if its lease has expired.
+    async def reap(self, incarnation: str, *, even_if_alive: bool) -> None:
+        """Remove the routes, members and inbox of *incarnation*, if its lease has expired or *even_if_alive*.
 
-        Subscribers of the channels that it has members in get their `Leave`.
+        Subscribers get a `Leave` for each member that is removed from their channels.
 
         Raises:
             GatewayError: a call failed; the node may be reaped in part, and can be reaped again.
@@ -44,11 +45,11 @@ class Reaper:
                 keys.node_records,
                 keys.beats,
                 keys.routed_names,
-                keys.node_routes(node),
-                keys.node_members(node),
-                keys.inbox(node),
+                keys.node_routes(incarnation),
+                keys.node_members(incarnation),
+                keys.inbox(incarnation),
             ],
-            node,
+            incarnation,
             BATCH_SIZE,
             int(even_if_alive),
             keys.route_prefix,
@@ -61,7 +62,7 @@ class Reaper:
             left = await self._pipeline.call(command)
         if left == 0 and not even_if_alive:
             self.expired_nodes_reaped += 1
-            self._on_notice(NodeReaped(node))
+            self._on_notice(NodeReaped(incarnation))
 
     def __repr__(self) -> str:
         return f"<Reaper {self.expired_nodes_reaped} expired nodes reaped>"

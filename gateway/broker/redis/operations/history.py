@@ -43,7 +43,7 @@ class HistoryReader:
         self._keys = keys
         self._meta_ttl = milliseconds(options.meta_ttl)
         self._pages = SingleFlight(
-            pipeline, command=self._command, parse=_parse_page, timeout=options.resume_timeout
+            pipeline, command=self._command, parse=_parse_page, timeout=options.history_timeout
         )
 
     @property
@@ -78,7 +78,7 @@ class HistoryReader:
         """Return a part of the history of *channel*, with the arguments of `MessageBroker.read`.
 
         Raises:
-            BrokerUnavailable: there is no answer within `RedisOptions.resume_timeout`.
+            BrokerUnavailable: there is no answer within `RedisOptions.history_timeout`.
         """
         return await self._pages.get((channel, since, limit, size, reverse))
 

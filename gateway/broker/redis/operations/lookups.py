@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.broker.base import ConnectionRecord, LocalNode, LookupResult, NodeRecord
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_until
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_until
 from gateway.broker.redis.keys import Keys, user_routes
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import (
@@ -107,7 +107,7 @@ class Lookups:
 
     def _deadline(self) -> float:
         """Return when a lookup that begins now must end, by the loop's clock."""
-        return asyncio.get_running_loop().time() + self._options.presence_timeout
+        return asyncio.get_running_loop().time() + self._options.lookup_timeout
 
     async def _ask(
         self, nodes: Iterable[str], question: dict[str, Any], deadline: float
@@ -148,7 +148,7 @@ class Lookups:
         subscribers = self._node.subscribed_channels(question["prefix"])
         return {name: subscribers[name] for name in question["names"] if name in subscribers}
 
-    def _append(self, head: str, body: bytes, *nodes: str) -> Answer:
+    def _append(self, head: str, body: bytes, *nodes: str) -> AnswerFuture:
         """Append an entry to the inboxes of *nodes*; the answer is which of them have it."""
         keys = self._keys
         return self._pipeline.call(

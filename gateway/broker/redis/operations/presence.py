@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gateway.broker.base import Presence, PresenceCount
 from gateway.broker.redis import codec
-from gateway.broker.redis.connection.pipeline import Answer, Pipeline, wait_for
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_for
 from gateway.broker.redis.connection.single_flight import SingleFlight
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
@@ -117,7 +117,7 @@ class PresenceStore:
     def _count_command(self, channel: str) -> Command:
         return COUNT_MEMBERS([self._keys.members(channel), self._keys.user_counts(channel)])
 
-    def _call_join(self, channel: str, member: Member, *, announce: bool) -> Answer:
+    def _call_join(self, channel: str, member: Member, *, announce: bool) -> AnswerFuture:
         keys, incarnation = self._keys, self.incarnation
         return self._pipeline.call(
             JOIN(
@@ -141,7 +141,7 @@ class PresenceStore:
             )
         )
 
-    def _call_leave(self, channel: str, connection: str) -> Answer:
+    def _call_leave(self, channel: str, connection: str) -> AnswerFuture:
         keys = self._keys
         return self._pipeline.call(
             LEAVE(
@@ -156,7 +156,7 @@ class PresenceStore:
         )
 
     def _rejoin(self, place: Place, *, announce: bool) -> None:
-        def on_done(answer: Answer) -> None:
+        def on_done(answer: AnswerFuture) -> None:
             if answer.cancelled() or answer.exception() is not None:
                 self._joins_to_retry[place] = announce
 
@@ -167,7 +167,7 @@ class PresenceStore:
             self._joins_to_retry[place] = announce
 
     def _retry_leave(self, place: Place) -> None:
-        def on_done(answer: Answer) -> None:
+        def on_done(answer: AnswerFuture) -> None:
             if not answer.cancelled() and answer.exception() is None and place not in self._local_members:
                 self._leaves_to_retry.pop(place, None)
 

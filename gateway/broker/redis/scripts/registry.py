@@ -46,8 +46,8 @@ PUBLISH = Script("publish")
 READ_HISTORY = Script("read_history")
 CLEAR_HISTORY = Script("clear_history")
 
-SUBSCRIBE = Script("subscribe")
-UNSUBSCRIBE = Script("unsubscribe")
+ADD_ROUTE = Script("add_route")
+REMOVE_ROUTE = Script("remove_route")
 AUDIT_ROUTES = Script("audit_routes")
 APPEND_TO_INBOXES = Script("append_to_inboxes")
 
@@ -68,8 +68,8 @@ SCRIPTS = (
     PUBLISH,
     READ_HISTORY,
     CLEAR_HISTORY,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
+    ADD_ROUTE,
+    REMOVE_ROUTE,
     AUDIT_ROUTES,
     APPEND_TO_INBOXES,
     JOIN,

@@ -3,7 +3,13 @@
 import pytest
 from redis import exceptions
 
-from gateway.broker.redis.connection.error_table import ERROR_TABLE, Action, BreakerOutcome, Fenced, rule_for
+from gateway.broker.redis.connection.error_table import (
+    ERROR_TABLE,
+    BreakerOutcome,
+    ErrorAction,
+    Fenced,
+    rule_for,
+)
 from gateway.errors import BrokerFull, BrokerUnavailable
 
 
@@ -84,7 +90,7 @@ def test_every_rule_makes_an_exception_of_the_broker() -> None:
 )
 def test_a_broken_connection_is_replaced(error: Exception, outcome: BreakerOutcome) -> None:
     rule = rule_for(error)
-    assert (rule.action, rule.outcome) == (Action.RECONNECT, outcome)
+    assert (rule.action, rule.outcome) == (ErrorAction.RECONNECT, outcome)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_errors_whose_first_word_says_nothing_are_told_apart_by_their_text(
 ) -> None:
     rule = rule_for(error)
     assert message in rule.message
-    assert (rule.action, rule.outcome) == (Action.RECONNECT, BreakerOutcome.FAILURE)
+    assert (rule.action, rule.outcome) == (ErrorAction.RECONNECT, BreakerOutcome.FAILURE)
 
 
 @pytest.mark.parametrize(

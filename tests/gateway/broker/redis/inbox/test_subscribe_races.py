@@ -16,13 +16,13 @@ from typing import Any, cast
 from gateway.broker.base import Delivery, Envelope, Retention
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.inbox.dispatcher import InboxDispatcher
+from gateway.broker.redis.inbox.ordered_delivery import OrderedDelivery
 from gateway.broker.redis.inbox.reader import InboxReader
 from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.operations.history import HistoryReader
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import READ_HISTORY, SUBSCRIBE, UNSUBSCRIBE, Command
+from gateway.broker.redis.scripts.registry import ADD_ROUTE, READ_HISTORY, REMOVE_ROUTE, Command
 from gateway.tasks import Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
@@ -61,7 +61,7 @@ class Redis:
         arguments = [str(each) for each in rest[int(keys) :]]
         return self._scripts[str(digest)](self, arguments)
 
-    def _subscribe(self, arguments: list[str]) -> list[Any]:
+    def _add_route(self, arguments: list[str]) -> list[Any]:
         node, name, token, *_ = arguments
         self.routes[name].add(node)
         top = self.top[name]
@@ -69,7 +69,7 @@ class Redis:
         self.inboxes[KEYS.inbox(node)].append((mark, b""))
         return [1, top.offset, top.uid.encode()]
 
-    def _unsubscribe(self, arguments: list[str]) -> int:
+    def _remove_route(self, arguments: list[str]) -> int:
         node, name = arguments
         self.routes[name].discard(node)
         return 1
@@ -86,8 +86,8 @@ class Redis:
         return [top.offset, top.uid.encode(), int(fault), flat, 0]
 
     _scripts: dict[str, Callable[[Redis, list[str]], Any]] = {  # noqa: RUF012 (nobody changes it)
-        SUBSCRIBE.digest: _subscribe,
-        UNSUBSCRIBE.digest: _unsubscribe,
+        ADD_ROUTE.digest: _add_route,
+        REMOVE_ROUTE.digest: _remove_route,
         READ_HISTORY.digest: _read,
     }
 
@@ -190,11 +190,11 @@ class Node:
             HistoryReader(reads, KEYS, OPTIONS),
             ShardHealth(Breaker(clock), invalidate_primary=lambda: None),
         )
-        intake = InboxDispatcher(
+        delivery = OrderedDelivery(
             self.routes, history, lease, self.tasks, deliver=self.deliver, on_node_entry=lambda *_: None
         )
         wire = cast("Any", self.wire)
-        self.reader = InboxReader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, intake)
+        self.reader = InboxReader(wire, self.routes, KEYS, OPTIONS, self.tasks, contact, lease, delivery)
         self.envelopes: list[Envelope] = []
         self.received: dict[str, MessageId] = {}
         """How far it has received of what it follows."""

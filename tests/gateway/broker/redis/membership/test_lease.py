@@ -11,7 +11,7 @@ from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.layout_check import LayoutCheck
-from gateway.broker.redis.membership.lease import LAYOUT_REJECTED, LEASE_UNKNOWN, Lease
+from gateway.broker.redis.membership.lease import Lease, LeaseStatus
 from gateway.broker.redis.membership.reaper import Reaper
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import BUMP_EPOCH, REAP_NODE, RENEW_LEASE, Command
@@ -23,14 +23,14 @@ LEASE_SECONDS = 3.0
 def renewed(
     *,
     beat: int = 1,
-    held: int = 1,
+    status: int = LeaseStatus.HELD,
     epoch: bytes = b"0.a",
     other: bytes = b"",
     expiry: int = 0,
     beat_when_reaped: int = 0,
 ) -> list[Any]:
     """Return an answer of the script `renew_lease`, given at 1000 ms by Redis' clock."""
-    return [beat, held, epoch, 1_000, other, expiry, beat_when_reaped]
+    return [beat, status, epoch, 1_000, other, expiry, beat_when_reaped]
 
 
 class ManualPipeline:
@@ -147,7 +147,7 @@ async def test_a_held_lease_is_renewed_under_the_same_incarnation(node: Node) ->
 
 async def test_a_node_that_was_reaped_starts_a_new_incarnation_without_lost_writes(node: Node) -> None:
     first = await node.take_lease(beat=4)
-    await node.renew(held=0, beat_when_reaped=4)
+    await node.renew(status=LeaseStatus.REAPED, beat_when_reaped=4)
     command = await node.pipeline.answer(RENEW_LEASE, renewed())
     assert await node.observer.next() == "n started after its lease expired"
     assert incarnation_of(command) != first
@@ -158,8 +158,8 @@ async def test_a_node_that_was_reaped_starts_a_new_incarnation_without_lost_writ
 @pytest.mark.parametrize(
     ("answer", "event"),
     [
-        ({"held": LEASE_UNKNOWN}, "n started"),
-        ({"held": 0, "beat_when_reaped": 3}, "n started after its lease expired"),
+        ({"status": LeaseStatus.UNKNOWN}, "n started"),
+        ({"status": LeaseStatus.REAPED, "beat_when_reaped": 3}, "n started after its lease expired"),
     ],
     ids=["the lease is unknown", "the beat when it was reaped is too low"],
 )
@@ -191,8 +191,8 @@ async def test_an_epoch_that_another_node_began_starts_a_new_incarnation(node: N
 
 
 async def test_a_rejected_layout_is_reported_until_it_is_accepted(node: Node) -> None:
-    await node.pipeline.answer(RENEW_LEASE, [0, LAYOUT_REJECTED, b"two servers"])
-    command = await node.pipeline.answer(RENEW_LEASE, [0, LAYOUT_REJECTED, b"two servers"])
+    await node.pipeline.answer(RENEW_LEASE, [0, LeaseStatus.LAYOUT_REJECTED, b"two servers"])
+    command = await node.pipeline.answer(RENEW_LEASE, [0, LeaseStatus.LAYOUT_REJECTED, b"two servers"])
     assert str(node.layout_check.error).endswith("(others have two servers, this node has one server)")
     assert command[-2:] == ("one server", 1), "it may not set the layout"
     await node.take_lease()
@@ -200,9 +200,9 @@ async def test_a_rejected_layout_is_reported_until_it_is_accepted(node: Node) ->
 
 
 async def test_a_rejected_node_sets_its_layout_once_nobody_has_had_one_for_a_lease(node: Node) -> None:
-    await node.pipeline.answer(RENEW_LEASE, [0, LAYOUT_REJECTED, b"two servers"])
+    await node.pipeline.answer(RENEW_LEASE, [0, LeaseStatus.LAYOUT_REJECTED, b"two servers"])
     for _ in range(2):
-        command = await node.pipeline.answer(RENEW_LEASE, [0, LAYOUT_REJECTED, b""])
+        command = await node.pipeline.answer(RENEW_LEASE, [0, LeaseStatus.LAYOUT_REJECTED, b""])
         assert command[-1] == 1
     node.clock.advance(LEASE_SECONDS)
     command = await node.pipeline.answer(RENEW_LEASE, renewed())

@@ -13,7 +13,9 @@ from gateway.broker.redis.connection.connection import RedisConnection
 NO_EVICTION = "noeviction"
 
 
-async def check_eviction(connection: RedisConnection, timeout_seconds: float) -> EvictionEnabled | None:
+async def check_maxmemory_policy(
+    connection: RedisConnection, timeout_seconds: float
+) -> EvictionEnabled | None:
     """Ask the Redis behind *connection* for its eviction policy, and close *connection*.
 
     Returns:

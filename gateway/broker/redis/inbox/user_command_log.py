@@ -72,7 +72,7 @@ class UserCommandLog:
         """The ids of the commands that were delivered or left out."""
         self._complete_until: int | None = None
         """Every command issued before this was delivered: Unix ms by Redis' clock."""
-        self._reroutes = self._caught_up_reroutes = 0
+        self._resubscriptions = self._caught_up_resubscriptions = 0
         """How often routes were missing for a while, and for how many of these times the log was read."""
 
     async def send(self, command: UserCommand) -> None:
@@ -100,9 +100,9 @@ class UserCommandLog:
         if self._is_first_time(head[-1]):
             self._deliver(codec.unpack_user_command(body))
 
-    def on_rerouted(self) -> None:
+    def on_resubscribed(self) -> None:
         """Read the log: routes, or inbox entries, were missing for a while, and are requested again."""
-        self._reroutes += 1
+        self._resubscriptions += 1
         self._tasks.spawn(self._catch_up())
 
     def on_lease_renewed(self, now: int) -> None:
@@ -110,7 +110,7 @@ class UserCommandLog:
 
         Repeats a read of the log that failed.
         """
-        if self._caught_up_reroutes == self._reroutes:
+        if self._caught_up_resubscriptions == self._resubscriptions:
             self._complete_until = now
         else:
             self._tasks.spawn(self._catch_up())
@@ -118,7 +118,7 @@ class UserCommandLog:
     # ------------------------------------------------------------ inside
 
     async def _catch_up(self) -> None:
-        reroutes = self._reroutes
+        resubscriptions = self._resubscriptions
         try:
             now, entries = await self._read_log()
         except GatewayError:
@@ -126,8 +126,8 @@ class UserCommandLog:
         # A connection made while Redis answered counts as older: rather one too many is closed.
         for command in self._not_delivered(entries, self._wall() - now / 1000):
             self._deliver(command)
-        if reroutes == self._reroutes:
-            self._caught_up_reroutes, self._complete_until = reroutes, now
+        if resubscriptions == self._resubscriptions:
+            self._caught_up_resubscriptions, self._complete_until = resubscriptions, now
 
     async def _read_log(self) -> tuple[int, list[tuple[bytes, UserCommand]]]:
         """Return Redis' time at the end of the log, in ms, and the commands that may have been missed."""
@@ -180,5 +180,5 @@ class UserCommandLog:
         return True
 
     def __repr__(self) -> str:
-        behind = self._reroutes - self._caught_up_reroutes
-        return f"<UserCommandLog {len(self._delivered)} delivered, behind by {behind} reroutes>"
+        behind = self._resubscriptions - self._caught_up_resubscriptions
+        return f"<UserCommandLog {len(self._delivered)} delivered, behind by {behind} resubscriptions>"

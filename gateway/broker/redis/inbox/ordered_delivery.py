@@ -24,7 +24,7 @@ MAX_BACKFILLS = 16
 """Channels that are backfilled at once: after an outage thousands have a hole, and each holds a page."""
 
 
-class InboxDispatcher:
+class OrderedDelivery:
     """Delivers the entries of one shard's inbox."""
 
     def __init__(
@@ -57,7 +57,7 @@ class InboxDispatcher:
         self.backfilled = self.gaps = 0
         """Messages that were delivered from history; gaps that were delivered."""
 
-    def dispatch(self, head: bytes, body: bytes) -> None:
+    def on_inbox_entry(self, head: bytes, body: bytes) -> None:
         """Deliver or buffer one entry; to be called in the order of the inbox.
 
         The kind of an entry is the first byte of its head (docs/redis.md#entries-of-an-inbox).
@@ -123,7 +123,7 @@ class InboxDispatcher:
 
     async def _backfill(self, channel: ChannelState, generation: int) -> None:
         """Deliver the missing messages from history, or a gap; then the entries buffered meanwhile."""
-        while channel.generation == generation and not await self._backfill_in_turn(channel, generation):
+        while channel.generation == generation and not await self._backfill_next_page(channel, generation):
             continue
         if channel.generation != generation:
             return
@@ -135,7 +135,7 @@ class InboxDispatcher:
                 channel.buffer.extend(entries[number + 1 :])
                 return
 
-    async def _backfill_in_turn(self, channel: ChannelState, generation: int) -> bool:
+    async def _backfill_next_page(self, channel: ChannelState, generation: int) -> bool:
         """Deliver the next page, one of at most `MAX_BACKFILLS`; return whether it was the last."""
         async with self._backfills:
             await self._lease.wait_until_held()
@@ -173,7 +173,7 @@ class InboxDispatcher:
         return True
 
     def __repr__(self) -> str:
-        return f"<InboxDispatcher {self.backfilled} backfilled {self.gaps} gaps>"
+        return f"<OrderedDelivery {self.backfilled} backfilled {self.gaps} gaps>"
 
 
 _UNSTORED_KINDS = frozenset((b"j", b"l", b"c"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.broker.redis.membership.eviction_check import eviction_policy
+from gateway.broker.redis.connection.maxmemory_policy import eviction_policy
 
 
 @pytest.mark.parametrize(
