@@ -23,9 +23,9 @@ async def test_failover_that_loses_acknowledged_messages_causes_notices_in_every
     tmp_path: Path, seed: int
 ) -> None:
     with sentinel_setup(tmp_path / "redis") as servers:
-        verdict = await fail_over(tmp_path, seed, servers, replica_behind=True)
+        verdict, subscribed = await fail_over(tmp_path, seed, servers, replica_behind=True)
     channels = {notice.channel for notice in verdict.notices}
-    assert channels == set(CHANNELS), "a new epoch is for every channel of its shard"
+    assert channels == subscribed, "a new epoch is for every channel of its shard"
 
 
 async def test_failover_to_a_complete_replica_loses_no_message(tmp_path: Path, seed: int) -> None:
@@ -34,8 +34,13 @@ async def test_failover_to_a_complete_replica_loses_no_message(tmp_path: Path, s
         await fail_over(tmp_path, seed, servers, replica_behind=False)
 
 
-async def fail_over(home: Path, seed: int, servers: SentinelSetup, *, replica_behind: bool) -> Verdict:
-    """Kill the primary under load, and return the verdict; *replica_behind*: its replica lacks messages."""
+async def fail_over(
+    home: Path, seed: int, servers: SentinelSetup, *, replica_behind: bool
+) -> tuple[Verdict, set[str]]:
+    """Kill the primary under load; return the verdict, and the channels with a subscriber.
+
+    With *replica_behind*, the replica lacks messages. Some seeds leave a channel without a subscriber.
+    """
     urls = [servers.url] * NODES
     async with (
         NodeGroup.start(home, urls, lease_seconds=LEASE_SECONDS) as nodes,
@@ -64,4 +69,4 @@ async def fail_over(home: Path, seed: int, servers: SentinelSetup, *, replica_be
         assert not any(client.close_codes for client in workload.clients), (
             "a failover of Redis ended connections"
         )
-        return verdict
+        return verdict, {channel for client in workload.clients for channel in client.channels}
