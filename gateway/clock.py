@@ -21,7 +21,7 @@ class Scheduler(Protocol):
     """The part of an event loop that schedules callbacks (`asyncio.AbstractEventLoop` has it)."""
 
     def call_soon(self, callback: Callable[[], object], /) -> Timer:
-        """Run *callback* in the next iteration of the loop."""
+        """Run *callback* in the next turn of the event loop."""
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
         """Run *callback* after *delay* seconds."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from protocol.errors import ClientFault, ErrorCode, ProtocolError, ServerFault
 
 UNAVAILABLE_RETRY_SECONDS = 1.0
-"""After this time a client may try again where nothing better is known."""
+"""A client may try again after this time, if no better estimate is known."""
 
 FULL_RETRY_SECONDS = 5.0
 """After this time a broker without memory may have dropped expired history: a node does so every 5 s."""
@@ -53,7 +53,7 @@ class Rejection:
     code: ErrorCode
     message: str
     retry_after: float | None = None
-    """Seconds after which the same request may succeed; None where waiting does not help."""
+    """Seconds after which the same request may succeed; None if waiting does not help."""
 
     @property
     def retry_after_ms(self) -> int | None:

@@ -1,6 +1,6 @@
-"""Coroutines that are started by a call: no task and no iteration of the event loop where they need not wait.
+"""Coroutines that are started by a call: no task and no turn of the event loop if they need not wait.
 
-A task costs about 8 µs and waits for the next iteration of the loop. With the memory broker no command waits
+A task costs about 8 µs and waits for the next turn of the event loop. With the memory broker no command waits
 for anything: commands are coroutines because of Redis, and started by a call because of the memory broker.
 Python 3.12 has eager tasks (`asyncio.eager_task_factory`); this module does the same for 3.11.
 
@@ -51,8 +51,8 @@ class Tasks:
         """Start all *coroutines* in order, wait for all, and return their results in the same order.
 
         After each *yield_every* of them, other callbacks of the event loop run. A coroutine that waits only
-        once, as a publish of a batch does, takes no task: 2 µs less of 18. Where the caller is cancelled,
-        those that wait continue in tasks of this owner; where one fails, its exception is raised and the
+        once, as a publish of a batch does, needs no task: 2 µs less of 18. If the caller is cancelled,
+        those that wait continue in tasks of this owner; if one fails, its exception is raised and the
         others continue.
         """
         results: list[Any] = []
@@ -90,8 +90,8 @@ class Tasks:
     async def run_all(self, coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Start all *coroutines* in order, and return once all have ended.
 
-        Each continues in a task where it has to wait. One that fails does not cancel the others; once all
-        have ended, the exception of the first in order is raised. Where the caller is cancelled, all are
+        Each continues in a task if it has to wait. One that fails does not cancel the others; once all
+        have ended, the exception of the first in order is raised. If the caller is cancelled, all are
         cancelled, and have ended before this call does.
         """
         running = [future for each in coroutines if (future := self._start_caught(each)) is not None]
@@ -115,7 +115,7 @@ class Tasks:
             await asyncio.gather(*running, return_exceptions=True)
 
     def report(self, error: BaseException) -> None:
-        """Report *error* where there is no caller to raise it to."""
+        """Report *error* if there is no caller to raise it to."""
         self._on_error(error)
 
     def statistics(self) -> dict[str, int]:
@@ -123,7 +123,7 @@ class Tasks:
         return {"running": len(self._running)}
 
     def _start_caught(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
-        """Start *coroutine*; return a future with its end or its exception, None where it has succeeded."""
+        """Start *coroutine*; return a future with its end or its exception, None if it has succeeded."""
         try:
             return self.start(coroutine)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (run_all raises it later)
@@ -155,7 +155,7 @@ async def _wait_until_done(future: asyncio.Future[Any]) -> None:
 
 
 class _StartedCoroutine(Coroutine[Any, Any, T]):
-    """A coroutine that already runs and waits for *awaited*, in the form that a task can take over.
+    """A coroutine that already runs and waits for *awaited*, in the form that a task can continue.
 
     A coroutine function around it would not do: a task that is cancelled before its first step throws into a
     coroutine that has not started, and the inner one would never receive the cancellation.

@@ -247,7 +247,7 @@ class WebSocketUser(User):
             self.connection = Connection(self.options.url, self._codec, self)
         except UpgradeRejected as rejected:
             self._apply(
-                self._client_state.on_handshake_refused(
+                self._client_state.on_handshake_rejected(
                     rejected.status, retry_after_seconds=rejected.retry_after
                 )
             )

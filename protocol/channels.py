@@ -31,5 +31,5 @@ def personal_channel(user: str) -> str:
 
 
 def personal_user(name: str) -> str | None:
-    """Return the only user who may subscribe to *name*; None where it is not a personal channel."""
+    """Return the only user who may subscribe to *name*; None if it is not a personal channel."""
     return name[1:] if name.startswith("@") and len(name) > 1 else None

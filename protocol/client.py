@@ -5,18 +5,18 @@ How to use it: the caller opens sockets, encodes, decodes and sleeps; `ClientSta
     state = ClientState(["news"], random=random.random)
     while True:
         command = state.connect_command(token)    # begins an attempt; call it before opening the socket
-        ...                                       # open the socket, send the command; where that fails:
-                                                  #   decision = state.on_handshake_refused(status, ...) or
+        ...                                       # open the socket, send the command; if that fails:
+                                                  #   decision = state.on_handshake_rejected(status, ...) or
                                                   #   decision = state.on_connection_lost()
         for message in received:
             effects = state.on_message(message)   # a ServerMessage of protocol.messages
             ...                                   # send effects.reply, handle effects.messages and the rest;
-                                                  #   where effects.decision is set: close the socket
+                                                  #   if effects.decision is set: close the socket
         decision = state.on_closed(code, reason)  # or state.on_connection_lost() without a Close frame
         match decision:
             case Stop(): ...                      # give up; connect_command() would begin again
             case Retry(): ...                     # sleep decision.after_seconds;
-                                                  #   fetch a token where decision.fetch_token
+                                                  #   fetch a token if decision.fetch_token
 
 A client that handles raw maps converts what it receives with `protocol.server_messages.server_message_of` and
 what it sends with `protocol.commands.map_of`. For `message` pushes, which are many, it may call
@@ -69,7 +69,7 @@ ABNORMAL_CLOSURE = 1006
 """The code of a connection that ended without a Close frame (RFC 6455 section 7.4.1)."""
 
 NOT_RECOVERED = "not_recovered"
-"""The reason of a `Reset` where history no longer reaches back to the client's position."""
+"""The reason of a `Reset` if history no longer reaches back to the client's position."""
 
 MAX_DOUBLINGS = 32
 """Attempts after which the bound of the backoff no longer doubles; keeps 2**n a small float."""
@@ -172,17 +172,17 @@ class Reset:
 class Dropped:
     """*channel* is no longer subscribed, and no later `connect` restores it.
 
-    Where *code* is `token_expired`, fetch a channel token, then `add` the channel again with it and with
+    If *code* is `token_expired`, fetch a channel token, then `add` the channel again with it and with
     *position*, and send its `subscribe_command`.
     """
 
     channel: str
     code: str
-    """Why, for programs; empty where the server named no code."""
+    """Why, for programs; empty if the server named no code."""
     reason: str
     """Why, for people."""
     position: str | None
-    """Where the channel was left."""
+    """The position up to which messages were received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class Effects:
     """What the caller does because of one server message."""
 
     messages: tuple[Message, ...] = ()
-    """To hand to the application, in this order. Store positions only after that, where they are stored."""
+    """To hand to the application, in this order. Store positions only after that, if they are stored."""
     resets: tuple[Reset, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     retries: tuple[RetrySubscription, ...] = ()
@@ -208,7 +208,7 @@ class Effects:
     fetch_token: bool = False
     """Fetch a token and send `refresh_command` with it: the present one is about to expire."""
     decision: Decision | None = None
-    """Close the connection, and act on this; it was refused."""
+    """Close the connection, and act on this decision: the connection was rejected."""
 
 
 NO_EFFECTS: Final = Effects()
@@ -247,7 +247,7 @@ class Channel:
     position: str | None = None
     """The id to resume from, as the server sent it; opaque. None: nothing to resume."""
     token: str | None = None
-    """The channel token, where the channel wants one."""
+    """The channel token, if the channel wants one."""
     rewind: int | None = None
     """How many of the last messages to begin with, as long as there is no position."""
     subscribed: bool = False
@@ -321,7 +321,7 @@ class ClientState:
         self.channels[channel] = Channel(position, token, rewind)
 
     def remove(self, channel: str) -> None:
-        """Forget *channel*; the caller sends `unsubscribe` where it is connected."""
+        """Forget *channel*; the caller sends `unsubscribe` if it is connected."""
         self.channels.pop(channel, None)
 
     def advance(self, channel: str, position: str) -> None:
@@ -380,7 +380,7 @@ class ClientState:
     def on_closed(self, code: int, reason: str = "") -> Decision:
         """Return what to do after the server closed with *code* (docs/protocol.md#close-codes).
 
-        Where `on_message` has decided already on this connection, the decision is the same.
+        If `on_message` has decided already on this connection, the decision is the same.
 
         Raises:
             IllegalTransition: No attempt was begun.
@@ -394,7 +394,7 @@ class ClientState:
         """Return what to do after a connection ended without a Close frame, or could not be opened."""
         return self.on_closed(ABNORMAL_CLOSURE)
 
-    def on_handshake_refused(
+    def on_handshake_rejected(
         self, status: int, *, retry_after_seconds: float | None = None, reason: str = ""
     ) -> Decision:
         """Return what to do after the upgrade was answered with HTTP *status* (docs/protocol.md#connecting).
@@ -423,7 +423,7 @@ class ClientState:
     def _on_subscription(self, channel: str, answer: Subscribed | Error) -> Effects:
         if isinstance(answer, Subscribed):
             return self._on_subscribed(answer)
-        return self._on_subscribe_refused(channel, answer)
+        return self._on_subscribe_rejected(channel, answer)
 
     def _on_subscribed(self, answer: Subscribed) -> Effects:
         if answer.id is not None:
@@ -437,7 +437,7 @@ class ClientState:
             resets=(Reset(answer.channel, NOT_RECOVERED),) if missed else (),
         )
 
-    def _on_subscribe_refused(self, channel: str, error: Error) -> Effects:
+    def _on_subscribe_rejected(self, channel: str, error: Error) -> Effects:
         kept = self.channels.get(channel)
         if kept is None or error.code is ErrorCode.ALREADY_SUBSCRIBED:
             return NO_EFFECTS
@@ -449,11 +449,11 @@ class ClientState:
 
     def _on_error(self, error: Error) -> Effects:
         if error.id is not None and error.id == self._connect_id:
-            return Effects(decision=self._on_connect_refused(error))
+            return Effects(decision=self._on_connect_rejected(error))
         channel = self._subscribing.pop(error.id or 0, None)
-        return NO_EFFECTS if channel is None else self._on_subscribe_refused(channel, error)
+        return NO_EFFECTS if channel is None else self._on_subscribe_rejected(channel, error)
 
-    def _on_connect_refused(self, error: Error) -> Decision:
+    def _on_connect_rejected(self, error: Error) -> Decision:
         """Decide as on the close code that follows this error; docs/protocol.md#errors names it."""
         reason = f"{error.code}: {error.message}"
         if error.code in CLOSE_ON_ERROR:

@@ -88,7 +88,7 @@ COMMANDS: dict[str, tuple[Any, tuple[CommandField, ...]]] = {
 }
 """The class of each type of command, and its fields in the order of the class.
 
-Unknown fields are ignored. A field that is null counts as absent, except `data`, where null is a value.
+Unknown fields are ignored. A field that is null counts as absent, except `data`, in which null is a value.
 """
 
 
@@ -96,7 +96,7 @@ def command_of(received: Mapping[str, Any]) -> ClientMessage:
     """Return the command in the map *received*.
 
     Raises:
-        BadRequest: The type is unknown, or a field is missing or wrong. It has the id of the command where
+        BadRequest: The type is unknown, or a field is missing or wrong. It has the id of the command if
             that can be read.
     """
     command_type = received.get("type")
@@ -122,7 +122,7 @@ def command_of(received: Mapping[str, Any]) -> ClientMessage:
 
 
 def error_in(received: Mapping[str, Any], name: str, error: BadRequest) -> BadRequest:
-    """Return *error* with the name of its field, and the id of the command where that can be read."""
+    """Return *error* with the name of its field, and the id of the command if that can be read."""
     command_type = received.get("type")
     is_known = type(command_type) is str and command_type in COMMANDS
     path = f"{command_type}.{name[:48]}" if is_known else name[:48]

@@ -62,7 +62,7 @@ class Backoff(StrEnum):
     LONG = "long"
     """A random time up to 30 s."""
     ANNOUNCED = "told"
-    """The delay of the last `reconnect` push; `JITTER` where there was none."""
+    """The delay of the last `reconnect` push; `JITTER` if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ CLOSE_ON_ERROR: dict[ErrorCode, CloseCode] = {
     ErrorCode.UNAVAILABLE: CloseCode.INTERNAL,
     ErrorCode.INTERNAL: CloseCode.INTERNAL,
 }
-"""The close code that follows each error of a refused `connect`; other errors leave the connection open."""
+"""The close code that follows each error of a rejected `connect`; other errors leave the connection open."""
 
 TRANSIENT_ERRORS = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL})
 """Errors after which the same command may succeed later (docs/protocol.md#errors)."""
@@ -128,7 +128,7 @@ class ClientFault(ProtocolError):
 
 
 class BadRequest(ClientFault):
-    """A frame is not a command, or a field is wrong; `id` is that of the command, where it can be read."""
+    """A frame is not a command, or a field is wrong; `id` is that of the command, if it can be read."""
 
     def __init__(self, message: str, *, id: int | None = None) -> None:
         super().__init__(ErrorCode.BAD_REQUEST, message)

@@ -14,7 +14,7 @@ from protocol.payload import Payload, payload_of
 from protocol.position import MessageId
 
 Decode = Callable[[Any], Any]
-"""Returns a raw value as a typed one; raises `BadRequest` where it is wrong."""
+"""Returns a raw value as a typed one; raises `BadRequest` if it is wrong."""
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -12,7 +12,7 @@ COMMAND_ID = 2**53 - 1
 """The largest command id: what a JavaScript number holds exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
 DEPTH = 64
-"""Levels of arrays and maps in a message from a client. orjson encodes 254; other parsers take fewer."""
+"""Levels of arrays and maps in a message from a client. orjson encodes 254; other parsers accept fewer."""
 
 SERVER_MESSAGE_DEPTH = DEPTH + 4
 """Levels in a reply or push: `data` is one level down in `publish`, and up to five in `connected`."""

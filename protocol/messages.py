@@ -174,7 +174,7 @@ class Subscribed:
     members: Sequence[Member] | None = None
     id: int | None = None
     truncated: bool | None = None
-    """True where `members` does not have all of them; else None."""
+    """True if `members` does not have all of them; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class Published:
     channel: str
     message: MessageId | None = None
     acknowledged: str | None = None
-    """`replicated`, or only `stored`, where the server waits for replicas; else None."""
+    """`replicated`, or only `stored`, if the server waits for replicas; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class PresenceState:
     users: int
     members: Sequence[Member] | None = None
     truncated: bool | None = None
-    """True where `members` does not have all of them; else None."""
+    """True if `members` does not have all of them; else None."""
 
 
 @dataclass(frozen=True, slots=True)

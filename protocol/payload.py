@@ -62,8 +62,8 @@ def payload_of(value: Any, *, source: bytes | None = None) -> Payload:
     """Return the payload of *value*, which `decode_json` or `decode_msgpack` returned.
 
     Args:
-        source: The JSON text that contains *value*, where it came from one. orjson silently turns integers
-            beyond 64 bits into floats; with the text they are found and refused.
+        source: The JSON text that contains *value*, if it came from one. orjson silently turns integers
+            beyond 64 bits into floats; with the text they are found and rejected.
 
     Raises:
         BadRequest: JSON cannot encode *value*: bytes, extension types, keys that are not strings, lone
@@ -80,10 +80,10 @@ def payload_of(value: Any, *, source: bytes | None = None) -> Payload:
 
 
 def check_integers(encoded: bytes, source: bytes) -> None:
-    """Raise `BadRequest` where a number in *encoded* is an integer beyond 64 bits in its JSON *source*."""
+    """Raise `BadRequest` if a number in *encoded* is an integer beyond 64 bits in its JSON *source*."""
 
     def check(text: str) -> None:
-        # orjson has refused numbers that are too long for int().
+        # orjson has rejected numbers that are too long for int().
         if not limits.INT_MIN <= int(text) <= limits.INT_MAX and orjson.dumps(float(text)) in encoded:
             shown = text if len(text) <= 24 else f"{text[:24]}…"
             raise BadRequest(f"{shown} does not fit 64 bits; send it as a string")
@@ -93,9 +93,9 @@ def check_integers(encoded: bytes, source: bytes) -> None:
 
 
 def check_value(value: Any, depth: int = limits.DEPTH) -> None:
-    """Raise `BadRequest` where JSON cannot encode *value*, from MessagePack, or it nests deeper than *depth*.
+    """Raise `BadRequest` if JSON cannot encode *value*, from MessagePack, or it nests deeper than *depth*.
 
-    Where orjson encodes it, the items are checked one by one only if the result may nest too deep, or has a
+    If orjson encodes it, the items are checked one by one only if the result may nest too deep, or has a
     null, which is also how orjson writes NaN and infinity: 0.6 µs instead of 3.5 for a small publish.
     """
     try:
@@ -107,7 +107,7 @@ def check_value(value: Any, depth: int = limits.DEPTH) -> None:
 
 
 def check_depth(value: Any, depth: int = limits.DEPTH) -> None:
-    """Raise `BadRequest` where *value* nests deeper than *depth* levels."""
+    """Raise `BadRequest` if *value* nests deeper than *depth* levels."""
     for _ in _levels(value, depth):
         pass
 
@@ -131,7 +131,7 @@ def _check_levels(value: Any, depth: int) -> None:
 def _levels(value: Any, depth: int) -> Iterator[tuple[list[Any], list[dict[Any, Any]]]]:
     """Yield the items of each level of *value*, and the maps among them; `BadRequest` beyond *depth* levels.
 
-    By level, because chains and sets run in C: 64 KiB of small arrays take 3 ms; item by item they took 25.
+    By level, because chains and sets run in C: 64 KiB of small arrays cost 3 ms; item by item, they cost 25.
     """
     level = [value]
     for _ in range(depth + 1):

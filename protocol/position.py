@@ -24,7 +24,7 @@ class MessageId:
 
     @classmethod
     def parse(cls, text: str) -> MessageId:
-        """Return the id in *text*; raise ValueError where it is not one."""
+        """Return the id in *text*; raise ValueError if it is not one."""
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError(

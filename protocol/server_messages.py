@@ -51,7 +51,7 @@ class ServerField(NamedTuple):
     decode: fields.Decode
     required: bool = False
     encode: Callable[[Any], Any] | None = None
-    """Returns a value as the wire has it; None where that is the value itself."""
+    """Returns a value as the wire has it; None if the wire has the value itself."""
 
 
 def map_of(message: ServerMessage) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def map_of(message: ServerMessage) -> dict[str, Any]:
 
 
 def server_message_of(received: Mapping[str, Any]) -> ServerMessage:
-    """Return the reply or push in the map *received*; raise `BadRequest` where there is none.
+    """Return the reply or push in the map *received*; raise `BadRequest` if there is none.
 
     For clients, load tests and the test vectors; a gateway only encodes these.
     """

@@ -16,7 +16,7 @@ from typing import Self
 LEAKABLE = ("socket:", "pipe:", "anon_inode:")
 # How long a thread that is ending may take; without such a thread nothing waits.
 JOIN_SECONDS = 10.0
-# How many iterations of the loop a task that was cancelled may take to unwind.
+# How many turns of the loop a task that was cancelled may take to unwind.
 UNWIND_ITERATIONS = 25
 # How long the other end of a connection may take to see that this end is closed.
 CLOSE_SECONDS = 10.0

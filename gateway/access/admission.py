@@ -101,7 +101,7 @@ class Admission:
         return f"<Admission {self._connections} connections, {len(self._users)} users{state}>"
 
     def admit_upgrade(self, address: str) -> ConnectionSlot | Rejection:
-        """Return a slot for a client at *address* (empty where it has none), or why there is none.
+        """Return a slot for a client at *address* (empty if it has none), or why there is none.
 
         The rate is checked last: an upgrade that is rejected for another reason does not count towards it.
         """
@@ -150,7 +150,7 @@ class Admission:
         """Return whether the rate admits one more upgrade now, and count it if so."""
         if not self._upgrades.has_capacity():
             return False
-        # `acquire` waits only where there is no capacity, so this coroutine ends with its first step.
+        # `acquire` waits only if there is no capacity, so this coroutine ends with its first step.
         with suppress(StopIteration):
             self._upgrades.acquire().send(None)
         return True

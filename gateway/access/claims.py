@@ -21,7 +21,7 @@ Claims = Mapping[str, Any]
 USER_SIZE = 128
 """Characters in a user's name."""
 INFO_SIZE = 4 * 1024
-"""Bytes of `info` as JSON: it is sent to every subscriber of a channel with presence."""
+"""Bytes of `info` as JSON: `info` is sent to every subscriber of a channel with presence."""
 INFO_DEPTH = 32
 """Levels of arrays and maps in `info`, which is nested in other messages."""
 MAX_CHANNELS = 1_000
@@ -57,8 +57,8 @@ class ChannelToken:
 class ClaimRules:
     """What claims are checked against; times in seconds.
 
-    *leeway* is how far the issuer's clock may be ahead of ours: it applies to `nbf`, `iat` and the latest
-    possible `exp`, and never extends a token's validity. *max_ttl* limits how far ahead `exp` may lie. Where
+    *leeway* is how far the issuer's clock may be ahead of ours. It applies to `nbf`, `iat` and the latest
+    possible `exp`, and never extends a token's validity. *max_ttl* limits how far ahead `exp` may lie. If
     *audience* or *issuer* is None, that claim is not checked.
     """
 
@@ -126,7 +126,7 @@ def _expiry(claims: Claims, now: float, rules: ClaimRules) -> float:
 
 
 def _time(claims: Claims, name: str) -> float | None:
-    """Return a NumericDate (RFC 7519 section 2), which may have a fraction; None where it is absent."""
+    """Return a NumericDate (RFC 7519 section 2), which may have a fraction; None if it is absent."""
     value = claims.get(name)
     if value is None:
         return None

@@ -25,9 +25,9 @@ from gateway.access.keys import (
 )
 
 MAX_RESPONSE_BYTES = 1024 * 1024
-"""Bytes of a JWKS; that of a large provider has about 10,000."""
+"""Bytes of a JWKS; the JWKS of a large provider has about 10,000."""
 MAX_KEYS = 100
-"""Keys of a JWKS that are read; each takes about 50 µs to import."""
+"""Keys of a JWKS that are read; importing a key costs about 50 µs."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Jwks:
         timeout: float = 5.0,
         retry: float = 1.0,
     ) -> None:
-        """Serve the keys at *url*; `ValueError` where it is not https. *clock* returns monotonic seconds.
+        """Serve the keys at *url*; `ValueError` if it is not https. *clock* returns monotonic seconds.
 
         Plain http is accepted only for addresses of this machine: an attacker who changes the response
         can sign tokens.
@@ -98,10 +98,12 @@ class Jwks:
         return self._keys.get((kid, alg)) or sole_key_for(self._sole_by_alg.get(alg), kid)
 
     async def resolve(self, kid: str | None, alg: str) -> Key:
-        """Return the key for *kid* and *alg*, after a fetch where that may bring it.
+        """Return the key for *kid* and *alg*; if it is not known, fetch the keys first.
 
-        `TokenError` where the URL serves no such key; `KeysUnavailable` where the last fetch failed, or was
-        made too recently for another one: the key may be newer.
+        Raises:
+            TokenError: The URL serves no such key.
+            KeysUnavailable: The last fetch failed, or was so recent that no other is allowed yet: the key may
+                have been added since.
         """
         key = self.find(kid, alg)
         if key is None and alg not in HMAC:

@@ -31,7 +31,7 @@ MIN_RSA_BITS = 2048
 
 
 class TokenError(ClientFault):
-    """A rejected token: `unauthorized`, or `token_expired` where the client should fetch a new one."""
+    """A rejected token: `unauthorized`, or `token_expired` if the client should fetch a new one."""
 
     def __init__(self, message: str, *, code: ErrorCode = ErrorCode.UNAUTHORIZED) -> None:
         super().__init__(code, message)
@@ -84,7 +84,7 @@ class StaticKeys:
         return self._by_kid.get((kid, alg)) or sole_key_for(self._sole_by_alg.get(alg), kid)
 
     async def resolve(self, kid: str | None, alg: str) -> Key:
-        """Return the key for *kid* and *alg* without waiting; `TokenError` where there is none."""
+        """Return the key for *kid* and *alg* without waiting; `TokenError` if there is none."""
         found = self.find(kid, alg)
         if found is None:
             raise no_key_error(kid, alg)
@@ -118,9 +118,9 @@ def no_key_error(kid: str | None, alg: str) -> TokenError:
 
 
 def secret_keys(secret: str, *, algorithm: Algorithm | None = None) -> tuple[Key, ...]:
-    """Return the HMAC keys of *secret*: one for each of HS256, HS384 and HS512, or for *algorithm* alone.
+    """Return the HMAC keys of *secret*: a key for each of HS256, HS384 and HS512, or for *algorithm* alone.
 
-    `ValueError` where it is shorter than 16 bytes, or a public key: anyone could sign with that.
+    `ValueError` if it is shorter than 16 bytes, or a public key: anyone could sign with that.
     """
     material = secret.encode()
     if len(material) < MIN_SECRET_BYTES:
@@ -154,7 +154,7 @@ def public_key(pem: str, *, algorithm: Algorithm | None = None, kid: str | None 
 
 
 def public_key_file(path: Path, *, algorithm: Algorithm | None = None, kid: str | None = None) -> Key:
-    """Return the key of the PEM in *path*; `ValueError` as `public_key`, and where it cannot be read."""
+    """Return the key of the PEM in *path*; `ValueError` as `public_key`, and if it cannot be read."""
     try:
         return public_key(path.read_text(encoding="ascii"), algorithm=algorithm, kid=kid)
     except (OSError, ValueError) as error:
@@ -172,8 +172,8 @@ def private_key(pem: str, *, kid: str | None = None) -> Key:
 def jwk_key(jwk: Mapping[str, Any]) -> Key:
     """Return the public key of one member of a JWKS (RFC 7517), for the algorithm of its type.
 
-    `ValueError` where it is not a key for signatures with RS256, ES256 or EdDSA. Symmetric keys are rejected:
-    a JWKS is public, and its keys are no secrets.
+    `ValueError` if it is not a key for signatures with RS256, ES256 or EdDSA. Symmetric keys are rejected:
+    a JWKS is public, and its keys are not secret.
     """
     members = _JWK_MEMBERS.get(str(jwk.get("kty")))
     if members is None:

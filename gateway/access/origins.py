@@ -49,7 +49,7 @@ def invalid_origin(entry: str) -> str | None:
 
 
 def _parsed_origin(origin: str) -> Origin | None:
-    """Return scheme, host and port of an *origin* as RFC 6454 compares them; None where it is not valid."""
+    """Return scheme, host and port of an *origin* as RFC 6454 compares them; None if it is not valid."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return None

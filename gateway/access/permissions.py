@@ -54,7 +54,7 @@ class Namespaces:
     __slots__ = ("_default", "_rules", "_strict")
 
     def __init__(self, rules: Mapping[str, ChannelRules], *, strict: bool = False) -> None:
-        """Take the *rules* of each namespace; `ValueError` where those of `default` are missing."""
+        """Take the *rules* of each namespace; `ValueError` if those of `default` are missing."""
         if DEFAULT_NAMESPACE not in rules:
             raise ValueError(
                 f"no rules for the namespace {DEFAULT_NAMESPACE!r}: every other one falls back on them"
@@ -67,7 +67,7 @@ class Namespaces:
         return f"<Namespaces {', '.join(sorted(self._rules))}{' strict' if self._strict else ''}>"
 
     def rules(self, channel: str) -> ChannelRules:
-        """Return the rules of *channel*; `UnknownChannel` for an unconfigured namespace where that is strict.
+        """Return the rules of *channel*; `UnknownChannel` for an unconfigured namespace in strict mode.
 
         A personal channel has the default's, whatever colons its user's name contains.
         """
@@ -90,11 +90,11 @@ def may_subscribe(
     channel_token: ChannelToken | None,
     granted: Collection[str],
 ) -> Rejection | None:
-    """Return None where *user* may subscribe to *channel* by a command, else the rejection.
+    """Return None if *user* may subscribe to *channel* by a command, else the rejection.
 
     *user* is empty for an anonymous connection, *channel_token* is verified already, *granted* are the
-    `channels` of the connection's token. A token for another user or channel counts as none. Subscriptions
-    that the server makes are not checked here: they are the only ones that `nobody` admits.
+    `channels` of the connection's token. A token for another user or channel is ignored. Subscriptions
+    that the server makes are not checked here: under the rule `nobody`, no others are possible.
     """
     owner = personal_user(channel)
     if owner is not None:
@@ -108,7 +108,7 @@ def may_subscribe(
 
 
 def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: str = "") -> Rejection | None:
-    """Return None where *user* may publish under *rules*, else the rejection, which names *channel*."""
+    """Return None if *user* may publish under *rules*, else the rejection, which names *channel*."""
     owner = personal_user(channel)
     if owner is not None and owner != user:
         return Rejection(
@@ -122,7 +122,7 @@ def may_publish(rules: ChannelRules, *, user: str, subscribed: bool, channel: st
 
 
 def may_read(rules: ChannelRules, *, subscribed: bool, channel: str = "") -> Rejection | None:
-    """Return None where history and presence may be read, which takes a subscription, else the rejection."""
+    """Return None if history and presence may be read, which requires a subscription, else the rejection."""
     if subscribed:
         return None
     return Rejection(
@@ -150,7 +150,7 @@ def _token_allows(token: ChannelToken | None, user: str, channel: str) -> bool:
 def _not_the_user(channel: str) -> Rejection:
     return Rejection(
         ErrorCode.PERMISSION_DENIED,
-        f"channel {channel!r} is personal: only its own user follows it, from connect on",
+        f"channel {channel!r} is personal: only its own user is subscribed to it, from connect on",
     )
 
 

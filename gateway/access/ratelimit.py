@@ -1,4 +1,4 @@
-"""How fast one connection may send commands, and when it has been rejected too often.
+"""The rate limit of the commands of one connection, and the count of its rejections in a row.
 
 Why this is not aiolimiter, as for admission: docs/decisions/rate-limiter.md.
 """
@@ -23,7 +23,7 @@ class TokenBucket:
     __slots__ = ("_burst", "_rate_per_s", "_tokens", "_updated_at")
 
     def __init__(self, *, rate_per_s: float, burst: float, now: float) -> None:
-        """Start full at *now*; `ValueError` where the rate or the burst is not above zero."""
+        """Start full at *now*; `ValueError` if the rate or the burst is not above zero."""
         if rate_per_s <= 0 or burst <= 0:
             raise ValueError(f"rate {rate_per_s!r} per second, burst {burst!r}: expected both above zero")
         self._rate_per_s = rate_per_s
@@ -49,7 +49,7 @@ class TokenBucket:
 class CommandLimiter:
     """The rate limit of one connection's commands, each of which costs what its type costs.
 
-    An idle connection has no bucket: its first command that costs anything makes one, of 113 bytes.
+    An idle connection has no bucket: the first command with a cost creates one, of 113 bytes.
     """
 
     __slots__ = ("_bucket", "_burst", "_costs", "_rate_per_s")
@@ -60,7 +60,9 @@ class CommandLimiter:
         *costs* is shared, not copied. `ValueError` for a cost above the burst: no bucket could ever hold it.
         """
         if burst < max(costs.values(), default=1.0):
-            raise ValueError(f"burst {burst!r} is less than the dearest command costs: {dict(costs)!r}")
+            raise ValueError(
+                f"burst {burst!r} is less than the most expensive command costs: {dict(costs)!r}"
+            )
         self._rate_per_s = rate_per_s
         self._burst = burst
         self._costs = costs
@@ -70,7 +72,7 @@ class CommandLimiter:
         return f"<CommandLimiter {self._rate_per_s:g}/s burst={self._burst:g}>"
 
     def admit(self, command_type: str, now: float) -> float:
-        """Return 0.0 where a command of *command_type* may pass at *now*, else the seconds until it may."""
+        """Return 0.0 if a command of *command_type* may pass at *now*, else the seconds until it may."""
         cost = self._costs.get(command_type, 1.0)
         if not cost:
             return 0.0

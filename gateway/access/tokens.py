@@ -69,7 +69,7 @@ class Verifier:
     async def identity(self, token: str) -> Identity:
         """Return the identity in a connection token.
 
-        Waits only where a key must be fetched first.
+        Waits only if a key must be fetched first.
 
         Raises:
             TokenError: The token is not valid.
@@ -107,7 +107,7 @@ def mint(
 ) -> str:
     """Return a token for *user* that ends *ttl* seconds after *now* (Unix); with *channel*, a channel token.
 
-    `ValueError` for a token that a verifier would reject, and where *key* cannot sign.
+    `ValueError` for a token that a verifier would reject, and if *key* cannot sign.
     """
     if not key.jwk.is_private:
         raise ValueError(f"a public {key.alg} key cannot sign: mint tokens where the private key is")

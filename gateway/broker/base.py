@@ -7,8 +7,8 @@ Calls: every method is a coroutine, because a broker may have to wait for a serv
 completes at its first step, and the hub runs it without a task (`gateway.tasks`). So no method may rely on
 the current task: no `asyncio.timeout` in the frame of the caller.
 
-Errors: a method raises `BrokerUnavailable` where the broker cannot carry it out now (not started, its server
-not reached or too slow), `BrokerFull` where it has no memory for what it would have to store. After
+Errors: a method raises `BrokerUnavailable` if the broker cannot carry it out now (not started, its server
+not reached or too slow), `BrokerFull` if it has no memory for what it would have to store. After
 `BrokerUnavailable` from `publish` the message may have been published all the same; with an idempotency key
 the caller may repeat it.
 
@@ -80,9 +80,9 @@ class Receipt:
     id: MessageId | None
     """None for a message that is not stored."""
     replayed: bool = False
-    """True where an earlier publish with the same idempotency key did it; `id` is that of the earlier one."""
+    """True if an earlier publish with the same idempotency key did it; `id` is that of the earlier one."""
     level: AckLevel | None = None
-    """The level that was reached; None where no more than `AckLevel.STORED` was asked for."""
+    """The level that was reached; None if no more than `AckLevel.STORED` was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,9 @@ class HistorySlice:
     position: MessageId
     """The id of the channel's newest message, whether or not it is in `messages`."""
     recovered: bool
-    """Whether `messages` begins right after the position that was asked for; True where none was."""
+    """Whether `messages` begins right after the position that was asked for; True if there was none."""
     floor: int = 0
-    """The history has lost writes up to this offset: no client can resume from a position below it."""
+    """The store has lost writes up to this offset; no client can resume from a position below it. 0: none."""
 
 
 # ---------------------------------------------------------------- what a broker delivers to a node
@@ -121,7 +121,7 @@ class UserCommand:
     except_connections: frozenset[str] = frozenset()
     """Ids of connections that the command does not apply to."""
     issued_before: float | None = None
-    """Unix seconds, set where a node receives the command late: it does not apply to newer connections."""
+    """Unix seconds, set if a node receives the command late: newer connections are not affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class MessageBroker(Protocol):
         `AckLevel` may overtake. With an idempotency key the message is published at most once.
 
         Raises:
-            BrokerUnavailable: it is unknown whether the message was published.
+            BrokerUnavailable: It is unknown whether the message was published.
             BrokerFull: the message was not published.
         """
 
@@ -286,7 +286,7 @@ class MessageBroker(Protocol):
             size: At most about so many bytes of payload together, but one message in any case.
             reverse: Newest first.
 
-        Where the history no longer reaches back to *since*, or *since* is not one of its ids, the result has
+        If the history no longer reaches back to *since*, or *since* is not one of its ids, the result has
         no messages and `recovered` is False.
         """
 
@@ -301,10 +301,10 @@ class PresenceBroker(Protocol):
     """The members of channels."""
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; where its connection was none yet, `Join` reaches every node with a subscriber."""
+        """Add *member*; if its connection was not present, `Join` reaches every node with a subscriber."""
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member; where it was one, `Leave` reaches every node with a subscriber, once.
+        """Remove the member; if it was present, `Leave` reaches every node with a subscriber, once.
 
         Never raises: a broker that cannot reach its server now removes the member as soon as it can.
         """
@@ -313,7 +313,7 @@ class PresenceBroker(Protocol):
         """Return the members of *channel*, in the order of their joins."""
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return the number of members of *channel*; over Redis that takes as long for many as for few."""
+        """Return the number of members of *channel*; with Redis the time does not depend on the number."""
 
 
 class DirectoryBroker(Protocol):
@@ -328,7 +328,7 @@ class DirectoryBroker(Protocol):
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user* on every node, oldest first.
 
-        The result is partial where a node does not answer within the deadline.
+        The result is partial if a node does not answer within the deadline.
         """
 
     async def send_user_command(self, command: UserCommand) -> None:
@@ -342,7 +342,7 @@ class DirectoryBroker(Protocol):
     ) -> LookupResult[ChannelRecord]:
         """Return at most *limit* channels with subscribers, sorted by name, from behind the name *after*.
 
-        Only channels whose names start with *prefix*. The result is partial where a server or a node does not
+        Only channels whose names start with *prefix*. The result is partial if a server or a node does not
         answer within the deadline.
 
         Raises:

@@ -43,7 +43,7 @@ class NodeReaped:
 
 @dataclass(frozen=True, slots=True)
 class RoutesMissing:
-    """So many of this node's routes were gone from Redis: it evicts keys, or somebody deleted them."""
+    """So many of this node's routes were gone from Redis: Redis evicts keys, or somebody deleted them."""
 
     routes: int
 

@@ -29,7 +29,7 @@ class Refused(GatewayError):
 
 
 class ApiClient:
-    """The internal API of the gateway at *url*, called with a push *key*."""
+    """The push API of the gateway at *url*, called with a push *key*."""
 
     def __init__(self, url: str, key: str) -> None:
         self._url = url.rstrip("/")

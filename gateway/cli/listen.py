@@ -118,7 +118,7 @@ class ChannelListener:
         except InvalidStatus as error:
             response = error.response
             reason = describe_refusal(response.status_code, response.body)
-            decision = self._state.on_handshake_refused(
+            decision = self._state.on_handshake_rejected(
                 response.status_code, retry_after_seconds=_retry_after(response.headers), reason=reason
             )
             if isinstance(decision, Stop):

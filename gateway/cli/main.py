@@ -222,7 +222,7 @@ def _print_answer(
     call: Callable[[Any], Any],
     option: int = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
 ) -> None:
-    """Print the answer of the internal API to *call*, as JSON."""
+    """Print the answer of the push API to *call*, as JSON."""
     from gateway.cli.api_client import ApiClient, http_url
 
     settings = load(_config_file(config), complete=False)

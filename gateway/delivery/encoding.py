@@ -14,7 +14,7 @@ _FIN_TEXT, _FIN_BINARY = b"\x81", b"\x82"
 def data_frame(payload: bytes, *, binary: bool) -> bytes:
     """Return *payload* as one unmasked, unfragmented data frame (RFC 6455 section 5.2).
 
-    By hand, because it is 0.3 µs where `websockets.frames.Frame.serialize` is 1.6 µs.
+    Written by hand: 0.3 µs, against 1.6 µs with `websockets.frames.Frame.serialize`.
     """
     size = len(payload)
     first = _FIN_BINARY if binary else _FIN_TEXT

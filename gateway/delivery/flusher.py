@@ -1,4 +1,4 @@
-"""Flushes every outbox that has something to write, once a turn of the event loop."""
+"""Flushes every outbox that has something to write, once per turn of the event loop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Flushable(Protocol):
     """An outbox, as far as the flusher knows it."""
 
     def flush(self) -> None:
-        """Write what waits, as far as the socket takes it."""
+        """Write what waits, as far as the socket accepts it."""
 
 
 class Flusher:
-    """Flushes every outbox that has something to write, once a turn of the loop.
+    """Flushes every outbox that has something to write, once per turn of the event loop.
 
-    After a flush that took long, the next one is delayed: what is published meanwhile travels in the same
-    writes. Under a flood of 1,000 subscribers this doubles what goes through (docs/performance.md); at a
-    moderate rate there is never a delay. A delay of many times what a publisher waits for its answer lets
-    more through than clients can read in time, one of less lets every message travel alone.
+    After a long flush, the next one is delayed, so that messages published meanwhile are in the same writes.
+    Under a flood to 1,000 subscribers this doubles the throughput (docs/performance.md); at a moderate rate
+    there is never a delay. If the delay is many times the publish latency, more is written than clients can
+    read in time. If it is shorter than the latency, every message gets its own write.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Flusher:
         *,
         delay: float,
     ) -> None:
-        """Call *before_flush* before each flush: it offers the messages that channels have collected.
+        """Call *before_flush* before each flush, which offers the messages that channels have collected.
 
         *delay* is how many seconds the next flush waits after a long one (`Broker.flush_delay`).
         """
@@ -50,7 +50,7 @@ class Flusher:
         self._marked: list[Flushable] = []
         self._requested = False
         self._delayed_until = 0.0
-        """Time of the clock; 0.0 where the last flush was no long one."""
+        """Time of the clock; 0.0 if the last flush was not a long one."""
         self._flushes = 0
         self._dropped = dict.fromkeys(DROPPING_POLICIES, 0)
 
@@ -84,7 +84,7 @@ class Flusher:
         self._delayed_until = ended + self._delay if took > LONG_FLUSH_SECONDS else 0.0
 
     def _flush_marked(self) -> None:
-        """Flush what is marked; where one outbox raises, the others are flushed in the next turn."""
+        """Flush what is marked; if one outbox raises, the others are flushed in the next turn."""
         marked, self._marked = iter(self._marked), []
         self._requested = False
         try:

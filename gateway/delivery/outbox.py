@@ -1,4 +1,4 @@
-"""The send queue of one connection: bounded in bytes, flushed once a turn of the loop."""
+"""The send queue of one connection: bounded in bytes, flushed once per turn of the event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.delivery.overflow import QueuedItem, Subscriber, plan_overflow
 from protocol.position import MessageId
 
 WRITE_BATCH_BYTES = 64 * 1024
-"""Bytes handed to the socket at once: about what one loopback or broadband round trip takes in."""
+"""Bytes passed to the socket in one write: about what a peer acknowledges in one round trip."""
 
 
 class Writer(Protocol):
@@ -33,11 +33,11 @@ class Owner(Protocol):
         """The outbox is over its bound and nothing more can be dropped: disconnect."""
 
     def on_outbox_drained(self) -> None:
-        """The outbox is empty, and the socket takes more."""
+        """The outbox is empty, and the socket accepts more."""
 
 
 class _ClosedWriter:
-    """The connection of a discarded outbox: it takes nothing."""
+    """The connection of a discarded outbox, which writes nothing."""
 
     writable = False
 
@@ -49,7 +49,7 @@ _CLOSED_WRITER = _ClosedWriter()
 
 
 class _ClosedOwner:
-    """The owner of a discarded outbox: it reacts to nothing."""
+    """The owner of a discarded outbox, which reacts to nothing."""
 
     def on_fell_behind(self, subscriber: Subscriber, position: MessageId) -> None:
         """Do nothing."""
@@ -65,7 +65,7 @@ _CLOSED_OWNER = _ClosedOwner()
 
 
 class Outbox:
-    """The send queue of one connection, in order; what the socket has already taken is not in it."""
+    """The send queue of one connection, in order, without the bytes that the socket has accepted."""
 
     __slots__ = ("_flusher", "_limit", "_marked", "_owner", "_queue", "_size", "_writer")
 
@@ -86,15 +86,15 @@ class Outbox:
         return self._size
 
     def enqueue(self, data: bytes) -> None:
-        """Enqueue the frame *data*: a reply, or a push that belongs to no channel; it is never dropped."""
+        """Enqueue the frame *data*, a reply or a push that belongs to no channel, which is never dropped."""
         self._append(QueuedItem(None, data, None))
 
     def offer(self, subscriber: Subscriber, batch: EncodedBatch) -> None:
-        """Enqueue *batch*; where the queue is too long, its channel's policy says what to drop."""
+        """Enqueue *batch*; if the queue is too long, its channel's policy says what to drop."""
         self._append(QueuedItem(subscriber, batch.data, batch))
 
     def offer_now(self, subscriber: Subscriber, batch: EncodedBatch) -> None:
-        """Write *batch* at once where the queue is empty, otherwise enqueue it.
+        """Write *batch* at once if the queue is empty, otherwise enqueue it.
 
         For the flusher, when nothing else can come for this connection in this turn: 1.5 µs a delivery less.
         """
@@ -104,7 +104,7 @@ class Outbox:
             self._writer.write(batch.data)
 
     def flush(self) -> None:
-        """Write what is in the queue, as far as the socket takes it."""
+        """Write what is in the queue, as far as the socket accepts it."""
         self._marked = False
         queue = self._queue
         if not self._writer.writable:
@@ -127,14 +127,14 @@ class Outbox:
             self._write_in_batches()
 
     def on_drained(self) -> None:
-        """Flush: the socket takes more."""
+        """Flush: the socket accepts more."""
         self._flusher.full_outboxes.discard(self)
         self.flush()
         if not self._queue and self._writer.writable:
             self._owner.on_outbox_drained()
 
     def discard(self) -> None:
-        """Drop the queue and take nothing more: the connection is gone.
+        """Drop the queue and enqueue nothing more: the connection is gone.
 
         Nothing may be written after what was dropped: the client would resume from behind it.
         """

@@ -51,7 +51,7 @@ class OverflowPlan:
     behind: dict[Subscriber, MessageId] = field(default_factory=dict)
     """Subscribers to catch up, and from which position."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Messages dropped, by policy; those of `catch_up` are replayed later."""
+    """Messages dropped, by policy; messages of `catch_up` are replayed later."""
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ def plan_overflow(queue: Sequence[QueuedItem], room: int) -> OverflowPlan:
 
     First, `catch_up` drops all messages of its channels, to be replayed later, and `conflate` all but the
     newest message of each of its channels. Then `drop_oldest` drops as many of its messages as is needed.
-    Where messages are lost for good, the frame of a gap takes their place in the queue. The plan may still be
+    If messages are lost for good, the frame of a `gap` replaces them in the queue. The plan may still be
     larger than *room*: what is left must not be dropped, and the caller disconnects.
     """
     plan = OverflowPlan()
@@ -127,7 +127,7 @@ def _gap_and_newest(subscriber: Subscriber, batch: EncodedBatch) -> tuple[Queued
 
 
 def _drop_oldest(plan: OverflowPlan, room: int) -> None:
-    """Drop as many of the oldest batches under `drop_oldest` as needed; each subscriber gets one gap."""
+    """Drop as many of the oldest batches under `drop_oldest` as needed; each subscriber gets one `gap`."""
     excess = plan.size - room
     if excess <= 0:
         return

@@ -69,7 +69,7 @@ class ChannelSubscriber(Subscriber, Protocol):
 
 
 class MemberList(Protocol):
-    """A list of members on its way from the broker to a client; it collects what changes meanwhile."""
+    """A list of members on its way from the broker to a client, with the changes meanwhile."""
 
     @property
     def changes(self) -> list[Join | Leave]:
@@ -117,16 +117,16 @@ class Channel:
         self.presence_watchers: dict[ChannelSubscriber, None] = {}
         """Subscribers that get joins and leaves."""
         self.pending_subscriptions = 0
-        """How many subscriptions are being prepared: they keep the channel without being subscribers yet."""
+        """Subscriptions that are being prepared: they keep the channel, and are not subscribers yet."""
         self.member_lists: dict[MemberList, None] = {}
         self.routed = False
         """Whether the broker routes it to this node."""
         self.routing: asyncio.Future[None] | None = None
         """Done when the call that asks the broker for the route has ended; None without such a call."""
         self.position: MessageId | None = None
-        """The newest message delivered here; None where the channel keeps no history."""
+        """The newest message delivered here; None if the channel keeps no history."""
         self.position_before_cache: MessageId | None = None
-        """The position before the oldest cached message; None where the channel keeps no history."""
+        """The position before the oldest cached message; None if the channel keeps no history."""
         self.numbering_breaks = 0
         """How often a message did not directly follow `position`."""
         self.history_generation = object()
@@ -175,12 +175,15 @@ class Channel:
         self._start_history_at(None)
 
     def start_at(self, position: MessageId | None) -> None:
-        """Take *position*, which the broker gave when it began to route; what arrived meanwhile is newer."""
+        """Set the position to *position*, which the broker returned when it began to route.
+
+        Does nothing if a message has set it meanwhile: that message is newer.
+        """
         if position is not None and self.position is None:
             self.position_before_cache = self.position = position
 
     def collect(self, encoded: EncodedMessage) -> bool:
-        """Take a message for `offer_pending`; return whether it is the first one that waits."""
+        """Keep a message for `offer_pending`; return whether no other message was waiting."""
         message_id = encoded.id
         if not self._pending:
             self._position_before_pending = self.position
@@ -192,8 +195,8 @@ class Channel:
     def offer_pending(self, *, only_channel: bool = False) -> None:
         """Offer the messages that wait, as one batch, to every subscriber.
 
-        *only_channel* says that the turn of the loop ends and that no other channel has messages: then each
-        connection is written to at once.
+        *only_channel* says that the turn of the event loop ends and that no other channel has messages: then
+        each connection is written to at once.
         """
         if not self._pending:
             return
@@ -269,7 +272,7 @@ class Channel:
         return list(islice(self._cached, skip, None if limit is None else skip + limit))
 
     def newest(self, count: int, *, not_before: float) -> list[EncodedMessage] | None:
-        """Return the newest *count* messages; None where fewer are cached, or one is older than *not_before*.
+        """Return the newest *count* messages; None if fewer are cached, or one is older than *not_before*.
 
         *not_before* is in Unix seconds: a new subscriber does not get what history no longer keeps.
         """

@@ -70,7 +70,7 @@ async def connect(session: Session, command: Connect) -> Connected:
 
 
 async def _identity(services: Services, token: str | None) -> Identity | None:
-    """Return who *token* is for; None for an anonymous client, where that is allowed."""
+    """Return who *token* is for; None for an anonymous client, if anonymous clients are allowed."""
     if token is not None and services.verifier is not None:
         return await services.verifier.identity(token)
     if token is None and services.anonymous:
@@ -108,13 +108,15 @@ async def ping(_: Session, command: Ping) -> PongReply:
 async def unsubscribe(session: Session, command: Unsubscribe) -> Unsubscribed:
     """End a subscription."""
     if command.channel not in session.subscriptions:
-        raise ClientFault(ErrorCode.NOT_SUBSCRIBED, f"this connection does not follow {command.channel!r}")
+        raise ClientFault(
+            ErrorCode.NOT_SUBSCRIBED, f"this connection is not subscribed to {command.channel!r}"
+        )
     session.unsubscribe(command.channel)
     return Unsubscribed(command.channel, id=command.id)
 
 
 async def publish(session: Session, command: Publish) -> Published:
-    """Publish a message, where the channel's rules permit it."""
+    """Publish a message, if the channel's rules permit it."""
     services, name = session.services, command.channel
     rules = services.namespaces.rules(name)
     _require(may_publish(rules, user=session.user, subscribed=name in session.subscriptions, channel=name))

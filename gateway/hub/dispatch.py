@@ -26,7 +26,7 @@ async def answer(session: Session, command: Command) -> None:
 
 
 async def server_subscribe(session: Session, channel: str) -> None:
-    """Subscribe *session* to *channel* for the server's API; nothing is sent where that fails."""
+    """Subscribe *session* to *channel* for the push API; nothing is sent if that fails."""
     try:
         session.send(await subscribe.server_subscribe(session, channel))
     except (ProtocolError, GatewayError):

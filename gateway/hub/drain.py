@@ -10,7 +10,7 @@ from protocol.errors import CloseCode
 from protocol.messages import Reconnect
 
 SESSIONS_PER_SECOND = 200.0
-"""How fast sessions are closed where that takes less than the window: few sessions need not wait."""
+"""Sessions closed per second, or more if the window is too short: few sessions need no full window."""
 
 STEP_SECONDS = 0.05
 """Time between two groups of sessions."""

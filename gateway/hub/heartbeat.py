@@ -78,7 +78,7 @@ class Heartbeat:
             self._start_timer()
 
     def remove(self, session: MonitoredSession) -> None:
-        """Stop monitoring *session*; does nothing where it is not monitored."""
+        """Stop monitoring *session*; does nothing if it is not monitored."""
         if session.wheel_slot >= 0 and self._slots[session.wheel_slot].pop(session, 0) is None:
             session.wheel_slot = -1
             self._sessions -= 1
@@ -99,8 +99,8 @@ class Heartbeat:
     def _on_tick(self) -> None:
         """Check the sessions in the next slot only.
 
-        After the process stood still, so that nothing was received, each overdue slot still gets a tick of
-        its own, and what arrived meanwhile is read before that.
+        If the process was suspended, the overdue slots are checked one per tick, so pending input is read
+        before any session times out.
         """
         now = self._scheduler.time()
         self._timer = None

@@ -66,7 +66,7 @@ class _Page:
         self.size = messages_size(messages)
 
     def index_after(self, position: MessageId) -> int | None:
-        """Return the index of the first message after *position*; None where that is not in the page."""
+        """Return the index of the first message after *position*; None if *position* is not in the page."""
         index = position.offset - self.before.offset
         if not 0 <= index <= len(self.messages):
             return None
@@ -74,7 +74,7 @@ class _Page:
         return index if known == position else None
 
     def merged(self, other: _Page) -> _Page | None:
-        """Return this page with the messages of *other*; None where *other* does not begin inside it."""
+        """Return this page with the messages of *other*; None if *other* does not begin inside it."""
         index = self.index_after(other.before)
         if index is None:
             return None
@@ -168,8 +168,8 @@ class HistoryCache:
         """Read, cache and return what follows *since*."""
         running = self._page_reads[key] = _RunningRead()
         generation, _ = key
-        # To the offset from which others read on; at least half a page, so that no read is for a message or
-        # two.
+        # Read up to the next page boundary, so that all callers use the same pages; if that is at most half
+        # a page, up to the boundary after it, so that no read is for only a few messages.
         limit = self._page - since.offset % self._page
         try:
             limit = limit if limit * 2 > self._page else limit + self._page
@@ -205,7 +205,8 @@ class HistoryCache:
             generation, limit = key
             read = await self._read(channel, limit=limit, reverse=True)
             messages = [EncodedMessage(message) for message in reversed(read.messages)]
-            # Where writes were lost, offsets follow one another although messages are missing.
+            # `floor`: the store lost writes up to this offset, so up to there messages may be missing
+            # although their offsets follow one another.
             messages = [each for each in messages if _offset(each) > read.floor]
             if (before := last_position(messages[:1], None)) is not None:
                 self._add(generation, before, messages[1:])

@@ -57,7 +57,7 @@ class LocalSession(Protocol):
         """Return what the push API shows of it."""
 
     def execute(self, command: UserCommand) -> None:
-        """Carry out a command of the server's API."""
+        """Carry out a command of the push API."""
 
     def send(self, message: ServerMessage) -> None:
         """Enqueue a push."""
@@ -104,7 +104,7 @@ class Hub:
     # ------------------------------------------------------------ what a broker calls
 
     def deliver(self, envelope: Envelope) -> None:
-        """Take what the broker delivers; ignored where the channel has no subscriber here."""
+        """Handle what the broker delivers; ignore it if the channel has no subscriber here."""
         if isinstance(envelope, Delivery):
             self._deliver(envelope)
         elif isinstance(envelope, UserCommand):
@@ -260,7 +260,7 @@ class Hub:
             if channel.routing is None:
                 await self._request_route(channel)
             else:
-                # Where that caller is cancelled, the next one asks.
+                # If the caller that asks is cancelled, the next caller asks.
                 await asyncio.shield(channel.routing)
 
     async def _request_route(self, channel: Channel) -> None:

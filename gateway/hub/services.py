@@ -1,4 +1,4 @@
-"""What every session of a node shares: where to ask, and how much is allowed."""
+"""The objects and limits that all sessions of a node share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SessionLimits:
     outbox: int = defaults.OUTBOX_BYTES
     catch_up_batch: int = defaults.CATCH_UP_BATCH
     backlog: int = 64
-    """Commands that wait while an earlier one waits for the broker; then the socket is not read."""
+    """Commands that may wait while an earlier one runs; at this number, the socket is not read."""
 
     def as_reply(self) -> dict[str, Any]:
         """Return the limits that a client gets in `connected` (docs/protocol.md#limits)."""
@@ -61,12 +61,12 @@ class Services:
     heartbeat: Heartbeat
     tasks: Tasks
     verifier: Verifier | None
-    """None where no keys are configured: then only anonymous connections are possible."""
+    """None if no keys are configured: then only anonymous connections are possible."""
     limits: SessionLimits
     anonymous: bool = False
     """Whether a client may connect without a token."""
     per_user_policy: Literal["refuse", "replace"] = "refuse"
-    """What happens to a user's connection above the cap: it is rejected (4010), or the oldest ends (4012)."""
+    """Above a user's cap, the new connection is rejected (4010), or the oldest one is closed (4012)."""
     clock: Clock = monotonic
     wall_clock: Clock = wall
     on_error: Callable[[BaseException], None] = lambda _: None

@@ -1,4 +1,4 @@
-"""One client, from connect to close: it runs its commands in order and owns subscriptions and outbox."""
+"""One client, from connect to close: a session runs commands in order and owns subscriptions and outbox."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Dispatcher(Protocol):
         """Carry out *command* and send its reply, or an error."""
 
     def server_subscribe(self, session: Session, channel: str) -> Coroutine[Any, Any, None]:
-        """Subscribe *session* to *channel* because the server's API asks for it."""
+        """Subscribe *session* to *channel* because the push API asks for it."""
 
 
 class TokenExpiryTimer:
@@ -216,7 +216,7 @@ class Session:
     # ------------------------------------------------------------ what the transport calls
 
     def on_message(self, payload: bytes, *, binary: bool) -> None:
-        """Run the command in *payload*, after those that still run; reject what is no command."""
+        """Run the command in *payload*, after those that still run; reject what is not a command."""
         self.last_received_at = self.services.clock()
         try:
             if binary is not self.codec.binary:
@@ -231,7 +231,7 @@ class Session:
             self._run_command(command)
 
     def on_drained(self) -> None:
-        """Write what waits: the socket takes more."""
+        """Write what waits: the socket accepts more."""
         self.outbox.on_drained()
 
     def on_closed(self, code: int) -> None:
@@ -346,7 +346,7 @@ class Session:
     # ------------------------------------------------------------ what the hub calls
 
     def execute(self, command: UserCommand) -> None:
-        """Carry out a command of the server's API: a disconnect at once, others after commands that run."""
+        """Carry out a command of the push API: a disconnect at once, others after the commands that run."""
         if command.action == "disconnect":
             self.close(command.code or CloseCode.DISCONNECTED, command.reason)
         else:

@@ -1,8 +1,8 @@
-"""How a subscription is made: first everything that may have to wait, then live in one instant.
+"""Making a subscription, in two phases: `_prepare` may wait, `_commit` does not.
 
 `_prepare` checks permissions, routes the channel to this node, fetches what the client missed and asks who is
 present. `_commit` adds the subscription without waiting, together with everything that was delivered
-meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, also where the client has gone.
+meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, even if the client has gone.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class PreparedSubscription:
         self.recovery = recovery
         self.server_side = server_side
         self.expires_at: float | None = None
-        """When the channel token that permits it expires, in Unix seconds; None where it needs none."""
+        """When the channel token that permits it expires, in Unix seconds; None if it needs none."""
         self.member: Member | None = None
         """This connection in the channel's presence."""
         self.present: Sequence[Member] | None = None
-        """The members when the broker was asked; None where the client does not want them."""
+        """The members when the broker was asked; None if the client does not want them."""
         self.changes: list[Join | Leave] = []
         """The joins and leaves since."""
 
     @property
     def members(self) -> Sequence[Member] | None:
-        """The members now; None where the client does not want them."""
+        """The members now; None if the client does not want them."""
         return None if self.present is None else apply_changes(self.present, self.changes)
 
 
 Outcomes = dict[str, PreparedSubscription | ProtocolError]
-"""What each channel came to."""
+"""By channel: the prepared subscription, or the error that its client gets."""
 
 
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
@@ -67,7 +67,7 @@ async def subscribe(session: Session, command: Subscribe) -> Subscribed:
 
 
 async def server_subscribe(session: Session, channel: str) -> Subscribed:
-    """Subscribe *session* to *channel* for the server's API, whatever the channel's rules permit the client.
+    """Subscribe *session* to *channel* for the push API, whatever the channel's rules permit the client.
 
     Raises:
         ProtocolError: The subscription exists already, or would be one too many.
@@ -80,7 +80,7 @@ async def server_subscribe(session: Session, channel: str) -> Subscribed:
 
 
 async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Subscribed | Error]:
-    """Subscribe to the channels of a `connect`: those of the client and those that the server adds.
+    """Subscribe to the channels of a `connect`: the client's channels, and the channels that the server adds.
 
     Each succeeds or fails on its own. All waiting comes first, for all channels at once: calls to a remote
     broker travel together. Then all channels go live in the same instant, so that no message overtakes the
@@ -99,7 +99,7 @@ async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Su
 
 
 def require_open(session: Session) -> None:
-    """Raise `ClientFault`, which ends the command without a reply, where the session has ended."""
+    """Raise `ClientFault`, which ends the command without a reply, if the session has ended."""
     if not session.is_open:
         raise ClientFault(ErrorCode.UNAVAILABLE, "the connection has ended")
 
@@ -110,10 +110,10 @@ def require_open(session: Session) -> None:
 async def _prepare_all(
     session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, *, granted: Container[str]
 ) -> None:
-    """Put into *outcomes* what each channel of *wanted* came to; stop early where the session ends.
+    """Put into *outcomes* the outcome of each channel of *wanted*; stop early if the session ends.
 
-    As many channels at a time as the session may still have subscriptions: one that fails uses none of them
-    up, and a later channel gets its turn.
+    As many channels at a time as the session may still have subscriptions: a channel that fails uses none of
+    them up, and a later channel gets its turn.
     """
     services, budget = session.services, _reply_budget(session, _reply_room(session), wanted)
     commands = []
@@ -139,7 +139,7 @@ async def _prepare_all(
 async def _attempt(
     session: Session, command: Subscribe, budget: ReplyBudget, outcomes: Outcomes, *, granted: bool
 ) -> None:
-    """Put into *outcomes* what one channel came to: found there even where others are cancelled."""
+    """Put the outcome of one channel into *outcomes*, which keeps it even if other channels are cancelled."""
     try:
         outcomes[command.channel] = await _prepare(session, command, budget, granted=granted)
     except ProtocolError as error:
@@ -151,7 +151,7 @@ async def _attempt(
 async def _prepare(
     session: Session, command: Subscribe, budget: ReplyBudget, *, granted: bool
 ) -> PreparedSubscription:
-    """Check and fetch what a subscription needs; messages that it missed take their bytes from *budget*.
+    """Check and fetch what a subscription needs; messages that it missed use bytes of *budget*.
 
     *granted* says that the server wants the subscription, whatever the rules say.
 
@@ -183,7 +183,7 @@ async def _prepare(
 
 
 async def _join_presence(session: Session, prepared: PreparedSubscription) -> None:
-    """Join the channel's presence, and fetch the members where the client wants them."""
+    """Join the channel's presence, and fetch the members if the client wants them."""
     channel, broker = prepared.recovery.channel, session.services.broker
     await session.wait_until_left(channel.name)
     prepared.member = Member(session.connection, session.user, session.info)
@@ -205,7 +205,7 @@ async def _abandon(session: Session, *prepared: PreparedSubscription) -> None:
 
 
 async def _abandon_if_closed(session: Session, prepared: PreparedSubscription) -> None:
-    """Abandon *prepared*, and end the command without a reply, where the session has ended."""
+    """Abandon *prepared*, and end the command without a reply, if the session has ended."""
     if not session.is_open:
         await _abandon(session, prepared)
         require_open(session)
@@ -213,7 +213,9 @@ async def _abandon_if_closed(session: Session, prepared: PreparedSubscription) -
 
 def _require_free_place(session: Session, channel: str) -> None:
     if channel in session.subscriptions:
-        raise ClientFault(ErrorCode.ALREADY_SUBSCRIBED, f"this connection follows {channel!r} already")
+        raise ClientFault(
+            ErrorCode.ALREADY_SUBSCRIBED, f"this connection is subscribed to {channel!r} already"
+        )
     if len(session.subscriptions) >= session.services.limits.channels:
         raise _too_many_channels(session.services)
 
@@ -236,7 +238,8 @@ def _require_permission(
 
 def _too_many_channels(services: Services) -> ClientFault:
     return ClientFault(
-        ErrorCode.LIMIT_EXCEEDED, f"a connection follows at most {services.limits.channels} channels"
+        ErrorCode.LIMIT_EXCEEDED,
+        f"a connection may be subscribed to at most {services.limits.channels} channels",
     )
 
 
@@ -251,7 +254,8 @@ def _reply_budget(session: Session, size: int, channels: Iterable[str]) -> Reply
 def _reply_room(session: Session) -> int:
     """Return how many bytes of missed messages a reply may hold: half an outbox, with what waits in it.
 
-    The rest follows as fast as the socket takes it: so a slow client that asks for much is not disconnected.
+    Catch-up sends the rest as fast as the socket accepts it: so a slow client that asks for much is not
+    disconnected.
     """
     return session.services.limits.outbox // 2 - session.outbox.size
 
@@ -287,9 +291,9 @@ def _commit_all(session: Session, wanted: Iterable[str], outcomes: Outcomes) -> 
 
 
 def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subscribed:
-    """Go live, and return from where, with at most *room* bytes of missed messages; without waiting.
+    """Go live, and return the position, with at most *room* bytes of missed messages; without waiting.
 
-    Where more was missed, the subscription is behind: catch-up sends the rest, after the reply.
+    If more was missed, the subscription is behind: catch-up sends the rest, after the reply.
     """
     command, channel = prepared.command, prepared.recovery.channel
     limits, members, truncated = session.services.limits, prepared.members, None

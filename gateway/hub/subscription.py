@@ -22,7 +22,7 @@ class SubscriptionOwner(SubscriberSession, Protocol):
 
     @property
     def outbox(self) -> Outbox:
-        """Where its messages are offered."""
+        """The outbox to which its messages are offered."""
 
     @property
     def behind(self) -> dict[Subscription, None]:
@@ -78,7 +78,7 @@ class Subscription:
         return data_frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
 
     def go_live(self) -> None:
-        """Get messages as they are delivered from now on: it is no longer behind."""
+        """Get messages as they are delivered from now on; the subscription is not behind any more."""
         self.session.behind.pop(self, None)
         self.behind = None
         self.missed_unnumbered = False

@@ -10,7 +10,7 @@ from gateway.clock import Clock, Scheduler, Timer
 MEASURE_INTERVAL_SECONDS = 0.02
 
 WINDOW_SECONDS = 3.0
-"""Time over which the 99th percentile is taken, and for which it must be too high."""
+"""Time over which the 99th percentile is computed, and for which it must be too high."""
 
 OVERLOAD_LAG_SECONDS = 0.1
 """The 99th percentile of the lag above which the loop is overloaded."""

@@ -1,4 +1,4 @@
-"""Notices of the Redis broker in the log: one line for each change in the state of a shard."""
+"""Notices of the Redis broker in the log: a line for each change in the state of a shard."""
 
 from __future__ import annotations
 

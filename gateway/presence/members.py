@@ -22,7 +22,7 @@ class Members:
         return new
 
     def leave(self, connection: str) -> Member | None:
-        """Remove and return the member with *connection*; None where there is none."""
+        """Remove and return the member with *connection*; None if there is none."""
         return self._by_connection.pop(connection, None)
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from protocol.errors import ErrorCode
 
 _DESCRIPTION = """\
 How backends push to clients, and look at who is connected. Bodies are JSON or MessagePack, both ways.
-A 200 on a publish means: stored in the channel's history, where it has one, and handed to every node that has
+A 200 on a publish means: stored in the channel's history, if it has one, and handed to every node that has
 a subscriber.
 """
 

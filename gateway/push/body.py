@@ -17,17 +17,17 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class DecodedBody:
-    """A request's body: the value, and the JSON text that it was decoded from, where it was JSON."""
+    """A request's body: the value, and the JSON text that it was decoded from, if it was JSON."""
 
     __slots__ = ("json_text", "value")
 
     def __init__(self, body: bytes, content_type: ContentType) -> None:
-        """Decode *body*; `BadRequest` where it cannot be decoded."""
+        """Decode *body*; `BadRequest` if it cannot be decoded."""
         self.value: Any = content_type.decode(body)
         self.json_text = body if content_type.is_json else None
 
     def parse(self, model: type[M]) -> M:
-        """Return the value as *model*; pydantic's `ValidationError` where it does not fit."""
+        """Return the value as *model*; pydantic's `ValidationError` if it does not fit."""
         return model.model_validate(self.value)
 
 
@@ -38,7 +38,7 @@ async def read_body(request: Request, *, max_size: int) -> DecodedBody:
 
 
 async def read_optional_body(request: Request, *, max_size: int) -> DecodedBody:
-    """Return the body of *request*; an empty map where it has none."""
+    """Return the body of *request*; an empty map if it has none."""
     body = await _read_bytes(request, max_size)
     return DecodedBody(body, _content_type_of(request)) if body else DecodedBody(b"{}", JSON)
 

@@ -22,9 +22,9 @@ class PushContext:
     namespaces: Namespaces
     keys: PushKeys
     tasks: Tasks
-    """Owner of the publishes that wait for the broker; its creator closes it."""
+    """Owner of the publishes that wait for the broker; whoever created the owner closes it."""
     wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None
-    """Returns once the node's clients can take more: awaited after each publish, before its answer."""
+    """Returns once the node's clients accept more: awaited after each publish, before its answer."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""
     message_size: int = limits.MESSAGE_SIZE
@@ -32,4 +32,4 @@ class PushContext:
     history_limit: int = limits.HISTORY_LIMIT
     """Messages in one answer."""
     presence_limit: int = defaults.PRESENCE_REPLY
-    """Members in one answer: they take `body_size` bytes at most, but one is always returned."""
+    """Members in one answer: they have `body_size` bytes at most, but one member is always returned."""

@@ -34,7 +34,7 @@ class Lookups:
     async def channels(self, prefix: str, *, limit: int, cursor: str | None) -> ResponseBody:
         """Return at most *limit* channels with subscribers, by name, and the cursor of the next page.
 
-        `partial` is true where a server or a node does not answer, and its channels are missing.
+        `partial` is true if a server or a node does not answer, and its channels are missing.
         """
         found = await self._broker.subscribed_channels(prefix, after=decode_cursor(cursor), limit=limit + 1)
         page = found.items[:limit]
@@ -118,7 +118,7 @@ class Lookups:
     # ------------------------------------------------------------ users and nodes
 
     async def user(self, user: str) -> ResponseBody:
-        """Return the connections of *user* on every node; `partial` where a node does not answer."""
+        """Return the connections of *user* on every node; `partial` if a node does not answer."""
         found = await self._broker.connections(user)
         answer: ResponseBody = {"user": user, "connections": [_connection(one) for one in found.items]}
         if found.partial:

@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def channel_name(name: str) -> str:
-    """Return *name* where it is a channel's."""
+    """Return *name* if it is a channel's."""
     if not channels.is_channel_name(name):
         raise _rejected(
             "channel", f"a name of 1 to {limits.CHANNEL_NAME} characters A-Z a-z 0-9 _ . : @ ~ -", name
@@ -34,7 +34,7 @@ def require_personal_channel(user: str) -> str:
 
 
 def user_name(name: str) -> str:
-    """Return *name* where it is a user's, as in a token's `sub`."""
+    """Return *name* if it is a user's, as in a token's `sub`."""
     if not 0 < len(name) <= USER_SIZE or _CONTROL.search(name):
         raise _rejected("user", f"1 to {USER_SIZE} characters without control characters", name)
     return name
@@ -51,7 +51,7 @@ def user_from_path(segment: str) -> str:
 
 
 def position_from_query(since: str | None) -> MessageId | None:
-    """Return the message id of the query parameter `since`, where it is there."""
+    """Return the message id of the query parameter `since`, if it is there."""
     try:
         return None if since is None else MessageId.parse(since)
     except ValueError as error:

@@ -24,7 +24,7 @@ from protocol.errors import ErrorCode
 from protocol.payload import Payload, payload_of
 
 PUBLISHES_PER_TURN = 64
-"""Publishes started in one turn of the event loop: each may be a fan-out of its own, and others wait."""
+"""Publishes started in one turn of the event loop: each may be a fan-out, while other work waits."""
 
 _NOBODY: frozenset[str] = frozenset()
 _CHANNEL_AND_DATA = frozenset({"channel", "data"})
@@ -51,7 +51,7 @@ class RequestPublisher:
     def parse(self, body: Any, *, json_text: bytes | None = None) -> Publication:
         """Return the publication that the decoded *body* of `POST /v1/publish` asks for.
 
-        *json_text* is the text that it was decoded from, where it was JSON.
+        *json_text* is the text that it was decoded from, if it was JSON.
         """
         if type(body) is dict and body.keys() == _CHANNEL_AND_DATA and type(body["channel"]) is str:
             # The models could only find a wrong name here; they cost 2 µs of a publish's 20.
@@ -62,7 +62,7 @@ class RequestPublisher:
         return self._publication(request.channel, self._payload(request.data, json_text), request)
 
     async def publish(self, publication: Publication) -> ResponseBody:
-        """Publish and return the answer, once the node's clients can take more."""
+        """Publish and return the answer, once the node's clients accept more."""
         receipt = await self._broker.publish(publication)
         if self._wait_for_capacity is not None:
             await self._wait_for_capacity()
@@ -92,7 +92,7 @@ class RequestPublisher:
 
     async def batch(self, request: BatchRequest, *, json_text: bytes | None) -> list[ResponseBody]:
         """Carry out the commands in order; return one answer or error for each."""
-        # Once for all commands: each would search the whole text again.
+        # Once for all commands, because each check searches the whole text.
         payload_of(request.commands, source=json_text)
 
         def publication_for(command: Any) -> Publication:

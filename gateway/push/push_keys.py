@@ -20,7 +20,7 @@ class PushKeys:
     def accepts(self, authorization: bytes | None) -> bool:
         """Return whether the value of an Authorization header has a valid key (RFC 6750 section 2.1).
 
-        Every key is compared in full, so the time taken reveals neither which one matched nor how much of it.
+        Every key is compared in full, so the duration reveals neither which one matched nor how much of it.
         """
         scheme, _, given = (authorization or b"").strip(b" \t").partition(b" ")
         given = given.lstrip(b" ")

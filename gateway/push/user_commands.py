@@ -47,13 +47,13 @@ class UserCommandSender:
             raise RequestRejected(
                 422,
                 ErrorCode.PERMISSION_DENIED,
-                f"channel: {channel!r} is another user's; only that user follows it",
+                f"channel: {channel!r} is another user's; only that user is subscribed to it",
             )
         return await self._send(UserCommand(user, action, channel=channel))
 
     async def _send(self, command: UserCommand) -> ResponseBody:
         found = await self._broker.connections(command.user)
-        # Sent also where no connection is known: one may be about to be registered.
+        # Sent even if no connection is known: a connection may be about to be registered.
         await self._broker.send_user_command(command)
         excepted = command.except_connections
         return {"connections": sum(record.connection not in excepted for record in found.items)}

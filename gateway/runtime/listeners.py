@@ -28,7 +28,7 @@ class Binding:
     port: int
     """0 for any free port."""
     sockets: int = 1
-    """Sockets on the same port: an event loop accepts one connection per iteration from each."""
+    """Sockets on the same port: an event loop accepts one connection per turn from each."""
     backlog: int = defaults.LISTEN_BACKLOG
     send_buffer: int = 0
     """Bytes, SO_SNDBUF of accepted connections: a small one detects slow clients; 0: the kernel's choice."""
@@ -45,7 +45,7 @@ def bind(binding: Binding) -> list[socket.socket]:
     of the clients.
 
     Raises:
-        GatewayError: the port is taken, or the host is not one of this machine.
+        GatewayError: The port is in use, or the host is not one of this machine.
 
     """
     with _bind_errors(binding):

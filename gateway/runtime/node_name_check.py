@@ -1,4 +1,4 @@
-"""A warning where two live nodes have the same name (docs/operations.md#names-of-nodes)."""
+"""A warning when two live nodes have the same name (docs/operations.md#names-of-nodes)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NodeNameCheck:
         delay: float,
         on_duplicate: Callable[[], object],
     ) -> None:
-        """Call *on_duplicate* where two of the live nodes, which *list_nodes* returns, have the *name*.
+        """Call *on_duplicate* if two of the live nodes, which *list_nodes* returns, have the *name*.
 
         *delay*, in seconds, should be that of the lease: by then, a crashed node that this one replaces has
         lost its lease. The check is repeated after the same delay while the broker cannot be reached.

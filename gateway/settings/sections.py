@@ -113,7 +113,7 @@ class AuthSettings(Section):
 
 
 class PushSettings(Section):
-    """Who may call the internal API."""
+    """Who may call the push API."""
 
     keys: units.Secrets = ()
     idempotency_ttl: Period = defaults.IDEMPOTENCY_TTL_SECONDS

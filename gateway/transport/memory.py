@@ -31,7 +31,7 @@ def decode_data_frames(data: bytes) -> Iterator[tuple[bool, bytes]]:
 
 
 class MemoryTransport:
-    """The transport of a session whose client is a test: it records what the session writes.
+    """The transport of a session whose client is a test: the transport records what the session writes.
 
     With a *capacity*, `writable` is False once as many bytes were written since the last `drain`.
     """
@@ -65,7 +65,7 @@ class MemoryTransport:
         self._receiver = receiver
 
     def write(self, data: bytes) -> None:
-        """Record *data*; it is discarded when the transport is no longer open."""
+        """Record *data*; *data* is discarded when the transport is not open any more."""
         if self._open:
             self.writes.append(data)
             self._written_since_drain += len(data)

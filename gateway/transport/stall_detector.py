@@ -51,10 +51,10 @@ class StallDetector:
         return self._loop.call_later(max(0.001, self._timeout / _CHECKS_PER_TIMEOUT), self._check)
 
     def _count_unacknowledged(self) -> int:
-        """Return the bytes that the peer has not acknowledged: those in asyncio's buffer and in the kernel's.
+        """Return the unacknowledged bytes: the bytes in asyncio's buffer and in the kernel's.
 
-        The kernel's have to be counted (SIOCOUTQ, tcp(7)): it accepts more from asyncio only when a third of
-        its buffer is free, and a client on a slow line may need longer for that than a stalled one is given.
+        The kernel's buffer has to be counted (SIOCOUTQ, tcp(7)): it accepts more from asyncio only when a
+        third of it is free, and a client on a slow line may need longer for that than the stall timeout.
         """
         descriptor = self._transport.get_extra_info("socket").fileno()
         (queued,) = _INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))

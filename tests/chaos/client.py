@@ -153,7 +153,7 @@ class RecordingClient:
             if response.status_code != REFUSED_STATUS:
                 raise ClientStopped(f"{self.name} was refused with {response.status_code}") from refused
             after = float(response.headers.get("Retry-After", 0))
-            return self._state.on_handshake_refused(response.status_code, retry_after_seconds=after)
+            return self._state.on_handshake_rejected(response.status_code, retry_after_seconds=after)
         except (OSError, EOFError, ConnectionClosed, InvalidMessage):
             return self._state.on_connection_lost()
         code = await self._until_closed(connection, command)

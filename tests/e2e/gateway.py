@@ -33,7 +33,7 @@ LOG_NAME = "stderr.log"
 
 
 class GatewayProcess:
-    """A running `fanway serve`: its ports, its log, its metrics and its internal API."""
+    """A running `fanway serve`: its ports, its log, its metrics and its push API."""
 
     def __init__(self, popen: subprocess.Popen[str], log_path: Path) -> None:
         self.popen = popen
@@ -58,7 +58,7 @@ class GatewayProcess:
         return {name.removeprefix("fanway_"): float(value) for name, value in pairs}
 
     async def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Return the answer of the internal API."""
+        """Return the answer of the push API."""
         return await request(self.internal, method, path, body)
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -166,7 +166,7 @@ class GatewayOnLoop:
         """Set it to make the gateway drain and end."""
 
     async def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Return the answer of the internal API."""
+        """Return the answer of the push API."""
         return await request(self.internal, method, path, body)
 
 

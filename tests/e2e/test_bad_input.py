@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[dict[str, object], ErrorCode]] = {
 
 @pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 @pytest.mark.parametrize("what", REFUSED)
-async def test_a_command_that_is_refused(gateway: GatewayProcess, what: str, subprotocol: str) -> None:
+async def test_a_command_that_is_rejected(gateway: GatewayProcess, what: str, subprotocol: str) -> None:
     command, code = REFUSED[what]
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = await connected(raw, subprotocol)

@@ -1,4 +1,4 @@
-"""The internal API while Redis is down, hangs, or is partly down: every path answers with a typed error."""
+"""The push API while Redis is down, hangs, or is partly down: every path answers with a typed error."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.e2e.redis_gateway import (
 
 
 class Call(NamedTuple):
-    """One request to the internal API."""
+    """One request to the push API."""
 
     method: str
     path: str

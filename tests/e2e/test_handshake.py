@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_invalid_request_is_refused(gateway: GatewayProcess, what: str) -> None:
+async def test_invalid_request_is_rejected(gateway: GatewayProcess, what: str) -> None:
     request, status, headers = REFUSED[what]
     with await RawConnection.open(gateway.public) as raw:
         await raw.try_send(request)
@@ -235,7 +235,7 @@ async def test_many_and_large_frames_may_arrive_together_with_the_request(gatewa
         assert [(await raw.receive())["id"] for _ in commands] == list(range(1, 20))
 
 
-async def test_frames_after_a_refused_request_are_ignored(gateway: GatewayProcess) -> None:
+async def test_frames_after_a_rejected_request_are_ignored(gateway: GatewayProcess) -> None:
     with await RawConnection.open(gateway.public) as raw:
         await raw.send(upgrade_request(origin="https://evil.example.com") + CONNECT * 100)
         assert (await raw.read_response()).status == 403

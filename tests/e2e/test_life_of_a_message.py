@@ -207,7 +207,7 @@ async def test_6_excluded_connection_does_not_receive_the_message(gateway: Gatew
 # ---------------------------------------------------------------- 7. one write for each connection
 
 
-async def test_7_deliveries_of_one_loop_iteration_are_one_write(gateway: GatewayProcess) -> None:
+async def test_7_deliveries_of_one_turn_of_the_event_loop_are_one_write(gateway: GatewayProcess) -> None:
     commands = [{"publish": {"channel": "news:batch", "data": n}} for n in range(20)]
     with await RawConnection.websocket(gateway.public) as client:
         await client.call(type="connect", id=1, subs={"news:batch": {}})

@@ -49,7 +49,7 @@ async def send_upgrade(raw: RawConnection) -> Response:
     ("app", "status", "code"),
     [(fails, 500, "internal"), (forgets, 500, "internal"), (closes, 403, "permission_denied")],
 )
-async def test_refused_handshake_has_an_error_of_the_protocol_as_body(
+async def test_rejected_handshake_has_an_error_of_the_protocol_as_body(
     app: App, status: int, code: str
 ) -> None:
     async with listener(app) as (_, port):

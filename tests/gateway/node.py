@@ -148,7 +148,7 @@ class Node:
         return receipt
 
     async def send_user_command(self, user: str, action: Any, channel: str = "", **options: Any) -> None:
-        """Carry out a command of the server's API for the connections of *user*."""
+        """Carry out a command of the push API for the connections of *user*."""
         await self.broker.send_user_command(UserCommand(user, action, channel, **options))
         await until_idle()
 

@@ -98,14 +98,14 @@ async def test_each_wait_of_a_coroutine_gets_the_result_of_its_own_future() -> N
         assert await outcome_of(task) == 16
 
 
-async def test_a_coroutine_may_wait_for_the_next_iteration_of_the_loop() -> None:
-    async def two_iterations() -> str:
+async def test_a_coroutine_may_wait_for_the_next_turn_of_the_loop() -> None:
+    async def two_turns() -> str:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return "done"
 
     async with owner() as (tasks, _):
-        assert await outcome_of(tasks.start(two_iterations())) == "done"
+        assert await outcome_of(tasks.start(two_turns())) == "done"
 
 
 async def test_an_exception_of_a_future_is_raised_inside_the_coroutine() -> None:
@@ -168,13 +168,13 @@ class CancellationRecorder:
             self.events.append("cleaned up")
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 2])
-async def test_a_cancellation_reaches_the_coroutine_in_any_iteration(iterations: int) -> None:
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_cancellation_reaches_the_coroutine_in_any_turn(turns: int) -> None:
     async with owner() as (tasks, reports):
         recorder, answer = CancellationRecorder(), future()
         task = tasks.start(recorder.wait(answer))
         assert isinstance(task, asyncio.Task)
-        for _ in range(iterations):
+        for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         assert isinstance(await outcome_of(task), asyncio.CancelledError)
@@ -183,13 +183,13 @@ async def test_a_cancellation_reaches_the_coroutine_in_any_iteration(iterations:
         assert reports == []
 
 
-@pytest.mark.parametrize("iterations", [0, 1])
-async def test_a_cancellation_keeps_the_result_of_a_future_that_is_done(iterations: int) -> None:
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_cancellation_keeps_the_result_of_a_future_that_is_done(turns: int) -> None:
     async with owner() as (tasks, _):
         recorder, answer = CancellationRecorder(), future()
         task = tasks.start(recorder.wait(answer))
         assert isinstance(task, asyncio.Task)
-        for _ in range(iterations):
+        for _ in range(turns):
             await asyncio.sleep(0)
         answer.set_result(1)
         task.cancel()
@@ -198,7 +198,7 @@ async def test_a_cancellation_keeps_the_result_of_a_future_that_is_done(iteratio
         assert answer.result() == 1
 
 
-async def test_a_cancellation_reaches_a_coroutine_that_waits_for_the_next_iteration() -> None:
+async def test_a_cancellation_reaches_a_coroutine_that_waits_for_the_next_turn() -> None:
     async with owner() as (tasks, _):
         recorder = CancellationRecorder()
         task = tasks.start(recorder.wait(asyncio.sleep(0)))
@@ -376,13 +376,13 @@ async def test_run_all_lets_the_others_end_before_it_raises_a_failure(before_the
         assert len(reports) == (0 if before_the_first_wait else 1)
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 3])
-async def test_run_all_cancels_all_with_the_caller_and_waits_until_they_have_ended(iterations: int) -> None:
+@pytest.mark.parametrize("turns", [0, 1, 3])
+async def test_run_all_cancels_all_with_the_caller_and_waits_until_they_have_ended(turns: int) -> None:
     async with owner() as (tasks, reports):
         recorders = [CancellationRecorder() for _ in range(3)]
         all_of_them = tasks.start(tasks.run_all([recorder.wait(future()) for recorder in recorders]))
         assert isinstance(all_of_them, asyncio.Task)
-        await run_loop(iterations)
+        await run_loop(turns)
         all_of_them.cancel()
         assert isinstance(await outcome_of(all_of_them), asyncio.CancelledError)
         assert tasks.statistics() == {"running": 0}

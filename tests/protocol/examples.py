@@ -138,7 +138,7 @@ SERVER_MESSAGES: dict[str, ServerMessage] = {
     "history of a channel that keeps none": HistoryPage(6, "news"),
     "refreshed": Refreshed(7, 3600.0),
     "pong": PongReply(8),
-    "error": Error(ErrorCode.NOT_SUBSCRIBED, f"you do not follow {ROOM}", id=3),
+    "error": Error(ErrorCode.NOT_SUBSCRIBED, f"this connection is not subscribed to {ROOM}", id=3),
     "error to retry": Error(ErrorCode.RATE_LIMITED, "too many commands", 250, id=4),
     "error without a command": Error(ErrorCode.BAD_REQUEST, "no JSON: unexpected end of data"),
     "message": HELLO,

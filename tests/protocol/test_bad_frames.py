@@ -25,7 +25,7 @@ codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 
 
 @pytest.mark.parametrize("bad", BAD_FRAMES, ids=lambda bad: bad.name)
-def test_a_bad_frame_is_refused(bad: BadFrame) -> None:
+def test_a_bad_frame_is_rejected(bad: BadFrame) -> None:
     with pytest.raises(BadRequest) as caught:
         bad.codec.decode(bad.frame)
     assert bad.error_part in caught.value.message
@@ -37,7 +37,7 @@ def test_a_bad_frame_is_refused(bad: BadFrame) -> None:
 @pytest.mark.parametrize(
     "bad", [*BROKEN_JSON, *BROKEN_MSGPACK, *NO_MAP, *BEYOND_JSON], ids=lambda bad: bad.name
 )
-def test_a_client_refuses_a_bad_frame_as_well(bad: BadFrame) -> None:
+def test_a_client_rejects_a_bad_frame_as_well(bad: BadFrame) -> None:
     with pytest.raises(BadRequest):
         bad.codec.decode_server_message(bad.frame)
 
@@ -55,7 +55,7 @@ def server_message_frames(codec: Codec) -> list[bytes]:
 
 
 @codecs
-def test_a_truncated_command_is_refused(codec: Codec) -> None:
+def test_a_truncated_command_is_rejected(codec: Codec) -> None:
     for frame in frames(codec):
         for end in range(len(frame)):
             with pytest.raises(BadRequest):
@@ -63,7 +63,7 @@ def test_a_truncated_command_is_refused(codec: Codec) -> None:
 
 
 @codecs
-def test_a_truncated_server_message_is_refused(codec: Codec) -> None:
+def test_a_truncated_server_message_is_rejected(codec: Codec) -> None:
     for frame in server_message_frames(codec):
         for end in range(len(frame)):
             with pytest.raises(BadRequest):
@@ -71,7 +71,7 @@ def test_a_truncated_server_message_is_refused(codec: Codec) -> None:
 
 
 @codecs
-def test_bytes_after_a_command_are_refused(codec: Codec) -> None:
+def test_bytes_after_a_command_are_rejected(codec: Codec) -> None:
     for frame in frames(codec):
         for more in (frame, b"\x00", b"\xc0", b"}", b"1"):
             with pytest.raises(BadRequest):
@@ -92,7 +92,7 @@ def is_command(codec: Codec, frame: bytes) -> bool:
 
 
 @codecs
-def test_a_command_with_any_byte_changed_is_decoded_or_refused(codec: Codec) -> None:
+def test_a_command_with_any_byte_changed_is_decoded_or_rejected(codec: Codec) -> None:
     outcomes = set()
     for frame, change in product(frames(codec), CHANGES):
         for index, byte in enumerate(frame):
@@ -102,7 +102,7 @@ def test_a_command_with_any_byte_changed_is_decoded_or_refused(codec: Codec) -> 
 
 
 @codecs
-def test_a_server_message_with_any_byte_changed_is_decoded_or_refused(codec: Codec) -> None:
+def test_a_server_message_with_any_byte_changed_is_decoded_or_rejected(codec: Codec) -> None:
     outcomes = set()
     for frame, change in product(server_message_frames(codec), CHANGES):
         for index, byte in enumerate(frame):
@@ -120,7 +120,7 @@ def test_a_server_message_with_any_byte_changed_is_decoded_or_refused(codec: Cod
 @codecs
 @bounded
 @given(st.data())
-def test_parts_of_two_commands_are_decoded_or_refused(codec: Codec, data: st.DataObject) -> None:
+def test_parts_of_two_commands_are_decoded_or_rejected(codec: Codec, data: st.DataObject) -> None:
     one = data.draw(st.sampled_from(frames(codec)))
     other = data.draw(st.sampled_from(frames(codec)))
     cut = data.draw(st.integers(0, len(one)))
@@ -131,7 +131,7 @@ def test_parts_of_two_commands_are_decoded_or_refused(codec: Codec, data: st.Dat
 @codecs
 @bounded
 @given(st.binary(max_size=64))
-def test_random_bytes_are_refused(codec: Codec, noise: bytes) -> None:
+def test_random_bytes_are_rejected(codec: Codec, noise: bytes) -> None:
     assert not is_command(codec, noise)
 
 

@@ -121,8 +121,8 @@ def in_state(state: ConnectionState) -> ClientState:
 INPUTS = {
     Input.CONNECT: lambda state: state.connect_command(),
     Input.CONNECTED: lambda state: state.on_message(connected(a=Subscribed("a", at(4)))),
-    Input.RETRY: lambda state: state.on_handshake_refused(503),
-    Input.STOP: lambda state: state.on_handshake_refused(403),
+    Input.RETRY: lambda state: state.on_handshake_rejected(503),
+    Input.STOP: lambda state: state.on_handshake_rejected(403),
 }
 NO_CONNECTION = {ConnectionState.IDLE, ConnectionState.WAITING, ConnectionState.STOPPED}
 
@@ -286,16 +286,16 @@ def test_a_decision_is_made_once_per_connection() -> None:
         (426, None, Stop("the handshake was refused with HTTP 426")),
     ],
 )
-def test_a_refused_handshake(status: int, retry_after: float | None, expected: Retry | Stop) -> None:
+def test_a_rejected_handshake(status: int, retry_after: float | None, expected: Retry | Stop) -> None:
     state = client("a")
-    assert state.on_handshake_refused(status, retry_after_seconds=retry_after) == expected
+    assert state.on_handshake_rejected(status, retry_after_seconds=retry_after) == expected
     if isinstance(expected, Retry):
         state.connect_command()
         assert state.on_connection_lost() == Retry(1.0)
 
 
-def test_a_refused_handshake_may_say_why() -> None:
-    assert client().on_handshake_refused(403, reason="origin") == Stop("origin")
+def test_a_rejected_handshake_may_say_why() -> None:
+    assert client().on_handshake_rejected(403, reason="origin") == Stop("origin")
 
 
 # ---------------------------------------------------------------- connect and its reply
@@ -392,10 +392,10 @@ def test_channels_that_the_server_added_are_restored_as_well() -> None:
     }
 
 
-def test_a_channel_that_the_server_refuses_of_its_own_is_ignored() -> None:
+def test_a_channel_that_the_server_rejects_of_its_own_is_ignored() -> None:
     state = client("a")
-    refused = {"@anna": Error(ErrorCode.PERMISSION_DENIED, "no")}
-    assert state.on_message(connected(a=Subscribed("a"), **refused)) == NO_EFFECTS
+    rejected = {"@anna": Error(ErrorCode.PERMISSION_DENIED, "no")}
+    assert state.on_message(connected(a=Subscribed("a"), **rejected)) == NO_EFFECTS
 
 
 REFUSED_CONNECTS = [
@@ -414,7 +414,7 @@ REFUSED_CONNECTS = [
 
 
 @pytest.mark.parametrize(("code", "renewable", "decision"), REFUSED_CONNECTS)
-def test_a_refused_connect_is_decided_as_its_close_code(
+def test_a_rejected_connect_is_decided_as_its_close_code(
     code: ErrorCode, renewable: bool, decision: Retry | Stop
 ) -> None:
     state = client("a", can_fetch_token=renewable)
@@ -425,7 +425,7 @@ def test_every_error_that_closes_the_connection_is_tested() -> None:
     assert {code for code, _, _ in REFUSED_CONNECTS} >= set(CLOSE_ON_ERROR) | TRANSIENT_ERRORS
 
 
-def test_an_error_of_another_command_is_not_a_refused_connect() -> None:
+def test_an_error_of_another_command_is_not_a_rejected_connect() -> None:
     state = subscribed_client("a")
     assert state.refresh_command("t") == Refresh(2, "t")
     for error in (Error(ErrorCode.UNAUTHORIZED, "m", id=2), Error(ErrorCode.BAD_REQUEST, "m")):
@@ -454,7 +454,7 @@ def test_a_channel_can_be_added_while_connected() -> None:
     assert state.connect_command().subs["b"] == Resume(at(8), "t")
 
 
-def test_a_refused_subscription_drops_its_channel() -> None:
+def test_a_rejected_subscription_drops_its_channel() -> None:
     state = subscribed_client("a")
     state.add("b", position="3-u")
     id = state.subscribe_command("b").id
@@ -474,8 +474,8 @@ def test_a_subscription_is_retried_with_backoff_until_it_succeeds(code: ErrorCod
         assert (retry.channel, retry.error) == ("a", error)
         waits.append(retry.after_seconds)
     state.on_message(Subscribed("a", at(5), recovered=True))
-    refused = Error(code, "later", id=state.subscribe_command("a").id)
-    (retry,) = state.on_message(refused).retries
+    rejected = Error(code, "later", id=state.subscribe_command("a").id)
+    (retry,) = state.on_message(rejected).retries
     assert [*waits, retry.after_seconds] == [1.5, 1.5, 2.0, 0.5]
 
 

@@ -133,7 +133,7 @@ def test_a_command_with_every_field_is_accepted(codec: Codec, kind: str) -> None
 
 @codecs
 @pytest.mark.parametrize(("kind", "name"), EVERY_FIELD)
-def test_a_wrong_field_is_refused_by_name(codec: Codec, kind: str, name: str) -> None:
+def test_a_wrong_field_is_rejected_by_name(codec: Codec, kind: str, name: str) -> None:
     for wrong in WRONG[name]:
         error = error_of(codec, {"type": kind, **FULL[kind], name: wrong})
         assert error.message.startswith(f"{kind}.{name}: "), wrong

@@ -46,7 +46,7 @@ class Conversation(RuleBasedStateMachine):
         super().__init__()
         self.state = State.OPENED
         self.connects = 0
-        self.refused = 0
+        self.rejected = 0
         self.handled = 0
         self.ended = False
 
@@ -56,7 +56,7 @@ class Conversation(RuleBasedStateMachine):
     )
     def send(self, codec, command) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         kind = codec.decode(codec.encode_command(command)).type
-        open_connects = self.connects - self.refused
+        open_connects = self.connects - self.rejected
         action = action_for(self.state, kind)
         if self.ended:
             assert action is CommandAction.IGNORE
@@ -81,8 +81,8 @@ class Conversation(RuleBasedStateMachine):
 
     @precondition(lambda self: self.state is State.CONNECTING)
     @rule()
-    def refuse_for_now(self) -> None:
-        self.state, self.refused = State.OPENED, self.refused + 1
+    def reject_for_now(self) -> None:
+        self.state, self.rejected = State.OPENED, self.rejected + 1
 
     @rule()
     def end(self) -> None:
@@ -91,7 +91,7 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def no_command_was_handled_before_connect(self) -> None:
         assert self.connects or not self.handled
-        assert self.connects - self.refused in {0, 1}
+        assert self.connects - self.rejected in {0, 1}
 
 
 Conversation.TestCase.settings = settings(bounded, stateful_step_count=20)

@@ -49,7 +49,7 @@ def test_the_close_codes_are_complete() -> None:
     assert set(CloseCode) == {*CLOSE_CODES, 1000}
 
 
-def test_a_refused_connect_closes_the_connection_after_some_errors() -> None:
+def test_a_rejected_connect_closes_the_connection_after_some_errors() -> None:
     assert CLOSE_ON_ERROR == {
         "unauthorized": 4003,
         "permission_denied": 4003,

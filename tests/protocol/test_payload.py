@@ -77,7 +77,7 @@ around: st.SearchStrategy[Any] = st.recursive(
 
 @bounded
 @given(big, around, st.lists(values, max_size=2))
-def test_integers_beyond_64_bits_are_refused(number: int, place: Any, beside: Any) -> None:
+def test_integers_beyond_64_bits_are_rejected(number: int, place: Any, beside: Any) -> None:
     text = orjson.dumps([beside, place]).decode().replace('"%BIG%"', str(number))
     with pytest.raises(
         BadRequest, match=r"^publish\.data: .* does not fit 64 bits; send it as a string$"
@@ -134,7 +134,7 @@ NOT_JSON["what contains itself"] = loop
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
-def test_a_value_that_json_cannot_encode_is_refused(name: str) -> None:
+def test_a_value_that_json_cannot_encode_is_rejected(name: str) -> None:
     with pytest.raises(BadRequest, match=r"; data must be what JSON can carry$"):
         payload_of(NOT_JSON[name])
 

@@ -205,7 +205,7 @@ def test_a_server_message_is_encoded_as_it_was_decoded(codec: Codec, full: dict[
 
 @codecs
 @pytest.mark.parametrize(("full", "name"), FIELDS, ids=name_of)
-def test_a_wrong_field_is_refused_by_name(codec: Codec, full: dict[str, Any], name: str) -> None:
+def test_a_wrong_field_is_rejected_by_name(codec: Codec, full: dict[str, Any], name: str) -> None:
     wrong = [*NOT_A_STRING] if name == "message" and full is ERROR else WRONG[name]
     wrong = NOT_A_STRING if name == "code" and full["type"] == "unsubscribed" else wrong
     for value in wrong:
@@ -239,7 +239,7 @@ def test_unknown_fields_are_ignored(codec: Codec, full: dict[str, Any]) -> None:
 
 @codecs
 @pytest.mark.parametrize("kind", [None, "", 1, ["pong"], {"a": 1}, "shout", "connect", "publish", "PONG"])
-def test_an_unknown_type_is_refused(codec: Codec, kind: Any) -> None:
+def test_an_unknown_type_is_rejected(codec: Codec, kind: Any) -> None:
     assert error_of(codec, {"type": kind, "id": 1}).startswith("type: expected one of connected, ")
 
 

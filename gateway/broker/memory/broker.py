@@ -42,9 +42,9 @@ SWEEP_SECONDS = 5.0
 class MemoryBroker:
     """A broker for one node; what it stores ends with the process.
 
-    Histories and idempotency keys together take at most *memory* bytes. Expired ones make room for new ones;
-    where that is not enough, a publish that would have to be stored fails with `BrokerFull`: no history is
-    shortened silently.
+    Histories and idempotency keys together use at most *memory* bytes. Expired ones make room for new ones;
+    if that does not free enough, a publish that would have to be stored fails with `BrokerFull`: no history
+    is shortened silently.
     """
 
     flush_delay = FLUSH_DELAY
@@ -60,10 +60,10 @@ class MemoryBroker:
         clock: Clock = monotonic,
         wall_clock: Clock = wall,
     ) -> None:
-        """Prepare a broker; it serves nobody before `start`.
+        """Prepare a broker that serves nobody before `start`.
 
         Args:
-            memory: Bytes that histories and idempotency keys may take together.
+            memory: Bytes that histories and idempotency keys may use together.
             key_ttl: Seconds for which an idempotency key is remembered.
             meta_ttl: Seconds for which a channel's position outlives its last message.
             sweep_interval: Seconds between two sweeps; 0: none but those of the caller, by `sweep`.
@@ -145,13 +145,13 @@ class MemoryBroker:
     # ------------------------------------------------------------ presence
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*, and deliver a `Join` where it is new."""
+        """Add *member*, and deliver a `Join` if it is new."""
         node = self._serving()
         if self._members.setdefault(channel, Members()).join(member):
             node.deliver(Join(channel, member))
 
     async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member, and deliver a `Leave` where it was one."""
+        """Remove the member, and deliver a `Leave` if it was present."""
         members = self._members.get(channel)
         member = None if members is None else members.leave(connection)
         if not members:
@@ -202,7 +202,7 @@ class MemoryBroker:
             **self._store.statistics(),
             "published": self._published,
             "replayed": self._replayed,
-            "refused": self._store.refused,
+            "refused": self._store.rejected,
         }
 
     def sweep(self) -> None:
@@ -226,5 +226,5 @@ class MemoryBroker:
 
 
 def _acknowledged_level(publication: Publication) -> AckLevel | None:
-    """Return the level of the receipt: `STORED` where `REPLICATED` was asked for, as there is no replica."""
+    """Return the level of the receipt: `STORED` if `REPLICATED` was asked for, as there is no replica."""
     return AckLevel.STORED if publication.level is AckLevel.REPLICATED else None

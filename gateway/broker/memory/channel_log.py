@@ -11,17 +11,17 @@ from protocol.messages import Message
 from protocol.position import MessageId
 
 ENTRY_OVERHEAD_BYTES = 600
-"""Bytes that CPython takes for one stored message beside its payload (measured: 560 to 620)."""
+"""Bytes that CPython uses for one stored message beside its payload (measured: 560 to 620)."""
 
 
 def memory_cost(message: Message | Publication) -> int:
-    """Return the bytes that storing *message* takes."""
+    """Return the bytes of memory that storing *message* costs."""
     size = len(message.data.json) + ENTRY_OVERHEAD_BYTES
     return size if message.tags is None else size + sum(map(len, (*message.tags, *message.tags.values())))
 
 
 _Entry = tuple[float, MessageId, Message, int]
-"""When a message expires, its id, itself, the bytes that it takes."""
+"""When a message expires, its id, the message itself, and the bytes that it costs."""
 
 
 class ChannelLog:
@@ -36,7 +36,7 @@ class ChannelLog:
         self.position = initial_position
         """The id of the newest message, stored or expired."""
         self.size = 0
-        """Bytes that the stored messages take."""
+        """Bytes that the stored messages cost."""
         self.last_expiry = now
         """When the newest message expires, or expired."""
 
@@ -44,7 +44,7 @@ class ChannelLog:
         """Store *message*, and drop the oldest messages beyond `retention.size`.
 
         Raises:
-            ValueError: its id does not follow `position`.
+            ValueError: Its id does not follow `position`.
         """
         message_id = message.message
         if message_id is None or not message_id.follows(self.position):

@@ -22,10 +22,10 @@ GENERATION_GROUPS = 4096
 
 
 class Store:
-    """Histories and receipts that take at most *memory* bytes together.
+    """Histories and receipts that use at most *memory* bytes together.
 
-    Expired ones make room for new ones; where that is not enough, a publish that would have to be stored is
-    rejected, and nothing that has not expired is dropped.
+    Expired ones make room for new ones; if that does not free enough, a publish that would have to be stored
+    is rejected, and nothing that has not expired is dropped.
     """
 
     def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float, now: float) -> None:
@@ -42,16 +42,16 @@ class Store:
         self._secret = os.urandom(16)
         self._generations = [0] * GENERATION_GROUPS
         self._last_sweep = now - MIN_SWEEP_INTERVAL_SECONDS
-        self._used = self.refused = 0
-        """Bytes that are taken; publishes that were rejected."""
+        self._used = self.rejected = 0
+        """Bytes in use; publishes that were rejected."""
 
     # ------------------------------------------------------------ publishes
 
     def append(self, publication: Publication, now: float, time: int) -> Message:
-        """Return the message of *publication*, stored where it has a retention; *time* in Unix milliseconds.
+        """Return the message of *publication*, stored if it has a retention; *time* in Unix milliseconds.
 
         Raises:
-            BrokerFull: there is no room for it and, where it has an idempotency key, its receipt.
+            BrokerFull: There is no room for the message and, if it has an idempotency key, its receipt.
         """
         if self._used + len(publication.data.json) > self._ample_memory or publication.tags is not None:
             self._make_room(publication, now)
@@ -78,14 +78,14 @@ class Store:
         self._used += ENTRY_OVERHEAD_BYTES
 
     def find_receipt(self, channel: str, key: str, now: float) -> Receipt | None:
-        """Return the receipt of an earlier publish to *channel* with *key*; None where there is none."""
+        """Return the receipt of an earlier publish to *channel* with *key*; None if there is none."""
         self._expire_receipts(now)
         return self._receipts.get((channel, key))
 
     # ------------------------------------------------------------ histories
 
     def position(self, channel: str) -> MessageId:
-        """Return the position of *channel*; without a log it is computed, and takes no memory."""
+        """Return the position of *channel*; without a log the position is computed, and costs no memory."""
         log = self._logs.get(channel)
         return self._initial_position(channel) if log is None else log.position
 
@@ -108,7 +108,7 @@ class Store:
         return log.read(since, limit, size, reverse=reverse)
 
     def clear(self, channel: str, now: float) -> None:
-        """Delete the stored messages of *channel*; its numbering goes on."""
+        """Delete the stored messages of *channel*; the numbering goes on."""
         if (log := self._logs.get(channel)) is not None:
             self._used -= log.size
             log.clear(now)
@@ -142,7 +142,7 @@ class Store:
         return MessageId(0, blake2b(name.encode(), key=self._secret, digest_size=6).hexdigest())
 
     def _bytes_needed(self, publication: Publication) -> int:
-        """Return the bytes that storing *publication* and its receipt takes."""
+        """Return the bytes that storing *publication* and its receipt costs."""
         needed = 0 if publication.key is None else ENTRY_OVERHEAD_BYTES
         if publication.retention is not None:
             needed += memory_cost(publication)
@@ -154,7 +154,7 @@ class Store:
         """Drop what has expired until *publication* has room.
 
         Raises:
-            BrokerFull: that, and what its own channel drops for it, is not enough.
+            BrokerFull: Expired messages, and those that its own channel drops for it, do not free enough.
         """
         if self._used + self._bytes_needed(publication) <= self._memory:
             return
@@ -166,7 +166,7 @@ class Store:
             freed = log.bytes_freed_by_append(publication.retention)
         needed = self._bytes_needed(publication) - freed
         if needed > 0 and self._used + needed > self._memory:
-            self.refused += 1
+            self.rejected += 1
             raise BrokerFull(f"the embedded broker keeps {self._used} bytes of at most {self._memory}")
 
     def _log(self, channel: str, now: float) -> ChannelLog:

@@ -35,7 +35,7 @@ class CatchingUpSession(Protocol):
 
 
 async def catch_up(session: CatchingUpSession, cache: HistoryCache, *, batch: int) -> None:
-    """Send the subscriptions of *session* that are behind what they missed, while its socket takes more.
+    """Send the subscriptions of *session* that are behind what they missed, while its socket accepts more.
 
     Each gets a batch of at most *batch* messages in turn, and is live again once nothing is left.
 
@@ -81,7 +81,7 @@ async def _send_batch(
 
 
 def _go_live(subscription: Subscription, gap: str | None = None) -> None:
-    """Let *subscription* get live messages again, after a `gap` push where messages are missing for good."""
+    """Let *subscription* get live messages again, after a `gap` push if messages are missing for good."""
     channel = subscription.channel
     channel.offer_pending()
     reason = gap or ("overflow" if subscription.missed_unnumbered else None)

@@ -1,4 +1,4 @@
-"""What a new subscriber missed: as much as one reply may hold, and where catch-up takes over."""
+"""What a new subscriber missed: as much as one reply may hold, and the position at which catch-up begins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecoveryReply(NamedTuple):
     recovered: bool
     """Whether `messages`, and what catch-up sends then, are all messages since the position asked for."""
     behind: MessageId | None = None
-    """The position that `messages` reach, where more follow; None where they reach the newest message."""
+    """The position that `messages` reach, if there are more; None if they reach the newest message."""
 
 
 NOT_RECOVERED = RecoveryReply((), recovered=False)
@@ -39,13 +39,13 @@ class Recovery:
     channel: Channel
     messages: Sequence[EncodedMessage] = ()
     position: MessageId | None = None
-    """The position that `messages` reach; None where nothing is replayed."""
+    """The position that `messages` reach; None if nothing is replayed."""
     since: MessageId | None = None
-    """The position asked for, where everything after it is there; else None."""
+    """The position asked for, if everything after it is available; else None."""
     numbering_breaks: int = 0
     """The channel's `numbering_breaks` when this was read."""
     size: int = field(init=False)
-    """Bytes that `messages` take in a reply, about."""
+    """Bytes of `messages` in a reply, about."""
 
     def __post_init__(self) -> None:
         self.size = messages_size(self.messages) if self.messages else 0
@@ -62,7 +62,7 @@ class Recovery:
     def complete(self, room: int) -> RecoveryReply:
         """Return what *room* bytes of a reply say about everything that was missed until now.
 
-        Without waiting, so that no message comes in between. Where the client resumes from a position: the
+        Without waiting, so that no message comes in between. If the client resumes from a position: the
         oldest messages, without a hole, and the others left to catch-up. Otherwise the newest messages.
         """
         if self.position is None or self.channel.numbering_breaks != self.numbering_breaks:
@@ -144,7 +144,7 @@ async def _resume(hub: Hub, channel: Channel, since: MessageId, budget: ReplyBud
 
 
 async def _read_since(hub: Hub, channel: Channel, since: MessageId, room: int) -> Recovery | None:
-    """Return what follows *since*, at most *room* bytes; None where this node is not yet at *since*."""
+    """Return what follows *since*, at most *room* bytes; None if this node is not yet at *since*."""
     messages: list[EncodedMessage] = []
     position, breaks, attempts = since, channel.numbering_breaks, READ_ATTEMPTS
     while channel.position is not None and attempts:

@@ -2,7 +2,7 @@
 
 The histories of all channels are read at the same time, so that the last channel does not wait for the first.
 But the answers come in any order, and the channel that is first in the reply has the first claim. So each
-reads what the channels before it are known to leave, and gives some of it up where one of those turns out to
+reads what the channels before it are known to leave, and gives some of it up if one of those turns out to
 have more.
 """
 
@@ -20,7 +20,7 @@ CONCURRENT_READS = 16
 A read may bring half an outbox, 512 KiB. For 128 channels at once that would be 64 MiB for one client,
 most of it read for nothing, as the reply has room for one of them. So at most 16 reads, 8 MiB, are under
 way, beside what is kept for the reply. Pages come from a shared cache (`hub.history_cache`), but a page in
-use stays in memory after the cache has dropped it: the 4 MiB of the cache are no bound for this. Calls that
+use stays in memory after the cache has dropped it: the 4 MiB of the cache do not bound this. Calls that
 bring no messages, such as routing and joining, are not counted: they travel together.
 """
 
@@ -44,7 +44,7 @@ class ReplyBudget:
     def __init__(self, size: int, channels: Iterable[str], *, require_open: Callable[[], None]) -> None:
         """Share *size* bytes among *channels*, in this order.
 
-        *require_open* raises where the session that the reply is for has ended: then no further read begins.
+        *require_open* raises if the session that the reply is for has ended: then no further read begins.
         """
         self._size = size
         self._channels = channels
@@ -70,12 +70,12 @@ class ReplyBudget:
                 left -= each.size
 
     def release(self, channel: str) -> None:
-        """Release what is reserved for *channel*: its subscription is rejected after all."""
+        """Release what is reserved for *channel*, whose subscription is rejected after all."""
         self._parts.pop(channel, None)
 
     @asynccontextmanager
     async def read_slot(self) -> AsyncIterator[None]:
-        """Wait for one of `CONCURRENT_READS` slots; raise where the session has ended meanwhile."""
+        """Wait for one of `CONCURRENT_READS` slots; raise if the session has ended meanwhile."""
         if self._read_slots is None:
             self._read_slots = asyncio.Semaphore(CONCURRENT_READS)
         async with self._read_slots:

@@ -56,7 +56,7 @@ _SWITCHING = (
 """Written by hand: `ServerProtocol.accept` and its `Response` cost 20 µs more of a handshake's 120."""
 
 _FAILED = "the gateway failed; its log says how"
-_DENIED = "this may not be connected to"
+_DENIED = "connections to this path are not allowed"
 _STOPPING = "this node stops: connect to another"
 
 
@@ -231,7 +231,7 @@ class Handshake(asyncio.Protocol):
 
 
 def _check_request(method: str, http_version: str, headers: Headers) -> Response | None:
-    """Return the response to what is no opening handshake (RFC 6455 section 4.2.1), else None.
+    """Return the response to a request that is not an opening handshake (RFC 6455 section 4.2.1), else None.
 
     `ServerProtocol.process_request` of `websockets` checks the rest.
     """

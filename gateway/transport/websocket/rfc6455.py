@@ -30,7 +30,10 @@ class FrameOutcome(NamedTuple):
 
 
 class Rfc6455Engine:
-    """The protocol state of one connection, for as long as there is any between two frames."""
+    """The protocol state of one connection.
+
+    It exists only while a fragmented message or the closing handshake is incomplete.
+    """
 
     __slots__ = ("_binary", "_fragments", "_max_message_size", "_protocol")
 

@@ -70,7 +70,7 @@ def test_rounding_of_floats_makes_no_client_wait_twice(
     assert bucket.take(burst, clock()) == 0.0
 
 
-def test_aiolimiter_refuses_a_caller_that_waited_exactly_as_long_as_needed() -> None:
+def test_aiolimiter_rejects_a_caller_that_waited_exactly_as_long_as_needed() -> None:
     """The case of docs/decisions/rate-limiter.md. When this fails, aiolimiter may serve for commands, too."""
 
     def scenario(clock: FakeClock) -> None:

@@ -76,8 +76,8 @@ async def send_for_ever(writer: asyncio.StreamWriter, piece: bytes) -> None:
 async def test_a_connection_goes_on_after_a_rejected_request_with_a_small_body() -> None:
     api = await make_api()
     async with served(api) as server, server.connect() as wire:
-        refused = await wire.ask(request(body(), key="Bearer wrong"))
-        assert (refused.status, "connection" in refused.headers) == (401, False)
+        rejected = await wire.ask(request(body(), key="Bearer wrong"))
+        assert (rejected.status, "connection" in rejected.headers) == (401, False)
         assert await one_more(wire) == 1
 
 
@@ -134,16 +134,16 @@ async def test_a_head_sent_byte_by_byte_does_not_extend_its_deadline() -> None:
 async def test_a_rejected_request_ends_when_its_body_does_not_arrive() -> None:
     api = await make_api()
     async with served(api, timeouts=SHORT_TIMEOUTS, timeout_keep_alive=1) as server, server.connect() as wire:
-        refused = await wire.ask(request(body(), key="Bearer wrong")[:-3])
-        assert refused.status == 401
+        rejected = await wire.ask(request(body(), key="Bearer wrong")[:-3])
+        assert rejected.status == 401
         assert await wire.closed()
 
 
 async def test_an_idle_connection_is_closed_after_a_request_on_either_path() -> None:
     api = await make_api()
     async with served(api, timeout_keep_alive=1) as server, server.connect() as wire:
-        refused = await wire.ask(request(body(), key="Bearer wrong"))
-        assert refused.status == 401
+        rejected = await wire.ask(request(body(), key="Bearer wrong"))
+        assert rejected.status == 401
         assert await wire.closed()
 
 

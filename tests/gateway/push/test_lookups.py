@@ -114,10 +114,10 @@ async def test_members_come_a_page_at_a_time() -> None:
             assert page["connections"] == 6
             assert len(page["members"]) <= 2
             seen += [member["connection"] for member in page["members"]]
-        refused = await client.get("/v1/channels/chat/presence", params={"cursor": "!"})
+        rejected = await client.get("/v1/channels/chat/presence", params={"cursor": "!"})
     assert "truncated" not in page
     assert seen == [f"c{number}" for number in range(7)]
-    assert refused.status_code == 422
+    assert rejected.status_code == 422
 
 
 async def test_a_page_of_large_members_is_no_larger_than_a_request_may_be() -> None:

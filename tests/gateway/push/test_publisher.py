@@ -169,10 +169,10 @@ async def test_a_request_has_at_most_a_thousand_targets(path: str, body: dict[st
     async with api.client() as client:
         done = await client.post(path, json=body)
         name, many = next((name, value) for name, value in body.items() if isinstance(value, list))
-        refused = await client.post(path, json={**body, name: [*many, many[0]]})
+        rejected = await client.post(path, json={**body, name: [*many, many[0]]})
     assert len(done.json()["results"]) == 1_000
-    assert refused.status_code == 422
-    assert refused.json()["error"]["message"].startswith(f"{name}: ")
+    assert rejected.status_code == 422
+    assert rejected.json()["error"]["message"].startswith(f"{name}: ")
     assert len(api.node.deliveries) == 1_000
 
 

@@ -1,4 +1,4 @@
-"""Who may call the internal API."""
+"""Who may call the push API."""
 
 import pytest
 

@@ -58,7 +58,7 @@ class Cluster:
     async def advance(self, seconds: float) -> None:
         """Advance the clock, and wait until the check that is due by then has ended."""
         self.clock.advance(seconds)
-        while self.tasks.statistics()["running"]:  # noqa: ASYNC110 (ends within a few iterations)
+        while self.tasks.statistics()["running"]:  # noqa: ASYNC110 (ends within a few turns)
             await asyncio.sleep(0)
 
 

@@ -112,7 +112,7 @@ async def attached(
 
 
 async def run_loop(count: int = 5) -> None:
-    """Let the event loop run *count* iterations."""
+    """Let the event loop run *count* turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
