@@ -76,7 +76,7 @@ class FakeClock:
         self.advance(0.0)
 
     def advance(self, seconds: float) -> None:
-        """Move the clock by *seconds*; each callback runs while the clock shows its own time."""
+        """Move the clock by *seconds*; each callback runs at the time at which it is due."""
         end = self.now + seconds
         while due := [timer for timer in self._timers if timer.due <= end and not timer.cancelled]:
             timer = min(due, key=lambda timer: timer.due)

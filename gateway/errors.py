@@ -22,7 +22,7 @@ class GatewayError(Exception):
     """The root of the exceptions that this package raises on purpose."""
 
     def __init__(self, kind: str, *, details: str = "") -> None:
-        """Take the *kind* of error, and *details* of this occurrence, which the text has in brackets."""
+        """Create an error of *kind*, with *details* of this occurrence in brackets."""
         super().__init__(f"{kind} ({details})" if details else kind)
         self.kind = kind
         self.details = details
@@ -34,13 +34,13 @@ class BrokerUnavailable(GatewayError):
     def __init__(
         self, kind: str, *, details: str = "", retry_after: float = UNAVAILABLE_RETRY_SECONDS
     ) -> None:
-        """Take the seconds, *retry_after*, after which to try again."""
+        """Create an error that asks to try again after *retry_after* seconds."""
         super().__init__(kind, details=details)
         self.retry_after = retry_after
 
 
 class BrokerFull(GatewayError):
-    """The broker has no memory left for a message that it should have kept."""
+    """The broker has no memory left for a message that has to be stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A task costs about 8 µs and waits for the next turn of the event loop. With the
 for anything: commands are coroutines because of Redis, and started by a call because of the memory broker.
 Python 3.12 has eager tasks (`asyncio.eager_task_factory`); this module does the same for 3.11.
 
-The part of a coroutine before its first wait runs outside of any task: it may await futures, but
+The part of a coroutine before its first wait runs outside of any task: that part may await futures, but
 `asyncio.timeout` and `asyncio.current_task` do not work there. Code that needs them runs in `Tasks.spawn`.
 """
 
@@ -178,8 +178,8 @@ class _StartedCoroutine(Coroutine[Any, Any, T]):
         if not self._taken_over:
             awaited = self._take_over()
             if isinstance(error, asyncio.CancelledError) and awaited is not None and awaited.cancel():
-                # As a task does that is cancelled while it waits: it cancels what it waits for, and goes on
-                # waiting.
+                # A task that is cancelled while it waits does the same: it cancels the future that it awaits,
+                # and continues to wait for it.
                 return awaited
         return self._coroutine.throw(error, *rest)
 

@@ -23,7 +23,7 @@ what it sends with `protocol.commands.map_of`. For `message` pushes, which are m
 `state.advance(channel, message_id)` instead of `on_message`; positions are strings for that reason. Messages
 without an effect on the state (`join`, `published`, `pong`, ...) may be passed in or not.
 
-The rules are those of docs/protocol.md#close-codes, docs/protocol.md#positions-and-recovery and
+The rules are in docs/protocol.md#close-codes, docs/protocol.md#positions-and-recovery and
 docs/protocol.md#a-client-in-one-algorithm. docs/vectors/closes.json holds them for other languages.
 """
 
@@ -253,7 +253,7 @@ class Channel:
     subscribed: bool = False
     """Whether this connection is subscribed to the channel now."""
     attempts: int = 0
-    """Subscriptions refused in a row."""
+    """Subscriptions rejected in a row."""
 
     def resume(self) -> Resume:
         """Return the options that subscribe to the channel from where it was left."""

@@ -163,7 +163,7 @@ def _map(value: Any) -> dict[str, Any]:
 
 
 def _check_fields(fields: dict[str, Any], check: Callable[..., None]) -> None:
-    """Apply *check* to a whole command; its error names the field and repeats the command's id."""
+    """Apply *check* to a whole command; errors name the field and repeat the command's id."""
     try:
         check(fields)
     except BadRequest as error:

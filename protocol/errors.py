@@ -136,4 +136,4 @@ class BadRequest(ClientFault):
 
 
 class ServerFault(ProtocolError):
-    """The gateway cannot carry out the command now; it may succeed after `retry_after_ms`."""
+    """The gateway cannot carry out the command now; the command may succeed after `retry_after_ms`."""

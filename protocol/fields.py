@@ -100,7 +100,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def array_of(decode: Decode) -> Decode:
-    """Return a decoder of an array of items that *decode* decodes; it returns a tuple."""
+    """Return a decoder of an array of items that *decode* decodes; the decoder returns a tuple."""
 
     def decode_all(value: Any) -> tuple[Any, ...]:
         if type(value) is not list:

@@ -57,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; its reply repeats `id`."""
+    """A command; the reply repeats `id`."""
 
     type: ClassVar[str]
     id: int

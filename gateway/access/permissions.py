@@ -54,7 +54,7 @@ class Namespaces:
     __slots__ = ("_default", "_rules", "_strict")
 
     def __init__(self, rules: Mapping[str, ChannelRules], *, strict: bool = False) -> None:
-        """Take the *rules* of each namespace; `ValueError` if those of `default` are missing."""
+        """Use the *rules* of each namespace; `ValueError` if those of `default` are missing."""
         if DEFAULT_NAMESPACE not in rules:
             raise ValueError(
                 f"no rules for the namespace {DEFAULT_NAMESPACE!r}: every other one falls back on them"

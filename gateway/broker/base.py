@@ -1,4 +1,4 @@
-"""The contract of a broker: it orders and stores each channel's messages and delivers them to the nodes.
+"""The contract of a broker, which orders and stores each channel's messages and delivers them to the nodes.
 
 `MemoryBroker` serves one node inside its process, `RedisBroker` many nodes over Redis; both pass
 `tests/broker/contract.py`.
@@ -133,7 +133,7 @@ class HistoryCleared:
 
 @dataclass(frozen=True, slots=True)
 class PossibleLoss:
-    """Joins, leaves and unstored messages of a channel may be missing; its stored messages are complete."""
+    """Joins, leaves and unstored messages of a channel may be missing; the stored messages are complete."""
 
     channel: str
 

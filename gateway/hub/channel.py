@@ -137,7 +137,7 @@ class Channel:
         self._pending: list[EncodedMessage] = []
         self._position_before_pending: MessageId | None = None
         self._advanced: asyncio.Future[None] | None = None
-        """Done when `position` has changed; None while nobody waits for that."""
+        """Done when `position` has changed; None while no caller waits for that."""
 
     @property
     def retention(self) -> Retention | None:
@@ -155,7 +155,7 @@ class Channel:
     # ------------------------------------------------------------ subscribers
 
     def add(self, subscription: ChannelSubscriber) -> None:
-        """Offer *subscription* whatever is delivered from now on."""
+        """Offer *subscription* all messages that are delivered from now on."""
         self.offer_pending()
         self.subscribers.setdefault(subscription.codec, {})[subscription] = None
         if subscription.watches_presence:
@@ -318,7 +318,7 @@ class Channel:
         self._notify_advanced()
 
     def clear_history(self) -> None:
-        """Serve earlier messages to nobody any more; subscribers have missed nothing."""
+        """Stop serving earlier messages; subscribers have missed nothing."""
         self.offer_pending()
         self._start_history_at(self.position)
 
@@ -337,7 +337,7 @@ class Channel:
         if self.position is None or not message_id.follows(self.position):
             # The broker had forgotten an idle channel and numbers its messages from the start.
             self.numbering_breaks += 1
-            # A position that no client ever got: nobody resumes from before this message.
+            # No client ever got this position, so none resumes from before this message.
             self._start_history_at(MessageId(message_id.offset - 1, ""))
         self.position = message_id
         self._cached.append(encoded)

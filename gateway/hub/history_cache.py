@@ -23,9 +23,9 @@ READ_BYTES = 512 * 1024
 """Bytes of messages that a read asks for: about what one reply may hold."""
 
 SHORT_READ_MESSAGES = 128
-"""Messages that a read from the newest one backwards asks for, for everybody who missed fewer than that.
+"""Messages that a read from the newest one backwards asks for, for all callers that missed fewer messages.
 
-All of them ask for the same, and can share the answer.
+All of them ask for the same messages, and can share the answer.
 """
 
 
@@ -147,7 +147,7 @@ class HistoryCache:
         """Return what follows *position*; waits for a read of the same page that is under way.
 
         One read at a time for each page, and each from the oldest position that a caller waits for: so in a
-        storm of resumes from many positions hardly anybody but the first has to ask the broker.
+        storm of resumes from many positions few callers but the first have to ask the broker.
         """
         generation, since = channel.history_generation, position
         key = (generation, position.offset // self._page)
@@ -180,7 +180,7 @@ class HistoryCache:
             self._add(generation, since, messages)
         except Exception as error:
             running.done.set_exception(error)
-            running.done.exception()  # marks it as retrieved: perhaps nobody else waits for it
+            running.done.exception()  # marks it as retrieved: perhaps no other caller waits for it
             raise
         finally:
             if self._page_reads.get(key) is running:
@@ -212,7 +212,7 @@ class HistoryCache:
                 self._add(generation, before, messages[1:])
         except Exception as error:
             running.set_exception(error)
-            running.exception()  # marks it as retrieved: perhaps nobody else waits for it
+            running.exception()  # marks it as retrieved: perhaps no other caller waits for it
             raise
         finally:
             del self._newest_reads[key]

@@ -30,8 +30,8 @@ from protocol.messages import Gap, ServerMessage
 CAPACITY_POLL_SECONDS, CAPACITY_WAIT_SECONDS = 0.005, 1.0
 """How often `wait_for_capacity` checks whether clients take more, and when a publisher goes on anyway.
 
-Polls, although a socket could tell when it takes more: publishers that are woken at once fill it with the
-next message again, and a fifth less went through (`bench/compare.py`, `max`).
+Polls, although a socket could report when it accepts more: if all publishers are woken together, they fill
+the sockets again; throughput was 20 % lower (`bench/compare.py`, `max`).
 """
 
 FULL_SOCKETS_ALLOWED = 32
@@ -210,9 +210,9 @@ class Hub:
     async def wait_for_capacity(self) -> None:
         """Wait, at most `CAPACITY_WAIT_SECONDS`, while most clients' sockets are full: for publishers.
 
-        One slow phone stops nobody. But a publisher that is faster than all clients of a node together only
-        fills every buffer on the way until each client is too slow: a later answer to the publisher is
-        better.
+        One slow client does not delay a publisher. But a publisher that is faster than all clients of a node
+        together only fills every buffer on the way until each client is too slow: a later answer to the
+        publisher is better.
         """
         waited = 0.0
         while self._most_sockets_full() and waited < CAPACITY_WAIT_SECONDS:
@@ -274,7 +274,7 @@ class Hub:
             channel.routed = True
         except Exception as error:
             routing.set_exception(error)
-            routing.exception()  # marks it as retrieved: perhaps nobody else waits for it
+            routing.exception()  # marks it as retrieved: perhaps no other caller waits for it
             raise
         finally:
             channel.routing = None

@@ -273,7 +273,7 @@ class Session:
     # ------------------------------------------------------------ what commands call
 
     def send(self, message: ServerMessage) -> None:
-        """Enqueue a reply or a push; it is written at the end of the turn of the loop."""
+        """Enqueue a reply or a push, to be written at the end of this turn of the event loop."""
         self.outbox.enqueue(data_frame(self.codec.encode(message), binary=self.codec.binary))
 
     def reject(self, error: ProtocolError, command_id: int | None) -> None:
@@ -339,7 +339,7 @@ class Session:
             return
 
     async def wait_until_left(self, channel: str) -> None:
-        """Wait until an earlier presence in *channel* has ended: its `leave` must not end a newer one."""
+        """Wait until an earlier presence in *channel* has ended: a late `leave` would end a new one."""
         if self._leaving and (leaving := self._leaving.get(channel)) is not None:
             await asyncio.wait([leaving])
 

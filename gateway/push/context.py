@@ -22,7 +22,7 @@ class PushContext:
     namespaces: Namespaces
     keys: PushKeys
     tasks: Tasks
-    """Owner of the publishes that wait for the broker; whoever created the owner closes it."""
+    """Owner of the publishes that wait for the broker; closed by its creator."""
     wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns once the node's clients accept more: awaited after each publish, before its answer."""
     body_size: int = defaults.BODY_SIZE_BYTES

@@ -1,4 +1,4 @@
-"""The page that shows the OpenAPI document; its script and style come from here, not from the internet."""
+"""The page that shows the OpenAPI document; script and style are this gateway's, not from the internet."""
 
 from __future__ import annotations
 

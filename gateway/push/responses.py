@@ -32,10 +32,10 @@ class Published(BaseModel):
     """The message is in the channel's history, if it has one, and with every node that has a subscriber."""
 
     channel: str
-    message: Annotated[MessageId | None, Field(description="Absent where it was not stored.")] = None
+    message: Annotated[MessageId | None, Field(description="Absent if it was not stored.")] = None
     replayed: Annotated[bool, Field(description="An earlier request with the same `key` published it.")]
     acknowledged: Annotated[
-        Literal["stored", "replicated"] | None, Field(description="Where `replicated` was asked for.")
+        Literal["stored", "replicated"] | None, Field(description="If `replicated` was asked for.")
     ] = None
 
 
@@ -98,9 +98,9 @@ class ChannelInfo(BaseModel):
 
     channel: str
     subscribers: int
-    users: Annotated[
-        int | None, Field(description="Users who are present; absent where presence is off.")
-    ] = None
+    users: Annotated[int | None, Field(description="Users who are present; absent if presence is off.")] = (
+        None
+    )
     position: Annotated[
         MessageId | None, Field(description="Of the newest message; absent without history.")
     ] = None

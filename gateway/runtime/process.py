@@ -114,7 +114,7 @@ def _with_ports(settings: Settings, public: int, internal: int) -> Settings:
 def tune_garbage_collector() -> None:
     """Make garbage collections rare: connections create no reference cycles, and each collection visits them.
 
-    CPython's default, every 700 allocations, took 13 % of a connect storm's CPU (docs/performance.md).
+    CPython's default, every 700 allocations, cost 13 % of a connect storm's CPU (docs/performance.md).
     """
     gc.collect()
     gc.freeze()

@@ -25,7 +25,7 @@ def is_complete_data_frame(raw: bytes, max_payload: int) -> bool:
 
 
 def is_binary(raw: bytes) -> bool:
-    """Return whether the data frame *raw* is a binary one; it must be complete (`is_complete_data_frame`)."""
+    """Return whether the complete data frame *raw* is a binary one (`is_complete_data_frame`)."""
     return raw[0] == _BINARY
 
 
@@ -36,10 +36,10 @@ def unmasked_payload(raw: bytes) -> bytes:
 
 
 def processable_size(buffer: bytes, start: int, max_payload: int) -> int:
-    """Return how many bytes from *start* can be handled now: one complete frame, or 0 while it is incomplete.
+    """Return how many bytes from *start* can be handled now: one complete frame, or 0 if it is incomplete.
 
-    A frame that announces more than *max_payload* bytes is returned as far as it has been read: its header is
-    enough to fail the connection.
+    A frame that announces more than *max_payload* bytes is returned as far as it has been read, because the
+    header is enough to fail the connection.
     """
     size = announced_frame_size(buffer, start)
     if size is None:

@@ -1,4 +1,4 @@
-"""The opening handshake (RFC 6455 section 4.2) as an ASGI server; its result is a `WebSocketTransport`.
+"""The opening handshake (RFC 6455 section 4.2) as an ASGI server that returns a `WebSocketTransport`.
 
 The application gets the usual ASGI messages and may accept, or answer with any HTTP response
 (`websocket.http.response`). Once it has accepted, `scope["extensions"]["fanway.websocket"].websocket` is the

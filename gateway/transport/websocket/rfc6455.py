@@ -51,7 +51,7 @@ class Rfc6455Engine:
         return self._fragments is not None or self._protocol.state is not State.OPEN
 
     def receive(self, raw: bytes) -> FrameOutcome:
-        """Handle *raw*: one complete frame, or the beginning of one that is too large."""
+        """Handle *raw*, a complete frame or the beginning of a frame that is too large."""
         if self._fragments is not None and raw[0] & 0x0F >= Opcode.CLOSE:
             return self._receive_control_within_message(raw)
         protocol = self._protocol

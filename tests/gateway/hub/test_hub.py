@@ -242,7 +242,7 @@ async def test_a_failed_unsubscribe_delays_no_session() -> None:
         assert broker.routes == {"h:a"}, "until the lease of the node ends"
 
 
-class Refusing(GatedBroker):
+class Rejecting(GatedBroker):
     """A broker whose calls raise without waiting."""
 
     async def unsubscribe(self, channel: str) -> None:
@@ -254,7 +254,7 @@ class Refusing(GatedBroker):
 
 @on_virtual_time
 async def test_a_session_ends_completely_although_the_broker_fails_at_once() -> None:
-    async with running_node(broker=Refusing(only=frozenset())) as node:
+    async with running_node(broker=Rejecting(only=frozenset())) as node:
         client = await node.connect(user="ann")
         for channel in ("hp:a", "hp:b"):
             await client.subscribe(channel)
