@@ -1,4 +1,4 @@
-"""The broker of many nodes, over one Redis, several independent ones, or a Cluster (docs/redis.md)."""
+"""The broker of many nodes, over one Redis, several independent servers, or a Cluster (docs/redis.md)."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ T = TypeVar("T")
 NOT_STARTED = "the broker is not started"
 
 FLUSH_DELAY = 0.004
-"""Seconds, see `Broker.flush_delay`: a few times the millisecond that a publish over Redis takes.
+"""Seconds, see `Broker.flush_delay`: a few times the duration of a publish over Redis, 1 ms.
 
-With the 1 ms of the embedded broker, messages of a flood travelled nearly alone, at five times the CPU
+With the 1 ms of the embedded broker, most messages of a flood were written singly, at five times the CPU
 (docs/performance.md#many-nodes).
 """
 
 
 class RedisBroker:
-    """The broker of one node of a cluster. A channel belongs to one shard, which follows from its name."""
+    """The broker of one node of a cluster. The name of a channel determines the shard of the channel."""
 
     flush_delay = FLUSH_DELAY
 
@@ -67,12 +67,12 @@ class RedisBroker:
 
         Args:
             servers: Independent servers, which share the shards; with *cluster*, nodes of one Redis Cluster.
-                Every node of the gateway needs the same ones in the same order.
+                Every node of the gateway needs the same servers in the same order.
             options: The same for every node.
             cluster: Whether the servers are a Redis Cluster.
-            on_error: Gets exceptions of background tasks; by default the loop's exception handler does.
-            on_notice: Gets the number of a shard, and what an operator should know of it.
-            wall_clock: Time of messages.
+            on_error: Gets exceptions of background tasks; by default the event loop's exception handler.
+            on_notice: Gets the number of a shard and a notice of that shard.
+            wall_clock: Unix seconds, for the times of messages.
         """
         if not servers:
             raise ValueError("broker.urls: expected at least one redis:// URL, found none")
@@ -120,7 +120,7 @@ class RedisBroker:
             task.cancel()
 
     async def close(self) -> None:
-        """Release the leases, which makes members of this node leave; nothing is delivered afterwards."""
+        """Release the leases, so that the members of this node leave; no envelope is delivered afterwards."""
         self._node = None
         shards, self._shards = self._shards, []
         await asyncio.gather(*(shard.close() for shard in shards))
@@ -136,9 +136,9 @@ class RedisBroker:
         """Store *publication* and send it to every node with a subscriber, in the order of the calls.
 
         Raises:
-            BrokerUnavailable: after two seconds at most. Whether it was published is not known then; with an
-                idempotency key it is safe to publish it again.
-            BrokerFull: Redis is out of memory; it was not published.
+            BrokerUnavailable: after two seconds at most. It is unknown whether the message was published;
+                with an idempotency key it is safe to publish the message again.
+            BrokerFull: Redis is out of memory; the message was not published.
         """
         try:
             return await self._shard(publication.channel).publisher.publish(publication)
@@ -147,11 +147,11 @@ class RedisBroker:
             raise
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        """Route *channel* to this node; return its position at that moment."""
+        """Route *channel* to this node; return the channel's position at that moment."""
         return await self._shard(channel).routes.subscribe(channel, retention)
 
     async def unsubscribe(self, channel: str) -> None:
-        """Deliver nothing more of *channel*; it stays routed for a few seconds."""
+        """Stop delivering *channel*; its route is kept for `RedisOptions.linger` seconds."""
         self._shard(channel).routes.unsubscribe(channel)
 
     async def read(
@@ -173,7 +173,7 @@ class RedisBroker:
     # ------------------------------------------------------------ presence
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; it leaves with this node's lease at the latest."""
+        """Add *member*; the member leaves when this node's lease ends, at the latest."""
         await self._shard(channel).presence.join(channel, member)
 
     async def leave(self, channel: str, connection: str) -> None:
@@ -186,13 +186,13 @@ class RedisBroker:
         return await self._shard(channel).presence.presence(channel)
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return how many members *channel* has; the cost does not grow with their number."""
+        """Return how many members *channel* has; the cost does not grow with the number of members."""
         return await self._shard(channel).presence.count(channel)
 
     # ------------------------------------------------------------ lookups
 
     async def user_connected(self, user: str) -> None:
-        """Route *user*, who has a first connection here, to this node: now or once Redis is reachable."""
+        """Route *user*, who has a first connection here, to this node: now or when Redis is available."""
         if self._shards:
             self._shard(personal_channel(user)).routes.subscribe_later(user_route(user))
 
@@ -202,19 +202,19 @@ class RedisBroker:
             self._shard(personal_channel(user)).routes.unsubscribe(user_route(user))
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
-        """Return the connections of *user*, oldest first; partial without a node that is silent for 1 s."""
+        """Return the connections of *user*, oldest first; partial if a node does not answer within 1 s."""
         elsewhere = await self._shard(personal_channel(user)).lookups.connections(user)
         every = [*self._require_node().connections(user), *elsewhere.items]
         return LookupResult(sorted(every, key=lambda each: (each.since, each.connection)), elsewhere.error)
 
     async def send_user_command(self, command: UserCommand) -> None:
-        """Send *command* to every node where its user is connected."""
+        """Send *command* to every node that has a connection of its user."""
         await self._shard(personal_channel(command.user)).user_commands.send(command)
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
     ) -> LookupResult[ChannelRecord]:
-        """Return channels with subscribers, by name, behind *after*; partial without a shard or a node."""
+        """Return channels with subscribers, by name, after *after*; partial if a shard or node fails."""
         self._shard(prefix)
         lost: dict[int, GatewayError] = {}
         silent: list[GatewayError] = []
@@ -232,7 +232,7 @@ class RedisBroker:
         return LookupResult(page[:limit], error, lambda name: shard_of(name, count) in lost)
 
     async def nodes(self) -> Sequence[NodeRecord]:
-        """Return the live nodes: this one as it is, others as they were at their last renewal."""
+        """Return the live nodes: this node as it is now, other nodes as of their last lease renewal."""
         self._shard("")
         error: GatewayError | None = None
         for shard in self._shards:
@@ -255,7 +255,7 @@ class RedisBroker:
     # ------------------------------------------------------------ inside
 
     def _layout_of(self, shard: int) -> str:
-        """Return where *shard* is, as text; nodes whose texts differ do not run together (`LayoutCheck`)."""
+        """Describe where *shard* is; nodes with other descriptions do not run together (`LayoutCheck`)."""
         options, servers = self._options, len(self._servers)
         if self._cluster:
             return f"a Cluster with {options.cluster_shards} shards"

@@ -1,8 +1,9 @@
 """How messages, members and commands are encoded in Redis.
 
-A message is a head, a newline, and its payload's own bytes, which no node on the way decodes. The head of a
-plain message is its time in Unix milliseconds; where it has more, a JSON array [time, connection, user, tags,
-exclude]. orjson writes no newline, so the first one ends the head.
+A message is encoded as a head, a newline, and the bytes of the payload as they were published; no node
+decodes the payload. If a message has neither sender nor tags nor excluded connections, the head is the time
+in Unix milliseconds. Otherwise the head is a JSON array [time, connection, user, tags, exclude]. orjson
+writes no newline, so the first newline ends the head.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from protocol.position import MessageId
 
 
 def pack_publication(publication: Publication, time: int) -> bytes:
-    """Return *publication* encoded, as published at *time*: Unix milliseconds."""
+    """Return *publication* encoded, with its *time* in Unix milliseconds."""
     sender, tags, exclude = publication.sender, publication.tags, publication.exclude
     if sender is None and not tags and not exclude:
         return b"%d\n%b" % (time, publication.data.json)
@@ -29,7 +30,7 @@ def pack_publication(publication: Publication, time: int) -> bytes:
 
 
 def unpack_delivery(channel: str, message: MessageId | None, body: bytes) -> Delivery:
-    """Return what `pack_publication` encoded in *body*, as the message with the id *message*."""
+    """Decode *body*, which `pack_publication` encoded; *message* is the id of the message."""
     head, _, data = body.partition(b"\n")
     if head.isdigit():
         return Delivery(Message(channel, Payload(data), message, None, None, int(head)))
@@ -39,23 +40,23 @@ def unpack_delivery(channel: str, message: MessageId | None, body: bytes) -> Del
 
 
 def ids_and_bodies(flat: Sequence[Any]) -> list[tuple[MessageId, bytes]]:
-    """Return the ids and bodies in *flat*: offset, uid, body of each message, as of read_history.lua."""
+    """Return the ids and bodies in *flat*: offset, uid, body, offset, … as read_history.lua returns them."""
     return [(MessageId(flat[i], flat[i + 1].decode()), flat[i + 2]) for i in range(0, len(flat), 3)]
 
 
 def pack_member(member: Member) -> bytes:
-    """Return *member* encoded, its user in the first line: scripts count users without decoding the rest."""
+    """Return *member* encoded, with the user in the first line: scripts count users by that line alone."""
     return b"[%b,\n%b]" % (orjson.dumps(member.user), orjson.dumps([member.connection, member.info]))
 
 
 def unpack_member(body: bytes) -> Member:
-    """Return what `pack_member` encoded in *body*."""
+    """Decode *body*, which `pack_member` encoded."""
     user, (connection, info) = orjson.loads(body)
     return Member(connection, user, info)
 
 
 def pack_user_command(command: UserCommand) -> bytes:
-    """Return *command* encoded, without `issued_before`, which only its receiver sets."""
+    """Return *command* encoded, without `issued_before`, which only the receiving node sets."""
     return orjson.dumps(
         [
             command.user,
@@ -69,6 +70,6 @@ def pack_user_command(command: UserCommand) -> bytes:
 
 
 def unpack_user_command(body: bytes) -> UserCommand:
-    """Return what `pack_user_command` encoded in *body*."""
+    """Decode *body*, which `pack_user_command` encoded."""
     user, action, channel, code, reason, except_connections = orjson.loads(body)
     return UserCommand(user, action, channel, code, reason, frozenset(except_connections))

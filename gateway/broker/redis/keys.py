@@ -8,7 +8,7 @@ from protocol.channels import personal_channel
 
 
 def shard_of(name: str, shards: int) -> int:
-    """Return the shard of *name*, a channel or a user's route (`=ann`), out of so many *shards*.
+    """Return the number of the shard of *name*, a channel or a user's route (`=ann`), below *shards*.
 
     `@ann`, a user's personal channel, and `=ann`, the route of the user's connections, are on one shard.
     """
@@ -17,19 +17,19 @@ def shard_of(name: str, shards: int) -> int:
 
 
 def user_route(user: str) -> str:
-    """Return the name that nodes with a connection of *user* are routed for; no channel has such a name."""
+    """Return the name under which nodes with a connection of *user* are routed; no channel has this name."""
     return f"={user}"
 
 
 def user_routes(user: str) -> tuple[str, str]:
-    """Return the names of which a node with a connection of *user* is routed for one at least."""
+    """Return two names; a node with a connection of *user* is routed for at least one of them."""
     return user_route(user), personal_channel(user)
 
 
 class Keys:
-    """The keys of one shard; their common hash tag keeps them in one slot of a Cluster.
+    """The keys of one shard; the common hash tag keeps all keys in one slot of a Cluster.
 
-    Attributes are whole keys or, where their name ends in `_prefix`, beginnings of keys.
+    Attributes are complete keys or, if the name of the attribute ends in `_prefix`, beginnings of keys.
     """
 
     __slots__ = (
@@ -48,22 +48,22 @@ class Keys:
     )
 
     def __init__(self, prefix: str, shard: int, *, cluster: bool = False) -> None:
-        """Name the keys of *shard*; in a *cluster* even the layout has to be in the shard's slot."""
+        """Name the keys of *shard*; in a *cluster* the key `layout` has to be in the shard's slot too."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
         """Hash. `e`: the epoch; `n`: how many members ever joined; `gone:<node>`: that node was reaped."""
         self.layout = f"{self.base}layout" if cluster else f"{prefix}:layout"
-        """String: servers and shards of the running nodes; nodes that differ would not reach each other."""
+        """String: servers and shards of the running nodes; a node with another layout must not serve."""
         self.nodes = f"{self.base}nodes"
-        """Sorted set: when each node's lease ends, in Unix ms by Redis' clock; 0: it is being reaped."""
+        """Sorted set: when each node's lease ends, in Unix ms by Redis' clock; 0 while the node is reaped."""
         self.node_records = f"{self.base}figures"
         """Hash: what each node reports about itself."""
         self.beats = f"{self.base}beats"
-        """Hash: how much each node has written, counted by that node alone: a lower beat is a lost write."""
+        """Hash: the number of writes of each node, its beat; if a beat went back, writes were lost."""
         self.routed_names = f"{self.base}names"
         """Sorted set: every routed channel, by name."""
         self.user_commands = f"{self.base}said"
-        """Stream: commands for users' connections, for nodes that could not receive them at the time."""
+        """Stream: commands for users' connections, for nodes that were away when a command was sent."""
         self.route_prefix = f"{self.base}route:"
         self.inbox_prefix = f"{self.base}in:"
         self.members_prefix = f"{self.base}who:"
@@ -93,14 +93,14 @@ class Keys:
         """String: the answer to the publish with that idempotency key; no channel's name has a newline."""
         return f"{self.base}key:{channel}\n{key}"
 
-    def inbox(self, node: str) -> str:
-        """Stream: what *node* has to read."""
-        return self.inbox_prefix + node
+    def inbox(self, incarnation: str) -> str:
+        """Stream: the entries that *incarnation* has to read."""
+        return self.inbox_prefix + incarnation
 
-    def node_routes(self, node: str) -> str:
-        """Set: the names that *node* is routed for."""
-        return f"{self.base}of:{node}"
+    def node_routes(self, incarnation: str) -> str:
+        """Set: the names that *incarnation* is routed for."""
+        return f"{self.base}of:{incarnation}"
 
-    def node_members(self, node: str) -> str:
-        """Set: the members that are connected to *node*."""
-        return self.node_members_prefix + node
+    def node_members(self, incarnation: str) -> str:
+        """Set: the members that are connected to *incarnation*."""
+        return self.node_members_prefix + incarnation

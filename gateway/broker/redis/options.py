@@ -11,19 +11,19 @@ from gateway.broker.redis import timeouts
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
-    """Options of a Redis broker, times in seconds; all nodes need the same, except for `lease`."""
+    """Options of a Redis broker, times in seconds; all nodes need the same options, except for `lease`."""
 
     prefix: str = defaults.REDIS_PREFIX
-    """What every key starts with: clusters can share a Redis under different prefixes."""
+    """The beginning of every key: clusters of nodes can share a Redis under different prefixes."""
     shards_per_server: int = defaults.SHARDS_PER_SERVER
     cluster_shards: int = defaults.CLUSTER_SHARDS
-    """Shards on a Redis Cluster, spread over its primaries: more than it will ever have primaries."""
+    """Shards on a Redis Cluster, spread over its primaries; should exceed the number of primaries."""
     lease: float = defaults.LEASE_SECONDS
     """How long a node counts as alive after its last renewal."""
     beat: float = defaults.BEAT_SECONDS
     """Interval of lease renewals; 0: three per lease."""
     linger: float = defaults.UNROUTE_DELAY_SECONDS
-    """How long a channel stays routed after its last subscriber left, so that a reload changes no route."""
+    """How long a route is kept after the channel's last subscriber left: a page reload does not remove it."""
     key_ttl: float = defaults.IDEMPOTENCY_TTL_SECONDS
     """How long an idempotency key is remembered."""
     meta_ttl: float = defaults.POSITION_TTL_SECONDS
@@ -31,7 +31,7 @@ class RedisOptions:
     inbox_limit: int = 100_000
     """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap."""
     default_level: AckLevel = AckLevel.STORED
-    """Acknowledgement level of a publish that asks for none."""
+    """The acknowledgement level of a publish that does not set a level."""
     publish_timeout: float = timeouts.PUBLISH_TIMEOUT_SECONDS
     subscribe_timeout: float = timeouts.SUBSCRIBE_TIMEOUT_SECONDS
     history_timeout: float = timeouts.HISTORY_TIMEOUT_SECONDS
@@ -43,4 +43,4 @@ class RedisOptions:
     replication_timeout: float = timeouts.REPLICATION_TIMEOUT_SECONDS
     """How long a publish with level `replicated` waits for a replica."""
     inbox_block: float = timeouts.INBOX_BLOCK_SECONDS
-    """How long one read of an empty inbox waits; it bounds how late a half-open connection is detected."""
+    """How long one read of an empty inbox waits; this limits how late a half-open connection is detected."""

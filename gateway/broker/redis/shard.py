@@ -1,4 +1,4 @@
-"""One shard of a Redis broker: creates and connects everything that works on it."""
+"""One shard of a Redis broker: creates and connects the parts that work on it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Shard:
             tasks: Owns the background tasks.
             layout: The servers and shards of this node, as text.
             layout_check: Shared by all shards of a broker.
-            wall_clock: Time of messages.
-            on_notice: Gets what an operator should know of.
+            wall_clock: Unix seconds, for the times of messages.
+            on_notice: Gets the notices of the shard (`gateway.broker.notices`).
         """
         self.keys = keys
         self._node = node
@@ -157,7 +157,7 @@ class Shard:
         self._running = [self._tasks.spawn(self.lease.run())]
 
     async def close(self) -> None:
-        """Release the lease and close all connections; nothing is delivered from now on."""
+        """Release the lease and close all connections; no envelope is delivered from now on."""
         self._closed = True
         for task in self._running:
             task.cancel()
@@ -173,7 +173,7 @@ class Shard:
         await self.connections.close()
 
     async def clear(self, channel: str) -> None:
-        """Clear the history of *channel*; its subscribers get a `HistoryCleared`."""
+        """Clear the history of *channel*; the channel's subscribers get a `HistoryCleared`."""
         keys = self.keys
         command = CLEAR_HISTORY(
             [keys.state, keys.log(channel), keys.route(channel)],
@@ -184,7 +184,7 @@ class Shard:
         await wait_for(self.connections.control.call(command), self._options.publish_timeout)
 
     def statistics(self) -> dict[str, int]:
-        """Return counters and sizes, by the names of docs/operations.md#metrics-of-the-redis-broker."""
+        """Return counters and sizes by name (docs/operations.md#metrics-of-the-redis-broker)."""
         connections = self.connections.statistics()
         return {
             "up": int(self.health.available),
@@ -219,19 +219,19 @@ class Shard:
         self.lookups.incarnation = self.presence.incarnation = incarnation
         self.reader.switch_inbox(incarnation)
         self.routes.on_new_incarnation()
-        # If only Redis lost the members, no other node was told that they left.
+        # If Redis alone has lost the members, no subscriber has received a `Leave` for them.
         self._tasks.spawn(self.presence.rejoin(announce=lease_expired))
 
     def lease_renewed(self) -> None:
-        """Send again what Redis has not received: routes, members, leaves, users' commands."""
+        """Retry the failed calls for routes, members and leaves, and the failed read of user commands."""
         self.routes.retry_failed()
         self.route_audit.check_next()
         self.presence.retry_failed()
-        if self.health.connected:  # otherwise the inbox cannot be read
+        if self.health.connected:  # otherwise the inbox may be unreadable
             self.user_commands.on_lease_renewed(self.lease.renewed_at_ms)
 
     def writes_lost(self) -> None:
-        """Notify of it; the new epoch makes subscribers get their gaps."""
+        """Give a `WritesLost` notice; the new epoch causes the gaps for subscribers."""
         self._notify(WritesLost())
 
     # ------------------------------------------------------------ inside
@@ -244,7 +244,7 @@ class Shard:
             self._node.deliver(envelope)
 
     def _receive(self, kind: bytes, head: list[bytes], body: bytes) -> None:
-        """Receive an inbox entry that belongs to no channel."""
+        """Receive an inbox entry that does not belong to a channel."""
         if kind == b"i":
             self.user_commands.on_inbox_entry(head, body)
         else:
@@ -252,7 +252,7 @@ class Shard:
 
     def _notify(self, notice: Notice) -> None:
         self._on_notice(notice)
-        if isinstance(notice, RedisRestored):  # perhaps it is another Redis, with other settings
+        if isinstance(notice, RedisRestored):  # it may be another Redis, with other settings
             self._tasks.spawn(self._check_maxmemory_policy())
 
     async def _check_maxmemory_policy(self) -> None:
@@ -265,5 +265,5 @@ class Shard:
 
 
 def _without_blanks(name: str) -> str:
-    """Return *name* without blanks, which separate the words of an inbox entry."""
+    """Return *name* with its blanks replaced: blanks separate the words of an inbox entry."""
     return "_".join(name.split()) or "node"

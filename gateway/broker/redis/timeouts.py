@@ -1,8 +1,8 @@
 """Timeouts, retry delays and breaker limits of the Redis broker, in seconds unless the name says otherwise.
 
 Retries happen at one layer only: `operations/publisher.py` retries a publish once, and only if it has an
-idempotency key. Any other failed call is reported to its caller at once. What Redis has to learn in any case
-(routes, members, leaves) is sent again with a later lease renewal. `connection/error_table.py` says how each
+idempotency key. Any other failed call is reported to its caller at once. Calls that must succeed eventually
+(routes, members, leaves) are retried after a later lease renewal. `connection/error_table.py` says how each
 kind of error is handled; docs/redis.md#when-something-fails says what clients see of it.
 """
 
@@ -20,11 +20,11 @@ LOOKUP_TIMEOUT_SECONDS = 1.0
 REPLICATION_TIMEOUT_SECONDS = 0.1
 """For a replica to acknowledge a message, once the primary has stored it."""
 DEADLINE_TIMER_SLACK_SECONDS = 0.05
-"""By how much a call may outlive its deadline. One timer serves all waiting calls; a pipeline whose own
-timeout ends at the same moment, and which the breaker has to count, ends first."""
+"""How much later than its deadline a call may fail. One timer serves all waiting calls. If the timeout of the
+pipeline ends at the same moment, the timeout has to come first, because the breaker counts it."""
 RENEWAL_TIMEOUT_MIN_SECONDS, RENEWAL_TIMEOUT_MAX_SECONDS = 0.5, 2.0
-"""For a lease renewal: a third of the lease, between these bounds. A Redis that is as slow as a publish may
-be does not count as lost."""
+"""For a lease renewal: a third of the lease, between these bounds. The upper bound equals the timeout of a
+publish: a Redis that still answers publishes does not count as lost."""
 CONNECT_TIMEOUT_SECONDS = 1.5
 """For a new connection, including finding the primary and loading the scripts: four round trips."""
 INBOX_BLOCK_SECONDS = 1.0
@@ -37,10 +37,10 @@ START_TIMEOUT_SECONDS = 1.0
 LEASE_RELEASE_TIMEOUT_SECONDS = 1.0
 """For releasing the lease when a node ends."""
 PRIMARY_LOOKUP_TIMEOUT_SECONDS = 0.25
-"""For a sentinel, or a node of a Cluster, to say where the primary is; then the next one is asked."""
+"""For a sentinel, or a node of a Cluster, to answer with the primary's address; then the next is asked."""
 SENTINEL_CONFIRM_SECONDS = 0.05
-"""How long to wait for further sentinels once one has answered: it may not know of a failover that they know
-of."""
+"""How long to wait for further sentinels after the first answer: the first sentinel may not yet know of a
+failover."""
 
 # ---------------------------------------------------------------- retries
 
@@ -63,12 +63,12 @@ INBOX_UNREADABLE_SECONDS = 3.0
 """How long reads of the inbox may fail before the shard counts as unavailable, even while the lease is
 held."""
 SENTINEL_RESUBSCRIBE_SECONDS = 0.5
-"""Delay before subscribing to the next sentinel when the connection to one is lost."""
+"""Delay before subscribing to the next sentinel after the connection to a sentinel is lost."""
 SENTINEL_RECHECK_SECONDS = 5.0
-"""Interval at which sentinels are asked again while nothing fails: the primary that this node reaches may be
-one that the other nodes have given up."""
+"""Interval at which sentinels are asked again while no call fails: the primary that this node reaches may be
+one that the other nodes have replaced."""
 SENTINEL_SILENT_RECHECK_SECONDS = 1.0
-"""Interval at which they are asked again when no sentinel knew the primary."""
+"""Interval at which sentinels are asked again if no sentinel answered with the primary."""
 
 # ---------------------------------------------------------------- the breaker, one per shard
 
@@ -80,8 +80,8 @@ BREAKER_MIN_CALLS = 20
 """Calls in the window below which the share of failures is not judged; from here on, half of them open the
 breaker."""
 BREAKER_OPEN_SECONDS, BREAKER_OPEN_MAX_SECONDS = 1.0, 10.0
-"""How long it stays open: from the first to the second, doubling each time, ±20 % so that nodes do not return
-together."""
+"""How long the breaker stays open: from the first value to the second, doubling each time, ±20 % so that
+nodes do not return together."""
 
 
 def jittered(seconds: float, random: float) -> float:

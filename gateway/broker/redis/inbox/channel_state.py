@@ -1,12 +1,12 @@
 """The order of one channel's inbox entries: what to do with each, decided without I/O.
 
-The entry of a stored message names the uid of the message before it. Where that is not the one that was
-delivered last, messages are missing: the dispatcher reads them from history (a backfill), and the entries
-that arrive meanwhile are buffered.
+The entry of a stored message contains the uid of the message before it. If that is not the uid of the message
+that was delivered last, messages are missing: `OrderedDelivery` reads the missing messages from history (a
+backfill), and buffers the entries that arrive during the backfill.
 
-Every `ADD_ROUTE` call to Redis (scripts/add_route.lua) puts a marker with a token of its own into the node's
-inbox, in the same step that adds the route and returns the position: entries before the marker are older than
-the subscription, entries after it are newer (docs/redis.md#a-message).
+Every `ADD_ROUTE` call to Redis (scripts/add_route.lua) appends a marker with a unique token to the node's
+inbox, in the same step that adds the route and returns the position. Entries before the marker are older than
+the subscription, entries after the marker are newer (docs/redis.md#a-message).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from enum import Enum, auto
 from protocol.position import MessageId
 
 MAX_BUFFERED_ENTRIES = 1_000
-"""Entries of a channel that are buffered during a backfill; those beyond it are read from history as well."""
+"""Entries of a channel that are buffered during a backfill; further entries are dropped, and history is read
+once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +28,21 @@ class InboxEntry:
     kind: bytes
     """`m` message, `j` join, `l` leave, `c` history cleared."""
     id: MessageId | None
-    """None for what history does not store."""
+    """None for an unstored message, and for entries of other kinds."""
     previous_uid: str
     """The uid of the stored message before this one."""
     body: bytes
 
 
 class EntryAction(Enum):
-    """What the dispatcher does with an entry or a marker."""
+    """What `OrderedDelivery` does with an entry or a marker."""
 
     DELIVER = auto()
     DROP = auto()
     BUFFER = auto()
-    """The entry was buffered; a backfill is under way."""
+    """The entry was buffered; a backfill is running."""
     BACKFILL = auto()
-    """Messages before it are missing: the entry was buffered, and a backfill must start."""
+    """Messages before the entry are missing: the entry was buffered, and a backfill must start."""
 
 
 class ChannelState:
@@ -69,25 +70,25 @@ class ChannelState:
         self.marker = ""
         """The token of the latest `ADD_ROUTE` call."""
         self.marker_seen = False
-        """Whether the reader is past that call's marker: entries before it are dropped."""
+        """Whether the reader has read the marker of that call: entries before the marker are dropped."""
         self.start: MessageId | None = None
-        """The position at which the present subscription began; everything after it is delivered."""
+        """The position at which the subscription began; every message after this position is delivered."""
         self.delivered: MessageId | None = None
-        """The newest message that was delivered, or `start`; None until it is known."""
+        """The id of the message that was delivered last, or `start`; None until `start` is known."""
         self.buffer: list[InboxEntry] | None = None
-        """The entries that wait for the end of a backfill; None where none is under way."""
+        """The entries that wait for the end of a backfill; None if no backfill is running."""
         self.must_reread = False
         """Whether entries were dropped during the backfill, so that history must be read once more."""
         self.possible_loss = False
-        """Whether joins, leaves or unstored messages may be missing: no history can tell."""
+        """Whether joins, leaves or unstored messages may be missing: history does not contain them."""
         self.generation = 0
-        """Counts subscribes and unsubscribes: what was begun in an earlier one no longer counts."""
+        """Incremented by each subscribe and unsubscribe. Work started under an earlier value is discarded."""
 
     def subscribe(self, marker: str, *, has_history: bool) -> None:
-        """Begin, or go on, being subscribed with an `ADD_ROUTE` call that has the token *marker*.
+        """Start or continue the subscription with an `ADD_ROUTE` call that has the token *marker*.
 
-        The first subscriber gets nothing from before the marker. Where there are subscribers already, nothing
-        is dropped for them, before or after this marker.
+        The first subscriber gets no entry from before the marker. If the channel already has subscribers, no
+        entry is dropped, neither before nor after the marker.
         """
         was_subscribed, self.marker = self.subscribed and bool(self.marker), marker
         if was_subscribed:
@@ -98,22 +99,23 @@ class ChannelState:
         self.generation += 1
 
     def resubscribe(self, marker: str) -> None:
-        """Wait for another *marker*, perhaps in another inbox: entries before it may be missing."""
+        """Wait for a new *marker*, perhaps in another inbox: entries before the new marker may be missing."""
         self.marker = marker
         self.marker_seen = False
         self.possible_loss = True
 
     def unsubscribe(self) -> None:
-        """Drop every entry from now on: the channel has no subscriber on this node any more."""
+        """Drop every entry from now on: the channel no longer has a subscriber on this node."""
         self.subscribed = False
         self.marker_seen = False
         self.buffer = None
         self.generation += 1
 
     def on_subscribe_reply(self, generation: int, position: MessageId | None) -> MessageId | None:
-        """Take the *position* that Redis returned in *generation*; return where the first subscriber begins.
+        """Store the *position* of the reply to *generation*; return where the first subscriber begins.
 
-        That is later than *position* where a newer marker overtook the reply: entries between were dropped.
+        The result is later than *position* if a newer marker was read before the reply: the entries between
+        the two were dropped.
         """
         if generation != self.generation:
             return position
@@ -122,9 +124,9 @@ class ChannelState:
         return self.start or position
 
     def on_marker(self, marker: str, position: MessageId | None) -> EntryAction:
-        """Decide on a marker in the inbox, made when the channel was at *position*.
+        """Decide on a marker, which was appended to the inbox when the channel was at *position*.
 
-        BACKFILL where messages before the marker were missed; DELIVER where the entries after it follow on.
+        BACKFILL if messages before the marker were missed; DELIVER if the entries after it are consecutive.
         """
         if marker != self.marker or not self.subscribed:
             return EntryAction.DROP
@@ -143,7 +145,7 @@ class ChannelState:
         return EntryAction.BACKFILL
 
     def on_entry(self, entry: InboxEntry, *, backfilled: bool = False) -> EntryAction:
-        """Decide on *entry*; *backfilled*: it was buffered until a backfill delivered up to `delivered`."""
+        """Decide on *entry*; *backfilled*: a backfill up to `delivered` has ended, which buffered *entry*."""
         if not self.subscribed or not self.marker_seen:
             return EntryAction.DROP
         if self.buffer is not None:
@@ -166,7 +168,7 @@ class ChannelState:
         return EntryAction.BACKFILL
 
     def discard_buffer(self) -> None:
-        """Empty the buffer: history, read once more, has its messages; joins and leaves in it are lost."""
+        """Empty the buffer: history is read once more for its messages, but its joins and leaves are lost."""
         self.possible_loss |= any(entry.id is None for entry in self.buffer or ())
         self.must_reread, self.buffer = False, []
 

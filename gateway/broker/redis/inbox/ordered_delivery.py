@@ -1,4 +1,4 @@
-"""Delivers the entries of an inbox in order; messages that are missing between them are read from history."""
+"""Delivers the entries of an inbox in order; reads missing messages from history (backfill)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from protocol.messages import Gap, Join, Leave
 from protocol.position import MessageId
 
 BACKFILL_PAGE_MESSAGES, BACKFILL_PAGE_BYTES = 500, 1024 * 1024
-"""Messages, and bytes of them, that one read of a backfill asks for."""
+"""The maximum number of messages, and of their bytes, that one read of a backfill returns."""
 
 MAX_BACKFILLS = 16
-"""Channels that are backfilled at once: after an outage thousands have a hole, and each holds a page."""
+"""Backfills that run at once: after an outage thousands of channels miss messages, and each running backfill
+holds one page in memory."""
 
 
 class OrderedDelivery:
@@ -37,15 +38,15 @@ class OrderedDelivery:
         deliver: Callable[[Envelope], None],
         on_node_entry: Callable[[bytes, list[bytes], bytes], None],
     ) -> None:
-        """Prepare to dispatch.
+        """Prepare to deliver; `on_inbox_entry` is called by the reader of the inbox.
 
         Args:
-            routes: The channels that this node is routed for; entries of others are dropped.
-            history: Where backfills read.
-            lease: Backfills deliver only while it is held: a node that was fenced must deliver nothing stale.
+            routes: The channels that this node is routed for; entries of other channels are dropped.
+            history: Backfills read from it.
+            lease: Backfills deliver only while it is held: a fenced node must not deliver stale messages.
             tasks: Owner of the backfills.
             deliver: Called with every envelope of a channel.
-            on_node_entry: Called with kind, head and body of every entry that concerns no channel.
+            on_node_entry: Called with kind, head and body of every entry that does not concern a channel.
         """
         self._routes = routes
         self._history = history
@@ -58,7 +59,7 @@ class OrderedDelivery:
         """Messages that were delivered from history; gaps that were delivered."""
 
     def on_inbox_entry(self, head: bytes, body: bytes) -> None:
-        """Deliver or buffer one entry; to be called in the order of the inbox.
+        """Deliver, buffer or drop one entry; called in the order of the inbox.
 
         The kind of an entry is the first byte of its head (docs/redis.md#entries-of-an-inbox).
         """
@@ -102,9 +103,9 @@ class OrderedDelivery:
             self._deliver(envelope_type(name, codec.unpack_member(entry.body)))
 
     def _report_possible_loss(self, channel: ChannelState) -> None:
-        """Deliver a `PossibleLoss` or a gap where entries may be missing that history does not store.
+        """Deliver a `PossibleLoss` or a gap if entries may be missing that history does not store.
 
-        Only once the stored messages up to here were delivered.
+        Called only after all stored messages before the missing entries were delivered.
         """
         possible_loss, channel.possible_loss = channel.possible_loss, False
         if not possible_loss or channel.name.startswith("="):
@@ -136,7 +137,7 @@ class OrderedDelivery:
                 return
 
     async def _backfill_next_page(self, channel: ChannelState, generation: int) -> bool:
-        """Deliver the next page, one of at most `MAX_BACKFILLS`; return whether it was the last."""
+        """Deliver the next page, once fewer than `MAX_BACKFILLS` run; return whether it was the last page."""
         async with self._backfills:
             await self._lease.wait_until_held()
             return channel.generation == generation and await self._backfill_page(channel, generation)
@@ -149,7 +150,7 @@ class OrderedDelivery:
         except GatewayError:
             await asyncio.sleep(timeouts.jittered(timeouts.INBOX_READ_RETRY_SECONDS, random.random()))
             return False
-        except Exception as error:  # noqa: BLE001 (without a history that cannot be decoded, go on)
+        except Exception as error:  # noqa: BLE001 (a history that cannot be decoded becomes a gap)
             self._tasks.report(error)
             if channel.generation == generation:
                 channel.delivered = None
@@ -177,4 +178,4 @@ class OrderedDelivery:
 
 
 _UNSTORED_KINDS = frozenset((b"j", b"l", b"c"))
-"""Kinds of entries that concern a channel and are in no history: joins, leaves, cleared histories."""
+"""Kinds of entries of a channel that history does not store: joins, leaves, cleared histories."""

@@ -30,7 +30,7 @@ TRIM_AFTER_ENTRIES = 256
 
 
 class InboxReader:
-    """Reads one shard's inbox and hands each entry to the dispatcher."""
+    """Reads one shard's inbox and passes each entry to `OrderedDelivery`."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class InboxReader:
         lease: Lease,
         ordered_delivery: OrderedDelivery,
     ) -> None:
-        """Prepare to read; `switch_inbox` begins.
+        """Prepare to read; `switch_inbox` starts reading.
 
-        What was read is dispatched only while *lease* is held: a fenced node must deliver nothing stale.
+        Entries are passed on only while *lease* is held: a fenced node must not deliver stale messages.
         """
         self._connection = connection
         self._routes = routes
@@ -57,11 +57,11 @@ class InboxReader:
         self._ordered_delivery = ordered_delivery
         self._reading: asyncio.Task[None] | None = None
         self._cursor = b"0-0"
-        """The id of the entry that was dispatched last."""
+        """The id of the entry that was passed on last."""
         self._read_since_check = 0
         """Entries that were read since the length of the inbox was last checked."""
         self._trim_to: bytes | None = None
-        """The id up to which the last check found nothing missing: entries before it may be trimmed."""
+        """The id up to which the last check found no entry missing: entries before this id may be trimmed."""
         self._idle = False
         """Whether the last read returned nothing."""
         self._unreadable_since: float | None = None
@@ -70,7 +70,7 @@ class InboxReader:
         """Entries that waited in the inbox when its length was last checked."""
 
     def switch_inbox(self, incarnation: str) -> None:
-        """Read the inbox of *incarnation* from its beginning; what was read of the previous one is stale."""
+        """Read the inbox of *incarnation* from its beginning; entries of the previous inbox are stale."""
         previous, self._reading = self._reading, None
         if previous is not None:
             previous.cancel()
@@ -92,17 +92,18 @@ class InboxReader:
         while True:
             try:
                 await self._read_once(inbox)
-            except Exception as error:  # noqa: BLE001 (a node that stops reading is worse than any error)
-                if self._unreadable_since is None:  # one report for each time that it begins
+            except Exception as error:  # noqa: BLE001 (no error may end the reading of the inbox)
+                if self._unreadable_since is None:  # report only the first of several failures in a row
                     self._tasks.report(error)
                 self._on_failure(GatewayError("something unexpected", details=repr(error)))
                 await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
 
     async def _read_once(self, inbox: str) -> None:
-        """Read and dispatch the entries that wait, or wait for some.
+        """Read the entries of the inbox, waiting if it is empty, and pass them on.
 
-        One exchange checks the length of the inbox at a cursor, and only the next one trims up to there: if
-        one did both and its answer were lost, an inbox that had overflowed would look whole afterwards.
+        One exchange checks the length of the inbox at a cursor, and only the next exchange trims the inbox up
+        to that cursor. If one exchange did both and its answer was lost, the next read could not see that the
+        inbox had overflowed.
         """
         trim_to, cursor = self._trim_to, self._cursor
         check = trim_to is None and (
@@ -120,7 +121,7 @@ class InboxReader:
         if rejection is None:
             self._on_success()
         else:
-            # The entries that were read are dispatched; but an inbox that cannot be trimmed will overflow.
+            # The entries that were read are passed on; but an inbox that cannot be trimmed will overflow.
             self._on_rejection(rejection)
             await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
         await self._lease.wait_until_held()
@@ -130,7 +131,7 @@ class InboxReader:
                 return
         entries = answers[-1][0][1] if answers[-1] else ()
         for id, fields in entries:
-            # Before it is dispatched, so that one that cannot be decoded is not read again.
+            # Before the call, so that an entry that cannot be decoded is not read again.
             self._cursor = id
             self._ordered_delivery.on_inbox_entry(fields[1], fields[3])
         self._idle = not entries
@@ -138,10 +139,10 @@ class InboxReader:
         self.entries += len(entries)
 
     async def _check_overflow(self, inbox: str, length: int, cursor: bytes) -> bool:
-        """Allow to trim up to *cursor*; return whether the inbox, now *length* entries long, has overflowed.
+        """Allow trimming up to *cursor*; return whether the inbox, now *length* entries long, has overflowed.
 
-        Then `XADD MAXLEN` has removed unread entries at the other end, of any channel: every channel is
-        subscribed again, and reading goes on behind the newest entry.
+        If it has, `XADD MAXLEN` has removed the oldest unread entries, of any channel. So every channel is
+        resubscribed, and reading continues after the newest entry.
         """
         # Trimming leaves the entry that was read last in the inbox.
         self.unread = max(0, length - self._read_since_check - 1)
@@ -153,7 +154,7 @@ class InboxReader:
         return True
 
     def _read_command(self, inbox: str) -> Command:
-        # After a failure without waiting for entries: that the inbox can be read again must be known soon.
+        # After a failure, do not block: it must be known soon whether the inbox can be read.
         block = () if self._unreadable_since is not None else ("BLOCK", int(self._options.inbox_block * 1000))
         return ("XREAD", "COUNT", ENTRIES_PER_READ, *block, "STREAMS", inbox, self._cursor)
 
@@ -163,7 +164,7 @@ class InboxReader:
         return newest
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any] | None:
-        """Return Redis' answers; None, after a pause, where it rejects the last command or is not reached."""
+        """Return Redis' answers; None, after a delay, if it rejects the last command or cannot be reached."""
         packed = [self._connection.pack_command(command) for command in commands]
         try:
             answers = await self._connection.execute(

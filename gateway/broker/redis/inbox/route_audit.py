@@ -1,9 +1,9 @@
 """Regular checks that Redis still has the routes of this node.
 
-Fanway itself removes no route of a channel with subscribers. But a Redis that may evict keys can, and so can
-a person with `redis-cli`: then the node would receive nothing more of the channel, and would not notice
-(docs/redis.md#what-is-in-it). The same checks make Redis keep the channels' positions, however long nothing
-is published.
+Fanway itself never removes the route of a channel with subscribers. But a Redis that evicts keys can remove a
+route, and so can a person with `redis-cli`. Then the node would receive no more messages of the channel, and
+would not notice (docs/redis.md#what-is-in-it). The same checks extend the TTL of the channels' positions, so
+that Redis keeps the position of a channel with subscribers even if nothing is published.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ CHANNELS_PER_CALL = 200
 """Channels that one call checks: 0.9 ms of Redis' time."""
 
 ROUNDS_PER_META_TTL = 3
-"""How often each channel is checked, at least, while Redis keeps its position without being asked."""
+"""Each channel is checked at least this often within one `meta_ttl`, after which Redis forgets the position
+of an unused channel."""
 
 
 class RouteAudit:
-    """Checks the routes of one shard, some of them with each renewal of the lease."""
+    """Checks the routes of one shard: the next few channels with each renewal of the lease."""
 
     def __init__(
         self,
@@ -47,14 +48,14 @@ class RouteAudit:
         """Prepare to check.
 
         Args:
-            pipeline: The pipeline that carries the calls.
+            pipeline: Sends the calls.
             keys: The shard's keys.
             options: How long Redis keeps a position.
             tasks: Owner of the calls.
             routes: The channels to check.
-            incarnation: Returns the id of the present incarnation, which the channels are routed to.
+            incarnation: Returns the id of the present incarnation, which channels are routed to.
             interval: Seconds between two calls of `check_next`.
-            on_notice: Gets `RoutesMissing` when some were missing.
+            on_notice: Gets `RoutesMissing` if routes were missing.
         """
         self._pipeline = pipeline
         self._keys = keys
@@ -67,7 +68,7 @@ class RouteAudit:
         self._remaining: deque[ChannelState] = deque()
         """The channels that this round has not checked yet."""
         self.resubscribed = 0
-        """Routes that were missing and were requested again."""
+        """Channels that were resubscribed because their routes were missing."""
 
     def check_next(self) -> None:
         """Check the next channels, in the background."""
@@ -82,14 +83,14 @@ class RouteAudit:
                 self._tasks.spawn(self._check(subscribed, self._incarnation()))
 
     async def _check(self, channels: Sequence[tuple[ChannelState, str]], incarnation: str) -> None:
-        """Subscribe again to the *channels* without a route to *incarnation*; each comes with its marker."""
+        """Resubscribe the *channels*, given with their markers, that have no route to *incarnation*."""
         try:
             missing = await self._call_audit([channel.name for channel, _ in channels], incarnation)
         except GatewayError:
             return  # the next round checks them
         if incarnation != self._incarnation():
-            return  # another incarnation has begun, and subscribes to everything itself
-        # One with another marker was subscribed again while the call was under way.
+            return  # another incarnation has started, and resubscribes every channel itself
+        # A channel with another marker was resubscribed after the call was sent.
         lost = [
             channel
             for channel, marker in (channels[number - 1] for number in missing)
@@ -110,4 +111,4 @@ class RouteAudit:
         )
 
     def __repr__(self) -> str:
-        return f"<RouteAudit {len(self._remaining)} channels to go>"
+        return f"<RouteAudit {len(self._remaining)} channels left to check>"

@@ -1,4 +1,4 @@
-"""The routes of this node: added for a channel's first subscriber, removed seconds after the last."""
+"""The routes of this node: added for a channel's first subscriber, removed seconds after the last left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.tasks import Tasks
 from protocol.position import MessageId
 
 CHANNELS_PER_TURN = 200
-"""Channels that are subscribed again, or unsubscribed, before other callbacks get their turn of the loop."""
+"""Channels that are resubscribed or unsubscribed before other callbacks of the event loop run."""
 
 
 class Routes:
@@ -39,13 +39,13 @@ class Routes:
         """Prepare to route channels.
 
         Args:
-            pipeline: The pipeline that carries the calls: it keeps their order.
+            pipeline: Sends the calls, in order.
             keys: The shard's keys.
-            options: Deadlines and times.
-            tasks: Owner of what goes on in the background.
+            options: Timeouts, and how long a route is kept after the last subscriber left.
+            tasks: Owner of the background tasks.
             incarnation: Returns the id of the node's present incarnation, which channels are routed to.
             clock: Monotonic seconds.
-            on_resubscribed: Called once routes that were missing for a while have been requested again.
+            on_resubscribed: Called after channels were resubscribed, whose entries may have been missed.
         """
         self.channels: dict[bytes, ChannelState] = {}
         self._pipeline = pipeline
@@ -56,18 +56,18 @@ class Routes:
         self._clock = clock
         self._on_resubscribed = on_resubscribed
         self._routes_to_remove: deque[tuple[float, ChannelState, int]] = deque()
-        """Channels without subscribers: when to remove the route, and the generation that this is for."""
+        """Channels without subscribers: when to remove the route, and the generation since the last left."""
         self._removing_routes = False
         self._to_retry: dict[ChannelState, int] = {}
-        """Channels whose `ADD_ROUTE` call failed, each with its generation then."""
+        """Channels whose `ADD_ROUTE` call failed, each with its generation at that time."""
         self._never_sent: set[ChannelState] = set()
-        """Channels that no `ADD_ROUTE` call was sent for: there is no route to remove."""
+        """Channels for which no `ADD_ROUTE` call was sent yet: they have no route to remove."""
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
         """Route *name* to this node and return the position from which its subscriber begins.
 
-        Without *retention* there is no position to return: while Redis is away, this returns at once, and the
-        channel is routed when Redis is back, after a gap.
+        A channel without *retention* has no position. If Redis is unavailable, such a channel is routed when
+        Redis is available again, and its subscribers get a gap; this call returns None at once.
 
         Raises:
             BrokerUnavailable: the channel has a history, and Redis did not answer in time.
@@ -94,17 +94,18 @@ class Routes:
         try:
             reply = await wait_for(answer, self._options.subscribe_timeout)
         except BaseException:
-            # Redis may have added the route all the same: remove it.
+            # Redis may have added the route although the call failed: remove it.
             if generation_before != generation == channel.generation:
                 self._unsubscribe(channel)
             raise
         position = MessageId(reply[1], reply[2].decode()) if has_history else None
         start = channel.on_subscribe_reply(generation, position)
-        # One who joins present subscribers begins at the position that Redis returned.
+        # If the channel already has subscribers on this node, a further one starts at the position Redis
+        # returned.
         return position if generation_before == generation else start
 
     def subscribe_later(self, name: str) -> None:
-        """Route *name*, which has no history, as soon as Redis can be reached; nobody waits for it."""
+        """Route *name*, which has no history, as soon as Redis can be reached; return at once."""
         channel = self.channels.get(name.encode())
         if channel is None:
             channel = self.channels[name.encode()] = ChannelState(name)
@@ -114,23 +115,25 @@ class Routes:
             self._resubscribe(channel)
 
     def unsubscribe(self, name: str) -> None:
-        """Deliver nothing more of *name*; its route is removed `RedisOptions.linger` seconds later."""
+        """Stop delivering *name*; its route is kept for `RedisOptions.linger` seconds."""
         channel = self.channels.get(name.encode())
         if channel is not None and channel.subscribed:
             self._unsubscribe(channel)
 
     def on_new_incarnation(self) -> None:
-        """Route every channel with subscribers to the new inbox; reaping removes the routes to the old."""
+        """Route every channel with subscribers to the new inbox; reaping removes the old routes."""
         self.channels = {key: channel for key, channel in self.channels.items() if channel.subscribed}
         self._routes_to_remove.clear()
         self._to_retry.clear()
         self.resubscribe_all()
 
     def resubscribe_all(self) -> None:
-        """Subscribe to every channel again, each with a new marker: entries before that may be missing."""
+        """Resubscribe every channel, each with a new marker: entries before the new marker may be missing."""
         channels = [channel for channel in self.channels.values() if channel.subscribed]
         for channel in channels:
-            channel.resubscribe("-")  # no marker has this token: everything is dropped until the call is sent
+            channel.resubscribe(
+                "-"
+            )  # no marker has this token: all entries are dropped until the call is sent
         with_generation = [(channel, channel.generation) for channel in channels]
         self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._incarnation()))
 
@@ -139,7 +142,7 @@ class Routes:
     ) -> None:
         for number, (channel, generation) in enumerate(channels, start=1):
             if incarnation != self._incarnation():
-                return  # another incarnation has begun, and subscribes to everything itself
+                return  # another incarnation has started, and resubscribes every channel itself
             if channel.generation == generation:
                 self._resubscribe(channel)
             if number % CHANNELS_PER_TURN == 0:
@@ -157,7 +160,7 @@ class Routes:
             self._on_resubscribed()
 
     def resubscribe(self, channels: Sequence[ChannelState]) -> None:
-        """Route each of *channels* again, whose routes are gone from Redis: entries may have been missed."""
+        """Resubscribe *channels*, whose routes are missing in Redis: entries may have been missed."""
         for channel in channels:
             self._resubscribe(channel)
         self._on_resubscribed()
@@ -205,7 +208,7 @@ class Routes:
             )
         )
 
-    # ------------------------------------------------------------ routes that linger
+    # ------------------------------------------------------------ removing routes
 
     def _unsubscribe(self, channel: ChannelState) -> None:
         channel.unsubscribe()
@@ -223,12 +226,12 @@ class Routes:
         self._routes_to_remove.append((self._clock() + seconds, channel, generation))
 
     async def _remove_due_routes(self) -> None:
-        """Remove the routes of channels that have lingered for long enough, until none lingers."""
+        """Remove each route that was kept for long enough, until no route is left to remove."""
         try:
             while self._routes_to_remove:
                 await asyncio.sleep(max(0.0, self._routes_to_remove[0][0] - self._clock()))
-                # All calls before the first answer: the pipeline keeps their order, so that a channel that is
-                # subscribed from here on is routed after this has removed its route.
+                # All calls are made before the first answer is awaited. The pipeline keeps the order of
+                # calls: the route of a channel that is subscribed from now on is added after this removal.
                 calls = [
                     (channel, generation, self._call_remove_route(channel))
                     for channel, generation in self._pop_due()
@@ -242,7 +245,7 @@ class Routes:
             self._removing_routes = False
 
     def _pop_due(self) -> list[tuple[ChannelState, int]]:
-        """Remove and return the channels that have lingered for long enough and have no subscriber again."""
+        """Dequeue and return the channels whose routes are due for removal, if still without subscriber."""
         due: list[tuple[ChannelState, int]] = []
         while (
             self._routes_to_remove
@@ -255,7 +258,7 @@ class Routes:
         return due
 
     def _call_remove_route(self, channel: ChannelState) -> AnswerFuture | None:
-        """Return the answer to a `REMOVE_ROUTE` call; None where it cannot be sent now."""
+        """Return the answer to a `REMOVE_ROUTE` call; None if the call cannot be sent now."""
         keys, incarnation, name = self._keys, self._incarnation(), channel.name
         try:
             return self._pipeline.call(
@@ -275,7 +278,7 @@ class Routes:
             del self.channels[channel.name.encode()]
 
     def _is_current(self, channel: ChannelState) -> bool:
-        """Whether its name still has this state: after `on_new_incarnation` it may have another."""
+        """Whether `channels` has this state: after `on_new_incarnation` the name may have another one."""
         return self.channels.get(channel.name.encode()) is channel
 
     def __repr__(self) -> str:
@@ -283,7 +286,7 @@ class Routes:
 
 
 async def _succeeded(answer: AnswerFuture | None) -> bool:
-    """Wait for *answer*; return whether Redis carried out its call."""
+    """Wait for *answer*; return whether Redis carried out the call."""
     if answer is None:
         return False
     try:

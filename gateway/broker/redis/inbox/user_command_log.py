@@ -1,8 +1,8 @@
-"""Commands for a user's connections: each delivered once, also if issued while this node was away.
+"""Commands for a user's connections: each is delivered once, even if it was issued while this node was away.
 
 A command reaches a node through its inbox, and stays in the shard's log of user commands for an hour
-(scripts/send_user_command.lua). A node whose routes were missing for a while reads from the log what its
-inbox may not have had (docs/redis.md#when-something-fails).
+(scripts/send_user_command.lua). A node whose routes were missing for a while reads the log, because commands
+of that time may not have reached its inbox (docs/redis.md#when-something-fails).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from gateway.errors import GatewayError
 from gateway.tasks import Tasks
 
 MAX_LOGGED_COMMANDS = 10_000
-"""Commands that a shard's log keeps, about: 200 bytes each."""
+"""The approximate number of commands that a shard's log keeps: about 200 bytes each."""
 
 LOG_TTL_SECONDS = 3_600.0
-"""Seconds for which the newest command, and those before it, stay in the log: longer absences miss them."""
+"""How long the log is kept after the newest command; a node that is away for longer misses the commands."""
 
 OVERLAP_SECONDS = 60.0
-"""Before the last renewal: such commands may be unread still, or have the time of another primary."""
+"""Seconds. The log is read from this long before the last lease renewal: commands from that time may still be
+unread in the inbox, or may carry the clock of another primary."""
 
 COMMANDS_PER_READ = 500
 
@@ -51,9 +52,9 @@ class UserCommandLog:
         """Prepare to send commands and to deliver them.
 
         Args:
-            pipeline: Carries the calls.
+            pipeline: Sends the calls.
             keys: The shard's keys.
-            options: Deadlines and the limit of inboxes.
+            options: The timeout of `send` and the limit of inboxes.
             node: Knows which users are connected here.
             tasks: Owner of the reads of the log.
             wall: The clock of `ConnectionRecord.since`: a command does not apply to newer connections.
@@ -69,19 +70,21 @@ class UserCommandLog:
         self._incarnation = incarnation
         self._deliver = deliver
         self._delivered: OrderedDict[bytes, None] = OrderedDict()
-        """The ids of the commands that were delivered or left out."""
+        """The ids of the commands that were delivered or skipped."""
         self._complete_until: int | None = None
-        """Every command issued before this was delivered: Unix ms by Redis' clock."""
-        self._resubscriptions = self._caught_up_resubscriptions = 0
-        """How often routes were missing for a while, and for how many of these times the log was read."""
+        """Every command issued before this time was delivered: Unix milliseconds by Redis' clock."""
+        self._resubscriptions = 0
+        """How often routes were lost and channels were resubscribed."""
+        self._caught_up_resubscriptions = 0
+        """The value of `_resubscriptions` at the last complete read of the log."""
 
     async def send(self, command: UserCommand) -> None:
-        """Log *command*, and deliver it to every node with a connection of its user, and to this one.
+        """Log *command*, and send it to this node and to every node with a connection of its user.
 
-        Nodes that are away deliver it when they return within `LOG_TTL_SECONDS`.
+        A node that is away delivers the command if it returns within `LOG_TTL_SECONDS`.
 
         Raises:
-            BrokerUnavailable: it is unknown whether it was sent.
+            BrokerUnavailable: it is unknown whether the command was sent.
         """
         keys = self._keys
         call = SEND_USER_COMMAND(
@@ -101,14 +104,14 @@ class UserCommandLog:
             self._deliver(codec.unpack_user_command(body))
 
     def on_resubscribed(self) -> None:
-        """Read the log: routes, or inbox entries, were missing for a while, and are requested again."""
+        """Read the log: commands may be missing, because routes or inbox entries were lost."""
         self._resubscriptions += 1
         self._tasks.spawn(self._catch_up())
 
     def on_lease_renewed(self, now: int) -> None:
-        """Note that the lease was held, and the inbox could be read, at *now*: Unix ms by Redis' clock.
+        """Note that the lease was held and the inbox was readable at *now*, in Unix ms by Redis' clock.
 
-        Repeats a read of the log that failed.
+        If a read of the log has failed, it is retried.
         """
         if self._caught_up_resubscriptions == self._resubscriptions:
             self._complete_until = now
@@ -122,8 +125,9 @@ class UserCommandLog:
         try:
             now, entries = await self._read_log()
         except GatewayError:
-            return  # `on_lease_renewed` repeats it
-        # A connection made while Redis answered counts as older: rather one too many is closed.
+            return  # `on_lease_renewed` retries it
+        # A connection made during this call counts as older than the command. Closing one connection too many
+        # is better than missing one.
         for command in self._not_delivered(entries, self._wall() - now / 1000):
             self._deliver(command)
         if resubscriptions == self._resubscriptions:
@@ -131,7 +135,7 @@ class UserCommandLog:
 
     async def _read_log(self) -> tuple[int, list[tuple[bytes, UserCommand]]]:
         """Return Redis' time at the end of the log, in ms, and the commands that may have been missed."""
-        # Without a `_complete_until`, connections may be older than this node's first contact with Redis.
+        # Without `_complete_until`, connections may be older than this node's first lease: read all commands.
         start = b"-"
         if self._complete_until is not None:
             start = b"%d" % (self._complete_until - int(OVERLAP_SECONDS * 1000))
@@ -148,10 +152,10 @@ class UserCommandLog:
     def _not_delivered(
         self, entries: list[tuple[bytes, UserCommand]], clock_offset: float
     ) -> list[UserCommand]:
-        """Return those of *entries* that must still be delivered, in order, with the time of their issue.
+        """Return the commands in *entries* that must still be delivered, in order, each with its time.
 
-        The time is by our clock, which is *clock_offset* seconds ahead of Redis'. A subscribe or unsubscribe
-        is left out where a newer command for the same user and channel was delivered already.
+        The time of issue is by this node's clock, which is *clock_offset* seconds ahead of Redis' clock. A
+        subscribe or unsubscribe is skipped if a newer command for the same user and channel was delivered.
         """
         commands: list[UserCommand] = []
         superseded: set[tuple[str, str]] = set()
@@ -162,7 +166,7 @@ class UserCommandLog:
             elif (target not in superseded or command.action == "disconnect") and self._is_connected(
                 command.user
             ):
-                # The id holds the millisecond in which the command was issued; it was issued before the next.
+                # The id contains the millisecond in which the command was issued: the next one is the limit.
                 issued_before = (int(id.partition(b"-")[0]) + 1) / 1000 + clock_offset
                 commands.append(replace(command, issued_before=issued_before))
         return commands[::-1]
@@ -171,7 +175,7 @@ class UserCommandLog:
         return bool(self._node.connections(user))
 
     def _is_first_time(self, id: bytes) -> bool:
-        """Return whether *id* is seen for the first time, and remember it."""
+        """Remember *id*; return whether it was unknown before."""
         if id in self._delivered:
             return False
         self._delivered[id] = None

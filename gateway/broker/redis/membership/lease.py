@@ -1,4 +1,4 @@
-"""A node's lease on one shard: taken by each incarnation under a new id, and renewed while the node lives."""
+"""A node's lease on one shard: each incarnation acquires it under a new id and renews it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
 
 TTL_SHARE = 0.9
-"""Share of the configured lease that Redis is given as its TTL: the reaping that follows its end is done
-before the configured lease is over."""
+"""Redis gets 90 % of the configured lease, so a dead node is reaped before the configured lease has
+passed."""
 
 RENEWALS_PER_LEASE = 3
 """Renewals per lease."""
 
 MAX_PAST_INCARNATIONS = 100
-"""Ids that are remembered: older ones were reaped long ago."""
+"""Ids of incarnations that are remembered: older incarnations were reaped long ago."""
 
 
 class LeaseStatus(IntEnum):
@@ -54,24 +54,24 @@ class RenewAnswer(NamedTuple):
     now: int
     """Redis' clock, in Unix milliseconds."""
     next_to_expire: bytes
-    """The other node whose lease ends first; empty if there is none."""
+    """The incarnation of another node whose lease ends first; empty if this node is alone."""
     expiry: int
-    """When the lease of that node ends, by Redis' clock, in Unix milliseconds."""
+    """When the lease of `next_to_expire` ends, in Unix milliseconds by Redis' clock."""
     beat_when_reaped: int
-    """What this incarnation had written when it was reaped."""
+    """The beat that this incarnation had when it was reaped."""
 
 
 class LeaseObserver(Protocol):
     """Notified of each change of the lease; an exception goes to `on_error` and the renewal is retried."""
 
     def incarnation_started(self, incarnation: str, *, lease_expired: bool) -> None:
-        """Continue under another id; *lease_expired*: others may have announced that members left."""
+        """Continue under another id; *lease_expired*: other nodes may have announced that members left."""
 
     def lease_renewed(self) -> None:
-        """Send again what Redis has not received: it answers."""
+        """Retry the calls that failed: Redis answers again."""
 
     def writes_lost(self) -> None:
-        """Report that Redis lost writes; called before the incarnation that follows starts."""
+        """Report that Redis lost writes; called before the next incarnation starts."""
 
 
 class Lease:
@@ -93,21 +93,21 @@ class Lease:
         on_error: Callable[[BaseException], None],
         clock: Clock,
     ) -> None:
-        """Create it; `run` takes the lease.
+        """Create it without a lease; `run` acquires one.
 
         Args:
-            pipeline: Calls Redis also while it counts as lost.
+            pipeline: Calls Redis even while the shard counts as unavailable.
             keys: The keys of the shard.
-            health: Notified whether the lease is held; its `renewal_due` has it renewed at once.
-            reaper: Removes what belongs to nodes whose lease has expired.
+            health: Notified whether the lease is held; `health.renewal_due` requests a renewal.
+            reaper: Removes the routes, members and inboxes of nodes whose lease has expired.
             options: The lease's length and the interval of renewals.
             layout_check: Notified whether the running nodes have the same *layout*.
             observer: Notified of each incarnation and each renewal.
-            name: The node's name, with which the ids of its incarnations begin.
-            layout: The servers and shards of this node, as text; the lease is held only if every other node
-                has the same.
-            record: Returns what other nodes read about this node.
-            on_error: Gets errors that nobody foresaw.
+            name: The name of the node; the ids of its incarnations begin with it.
+            layout: The servers and shards of this node, as text; Redis grants the lease only if every other
+                node has the same layout.
+            record: Returns the record of this node for other nodes (`Lookups.nodes`).
+            on_error: Gets unexpected errors.
             clock: Monotonic.
         """
         self.incarnation = ""
@@ -117,7 +117,7 @@ class Lease:
         self.renewal_interval = options.beat or options.lease / RENEWALS_PER_LEASE
         """Seconds between two renewals, at most."""
         self.renewed_at_ms = 0
-        """When it was last renewed, in Unix milliseconds by Redis' clock."""
+        """When the lease was last renewed, in Unix milliseconds by Redis' clock."""
         self.incarnations = self.resets = 0
         self._pipeline = pipeline
         self._keys = keys
@@ -134,13 +134,14 @@ class Lease:
         self._epoch = b""
         self._held_until = 0.0
         self._renewing_since: float | None = None
-        """Since when every renewal has succeeded."""
+        """Since when every renewal has succeeded; None after a failed renewal."""
         self._next_to_expire: tuple[str, float] | None = None
-        """The other node whose lease ends first, and when, by our clock."""
+        """The incarnation of another node whose lease ends first, and when it ends, by this node's clock."""
         self._layout_rejected = False
-        """Whether, as last seen, the running nodes had another layout."""
+        """Whether Redis rejected this node's layout in the last renewal that it answered."""
         self._no_layout_since: float | None = None
-        """Since when no running node has had any layout, while ours is rejected."""
+        """When this node first saw that no running node has registered a layout, while Redis rejects this
+        node's layout; else None."""
         self._held_event = asyncio.Event()
 
     # ------------------------------------------------------------ state
@@ -159,13 +160,13 @@ class Lease:
     # ------------------------------------------------------------ renewing
 
     async def run(self) -> None:
-        """Take and renew the lease until cancelled, and reap nodes whose lease has expired."""
+        """Acquire and renew the lease until cancelled, and reap nodes whose lease has expired."""
         renewal_due = self._health.renewal_due
         while True:
             renewal_due.clear()
             try:
                 delay = await self._renew_and_reap()
-            except Exception as error:  # noqa: BLE001 (whatever it is, a node must not lose its lease over it)
+            except Exception as error:  # noqa: BLE001 (no error may end the renewals)
                 self._on_error(error)
                 delay = timeouts.RECONNECT_SECONDS
             await asyncio.sleep(timeouts.RENEWAL_MIN_INTERVAL_SECONDS)
@@ -185,8 +186,8 @@ class Lease:
                 return
 
     async def _renew_and_reap(self) -> float:
-        """Take or renew the lease, reap expired nodes; return the seconds until this is due again."""
-        self._health.breaker.allow_call()  # if it is open, this is the probe that closes it
+        """Acquire or renew the lease, reap expired nodes; return the seconds until the next renewal."""
+        self._health.breaker.allow_call()  # if it is open, this renewal is the probe
         try:
             await self._renew_with_retry()
         except GatewayError as error:
@@ -202,7 +203,7 @@ class Lease:
         return min(delay, max(breaker.seconds_until_probe, timeouts.RENEWAL_MIN_INTERVAL_SECONDS))
 
     async def _renew_with_retry(self) -> None:
-        """Renew; if that fails quickly while Redis counts as connected, once more over a new connection."""
+        """Renew; if that fails quickly while Redis counts as connected, retry once over a new connection."""
         began = self._clock()
         try:
             await self._renew()
@@ -220,15 +221,15 @@ class Lease:
         beat_before = 0 if health.beat_regressed else health.beat
         answer = await self._call_renew(self.incarnation)
         status = answer.status
-        # After this incarnation was reaped, its beat starts from 1 again without any loss: then the beat
-        # that it had when it was reaped is compared, which is lower if Redis lost writes before that.
+        # After a reaping, the beat of this incarnation starts from 1 again although no write was lost. So the
+        # beat at the time of the reaping is compared: it is lower if Redis lost writes before the reaping.
         writes_lost = (
             status is LeaseStatus.UNKNOWN
             or (status is LeaseStatus.HELD and health.beat_regressed)
             or (status is LeaseStatus.REAPED and answer.beat_when_reaped < beat_before)
         )
         if writes_lost:
-            # Changes nothing if another node was quicker: then the epoch is not the one that we knew.
+            # Does nothing if another node has already changed the epoch.
             await self._pipeline.call(BUMP_EPOCH([self._keys.state], self._epoch, new_uid()))
             await self._start_incarnation(
                 lease_expired=status is LeaseStatus.REAPED or sent >= self._held_until
@@ -240,10 +241,10 @@ class Lease:
             self._observer.lease_renewed()
 
     async def _start_incarnation(self, *, lease_expired: bool) -> None:
-        """Take a lease under a new id; *lease_expired* as `LeaseObserver.incarnation_started` has it."""
+        """Acquire a lease under a new id; *lease_expired* is passed on to the observer."""
         incarnation = f"{self._name}~{new_uid()}"
         sent = self._clock()
-        # Noted even if no answer comes: Redis may have carried it out.
+        # Remembered before the call: without an answer, Redis may have granted the lease all the same.
         self.past_incarnations.append(incarnation)
         answer = await self._call_renew(incarnation, take=True)
         self.incarnations += 1
@@ -254,7 +255,7 @@ class Lease:
         self._health.incarnation_started(incarnation, answer.beat)
         self._health.lease_held()
         self._observer.incarnation_started(incarnation, lease_expired=lease_expired)
-        # Only now: readers that waited for the lease with entries of the old inbox have been cancelled above.
+        # Only now, because the observer has cancelled the readers that wait for the lease with stale entries.
         self._hold(sent, answer)
 
     def _hold(self, sent: float, answer: RenewAnswer) -> None:
@@ -285,7 +286,8 @@ class Lease:
         try:
             answer = await self._pipeline.call(command)
         except GatewayError:
-            # Redis may have been unreachable for the running nodes too, so that they could not return.
+            # Redis may have been unreachable for the other nodes as well, so the other nodes could not renew
+            # their leases: restart the waiting time.
             self._no_layout_since = None
             raise
         if answer[1] == LeaseStatus.LAYOUT_REJECTED:
@@ -300,19 +302,20 @@ class Lease:
     # ------------------------------------------------------------ layouts
 
     def _layout_error(self, others: str) -> BrokerUnavailable:
-        """Note that *others* have another layout, or none at the moment; return the error for clients.
+        """Note that the running nodes have the layout *others*, empty if no node runs; return the error.
 
-        After an outage longer than a lease, or after Redis lost everything, the nodes that ran before have
-        the time of one lease to return before a node with another layout may replace them.
+        After an outage longer than a lease, or after Redis lost all data, a node with another layout has to
+        wait for one lease, so that the nodes that ran before can return first.
         """
         self._layout_rejected = True
         if others:
             self._no_layout_since = None
         elif self._no_layout_since is None:
             self._no_layout_since = self._clock()
+        running = f"others have {others}" if others else "no other node runs"
         return BrokerUnavailable(
             "this node has other servers or shards than the running nodes",
-            details=f"others have {others or 'gone'}, this node has {self._layout}",
+            details=f"{running}, this node has {self._layout}",
             retry_after=5.0,
         )
 
@@ -326,7 +329,7 @@ class Lease:
         if self._next_to_expire is None or self._renewing_since is None:
             return self.renewal_interval
         incarnation, end = self._next_to_expire
-        # After an outage all leases have expired and every node is about to renew its own: give them one TTL.
+        # After an outage all leases have expired, and every node is about to renew its own: wait for one TTL.
         end = max(end, self._renewing_since + self._ttl)
         left = end - self._clock()
         if left > 0:

@@ -1,4 +1,4 @@
-"""Reaping: removing the routes, members and inbox of a node that ended, a batch at a time."""
+"""Reaping: removing the routes, members and inbox of a node whose lease has expired, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOMBSTONE_SECONDS = 86_400.0
 after."""
 
 BATCH_SIZE = 200
-"""Routes or members that one call removes."""
+"""Routes or members that one call removes at most."""
 
 
 class Reaper:
@@ -35,7 +35,7 @@ class Reaper:
         Subscribers get a `Leave` for each member that is removed from their channels.
 
         Raises:
-            GatewayError: a call failed; the node may be reaped in part, and can be reaped again.
+            GatewayError: a call failed; the incarnation may be reaped in part, and can be reaped again.
         """
         keys, left = self._keys, 1
         command = REAP_NODE(

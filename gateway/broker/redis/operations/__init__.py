@@ -1,1 +1,1 @@
-"""What a node asks of Redis: publish, history, presence, lookups."""
+"""The operations of a broker on one shard: publishes, history reads, presence, lookups."""

@@ -1,4 +1,4 @@
-"""Reads of channels' histories; callers that want the same part at the same time share one read."""
+"""Reads channels' histories; concurrent reads of the same part share one call to Redis."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from gateway.broker.uid import new_uid
 from protocol.position import MessageId
 
 _GAP_REASONS = {0: "", 1: "trimmed", 2: "reset"}
-"""By the number that scripts/read_history.lua returns."""
+"""The text for each `gap` number that scripts/read_history.lua returns."""
 
 PageRequest = tuple[str, MessageId | None, int | None, int | None, bool]
-"""Channel, since, limit, size, reverse: as the arguments of `MessageBroker.read`."""
+"""Channel, since, limit, size, reverse: the arguments of `MessageBroker.read`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPage:
-    """A part of a history as it is stored, with the connections that each message excludes."""
+    """A part of a history as Redis stores it, including the connections that each message excludes."""
 
     deliveries: Sequence[Delivery]
     position: MessageId
     gap_reason: str
-    """Why it does not begin right after the position asked for: `trimmed` or `reset`; empty where it does."""
+    """`trimmed` or `reset` if the page does not begin right after the requested position; otherwise empty."""
     floor: int
     """As in `HistorySlice`."""
 
@@ -53,7 +53,7 @@ class HistoryReader:
 
     @property
     def shared(self) -> int:
-        """How many reads were not sent, because another caller waited for the same part."""
+        """How many reads were not sent, because another caller was waiting for the same part."""
         return self._pages.shared
 
     async def read(
@@ -78,7 +78,7 @@ class HistoryReader:
         """Return a part of the history of *channel*, with the arguments of `MessageBroker.read`.
 
         Raises:
-            BrokerUnavailable: there is no answer within `RedisOptions.history_timeout`.
+            BrokerUnavailable: Redis did not answer within `RedisOptions.history_timeout`.
         """
         return await self._pages.get((channel, since, limit, size, reverse))
 

@@ -1,8 +1,8 @@
-"""Lookups of users, channels and nodes across the cluster; no lookup asks every node.
+"""Lookups of users, channels and nodes across the cluster; each lookup asks only the nodes concerned.
 
-Redis knows which nodes have a user or a channel, and what each node reports about itself. What changes with
-every subscription is not in Redis: the nodes that have the user or channel are asked, by entries in their
-inboxes (docs/redis.md#entries-of-an-inbox).
+Redis stores which nodes have connections of a user or subscribers of a channel, and the record of each node.
+Connections and numbers of subscribers change too often to be stored in Redis: a lookup asks the nodes that
+have the user or the channel, by entries in their inboxes (docs/redis.md#entries-of-an-inbox).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.broker.uid import new_uid
 from gateway.errors import BrokerUnavailable, GatewayError
 
 CHANNELS_PER_LOOKUP = 1_000
-"""Channels that one call lists at most."""
+"""The maximum number of channels that one call lists."""
 
 
 class RoutedChannels(NamedTuple):
@@ -36,33 +36,34 @@ class RoutedChannels(NamedTuple):
     names: Sequence[str]
     """Sorted."""
     subscribers: Mapping[str, int]
-    """By channel; those without subscribers on other nodes may be missing."""
+    """By channel; channels without subscribers on other nodes may be missing."""
     error: GatewayError | None
     """Why the numbers may be too low: a node did not answer."""
 
 
 class Lookups:
-    """Lookups on one shard, and the answers to those of other nodes."""
+    """Sends this node's lookups on one shard, and answers the questions of other nodes."""
 
     def __init__(self, pipeline: Pipeline, keys: Keys, options: RedisOptions, node: LocalNode) -> None:
         """Send calls over *pipeline*; answer the questions of other nodes for *node*."""
         self.incarnation = ""
-        """The id of this node's present incarnation: its inbox gets the answers."""
+        """The id of this node's present incarnation, whose inbox gets the answers."""
         self._pipeline = pipeline
         self._keys = keys
         self._options = options
         self._node = node
         self._questions: dict[str, _Question] = {}
-        """Questions that wait for answers, by their tokens."""
+        """Questions that wait for answers, by token."""
 
     # ------------------------------------------------------------ users
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
-        """Return the connections of *user* on other nodes; partial where one does not answer."""
+        """Return the connections of *user* on other nodes; partial if a node does not answer."""
         deadline = self._deadline()
         routes = [self._keys.route(name) for name in user_routes(user)]
-        nodes = await wait_until(self._pipeline.call(("SUNION", *routes)), deadline)
-        answers = await self._ask([node.decode() for node in nodes], {"user": user}, deadline)
+        routed_to = await wait_until(self._pipeline.call(("SUNION", *routes)), deadline)
+        incarnations = [incarnation.decode() for incarnation in routed_to]
+        answers = await self._ask(incarnations, {"user": user}, deadline)
         records = [ConnectionRecord(*record) for answer in answers.items for record in answer]
         return LookupResult(records, answers.error)
 
@@ -71,19 +72,20 @@ class Lookups:
     async def subscribed_channels(self, prefix: str, *, after: str, limit: int) -> RoutedChannels:
         """Return the next routed channels by name, and their subscribers on other nodes.
 
-        Those behind *after* whose names start with *prefix*, at most *limit* and `CHANNELS_PER_LOOKUP`.
+        Only channels after *after* whose names start with *prefix*; at most *limit*, and at most
+        `CHANNELS_PER_LOOKUP`.
         """
         deadline = self._deadline()
         from_ = f"({after}" if after >= prefix else f"[{prefix}"
         to = b"[" + prefix.encode() + b"\xff"
         count = min(limit, CHANNELS_PER_LOOKUP)
         call = LIST_CHANNELS([self._keys.routed_names], from_, to, count, self._keys.route_prefix)
-        found, nodes = await wait_until(self._pipeline.call(call), deadline)
+        found, routed_to = await wait_until(self._pipeline.call(call), deadline)
         names = [name.decode() for name in found]
         if not names:
             return RoutedChannels(names, {}, None)
         question = {"prefix": prefix, "names": names}
-        answers = await self._ask([node.decode() for node in nodes], question, deadline)
+        answers = await self._ask([incarnation.decode() for incarnation in routed_to], question, deadline)
         subscribers: dict[str, int] = {}
         for answer in answers.items:
             for name, number in answer.items():
@@ -93,14 +95,14 @@ class Lookups:
     # ------------------------------------------------------------ nodes
 
     async def nodes(self, past_incarnations: Collection[str]) -> list[NodeRecord]:
-        """Return the records of the other live nodes; *past_incarnations* are those of this node."""
+        """Return the records of the other live nodes; *past_incarnations* are incarnations of this node."""
         call = LIST_NODES([self._keys.nodes, self._keys.node_records])
         answer = await wait_until(self._pipeline.call(call), self._deadline())
         own = {self.incarnation, *past_incarnations}
         return [
             NodeRecord(**orjson.loads(record))
-            for node, record in zip(answer[::2], answer[1::2], strict=True)
-            if record and node.decode() not in own
+            for incarnation, record in zip(answer[::2], answer[1::2], strict=True)
+            if record and incarnation.decode() not in own
         ]
 
     # ------------------------------------------------------------ questions and answers
@@ -110,10 +112,10 @@ class Lookups:
         return asyncio.get_running_loop().time() + self._options.lookup_timeout
 
     async def _ask(
-        self, nodes: Iterable[str], question: dict[str, Any], deadline: float
+        self, incarnations: Iterable[str], question: dict[str, Any], deadline: float
     ) -> LookupResult[Any]:
-        """Return the answers of other *nodes*; partial where one does not answer before *deadline*."""
-        others = [node for node in nodes if node != self.incarnation]
+        """Return the answers of other nodes; partial if a node does not answer before *deadline*."""
+        others = [incarnation for incarnation in incarnations if incarnation != self.incarnation]
         if not others:
             return LookupResult([])
         token = new_uid()
@@ -130,7 +132,7 @@ class Lookups:
         return LookupResult(waiting.answers, error)
 
     def on_inbox_entry(self, kind: bytes, head: list[bytes], body: bytes) -> None:
-        """Answer the question of another node (`q`), or take the answer to one of this node (`a`)."""
+        """Answer a question of another node (`q`), or add an answer to a question of this node (`a`)."""
         if kind == b"a":
             if (waiting := self._questions.get(head[1].decode())) is not None:
                 waiting.add(orjson.loads(body))
@@ -148,12 +150,17 @@ class Lookups:
         subscribers = self._node.subscribed_channels(question["prefix"])
         return {name: subscribers[name] for name in question["names"] if name in subscribers}
 
-    def _append(self, head: str, body: bytes, *nodes: str) -> AnswerFuture:
-        """Append an entry to the inboxes of *nodes*; the answer is which of them have it."""
+    def _append(self, head: str, body: bytes, *incarnations: str) -> AnswerFuture:
+        """Append an entry to inboxes; the answer is the list of those incarnations whose inboxes have it."""
         keys = self._keys
         return self._pipeline.call(
             APPEND_TO_INBOXES(
-                [keys.state, keys.nodes], keys.inbox_prefix, self._options.inbox_limit, head, body, *nodes
+                [keys.state, keys.nodes],
+                keys.inbox_prefix,
+                self._options.inbox_limit,
+                head,
+                body,
+                *incarnations,
             )
         )
 
@@ -169,7 +176,7 @@ class _Question:
     def __init__(self) -> None:
         self.answers: list[Any] = []
         self.expected: int | None = None
-        """How many nodes have the question; None until Redis has answered. Answers may come earlier."""
+        """How many nodes have the question; None until Redis has answered. A node may answer before that."""
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def expect(self, count: int) -> None:
@@ -186,5 +193,5 @@ class _Question:
 
 
 def encode_record(node: LocalNode) -> bytes:
-    """Return the record of *node*, encoded for Redis: `Lookups.nodes` of other nodes decodes it."""
+    """Return the record of *node*, encoded for Redis; `Lookups.nodes` of other nodes decodes it."""
     return orjson.dumps(asdict(node.as_record()), default=str)

@@ -1,4 +1,4 @@
-"""The members of channels, across nodes; this node's own are added again where Redis has lost them."""
+"""The members of channels across all nodes; adds the members of this node again if Redis has lost them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 from protocol.messages import Member
 
 MEMBERS_PER_TURN = 200
-"""Members that are added again, or decoded, before other callbacks get their turn of the event loop."""
+"""Members that are added again, or decoded, before other callbacks of the event loop run."""
 
 Place = tuple[str, str]
 """A channel and a connection."""
@@ -29,16 +29,16 @@ class PresenceStore:
     def __init__(self, pipeline: Pipeline, reads: Pipeline, keys: Keys, options: RedisOptions) -> None:
         """Write over *pipeline*, read over *reads*."""
         self.incarnation = ""
-        """The id of this node's present incarnation, which its members belong to."""
+        """The id of this node's present incarnation, which owns the members of this node."""
         self._pipeline = pipeline
         self._keys = keys
         self._options = options
         self._local_members: dict[Place, Member] = {}
         """The members that are connected to this node."""
         self._leaves_to_retry: dict[Place, None] = {}
-        """Members that may still be in Redis, although their connections have left."""
+        """Members that may still be in Redis although they have left."""
         self._joins_to_retry: dict[Place, bool] = {}
-        """Local members that may not be in Redis, and whether to announce them to subscribers."""
+        """Local members that may be missing in Redis, and whether subscribers get a `Join` for them."""
         timeout = options.presence_timeout
         self._members = SingleFlight(
             reads, command=self._members_command, parse=_parse_members, timeout=timeout
@@ -46,10 +46,10 @@ class PresenceStore:
         self._counts = SingleFlight(reads, command=self._count_command, parse=_parse_count, timeout=timeout)
 
     async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; where it is new, subscribers get a `Join`.
+        """Add *member*; if the member is new, subscribers get a `Join`.
 
         Raises:
-            BrokerUnavailable: Redis did not answer in time; a member that it added all the same is removed.
+            BrokerUnavailable: Redis did not answer in time; if it has added the member, a retry removes it.
         """
         place = (channel, member.connection)
         answer = self._call_join(channel, member, announce=True)
@@ -58,7 +58,7 @@ class PresenceStore:
         try:
             await wait_for(answer, self._options.presence_timeout)
         except BaseException:
-            # Redis may have added it all the same.
+            # Redis may have added the member although the call failed.
             self._local_members.pop(place, None)
             self._leaves_to_retry[place] = None
             raise
@@ -66,7 +66,7 @@ class PresenceStore:
     async def leave(self, channel: str, connection: str) -> None:
         """Remove the member, now or after a later renewal of the lease; never raises a `GatewayError`."""
         place = (channel, connection)
-        # Retried only for a member whose join was sent: failed attempts at others must not pile up.
+        # Retried only for a member whose join was sent: failed leaves of other connections must not pile up.
         if self._local_members.pop(place, None) is not None:
             self._leaves_to_retry[place] = None
         try:
@@ -81,26 +81,26 @@ class PresenceStore:
         return await members.decoded()
 
     async def count(self, channel: str) -> PresenceCount:
-        """Return the number of members of *channel*; its cost does not depend on the number."""
+        """Return the number of members of *channel*; the cost of the call does not depend on that number."""
         return await self._counts.get(channel)
 
     async def rejoin(self, *, announce: bool) -> None:
         """Add every local member again, for a new incarnation.
 
-        *announce* where other nodes may have received a `Leave` for them.
+        *announce*: send a `Join` to subscribers, because they may have received a `Leave` for the members.
         """
         incarnation = self.incarnation
         self._joins_to_retry.clear()
         for number, place in enumerate(list(self._local_members), start=1):
             if incarnation != self.incarnation:
-                return  # another incarnation has begun, and adds all members itself
+                return  # another incarnation has started, and adds all members itself
             if place in self._local_members:
                 self._rejoin(place, announce=announce)
             if number % MEMBERS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
     def retry_failed(self) -> None:
-        """Send the joins and leaves again that failed; called after each renewal of the lease."""
+        """Retry the joins and leaves that failed; called after each renewal of the lease."""
         for place in list(self._leaves_to_retry):
             self._retry_leave(place)
         failed, self._joins_to_retry = self._joins_to_retry, {}
@@ -111,7 +111,7 @@ class PresenceStore:
     # ------------------------------------------------------------ inside
 
     def _members_command(self, channel: str) -> Command:
-        # The values alone: each contains its connection.
+        # Only the values are read: each contains the id of its connection.
         return ("HVALS", self._keys.members(channel))
 
     def _count_command(self, channel: str) -> Command:
@@ -180,7 +180,7 @@ class PresenceStore:
 
 
 class _StoredMembers:
-    """The members of a channel as Redis returned them, decoded once: by the first caller, for all others."""
+    """The members of a channel as Redis returned them, decoded by the first caller for all callers."""
 
     __slots__ = ("_decoding", "_presence", "_values")
 
@@ -199,7 +199,7 @@ class _StoredMembers:
 async def decode_members(values: Sequence[bytes]) -> Presence:
     """Return the members stored in *values*, in the order of their joins.
 
-    Other callbacks get a turn of the event loop after each `MEMBERS_PER_TURN`.
+    Other callbacks of the event loop run after each `MEMBERS_PER_TURN` members.
     """
     ordered = sorted(_order_and_member(value) for value in values)
     members: list[Member] = []
@@ -219,6 +219,6 @@ def _parse_count(_: str, answer: Sequence[int]) -> PresenceCount:
 
 
 def _order_and_member(value: bytes) -> tuple[int, bytes]:
-    """Split a value of the hash of members: the number of its join, its node, and the packed member."""
+    """Return the join number and the packed member in a value of the hash of members."""
     order, _, member = value.split(b" ", 2)
     return int(order), member

@@ -1,4 +1,4 @@
-"""Publishing: one script per message; all publishes of one turn of the event loop travel in one pipeline."""
+"""Publishes messages: one script call per message. All publishes of one event loop turn are sent together."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Publisher:
         """Prepare to publish.
 
         Args:
-            pipeline: Carries publishes with `AckLevel.STORED`.
-            replicated_pipeline: Carries those that wait for a replica, so that they delay no others.
-            health: Knows the node's present incarnation.
+            pipeline: Sends publishes with `AckLevel.STORED`.
+            replicated_pipeline: Sends publishes that wait for a replica: they delay no other publish.
+            health: Has the id of the node's present incarnation.
             keys: The shard's keys.
-            options: Deadlines, lifetimes and the default `AckLevel`.
-            wall: Unix seconds, for the time of a message.
+            options: The timeout, TTLs and the default `AckLevel`.
+            wall: Unix seconds, for the times of messages.
         """
         self._pipelines = {AckLevel.STORED: pipeline, AckLevel.REPLICATED: replicated_pipeline}
         self._health = health
@@ -58,11 +58,11 @@ class Publisher:
     async def publish(self, publication: Publication) -> Receipt:
         """Publish and return the receipt.
 
-        One with an idempotency key is retried once, within the deadline and the retry budget.
+        A publish with an idempotency key is retried once, within the deadline and the retry budget.
 
         Raises:
-            BrokerUnavailable: by the deadline at the latest; it may have been published all the same.
-            BrokerFull: it was not published.
+            BrokerUnavailable: raised by the deadline at the latest; the message may have been published.
+            BrokerFull: the message was not published.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._options.publish_timeout
@@ -71,19 +71,19 @@ class Publisher:
         body = codec.pack_publication(publication, int(self._wall() * 1000))
         level = publication.level or self._options.default_level
         pipeline = self._pipelines[level]
-        # Outside of the `try`: a call that is rejected here was not sent, and so would be a retry.
+        # Outside of the `try`: a call that is rejected here is not sent, and a retry would be rejected too.
         call = pipeline.call(self._command(publication, body, level), deadline)
         try:
             answer = await call
         except BrokerUnavailable:
             delay = random.random() * PUBLISH_RETRY_JITTER_SECONDS
-            # Without a key it is unknown whether it was published, and twice would be worse than an error.
+            # Without a key, a retry could publish the message twice, which is worse than an error.
             if publication.key is None or self._retry_credit < 1.0 or loop.time() + delay >= deadline:
                 raise
             self._retry_credit -= 1.0
             self.retried += 1
             await asyncio.sleep(delay)
-            # A new command, because this node may have another incarnation by now.
+            # Pack the command again, because this node may have another incarnation by now.
             answer = await pipeline.call(self._command(publication, body, level), deadline)
         _, offset, uid, replayed, *replicas = answer
         if replayed:
@@ -97,7 +97,8 @@ class Publisher:
 
     def _command(self, publication: Publication, body: bytes, level: AckLevel) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
-        # Only the keys that it needs: while a slot of a Cluster moves, Redis rejects those that do not exist.
+        # Only the keys that the script needs: while a slot of a Cluster moves, Redis rejects a command with a
+        # key that does not exist.
         names = [keys.state, keys.beats, keys.route(channel)]
         if retention is not None:
             names += [keys.meta(channel), keys.log(channel)]
