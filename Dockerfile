@@ -16,7 +16,7 @@ RUN python -m venv /opt/build \
 RUN python -m venv --without-pip /opt/fanway \
     && /opt/build/bin/pip --python /opt/fanway/bin/python \
         install --require-hashes --only-binary :all: --requirement requirements-runtime.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY gateway ./gateway
 COPY protocol ./protocol
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \

@@ -84,4 +84,7 @@ class Page:
         ]
 
 
-PAGES = [Page(ROOT / "README.md"), *map(Page, sorted((ROOT / "docs").rglob("*.md")))]
+PAGES = [
+    *map(Page, (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")),
+    *map(Page, sorted((ROOT / "docs").rglob("*.md"))),
+]

@@ -38,6 +38,15 @@ def test_it_holds_every_file_of_the_two_packages_and_nothing_else(wheel: ZipFile
     assert {"gateway/py.typed", "protocol/py.typed"} <= packed
 
 
+def test_wheel_names_its_licence_and_contains_the_text(wheel: ZipFile) -> None:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    fields = wheel.read(metadata).decode().splitlines()
+    assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(fields)
+    packed = wheel.read(metadata.replace("METADATA", "licenses/LICENSE"))
+    assert packed == (ROOT / "LICENSE").read_bytes()
+    assert b"Apache License" in packed
+
+
 def test_wheel_installs_the_command(wheel: ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     assert "fanway = gateway.cli.main:main" in wheel.read(entry_points).decode()
