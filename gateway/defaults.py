@@ -88,3 +88,6 @@ REWIND = 100
 
 CONNECTS_PER_SECOND = 10_000.0
 """Of one node, on average; more are answered 503 with Retry-After."""
+
+RESERVED_DESCRIPTORS = 200
+"""File descriptors for listeners, backends, files, the broker: without any, not even a 503 could be sent."""

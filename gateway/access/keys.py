@@ -23,8 +23,8 @@ Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 ALGORITHMS: Final[frozenset[str]] = frozenset(get_args(Algorithm))
 HMAC: Final[tuple[Algorithm, ...]] = ("HS256", "HS384", "HS512")
 
-MIN_SECRET_BYTES = 16
-"""Bytes: 128 bits (NIST SP 800-131A); RFC 7518 section 3.2 asks for 32 bytes with HS256."""
+MIN_SECRET_BYTES = 32
+"""As long as the hash of HS256 (RFC 7518 section 3.2): a shorter one can be searched for offline."""
 
 MIN_RSA_BITS = 2048
 """Bits of an RSA modulus (RFC 7518 section 3.3)."""
@@ -120,7 +120,7 @@ def no_key_error(kid: str | None, alg: str) -> TokenError:
 def secret_keys(secret: str, *, algorithm: Algorithm | None = None) -> tuple[Key, ...]:
     """Return the HMAC keys of *secret*: a key for each of HS256, HS384 and HS512, or for *algorithm* alone.
 
-    `ValueError` if it is shorter than 16 bytes, or a public key: anyone could sign with that.
+    `ValueError` if it is shorter than `MIN_SECRET_BYTES`, or a public key: anyone could sign with that.
     """
     material = secret.encode()
     if len(material) < MIN_SECRET_BYTES:

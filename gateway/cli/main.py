@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from gateway import __version__
 from gateway.errors import GatewayError
 from gateway.settings import FILE, ConfigError, Settings, load, units
+from gateway.settings.setting_warnings import warnings
 
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C ended, as shells report it."""
@@ -97,6 +98,7 @@ def serve(
     if redis is not None:
         flags |= {"broker.kind": "redis", "broker.url": redis, "broker.urls": []}
     settings = load(_config_file(config), dev=dev, flags=flags)
+    _print_warnings(settings)
     if settings.dev:
         _print_note(
             "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
@@ -109,9 +111,10 @@ def serve(
 
 @app.command()
 def check(*, config: Config = None, dev: Dev = False) -> None:
-    """Validate the configuration and print every fault with its key."""
+    """Validate the configuration, and print every fault and every warning with its key."""
     file = _config_file(config)
     settings = load(file, dev=dev)
+    _print_warnings(settings)
     listen, rules = settings.listen, settings.namespaces()
     typer.echo(f"{file or 'defaults and environment'}: no faults")
     typer.echo(f"public listener    {listen.public.host}:{listen.public.port}")
@@ -274,6 +277,11 @@ def _parse_json(name: str, text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise CommandFailed(f"{name} is no JSON: {error}; text needs its quotes, too: '\"hello\"'") from None
+
+
+def _print_warnings(settings: Settings) -> None:
+    for warning in warnings(settings):
+        _print_note(f"warning: {warning}")
 
 
 def _print_note(line: str) -> None:

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from gateway.clock import Scheduler, Timer
 
+MAX_SLOTS = 4096
+"""Slots of a wheel, 256 KiB. A session that is due further ahead is checked at the end of the wheel, too."""
+
 
 class MonitoredSession(Protocol):
     """A session, as far as the heartbeat knows it."""
@@ -62,9 +65,8 @@ class Heartbeat:
         self.grace = grace
         self._scheduler = scheduler
         self._tick = min(1.0, interval / 10, grace / 10)
-        self._slots: list[dict[MonitoredSession, None]] = [
-            {} for _ in range(math.ceil(max(interval, grace) / self._tick) + 2)
-        ]
+        slots = min(MAX_SLOTS, math.ceil(max(interval, grace) / self._tick) + 2)
+        self._slots: list[dict[MonitoredSession, None]] = [{} for _ in range(slots)]
         self._current_slot = 0
         self._timer: Timer | None = None
         self._sessions = self._pings = self._dead = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 
 from gateway.access.admission import AdmissionLimits
@@ -19,9 +18,6 @@ from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
 from gateway.transport.public_http import HttpOptions
 from gateway.transport.websocket.options import WebSocketOptions
-
-RESERVED_DESCRIPTORS = 200
-"""File descriptors for listeners, backends, files, the broker: without any, not even a 503 could be sent."""
 
 
 def broker(
@@ -85,7 +81,7 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
     limits = settings.limits
     return AdmissionLimits(
         connects_per_second=limits.connects_per_second,
-        connections=limits.connections or _max_connections(),
+        connections=settings.max_connections(),
         per_address=limits.connections_per_address,
         per_user=limits.connections_per_user,
     )
@@ -148,9 +144,3 @@ def internal_binding(settings: Settings, *, shares_ports: bool) -> Binding:
         backlog=internal.backlog,
         shared=shares_ports,
     )
-
-
-def _max_connections() -> int:
-    """Return the number of file descriptors of this process, less `RESERVED_DESCRIPTORS`."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - RESERVED_DESCRIPTORS)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.defaults import RESERVED_DESCRIPTORS
 from gateway.settings.faults import SettingFault, dotted, shown
-from gateway.settings.model import Settings
-from gateway.settings.sections import NAMESPACE_PATTERN
-
-MAX_WORKERS = 256
+from gateway.settings.model import Settings, descriptors_for_connections
+from gateway.settings.sections import MIN_BEAT, NAMESPACE_PATTERN
 
 
 def check(settings: Settings) -> Iterator[SettingFault]:
@@ -224,6 +223,13 @@ def _lease(settings: Settings) -> Iterator[SettingFault]:
             "leaves a lease no second chance",
             f"give at most half of broker.lease, {broker.lease / 2:g}; 0 for a third of it",
         )
+    if 0 < broker.beat < MIN_BEAT:
+        yield SettingFault(
+            "broker.beat",
+            f"{broker.beat:g}",
+            "too small",
+            f"give at least {MIN_BEAT:g}; 0 for a third of broker.lease",
+        )
 
 
 def _workers(settings: Settings) -> Iterator[SettingFault]:
@@ -234,13 +240,6 @@ def _workers(settings: Settings) -> Iterator[SettingFault]:
             str(workers),
             "several workers need a broker between them",
             'set broker.kind = "redis", or 1 worker',
-        )
-    if workers > MAX_WORKERS:
-        yield SettingFault(
-            "node.workers",
-            str(workers),
-            "more processes than a machine has cores for",
-            f"give at most {MAX_WORKERS}, and as many as there are cores",
         )
 
 
@@ -278,6 +277,18 @@ def _costs(settings: Settings) -> Iterator[SettingFault]:
             )
 
 
+def _descriptors(settings: Settings) -> Iterator[SettingFault]:
+    connections, available = settings.limits.connections, descriptors_for_connections()
+    if connections > available:
+        yield SettingFault(
+            "limits.connections",
+            str(connections),
+            f"more than the file descriptors of this process, less {RESERVED_DESCRIPTORS}",
+            f"give at most {available}, or 0 for that, or raise `ulimit -n`"
+            " (docs/operations.md#file-descriptors)",
+        )
+
+
 def _drain(settings: Settings) -> Iterator[SettingFault]:
     drain = settings.drain
     if drain.window > drain.timeout:
@@ -302,6 +313,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _workers,
     _outbox,
     _costs,
+    _descriptors,
     _drain,
 )
 

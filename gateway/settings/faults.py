@@ -110,8 +110,15 @@ def _problem_and_remedy(kind: str, ctx: Mapping[str, Any], message: str) -> tupl
         return ctx["problem"], ctx["remedy"]
     for start, problem, remedy in _PHRASES:
         if kind.startswith(start):
-            return problem, remedy.format_map(ctx).replace("'", '"')
+            return problem, remedy.format_map({name: _plain(value) for name, value in ctx.items()}).replace(
+                "'", '"'
+            )
     return message[:1].lower() + message[1:], ""
+
+
+def _plain(value: Any) -> Any:
+    """Return *value*, as an integer where it is a float without a fraction."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _not_a_table(path: tuple[str | int, ...]) -> SettingFault:

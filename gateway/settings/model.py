@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.access.permissions import DEFAULT_NAMESPACE, ChannelRules
+from gateway.defaults import RESERVED_DESCRIPTORS
 from gateway.settings.sections import (
     AuthSettings,
     BrokerSettings,
@@ -70,6 +72,10 @@ class Settings(BaseSettings):
         host = re.sub(r"[^A-Za-z0-9_.~-]", "-", socket.gethostname())[:64]
         return self.node.name or host or "node"
 
+    def max_connections(self) -> int:
+        """Return `limits.connections`, or as many as the file descriptors of this process allow."""
+        return self.limits.connections or descriptors_for_connections()
+
     def namespaces(self) -> dict[str, ChannelRules]:
         """Return the rules of every configured namespace, `default` among them.
 
@@ -80,3 +86,9 @@ class Settings(BaseSettings):
         rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
         rules[DEFAULT_NAMESPACE] = base.over(DEV_NAMESPACE) if self.dev_opens_default else base
         return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}
+
+
+def descriptors_for_connections() -> int:
+    """Return the limit of file descriptors of this process, less `RESERVED_DESCRIPTORS`."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - RESERVED_DESCRIPTORS)

@@ -12,7 +12,22 @@ from gateway import defaults
 from gateway.access import keys
 from gateway.access.permissions import ChannelRules, OnSlow, PublishRule, SubscribeRule
 from gateway.settings import units
-from gateway.settings.units import Count, Host, Period, Port, Positive, Rate, Seconds, Size
+from gateway.settings.units import (
+    DAY,
+    GIB,
+    HOUR,
+    MIB,
+    MINUTE,
+    TIB,
+    Count,
+    Host,
+    Period,
+    Port,
+    Positive,
+    Rate,
+    Seconds,
+    Size,
+)
 from protocol import limits
 
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
@@ -20,6 +35,81 @@ NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 
 PREFIX_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """The prefix of keys in Redis: no colon, which ends it, and no braces, which a Cluster interprets."""
+
+# ---------------------------------------------------------------- the largest values
+
+MAX_WORKERS = 256
+"""Processes: more than a machine has cores for."""
+
+MAX_LISTENERS = 64
+"""Sockets on one port: each is an entry in the event loop, and one accepts a connection per turn."""
+
+MAX_BACKLOG = 65_535
+"""Of listen(2): the kernel kept it in 16 bits until Linux 5.4, and cuts it to net.core.somaxconn."""
+
+MAX_SEND_BUFFER = GIB - 1
+"""Bytes: SO_SNDBUF is a C int, and Linux doubles the value (socket(7))."""
+
+MAX_USER_TIMEOUT = DAY
+"""setsockopt takes TCP_USER_TIMEOUT as a C int of milliseconds, which is 24.8 days. Data that was not
+acknowledged for a day will not be: Linux itself gives up after 15 minutes (tcp_retries2 in tcp(7))."""
+
+MAX_CLIENT_TIMEOUT = HOUR
+"""Whatever waits for a client: a NAT may forget an idle connection after 2 h 4 min (RFC 5382 section 5)."""
+
+MAX_HANDSHAKE_TIMEOUT = 5 * MINUTE
+"""A client that has not authenticated holds a descriptor for as long (slowloris)."""
+
+MAX_BODY_SIZE = 256 * MIB
+"""Of a request, which is held in memory as a whole before it is parsed."""
+
+MAX_LEEWAY = 10 * MINUTE
+"""RFC 7519 section 4.1.4: "usually no more than a few minutes"."""
+
+MAX_TOKEN_TTL = DAY
+"""There is no list of revoked tokens: a leaked one ends within a day."""
+
+MAX_IDEMPOTENCY_TTL = 7 * DAY
+"""Each key takes memory for as long (docs/configuration.md#push); nobody repeats a publish a week later."""
+
+MAX_LEASE = HOUR
+"""Members of a node that was killed stay in presence, and its inbox in Redis, for as long."""
+
+MIN_BEAT = 0.1
+"""Seconds between renewals: each is a script on every shard of Redis."""
+
+MAX_MEMORY = TIB
+"""Bytes: more than a machine has for one process."""
+
+MAX_RETENTION = 365 * DAY
+"""Of messages and positions. Redis adds it to the time of day in milliseconds, in 64 bits (PEXPIRE)."""
+
+MAX_HISTORY = 1_000_000
+"""Messages of one channel. Redis takes MAXLEN as 64 bits, and Lua's numbers are exact up to 2^53."""
+
+MAX_QUEUE_SIZE = GIB
+"""Bytes for one connection, in its outbox or in asyncio's write buffer."""
+
+MAX_MESSAGE_SIZE = 64 * MIB
+"""Bytes: parsing one stops the event loop for a second; Redis takes 512 MiB (proto-max-bulk-len)."""
+
+MAX_MESSAGES_READ = 10_000
+"""Messages or members in one read from the broker: Redis answers nobody else meanwhile."""
+
+MAX_CHANNELS = 100_000
+"""Subscriptions of one connection."""
+
+MAX_COMMANDS = 1_000_000
+"""Units of commands: more than a worker can carry out in a second."""
+
+MAX_CONNECTIONS = 10_000_000
+"""Connections of one worker; file descriptors end long before (fs.nr_open is 1,048,576 by default)."""
+
+MAX_CONNECTS = 1_000_000
+"""Handshakes in a second: more than a machine can accept."""
+
+MAX_DRAIN = HOUR
+"""Whoever stops the process (systemd, Kubernetes) must wait for as long."""
 
 
 class Section(BaseModel):
@@ -38,7 +128,7 @@ class NodeSettings(Section):
     """This process and its workers."""
 
     name: Annotated[str, AfterValidator(_node_name)] = ""
-    workers: Positive = 1
+    workers: Annotated[Positive, Field(le=MAX_WORKERS)] = 1
 
 
 class PublicListenerSettings(Section):
@@ -48,11 +138,11 @@ class PublicListenerSettings(Section):
     port: Port = 8000
     allowed_origins: units.Origins = ()
     trusted_proxies: units.Networks = ()
-    listeners: Annotated[Positive, Field(le=64)] = 8
-    backlog: Positive = 4096
-    header_timeout: Period = defaults.HEADER_TIMEOUT_SECONDS
-    send_buffer: Size = 16 * 1024
-    user_timeout: Period = 20.0
+    listeners: Annotated[Positive, Field(le=MAX_LISTENERS)] = 8
+    backlog: Annotated[Positive, Field(le=MAX_BACKLOG)] = 4096
+    header_timeout: Annotated[Period, Field(le=MAX_HANDSHAKE_TIMEOUT)] = defaults.HEADER_TIMEOUT_SECONDS
+    send_buffer: Annotated[Size, Field(le=MAX_SEND_BUFFER)] = 16 * 1024
+    user_timeout: Annotated[Period, Field(le=MAX_USER_TIMEOUT)] = 20.0
 
 
 class InternalListenerSettings(Section):
@@ -60,9 +150,9 @@ class InternalListenerSettings(Section):
 
     host: Host = "127.0.0.1"
     port: Port = 8001
-    listeners: Annotated[Positive, Field(le=64)] = 1
-    backlog: Positive = defaults.LISTEN_BACKLOG
-    body_size: Size = defaults.BODY_SIZE_BYTES
+    listeners: Annotated[Positive, Field(le=MAX_LISTENERS)] = 1
+    backlog: Annotated[Positive, Field(le=MAX_BACKLOG)] = defaults.LISTEN_BACKLOG
+    body_size: Annotated[Size, Field(le=MAX_BODY_SIZE)] = defaults.BODY_SIZE_BYTES
 
 
 class ListenSettings(Section):
@@ -83,8 +173,8 @@ class AuthSettings(Section):
     audience: str = ""
     issuer: str = ""
     anonymous: bool = False
-    leeway: Seconds = defaults.LEEWAY_SECONDS
-    max_ttl: Annotated[Period, Field(le=86_400)] = defaults.TOKEN_MAX_TTL_SECONDS
+    leeway: Annotated[Seconds, Field(le=MAX_LEEWAY)] = defaults.LEEWAY_SECONDS
+    max_ttl: Annotated[Period, Field(le=MAX_TOKEN_TTL)] = defaults.TOKEN_MAX_TTL_SECONDS
 
     def key_sources(self) -> list[str]:
         """Return the names of the keys that say how tokens are verified; one of them must be set."""
@@ -116,7 +206,7 @@ class PushSettings(Section):
     """Who may call the push API."""
 
     keys: units.Secrets = ()
-    idempotency_ttl: Period = defaults.IDEMPOTENCY_TTL_SECONDS
+    idempotency_ttl: Annotated[Period, Field(le=MAX_IDEMPOTENCY_TTL)] = defaults.IDEMPOTENCY_TTL_SECONDS
 
 
 def _prefix(value: str) -> str:
@@ -141,11 +231,11 @@ class BrokerSettings(Section):
     acknowledge: Literal["stored", "replicated"] = "stored"
     prefix: Annotated[str, AfterValidator(_prefix)] = defaults.REDIS_PREFIX
     shards_per_server: Annotated[Positive, Field(le=64)] = defaults.SHARDS_PER_SERVER
-    lease: Annotated[Period, Field(ge=1)] = defaults.LEASE_SECONDS
-    beat: Seconds = defaults.BEAT_SECONDS
-    linger: Seconds = defaults.UNROUTE_DELAY_SECONDS
-    memory: Size = defaults.MEMORY_BYTES
-    meta_ttl: Period = defaults.POSITION_TTL_SECONDS
+    lease: Annotated[Period, Field(ge=1, le=MAX_LEASE)] = defaults.LEASE_SECONDS
+    beat: Annotated[Seconds, Field(le=MAX_LEASE / 2)] = defaults.BEAT_SECONDS
+    linger: Annotated[Seconds, Field(le=MAX_LEASE)] = defaults.UNROUTE_DELAY_SECONDS
+    memory: Annotated[Size, Field(le=MAX_MEMORY)] = defaults.MEMORY_BYTES
+    meta_ttl: Annotated[Period, Field(le=MAX_RETENTION)] = defaults.POSITION_TTL_SECONDS
 
     def addresses(self) -> tuple[str, ...]:
         """Return the URLs of the broker's servers, from `urls` or `url`."""
@@ -162,8 +252,8 @@ class NamespaceSettings(Section):
 
     subscribe: SubscribeRule = _RULES.subscribe
     publish: PublishRule = _RULES.publish
-    history: Count = _RULES.history
-    history_ttl: Period = _RULES.history_ttl
+    history: Annotated[Count, Field(le=MAX_HISTORY)] = _RULES.history
+    history_ttl: Annotated[Period, Field(le=MAX_RETENTION)] = _RULES.history_ttl
     presence: bool = _RULES.presence
     join_leave: bool = _RULES.join_leave
     on_slow: OnSlow = _RULES.on_slow
@@ -190,58 +280,61 @@ class ChannelsSettings(Section):
 class HeartbeatSettings(Section):
     """How a dead connection is detected."""
 
-    interval: Period = 25.0
-    grace: Period = 10.0
+    interval: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = 25.0
+    grace: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = 10.0
 
 
 class OutboxSettings(Section):
     """The send queue of one connection."""
 
-    size: Size = defaults.OUTBOX_BYTES
-    high_water: Size = defaults.HIGH_WATER_BYTES
-    low_water: Size = defaults.LOW_WATER_BYTES
-    stall_timeout: Period = defaults.STALL_TIMEOUT_SECONDS
-    catch_up_batch: Positive = defaults.CATCH_UP_BATCH
+    size: Annotated[Size, Field(le=MAX_QUEUE_SIZE)] = defaults.OUTBOX_BYTES
+    high_water: Annotated[Size, Field(le=MAX_QUEUE_SIZE)] = defaults.HIGH_WATER_BYTES
+    low_water: Annotated[Size, Field(le=MAX_QUEUE_SIZE)] = defaults.LOW_WATER_BYTES
+    stall_timeout: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = defaults.STALL_TIMEOUT_SECONDS
+    catch_up_batch: Annotated[Positive, Field(le=MAX_MESSAGES_READ)] = defaults.CATCH_UP_BATCH
+
+
+Cost = Annotated[Count, Field(le=MAX_COMMANDS)]
 
 
 class CommandCostSettings(Section):
     """What each command costs of a connection's rate."""
 
-    connect: Count = 1
-    subscribe: Count = 2
-    unsubscribe: Count = 1
-    publish: Count = 1
-    presence: Count = 4
-    history: Count = 4
-    refresh: Count = 4
-    ping: Count = 1
+    connect: Cost = 1
+    subscribe: Cost = 2
+    unsubscribe: Cost = 1
+    publish: Cost = 1
+    presence: Cost = 4
+    history: Cost = 4
+    refresh: Cost = 4
+    ping: Cost = 1
 
 
 class LimitsSettings(Section):
     """Limits that protect the gateway and its clients from a single client."""
 
-    message_size: Size = limits.MESSAGE_SIZE
-    channels_per_connection: Positive = defaults.CHANNELS_PER_CONNECTION
-    commands_per_second: Rate = defaults.COMMANDS_PER_SECOND
-    command_burst: Positive = defaults.COMMAND_BURST
+    message_size: Annotated[Size, Field(le=MAX_MESSAGE_SIZE)] = limits.MESSAGE_SIZE
+    channels_per_connection: Annotated[Positive, Field(le=MAX_CHANNELS)] = defaults.CHANNELS_PER_CONNECTION
+    commands_per_second: Annotated[Rate, Field(le=MAX_COMMANDS)] = defaults.COMMANDS_PER_SECOND
+    command_burst: Annotated[Positive, Field(le=MAX_COMMANDS)] = defaults.COMMAND_BURST
     costs: CommandCostSettings = CommandCostSettings()
-    strikes: Positive = defaults.STRIKES
-    connections: Count = 0
-    connections_per_user: Count = 100
+    strikes: Annotated[Positive, Field(le=MAX_COMMANDS)] = defaults.STRIKES
+    connections: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 0
+    connections_per_user: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 100
     per_user_policy: Literal["refuse", "replace"] = "refuse"
-    connections_per_address: Count = 10_000
-    connects_per_second: Rate = defaults.CONNECTS_PER_SECOND
-    connect_timeout: Period = limits.CONNECT_TIMEOUT
-    history_reply: Positive = limits.HISTORY_LIMIT
-    presence_reply: Positive = defaults.PRESENCE_REPLY
-    rewind: Count = defaults.REWIND
+    connections_per_address: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 10_000
+    connects_per_second: Annotated[Rate, Field(le=MAX_CONNECTS)] = defaults.CONNECTS_PER_SECOND
+    connect_timeout: Annotated[Period, Field(le=MAX_HANDSHAKE_TIMEOUT)] = limits.CONNECT_TIMEOUT
+    history_reply: Annotated[Positive, Field(le=MAX_MESSAGES_READ)] = limits.HISTORY_LIMIT
+    presence_reply: Annotated[Positive, Field(le=MAX_MESSAGES_READ)] = defaults.PRESENCE_REPLY
+    rewind: Annotated[Count, Field(le=MAX_MESSAGES_READ)] = defaults.REWIND
 
 
 class DrainSettings(Section):
     """How a node shuts down."""
 
-    timeout: Seconds = 30.0
-    window: Seconds = 10.0
+    timeout: Annotated[Seconds, Field(le=MAX_DRAIN)] = 30.0
+    window: Annotated[Seconds, Field(le=MAX_DRAIN)] = 10.0
 
 
 class LogSettings(Section):

@@ -14,15 +14,25 @@ from pydantic_core import PydanticCustomError
 from gateway.access import origins
 from gateway.access.client_address import Network
 
-_DAY = 86_400.0
-_SECONDS = {"d": _DAY, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+MINUTE = 60.0
+HOUR = 3_600.0
+DAY = 86_400.0
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+_SECONDS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": 1.0, "ms": 0.001}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|d|h|m|s)", re.ASCII)
 _DURATION = re.compile(rf"(?:{_AMOUNT.pattern}\s*)+", re.ASCII)
-_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": MIB, "gib": GIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 
-MAX_DURATION_SECONDS = 3_650 * _DAY
-"""Ten years: longer than any use, and shorter than the longest timer of an event loop."""
+MAX_DURATION_SECONDS = 3_650 * DAY
+"""Ten years: longer than any use, and shorter than the longest timer of an event loop. Every setting has a
+smaller bound of its own (`gateway.settings.sections`)."""
+
+MIN_PERIOD_SECONDS = 0.001
+"""A millisecond, the unit of Redis' expiries (PX) and of TCP_USER_TIMEOUT: less would be 0 there."""
 
 
 def invalid(problem: str, remedy: str) -> PydanticCustomError:
@@ -135,12 +145,13 @@ def redacted(url: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
 """A duration, zero included."""
-Period = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
-"""A duration above zero."""
+Period = Annotated[float, BeforeValidator(seconds), Field(ge=MIN_PERIOD_SECONDS)]
+"""A duration of a millisecond or more."""
 Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
 Count = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=1)]
-Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(ge=0.001, allow_inf_nan=False)]
+"""Per second; at least one in 1,000 seconds, so that the time until the next one is a number to wait for."""
 Port = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0, le=65_535)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 ListOrText = BeforeValidator(items)

@@ -118,6 +118,15 @@ def test_the_package_runs_as_a_module(home: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
 
 
+def test_check_prints_warnings_and_succeeds(home: Path) -> None:
+    given = {"FANWAY_AUTH__JWKS_URL": "https://keys.example.com/jwks.json", "FANWAY_PUSH__KEYS": "k"}
+    done = fanway(home, "check", **given)
+    assert done.returncode == 0
+    assert done.stderr.startswith("fanway: warning: auth.jwks_url: ")
+    assert done.stderr.endswith("; set auth.audience and auth.issuer\n")
+    assert "no faults" in done.stdout
+
+
 def test_check_summarizes_a_configuration_without_faults(home: Path) -> None:
     (home / "mine.toml").write_text('[channels.chat]\n[listen.public]\nport = 9000\n[push]\nkeys = ["k"]\n')
     done = fanway(home, "check", "--config", "mine.toml", FANWAY_AUTH__SECRET=SECRET)

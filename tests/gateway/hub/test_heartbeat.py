@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 from random import Random
 
@@ -192,6 +193,30 @@ def test_a_dead_peer_is_detected_in_time(interval: float, grace: float, uptime: 
     (timed_out_at,) = peer.timed_out_at
     assert interval + grace - 1e-6 <= timed_out_at - added <= interval + grace + 2 * tick + 1e-6
     assert first.timed_out_at == []
+    heartbeat.close()
+
+
+@pytest.mark.parametrize(("interval", "grace"), [(315_360_000.0, 10.0), (3_600.0, 0.001), (0.001, 3_600.0)])
+def test_the_wheel_is_small_however_long_or_short_its_times_are(interval: float, grace: float) -> None:
+    tracemalloc.start()
+    try:
+        heartbeat = wheel(FakeClock(0.0), interval=interval, grace=grace)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    heartbeat.close()
+
+
+@pytest.mark.parametrize(("interval", "grace"), [(9_000.0, 10.0), (50.0, 0.05)])
+def test_a_dead_peer_beyond_the_end_of_the_wheel_is_detected_in_time(interval: float, grace: float) -> None:
+    clock = FakeClock(0.0)
+    heartbeat = wheel(clock, interval=interval, grace=grace)
+    peer, tick = Peer(clock, answers_after=None), min(1.0, grace / 10)
+    heartbeat.add(peer)
+    clock.advance(interval + grace + 3 * tick)
+    (timed_out_at,) = peer.timed_out_at
+    assert interval + grace - 1e-6 <= timed_out_at <= interval + grace + 2 * tick + 1e-6
     heartbeat.close()
 
 

@@ -70,13 +70,13 @@ ONE_FAULT = [
             "or a number of seconds"
         ),
     ),
-    ("[heartbeat]\ngrace = 0", "heartbeat.grace = 0: too small; give more than 0"),
+    ("[heartbeat]\ngrace = 0", "heartbeat.grace = 0: too small; give at least 0.001"),
     (
         '[outbox]\nsize = "1 potato"',
         'outbox.size = "1 potato": not a size; write "16KiB", "1MiB", "1GiB" or a number of bytes',
     ),
     ("[listen.public]\nlisteners = 1000", "listen.public.listeners = 1000: too large; give at most 64"),
-    ("[limits]\ncommands_per_second = 0", "limits.commands_per_second = 0: too small; give more than 0"),
+    ("[limits]\ncommands_per_second = 0", "limits.commands_per_second = 0: too small; give at least 0.001"),
     ("[limits]\ncommands_per_second = inf", "limits.commands_per_second = inf: not a number; write a number"),
     (
         "[limits]\ncommands_per_second = true",
@@ -122,10 +122,7 @@ ONE_FAULT = [
     ),
     (
         '[node]\nworkers = 1000\n[broker]\nkind = "redis"\nurl = "redis://h"',
-        (
-            "node.workers = 1000: more processes than a machine has cores for; "
-            "give at most 256, and as many as there are cores"
-        ),
+        ("node.workers = 1000: too large; give at most 256"),
     ),
     (
         f'[broker]\nkind = "redis"\nurls = ["redis://h", "redis://i", "redis://u:{SECRET}@h:6379/0"]',

@@ -24,7 +24,7 @@ DURATIONS = [
 
 @pytest.mark.parametrize(("text", "expected"), DURATIONS)
 def test_a_duration_is_parsed(file: Path, text: str, expected: float) -> None:
-    assert loaded(file, f"heartbeat.grace = {text}").heartbeat.grace == expected
+    assert loaded(file, f"channels.default.history_ttl = {text}").channels.default.history_ttl == expected
 
 
 @pytest.mark.parametrize(
