@@ -74,8 +74,9 @@ CHANNELS_PER_CONNECTION = 128
 
 COMMANDS_PER_SECOND = 50.0
 
-COMMAND_BURST = 200
-"""Units at once; a `subscribe` costs 2 of them (docs/configuration.md#limitscosts)."""
+COMMAND_BURST = 300
+"""Units at once: a `connect` (1) and a `subscribe` (2) to each of `CHANNELS_PER_CONNECTION`, and some more
+(docs/configuration.md#limitscosts)."""
 
 STRIKES = 20
 """Commands over the rate, in a row within 10 s, at which a connection is closed with 4008."""

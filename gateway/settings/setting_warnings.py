@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterator
 
 from gateway.settings.faults import SettingFault
 from gateway.settings.model import Settings
+from protocol import limits
+from protocol.codec import JSON
+from protocol.messages import ClientInfo, Connect, Resume
+from protocol.position import MessageId
 
 
 def warnings(settings: Settings) -> Iterator[SettingFault]:
@@ -27,4 +31,55 @@ def _tokens_for_others(settings: Settings) -> Iterator[SettingFault]:
         )
 
 
-WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (_tokens_for_others,)
+def _channels_and_rate(settings: Settings) -> Iterator[SettingFault]:
+    bounds = settings.limits
+    needed = units_to_subscribe_everywhere(settings)
+    if needed > bounds.command_burst:
+        yield SettingFault(
+            "limits.command_burst",
+            str(bounds.command_burst),
+            f"a client that subscribes to limits.channels_per_connection ({bounds.channels_per_connection}) "
+            "channels at once is closed with 4008",
+            f"give at least {needed}",
+        )
+
+
+def units_to_subscribe_everywhere(settings: Settings) -> int:
+    """Return what a new connection pays for `connect` and one `subscribe` for each channel it may have."""
+    costs = settings.limits.costs
+    return costs.connect + costs.subscribe * settings.limits.channels_per_connection
+
+
+def _channels_and_size(settings: Settings) -> Iterator[SettingFault]:
+    bounds = settings.limits
+    needed = len(JSON.encode_command(longest_connect(settings)))
+    if needed > bounds.message_size:
+        yield SettingFault(
+            "limits.message_size",
+            str(bounds.message_size),
+            f"a client that resumes limits.channels_per_connection ({bounds.channels_per_connection}) "
+            "channels in `connect` may be closed with 1009",
+            f"give at least {needed}",
+        )
+
+
+def longest_connect(settings: Settings) -> Connect:
+    """Return a `connect` that resumes every channel that it may, each field as long as it may be.
+
+    It has no channel tokens, which together may be longer than any message: docs/protocol.md#connect.
+    """
+    channels = min(settings.limits.channels_per_connection, limits.SUBSCRIPTIONS_AT_CONNECT)
+    resume = Resume(since=MessageId(10**16 - 1, "u" * 32), rewind=settings.limits.rewind)
+    return Connect(
+        id=limits.COMMAND_ID,
+        token="t" * limits.TOKEN_SIZE,
+        client=ClientInfo("n" * 128, "v" * 64),
+        subs={str(number).rjust(limits.CHANNEL_NAME, "c"): resume for number in range(channels)},
+    )
+
+
+WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
+    _tokens_for_others,
+    _channels_and_rate,
+    _channels_and_size,
+)

@@ -46,7 +46,7 @@ async def test_connected_has_user_node_heartbeat_expiry_and_limits() -> None:
                 "message_size": 65_536,
                 "channels": 7,
                 "commands_per_second": 50.0,
-                "command_burst": 200.0,
+                "command_burst": 300.0,
                 "history": 1_000,
                 "presence": 1_000,
                 "rewind": 100,

@@ -141,10 +141,10 @@ ONE_FAULT = [
         "outbox.high_water = 2097152: more than outbox.size; give at most 1048576",
     ),
     (
-        "[limits.costs]\nhistory = 201",
+        "[limits.costs]\nhistory = 301",
         (
-            "limits.costs.history = 201: more than limits.command_burst, so that nobody could ever pay; "
-            "give at most 200"
+            "limits.costs.history = 301: more than limits.command_burst, so that nobody could ever pay; "
+            "give at most 300"
         ),
     ),
     ('[drain]\nwindow = "31s"', "drain.window = 31: longer than drain.timeout; give at most 30"),
