@@ -102,7 +102,7 @@ def _parameters(function: Any) -> list[str]:
 async def _protocol() -> HttpToolsProtocol:
     """Return a protocol of uvicorn at the beginning of a request."""
     loop = asyncio.get_running_loop()
-    protocol = HttpToolsProtocol(Config(_app), ServerState(), {}, loop)
+    protocol = HttpToolsProtocol(Config(_app, log_config=None), ServerState(), {}, loop)
     protocol.on_message_begin()
     return protocol
 
@@ -192,7 +192,7 @@ def test_config_takes_a_callable_as_http_protocol() -> None:
     def http(**_: object) -> None:
         """Create no protocol: it is only compared."""
 
-    config = Config(_app, http=http, lifespan="off")  # type: ignore[arg-type] # as in runtime/listeners.py
+    config = Config(_app, http=http, lifespan="off", log_config=None)  # type: ignore[arg-type] # as in runtime/listeners.py
     config.load()
     message = changed("Config", "runtime/listeners.py and transport/websocket/handshake.py")
     assert vars(config)["http_protocol_class"] is http, message
