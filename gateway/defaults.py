@@ -28,6 +28,9 @@ TOKEN_MAX_TTL_SECONDS = 86_400.0
 
 # ---------------------------------------------------------------- push and broker
 
+DEV_PUSH_KEY = "dev"
+"""The push key that `--dev` adds; commands of `fanway` use it where no other is configured."""
+
 IDEMPOTENCY_TTL_SECONDS = 300.0
 """For which a publish with the same key is recognized and not published again."""
 

@@ -19,9 +19,9 @@ import orjson
 import typer
 from pydantic_core import PydanticCustomError
 
-from gateway import __version__
+from gateway import __version__, defaults
 from gateway.errors import GatewayError
-from gateway.settings import FILE, ConfigError, Settings, load, units
+from gateway.settings import FILES, ConfigError, Settings, load, units
 from gateway.settings.setting_warnings import warnings
 
 INTERRUPTED_STATUS = 128 + signal.SIGINT
@@ -41,11 +41,15 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
 
 Config = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The configuration; gateway.toml where it exists.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The configuration; else fanway.toml or gateway.toml, where it exists."
+    ),
 ]
 Dev = Annotated[bool, typer.Option("--dev", help="Let everybody in, on loopback only.")]
 Url = Annotated[str | None, typer.Option(envvar="FANWAY_URL", help="The public listener, ws://host:port.")]
@@ -61,6 +65,22 @@ Token = Annotated[
 
 class CommandFailed(GatewayError):
     """A command cannot be carried out; the message says why, in one line."""
+
+
+def _print_version(given: bool) -> None:  # noqa: FBT001 (the signature of a callback of typer)
+    if given:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -110,6 +130,26 @@ def serve(
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = FILES[0],
+) -> None:
+    """Write a small configuration with a new secret and a new push key."""
+    from gateway.cli.init import new_configuration, write_new_file
+
+    try:
+        write_new_file(file, new_configuration())
+    except FileExistsError:
+        raise CommandFailed(
+            f"{file} exists, and is not overwritten; name another file: fanway init FILE"
+        ) from None
+    except OSError as error:
+        raise CommandFailed(f"{file}: {error.strerror}; name a file that can be written") from None
+    option = "" if file in FILES else f" --config {file}"
+    typer.echo(f"wrote {file}, with a new secret and a new push key: keep it out of version control")
+    typer.echo(f"next: fanway check{option}, then fanway serve{option}")
+
+
+@app.command()
 def check(*, config: Config = None, dev: Dev = False) -> None:
     """Validate the configuration, and print every fault and every warning with its key."""
     file = _config_file(config)
@@ -126,19 +166,23 @@ def check(*, config: Config = None, dev: Dev = False) -> None:
 
 @app.command()
 def token(
+    name: Annotated[str | None, typer.Argument(metavar="USER", help="Whose token: its sub.")] = None,
     *,
-    user: Annotated[str, typer.Option(help="Whose token: its sub.")],
+    user: Annotated[str | None, typer.Option(help="The same as USER.")] = None,
     ttl: Annotated[str, typer.Option(help="How long it holds: 90s, 15m, 1h30m.")] = "1h",
     channel: Annotated[str | None, typer.Option(help="A token to subscribe to this channel.")] = None,
     info: Annotated[str | None, typer.Option(metavar="JSON", help="What presence shows.")] = None,
     config: Config = None,
 ) -> None:
     """Print a token, signed with the configured secret."""
+    whose = name if user is None else user
+    if whose is None or None not in (name, user):
+        raise CommandFailed("name one user: fanway token USER, or fanway token --user USER")
     settings = load(_config_file(config), complete=False)
     typer.echo(
         _mint_token(
             settings,
-            user=user,
+            user=whose,
             ttl=_parse_duration("--ttl", ttl),
             channel=channel,
             info=None if info is None else _parse_json("--info", info),
@@ -214,8 +258,8 @@ def version() -> None:
 
 
 def _config_file(config: Path | None) -> Path | None:
-    """Return the file *config*, else gateway.toml of the working directory; None where there is none."""
-    return config or (FILE if FILE.exists() else None)
+    """Return the file *config*, else the first of `FILES` that exists; None where there is none."""
+    return config or next((file for file in FILES if file.exists()), None)
 
 
 def _print_answer(
@@ -231,7 +275,9 @@ def _print_answer(
     settings = load(_config_file(config), complete=False)
     internal = settings.listen.internal
     configured = [each.get_secret_value() for each in settings.push.keys]
-    api = ApiClient(url or http_url(internal.host, internal.port), key or next(iter(configured), "dev"))
+    api = ApiClient(
+        url or http_url(internal.host, internal.port), key or next(iter(configured), defaults.DEV_PUSH_KEY)
+    )
     sys.stdout.write(orjson.dumps(call(api), option=option).decode())
 
 

@@ -32,6 +32,13 @@ a subscriber.
 """
 
 
+_KEYS = "One of `push.keys` of the gateway's configuration."
+_DEV_KEYS = "In dev mode: {key}. " + _KEYS
+_DEV_DESCRIPTION = """
+**Dev mode**: the push key is `{key}`. Choose *Authorize*, enter it, then try any request below.
+"""
+
+
 class PushApi(FastAPI):
     """FastAPI, whose OpenAPI document also describes the bodies that the routes decode themselves."""
 
@@ -43,8 +50,8 @@ class PushApi(FastAPI):
 class PushKeySecurity(HTTPBearer):
     """The security scheme of every path under /v1."""
 
-    def __init__(self, keys: PushKeys) -> None:
-        super().__init__(scheme_name="key", description="One of `push.keys` of the gateway's configuration.")
+    def __init__(self, keys: PushKeys, description: str) -> None:
+        super().__init__(scheme_name="key", description=description)
         self._keys = keys
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]
@@ -96,15 +103,17 @@ def create_app(
     *,
     routes: Sequence[BaseRoute] = (),
     demo: Sequence[BaseRoute] = (),
+    dev_key: str = "",
 ) -> FastAPI:
     """Return the application of the internal listener.
 
     *routes* (health, metrics) and *demo* (in dev mode, the page at `/`) need no key; all under /v1 does.
+    *dev_key* is the push key of dev mode, which the documentation then names.
     """
     app = PushApi(
         title="Fanway push API",
         version=gateway.__version__,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION + (_DEV_DESCRIPTION.format(key=dev_key) if dev_key else ""),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -112,7 +121,8 @@ def create_app(
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
     app.add_middleware(RawPathMiddleware)
-    router = APIRouter(prefix="/v1", dependencies=[Security(PushKeySecurity(context.keys))])
+    keys = PushKeySecurity(context.keys, _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS)
+    router = APIRouter(prefix="/v1", dependencies=[Security(keys)])
     PublishRoutes(RequestPublisher(context), body_size=context.body_size).add_to(router)
     LookupRoutes(Lookups(context)).add_to(router)
     UserCommandRoutes(UserCommandSender(context), body_size=context.body_size).add_to(router)

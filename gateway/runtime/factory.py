@@ -126,6 +126,7 @@ def public_binding(settings: Settings, *, shares_ports: bool) -> Binding:
     return Binding(
         host=public.host,
         port=public.port,
+        port_option="--port, listen.public.port",
         sockets=public.listeners,
         backlog=public.backlog,
         shared=shares_ports,
@@ -140,6 +141,7 @@ def internal_binding(settings: Settings, *, shares_ports: bool) -> Binding:
     return Binding(
         host=internal.host,
         port=internal.port,
+        port_option="--internal-port, listen.internal.port",
         sockets=internal.listeners,
         backlog=internal.backlog,
         shared=shares_ports,

@@ -34,6 +34,8 @@ class Binding:
     """Bytes, SO_SNDBUF of accepted connections: a small one detects slow clients; 0: the kernel's choice."""
     shared: bool = False
     """Whether other workers listen on the port, too: their supervisor has checked that it was free."""
+    port_option: str = ""
+    """The flag and the key that set the port, for errors: "--port, listen.public.port"; empty: unknown."""
     user_timeout: float = 0.0
     """Seconds that data may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); 0: the kernel's choice."""
 
@@ -83,9 +85,10 @@ def _bind_errors(binding: Binding) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        how = f" ({binding.port_option})" if binding.port_option else ""
         raise GatewayError(
             f"cannot listen on {binding.host}:{binding.port}: {error.strerror or error}; "
-            "choose another port or host"
+            f"choose another port{how} or host"
         ) from None
 
 

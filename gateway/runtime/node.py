@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+from gateway import defaults
 from gateway.access.admission import Admission
 from gateway.access.jwks import Jwks
 from gateway.access.permissions import Namespaces
@@ -194,6 +195,7 @@ class GatewayNode:
             self._push_context,
             routes=[*health.routes(self._gate.problems), self._metrics.route()],
             demo=demo.routes(lambda: self.public.port) if self.settings.dev else (),
+            dev_key=defaults.DEV_PUSH_KEY if self.settings.dev else "",
         )
         return Listener(
             app,

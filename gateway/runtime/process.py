@@ -13,7 +13,8 @@ import uvloop
 from gateway.errors import GatewayError
 from gateway.observe import logs
 from gateway.observe.worker_metrics import WorkerMetricsExchange
-from gateway.runtime.listeners import Binding, reserve_ports
+from gateway.runtime import factory
+from gateway.runtime.listeners import reserve_ports
 from gateway.runtime.node import GatewayNode
 from gateway.runtime.supervisor import Supervisor, stop_signals
 from gateway.runtime.worker_heartbeat import WorkerHeartbeat
@@ -42,8 +43,9 @@ def run(settings: Settings) -> int:
 
 
 def _run_workers(settings: Settings) -> int:
-    public, internal = settings.listen.public, settings.listen.internal
-    with reserve_ports(Binding(public.host, public.port), Binding(internal.host, internal.port)) as ports:
+    public = factory.public_binding(settings, shares_ports=True)
+    internal = factory.internal_binding(settings, shares_ports=True)
+    with reserve_ports(public, internal) as ports:
         with_ports = _with_ports(settings, *ports)
         supervisor = Supervisor(
             partial(run_worker, with_ports),

@@ -1,9 +1,9 @@
-"""gateway.toml, the environment and the flags, as typed settings."""
+"""The configuration file, the environment and the flags, as typed settings."""
 
 from __future__ import annotations
 
 from gateway.settings.faults import ConfigError
-from gateway.settings.load import FILE, load
+from gateway.settings.load import FILES, load
 from gateway.settings.model import Settings
 
-__all__ = ["FILE", "ConfigError", "Settings", "load"]
+__all__ = ["FILES", "ConfigError", "Settings", "load"]

@@ -239,7 +239,7 @@ def _workers(settings: Settings) -> Iterator[SettingFault]:
             "node.workers",
             str(workers),
             "several workers need a broker between them",
-            'set broker.kind = "redis", or 1 worker',
+            'use --redis URL (broker.kind = "redis", broker.url), or 1 worker',
         )
 
 

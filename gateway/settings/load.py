@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from gateway import defaults
 from gateway.settings.checks import check
 from gateway.settings.faults import ConfigError, SettingFault, faults_in, unknown_key
 from gateway.settings.model import Settings
 
-FILE = Path("gateway.toml")
-"""The file in the working directory that is read where no other is named."""
+FILES = (Path("fanway.toml"), Path("gateway.toml"))
+"""The first of these that exists in the working directory is read where no other file is named."""
 
 PREFIX = "FANWAY_"
 _NESTED = "__"
@@ -168,7 +169,7 @@ def _opened_for_dev(settings: Settings) -> Settings:
     auth: dict[str, Any] = {"anonymous": True}
     if not settings.auth.key_sources():
         auth["secret"] = SecretStr(secrets.token_urlsafe(32))
-    keys = (*settings.push.keys, SecretStr("dev"))
+    keys = (*settings.push.keys, SecretStr(defaults.DEV_PUSH_KEY))
     return settings.model_copy(
         update={
             "auth": settings.auth.model_copy(update=auth),

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from websockets.typing import Subprotocol
 from gateway import __version__
 from gateway.access.keys import StaticKeys, secret_keys
 from gateway.access.tokens import Verifier
+from gateway.settings import load
 from protocol.codec import JsonCodec
 from protocol.messages import Connected, Message, Subscribed
 from protocol.payload import payload_of
@@ -67,9 +69,60 @@ def unused_port() -> Iterator[int]:
 # ---------------------------------------------------------------- without a gateway
 
 
-def test_version_prints_the_version(home: Path) -> None:
-    done = fanway(home, "version")
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_version_prints_the_version(home: Path, argument: str) -> None:
+    done = fanway(home, argument)
     assert (done.returncode, done.stdout) == (0, f"fanway {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("--help",), ("token", "-h"), ("serve", "--help")])
+def test_help_is_printed(home: Path, arguments: tuple[str, ...]) -> None:
+    done = fanway(home, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_init_writes_a_configuration_that_is_complete(home: Path) -> None:
+    done = fanway(home, "init")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "next: fanway check, then fanway serve"
+    file = home / "fanway.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    checked = fanway(home, "check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.stdout.startswith("fanway.toml: no faults\n")
+    assert fanway(home, "token", "ann").returncode == 0
+    written = load(file)
+    assert {"chat", "order"} <= written.namespaces().keys()
+    assert len(written.auth.secret.get_secret_value()) == 64
+
+
+def test_init_makes_new_secrets_and_names_the_file_in_what_comes_next(home: Path) -> None:
+    assert fanway(home, "init").returncode == 0
+    done = fanway(home, "init", "other.toml")
+    assert "fanway serve --config other.toml" in done.stdout
+    one, other = load(home / "fanway.toml"), load(home / "other.toml")
+    secrets = {each.auth.secret.get_secret_value() for each in (one, other)}
+    keys = {each.push.keys[0].get_secret_value() for each in (one, other)}
+    assert len(secrets | keys) == 4
+
+
+@pytest.mark.parametrize("name", ["fanway.toml", "gateway.toml", "mine.toml"])
+def test_init_does_not_overwrite(home: Path, name: str) -> None:
+    (home / name).write_text("mine")
+    done = fanway(home, "init", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"fanway: {name} exists, and is not overwritten; name another file: fanway init FILE\n"
+    )
+    assert (home / name).read_text() == "mine"
+
+
+def test_fanway_toml_is_read_before_gateway_toml(home: Path) -> None:
+    for name, port in (("gateway.toml", 9001), ("fanway.toml", 9002)):
+        (home / name).write_text(f"[listen.public]\nport = {port}\n")
+        summary = fanway(home, "check", "--dev").stdout.splitlines()
+        assert summary[:2] == [f"{name}: no faults", f"public listener    127.0.0.1:{port}"]
 
 
 def test_check_prints_every_fault_with_its_key(home: Path) -> None:
@@ -178,7 +231,15 @@ def _payload(token: str) -> bytes:
     return urlsafe_b64decode(token.split(".")[1].encode())
 
 
+def test_token_takes_the_user_as_an_argument_or_an_option(home: Path) -> None:
+    ways = (("ann",), ("--user", "ann"))
+    printed = [fanway(home, "token", *way, FANWAY_AUTH__SECRET=SECRET).stdout for way in ways]
+    assert [orjson.loads(_payload(token))["sub"] for token in printed] == ["ann", "ann"]
+
+
 TOKEN_FAULTS = [
+    ((), SECRET, "name one user: fanway token USER"),
+    (("ann", "--user", "ben"), SECRET, "name one user: fanway token USER"),
     (("--user", "ann"), "", "auth.secret is missing"),
     (("--user", "ann", "--ttl", "soon"), SECRET, "--ttl 'soon': not a duration; write \"250ms\""),
     (("--user", "ann", "--ttl", "25h"), SECRET, "--ttl is 90000 s, more than auth.max_ttl allows"),

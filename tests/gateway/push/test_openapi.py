@@ -129,3 +129,14 @@ async def test_other_routes_need_no_key_and_stay_out_of_the_document() -> None:
         found = (await client.get("/openapi.json")).json()
     assert [answer.status_code for answer in answers] == [200, 200, 401]
     assert set(found["paths"]) == set(PATHS)
+
+
+async def test_the_document_names_the_key_of_dev_mode() -> None:
+    api = await make_api()
+    for dev_key, named in (("dev", True), ("", False)):
+        app = create_app(api.context, dev_key=dev_key)
+        found = app.openapi()
+        assert ("the push key is `dev`" in found["info"]["description"]) is named
+        scheme = found["components"]["securitySchemes"]["key"]["description"]
+        assert scheme.startswith("In dev mode: dev. ") is named
+        assert scheme.endswith("One of `push.keys` of the gateway's configuration.")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.runtime.listeners import Binding, bind
+from gateway.runtime import factory
+from gateway.runtime.listeners import Binding, bind, reserve_ports
+from gateway.settings import load
 
 
 @contextmanager
@@ -47,6 +50,22 @@ def test_a_port_of_another_gateway_is_an_error() -> None:
         port = sockets[0].getsockname()[1]
         with pytest.raises(GatewayError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another"):
             bind(Binding("127.0.0.1", port, sockets=2))
+
+
+def test_a_taken_port_is_an_error_that_names_its_flag_and_its_key() -> None:
+    with bound(Binding("127.0.0.1", 0)) as [taken]:
+        port = taken.getsockname()[1]
+        flags = {"listen.public.port": port, "listen.internal.port": port}
+        settings = load(None, dev=True, flags={**flags, "listen.internal.host": "127.0.0.2"})
+        for made, option in (
+            (factory.public_binding, r"--port, listen\.public\.port"),
+            (factory.internal_binding, r"--internal-port, listen\.internal\.port"),
+        ):
+            binding = replace(made(settings, shares_ports=False), host="127.0.0.1")
+            with pytest.raises(GatewayError, match=rf"choose another port \({option}\) or host"):
+                bind(binding)
+            with pytest.raises(GatewayError, match=option), reserve_ports(binding):
+                pass
 
 
 def test_a_port_in_time_wait_can_be_bound_again() -> None:

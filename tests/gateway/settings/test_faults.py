@@ -117,7 +117,7 @@ ONE_FAULT = [
         "[node]\nworkers = 2",
         (
             "node.workers = 2: several workers need a broker between them; "
-            'set broker.kind = "redis", or 1 worker'
+            'use --redis URL (broker.kind = "redis", broker.url), or 1 worker'
         ),
     ),
     (
