@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,6 +22,9 @@ from loadtests.options import PROFILES, Profile
 SCENARIOS = Path(__file__).with_name("scenarios")
 EXTRA_SECONDS = 120
 """How much longer than its duration a run may take: to start, to wait for deliveries, to disconnect."""
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines that say how far a run is: locust itself prints nothing until its report."""
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code that shells expect of an interrupted program."""
@@ -128,12 +132,37 @@ def _run_locust(
     # locust print the report.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     try:
-        return process.wait(profile.duration + EXTRA_SECONDS)
+        return wait_with_progress(process, name, profile.duration)
     except subprocess.TimeoutExpired:
         print(f"FAILED {name}: locust did not exit in time", flush=True)
         return 1
     finally:
         _stop(process)
+
+
+def wait_with_progress(
+    process: subprocess.Popen[bytes], name: str, duration: float, *, interval: float = PROGRESS_SECONDS
+) -> int:
+    """Return the exit code of *process*; print on stderr, every *interval* seconds, how far the run is.
+
+    `subprocess.TimeoutExpired` where it runs for `EXTRA_SECONDS` longer than *duration*.
+    """
+    begin = time.monotonic()
+    while True:
+        print(progress(name, time.monotonic() - begin, duration), file=sys.stderr, flush=True)
+        left = begin + duration + EXTRA_SECONDS - time.monotonic()
+        try:
+            return process.wait(max(0.0, min(interval, left)))
+        except subprocess.TimeoutExpired:
+            if left <= interval:
+                raise
+
+
+def progress(name: str, elapsed: float, duration: float) -> str:
+    """Return the line about the run *name*, *elapsed* seconds after its start."""
+    if elapsed < duration:
+        return f"{name}: {elapsed:.0f} of {duration:.0f} s"
+    return f"{name}: waiting for the last deliveries and the report"
 
 
 def _process_options(processes: int) -> dict[str, object]:

@@ -11,6 +11,7 @@ from gateway import defaults
 from gateway.access.admission import Admission
 from gateway.access.jwks import Jwks
 from gateway.access.permissions import Namespaces
+from gateway.broker.notices import Notice
 from gateway.clock import monotonic
 from gateway.console import demo
 from gateway.hub import dispatch
@@ -66,11 +67,11 @@ class GatewayNode:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self._log = logs.logger()
+        self._log_notice = NoticeLog(self._log, settings.node_name())
+        self._on_broker_ready: Callable[[], None] | None = None
         self._tasks = Tasks(self._log_error)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
-        self._broker = factory.broker(
-            settings, on_error=self._log_error, on_notice=NoticeLog(self._log, settings.node_name())
-        )
+        self._broker = factory.broker(settings, on_error=self._log_error, on_notice=self._on_broker_notice)
         self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
         self._namespaces = Namespaces(settings.namespaces(), strict=settings.channels.strict)
         self._admission = Admission(factory.admission_limits(settings))
@@ -95,6 +96,15 @@ class GatewayNode:
         self.public = self._make_public_listener(shares_ports=shares_ports)
 
     # ------------------------------------------------------------ running
+
+    @property
+    def broker_ready(self) -> bool:
+        """Whether the broker takes publishes; until then, clients get 503."""
+        return self._broker.ready()
+
+    def call_when_broker_ready(self, callback: Callable[[], None]) -> None:
+        """Call *callback* once, as soon as the broker takes publishes, which it does not now."""
+        self._on_broker_ready = callback
 
     async def serve(self, stopped: asyncio.Event, on_started: Callable[[GatewayNode], None]) -> None:
         """Run until *stopped* is set, then drain; call *on_started* once both listeners listen."""
@@ -239,6 +249,12 @@ class GatewayNode:
     def _on_overload_change(self, overloaded: bool) -> None:  # noqa: FBT001 (a callback's only argument)
         self._admission.overloaded = overloaded
         self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._loop_lag.p99)
+
+    def _on_broker_notice(self, shard: int, notice: Notice) -> None:
+        self._log_notice(shard, notice)
+        if self._on_broker_ready is not None and self.broker_ready:
+            callback, self._on_broker_ready = self._on_broker_ready, None
+            callback()
 
     def _log_error(self, error: BaseException) -> None:
         self._log.error("unexpected", exc_info=error)

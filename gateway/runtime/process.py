@@ -124,18 +124,37 @@ def tune_garbage_collector() -> None:
 
 
 def _print_node_addresses(node: GatewayNode) -> None:
-    print_addresses(node.settings, node.public.port, node.internal.port)
+    """Print the addresses of *node*; where its Redis is not reachable yet, say so, and print when it is."""
+    settings, ports = node.settings, (node.public.port, node.internal.port)
+    if node.broker_ready:
+        print_addresses(settings, *ports)
+        return
+    waiting = "waiting   Redis is not reachable yet: clients and publishes get 503 until it is"
+    _print_lines([waiting, *_addresses(settings, *ports)])
+    ready = ["ready     Redis is reachable", *_suggestions(settings, ports[1])]
+    node.call_when_broker_ready(partial(_print_lines, ready))
 
 
 def print_addresses(settings: Settings, public_port: int, internal_port: int) -> None:
     """Print the addresses on which a gateway listens, and in dev mode a command to try."""
+    _print_lines([*_addresses(settings, public_port, internal_port), *_suggestions(settings, internal_port)])
+
+
+def _addresses(settings: Settings, public_port: int, internal_port: int) -> list[str]:
     internal = _url("http", settings.listen.internal.host, internal_port)
-    lines = [
+    return [
         f"clients   {_url('ws', settings.listen.public.host, public_port)}{PATH}",
         f"backends  {internal}/v1/publish   (docs: {internal}/docs)",
     ]
-    if settings.dev:
-        lines += [f"demo page {internal}/", f"try       {_example(internal)}"]
+
+
+def _suggestions(settings: Settings, internal_port: int) -> list[str]:
+    """Return what one may open and type in dev mode."""
+    internal = _url("http", settings.listen.internal.host, internal_port)
+    return [f"demo page {internal}/", f"try       {_example(internal)}"] if settings.dev else []
+
+
+def _print_lines(lines: list[str]) -> None:
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
 
