@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.clock import Clock, Scheduler
+from gateway.delivery.full_outboxes import FullOutboxes
 from gateway.delivery.overflow import DROPPING_POLICIES
 
 LONG_FLUSH_SECONDS = 0.001
@@ -15,6 +16,10 @@ LONG_FLUSH_SECONDS = 0.001
 
 class Flushable(Protocol):
     """An outbox, as far as the flusher knows it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the queue."""
 
     def flush(self) -> None:
         """Write what waits, as far as the socket accepts it."""
@@ -45,8 +50,7 @@ class Flusher:
         self._before_flush = before_flush
         self._clock = clock
         self._delay = delay
-        self.full_outboxes: set[Flushable] = set()
-        """Outboxes whose sockets take nothing now."""
+        self.full_outboxes = FullOutboxes(clock)
         self._marked: list[Flushable] = []
         self._requested = False
         self._delayed_until = 0.0
@@ -101,5 +105,15 @@ class Flusher:
             self._dropped[policy] += messages
 
     def statistics(self) -> dict[str, int]:
-        """Return the number of flushes, and of messages dropped by each policy."""
-        return {"flushes": self._flushes, **{f"dropped_{policy}": n for policy, n in self._dropped.items()}}
+        """Return counters, the bytes in all outboxes, and how many of these wait for a full socket.
+
+        Outboxes that are neither full nor marked are empty, and are not looked at.
+        """
+        full = self.full_outboxes
+        return {
+            "flushes": self._flushes,
+            **{f"dropped_{policy}": n for policy, n in self._dropped.items()},
+            "bytes": sum(outbox.size for outbox in {*full, *self._marked}),
+            "full": len(full),
+            "stalled": len(full) - len(full.recent()),
+        }

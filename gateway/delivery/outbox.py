@@ -125,6 +125,8 @@ class Outbox:
             self._writer.write(data)
         else:
             self._write_in_batches()
+            if queue and self._writer is not _CLOSED_WRITER:
+                self._flusher.full_outboxes.add(self)
 
     def on_drained(self) -> None:
         """Flush: the socket accepts more."""

@@ -76,13 +76,18 @@ class MemberList(Protocol):
         """The joins and leaves since the broker was asked."""
 
 
-class DeliveryCounter:
-    """How many times a message was offered to a subscriber, on all channels of a node."""
+class ChannelTotals:
+    """Running totals over all channels of a node."""
 
-    __slots__ = ("deliveries",)
+    __slots__ = ("behind", "cached_bytes", "deliveries")
 
     def __init__(self) -> None:
         self.deliveries = 0
+        """How many times a message was offered to a subscriber."""
+        self.behind = 0
+        """Subscriptions that are behind now."""
+        self.cached_bytes = 0
+        """Bytes of JSON of the newest messages that the channels keep."""
 
 
 class Channel:
@@ -92,7 +97,6 @@ class Channel:
         "_advanced",
         "_cached",
         "_cached_bytes",
-        "_counter",
         "_pending",
         "_position_before_pending",
         "history_generation",
@@ -107,9 +111,10 @@ class Channel:
         "routing",
         "rules",
         "subscribers",
+        "totals",
     )
 
-    def __init__(self, name: str, rules: ChannelRules, counter: DeliveryCounter | None = None) -> None:
+    def __init__(self, name: str, rules: ChannelRules, totals: ChannelTotals | None = None) -> None:
         self.name = name
         self.rules = rules
         self.subscribers: dict[Codec, dict[ChannelSubscriber, None]] = {}
@@ -131,7 +136,7 @@ class Channel:
         """How often a message did not directly follow `position`."""
         self.history_generation = object()
         """Identifies the history that `position` belongs to: replaced when that is reset or cleared."""
-        self._counter = counter or DeliveryCounter()
+        self.totals = totals or ChannelTotals()
         self._cached: deque[EncodedMessage] = deque()
         self._cached_bytes = 0
         self._pending: list[EncodedMessage] = []
@@ -207,7 +212,7 @@ class Channel:
             if not subscriptions:
                 continue
             batch = EncodedBatch(codec, messages, self._position_before_pending)
-            self._counter.deliveries += len(messages) * len(subscriptions)
+            self.totals.deliveries += len(messages) * len(subscriptions)
             # A copy: a subscriber that is too slow is removed during the loop.
             for subscription in list(subscriptions):
                 if subscription.behind is not None:
@@ -230,7 +235,7 @@ class Channel:
             if not subscriptions:
                 continue
             batch = EncodedBatch(codec, [encoded], before)
-            self._counter.deliveries += len(subscriptions)
+            self.totals.deliveries += len(subscriptions)
             for subscription in list(subscriptions):
                 if subscription.session.connection in excluded:
                     continue
@@ -324,6 +329,7 @@ class Channel:
 
     def _start_history_at(self, position: MessageId | None) -> None:
         self._cached.clear()
+        self.totals.cached_bytes -= self._cached_bytes
         self._cached_bytes = 0
         self.history_generation = object()
         self.position_before_cache = self.position = position
@@ -341,12 +347,16 @@ class Channel:
             self._start_history_at(MessageId(message_id.offset - 1, ""))
         self.position = message_id
         self._cached.append(encoded)
-        self._cached_bytes += len(encoded.message.data.json)
+        size = len(encoded.message.data.json)
+        self._cached_bytes += size
+        self.totals.cached_bytes += size
         while len(self._cached) > CACHED_MESSAGES or (
             self._cached_bytes > CACHED_BYTES and len(self._cached) > 1
         ):
             dropped = self._cached.popleft()
-            self._cached_bytes -= len(dropped.message.data.json)
+            size = len(dropped.message.data.json)
+            self._cached_bytes -= size
+            self.totals.cached_bytes -= size
             self.position_before_cache = dropped.id
 
     def __repr__(self) -> str:

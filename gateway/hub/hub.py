@@ -22,20 +22,11 @@ from gateway.clock import Clock, Scheduler, monotonic, wall
 from gateway.delivery.encoding import EncodedMessage
 from gateway.delivery.flusher import Flusher
 from gateway.errors import GatewayError
-from gateway.hub.channel import Channel, DeliveryCounter
+from gateway.hub.backpressure import Backpressure
+from gateway.hub.channel import Channel, ChannelTotals
 from gateway.hub.history_cache import HistoryCache
 from gateway.tasks import Tasks
 from protocol.messages import Gap, ServerMessage
-
-CAPACITY_POLL_SECONDS, CAPACITY_WAIT_SECONDS = 0.005, 1.0
-"""How often `wait_for_capacity` checks whether clients take more, and when a publisher goes on anyway.
-
-Polls, although a socket could report when it accepts more: if all publishers are woken together, they fill
-the sockets again; throughput was 20 % lower (`bench/compare.py`, `max`).
-"""
-
-FULL_SOCKETS_ALLOWED = 32
-"""Full sockets that slow no publisher down, however few clients there are."""
 
 
 class LocalSession(Protocol):
@@ -90,6 +81,9 @@ class Hub:
         """Connected sessions, by connection id."""
         self.users: dict[str, dict[str, LocalSession]] = {}
         """Connected sessions, by user and connection id."""
+        self.commands_waiting = 0
+        """Commands in the backlogs of all sessions."""
+        self.backpressure = Backpressure(self.flusher.full_outboxes, self.sessions, self.channels, clock)
         self._channels_to_flush: list[Channel] = []
         self._unrouting: dict[str, asyncio.Task[None]] = {}
         """Calls that end the route of a channel, while they run."""
@@ -99,7 +93,7 @@ class Hub:
         self.close_counts: Counter[int] = Counter()
         """How many connections this node has closed, by close code."""
         self._messages = 0
-        self._delivery_counter = DeliveryCounter()
+        self._totals = ChannelTotals()
 
     # ------------------------------------------------------------ what a broker calls
 
@@ -172,7 +166,7 @@ class Hub:
         """
         channel = self.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = Channel(name, rules, self._delivery_counter)
+            channel = self.channels[name] = Channel(name, rules, self._totals)
         channel.pending_subscriptions += 1
         if not channel.routed:
             try:
@@ -191,11 +185,12 @@ class Hub:
         """Remove *channel* and end its route, if it has no subscriber and none is being prepared."""
         if channel.idle and self.channels.get(channel.name) is channel:
             del self.channels[channel.name]
+            channel.discard_state()
             if channel.routed:
                 channel.routed = False
                 self._start_unrouting(channel.name)
 
-    # ------------------------------------------------------------ what flusher and publishers call
+    # ------------------------------------------------------------ what the flusher calls
 
     def flush_channels(self) -> None:
         """Offer to every subscriber the messages that were delivered since the last call."""
@@ -207,21 +202,6 @@ class Hub:
             except Exception as error:  # noqa: BLE001 (an error in one channel must not stop the others)
                 self.tasks.report(error)
 
-    async def wait_for_capacity(self) -> None:
-        """Wait, at most `CAPACITY_WAIT_SECONDS`, while most clients' sockets are full: for publishers.
-
-        One slow client does not delay a publisher. But a publisher that is faster than all clients of a node
-        together only fills every buffer on the way until each client is too slow: a later answer to the
-        publisher is better.
-        """
-        waited = 0.0
-        while self._most_sockets_full() and waited < CAPACITY_WAIT_SECONDS:
-            await asyncio.sleep(CAPACITY_POLL_SECONDS)
-            waited += CAPACITY_POLL_SECONDS
-
-    def _most_sockets_full(self) -> bool:
-        return len(self.flusher.full_outboxes) > max(FULL_SOCKETS_ALLOWED, len(self.sessions) // 2)
-
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
         return {
@@ -229,7 +209,10 @@ class Hub:
             "users": len(self.users),
             "channels": len(self.channels),
             "messages": self._messages,
-            "deliveries": self._delivery_counter.deliveries,
+            "deliveries": self._totals.deliveries,
+            "behind": self._totals.behind,
+            "commands_waiting": self.commands_waiting,
+            "cached_bytes": self._totals.cached_bytes,
         }
 
     # ------------------------------------------------------------ inside

@@ -257,8 +257,7 @@ class Session:
             isinstance(subscriber, Subscription)
             and self.subscriptions.get(subscriber.channel.name) is subscriber
         ):
-            subscriber.behind = position
-            self.behind[subscriber] = None
+            subscriber.fall_behind(position)
 
     def on_too_slow(self) -> None:
         """Close: not even what must not be dropped fits into the outbox."""
@@ -316,7 +315,7 @@ class Session:
         """End the subscription to *channel*, and the presence there."""
         subscription = self.subscriptions.pop(channel)
         subscription.channel.remove(subscription)
-        self.behind.pop(subscription, None)
+        subscription.go_live()
         if subscription.expiry is not None:
             subscription.expiry.cancel()
         self.services.hub.discard_if_idle(subscription.channel)
@@ -379,6 +378,7 @@ class Session:
         if self._backlog is None:
             self._backlog = deque()
         self._backlog.append(item)
+        self.services.hub.commands_waiting += 1
         if len(self._backlog) >= self.services.limits.backlog:
             self.transport.pause()
 
@@ -419,6 +419,7 @@ class Session:
     def _on_command_done(self, _: object) -> None:
         self._command_running = False
         while self._backlog and not self._command_running:
+            self.services.hub.commands_waiting -= 1
             self._run(self._backlog.popleft())
         if not self._backlog and self.is_open:
             self.transport.resume()
@@ -482,6 +483,7 @@ class Session:
             self.unsubscribe(channel)
         self.services.hub.unregister(self)
         self.outbox.discard()
+        self.services.hub.commands_waiting -= len(self._backlog or ())
         self._backlog = None
         if self._user_slot is not None:
             self._user_slot.release()

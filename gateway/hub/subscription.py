@@ -77,8 +77,17 @@ class Subscription:
         codec = self.codec
         return data_frame(codec.encode(Gap(self.channel.name, reason, position)), binary=codec.binary)
 
+    def fall_behind(self, position: MessageId) -> None:
+        """Wait for a catch-up from *position*; until then, get no message as it is delivered."""
+        if self.behind is None:
+            self.channel.totals.behind += 1
+        self.behind = position
+        self.session.behind[self] = None
+
     def go_live(self) -> None:
         """Get messages as they are delivered from now on; the subscription is not behind any more."""
+        if self.behind is not None:
+            self.channel.totals.behind -= 1
         self.session.behind.pop(self, None)
         self.behind = None
         self.missed_unnumbered = False

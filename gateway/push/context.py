@@ -23,8 +23,9 @@ class PushContext:
     keys: PushKeys
     tasks: Tasks
     """Owner of the publishes that wait for the broker; closed by its creator."""
-    wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None
-    """Returns once the node's clients accept more: awaited after each publish, before its answer."""
+    wait_for_capacity: Callable[[str], Coroutine[Any, Any, None]] | None = None
+    """Returns once the subscribers of a channel accept more: awaited after each publish there, before its
+    answer."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""
     message_size: int = limits.MESSAGE_SIZE

@@ -65,7 +65,7 @@ class RequestPublisher:
         """Publish and return the answer, once the node's clients accept more."""
         receipt = await self._broker.publish(publication)
         if self._wait_for_capacity is not None:
-            await self._wait_for_capacity()
+            await self._wait_for_capacity(publication.channel)
         return published_answer(publication, receipt)
 
     async def broadcast(self, request: BroadcastRequest, *, json_text: bytes | None) -> list[ResponseBody]:

@@ -221,7 +221,7 @@ class GatewayNode:
             namespaces=self._namespaces,
             keys=PushKeys([key.get_secret_value() for key in settings.push.keys]),
             tasks=self._tasks,
-            wait_for_capacity=self.hub.wait_for_capacity,
+            wait_for_capacity=self.hub.backpressure.wait_for_capacity,
             body_size=settings.listen.internal.body_size,
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,
@@ -233,6 +233,8 @@ class GatewayNode:
             {
                 "hub": self.hub.statistics,
                 "outbox": self.hub.flusher.statistics,
+                "backpressure": self.hub.backpressure.statistics,
+                "history_cache": self.hub.history_cache.statistics,
                 "broker": self._broker.statistics,
                 "heartbeat": self._heartbeat.statistics,
                 "admission": self._admission.statistics,

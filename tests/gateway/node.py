@@ -156,6 +156,7 @@ class Node:
         """Fail where sessions have left anything behind."""
         figures = self.hub.statistics()
         assert (figures["sessions"], figures["users"], figures["channels"]) == (0, 0, 0), self.hub.channels
+        assert (figures["behind"], figures["commands_waiting"], figures["cached_bytes"]) == (0, 0, 0), figures
         assert self.heartbeat.statistics()["sessions"] == 0
         assert self.admission.statistics()["users"] == 0
         assert self.tasks.statistics() == {"running": 0}

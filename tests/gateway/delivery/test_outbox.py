@@ -299,6 +299,7 @@ def test_memory_is_bounded_and_order_is_kept(steps: list[tuple[str, str, int]], 
         elif step == "turn":
             setup.clock.run()
         assert setup.outbox.size <= LIMIT
+        assert setup.flusher.statistics()["bytes"] == setup.outbox.size, "all outboxes that hold bytes"
     for _ in range(50):
         setup.transport.drain()
         setup.outbox.on_drained()
@@ -330,8 +331,18 @@ def test_a_discarded_outbox_is_not_counted_as_full() -> None:
     setup.transport.writable = False
     setup.outbox.enqueue(b"\x81\x01a")
     setup.flusher.run()
-    assert setup.flusher.full_outboxes == {setup.outbox}
+    assert list(setup.flusher.full_outboxes) == [setup.outbox]
     setup.outbox.enqueue(b"\x81\x01b")  # the next flush is due, and the connection ends before it
     setup.outbox.discard()
     setup.flusher.run()
-    assert setup.flusher.full_outboxes == set()
+    assert list(setup.flusher.full_outboxes) == []
+
+
+def test_an_outbox_is_full_as_soon_as_a_part_of_it_was_written() -> None:
+    setup = Setup(capacity=WRITE_BATCH_BYTES, limit=10 * WRITE_BATCH_BYTES)
+    for number in range(3):
+        setup.offer(FEED, number + 1, True, size=WRITE_BATCH_BYTES)
+    setup.flusher.run()
+    statistics = setup.flusher.statistics()
+    assert (statistics["full"], statistics["bytes"]) == (1, setup.outbox.size)
+    assert setup.outbox.size > WRITE_BATCH_BYTES

@@ -6,11 +6,7 @@ import asyncio
 from typing import Any
 
 from gateway.broker.base import Delivery, PossibleLoss
-from gateway.broker.memory.broker import MemoryBroker
-from gateway.clock import FakeClock
-from gateway.hub.channel import Channel
-from gateway.hub.hub import Hub
-from gateway.tasks import Tasks
+from gateway.hub.channel import CACHED_MESSAGES, Channel
 from protocol.codec import MSGPACK
 from protocol.messages import (
     Gap,
@@ -32,6 +28,7 @@ from tests.gateway.hub.interleavings import (
     unavailable,
 )
 from tests.gateway.node import RULES, running_node
+from tests.gateway.slow_clients import LIMITS, drain, publish_each
 from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 # ---------------------------------------------------------------- sessions
@@ -75,6 +72,42 @@ async def test_messages_and_deliveries_are_counted() -> None:
         assert (figures["messages"], figures["deliveries"]) == (3, 9)
         assert clients[0].values() == [1, 2]
         assert clients[1].values() == [1, 2, 3]
+
+
+@on_virtual_time
+async def test_bytes_of_the_newest_messages_are_counted_over_all_channels() -> None:
+    async with running_node() as node:
+        client = await node.connect()
+        for channel in ("h:a", "h:b", "open"):
+            await client.subscribe(channel)
+        for channel in ("h:a", "h:b", "open"):
+            await node.publish(channel, "12345678")
+        await until_idle()
+        assert node.hub.statistics()["cached_bytes"] == 2 * len('"12345678"')
+        await node.publish("h:a", *(CACHED_MESSAGES * ["1"]))
+        await until_idle()
+        assert node.hub.statistics()["cached_bytes"] == len('"12345678"') + CACHED_MESSAGES * len('"1"')
+        await client.request(Unsubscribe(client.next_id(), "h:a"))
+        assert node.hub.statistics()["cached_bytes"] == len('"12345678"')
+
+
+@on_virtual_time
+async def test_subscriptions_that_are_behind_are_counted_until_they_are_live_or_end() -> None:
+    async with running_node(limits=LIMITS) as node:
+        clients = [await node.connect() for _ in range(3)]
+        for client in clients:
+            await client.subscribe("h:a")
+            await client.subscribe("h:b")
+        for client in clients[1:]:
+            client.transport.fill()
+        await publish_each(node, "h:a", *range(30))
+        await publish_each(node, "h:b", *range(30))
+        behind = sum(client.session.statistics()["behind"] for client in clients)
+        assert node.hub.statistics()["behind"] == behind == 4
+        clients[1].disconnect()
+        assert node.hub.statistics()["behind"] == 2
+        await drain(clients[2])
+        assert node.hub.statistics()["behind"] == 0
 
 
 @on_virtual_time
@@ -286,21 +319,6 @@ async def test_a_channel_replaced_by_a_newer_one_is_not_discarded() -> None:
         assert node.hub.subscribed_channels() == {"h:a": 1}
         client.send(Unsubscribe(10, "h:a"))
         node.hub.discard_if_idle(stale)
-
-
-async def test_publishers_wait_only_while_most_sockets_are_full() -> None:
-    hub = Hub("n", MemoryBroker(), scheduler=FakeClock(), tasks=Tasks(print))
-    nobody: Any = None  # they are only counted
-    hub.sessions = dict.fromkeys(map(str, range(100)), nobody)
-    full: list[Any] = [object() for _ in range(60)]
-    hub.flusher.full_outboxes.update(full[:50])
-    await hub.wait_for_capacity()  # half of the sockets is not most of them
-    hub.flusher.full_outboxes.update(full)
-    waiting = asyncio.ensure_future(hub.wait_for_capacity())
-    done, _ = await asyncio.wait([waiting], timeout=0.05)
-    assert not done
-    hub.flusher.full_outboxes.clear()
-    await waiting
 
 
 # ---------------------------------------------------------------- what no history tells

@@ -177,6 +177,7 @@ async def test_reading_is_paused_while_the_backlog_is_full() -> None:
         assert paused == [False, False, False, False, True]
         client.send(Ping(15), Ping(16))
         assert client.session.statistics()["backlog"] == 6
+        assert node.hub.statistics()["commands_waiting"] == 6
         await until_idle()
         for _ in range(2):
             broker.open(broker.gates[0])
@@ -185,6 +186,7 @@ async def test_reading_is_paused_while_the_backlog_is_full() -> None:
         await broker.pass_all()
         assert [client.transport.paused] == [False]
         assert client.session.statistics()["backlog"] == 0
+        assert node.hub.statistics()["commands_waiting"] == 0
         assert [reply.id for reply in client.transport.messages if isinstance(reply, PongReply)] == [
             11,
             12,

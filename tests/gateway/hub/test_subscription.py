@@ -38,7 +38,12 @@ async def test_a_live_subscription_is_no_longer_behind() -> None:
         session, live = client.session, client.session.subscriptions["h:a"]
         session.on_fell_behind(live, message_id(3))
         live.missed_unnumbered = True
+        session.on_fell_behind(live, message_id(4))
+        assert node.hub.statistics()["behind"] == 1
+        session.on_fell_behind(live, message_id(3))
         assert (repr(live), session.behind) == ("<Subscription h:a behind at 3-u3>", {live: None})
         live.go_live()
+        live.go_live()
         assert (repr(live), session.behind) == ("<Subscription h:a live>", {})
+        assert node.hub.statistics()["behind"] == 0
         assert (live.behind, live.missed_unnumbered) == (None, False)
