@@ -47,7 +47,7 @@ COUNTERS: Mapping[str, str] = {
     "push_published": "publishes that were answered on the fast path",
     "heartbeat_pings": "pings sent to silent connections",
     "heartbeat_dead": "connections closed because they did not answer a ping",
-    "outbox_flushes": "turns of the event loop in which outboxes were flushed",
+    "outbox_flushes": "event loop turns in which outboxes were flushed",
     "outbox_dropped_catch_up": "messages dropped from outboxes and replayed from history later",
     "outbox_dropped_conflate": "messages replaced by a newer one of their channel",
     "outbox_dropped_drop_oldest": "messages dropped for good; the client got a gap message",
