@@ -35,6 +35,11 @@ LISTEN_USER = "fanway-listen"
 LISTEN_TOKEN_SECONDS = 600.0
 """How long such a token is valid; `fanway listen` makes another before it expires."""
 
+DEV_NOTE = (
+    "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
+    "publish, and push with the key dev. Never put it where others can reach it."
+)
+
 app = typer.Typer(
     name="fanway",
     help="A real-time WebSocket gateway.",
@@ -118,15 +123,12 @@ def serve(
     if redis is not None:
         flags |= {"broker.kind": "redis", "broker.url": redis, "broker.urls": []}
     settings = load(_config_file(config), dev=dev, flags=flags)
-    _print_warnings(settings)
+    notes = [f"warning: {warning}" for warning in warnings(settings)]
     if settings.dev:
-        _print_note(
-            "DEV MODE: everybody who reaches this machine's loopback may connect without a token, subscribe, "
-            "publish, and push with the key dev. Never put it where others can reach it."
-        )
+        notes.append(DEV_NOTE)
     from gateway.runtime.process import run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, notes))
 
 
 @app.command()

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import MutableMapping
-from contextlib import suppress
-from typing import Any, Literal, TextIO
+from collections.abc import MutableMapping, Sequence
+from functools import partial
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+
+from gateway.observe.background_stream import BackgroundStream
 
 _MAX_TEXT_LENGTH = 500
 
 
-def configure(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
-    """Log to stderr, from *level* on: as JSON, or for people where stderr is a terminal (*style* `auto`)."""
-    json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    stderr: Any = FailureTolerantStream(sys.stderr)
+_streams: list[BackgroundStream] = []
+"""The stream of the log, once it is configured."""
+
+
+def configure(
+    stream: BackgroundStream, level: str = "info", style: Literal["auto", "json", "console"] = "auto"
+) -> None:
+    """Log to *stream*, from *level* on: as JSON, or for people where it is a terminal (*style* `auto`).
+
+    Structlog's loggers and those of the standard library, which uvicorn uses, write to it alike.
+    """
+    json = style == "json" or (style == "auto" and not stream.isatty())
     renderer: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
@@ -28,10 +37,10 @@ def configure(level: str = "info", style: Literal["auto", "json", "console"] = "
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
@@ -44,28 +53,20 @@ def configure(level: str = "info", style: Literal["auto", "json", "console"] = "
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+    stream.describe_dropped = partial(_describe_dropped, [*shared, renderer])
+    _streams[:] = [stream]
 
 
-class FailureTolerantStream:
-    """A stream that discards what cannot be written, instead of raising.
+def _describe_dropped(processors: Sequence[Any], lines: int) -> str:
+    event: Any = {"lines": lines, "event": "log lines dropped"}
+    for processor in processors:
+        event = processor(None, "warning", event)
+    return f"{event}\n"
 
-    A closed terminal, or a log collector that ended, must not stop the gateway.
-    """
 
-    def __init__(self, stream: TextIO) -> None:
-        """Write to *stream*."""
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write *text*, or discard it."""
-        with suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush; errors are ignored."""
-        with suppress(OSError, ValueError):
-            self._stream.flush()
+def statistics() -> dict[str, int]:
+    """Return how many lines of the log were dropped."""
+    return {"dropped": sum(stream.dropped for stream in _streams)}
 
 
 def escape_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

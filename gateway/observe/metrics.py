@@ -60,6 +60,7 @@ COUNTERS: Mapping[str, str] = {
     "admission_refused_address": "handshakes rejected because of limits.connections_per_address",
     "admission_refused_rate": "handshakes rejected because of limits.connects_per_second",
     "admission_refused_user": "connections rejected or closed because of limits.connections_per_user",
+    "log_dropped": "log lines that could not be written",
 }
 """Figures that only grow, and what they count; all others are gauges."""
 

@@ -241,6 +241,7 @@ class GatewayNode:
                 "push": self._fast_path.statistics,
                 "tasks": self._tasks.statistics,
                 "loop": self._loop_lag.statistics,
+                "log": logs.statistics,
             },
             close_counts=lambda: dict.fromkeys(CLOSES, 0) | self.hub.close_counts,
             workers=worker_metrics,

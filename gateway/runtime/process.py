@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 
@@ -13,7 +14,7 @@ import uvloop
 from gateway.errors import GatewayError
 from gateway.observe import logs
 from gateway.observe.worker_metrics import WorkerMetricsExchange
-from gateway.runtime import factory
+from gateway.runtime import factory, standard_streams
 from gateway.runtime.listeners import reserve_ports
 from gateway.runtime.node import GatewayNode
 from gateway.runtime.supervisor import Supervisor, stop_signals
@@ -28,9 +29,11 @@ _INFO_EVENTS = ("worker started", "each worker shows its own metrics alone")
 """Events of the supervisor that need nobody's attention."""
 
 
-def run(settings: Settings) -> int:
-    """Run a gateway until one of `stop_signals`; return the exit status."""
-    logs.configure(settings.log.level, settings.log.format)
+def run(settings: Settings, notes: Sequence[str] = ()) -> int:
+    """Print *notes* on stderr, and run a gateway until one of `stop_signals`; return the exit status."""
+    logs.configure(standard_streams.replace(), settings.log.level, settings.log.format)
+    for note in notes:
+        sys.stderr.write(f"fanway: {note}\n")
     try:
         if settings.node.workers > 1:
             return _run_workers(settings)
@@ -69,7 +72,7 @@ def run_worker(
     last_heartbeat: Synchronized[float],
 ) -> None:
     """Run worker *number* until a signal stops it: a node of its own, on ports that all workers share."""
-    logs.configure(settings.log.level, settings.log.format)
+    logs.configure(standard_streams.replace(), settings.log.level, settings.log.format)
     tune_garbage_collector()
     try:
         uvloop.run(_serve_as_worker(settings, number, metrics, last_heartbeat))
