@@ -6,8 +6,8 @@ import asyncio
 import gc
 import sys
 from collections.abc import Sequence
+from ctypes import c_double
 from functools import partial
-from multiprocessing.sharedctypes import Synchronized
 
 import uvloop
 
@@ -69,7 +69,7 @@ def run_worker(
     settings: Settings,
     number: int,
     metrics: WorkerMetricsExchange | None,
-    last_heartbeat: Synchronized[float],
+    last_heartbeat: c_double,
 ) -> None:
     """Run worker *number* until a signal stops it: a node of its own, on ports that all workers share."""
     logs.configure(standard_streams.replace(), settings.log.level, settings.log.format)
@@ -89,7 +89,7 @@ async def _serve_as_worker(
     settings: Settings,
     number: int,
     metrics: WorkerMetricsExchange | None,
-    last_heartbeat: Synchronized[float],
+    last_heartbeat: c_double,
 ) -> None:
     stopped = _stop_event()
     heartbeat = WorkerHeartbeat(last_heartbeat, asyncio.get_running_loop(), stopped.set)

@@ -14,10 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes import c_double
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import Synchronized
 
 from gateway.observe.worker_metrics import WorkerMetricsExchange
 
@@ -38,7 +38,7 @@ CHECK_INTERVAL_SECONDS = 0.5
 START_CHECK_INTERVAL_SECONDS = 0.05
 """Between two checks of the workers: when all of them serve, and until then."""
 
-WorkerMain = Callable[[int, "WorkerMetricsExchange | None", "Synchronized[float]"], None]
+WorkerMain = Callable[[int, "WorkerMetricsExchange | None", c_double], None]
 """Runs in each worker process: its number, the metrics of the other workers, and its last heartbeat."""
 
 
@@ -53,7 +53,7 @@ class Worker:
 
     number: int
     process: BaseProcess
-    last_heartbeat: Synchronized[float]
+    last_heartbeat: c_double
     """`time.monotonic()` of the last heartbeat; 0 before the first."""
     started_at: float
     deaths: int = 0
@@ -125,7 +125,9 @@ class Supervisor:
 
     def _start(self, number: int, *, deaths: int = 0) -> Worker:
         context = multiprocessing.get_context("spawn")
-        last_heartbeat = context.Value("d", 0.0)
+        # Without a lock: a worker that is killed while it holds one would block this process for ever, its
+        # handler of SIGTERM included. The value is aligned, so that a read never sees half of a write.
+        last_heartbeat = context.RawValue(c_double, 0.0)
         directory = self._metrics_directory
         metrics = None if directory is None else WorkerMetricsExchange(directory, number, self.count)
         process = context.Process(

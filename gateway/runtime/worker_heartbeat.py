@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from multiprocessing.sharedctypes import Synchronized
+from ctypes import c_double
 
 from gateway.clock import Scheduler
 
@@ -16,7 +16,7 @@ class WorkerHeartbeat:
     """Writes the time to shared memory from the worker's event loop, and notices that the parent ended."""
 
     def __init__(
-        self, last_heartbeat: Synchronized[float], scheduler: Scheduler, on_orphaned: Callable[[], object]
+        self, last_heartbeat: c_double, scheduler: Scheduler, on_orphaned: Callable[[], object]
     ) -> None:
         """Write to *last_heartbeat* once per interval; call *on_orphaned* once the parent process has ended.
 

@@ -1,6 +1,15 @@
 """When a worker is restarted, and when it is unresponsive."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from ctypes import c_double
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,16 +18,14 @@ from gateway.runtime.supervisor import (
     HEARTBEAT_TIMEOUT_SECONDS,
     MAX_RESTART_DELAY_SECONDS,
     START_TIMEOUT_SECONDS,
+    Supervisor,
     Worker,
     restart_delay,
 )
 
-
-class SharedValue:
-    """The part of a `multiprocessing.Value` that is used."""
-
-    def __init__(self, value: float = 0.0) -> None:
-        self.value = value
+ROOT = Path(__file__).parents[3]
+STOP_SECONDS = 30.0
+"""How long a supervisor may take to notice deaths and to stop; a healthy one takes a second."""
 
 
 def test_restart_delays_double_up_to_half_a_minute() -> None:
@@ -47,8 +54,51 @@ def test_the_timeout_of_the_first_heartbeat_is_longer_than_that_of_later_ones(
     worker = Worker(
         1,
         multiprocessing.Process(),
-        SharedValue(heartbeat),  # type: ignore[arg-type] # only its value is used
+        c_double(heartbeat),
         started_at=100.0,
         restart_at=restart_at,
     )
     assert (worker.is_serving, worker.is_unresponsive(now)) == (is_serving, is_unresponsive)
+
+
+def killed_while_it_holds_what_is_shared(_: int, __: object, last_heartbeat: Any) -> None:
+    """Serve for a moment as a worker; if the heartbeat has a lock, die with it."""
+    last_heartbeat.value = time.monotonic()
+    if hasattr(last_heartbeat, "get_lock"):
+        last_heartbeat.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def supervise() -> None:
+    """Run a supervisor whose workers are all killed; print its events."""
+
+    def print_event(event: str, **_: object) -> None:
+        sys.stdout.write(f"{event}\n")
+        sys.stdout.flush()
+
+    supervisor = Supervisor(
+        killed_while_it_holds_what_is_shared,
+        1,
+        stop_timeout=STOP_SECONDS,
+        log_event=print_event,
+        on_all_serving=lambda: None,
+    )
+    sys.exit(supervisor.run())
+
+
+def test_a_worker_that_is_killed_while_it_holds_what_is_shared_does_not_block_the_supervisor() -> None:
+    code = f"from {__name__} import supervise; supervise()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as child:
+        try:
+            assert child.stdout is not None
+            watchdog = threading.Timer(STOP_SECONDS, child.kill)
+            watchdog.start()
+            deaths = 0
+            for line in child.stdout:
+                deaths += line == "worker died\n"
+                if deaths == 2:
+                    child.send_signal(signal.SIGTERM)
+            assert child.wait(STOP_SECONDS) == 0
+        finally:
+            watchdog.cancel()
+            child.kill()

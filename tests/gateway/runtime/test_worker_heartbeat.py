@@ -1,6 +1,7 @@
 """The heartbeat of a worker, and the end of its supervisor."""
 
 import os
+from ctypes import c_double
 
 import pytest
 
@@ -8,20 +9,10 @@ from gateway.clock import FakeClock
 from gateway.runtime.worker_heartbeat import HEARTBEAT_INTERVAL_SECONDS, WorkerHeartbeat
 
 
-class SharedValue:
-    """The part of a `multiprocessing.Value` that is used."""
-
-    value = 0.0
-
-
 def test_heartbeats_are_written_until_the_parent_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, orphaned = FakeClock(), list[bool]()
-    shared = SharedValue()
-    heartbeat = WorkerHeartbeat(
-        shared,  # type: ignore[arg-type] # only its value is used
-        clock,
-        lambda: orphaned.append(True),
-    )
+    shared = c_double(0.0)
+    heartbeat = WorkerHeartbeat(shared, clock, lambda: orphaned.append(True))
     heartbeat.start()
     first = shared.value
     assert first > 0
