@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.access.claims import Identity
 from gateway.access.permissions import ChannelRules, may_publish, may_read
 from gateway.broker.base import Publication, Retention
 from gateway.delivery.encoding import EncodedMessage
@@ -19,6 +18,7 @@ from gateway.errors import Rejection
 from gateway.hub.services import Services
 from gateway.hub.session import Session
 from gateway.hub.subscribe import require_open, restore, subscribe
+from gateway.hub.tokens import verified_identity
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
     Connect,
@@ -45,7 +45,7 @@ from protocol.messages import (
 async def connect(session: Session, command: Connect) -> Connected:
     """Authenticate, register, and restore every channel that the client asks for; all in one reply."""
     services = session.services
-    identity = await _identity(services, command.token or session.header_token)
+    identity = await verified_identity(services, command.token or session.header_token)
     session.header_token = None
     require_open(session)
     user = "" if identity is None else identity.user
@@ -69,15 +69,6 @@ async def connect(session: Session, command: Connect) -> Connected:
     )
 
 
-async def _identity(services: Services, token: str | None) -> Identity | None:
-    """Return who *token* is for; None for an anonymous client, if anonymous clients are allowed."""
-    if token is not None and services.verifier is not None:
-        return await services.verifier.identity(token)
-    if token is None and services.anonymous:
-        return None
-    raise ClientFault(ErrorCode.UNAUTHORIZED, "connect needs a token that this gateway can verify")
-
-
 def _close_oldest(services: Services, user: str) -> None:
     sessions = services.hub.users.get(user, {})
     oldest = min(sessions.values(), key=lambda session: session.connected_at, default=None)
@@ -88,10 +79,12 @@ def _close_oldest(services: Services, user: str) -> None:
 async def refresh(session: Session, command: Refresh) -> Refreshed:
     """Replace the session's token by a newer one of the same user."""
     services = session.services
-    identity = await _identity(services, command.token)
+    identity = await verified_identity(services, command.token)
     require_open(session)
     if identity is None or identity.user != session.user:
-        raise ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
+        fault = ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
+        services.on_token_refused(fault)
+        raise fault
     session.info, session.token_channels = identity.info, identity.channels
     session.set_token_expiry(identity.expires_at)
     return Refreshed(command.id, _token_seconds_left(session) or 0.0)

@@ -16,6 +16,7 @@ from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.tasks import Tasks
 from protocol import limits
+from protocol.errors import ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,5 @@ class Services:
     wall_clock: Clock = wall
     on_error: Callable[[BaseException], None] = lambda _: None
     """Called with errors that are a fault of this program."""
+    on_token_refused: Callable[[ProtocolError], None] = lambda _: None
+    """Called with the reason for each token that is refused."""

@@ -21,6 +21,7 @@ from gateway.hub.recovery.reply_budget import ReplyBudget
 from gateway.hub.services import Services
 from gateway.hub.session import Session
 from gateway.hub.subscription import Subscription
+from gateway.hub.tokens import verified_channel_token
 from gateway.presence.members import apply_changes
 from protocol import channels
 from protocol.errors import ClientFault, ErrorCode, ProtocolError
@@ -162,7 +163,7 @@ async def _prepare(
     services, name = session.services, command.channel
     rules = services.namespaces.rules(name)
     _require_free_place(session, name)
-    token = None if command.token is None else await _channel_token(services, command.token)
+    token = None if command.token is None else await verified_channel_token(services, command.token)
     if not granted:
         _require_permission(session, rules, name, token)
     rewind = min(command.rewind or 0, services.limits.rewind)
@@ -218,12 +219,6 @@ def _require_free_place(session: Session, channel: str) -> None:
         )
     if len(session.subscriptions) >= session.services.limits.channels:
         raise _too_many_channels(session.services)
-
-
-async def _channel_token(services: Services, token: str) -> ChannelToken | None:
-    if services.verifier is None:
-        return None
-    return await services.verifier.channel_token(token)
 
 
 def _require_permission(

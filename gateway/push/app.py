@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Security
@@ -50,14 +50,16 @@ class PushApi(FastAPI):
 class PushKeySecurity(HTTPBearer):
     """The security scheme of every path under /v1."""
 
-    def __init__(self, keys: PushKeys, description: str) -> None:
+    def __init__(self, keys: PushKeys, description: str, on_refused: Callable[[str], None]) -> None:
         super().__init__(scheme_name="key", description=description)
         self._keys = keys
+        self._on_refused = on_refused
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]
         """Raise `RequestRejected` for a request without a valid key."""
         given = request.headers.get("authorization")
         if not self._keys.accepts(None if given is None else given.encode("latin-1")):
+            self._on_refused(request.client.host if request.client else "")
             raise RequestRejected(
                 401,
                 ErrorCode.UNAUTHORIZED,
@@ -121,7 +123,8 @@ def create_app(
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
     app.add_middleware(RawPathMiddleware)
-    keys = PushKeySecurity(context.keys, _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS)
+    description = _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS
+    keys = PushKeySecurity(context.keys, description, context.on_key_refused)
     router = APIRouter(prefix="/v1", dependencies=[Security(keys)])
     PublishRoutes(RequestPublisher(context), body_size=context.body_size).add_to(router)
     LookupRoutes(Lookups(context)).add_to(router)

@@ -34,3 +34,5 @@ class PushContext:
     """Messages in one answer."""
     presence_limit: int = defaults.PRESENCE_REPLY
     """Members in one answer: they have `body_size` bytes at most, but one member is always returned."""
+    on_key_refused: Callable[[str], None] = lambda _: None
+    """Called with the address of a client whose request has no valid key."""

@@ -24,6 +24,7 @@ from gateway.observe import health, logs
 from gateway.observe.loop_lag import LoopLag
 from gateway.observe.metrics import Exposition
 from gateway.observe.notices import NoticeLog
+from gateway.observe.refusals import RefusalLog
 from gateway.observe.worker_metrics import WorkerMetricsExchange
 from gateway.push import app as push
 from gateway.push.context import PushContext
@@ -69,6 +70,7 @@ class GatewayNode:
         self._log = logs.logger()
         self._log_notice = NoticeLog(self._log, settings.node_name())
         self._on_broker_ready: Callable[[], None] | None = None
+        self._refusals = RefusalLog(self._log)
         self._tasks = Tasks(self._log_error)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
         self._broker = factory.broker(settings, on_error=self._log_error, on_notice=self._on_broker_notice)
@@ -163,6 +165,7 @@ class GatewayNode:
             allowed_origins=frozenset(public.allowed_origins),
             trusted_proxies=public.trusted_proxies,
             allow_loopback=self.settings.dev,
+            on_origin_refused=self._refusals.on_origin_refused,
         )
 
     def _make_services(self) -> Services:
@@ -179,6 +182,7 @@ class GatewayNode:
             anonymous=settings.auth.anonymous,
             per_user_policy=settings.limits.per_user_policy,
             on_error=self._log_error,
+            on_token_refused=self._refusals.on_token_refused,
         )
 
     def _open_session(
@@ -226,6 +230,7 @@ class GatewayNode:
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,
             presence_limit=settings.limits.presence_reply,
+            on_key_refused=self._refusals.on_push_key_refused,
         )
 
     def _make_metrics(self, worker_metrics: WorkerMetricsExchange | None) -> Exposition:

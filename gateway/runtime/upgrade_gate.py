@@ -27,6 +27,7 @@ class UpgradeGate:
         allowed_origins: frozenset[str],
         trusted_proxies: Sequence[Network],
         allow_loopback: bool,
+        on_origin_refused: Callable[[str, str | None, str], None],
     ) -> None:
         """Admit by these rules.
 
@@ -36,6 +37,7 @@ class UpgradeGate:
             allowed_origins: pages that may connect (docs/security.md#origins).
             trusted_proxies: networks whose X-Forwarded-For is believed.
             allow_loopback: whether pages of this machine may connect, as in dev mode.
+            on_origin_refused: called with the origin, the Host header and the client's address.
 
         """
         self._admission = admission
@@ -43,6 +45,7 @@ class UpgradeGate:
         self._allowed_origins = allowed_origins
         self._trusted_proxies = trusted_proxies
         self._allow_loopback = allow_loopback
+        self._on_origin_refused = on_origin_refused
         self.draining = False
         """Set to reject all further clients."""
 
@@ -54,14 +57,17 @@ class UpgradeGate:
             return _unavailable("this node does not reach its broker")
         origins = self._allowed_origins
         if not origin_allowed(request.origin, request.host, origins, loopback=self._allow_loopback):
+            self._on_origin_refused(request.origin or "", request.host, self._address(request))
             return Rejection(
                 ErrorCode.PERMISSION_DENIED, "this page's origin is not in listen.public.allowed_origins"
             )
-        address = request.peer
-        if self._trusted_proxies:
-            address = client_address(address, request.forwarded_for, self._trusted_proxies)
-        admitted = self._admission.admit_upgrade(address)
+        admitted = self._admission.admit_upgrade(self._address(request))
         return admitted if isinstance(admitted, Rejection) else admitted.release
+
+    def _address(self, request: UpgradeRequest) -> str:
+        if not self._trusted_proxies:
+            return request.peer
+        return client_address(request.peer, request.forwarded_for, self._trusted_proxies)
 
     def problems(self) -> list[str]:
         """Return why this node is not ready, for `/readyz`; empty where it is."""

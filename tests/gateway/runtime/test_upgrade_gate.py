@@ -22,6 +22,7 @@ class Node:
     """A gate, and the state of the node that it looks at."""
 
     broker_ready: bool = True
+    refused_origins: list[tuple[str, str | None, str]] = field(default_factory=list)
     admission: Admission = field(default_factory=lambda: Admission(AdmissionLimits(per_address=1)))
 
     def gate(self) -> UpgradeGate:
@@ -31,6 +32,7 @@ class Node:
             allowed_origins=frozenset({APP}),
             trusted_proxies=[ip_network("10.0.0.0/8")],
             allow_loopback=False,
+            on_origin_refused=lambda *refused: self.refused_origins.append(refused),
         )
 
 
@@ -64,7 +66,11 @@ async def test_a_node_that_is_not_ready_rejects_with_a_random_retry_after(proble
 
 
 async def test_a_page_of_another_origin_is_rejected_for_good() -> None:
-    rejection = Node().gate()(request(origin="https://evil.example.com"))
+    node = Node()
+    rejection = node.gate()(
+        request(PROXY, origin="https://evil.example.com", forwarded_for=("198.51.100.1",))
+    )
+    assert node.refused_origins == [("https://evil.example.com", None, "198.51.100.1")]
     assert isinstance(rejection, Rejection)
     assert (rejection.code, rejection.retry_after) == (ErrorCode.PERMISSION_DENIED, None)
     assert "listen.public.allowed_origins" in rejection.message

@@ -1,0 +1,33 @@
+"""The tokens in commands: who they are for, and a report of each one that is refused."""
+
+from __future__ import annotations
+
+from gateway.access.claims import ChannelToken, Identity
+from gateway.access.keys import TokenError
+from gateway.hub.services import Services
+
+
+async def verified_identity(services: Services, token: str | None) -> Identity | None:
+    """Return who *token* is for; None for an anonymous client, if anonymous clients are allowed."""
+    if token is None and services.anonymous:
+        return None
+    if token is None or services.verifier is None:
+        error = TokenError("connect needs a token that this gateway can verify")
+        services.on_token_refused(error)
+        raise error
+    try:
+        return await services.verifier.identity(token)
+    except TokenError as error:
+        services.on_token_refused(error)
+        raise
+
+
+async def verified_channel_token(services: Services, token: str) -> ChannelToken | None:
+    """Return the permission in *token*; None if this node verifies no tokens."""
+    if services.verifier is None:
+        return None
+    try:
+        return await services.verifier.channel_token(token)
+    except TokenError as error:
+        services.on_token_refused(error)
+        raise
