@@ -1,1 +1,0 @@
-"""Attackers beside a bystander who must not notice them."""
