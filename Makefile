@@ -38,8 +38,8 @@ test-fast: setup ## run the tests that need no other programs (under 3 minutes):
 	$(TEST_PROTOCOL)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile tests/gateway
 
-test: setup ## run all tests, with Redis, a browser and a C compiler
-	@.ci/need redis browser cc
+test: setup ## run all tests, with Redis, a browser, a C compiler and Java
+	@.ci/need redis browser cc java
 	@if [ -f package.json ]; then npm ci --silent; fi
 	@mkdir -p artifacts
 	$(TEST_PROTOCOL)

@@ -82,6 +82,11 @@ async def _read_bytes(request: Request, max_size: int) -> bytes:
                 raise _too_large(max_size)
     except ClientDisconnect:
         raise RequestRejected(400, ErrorCode.BAD_REQUEST, "the body ended early") from None
+    if declared.isdecimal() and int(declared) != len(body):
+        # A layer below has lost it: what it said must not be taken for a body that says nothing.
+        raise RequestRejected(
+            400, ErrorCode.BAD_REQUEST, f"of {int(declared)} bytes of the body, {len(body)} arrived"
+        )
     return bytes(body)
 
 

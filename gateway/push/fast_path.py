@@ -21,9 +21,10 @@ from gateway.push.content_types import ContentType
 from gateway.push.context import PushContext
 from gateway.push.errors import http_rejection
 from gateway.push.header_cache import HeaderCache
-from gateway.push.http import InternalHttp, RequestTimeouts
+from gateway.push.http import HttpCounts, InternalHttp, RequestTimeouts
 from gateway.push.publisher import RequestPublisher
 from gateway.push.responses import ResponseBody
+from gateway.transport.http.bounded_head import HeadLimits
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
@@ -42,7 +43,9 @@ class FastPath:
         "_default_headers",
         "_response_heads",
         "body_size",
+        "head_limits",
         "header_cache",
+        "http_counts",
         "published",
         "publisher",
         "tasks",
@@ -53,9 +56,12 @@ class FastPath:
         self,
         context: PushContext,
         timeouts: RequestTimeouts = RequestTimeouts(),  # noqa: B008 (immutable)
+        head_limits: HeadLimits = HeadLimits(),  # noqa: B008 (immutable)
     ) -> None:
         """Publish as the routes over *context* do."""
         self.timeouts = timeouts
+        self.head_limits = head_limits
+        self.http_counts = HttpCounts()
         self.header_cache = HeaderCache(context.keys)
         self.publisher = RequestPublisher(context)
         self.tasks = context.tasks
@@ -84,8 +90,12 @@ class FastPath:
             return http_rejection(error)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many requests took the fast path, and how many header blocks are cached."""
-        return {"published": self.published, "heads": len(self.header_cache)}
+        """Return how many requests took the fast path or were rejected, and how many blocks are cached."""
+        return {
+            "published": self.published,
+            "heads": len(self.header_cache),
+            "rejected_heads": self.http_counts.rejected_heads,
+        }
 
 
 class FastPathHttp(InternalHttp):
@@ -108,6 +118,8 @@ class FastPathHttp(InternalHttp):
             _loop,
             body_size=fast_path.body_size,
             timeouts=fast_path.timeouts,
+            head_limits=fast_path.head_limits,
+            counts=fast_path.http_counts,
         )
         self._fast_path = fast_path
         self._enabled = not config.root_path and config.limit_concurrency is None
@@ -249,11 +261,3 @@ class FastPathHttp(InternalHttp):
         """Discard an incomplete request; a publish that waits for the broker goes on."""
         self._buffer.clear()
         super().connection_lost(exc)
-
-    # ------------------------------------------------------------ callbacks of uvicorn's parser
-
-    def on_headers_complete(self) -> None:
-        """Leave the fast path for good where the client asks for an upgrade: no more requests follow."""
-        if self.parser.should_upgrade():
-            self._enabled = False
-        super().on_headers_complete()

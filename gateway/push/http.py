@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the internal listener: requests have deadlines, and a client always gets to read its answer."""
+"""HTTP/1.1 on the internal listener: requests have bounds and deadlines, and answers can always be read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from gateway import defaults
 from gateway.errors import Rejection
 from gateway.push.content_types import JSON, ContentType
+from gateway.transport.http.bounded_head import (
+    BoundedHeadHttp,
+    HeadLimitError,
+    HeadLimits,
+    rejection_of,
+)
 from gateway.transport.http.lingering_close import close_lingering
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
 LINGER_SECONDS = 5.0
 """For which input is discarded after a rejection, so that the client can read the answer."""
+
+MIN_CHUNKED_SLICE_BYTES = 512
+"""Of a chunked body that are parsed at once: a slice may also hold requests, of 18 bytes at least."""
+
+_HEAD_END = b"\r\n\r\n"
+
+_FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 
 _REQUEST_TIMEOUT = render(Rejection(ErrorCode.BAD_REQUEST, "the request did not come in time"), status=408)
 
@@ -34,8 +48,20 @@ class RequestTimeouts:
     """Until the body is complete."""
 
 
-class InternalHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with deadlines, and with answers that are not lost to a reset."""
+@dataclass(slots=True)
+class HttpCounts:
+    """What the connections of one listener have counted, for metrics."""
+
+    rejected_heads: int = 0
+    """Requests that were malformed, or whose head exceeded a limit."""
+
+
+class InternalHttp(BoundedHeadHttp):
+    """uvicorn's HTTP protocol, with bounds and deadlines, and with answers that are not lost to a reset.
+
+    One request is parsed and answered after the other: what a client sends ahead waits unparsed, and the
+    socket is not read meanwhile.
+    """
 
     def __init__(
         self,
@@ -46,17 +72,29 @@ class InternalHttp(HttpToolsProtocol):
         *,
         body_size: int,
         timeouts: RequestTimeouts,
+        head_limits: HeadLimits,
+        counts: HttpCounts,
     ) -> None:
-        """Bind *body_size* and *timeouts* with `functools.partial`; larger bodies are not read further."""
-        super().__init__(config, server_state, app_state, _loop)
+        """Bind the bounds with `functools.partial`; bodies over *body_size* are not read further."""
+        super().__init__(config, server_state, app_state, _loop, head_limits=head_limits)
         self._body_size = body_size
         self._timeouts = timeouts
+        self._counts = counts
+        self._input = b""
+        """Bytes that were read; those from `_position` on are not parsed yet."""
+        self._position = 0
+        self._bytes_besides_body = 0
+        """Bytes parsed since the last byte of a body: of a head, of lines between chunks, or of trailers."""
+        self._content_length: int | None = None
+        """Bytes in the current request's body; None in chunks, or without a body."""
         self._body_received = 0
         """Bytes of the current request's body so far."""
         self._head_complete = False
         """Whether the current request's head is complete."""
         self._between_requests = True
         """Whether uvicorn's parser is at the beginning of a request."""
+        self._in_framing_head = False
+        """Whether the parser gets the head that `_ignore_upgrade` makes."""
         self._started_at = 0.0
         """Loop time at which the current request began, or the connection."""
         self._first_request = True
@@ -75,14 +113,75 @@ class InternalHttp(HttpToolsProtocol):
         self._set_timer(self._timeouts.head)
 
     def data_received(self, data: bytes) -> None:
-        """Parse *data*, and set the deadline of what is missing."""
-        super().data_received(data)
-        if self._discarding or self.transport.is_closing():
-            return
+        """Parse *data*, or keep it until the requests before it are answered; set the next deadline."""
+        self._unset_keepalive_if_required()
+        self._input = self._input[self._position :] + data
+        self._position = 0
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse the input up to the end of a request that is to be answered first."""
+        while self._position < len(self._input):
+            if self._between_requests and not self._answered:
+                # Not by way of `flow`: uvicorn resumes that one whenever a route asks for the body.
+                self.transport.pause_reading()
+                return
+            if not self._parse_slice():
+                return
+        self._input, self._position = b"", 0
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
         if self._body_received > self._body_size and self._answered:
             self._close()
         elif self.timeout_keep_alive_task is None:
             self._set_next_timer()
+
+    def _parse_slice(self) -> bool:
+        """Parse as much of the input as can hold one request; return whether the connection goes on."""
+        try:
+            end = self._end_of_slice()
+            self._bytes_besides_body += end - self._position
+            try:
+                self.parser.feed_data(self._input[self._position : end])
+                self._position = end
+            except httptools.HttpParserUpgrade as offer:
+                self._position += offer.args[0]
+                self._ignore_upgrade()
+        except (httptools.HttpParserError, HeadLimitError) as error:
+            self._counts.rejected_heads += 1
+            self._reject(rejection_of(error))
+            return False
+        return True
+
+    def _end_of_slice(self) -> int:
+        """Return where the next slice of the input ends: with a head, with a body, or earlier.
+
+        So that a slice has hardly more than one request, and at most `HeadLimits.size` bytes besides a body.
+        """
+        begin, end = self._position, len(self._input)
+        if self._in_body and self._content_length is not None:
+            return min(end, begin + self._content_length - self._body_received)
+        allowed = self._head_limits.size - self._bytes_besides_body
+        if allowed <= 0:
+            raise self.head_too_large()
+        end = min(end, begin + allowed)
+        found = self._input.find(_HEAD_END, begin + MIN_CHUNKED_SLICE_BYTES * self._in_body, end)
+        return end if found < 0 else found + len(_HEAD_END)
+
+    def _ignore_upgrade(self) -> None:
+        """Read the body of a request that offered an upgrade, as that of any other (RFC 9110 section 7.8).
+
+        httptools takes each offer for accepted, and does not parse the body. A new parser does, whose request
+        has the same framing and no offer.
+        """
+        framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in _FRAMING_FIELDS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._in_framing_head = True
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        finally:
+            self._in_framing_head = False
 
     def _set_next_timer(self) -> None:
         """Set the timer for the deadline or for idleness; uvicorn cancels its timer with each read."""
@@ -106,6 +205,11 @@ class InternalHttp(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # None at first
 
     @property
+    def _in_body(self) -> bool:
+        """Whether uvicorn's parser is behind a head and before the end of the body."""
+        return self._head_complete and not self._between_requests
+
+    @property
     def _request_incomplete(self) -> bool:
         """Whether a part of a request has arrived, and the rest has not."""
         return not self._between_requests
@@ -114,23 +218,42 @@ class InternalHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note that a request has begun."""
+        if self._in_framing_head:
+            return
         self._between_requests = self._head_complete = False
         self._started_at = self.loop.time()
         self._body_received = 0
+        self._content_length = None
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Add *url* to the target."""
+        if not self._in_framing_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a field to the head; a trailer is none of them (RFC 9110 section 6.5.1), and is dropped."""
+        if not (self._in_framing_head or self._head_complete):
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Note that the head is complete; a request whose body is too large is the connection's last."""
+        if self._in_framing_head:
+            return
         self._head_complete = True
+        self._bytes_besides_body = 0
         super().on_headers_complete()
         declared = next((value for name, value in self.headers if name == b"content-length"), b"")
         if len(declared) > 18 or int(declared or b"0") > self._body_size:
             self.cycle.keep_alive = False
+        if declared:
+            self._content_length = int(declared)
         if not self.cycle.keep_alive:
             self._linger_after_answer()
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes: a request whose body turns out too large is the connection's last."""
+        self._bytes_besides_body = 0
         self._body_received += len(body)
         if self._body_received > self._body_size and self.cycle.keep_alive:
             self.cycle.keep_alive = False
@@ -139,16 +262,22 @@ class InternalHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
+        if self.parser.should_upgrade():
+            return  # its body follows: `_ignore_upgrade`
         self._between_requests = True
         self._first_request = False
+        self._bytes_besides_body = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless this was the last."""
         if self._discarding:
             self.server_state.total_requests += 1
-        else:
-            super().on_response_complete()
+            return
+        super().on_response_complete()
+        if self._input and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._parse()
 
     # ------------------------------------------------------------ timeouts and the end
 
@@ -205,16 +334,12 @@ class InternalHttp(HttpToolsProtocol):
         lines.append(body)
         return b"".join(lines)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer a malformed request in the form of every other error."""
-        self._reject(render(Rejection(ErrorCode.BAD_REQUEST, msg)))
-
     def _linger_after_answer(self) -> None:
         """Let the current request's answer end with a close that does not reset the connection."""
         self.cycle.transport = cast("Any", _LingeringTransport(self.transport, self._close))
 
     def _close(self) -> None:
-        if self._between_requests:
+        if self._between_requests and not self._input:
             self.transport.close()
         else:
             self._close_lingering()

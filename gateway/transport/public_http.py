@@ -9,28 +9,23 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway import defaults
 from gateway.errors import Rejection
 from gateway.tasks import Tasks
 from gateway.transport.http import rejections
+from gateway.transport.http.bounded_head import BoundedHeadHttp, HeadLimits, rejection_of
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.rejections import HttpRejection
 from gateway.transport.websocket.handshake import Handshake
 from gateway.transport.websocket.options import WebSocketOptions
 from protocol.errors import ErrorCode
 
-
-def _bad_request(status: HTTPStatus, message: str) -> bytes:
-    body = rejections.render(Rejection(ErrorCode.BAD_REQUEST, message)).json()
-    head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
-    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
-
-
-_MALFORMED = _bad_request(HTTPStatus.BAD_REQUEST, "a malformed HTTP request")
-_TOO_LARGE = _bad_request(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
-_TIMEOUT = _bad_request(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not come in time")
+_TIMEOUT = rejections.render(
+    Rejection(ErrorCode.BAD_REQUEST, "the head of the request did not come in time"),
+    status=HTTPStatus.REQUEST_TIMEOUT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +34,11 @@ class HttpOptions:
 
     header_timeout: float = defaults.HEADER_TIMEOUT_SECONDS
     """Seconds until a request's head must be complete; uvicorn itself has no such limit."""
-    header_size: int = 16 * 1024
-    """Bytes in a request's head; 431 beyond."""
+    head: HeadLimits = field(default_factory=HeadLimits)
     websocket: WebSocketOptions = field(default_factory=WebSocketOptions)
 
 
-class PublicHttp(HttpToolsProtocol):
+class PublicHttp(BoundedHeadHttp):
     """uvicorn's HTTP protocol with bounds on the head, one request a connection, and our WebSocket handshake.
 
     What it relies on in uvicorn is listed in tests/gateway/runtime/test_uvicorn_contract.py.
@@ -61,7 +55,7 @@ class PublicHttp(HttpToolsProtocol):
         options: HttpOptions,
     ) -> None:
         """Bind *tasks* and *options* with `functools.partial` and name the result as uvicorn's `http`."""
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state, _loop, head_limits=options.head)
         self._fanway_tasks = tasks
         self._options = options
         self._head_size = 0
@@ -79,22 +73,22 @@ class PublicHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse *data* up to `header_size`; what follows the head of an upgrade is for the WebSocket."""
+        """Parse *data* up to the limit; what follows the head of an upgrade is for the WebSocket."""
         if self._request_received:
             return
-        head = data[: self._options.header_size - self._head_size]
+        head = data[: self._head_limits.size - self._head_size]
         self._head_size += len(head)
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self._start_handshake(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
             if not self._request_received:
-                self._reject(_MALFORMED)
+                self._reject(rejection_of(error))
         else:
             if len(head) < len(data) and not self._request_received:
-                self._reject(_TOO_LARGE)
+                self._reject(rejection_of(self.head_too_large()))
 
     def on_message_begin(self) -> None:
         """Start the only request of this connection; a second one ends the parsing.
@@ -118,8 +112,8 @@ class PublicHttp(HttpToolsProtocol):
         """Hand the connection over to a `Handshake`, with the *early_data* that followed the request."""
         try:
             path = _path(self.url)
-        except httptools.HttpParserInvalidURLError:
-            self._reject(_MALFORMED)
+        except httptools.HttpParserInvalidURLError as error:
+            self._reject(rejection_of(error))
             return
         self.connections.discard(self)
         handshake = Handshake(
@@ -157,16 +151,23 @@ class PublicHttp(HttpToolsProtocol):
 
     def _on_head_timeout(self) -> None:
         self._head_timer = None
-        self._reject(_TIMEOUT if self._head_size else b"")
+        self._reject(_TIMEOUT if self._head_size else None)
 
-    def _reject(self, response: bytes) -> None:
+    def _reject(self, rejection: HttpRejection | None) -> None:
+        """Close, with *rejection* as the answer; None where nothing was asked."""
         self._cancel_head_timer()
         if not self.transport.is_closing():
-            if response:
-                self.transport.write(response)
+            if rejection is not None:
+                self.transport.write(_response(rejection))
             self.connections.discard(self)
             self.parser = cast("Any", None)
             close_lingering(self.transport, self.server_state, timeout=self._options.websocket.close_timeout)
+
+
+def _response(rejection: HttpRejection) -> bytes:
+    body, status = rejection.json(), HTTPStatus(rejection.status)
+    head = b"HTTP/1.1 %d %b\r\nconnection: close\r\n" % (status, status.phrase.encode())
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
 def _path(target: bytes) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.access import claims
 from gateway.settings import load
-from gateway.transport.public_http import HttpOptions
+from gateway.transport.http.bounded_head import HeadLimits
 from protocol import limits
 from tests.docs.pages import PAGES, ROOT, Page
 
@@ -40,7 +40,9 @@ def test_documented_limits_are_those_of_the_code() -> None:
     assert f"at most {limits.TOKEN_SIZE:,} characters" in words
     assert f"`auth.max_ttl` ({settings.auth.max_ttl / 3600:g} h)" in words
     assert f"`auth.leeway` ({settings.auth.leeway:g} s)" in words
-    assert f"{HttpOptions().header_size >> 10} KiB, then 431" in words
+    head = HeadLimits()
+    assert f"{head.size >> 10} KiB, then 431; {head.fields} fields, then 431" in words
+    assert f"{head.target >> 10} KiB in the target, then 414" in words
     assert (
         f"{limits.FRAGMENTS} frames a message, {limits.CONTROL_FRAMES_PER_SECOND:g} control frames a second"
         in words

@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[bytes, int, dict[str, str]]] = {
     "no origin at all": (upgrade_request(origin="null"), 403, {}),
     "a head that is too large": (upgrade_request(cookie="c" * 20_000), 431, {}),
     "a head much too large": (upgrade_request(cookie="c" * 2_000_000), 431, {}),
-    "a head without an end": (b"GET /" + b"a" * 500_000, 431, {}),
+    "a head without an end": (b"GET /" + b"a" * 500_000, 414, {}),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, {}),
     "TLS": (bytes.fromhex("16030100c8010000c40303"), 400, {}),
     "no HTTP": (b"\x00\x01\x02\x03\r\n\r\n", 400, {}),

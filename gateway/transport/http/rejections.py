@@ -28,8 +28,8 @@ STATUS: dict[ErrorCode, int] = {
 """The status that goes with each error code; `UNPROCESSABLE` with one that is not named here.
 
 Where HTTP has a more exact status than the code, the caller of `render` names it: 404 and 405 for a path or
-method that is not served, 408 for a late request, 415 for a content type, 426 for a missing upgrade, 431 for
-a large head, 505 for an HTTP version, 507 for a full broker.
+method that is not served, 408 for a late request, 414 for a long target, 415 for a content type, 426 for a
+missing upgrade, 431 for a large head, 505 for an HTTP version, 507 for a full broker.
 """
 
 UNPROCESSABLE = 422

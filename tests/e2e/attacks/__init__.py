@@ -1,0 +1,1 @@
+"""Attackers beside a bystander who must not notice them."""

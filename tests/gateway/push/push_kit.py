@@ -24,9 +24,10 @@ from gateway.broker.base import (
 from gateway.broker.memory.broker import MemoryBroker
 from gateway.push import PushContext, PushKeys, create_app
 from gateway.push.fast_path import FastPath, FastPathHttp
-from gateway.push.http import InternalHttp, RequestTimeouts
+from gateway.push.http import HttpCounts, InternalHttp, RequestTimeouts
 from gateway.runtime.listeners import Binding, Listener
 from gateway.tasks import Tasks
+from gateway.transport.http.bounded_head import HeadLimits
 
 KEY = "correct-horse"
 OLD_KEY = "battery-staple"
@@ -172,7 +173,13 @@ async def served(
 ) -> AsyncIterator[ServedApi]:
     """Serve *api* on a free loopback port, with or without the fast path."""
     shared = FastPath(api.context, timeouts) if fast else None
-    routes_only = partial(InternalHttp, body_size=api.context.body_size, timeouts=timeouts)
+    routes_only = partial(
+        InternalHttp,
+        body_size=api.context.body_size,
+        timeouts=timeouts,
+        head_limits=HeadLimits(),
+        counts=HttpCounts(),
+    )
     http: Callable[..., Any] = routes_only if shared is None else partial(FastPathHttp, fast_path=shared)
     app = create_app(api.context)
     listener = Listener(app, Binding("127.0.0.1", 0), http=http, ws="none", **options)

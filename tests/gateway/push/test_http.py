@@ -10,7 +10,18 @@ import orjson
 import pytest
 
 from gateway.push.http import RequestTimeouts
-from tests.gateway.push.push_kit import KEY, body, make_api, one_more, request, served
+from gateway.transport.http.bounded_head import HeadLimits
+from tests.gateway.push.push_kit import (
+    KEY,
+    WaitingBroker,
+    body,
+    feed,
+    make_api,
+    offset,
+    one_more,
+    request,
+    served,
+)
 
 LARGE = 12 * 1024 * 1024
 """Bytes: more than any socket holds."""
@@ -163,3 +174,130 @@ async def test_a_slow_client_is_served_within_its_deadlines() -> None:
         )
     assert answer.status_code == 200
     assert json.loads(answer.text)["channel"] == "chat"
+
+
+# ---------------------------------------------------------------- heads beyond their bounds
+
+
+@pytest.mark.parametrize("before", [b"", request(body(data="first")), request(b"{}", "Connection: upgrade")])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"x" * 9_000, 414),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n" + b"a:b\r\n" * 101, 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"x" * 17_000, 431),
+        (b"\r\n" * 9_000, 431),
+        (request(b"", "Transfer-Encoding: chunked", length=False) + b"1;" + b"x" * 17_000, 431),
+        (
+            request(b"", "Transfer-Encoding: chunked", length=False) + b"1\r\nx\r\n0\r\nt:" + b"x" * 34_000,
+            431,
+        ),
+    ],
+)
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_head_beyond_a_bound_is_refused_before_it_ends(
+    fast: bool, head: bytes, status: int, before: bytes
+) -> None:
+    api = await make_api()
+    async with served(api, fast=fast) as server, server.connect() as wire:
+        if before:
+            await wire.ask(before)
+        await wire.send(head)
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert code(answer.body) == "bad_request"
+        assert await wire.closed()
+        if server.fast_path is not None:
+            assert server.fast_path.statistics()["rejected_heads"] == 1
+
+
+async def test_a_head_of_the_largest_size_is_served_however_it_arrives() -> None:
+    api = await make_api()
+    head = request(b"", line="GET /v1/nodes HTTP/1.1", media=None)
+    largest = head[:-2] + b"x: " + b"x" * (HeadLimits().size - len(head) - 5) + b"\r\n\r\n"
+    assert len(largest) == HeadLimits().size
+    async with served(api) as server, server.connect() as wire:
+        assert (await wire.ask(largest)).status == 200
+        feed(server, largest[:100], largest[100:-1], largest[-1:] + largest[:7], largest[7:])
+        assert [(await wire.answer()).status for _ in range(2)] == [200, 200]
+        assert (await wire.ask(largest[:-4] + b"x\r\n\r\n")).status == 431
+
+
+# ---------------------------------------------------------------- requests sent ahead
+
+
+async def test_requests_sent_ahead_wait_unparsed_until_those_before_are_answered() -> None:
+    broker = WaitingBroker()
+    api = await make_api(broker=broker)
+    query = request(body(data=1), line="POST /v1/publish?x=1 HTTP/1.1")
+    async with served(api) as server, server.connect() as wire:
+        await wire.send(query)
+        await broker.arrived.acquire()
+        feed(server, query * 100, request(body(data="last")))
+        assert not server.protocol().pipeline
+        assert not server.protocol().transport.is_reading()
+        broker.gate.set()
+        assert [offset(await wire.answer()) for _ in range(102)] == list(range(1, 103))
+        assert await one_more(wire) == 103
+    assert api.node.data()[-2:] == ["last", "more"]
+
+
+# ---------------------------------------------------------------- bodies behind an offered upgrade
+
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+CHUNKED = b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body()[:5], len(body()) - 5, body()[5:])
+
+
+@pytest.mark.parametrize("step", [1, 7, 1_000])
+@pytest.mark.parametrize("fast", [True, False])
+async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(fast: bool, step: int) -> None:
+    api = await make_api()
+    data = (
+        request(body(), *OFFER)
+        + request(b"", *OFFER, "Transfer-Encoding: chunked", length=False)
+        + CHUNKED
+        + request(b"", *OFFER, line="GET /v1/nodes HTTP/1.1", length=False)
+        + request(body())
+    )
+    async with served(api, fast=fast) as server, server.connect() as wire:
+        assert offset(await wire.ask(request(body(), *OFFER))) == 1
+        feed(server, *(data[at : at + step] for at in range(0, len(data), step)))
+        assert [offset(await wire.answer()) for _ in range(2)] == [2, 3]
+        assert b'"nodes"' in (await wire.answer()).body
+        assert offset(await wire.answer()) == 4
+        assert await one_more(wire) == 5
+
+
+async def test_a_body_behind_an_offered_upgrade_is_not_taken_for_a_request() -> None:
+    api = await make_api()
+    inner = request(body(data="smuggled"))
+    async with served(api) as server, server.connect() as wire:
+        assert (await wire.ask(request(inner, *OFFER))).status == 400
+        assert await one_more(wire) == 1
+    assert api.node.data() == ["more"]
+
+
+async def test_the_connections_that_a_disconnect_excepts_are_read_behind_an_offered_upgrade() -> None:
+    api = await make_api()
+    async with served(api) as server, server.connect() as wire:
+        line = "POST /v1/users/alice/disconnect HTTP/1.1"
+        answer = await wire.ask(request(b'{"except": ["c1"]}', *OFFER, line=line))
+        assert answer.status == 200
+    (command,) = api.node.user_commands
+    assert command.except_connections == {"c1"}
+
+
+async def test_a_malformed_framing_behind_an_offered_upgrade_is_refused() -> None:
+    api = await make_api()
+    async with served(api) as server, server.connect() as wire:
+        await wire.send(request(b"", *OFFER, "Transfer-Encoding: gzip", length=False))
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+
+
+async def test_trailers_are_no_fields_of_the_head() -> None:
+    api = await make_api()
+    async with served(api) as server, server.connect() as wire:
+        trailer = b"Authorization: Bearer %b\r\n\r\n" % KEY.encode()
+        data = request(b"", "Transfer-Encoding: chunked", length=False, key=None) + CHUNKED[:-2] + trailer
+        assert (await wire.ask(data)).status == 401

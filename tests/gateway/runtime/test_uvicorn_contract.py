@@ -27,10 +27,11 @@ from uvicorn.server import Server, ServerState
 from gateway.push.fast_path import FastPathHttp
 from gateway.push.http import InternalHttp
 from gateway.runtime.listeners import Binding, Listener
+from gateway.transport.http.bounded_head import BoundedHeadHttp
 from gateway.transport.public_http import PublicHttp
 from tests.docs.pages import ROOT
 
-PROTOCOLS = (PublicHttp, InternalHttp, FastPathHttp)
+PROTOCOLS = (BoundedHeadHttp, PublicHttp, InternalHttp, FastPathHttp)
 """Our subclasses of uvicorn's HTTP protocol."""
 
 PROTOCOL_METHODS = {
@@ -39,11 +40,12 @@ PROTOCOL_METHODS = {
     "connection_lost": ["exc"],
     "data_received": ["data"],
     "on_message_begin": [],
+    "on_url": ["url"],
+    "on_header": ["name", "value"],
     "on_headers_complete": [],
     "on_body": ["body"],
     "on_message_complete": [],
     "on_response_complete": [],
-    "send_400_response": ["msg"],
     "shutdown": [],
     "timeout_keep_alive_handler": [],
     "_should_upgrade": [],
@@ -75,7 +77,7 @@ PROTOCOL_ATTRIBUTES = {
 CYCLE_ATTRIBUTES = {"keep_alive", "response_complete", "response_started", "transport"}
 """Attributes of the present request, `HttpToolsProtocol.cycle`, that are read or set."""
 
-FLOW_ATTRIBUTES = {"pause_reading", "resume_reading", "write_paused"}
+FLOW_ATTRIBUTES = {"pause_reading", "read_paused", "resume_reading", "write_paused"}
 """Attributes of `HttpToolsProtocol.flow` that are read or called."""
 
 SERVER_METHODS = {"serve": ["sockets"], "shutdown": ["sockets"], "capture_signals": []}
