@@ -124,6 +124,7 @@ def broker_that(*, waits: bool, memory: int) -> MemoryBroker:
 async def test_broker_failures_are_answered_as_by_the_routes(
     status: int, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     answers, logged = [], []
     for fast in (True, False):
         api = await make_api(
