@@ -202,6 +202,7 @@ class FastPathHttp(InternalHttp):
     ) -> None:
         """Answer, then go on with the input that arrived meanwhile."""
         self._publish_task = None
+        self._last_used_at = self.loop.time()
         self._send(answer_type, _STOPPING if task.cancelled() else task.result())
         if self.transport.is_closing():
             return

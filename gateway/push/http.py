@@ -31,6 +31,9 @@ LINGER_SECONDS = 5.0
 MIN_CHUNKED_SLICE_BYTES = 512
 """Of a chunked body that are parsed at once: a slice may also hold requests, of 18 bytes at least."""
 
+KEEP_ALIVE_MARGIN_SECONDS = 1.0
+"""By which an idle connection is kept longer than is announced: the announcement takes time to arrive."""
+
 _HEAD_END = b"\r\n\r\n"
 
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
@@ -46,6 +49,18 @@ class RequestTimeouts:
     """Until the head is complete; also from the start of a connection to the head of its first request."""
     body: float = 30.0
     """Until the body is complete."""
+
+
+def keep_alive_options(seconds: float) -> dict[str, Any]:
+    """Return the options of a `Listener` that keeps idle connections for *seconds*, and says so in answers.
+
+    A client that knows the time does not send a request just when the connection is closed (RFC 2068 section
+    19.7.1.1 has the header; Node.js and Apache HttpClient obey it).
+    """
+    return {
+        "timeout_keep_alive": seconds + KEEP_ALIVE_MARGIN_SECONDS,
+        "headers": [("keep-alive", f"timeout={int(seconds)}")],
+    }
 
 
 @dataclass(slots=True)
@@ -324,7 +339,8 @@ class InternalHttp(BoundedHeadHttp):
         self, status: int, headers: Mapping[str, str], content_type: ContentType, body: bytes
     ) -> bytes:
         lines = [STATUS_LINE[status]]
-        for name, value in self.server_state.default_headers:
+        headers_of_all = self.server_state.default_headers
+        for name, value in _without_keep_alive(headers_of_all) if self._stopping else headers_of_all:
             lines += (name, b": ", value, b"\r\n")
         for key, text in headers.items():
             lines.append(f"{key}: {text}\r\n".encode("latin-1"))
@@ -336,6 +352,7 @@ class InternalHttp(BoundedHeadHttp):
 
     def _linger_after_answer(self) -> None:
         """Let the current request's answer end with a close that does not reset the connection."""
+        self.cycle.default_headers = _without_keep_alive(self.cycle.default_headers)
         self.cycle.transport = cast("Any", _LingeringTransport(self.transport, self._close))
 
     def _close(self) -> None:
@@ -356,6 +373,11 @@ class InternalHttp(BoundedHeadHttp):
 
     def _set_timer(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+
+def _without_keep_alive(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the *headers* of an answer after which the connection is closed."""
+    return [header for header in headers if header[0] != b"keep-alive"]
 
 
 class _LingeringTransport:

@@ -29,6 +29,7 @@ from gateway.observe.worker_metrics import WorkerMetricsExchange
 from gateway.push import app as push
 from gateway.push.context import PushContext
 from gateway.push.fast_path import FastPath, FastPathHttp
+from gateway.push.http import keep_alive_options
 from gateway.push.push_keys import PushKeys
 from gateway.runtime import factory
 from gateway.runtime.listeners import Listener
@@ -216,6 +217,7 @@ class GatewayNode:
             factory.internal_binding(self.settings, shares_ports=shares_ports),
             http=partial(FastPathHttp, fast_path=self._fast_path),
             ws="none",
+            **keep_alive_options(self.settings.listen.internal.keep_alive),
         )
 
     def _make_push_context(self) -> PushContext:

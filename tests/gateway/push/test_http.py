@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway.push.http import RequestTimeouts
+from gateway.push.http import RequestTimeouts, keep_alive_options
 from gateway.transport.http.bounded_head import HeadLimits
 from tests.gateway.push.push_kit import (
     KEY,
@@ -301,3 +301,20 @@ async def test_trailers_are_no_fields_of_the_head() -> None:
         trailer = b"Authorization: Bearer %b\r\n\r\n" % KEY.encode()
         data = request(b"", "Transfer-Encoding: chunked", length=False, key=None) + CHUNKED[:-2] + trailer
         assert (await wire.ask(data)).status == 401
+
+
+# ---------------------------------------------------------------- idle connections
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_answers_say_how_long_an_idle_connection_is_kept_unless_they_are_the_last(fast: bool) -> None:
+    api = await make_api()
+    async with served(api, fast=fast, **keep_alive_options(75.0)) as server, server.connect() as wire:
+        for data in (request(body()), request(body()), request(body(), key="Bearer wrong")):
+            assert (await wire.ask(data)).headers["keep-alive"] == "timeout=75"
+        assert server.protocol().timeout_keep_alive > 75
+        last = await wire.ask(request(body(), "Connection: close"))
+        assert ("keep-alive" in last.headers, last.headers["connection"]) == (False, "close")
+    async with served(api, fast=fast, **keep_alive_options(75.0)) as server, server.connect() as wire:
+        refused = await wire.ask(b"no HTTP\r\n\r\n")
+        assert (refused.status, "keep-alive" in refused.headers) == (400, False)

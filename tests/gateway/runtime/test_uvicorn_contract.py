@@ -74,7 +74,7 @@ PROTOCOL_ATTRIBUTES = {
 }
 """Attributes of a `HttpToolsProtocol` that are read or set."""
 
-CYCLE_ATTRIBUTES = {"keep_alive", "response_complete", "response_started", "transport"}
+CYCLE_ATTRIBUTES = {"default_headers", "keep_alive", "response_complete", "response_started", "transport"}
 """Attributes of the present request, `HttpToolsProtocol.cycle`, that are read or set."""
 
 FLOW_ATTRIBUTES = {"pause_reading", "read_paused", "resume_reading", "write_paused"}
