@@ -45,6 +45,7 @@ COUNTERS: Mapping[str, str] = {
     "broker_trips": "pipelines in which calls were sent to Redis",
     "broker_failures": "calls to Redis that failed",
     "push_published": "publishes that were answered on the fast path",
+    "push_stalled": "connections of backends that were aborted because no answers were read",
     "push_rejected_heads": "requests of backends that were malformed, or whose head exceeded a bound",
     "heartbeat_pings": "pings sent to silent connections",
     "heartbeat_dead": "connections closed because they did not answer a ping",

@@ -95,6 +95,7 @@ class FastPath:
             "published": self.published,
             "heads": len(self.header_cache),
             "rejected_heads": self.http_counts.rejected_heads,
+            "stalled": self.http_counts.stalled,
         }
 
 
@@ -226,7 +227,7 @@ class FastPathHttp(InternalHttp):
         else:
             self.transport.write(self._response(status, headers, answer_type, body))
         if self._stopping:
-            self.transport.close()
+            self._close_between_requests()
         elif self.timeout_keep_alive_task is None:
             self._set_timer(self.timeout_keep_alive)
 

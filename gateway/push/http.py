@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from gateway import defaults
+from gateway.clock import monotonic
 from gateway.errors import Rejection
 from gateway.push.content_types import JSON, ContentType
 from gateway.transport.http.bounded_head import (
@@ -23,6 +24,7 @@ from gateway.transport.http.bounded_head import (
 )
 from gateway.transport.http.lingering_close import close_lingering
 from gateway.transport.http.rejections import HttpRejection, render
+from gateway.transport.stall_detector import StallDetector
 from protocol.errors import ErrorCode
 
 LINGER_SECONDS = 5.0
@@ -49,6 +51,8 @@ class RequestTimeouts:
     """Until the head is complete; also from the start of a connection to the head of its first request."""
     body: float = 30.0
     """Until the body is complete."""
+    answer: float = defaults.STALL_TIMEOUT_SECONDS
+    """Without progress of answers that the client does not read, until the connection is aborted."""
 
 
 def keep_alive_options(seconds: float) -> dict[str, Any]:
@@ -69,6 +73,8 @@ class HttpCounts:
 
     rejected_heads: int = 0
     """Requests that were malformed, or whose head exceeded a limit."""
+    stalled: int = 0
+    """Connections that were aborted because the client read no answers."""
 
 
 class InternalHttp(BoundedHeadHttp):
@@ -118,6 +124,8 @@ class InternalHttp(BoundedHeadHttp):
         """Whether input is discarded from now on, because the connection is closing."""
         self._stopping = False
         self._last_used_at = 0.0
+        self._stall_detector: StallDetector | None = None
+        """Watches unread answers while the write buffer is full, or the socket closing."""
 
     # ------------------------------------------------------------ input
 
@@ -294,6 +302,43 @@ class InternalHttp(BoundedHeadHttp):
             self._unset_keepalive_if_required()
             self._parse()
 
+    # ------------------------------------------------------------ output that nobody reads
+
+    def pause_writing(self) -> None:
+        """Wait with further answers, but not for a client that reads none."""
+        super().pause_writing()
+        self._watch_answers()
+
+    def resume_writing(self) -> None:
+        """Answer again."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_watching()
+
+    def _watch_answers(self) -> None:
+        self._stop_watching()
+        timeout = min(self._timeouts.answer, LINGER_SECONDS) if self._stopping else self._timeouts.answer
+        self._stall_detector = StallDetector(self.transport, self.loop, monotonic, timeout)
+
+    def _stop_watching(self) -> None:
+        if self._stall_detector is not None:
+            self._stall_detector.cancel()
+            self._stall_detector = None
+
+    def eof_received(self) -> None:
+        """Close, as uvicorn does; asyncio waits until the client has read its answers."""
+        super().eof_received()
+        if self.transport.get_write_buffer_size():
+            self._watch_answers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the application know, and end the watch over unread answers."""
+        if self._stall_detector is not None:
+            self._counts.stalled += self._stall_detector.stalled
+        self._stop_watching()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
     # ------------------------------------------------------------ timeouts and the end
 
     def timeout_keep_alive_handler(self) -> None:
@@ -309,7 +354,7 @@ class InternalHttp(BoundedHeadHttp):
         if left > 0:
             self._set_timer(left)
         elif deadline is None:
-            super().timeout_keep_alive_handler()
+            self._close_between_requests()
         else:
             self._on_deadline()
 
@@ -322,7 +367,7 @@ class InternalHttp(BoundedHeadHttp):
             elif self._request_incomplete:
                 self._reject(_REQUEST_TIMEOUT)
             else:
-                self.transport.close()
+                self._close_between_requests()
         elif self._answered:
             self._close_lingering()
         elif self.cycle.response_started or self.pipeline:
@@ -357,9 +402,24 @@ class InternalHttp(BoundedHeadHttp):
 
     def _close(self) -> None:
         if self._between_requests and not self._input:
-            self.transport.close()
+            self._close_between_requests()
         else:
             self._close_lingering()
+
+    def _close_between_requests(self) -> None:
+        """Close once the client has read its answers; abort the connection if it does not read them."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._watch_answers()
+
+    def shutdown(self) -> None:
+        """Close once the present request is answered, and no longer wait for a client that does not read."""
+        self._stopping = True
+        super().shutdown()
+        if not self._answered:
+            self._linger_after_answer()
+        if self.transport.get_write_buffer_size():
+            self._watch_answers()
 
     def _close_lingering(self) -> None:
         """Close, and discard input until then: closing over unread input resets, and loses the answer."""

@@ -16,7 +16,16 @@ _CHECKS_PER_TIMEOUT = 4
 class StallDetector:
     """Watches a full socket, and aborts it when no byte was acknowledged for the timeout."""
 
-    __slots__ = ("_clock", "_last_progress", "_loop", "_timeout", "_timer", "_transport", "_unacknowledged")
+    __slots__ = (
+        "_clock",
+        "_last_progress",
+        "_loop",
+        "_timeout",
+        "_timer",
+        "_transport",
+        "_unacknowledged",
+        "stalled",
+    )
 
     def __init__(
         self,
@@ -26,6 +35,8 @@ class StallDetector:
         timeout: float,
     ) -> None:
         """Start watching the socket of *transport*; *timeout* in seconds."""
+        self.stalled = False
+        """Whether the socket was aborted."""
         self._transport = transport
         self._loop = loop
         self._clock = clock
@@ -43,6 +54,7 @@ class StallDetector:
         if unacknowledged < self._unacknowledged:
             self._unacknowledged, self._last_progress = unacknowledged, now
         elif now - self._last_progress >= self._timeout:
+            self.stalled = True
             self._transport.abort()
             return
         self._timer = self._schedule_check()

@@ -158,6 +158,10 @@ class ServedApi:
         (protocol,) = self.listener.server_state.connections
         return protocol
 
+    def protocols(self) -> list[Any]:
+        """The server's side of every connection."""
+        return list(self.listener.server_state.connections)
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["Wire"]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.listener.port)

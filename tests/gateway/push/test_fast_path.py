@@ -239,4 +239,9 @@ async def test_requests_of_common_clients_take_the_fast_path() -> None:
                 assert answer.json()["replayed"] is False
         assert published(server) == 10
         assert server.fast_path is not None
-        assert server.fast_path.statistics() == {"published": 10, "heads": 2, "rejected_heads": 0}
+        assert server.fast_path.statistics() == {
+            "published": 10,
+            "heads": 2,
+            "rejected_heads": 0,
+            "stalled": 0,
+        }

@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import json
+import logging
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -13,6 +15,7 @@ from gateway.push.http import RequestTimeouts, keep_alive_options
 from gateway.transport.http.bounded_head import HeadLimits
 from tests.gateway.push.push_kit import (
     KEY,
+    ServedApi,
     WaitingBroker,
     body,
     feed,
@@ -318,3 +321,67 @@ async def test_answers_say_how_long_an_idle_connection_is_kept_unless_they_are_t
     async with served(api, fast=fast, **keep_alive_options(75.0)) as server, server.connect() as wire:
         refused = await wire.ask(b"no HTTP\r\n\r\n")
         assert (refused.status, "keep-alive" in refused.headers) == (400, False)
+
+
+# ---------------------------------------------------------------- answers that nobody reads
+
+UNREAD = RequestTimeouts(answer=0.3)
+QUERY = request(b"", line="GET /openapi.json HTTP/1.1", key=None, media=None)
+
+
+async def send_ahead(server: ServedApi, data: bytes, times: int = 2_000) -> socket.socket:
+    """Connect, and send *data* so often that the answers fill every buffer; none of them is read."""
+    loop, sock = asyncio.get_running_loop(), socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.setblocking(False)
+    await loop.sock_connect(sock, ("127.0.0.1", server.listener.port))
+    await loop.sock_sendall(sock, data * times)
+    return sock
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_client_that_reads_no_answers_is_aborted(fast: bool) -> None:
+    api = await make_api()
+    async with served(api, fast=fast, timeouts=UNREAD) as server:
+        sock = await send_ahead(server, QUERY)
+        async with asyncio.timeout(30):
+            while not server.listener.server_state.connections:  # noqa: ASYNC110 (the listener notifies nobody)
+                await asyncio.sleep(0)
+            while server.listener.server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        if server.fast_path is not None:
+            assert server.fast_path.statistics()["stalled"] == 1
+        sock.close()
+
+
+async def test_a_connection_that_is_closed_with_unread_answers_is_aborted() -> None:
+    api = await make_api()
+    async with served(api, timeouts=UNREAD) as server, server.connect() as wire:
+        assert await one_more(wire) == 1
+        protocol = server.protocol()
+        # More than the sockets hold, and less than pauses the answers: then the connection becomes idle.
+        protocol.transport.set_write_buffer_limits(64 * 1024 * 1024, 0)
+        protocol.transport.write(b"x" * LARGE)
+        protocol.timeout_keep_alive = 0
+        protocol.timeout_keep_alive_handler()
+        async with asyncio.timeout(30):
+            while server.listener.server_state.connections:  # noqa: ASYNC110 (the listener notifies nobody)
+                await asyncio.sleep(0.01)
+
+
+async def test_a_stop_does_not_wait_for_clients_that_read_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    api = await make_api()
+    async with served(api, timeouts=RequestTimeouts(answer=3_600)) as server:
+        socks = [await send_ahead(server, QUERY) for _ in range(3)]
+        while not all(each.flow.write_paused for each in server.protocols()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        server.listener.stop(grace=0.1)
+        async with asyncio.timeout(30):
+            while server.listener.server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert caplog.records == []
+    for sock in socks:
+        sock.close()
