@@ -1,8 +1,10 @@
-"""Which pages may connect, by the Origin header of their requests."""
+"""Which pages may connect, by the Origin and Host headers of their requests."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 ANY = "*"
@@ -39,6 +41,29 @@ def origin_allowed(
     if allow_list or loopback:
         return page in _parsed_origins(allow_list)
     return host is not None and page[1:] == _parsed_host(host, page[0])
+
+
+def host_is_loopback(host: str) -> bool:
+    """Return whether *host*, the value of a Host header, is a name or an address of this machine alone.
+
+    A page of any other name that resolves to loopback (DNS rebinding) sends that name. Browsers resolve
+    `localhost` and names below it themselves (RFC 6761 section 6.3).
+    """
+    found = _HOST_HEADER.fullmatch(host)
+    if found is None:
+        return False
+    name = found["host"].lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def hosts_are_loopback(values: Iterable[bytes]) -> bool:
+    """Return whether all *values* of Host headers are loopback; a request without any is not a browser's."""
+    return all(host_is_loopback(value.decode("latin-1")) for value in values)
 
 
 def invalid_origin(entry: str) -> str | None:

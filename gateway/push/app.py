@@ -13,6 +13,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gateway
+from gateway.access.origins import hosts_are_loopback
+from gateway.errors import Rejection
 from gateway.push import docs_page
 from gateway.push.body import encode_rejection
 from gateway.push.context import PushContext
@@ -23,6 +25,7 @@ from gateway.push.publisher import RequestPublisher
 from gateway.push.push_keys import PushKeys
 from gateway.push.routes import LookupRoutes, PublishRoutes, UserCommandRoutes
 from gateway.push.user_commands import UserCommandSender
+from gateway.transport.http.rejections import render
 from protocol.errors import ErrorCode
 
 _DESCRIPTION = """\
@@ -37,6 +40,15 @@ _DEV_KEYS = "In dev mode: {key}. " + _KEYS
 _DEV_DESCRIPTION = """
 **Dev mode**: the push key is `{key}`. Choose *Authorize*, enter it, then try any request below.
 """
+
+_MISDIRECTED = render(
+    Rejection(
+        ErrorCode.PERMISSION_DENIED,
+        "in dev mode only hosts of this machine are answered: use http://localhost, or start without --dev",
+    ),
+    status=421,
+)
+"""RFC 9110 section 15.5.20: Misdirected Request."""
 
 
 class PushApi(FastAPI):
@@ -100,6 +112,24 @@ class RawPathMiddleware:
             await encode_rejection(Request(scope), rejection)(scope, receive, send)
 
 
+class LoopbackHostMiddleware:
+    """Answers 421 to requests for other hosts than this machine: in dev mode everybody knows the key.
+
+    A page whose name was made to resolve to 127.0.0.1 (DNS rebinding) sends that name.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if its Host is loopback."""
+        hosts = (value for name, value in scope.get("headers", ()) if name == b"host")
+        if scope["type"] == "http" and not hosts_are_loopback(hosts):
+            await encode_rejection(Request(scope), _MISDIRECTED)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 def create_app(
     context: PushContext,
     *,
@@ -123,6 +153,8 @@ def create_app(
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
     app.add_middleware(RawPathMiddleware)
+    if context.loopback_hosts_only:
+        app.add_middleware(LoopbackHostMiddleware)
     description = _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS
     keys = PushKeySecurity(context.keys, description, context.on_key_refused)
     router = APIRouter(prefix="/v1", dependencies=[Security(keys)])

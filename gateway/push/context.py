@@ -26,6 +26,8 @@ class PushContext:
     wait_for_capacity: Callable[[str], Coroutine[Any, Any, None]] | None = None
     """Returns once the subscribers of a channel accept more: awaited after each publish there, before its
     answer."""
+    loopback_hosts_only: bool = False
+    """Whether requests to another host than loopback are refused, as in dev mode: 421."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""
     message_size: int = limits.MESSAGE_SIZE

@@ -62,7 +62,7 @@ class FastPath:
         self.timeouts = timeouts
         self.head_limits = head_limits
         self.http_counts = HttpCounts()
-        self.header_cache = HeaderCache(context.keys)
+        self.header_cache = HeaderCache(context.keys, loopback_hosts_only=context.loopback_hosts_only)
         self.publisher = RequestPublisher(context)
         self.tasks = context.tasks
         self.body_size = context.body_size

@@ -9,6 +9,7 @@ from typing import Final
 
 import httptools
 
+from gateway.access.origins import hosts_are_loopback
 from gateway.push.content_types import ContentType, preferred_content_type, request_content_type
 from gateway.push.errors import RequestRejected
 from gateway.push.push_keys import PushKeys
@@ -41,11 +42,12 @@ class HeaderCache:
     (SipHash, PEP 456) has matched: the time that it takes reveals nothing about a key.
     """
 
-    __slots__ = ("_blocks", "_keys")
+    __slots__ = ("_blocks", "_keys", "_loopback_hosts_only")
 
-    def __init__(self, keys: PushKeys) -> None:
-        """Start empty; *keys* are the valid ones."""
+    def __init__(self, keys: PushKeys, *, loopback_hosts_only: bool = False) -> None:
+        """Start empty; *keys* are the valid ones; *loopback_hosts_only* leaves other hosts to the routes."""
         self._keys = keys
+        self._loopback_hosts_only = loopback_hosts_only
         self._blocks: dict[bytes, ParsedBlock] = {}
 
     def find(self, data: bytes) -> tuple[ParsedBlock, int, int] | None:
@@ -63,7 +65,7 @@ class HeaderCache:
         block = data[:first] + data[last:begin]
         parsed = self._blocks.get(block)
         if parsed is None:
-            parsed = parse_block(data[:begin], self._keys)
+            parsed = parse_block(data[:begin], self._keys, loopback_hosts_only=self._loopback_hosts_only)
             if parsed is None:
                 return None
             if len(self._blocks) >= MAX_BLOCKS:
@@ -75,7 +77,7 @@ class HeaderCache:
         return len(self._blocks)
 
 
-def parse_block(block: bytes, keys: PushKeys) -> ParsedBlock | None:
+def parse_block(block: bytes, keys: PushKeys, *, loopback_hosts_only: bool = False) -> ParsedBlock | None:
     """Return what the header block says; None where it is malformed, unauthorized, or left to the routes."""
     collector = _FieldCollector()
     try:
@@ -84,6 +86,8 @@ def parse_block(block: bytes, keys: PushKeys) -> ParsedBlock | None:
         return None
     fields = collector.fields
     if not (collector.complete and _plain(fields) and keys.accepts(fields.get(b"authorization", [None])[0])):
+        return None
+    if loopback_hosts_only and not hosts_are_loopback(fields.get(b"host", ())):
         return None
     first_values = {name: values[0].decode("latin-1") for name, values in fields.items()}
     try:

@@ -228,6 +228,7 @@ class GatewayNode:
             keys=PushKeys([key.get_secret_value() for key in settings.push.keys]),
             tasks=self._tasks,
             wait_for_capacity=self.hub.backpressure.wait_for_capacity,
+            loopback_hosts_only=settings.dev,
             body_size=settings.listen.internal.body_size,
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,

@@ -153,7 +153,7 @@ class InternalListenerSettings(Section):
     listeners: Annotated[Positive, Field(le=MAX_LISTENERS)] = 1
     backlog: Annotated[Positive, Field(le=MAX_BACKLOG)] = defaults.LISTEN_BACKLOG
     body_size: Annotated[Size, Field(le=MAX_BODY_SIZE)] = defaults.BODY_SIZE_BYTES
-    keep_alive: Annotated[Period, Field(ge=1)] = 75.0
+    keep_alive: Annotated[Period, Field(ge=1, le=MAX_CLIENT_TIMEOUT)] = 75.0
 
 
 class ListenSettings(Section):

@@ -36,7 +36,7 @@ class Publisher:
         """Publish *data*, and wait for the 200."""
         body = orjson.dumps({"channel": channel, "data": data})
         head = (
-            f"POST /v1/publish HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {KEY}\r\n"
+            f"POST /v1/publish HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)

@@ -9,7 +9,7 @@ from tests.e2e.clients import RawConnection
 from tests.e2e.gateway import gateway_process, publish
 
 MB = 1024 * 1024
-REQUESTS = b"GET /v1/nodes HTTP/1.1\r\nhost: a\r\n\r\n" * 2_000
+REQUESTS = b"GET /v1/nodes HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2_000
 DRAIN_SECONDS = 20
 CONFIG = f"[drain]\ntimeout = '{DRAIN_SECONDS}s'\nwindow = '1s'\n"
 

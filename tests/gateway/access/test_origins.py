@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.access.origins import invalid_origin, origin_allowed
+from gateway.access.origins import host_is_loopback, hosts_are_loopback, invalid_origin, origin_allowed
 
 APP = frozenset({"https://app.example.com", "http://localhost:3000", "capacitor://localhost"})
 NONE: frozenset[str] = frozenset()
@@ -112,3 +112,33 @@ def test_valid_entries_of_the_list_are_accepted(entry: str) -> None:
 @pytest.mark.parametrize("entry", ["", "app.example.com", "https://app.example.com/", "https://a b", "//a"])
 def test_invalid_entries_of_the_list_are_reported(entry: str) -> None:
     assert f"{entry!r} is not an origin" in (invalid_origin(entry) or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:8001", True),
+        ("app.localhost", True),
+        ("127.0.0.1:8001", True),
+        ("127.1.2.3", True),
+        ("[::1]:8001", True),
+        ("evil.example", False),
+        ("evil.example:8001", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("notlocalhost", False),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("", False),
+        ("localhost, evil.example", False),
+    ],
+)
+def test_a_host_is_loopback_by_its_whole_name(host: str, *, loopback: bool) -> None:
+    assert host_is_loopback(host) is loopback
+
+
+def test_every_host_header_must_be_loopback() -> None:
+    assert hosts_are_loopback([])
+    assert hosts_are_loopback([b"localhost"])
+    assert not hosts_are_loopback([b"localhost", b"evil.example"])

@@ -385,3 +385,19 @@ async def test_a_stop_does_not_wait_for_clients_that_read_nothing(
     assert caplog.records == []
     for sock in socks:
         sock.close()
+
+
+# ---------------------------------------------------------------- hosts
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_in_dev_mode_only_requests_to_this_machine_are_answered(fast: bool) -> None:
+    api = await make_api(loopback_hosts_only=True)
+    data = request(body())
+    async with served(api, fast=fast) as server, server.connect() as wire:
+        for host in (b"localhost:8001", b"127.0.0.1", b"[::1]:8001"):
+            assert (await wire.ask(data.replace(b"Host: push", b"Host: " + host))).status == 200
+        for query in (data, request(b"", line="GET /docs HTTP/1.1"), request(b"", line="GET / HTTP/1.1")):
+            answer = await wire.ask(query.replace(b"Host: push", b"Host: evil.example"))
+            assert (answer.status, code(answer.body)) == (421, "permission_denied")
+    assert len(api.node.deliveries) == 3
