@@ -3,14 +3,14 @@
 `MemoryBroker` serves one node inside its process, `RedisBroker` many nodes over Redis; both pass
 `tests/broker/contract.py`.
 
-Calls: every method is a coroutine, because a broker may have to wait for a server. One that need not wait
-completes at its first step, and the hub runs it without a task (`gateway.tasks`). So no method may rely on
-the current task: no `asyncio.timeout` in the frame of the caller.
+Calls: every method is a coroutine, because a broker may have to wait for a server. A call that need not
+wait completes at its first step, and the hub runs it without a task (`gateway.tasks`). So a method must not
+rely on the current task: no `asyncio.timeout` in the frame of the caller.
 
-Errors: a method raises `BrokerUnavailable` if the broker cannot carry it out now (not started, its server
-not reached or too slow), `BrokerFull` if it has no memory for what it would have to store. After
+Errors: a method raises `BrokerUnavailable` if the broker cannot carry out the call now (not started, its
+server unreachable or too slow), and `BrokerFull` if the broker has no memory for the data to store. After
 `BrokerUnavailable` from `publish` the message may have been published all the same; with an idempotency key
-the caller may repeat it.
+the caller may repeat the publish.
 
 Deadlines: a method returns or raises within the broker's own deadline. Over Redis: 2 s for a publish, 3 s for
 a subscribe or a read, 1 s for presence and lookups (docs/redis.md#when-something-fails).
@@ -52,7 +52,7 @@ class AckLevel(StrEnum):
     STORED = "stored"
     """Stored in the history, and in the inbox of every node with a subscriber."""
     REPLICATED = "replicated"
-    """A replica of the server has all that as well: the message outlives the loss of the primary."""
+    """A replica of the server has the message as well: the message survives the loss of the primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,13 @@ class Publication:
     retention: Retention | None = None
     """None: the message is delivered to the present subscribers, is not stored and gets no id."""
     key: str | None = None
-    """Idempotency key: for five minutes, another publish with it in the same channel publishes nothing."""
+    """Idempotency key: for five minutes, another publish with this key in the same channel has no effect."""
     sender: Sender | None = None
     tags: Mapping[str, str] | None = None
     exclude: frozenset[str] = frozenset()
     """Ids of connections that do not get the message."""
     level: AckLevel | None = None
-    """What to wait for, within the broker's deadline; None for the broker's configured level."""
+    """The level to wait for, within the broker's deadline; None for the broker's configured level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class HistorySlice:
-    """Consecutive messages of a channel's history, in the order that was asked for."""
+    """Consecutive messages of a channel's history, in the requested order."""
 
     messages: Sequence[Message]
     position: MessageId
@@ -111,7 +111,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class UserCommand:
-    """What the push API wants done with every connection of a user."""
+    """A command of the push API for every connection of a user."""
 
     user: str
     action: Literal["disconnect", "subscribe", "unsubscribe"]
@@ -126,7 +126,7 @@ class UserCommand:
 
 @dataclass(frozen=True, slots=True)
 class HistoryCleared:
-    """The stored messages of a channel were deleted; the numbering goes on, so no subscriber missed any."""
+    """The stored messages of a channel were deleted; the numbering continues, so no subscriber misses any."""
 
     channel: str
 
@@ -139,10 +139,10 @@ class PossibleLoss:
 
 
 Envelope = Delivery | Join | Leave | Gap | HistoryCleared | PossibleLoss | UserCommand
-"""What crosses the broker. Envelopes of one channel arrive in the same order on every node."""
+"""What a broker delivers to nodes. Envelopes of one channel arrive in the same order on every node."""
 
 
-# ---------------------------------------------------------------- what a broker knows
+# ---------------------------------------------------------------- what a broker returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +208,17 @@ def _nothing_missing(_: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LookupResult(Generic[T]):
-    """What a lookup found on the servers and nodes that answered."""
+    """The result of a lookup, from the servers and nodes that answered."""
 
     items: Sequence[T]
     error: GatewayError | None = None
-    """Why `items` may lack some: a server or a node did not answer. None: `items` is complete."""
+    """Why `items` may be incomplete: a server or a node did not answer. None: `items` is complete."""
     is_missing: Callable[[str], bool] = field(default=_nothing_missing, compare=False)
-    """Whether nothing is known of the channel of that name, because its server did not answer."""
+    """Whether the channel of that name may be missing in `items`, because its server did not answer."""
 
     @property
     def partial(self) -> bool:
-        """Whether `items` may lack some."""
+        """Whether `items` may be incomplete."""
         return self.error is not None
 
 
@@ -229,7 +229,7 @@ class LocalNode(Protocol):
     """The node that a broker serves: the hub."""
 
     def deliver(self, envelope: Envelope) -> None:
-        """Take *envelope*, in the order of the calls; never raises, never waits."""
+        """Deliver *envelope* to its subscribers, in the order of the calls; never raises, never waits."""
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* on this node."""
@@ -247,8 +247,8 @@ class MessageBroker(Protocol):
     async def publish(self, publication: Publication) -> Receipt:
         """Store *publication*, put it into the inbox of every node with a subscriber, and return the receipt.
 
-        Order: publishes to one channel take effect in the order of the calls, except that one with another
-        `AckLevel` may overtake. With an idempotency key the message is published at most once.
+        Order: publishes to one channel with the same `AckLevel` are carried out in the order of the calls.
+        With an idempotency key the message is published at most once.
 
         Raises:
             BrokerUnavailable: It is unknown whether the message was published.
@@ -256,10 +256,10 @@ class MessageBroker(Protocol):
         """
 
     async def subscribe(self, channel: str, retention: Retention | None) -> MessageId | None:
-        """Route *channel* to this node and return its position at that moment; None without *retention*.
+        """Route *channel* to this node; return its position at that moment, or None without *retention*.
 
-        Order: exactly the messages after the returned position reach `LocalNode.deliver`, the first of them
-        possibly before this returns. The hub calls it for the first subscriber of a channel only.
+        Order: exactly the messages after the returned position reach `LocalNode.deliver`, the first messages
+        possibly before this call returns. The hub calls this only for the first subscriber of a channel.
 
         Raises:
             BrokerUnavailable: the channel is not routed.
@@ -281,9 +281,9 @@ class MessageBroker(Protocol):
 
         Args:
             channel: The channel.
-            since: Only the messages after this one; with *reverse*, only those before it.
-            limit: At most so many messages, those nearest to *since*.
-            size: At most about so many bytes of payload together, but one message in any case.
+            since: Only the messages after this id; with *reverse*, only the messages before this id.
+            limit: The maximum number of messages; messages nearest to *since* come first.
+            size: The approximate maximum of bytes of payload; at least one message is returned.
             reverse: Newest first.
 
         If the history no longer reaches back to *since*, or *since* is not one of its ids, the result has
@@ -291,7 +291,7 @@ class MessageBroker(Protocol):
         """
 
     async def clear(self, channel: str) -> None:
-        """Delete the stored messages of *channel*; the numbering goes on.
+        """Delete the stored messages of *channel*; the numbering continues.
 
         `HistoryCleared` reaches every node with a subscriber, in order with the channel's messages.
         """
@@ -323,7 +323,7 @@ class DirectoryBroker(Protocol):
         """Register that *user* has a first connection on this node; never raises."""
 
     async def user_disconnected(self, user: str) -> None:
-        """Register that *user* has no connection on this node any more; never raises."""
+        """Register that *user* no longer has a connection on this node; never raises."""
 
     async def connections(self, user: str) -> LookupResult[ConnectionRecord]:
         """Return the connections of *user* on every node, oldest first.
@@ -334,13 +334,13 @@ class DirectoryBroker(Protocol):
     async def send_user_command(self, command: UserCommand) -> None:
         """Deliver *command* to every node that has a connection of its user.
 
-        A node that is away receives it after its return, within an hour.
+        A node that is away receives the command if it returns within an hour.
         """
 
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
     ) -> LookupResult[ChannelRecord]:
-        """Return at most *limit* channels with subscribers, sorted by name, from behind the name *after*.
+        """Return at most *limit* channels with subscribers, sorted by name, whose names come after *after*.
 
         Only channels whose names start with *prefix*. The result is partial if a server or a node does not
         answer within the deadline.
@@ -361,10 +361,10 @@ class Broker(MessageBroker, PresenceBroker, DirectoryBroker, Protocol):
         """Seconds that the node's flusher waits after a long flush, so that more messages share one write."""
 
     async def start(self, node: LocalNode) -> None:
-        """Begin to serve *node*; a broker that cannot reach its server yet starts all the same, not ready."""
+        """Begin to serve *node*; if the server cannot be reached yet, the broker starts and is not ready."""
 
     async def close(self) -> None:
-        """Stop; nothing is delivered afterwards."""
+        """Stop; no envelope is delivered afterwards."""
 
     def ready(self) -> bool:
         """Return whether publishes are accepted now."""

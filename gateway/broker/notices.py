@@ -1,4 +1,4 @@
-"""What happened to a shard that an operator should know of; logged by `gateway/observe/notices.py`.
+"""Notices: events of a shard that an operator should know of; logged by `gateway/observe/notices.py`.
 
 The log events are listed in docs/operations.md#logs.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RedisLost:
-    """The shard's Redis does not answer, or refuses; given again when the reason is of another kind."""
+    """The shard's Redis does not answer, or rejects calls; given once for each kind of reason."""
 
     reason: str
 
@@ -30,7 +30,7 @@ class WritesLost:
 class LeaseLost:
     """This node renewed its lease too late and started a new incarnation.
 
-    What it missed is read from history; subscribers of channels without history get a gap.
+    Missed messages are read from history; subscribers of channels without history get a gap.
     """
 
 
@@ -50,7 +50,7 @@ class RoutesMissing:
 
 @dataclass(frozen=True, slots=True)
 class EvictionEnabled:
-    """*server* has a memory limit and evicts keys by *policy* when it is reached."""
+    """*server* has a memory limit, and evicts keys by *policy* when the limit is reached."""
 
     server: str
     policy: str

@@ -1,4 +1,4 @@
-"""Random ids: the uid of a message, and what tells the incarnations of a node apart."""
+"""Random ids: the uid of a message, and the suffix that distinguishes the incarnations of a node."""
 
 from __future__ import annotations
 

@@ -172,7 +172,8 @@ async def test_a_redis_that_is_no_cluster_is_reported(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         async with Fleet(server.url, cluster=True) as fleet:
             await wait_until_rejected(
-                await fleet.launch(start_timeout=0.0), "this Redis is no Cluster: set broker.cluster = false"
+                await fleet.launch(start_timeout=0.0),
+                "this Redis is not a Cluster: set broker.cluster = false",
             )
 
 

@@ -1,1 +1,1 @@
-"""The embedded broker: one node, everything in this process."""
+"""The embedded broker, for one node: all data is in the memory of the process."""

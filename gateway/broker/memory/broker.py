@@ -1,4 +1,4 @@
-"""The embedded broker: one node, everything in its process; no method ever waits."""
+"""The embedded broker, for one node: all data is in the memory of the process, and no method waits."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
 FLUSH_DELAY = 0.001
-"""Seconds, see `Broker.flush_delay`: publishes are answered at once here, so a short delay merges writes."""
+"""Seconds, see `Broker.flush_delay`: publishes are answered at once, so a short delay merges writes."""
 
 SWEEP_SECONDS = 5.0
-"""Between two sweeps of expired messages, keys and positions."""
+"""The interval between two sweeps of expired messages, keys and positions."""
 
 
 class MemoryBroker:
-    """A broker for one node; what it stores ends with the process.
+    """A broker for one node; all stored data ends with the process.
 
-    Histories and idempotency keys together use at most *memory* bytes. Expired ones make room for new ones;
-    if that does not free enough, a publish that would have to be stored fails with `BrokerFull`: no history
-    is shortened silently.
+    Histories and idempotency keys together use at most *memory* bytes. Expired messages and keys are removed
+    to make room. If that is not enough, a publish that would have to be stored fails with `BrokerFull`: a
+    history is never shortened silently.
     """
 
     flush_delay = FLUSH_DELAY
@@ -66,8 +66,8 @@ class MemoryBroker:
             memory: Bytes that histories and idempotency keys may use together.
             key_ttl: Seconds for which an idempotency key is remembered.
             meta_ttl: Seconds for which a channel's position outlives its last message.
-            sweep_interval: Seconds between two sweeps; 0: none but those of the caller, by `sweep`.
-            on_error: Called with what a sweep raises; by default the event loop's exception handler is.
+            sweep_interval: Seconds between two sweeps; 0: no periodic sweep, the caller calls `sweep`.
+            on_error: Gets the exceptions of sweeps; by default the event loop's exception handler.
             clock: Monotonic seconds.
             wall_clock: Unix seconds.
         """
@@ -89,7 +89,7 @@ class MemoryBroker:
             self._tasks.spawn(self._sweep_periodically())
 
     async def close(self) -> None:
-        """Stop; nothing is delivered afterwards."""
+        """Stop; no envelope is delivered afterwards."""
         self._node = None
         await self._tasks.close()
 
@@ -187,7 +187,7 @@ class MemoryBroker:
     async def subscribed_channels(
         self, prefix: str, *, after: str, limit: int
     ) -> LookupResult[ChannelRecord]:
-        """Return channels with subscribers, sorted by name, from behind *after*."""
+        """Return channels with subscribers, sorted by name, whose names come after *after*."""
         subscribers = self._serving().subscribed_channels(prefix)
         names = sorted(name for name in subscribers if name > after)[:limit]
         return LookupResult([ChannelRecord(name, subscribers[name]) for name in names])
@@ -206,7 +206,7 @@ class MemoryBroker:
         }
 
     def sweep(self) -> None:
-        """Drop expired messages, idempotency keys and positions; the cost is one look at each channel."""
+        """Drop expired messages, idempotency keys and positions; checks each channel once."""
         self._store.sweep(self._clock())
 
     # ------------------------------------------------------------ inside

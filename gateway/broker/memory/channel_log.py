@@ -25,7 +25,7 @@ _Entry = tuple[float, MessageId, Message, int]
 
 
 class ChannelLog:
-    """The stored messages of one channel, oldest first, without a hole between `base` and `position`."""
+    """The stored messages of one channel, oldest first: every message between `base` and `position`."""
 
     __slots__ = ("_entries", "base", "last_expiry", "position", "size")
 
@@ -58,12 +58,12 @@ class ChannelLog:
             self._drop_oldest()
 
     def expire(self, now: float) -> None:
-        """Drop the expired messages, up to the first that has not expired: a history has no hole."""
+        """Drop the expired messages, up to the first that has not expired: the rest stays consecutive."""
         while self._entries and self._entries[0][0] <= now:
             self._drop_oldest()
 
     def clear(self, now: float) -> None:
-        """Drop every message; the numbering goes on."""
+        """Drop every message; the numbering continues."""
         self.last_expiry = min(self.last_expiry, now)
         while self._entries:
             self._drop_oldest()
@@ -112,7 +112,7 @@ class ChannelLog:
 
 
 def _within_size(messages: Sequence[Message], size: int) -> Sequence[Message]:
-    """Return the first of *messages* that have at most *size* bytes together, but one in any case."""
+    """Return the first of *messages* that have at most *size* bytes together, and at least one message."""
     for count, message in enumerate(messages):
         size -= len(message.data.json)
         if size < 0:

@@ -1,4 +1,4 @@
-"""What the embedded broker stores, in bounded memory: histories, and the receipts of idempotency keys."""
+"""The data of the embedded broker, in bounded memory: histories, and receipts by idempotency key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from protocol.messages import Message
 from protocol.position import MessageId
 
 MIN_SWEEP_INTERVAL_SECONDS = 1.0
-"""Between two sweeps for room: a full store must not look at every channel for every publish."""
+"""The minimum time between two sweeps that make room: a full store must not check every channel for every
+publish."""
 
 GENERATION_GROUPS = 4096
 """Groups of channels whose initial positions change together when the log of one of them is removed."""
@@ -24,15 +25,15 @@ GENERATION_GROUPS = 4096
 class Store:
     """Histories and receipts that use at most *memory* bytes together.
 
-    Expired ones make room for new ones; if that does not free enough, a publish that would have to be stored
-    is rejected, and nothing that has not expired is dropped.
+    Expired messages and receipts are removed to make room. If that is not enough, a publish that would have
+    to be stored is rejected: no message or receipt is dropped before it has expired.
     """
 
     def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float, now: float) -> None:
         """Keep a receipt for *key_ttl* seconds, a log for *meta_ttl* after its last message expired."""
         self._memory = memory
         self._ample_memory = memory - 3 * ENTRY_OVERHEAD_BYTES
-        """Up to here, payload included, there is room for what else a publish adds: entry, log, receipt."""
+        """If no more is used, payload included, there is room for the entry, log and receipt of a publish."""
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._logs: dict[str, ChannelLog] = {}
@@ -72,7 +73,7 @@ class Store:
         return message
 
     def add_receipt(self, channel: str, key: str, receipt: Receipt, now: float) -> None:
-        """Store *receipt* as that of the publish to *channel* with the idempotency key *key*."""
+        """Store *receipt* for the publish to *channel* with the idempotency key *key*."""
         self._receipts[channel, key] = receipt
         self._receipt_expiries.append((now + self._key_ttl, (channel, key)))
         self._used += ENTRY_OVERHEAD_BYTES
@@ -114,7 +115,7 @@ class Store:
             log.clear(now)
 
     def sweep(self, now: float) -> None:
-        """Drop what has expired; the cost is one look at each channel."""
+        """Drop expired messages, receipts and positions; checks each channel once."""
         self._last_sweep = now
         self._expire_receipts(now)
         for name, log in list(self._logs.items()):

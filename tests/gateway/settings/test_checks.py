@@ -17,7 +17,7 @@ NO_DATABASE = "what follows the last / is not a database's number; write a numbe
 NOT_HERE = "is not to be set here; leave it out; docs/configuration.md has what is"
 
 
-ESCAPE = "escape it where it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
+ESCAPE = "escape it if it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
 
 
 URL_FAULTS = [

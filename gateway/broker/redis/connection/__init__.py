@@ -1,1 +1,1 @@
-"""Connections to Redis: where the primary is, pipelines of calls, errors, and the health of a shard."""
+"""Connections to Redis: the address of the primary, pipelines of calls, errors, the health of a shard."""

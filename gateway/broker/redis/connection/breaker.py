@@ -1,4 +1,4 @@
-"""Circuit breaker: when to stop calling a Redis that does not answer. Pure: clock and randomness are given.
+"""Circuit breaker: stops calls to a Redis that does not answer. Pure: clock and randomness are arguments.
 
 The limits are in `timeouts.py`; docs/redis.md#when-something-fails says what clients see.
 """
@@ -20,7 +20,7 @@ from gateway.clock import Clock, monotonic
 
 
 class Breaker:
-    """Closed: every call is allowed. Open: none. Half-open: one probe call, whose outcome decides."""
+    """Closed: every call is allowed. Open: no call is. Half-open: one probe call, whose outcome decides."""
 
     __slots__ = (
         "_buckets",
@@ -34,7 +34,7 @@ class Breaker:
     )
 
     def __init__(self, clock: Clock = monotonic, random: Callable[[], float] = random.random) -> None:
-        """Create a closed breaker. *random* returns 0 … 1 and jitters how long it stays open."""
+        """Create a closed breaker. *random* returns 0 … 1, the jitter of the time that it stays open."""
         self._clock = clock
         self._random = random
         self._buckets: deque[list[int]] = deque()
@@ -52,14 +52,14 @@ class Breaker:
 
     @property
     def seconds_until_probe(self) -> float:
-        """Seconds until the next call is allowed; 0 if one is allowed now."""
+        """Seconds until the next call is allowed; 0 if a call is allowed now."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
 
     def allow_call(self) -> bool:
         """Return whether a call may be made now.
 
-        When half-open, that call is the probe; another probe is allowed `BREAKER_OPEN_SECONDS` later if the
-        outcome of this one is never recorded.
+        When half-open, this call is the probe. If the outcome of the probe is never recorded, another probe
+        is allowed after `BREAKER_OPEN_SECONDS`.
         """
         if self._open_until is None:
             return True
@@ -71,7 +71,7 @@ class Breaker:
         return True
 
     def record_success(self, calls: int = 1) -> None:
-        """Count *calls* that were answered; close if one was the probe."""
+        """Count *calls* that were answered; close the breaker if one of them was the probe."""
         self._timeouts_in_a_row = 0
         if self._open_until is None:
             self._count(calls, 0)
@@ -79,7 +79,7 @@ class Breaker:
             self.reset()
 
     def record_failure(self, calls: int = 1, *, timeout: bool = False) -> None:
-        """Count *calls* that failed, *timeout*: because no answer came in time. Open if that is too many."""
+        """Count *calls* that failed; *timeout*: they timed out. Open the breaker after too many failures."""
         if self._open_until is not None:
             if self._probing:
                 self._open()
@@ -92,7 +92,7 @@ class Breaker:
             self._open()
 
     def _count(self, calls: int, failures: int) -> tuple[int, int]:
-        """Add to the present second; return calls and failures of the window, (0, 0) where nothing failed."""
+        """Add to the present second; return calls and failures of the window, (0, 0) without *failures*."""
         second = int(self._clock())
         while self._buckets and self._buckets[0][0] <= second - BREAKER_WINDOW_SECONDS:
             self._buckets.popleft()
@@ -113,7 +113,7 @@ class Breaker:
         self.times_opened += 1
 
     def reset(self) -> None:
-        """Close: a lease renewal has shown that Redis is back."""
+        """Close the breaker: a lease renewal has shown that Redis answers again."""
         self._open_until, self._open_for, self._timeouts_in_a_row, self._probing = None, 0.0, 0, False
         self._buckets.clear()
 

@@ -16,10 +16,10 @@ from gateway.broker.redis.scripts.registry import SCRIPTS, Command, Script
 
 
 class RedisConnection:
-    """A connection that is opened on first use, and opened again when it was lost or the primary moved.
+    """A connection that is opened on first use, and again after it was lost or the primary has moved.
 
-    One `execute` at a time. One that fails or is cancelled closes the connection: an answer that arrives
-    later would be taken for the answer to the next command.
+    One `execute` runs at a time. If it fails or is cancelled, the connection is closed: an answer that
+    arrives later would be read as the answer to the next command.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class RedisConnection:
         scripts: Sequence[Script] = (),
         rechecks_primary: bool = False,
     ) -> None:
-        """Load *scripts* on each new connection; scripts that Redis has already cost next to nothing.
+        """Load *scripts* on each new connection; loading a script that Redis already has is cheap.
 
-        *rechecks_primary*: ask where the primary is from time to time even while nothing fails; one such
-        connection serves all those of its shard.
+        *rechecks_primary*: look up the primary at intervals even while no call fails; it is enough if one
+        connection of a shard does this.
         """
         self._primary = primary
         self._rechecks_primary = rechecks_primary
@@ -44,21 +44,21 @@ class RedisConnection:
 
     @property
     def server(self) -> str:
-        """The address of the server, for error texts; empty where the errors themselves name it."""
+        """The address of the server, for error texts; empty if the errors themselves contain it."""
         return self._primary.description if self._address is None else format_address(self._address)
 
     def pack_command(self, command: Command) -> bytes:
         """Return *command* as bytes; raises what hiredis raises for an argument that cannot be sent."""
-        # Packing in C: redis-py's own, in Python, takes 10 µs for a publish instead of 1.5.
+        # Packed in C: redis-py packs in Python, which costs 10 µs for a publish instead of 1.5.
         packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub has no tuple of one kind
         return packed
 
     async def execute(self, commands: Sequence[bytes], timeout_seconds: float) -> list[Any]:
-        """Send packed *commands* and return their answers in order; an error of a command is one of them.
+        """Send packed *commands* and return the answers in order; an answer may be an error of its command.
 
         Raises:
             redis.exceptions.RedisError, OSError: the connection failed.
-            TimeoutError: no answer after *timeout_seconds*, plus the connect timeout if it had to connect.
+            TimeoutError: no answer after *timeout_seconds*, plus the connect timeout for a new connection.
         """
         try:
             current = self._primary.is_current(self._address, recheck=self._rechecks_primary)
@@ -72,9 +72,9 @@ class RedisConnection:
             raise
 
     async def execute_with_retry(self, commands: Sequence[bytes], timeout_seconds: float) -> list[Any]:
-        """Return the answers as `execute` does, but send once more the commands that were not carried out.
+        """Return the answers as `execute` does, but retry once the commands that were not carried out.
 
-        Those are commands that another node is the primary for now, and calls of scripts that Redis does not
+        These are commands for which another node is the primary now, and calls of scripts that Redis does not
         have.
         """
         answers = await self.execute(commands, timeout_seconds)
@@ -96,7 +96,7 @@ class RedisConnection:
         return (await self.execute([*loads, *commands], timeout_seconds))[len(loads) :]
 
     async def _connect(self) -> None:
-        """Connect to the present address of the primary, unless it is connected there."""
+        """Connect to the present address of the primary, unless already connected to it."""
         address = await self._primary.locate(recheck=self._rechecks_primary)
         connection = self._connection
         if connection.is_connected:
@@ -117,7 +117,7 @@ class RedisConnection:
         try:
             await connection.send_packed_command(b"".join(commands), check_health=False)
         except RuntimeError as closed:
-            # uvloop raises this for a transport that has just closed, which redis-py does not know yet.
+            # uvloop raises this for a transport that has just closed, before redis-py has noticed.
             raise exceptions.ConnectionError(f"the connection has ended: {closed}") from closed
         answers: list[Any] = []
         for _ in commands:
@@ -128,7 +128,7 @@ class RedisConnection:
         return answers
 
     async def close(self, *, gracefully: bool = True) -> None:
-        """Close the connection; the next `execute` opens another. Not *gracefully*: do not wait for it."""
+        """Close the connection; the next `execute` opens another. Without *gracefully*: do not wait."""
         try:
             await self._connection.disconnect(nowait=not gracefully)
         except (exceptions.RedisError, OSError):

@@ -1,6 +1,6 @@
-"""What is done about each error of Redis: one table, from the error's first word to an `ErrorRule`.
+"""How each error of Redis is handled: one table, from the first word of the error to an `ErrorRule`.
 
-docs/redis.md#when-something-fails says what clients and operators see of them.
+docs/redis.md#when-something-fails says what clients and operators see of these errors.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from redis import exceptions
 from gateway.errors import BrokerFull, BrokerUnavailable, GatewayError
 
 _DETAILS_MAX_CHARACTERS = 400
-"""How much of Redis' own error text is repeated; it may hold a line for each of several sentinels."""
+"""How much of Redis' error text is repeated; the text may contain a line for each of several sentinels."""
 
 
 class ErrorAction(Enum):
-    """What is done with the call and with its connection."""
+    """What is done with the call and with the connection of the call."""
 
     REJECT = auto()
     """The call fails with `BrokerUnavailable`; the connection stays."""
     RECONNECT = auto()
-    """The call fails with `BrokerUnavailable`; the next one uses a new connection."""
+    """The call fails with `BrokerUnavailable`; the next call uses a new connection."""
     OUT_OF_MEMORY = auto()
     """The call fails with `BrokerFull`; the connection stays."""
     LOAD_SCRIPTS = auto()
-    """The call was not carried out: the scripts are loaded and it is sent again, once."""
+    """The call was not carried out: the scripts are loaded, and the call is retried once."""
     FIND_PRIMARY = auto()
-    """The call was not carried out: the primary is looked up and it is sent there, once."""
+    """The call was not carried out: the primary is looked up, and the call is retried there, once."""
     SLOT_MOVING = auto()
-    """The call fails with `SlotMoving`: its slot is moving to another node of the Cluster."""
+    """The call fails with `SlotMoving`: the slot is moving to another node of the Cluster."""
     FENCE = auto()
-    """The call fails with `Fenced`: this node's lease was taken away; it starts a new incarnation."""
+    """The call fails with `Fenced`: this node was reaped, and starts a new incarnation."""
 
 
 class BreakerOutcome(Enum):
-    """What the breaker counts."""
+    """How the breaker counts the call."""
 
     ANSWERED = auto()
-    """Redis works; what was wrong is the call."""
+    """Redis works; the call was wrong."""
     FAILURE = auto()
     TIMEOUT = auto()
 
 
 class Fenced(BrokerUnavailable):
-    """This node's lease was taken away; it is about to start a new incarnation."""
+    """This node was reaped, and is about to start a new incarnation."""
 
 
 class SlotMoving(BrokerUnavailable):
-    """The slot of a Cluster is moving: some of its keys are still here, others at the new node."""
+    """The slot of a Cluster is moving: some keys are still on the former node, others on the new node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,15 @@ class ErrorRule:
     action: ErrorAction
     outcome: BreakerOutcome
     message: str
-    """What callers and operators read."""
+    """The text for callers and operators."""
     retry_after: float = 1.0
     """Seconds after which a client may try again."""
 
     @property
     def reported_per_call(self) -> bool:
-        """Whether the call itself has to be reported.
+        """Whether a rejected call has to be reported by itself.
 
-        The lease may still be renewed although such calls are rejected, so that no loss of Redis is reported.
+        If such calls are rejected, the lease may still be renewed, so that no loss of Redis is reported.
         """
         return self.action is ErrorAction.REJECT and (
             self.outcome is BreakerOutcome.ANSWERED or self is ERROR_TABLE["NOPERM"]
@@ -76,10 +76,10 @@ class ErrorRule:
 
     def to_exception(self, cause: BaseException | None = None, server: str = "") -> GatewayError:
         """Return the exception for the caller; its details name *server* and repeat the text of *cause*."""
-        # "Unknown command" errors repeat the arguments, which may be the whole source of a script.
+        # "Unknown command" errors repeat the arguments, which may contain the whole source of a script.
         text = "" if cause is None else str(cause).partition(", with args beginning with")[0]
         text = text[:_DETAILS_MAX_CHARACTERS]
-        # redis-py names the address in some errors itself.
+        # Some errors of redis-py already contain the address.
         details = ": ".join(part for part in ("" if server in text else server, text) if part)
         if self.action is ErrorAction.OUT_OF_MEMORY:
             return BrokerFull(self.message, details=details)
@@ -105,7 +105,7 @@ ERROR_TABLE = {
     "MOVED": ErrorRule(
         ErrorAction.FIND_PRIMARY,
         BreakerOutcome.FAILURE,
-        "another node of the Redis Cluster has this slot: set broker.cluster, where it is not set",
+        "another node of the Redis Cluster has this slot: set broker.cluster, if it is not set",
     ),
     "ASK": ErrorRule(
         ErrorAction.SLOT_MOVING,
@@ -130,7 +130,7 @@ ERROR_TABLE = {
         ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis has fewer replicas than min-replicas-to-write"
     ),
     "MISCONF": ErrorRule(
-        ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis cannot save to disk and takes no writes", 5.0
+        ErrorAction.REJECT, BreakerOutcome.FAILURE, "Redis cannot save to disk and accepts no writes", 5.0
     ),
     "NOSCRIPT": ErrorRule(
         ErrorAction.LOAD_SCRIPTS, BreakerOutcome.ANSWERED, "Redis does not have the scripts"
@@ -155,7 +155,7 @@ ERROR_TABLE = {
     "ERR": ErrorRule(
         ErrorAction.REJECT,
         BreakerOutcome.ANSWERED,
-        "Redis refuses a command: is it at least 6.2, and no sentinel?",
+        "Redis refuses a command: is it at least 6.2, and not a sentinel?",
         5.0,
     ),
 }
@@ -175,7 +175,7 @@ _FIRST_WORDS: dict[type[Exception], str] = {
     exceptions.AuthenticationError: "NOAUTH",
     exceptions.NoPermissionError: "NOPERM",
 }
-"""The first word of errors for which redis-py has a class: it removes that word from the text."""
+"""The first word of errors for which redis-py has a class: redis-py removes that word from the text."""
 
 _RULES_BY_TEXT = {
     "without any password configured": ErrorRule(
@@ -199,13 +199,13 @@ _RULES_BY_TEXT = {
     "cluster support disabled": ErrorRule(
         ErrorAction.RECONNECT,
         BreakerOutcome.FAILURE,
-        "this Redis is no Cluster: set broker.cluster = false",
+        "this Redis is not a Cluster: set broker.cluster = false",
         5.0,
     ),
-    # Redis 6.2 says this of a command inside a script.
+    # The text of Redis 6.2 for a command inside a script.
     "The user executing the script can't": ERROR_TABLE["NOPERM"],
 }
-"""Rules for errors whose first word says nothing (`ERR`), by a part of their text."""
+"""Rules for errors with the general first word `ERR`, by a part of the error text."""
 
 _ERROR_IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script.*?: -?([A-Z]+) ")
 """Redis 6.2 wraps the error of a command inside a script; redis-py removes the `ERR ` before it."""

@@ -1,4 +1,4 @@
-"""Whether a shard can be called now: lease, inbox, breaker and layout check, taken together."""
+"""Whether a shard can be called now, which depends on its lease, inbox, breaker and layout check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.errors import BrokerUnavailable, GatewayError
 
 
 class ShardHealth:
-    """The health of one shard; sets `renewal_due` when a failure should have the lease renewed at once."""
+    """The health of one shard; sets `renewal_due` after a failure that requires a renewal of the lease."""
 
     def __init__(
         self,
@@ -26,8 +26,8 @@ class ShardHealth:
 
         Args:
             breaker: Counts the outcome of every call.
-            invalidate_primary: Called when the server that was asked seems not to be the primary any more.
-            layout_error: Returns why this node may serve nothing, if its layout differs from the others'.
+            invalidate_primary: Called when the server seems to be no longer the primary.
+            layout_error: Returns the error for callers if Redis rejects the layout of this node.
             on_notice: Gets `RedisLost`, once per loss and kind of reason; `RedisRestored`; and
                 `CallRejected`, once per kind of reason.
         """
@@ -38,7 +38,7 @@ class ShardHealth:
         self._rejection_kinds: set[str] = set()
         """Kinds of errors for which `CallRejected` was given."""
         self._loss_kinds: set[str] = set()
-        """Kinds of reasons that the present loss has had so far."""
+        """Kinds of errors for which `RedisLost` was given during the present loss."""
         self._inbox_unreadable = False
         self.connected = False
         """Whether this node holds a lease, reads its inbox, and Redis answered the last renewal."""
@@ -48,12 +48,11 @@ class ShardHealth:
         self.incarnations = 0
         """How many incarnations have started."""
         self.beat = 0
-        """Writes of this incarnation, as counted by Redis; a lower count later means that Redis lost
-        writes."""
+        """Writes of this incarnation, as counted by Redis; a lower count later means lost writes."""
         self.beat_regressed = False
-        """Whether Redis has reported a lower count since."""
+        """Whether Redis has returned a lower `beat` since this incarnation started."""
         self.connection_failures = 0
-        """How often a connection failed: other connections, idle since, are likely to be dead too."""
+        """How often a connection failed: other connections, if idle since, are probably dead as well."""
         self.renewal_due = asyncio.Event()
         """Set when the lease should be renewed at once."""
 
@@ -70,7 +69,7 @@ class ShardHealth:
 
     @property
     def available(self) -> bool:
-        """Whether calls are let through."""
+        """Whether calls are allowed."""
         return self.connected and self.breaker.closed and self._layout_error() is None
 
     # ------------------------------------------------------------ outcomes of calls
@@ -80,7 +79,7 @@ class ShardHealth:
         self.breaker.record_success(calls)
 
     def record_failure(self, rule: ErrorRule, calls: int = 1) -> None:
-        """Count *calls* that failed, and act as *rule* says."""
+        """Count *calls* that failed, and apply *rule*."""
         if rule.outcome is BreakerOutcome.ANSWERED:
             self.breaker.record_success(calls)
         else:
@@ -93,13 +92,13 @@ class ShardHealth:
             self.renewal_due.set()
 
     def call_rejected(self, error: GatewayError) -> None:
-        """Report a call that Redis rejects for what it is or who makes it, while others succeed."""
+        """Report a call that Redis rejects because of its content or its user, while other calls succeed."""
         if error.kind not in self._rejection_kinds:
             self._rejection_kinds.add(error.kind)
             self._on_notice(CallRejected(str(error)))
 
     def beat_received(self, beat: int, *, previous: int) -> None:
-        """Compare the *beat* in an answer with the *previous* one, known before the call was sent."""
+        """Compare the *beat* in an answer with the *previous* beat, known before the call was sent."""
         if beat <= previous:
             self.beat_regressed = True
             self.renewal_due.set()
@@ -108,14 +107,14 @@ class ShardHealth:
     # ------------------------------------------------------------ lease and inbox
 
     def incarnation_started(self, incarnation: str, beat: int) -> None:
-        """Count writes anew, for another *incarnation*, which has written *beat* times so far."""
+        """Start counting for a new *incarnation*, which has written *beat* times so far."""
         self.incarnations += 1
         self.incarnation = incarnation
         self.beat = beat
         self.beat_regressed = False
 
     def lease_held(self) -> None:
-        """Connect, unless the inbox cannot be read: a lease was taken or renewed."""
+        """Note that the lease was acquired or renewed: connect, unless the inbox is unreadable."""
         if not (self.connected or self._inbox_unreadable):
             self.connected = True
             self.breaker.reset()
@@ -128,12 +127,12 @@ class ShardHealth:
         self._disconnect(error)
 
     def inbox_unreadable(self, error: GatewayError) -> None:
-        """Disconnect: a node that cannot read its inbox misses everything, even while it holds its lease."""
+        """Disconnect: a node that cannot read its inbox misses all messages, even if it holds its lease."""
         self._inbox_unreadable = True
         self._disconnect(BrokerUnavailable(f"the inbox cannot be read: {error.kind}", details=error.details))
 
     def inbox_readable(self) -> None:
-        """Have the lease renewed, which connects again, if the inbox was unreadable before."""
+        """If the inbox was unreadable before, request a renewal of the lease, which connects again."""
         if self._inbox_unreadable:
             self._inbox_unreadable = False
             self.renewal_due.set()

@@ -1,4 +1,4 @@
-"""Whether a Redis evicts keys that are in use when it is full; only its operator can change that.
+"""Checks whether a Redis evicts keys when its memory is full; only the operator of the Redis can change that.
 
 docs/redis.md#how-to-run-the-redis says what an eviction does.
 """
@@ -19,8 +19,8 @@ async def check_maxmemory_policy(
     """Ask the Redis behind *connection* for its eviction policy, and close *connection*.
 
     Returns:
-        The notice to give; None if it evicts nothing, refuses the question (an ACL may forbid INFO), or
-        cannot be reached in time.
+        The notice to give; None if Redis evicts no keys, rejects INFO (an ACL may forbid it), or cannot be
+        reached in time.
     """
     try:
         (answer,) = await connection.execute([connection.pack_command(("INFO", "memory"))], timeout_seconds)
@@ -33,7 +33,7 @@ async def check_maxmemory_policy(
 
 
 def eviction_policy(info: bytes) -> str:
-    """Return the policy in *info*, an answer to `INFO memory`; empty if nothing is ever evicted."""
+    """Return the policy in *info*, an answer to `INFO memory`; empty if keys are never evicted."""
     fields = dict(line.partition(":")[::2] for line in info.decode().splitlines())
     policy = fields.get("maxmemory_policy", NO_EVICTION)
     return "" if policy == NO_EVICTION or fields.get("maxmemory", "0") == "0" else policy

@@ -21,38 +21,39 @@ from gateway.tasks import Tasks
 
 BATCH_MAX_CALLS = 512
 BATCH_MAX_BYTES = 4 * 1024 * 1024
-"""What is sent together at most; a single call may be larger."""
+"""The maximum size of a batch; a single call may be larger."""
 
 WAITING_MAX_CALLS = 50_000
 WAITING_MAX_BYTES = 64 * 1024 * 1024
-"""What may wait to be sent; further calls are rejected."""
+"""The maximum of calls that wait to be sent; further calls are rejected."""
 
 AnswerFuture = asyncio.Future[Any]
 
 
 class Call(NamedTuple):
-    """One command on its way."""
+    """One command that waits to be sent or answered."""
 
     answer: AnswerFuture
     packed: bytes
     counts_for: int
-    """The incarnation, by its number, whose beat the answer carries; `NO_BEAT` if it carries none."""
+    """The number of the incarnation whose beat the answer contains; `NO_BEAT` if it contains no beat."""
     deadline: float
-    """By the loop's clock; `math.inf` if there is none."""
+    """By the event loop's clock; `math.inf` without a deadline."""
 
 
 NO_BEAT = -1
 
 
 async def wait_for(answer: AnswerFuture, timeout_seconds: float) -> Any:
-    """Return the result of *answer*; after *timeout_seconds* fail it, for everyone who awaits it."""
+    """Return the result of *answer*; after *timeout_seconds* set an exception, for all who await *answer*."""
     return await wait_until(answer, asyncio.get_running_loop().time() + timeout_seconds)
 
 
 async def wait_until(answer: AnswerFuture, deadline: float) -> Any:
-    """Return the result of *answer*; at *deadline*, by the loop's clock, fail it, for everyone who awaits it.
+    """Return the result of *answer*; at *deadline* set an exception, for all who await *answer*.
 
-    Uses a timer instead of `asyncio.timeout`, which needs a task: the caller may run eagerly, outside of one.
+    *deadline* is by the event loop's clock. A timer is used instead of `asyncio.timeout`, because
+    `asyncio.timeout` needs a task, and the caller may run eagerly, outside of any task.
 
     Raises:
         BrokerUnavailable: the deadline has passed, or what the call itself raises.
@@ -70,7 +71,7 @@ async def wait_until(answer: AnswerFuture, deadline: float) -> Any:
 
 
 class Pipeline:
-    """Calls over one connection, one batch at a time; Redis gets them in the order of the calls."""
+    """Sends calls over one connection, one batch at a time, in the order of the calls."""
 
     def __init__(
         self,
@@ -85,13 +86,13 @@ class Pipeline:
         """Create it; nothing is connected before the first call.
 
         Args:
-            connection: Used by this pipeline alone.
-            health: Checked before each call, and notified of the outcome of each.
+            connection: Used only by this pipeline.
+            health: Checked before each call, and notified of the outcome of each call.
             tasks: Owns the task that sends.
             timeout: Seconds for the answers to a batch.
-            ignores_health: Call Redis even when *health* says that the shard is unavailable.
-            trailing_command: Sent after each batch; its answer, or None, is appended to the answer of each
-                call.
+            ignores_health: Call Redis even if the shard is unavailable according to *health*.
+            trailing_command: Sent after each batch; the answer to it, or None, is appended to the answer of
+                each call.
         """
         self._connection = connection
         self._health = health
@@ -104,13 +105,13 @@ class Pipeline:
         self._waiting: deque[Call] = deque()
         self._waiting_bytes = 0
         self._batch: list[Call] = []
-        """The calls that are sent and not yet answered."""
+        """The calls that were sent and are not yet answered."""
         self._sent: frozenset[AnswerFuture] = frozenset()
         """The futures of the batch that was sent last."""
         self._batch_answers: list[Any] = []
-        """Answers to the batch while that to the trailing command is still missing."""
+        """Answers to the batch, while the answer to the trailing command is still missing."""
         self._latest_deadline = -math.inf
-        """Of all calls so far: deadlines are in the order of the calls, except for retries."""
+        """The latest deadline so far: deadlines ascend in the order of the calls, except for retries."""
         self._timer: asyncio.TimerHandle | None = None
         self._seen_connection_failures = 0
         self._running = False
@@ -118,10 +119,10 @@ class Pipeline:
         self.round_trips = self.calls = self.failures = 0
 
     def call(self, command: Command, deadline: float = math.inf) -> AnswerFuture:
-        """Return a future of the answer to *command*; it need not be awaited.
+        """Return a future of the answer to *command*; the future need not be awaited.
 
         The future fails with `BrokerUnavailable` or `BrokerFull` for an error of Redis or of the connection,
-        and at *deadline*, by the loop's clock, whether the command was sent or not.
+        and at *deadline*, by the event loop's clock, even if the command was not sent yet.
 
         Raises:
             BrokerUnavailable: at once, if the shard is unavailable or too many calls are waiting.
@@ -130,7 +131,7 @@ class Pipeline:
             raise _closed()
         if not self._ignores_health:
             self._health.require_available()
-        # Packed here, so that a command that cannot be packed fails its own caller and no other.
+        # Packed here, so that a command that cannot be packed raises an exception only for its own caller.
         packed = self._connection.pack_command(command)
         if len(self._waiting) >= WAITING_MAX_CALLS or self._waiting_bytes + len(packed) > WAITING_MAX_BYTES:
             raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
@@ -141,7 +142,7 @@ class Pipeline:
         self._waiting.append(call)
         self._waiting_bytes += len(packed)
         if deadline < self._latest_deadline:
-            # The common timer looks at the first call, whose deadline is later: this one needs its own.
+            # The common timer is set for an earlier call with a later deadline: this call needs its own.
             timer = loop.call_at(deadline, self._fail, [call], self._timed_out)
             answer.add_done_callback(lambda _: timer.cancel())
         else:
@@ -150,12 +151,12 @@ class Pipeline:
                 self._timer = loop.call_at(deadline + DEADLINE_TIMER_SLACK_SECONDS, self._expire)
         if not self._running:
             self._running = True
-            # It starts in the next turn of the loop, and sends whatever is called until then with it.
+            # The task starts in the next turn of the event loop, and sends all calls made until then.
             self._tasks.spawn(self._send_batches())
         return answer
 
     def is_sent(self, answer: AnswerFuture) -> bool:
-        """Return whether the call for *answer* was sent: its answer may be older than what happens now."""
+        """Return whether the call for *answer* was sent: the answer may miss the latest writes."""
         return answer.done() or answer in self._sent
 
     async def close(self) -> None:
@@ -168,7 +169,7 @@ class Pipeline:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait to be sent."""
+        """How many calls wait to be sent."""
         return len(self._waiting)
 
     # ------------------------------------------------------------ inside
@@ -186,7 +187,7 @@ class Pipeline:
     def _expire(self) -> None:
         """Fail the calls whose deadline has passed, and set the timer for the next deadline.
 
-        The connection stays: an answer that is late for these calls may be in time for those behind them.
+        The connection stays open: answers that are late for these calls may be in time for later calls.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -251,7 +252,7 @@ class Pipeline:
             await self._connection.close(gracefully=False)
 
     def _resolve(self, batch: list[Call], answers: Sequence[Any], previous_beat: int) -> bool:
-        """Resolve the futures of *batch*; return whether an error calls for a new connection."""
+        """Resolve the futures of *batch*; return whether an error requires a new connection."""
         answered, reconnect = 0, False
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
@@ -267,7 +268,7 @@ class Pipeline:
         return reconnect
 
     async def _execute_trailing(self, command: bytes) -> Any:
-        """Return the answer to *command*; None if there is none: the calls before it have been answered."""
+        """Return the answer to *command*; None if it fails: the calls before it were answered."""
         try:
             (answer,) = await self._connection.execute([command], self._timeout)
         except (exceptions.RedisError, OSError) as error:
@@ -276,13 +277,13 @@ class Pipeline:
         return None if isinstance(answer, Exception) else answer
 
     def _fail_all(self, batch: list[Call], rule: ErrorRule, error: BaseException) -> None:
-        """Fail *batch*, and also the waiting calls: they need not wait for a timeout of their own."""
+        """Fail *batch* and the waiting calls, which need not wait for their own timeouts."""
         self._health.record_failure(rule, len(batch))
         waiting = [self._dequeue() for _ in range(len(self._waiting))]
         self._fail([*batch, *waiting], lambda: rule.to_exception(error, self._connection.server))
 
     def _reject(self, answer: AnswerFuture, rule: ErrorRule, error: Exception) -> bool:
-        """Fail one call by *rule*; return whether the connection has to be replaced as well."""
+        """Fail one call as *rule* says; return whether the connection has to be replaced."""
         self.failures += 1
         raised = rule.to_exception(error, self._connection.server)
         self._health.record_failure(rule)
@@ -290,7 +291,7 @@ class Pipeline:
             self._health.call_rejected(raised)
         if not answer.done():
             answer.set_exception(raised)
-            answer.exception()  # retrieved here: perhaps nobody awaits it
+            answer.exception()  # retrieved here, in case that no caller awaits it
         return rule.action is ErrorAction.RECONNECT
 
     def _fail(self, batch: list[Call], error: Callable[[], GatewayError]) -> None:
@@ -312,4 +313,4 @@ def _closed() -> BrokerUnavailable:
 
 
 _SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, ADD_ROUTE, JOIN, LEAVE, RENEW_LEASE))
-"""Scripts whose answer begins with this node's beat; 0 if this call did not increment it."""
+"""Scripts whose answer begins with this node's beat, or with 0 if the call did not increment the beat."""

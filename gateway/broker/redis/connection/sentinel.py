@@ -1,4 +1,4 @@
-"""Finding a primary that sentinels watch: all sentinels are asked, and one is subscribed to for failovers.
+"""Finds a primary that sentinels watch: asks all sentinels, and subscribes to failovers at one sentinel.
 
 Follows Redis' guidelines for Sentinel clients
 (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
@@ -22,14 +22,14 @@ from gateway.broker.redis.connection.server import (
 from gateway.clock import Clock, monotonic
 
 PrimaryReport = tuple[int, Address]
-"""What one sentinel says: the epoch in which the sentinels last agreed on a primary, and its address."""
+"""The answer of one sentinel: the epoch of its last known failover, and the address of the primary."""
 
 SWITCH_MASTER = "+switch-master"
 """The channel on which sentinels announce a failover: name of the primary, old address, new address."""
 
 
 class SentinelPrimary:
-    """A primary that sentinels watch, and replace when it fails; a `PrimaryLocator`."""
+    """The locator of a primary that sentinels watch, and replace if it fails; a `PrimaryLocator`."""
 
     def __init__(self, server: Server, clock: Clock = monotonic) -> None:
         """Ask the sentinels of *server*."""
@@ -47,11 +47,11 @@ class SentinelPrimary:
         self._refreshing = asyncio.Lock()
 
     def is_current(self, address: Address | None, *, recheck: bool) -> bool:
-        """Return whether *address* is the primary's; False with *recheck* when the answer is too old."""
+        """Return whether *address* is the primary's; with *recheck*, False if the last lookup is too old."""
         return self._valid and address == self._address and not (recheck and self._recheck_due)
 
     async def locate(self, *, recheck: bool) -> Address | None:
-        """Return the address that the sentinels name; they are asked if it is unknown, or too old."""
+        """Return the primary's address; ask the sentinels if the address is unknown or the lookup too old."""
         async with self._refreshing:
             if not self._valid or (recheck and self._recheck_due):
                 await self._refresh()
@@ -63,10 +63,10 @@ class SentinelPrimary:
         self._invalidations += 1
 
     async def watch_failovers(self) -> None:
-        """Stay subscribed to one sentinel, to the next one when it is lost; never returns.
+        """Stay subscribed to one sentinel; if its connection is lost, to the next one. Never returns.
 
-        A primary that is replaced on purpose goes on for seconds, and what it accepts then is lost; its
-        answers do not show it.
+        After a planned failover the former primary accepts writes for seconds, and these writes are lost; its
+        answers do not show that it was replaced.
         """
         while True:
             for address in self._sentinels:
@@ -93,19 +93,19 @@ class SentinelPrimary:
         invalidations = self._invalidations
         reports, failures = await self._ask_all()
         if reports:
-            # A sentinel that does not know of a failover yet names the former primary, with an older epoch.
+            # A sentinel that does not know of a failover yet returns the former primary, with an older epoch.
             self._address = max(reports)[1]
         elif self._address is None:
             reasons = "; ".join(f"{' and '.join(where)}: {why}" for why, where in failures.items())
             raise exceptions.ConnectionError(f"no sentinel knows {self._master!r}: {reasons}")
-        # The last known address also counts as valid if no sentinel answered, so that calls to a primary that
-        # works do not suffer; but for a shorter time.
+        # If no sentinel answered, the last known address counts as valid, but for a shorter time: calls to a
+        # working primary still succeed.
         seconds = timeouts.SENTINEL_RECHECK_SECONDS if reports else timeouts.SENTINEL_SILENT_RECHECK_SECONDS
         self._recheck_at = self._clock() + seconds
         self._valid = invalidations == self._invalidations
 
     async def _ask_all(self) -> tuple[list[PrimaryReport], dict[str, list[str]]]:
-        """Return the reports that arrive soon after the first one; and who failed, by reason."""
+        """Return the reports that arrive soon after the first one, and the failed sentinels, by reason."""
         reports: list[PrimaryReport] = []
         failures: dict[str, list[str]] = {}
         async with asyncio.TaskGroup() as group:
@@ -129,7 +129,7 @@ class SentinelPrimary:
         return reports, failures
 
     async def _ask(self, address: Address) -> PrimaryReport | str:
-        """Return the report of the sentinel at *address*, or why it has none."""
+        """Return the report of the sentinel at *address*, or the reason why it failed."""
         try:
             async with (
                 asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS),

@@ -1,4 +1,4 @@
-"""A Redis server as configured, and how to connect to it: URL, credentials, TLS, and its sentinels if any."""
+"""A Redis server as configured, and how to connect to it: URL, credentials, TLS, and sentinels if any."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Credentials for every connection whose URL has none; files in PEM."""
+    """Credentials for every connection whose URL has no credentials; files in PEM."""
 
     username: str = ""
     password: str = field(default="", repr=False)
     ca_file: str = ""
-    """The authority of the server's certificate; empty: those of the system."""
+    """The certificate authority of the server; empty: the certificate authorities of the system."""
     cert_file: str = ""
     key_file: str = ""
 
     def options(self, *, tls: bool) -> dict[str, Any]:
-        """Return them as arguments of redis-py's connections; with *tls*, the files too."""
+        """Return the credentials as arguments of redis-py's connections; with *tls*, including the files."""
         given = {"username": self.username, "password": self.password}
         if tls:
             given |= {
@@ -58,8 +58,8 @@ class Server:
 
     `redis://` and `rediss://` (TLS) `[[user]:password@]host[:port][/db]`, `unix:///path[?db=…]`, and
     `redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/master[/db]`, with `rediss` for TLS, and
-    `?sentinel_username=…&sentinel_password=…` where the sentinels have credentials of their own. Arguments
-    for TLS are those of redis-py's `SSLConnection`.
+    `?sentinel_username=…&sentinel_password=…` if the sentinels have their own credentials. Arguments for TLS
+    have the names of the arguments of redis-py's `SSLConnection`.
     """
 
     url: Url
@@ -68,7 +68,7 @@ class Server:
 
     @classmethod
     def from_url(cls, url: str, credentials: Credentials = NO_CREDENTIALS) -> Server:
-        """Return the server of *url*; raises `BadUrl`, which says what is wrong with it."""
+        """Return the server of *url*; raises `BadUrl`, which says what is wrong with *url*."""
         parsed = parse_url(url)
         sentinels = None
         if parsed.primary:
@@ -84,13 +84,13 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The address, for error texts; empty if only its sentinels know it."""
+        """The address, for error texts; empty if only the sentinels know the address."""
         if self.sentinels is not None:
             return ""
         return self.url.path or format_address(self.url.addresses[0])
 
     def options(self) -> dict[str, Any]:
-        """Return credentials and TLS as arguments of redis-py's connections; those of the URL win."""
+        """Return credentials and TLS as arguments of redis-py's connections; the URL takes precedence."""
         in_url = {"username": self.url.username, "password": self.url.password}
         given = {name: value for name, value in in_url.items() if value}
         return {**self.credentials.options(tls=self.tls), **given, **self.url.tls}
@@ -99,16 +99,16 @@ class Server:
         """Return an unconnected connection of redis-py, which does the handshake and parsing, no retries."""
         arguments = {**self.options(), "db": self.url.database}
         if self.url.scheme == "unix":
-            # This class takes no timeout for connecting.
+            # This class has no argument for the connect timeout.
             return cast("Any", redis_connection).UnixDomainSocketConnection(
                 path=self.url.path, **arguments, **_common_arguments()
             )
-        # With sentinels the first address is that of a sentinel: the caller sets that of the primary.
+        # With sentinels the first address belongs to a sentinel: the caller sets the address of the primary.
         return self._connection(self.url.addresses[0], connect_timeout, arguments)
 
     def sentinel_connection(self, address: Address, connect_timeout: float) -> Any:
         """Return an unconnected connection to the sentinel at *address*."""
-        # The same TLS as for the server, but other credentials: sentinels have an ACL of their own.
+        # The same TLS as for the server, but other credentials: sentinels have their own ACL.
         arguments = {name: value for name, value in self.options().items() if name.startswith("ssl_")}
         if self.sentinels is not None:
             own = {"username": self.sentinels.username, "password": self.sentinels.password}
@@ -134,7 +134,7 @@ def _common_arguments() -> dict[str, Any]:
         "decode_responses": False,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
-        # The caller sets one timeout for all answers: a timer for each of them costs more than parsing.
+        # The caller sets one timeout for all answers: a timer for each answer costs more than parsing it.
         "socket_timeout": None,
         "health_check_interval": 0,
     }

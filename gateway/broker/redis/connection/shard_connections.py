@@ -1,4 +1,4 @@
-"""The connections of one shard: one for each kind of call, so that none delays another."""
+"""The connections of one shard: one for each kind of call, so that no kind delays another."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from gateway.broker.redis.scripts.registry import (
 from gateway.tasks import Tasks
 
 REPLICAS = 1
-"""How many replicas have to have a message before it counts as replicated."""
+"""The number of replicas that must have a message before the message counts as replicated."""
 
 
 class ShardConnections:
-    """The pipelines of one shard; its inbox is read over a further `connection`."""
+    """The pipelines of one shard; the inbox is read over a separate `connection`."""
 
     def __init__(
         self, primary: PrimaryLocator, health: ShardHealth, options: RedisOptions, tasks: Tasks
     ) -> None:
-        """Connect to *primary* when first used; tell *health* the outcome of every call."""
+        """Connect to *primary* on first use; notify *health* of the outcome of every call."""
         self._primary = primary
         self._health = health
         self._options = options
@@ -39,17 +39,17 @@ class ShardConnections:
         self.publishes = self._pipeline(options.publish_timeout, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_timeout * 1000))
         self.replicated_publishes = self._pipeline(options.publish_timeout, PUBLISH, trailing_command=wait)
-        """Apart from `publishes`: each batch waits for a replica."""
+        """Separate from `publishes`, because each batch waits for a replica."""
         self.control = self._pipeline(options.subscribe_timeout, *SCRIPTS)
         """Routes, members, lookups."""
         self.reads = self._pipeline(options.history_timeout, READ_HISTORY, COUNT_MEMBERS)
-        """Histories and presence: a long history delays no publish."""
+        """Reads of histories and presence, so that a long history does not delay a publish."""
         renewal_timeout = max(
             timeouts.RENEWAL_TIMEOUT_MIN_SECONDS,
             min(timeouts.RENEWAL_TIMEOUT_MAX_SECONDS, options.lease / 3),
         )
         self.leases = self._pipeline(renewal_timeout, RENEW_LEASE, BUMP_EPOCH, REAP_NODE, ignores_health=True)
-        """The only one that calls a Redis that counts as lost: a renewal shows that it is back."""
+        """Lease calls, the only calls to a Redis that counts as lost: a renewal shows that Redis is back."""
         self._pipelines = (
             self.publishes,
             self.replicated_publishes,
@@ -59,7 +59,7 @@ class ShardConnections:
         )
 
     def connection(self, *scripts: Script, rechecks_primary: bool = False) -> RedisConnection:
-        """Return a further connection, which the caller closes."""
+        """Return a separate connection, which the caller closes."""
         return RedisConnection(
             self._primary,
             connect_timeout=self._options.connect_timeout,
@@ -89,7 +89,7 @@ class ShardConnections:
         trailing_command: Command | None = None,
     ) -> Pipeline:
         return Pipeline(
-            # The lease, above all, must not be renewed at a primary that the other nodes have given up.
+            # The lease must not be renewed at a former primary that the other nodes have already replaced.
             self.connection(*scripts, rechecks_primary=ignores_health),
             self._health,
             self._tasks,

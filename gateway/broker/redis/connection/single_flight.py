@@ -1,4 +1,4 @@
-"""Single-flight reads: callers that want the same at the same time share one call to Redis."""
+"""Single-flight reads: callers that read the same key at the same time share one call to Redis."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """One kind of read: one call for all who wait for the same key, and its answer parsed once.
+    """One kind of read: one call for all callers that wait for the same key; the answer is parsed once.
 
-    Nobody gets an answer older than their own request: a caller whose key has been sent already waits for the
-    next call.
+    No caller gets an answer that is older than its own request: if the call for a key was already sent, a new
+    caller waits for the next call.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SingleFlight(Generic[K, T]):
         self.reads = self.shared = 0
 
     async def get(self, key: K) -> T:
-        """Return what is parsed of the answer for *key*; raises `BrokerUnavailable` after the timeout."""
+        """Return the parsed answer for *key*; raises `BrokerUnavailable` after the timeout."""
         read = self._pending.get(key)
         if read is None or self._pipeline.is_sent(read.answer):
             read = self._pending[key] = self._send(key)
@@ -47,12 +47,12 @@ class SingleFlight(Generic[K, T]):
             self.shared += 1
         read.waiting += 1
         try:
-            # A caller that times out must not cancel the others: those who joined later have more time.
+            # A caller that times out must not cancel the read: callers that joined later have more time.
             done, _ = await asyncio.wait((read.parsed,), timeout=self._timeout)
         finally:
             read.waiting -= 1
             if not read.waiting:
-                read.answer.cancel()  # if it is not sent yet, it need not be
+                read.answer.cancel()  # a call that is not sent yet need not be sent
         if not done:
             raise TIMED_OUT.to_exception()
         return read.parsed.result()
@@ -67,9 +67,9 @@ class SingleFlight(Generic[K, T]):
                 return
             try:
                 read.parsed.set_result(self._parse(key, answer.result()))
-            except Exception as error:  # noqa: BLE001 (whatever it is, those who wait get it)
+            except Exception as error:  # noqa: BLE001 (the callers that wait get it)
                 read.parsed.set_exception(error)
-                read.parsed.exception()  # retrieved here: there may be nobody left who waits
+                read.parsed.exception()  # retrieved here, in case that no caller waits any more
 
         read.answer.add_done_callback(on_answer)
         return read
@@ -79,7 +79,7 @@ class SingleFlight(Generic[K, T]):
 
 
 class _PendingRead(Generic[T]):
-    """A call, and how many callers wait for what is parsed of its answer."""
+    """A call, its parsed answer, and how many callers wait for it."""
 
     __slots__ = ("answer", "parsed", "waiting")
 

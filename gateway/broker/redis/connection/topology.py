@@ -1,4 +1,4 @@
-"""Finding the primary of a shard: at a fixed address, by asking sentinels, or by its slot of a Cluster."""
+"""Finds the primary of a shard: at a fixed address, by asking sentinels, or by its slot of a Cluster."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from gateway.broker.redis.connection.sentinel import SentinelPrimary
 from gateway.broker.redis.connection.server import Address, Server, execute_command, opened
 
 SlotRange = tuple[int, int, Address]
-"""First and last slot of a range, and the address of their primary."""
+"""First and last slot of a range, and the address of the primary of these slots."""
 
 
 class PrimaryLocator(Protocol):
-    """Knows the address of one shard's primary."""
+    """Finds and remembers the address of one shard's primary."""
 
     server: Server
-    """How to connect to it."""
+    """How to connect to the primary."""
     description: str
-    """The address before any is known, for error texts; empty where the errors themselves name it."""
+    """The address for error texts until the primary is known; empty if the errors themselves contain it."""
 
     def is_current(self, address: Address | None, *, recheck: bool) -> bool:
         """Return whether the primary is known to be at *address*; no I/O.
 
-        *recheck*: return False also when it is some seconds since anybody was asked.
+        *recheck*: return False also if the last lookup was some seconds ago.
         """
 
     async def locate(self, *, recheck: bool) -> Address | None:
-        """Return the primary's address; None: that of the server's URL.
+        """Return the primary's address; None: the address in the server's URL.
 
-        If nobody can be asked, that is the last one known; redis-py's `ConnectionError` if there is none.
+        If the lookup fails, this is the last known address; without one, raises redis-py's `ConnectionError`.
         """
 
     def invalidate(self) -> None:
-        """Look the primary up before it is used next: it did not behave like one."""
+        """Look up the primary before its next use: the server did not behave like a primary."""
 
     async def watch_failovers(self) -> None:
-        """Invalidate when a failover is announced; return at once if nobody announces any."""
+        """Invalidate when a failover is announced; return at once if failovers are not announced."""
 
 
 class FixedPrimary:
-    """A server at the address of its URL; one that moves has to keep its name or address."""
+    """A server at the address of its URL; a server that moves has to keep its name or address."""
 
     def __init__(self, server: Server) -> None:
         """Always use the address of *server*."""
@@ -62,7 +62,7 @@ class FixedPrimary:
         return None
 
     def invalidate(self) -> None:
-        """Do nothing: the next connection resolves the name anew."""
+        """Do nothing: the next connection resolves the host name again."""
 
     async def watch_failovers(self) -> None:
         """Return at once."""
@@ -72,10 +72,10 @@ class FixedPrimary:
 
 
 class ClusterSlots:
-    """The slots of a Cluster and their primaries, shared by all shards of a broker."""
+    """The slots of a Cluster and the primaries of the slots, shared by all shards of a broker."""
 
     def __init__(self, servers: Sequence[Server], random: Random | None = None) -> None:
-        """Start from *servers*, of which one has to answer; the other nodes are learned from it."""
+        """Start from *servers*: one of them has to answer, and returns the addresses of all nodes."""
         self.servers = tuple(servers)
         self.valid = False
         self._random = random or Random()
@@ -83,7 +83,7 @@ class ClusterSlots:
         self._refreshing = asyncio.Lock()
 
     def primary(self, slot: int) -> Address | None:
-        """Return the address of the primary of *slot*; None if it is not known."""
+        """Return the address of the primary of *slot*; None if the address is unknown."""
         return next((address for first, last, address in self._ranges if first <= slot <= last), None)
 
     async def refresh(self) -> None:
@@ -122,7 +122,7 @@ class ClusterPrimary:
     """The primary of one shard's slot in a Cluster."""
 
     def __init__(self, slots: ClusterSlots, key: str) -> None:
-        """Locate the slot of *key*, which is that of every key of its shard: they share a hash tag."""
+        """Locate the slot of *key*; every key of a shard is in the same slot, because of the hash tag."""
         self.server = slots.servers[0]
         self.description = ", ".join(server.address for server in slots.servers)
         self._slots = slots
@@ -141,11 +141,11 @@ class ClusterPrimary:
         return address
 
     def invalidate(self) -> None:
-        """Have the slots of all shards read again."""
+        """Read the slots of all shards again before their next use."""
         self._slots.valid = False
 
     async def watch_failovers(self) -> None:
-        """Return at once: a node that is asked for a slot it no longer has answers MOVED."""
+        """Return at once: a node that no longer has a slot answers MOVED."""
 
     def __repr__(self) -> str:
         return f"<ClusterPrimary slot {self._slot} of {self._slots}>"
@@ -154,7 +154,7 @@ class ClusterPrimary:
 def primary_locators(
     servers: Sequence[Server], keys: Sequence[str], *, cluster: bool
 ) -> list[PrimaryLocator]:
-    """Return a locator for each shard, of which *keys* holds one key each.
+    """Return a locator for each shard; *keys* contains one key of each shard.
 
     Without *cluster* the shards are spread over *servers* in turn: shard s is on server s mod len(servers).
     """
@@ -168,13 +168,13 @@ def primary_locators(
 
 
 async def _read_slots(server: Server, address: Address | None) -> Sequence[SlotRange]:
-    """Return the slots as one node of a Cluster knows them."""
+    """Return the slots, read from one node of a Cluster."""
     connection = server.connection(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS)
     if address is not None:
         connection.host, connection.port = address
     async with asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS), opened(connection):
         ranges = await execute_command(connection, "CLUSTER", "SLOTS")
-    # A node that does not know its own name or address leaves it out: it is the node that was asked.
+    # A node that does not know its own name or address omits it: then it is the node that was asked.
     return [
         (int(first), int(last), (connection.host if host in _UNKNOWN_HOST else host.decode(), int(port)))
         for first, last, (host, port, *_), *_ in ranges

@@ -1,4 +1,4 @@
-"""Parse the URL of a Redis strictly: nothing is guessed or ignored, and no error repeats a secret."""
+"""Parses the URL of a Redis strictly: no part is guessed or ignored, and no error repeats a secret."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NAME = re.compile(r"[a-z_]{1,40}")
 
 REMEDY_SCHEME = 'write "redis://host:6379", rediss://, unix:// or redis+sentinel://host:26379/primary'
 REMEDY_ESCAPE = (
-    "escape it where it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
+    "escape it if it belongs to a password: / is %2F, ? is %3F, # is %23, @ is %40, a blank is %20"
 )
 
 
 class BadUrl(GatewayError):
-    """A URL that is not that of a Redis; neither *problem* nor *remedy* repeats what may be a secret."""
+    """The URL is not a valid Redis URL; *problem* and *remedy* never repeat text that may be a secret."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"a Redis URL: {problem}; {remedy}")
@@ -44,11 +44,11 @@ class Url:
     scheme: str
     """`redis`, `rediss` or `unix`."""
     addresses: tuple[tuple[str, int], ...] = ()
-    """Of the server, or of its sentinels; none for a Unix socket."""
+    """The addresses of the server or of its sentinels; empty for a Unix socket."""
     path: str = ""
-    """Of a Unix socket."""
+    """The path of a Unix socket."""
     primary: str = ""
-    """The name by which the sentinels know it; empty if the URL names the server itself."""
+    """The name of the primary at the sentinels; empty if the URL contains the address of the server."""
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
@@ -59,7 +59,7 @@ class Url:
 
 
 def parse_url(url: str) -> Url:
-    """Return the parts of *url*; raises `BadUrl` for the first thing in it that is wrong."""
+    """Return the parts of *url*; raises `BadUrl` for the first error in *url*."""
     found = _URL.match(url)
     scheme = found[1].lower() if found else ""
     if found is None or scheme not in _SCHEMES:
@@ -87,7 +87,7 @@ def parse_url(url: str) -> Url:
 
 
 def _addresses(hosts: str, *, several: bool) -> tuple[tuple[str, int], ...]:
-    """Return the addresses in *hosts*, separated by commas where there are *several*."""
+    """Return the addresses in *hosts*, which commas separate if *several* are allowed."""
     if not several and "," in hosts:
         raise BadUrl("names several hosts", "list a URL for each in broker.urls")
     return tuple(_address(host, SENTINEL_PORT if several else PORT) for host in hosts.split(","))
@@ -130,7 +130,7 @@ def _primary(path: str) -> tuple[str, str]:
 
 
 def _database(path: str) -> int | None:
-    """Return the database's number in *path*; None if there is none."""
+    """Return the database's number in *path*; None if *path* has no number."""
     text = path.removeprefix("/")
     if text and not _DATABASE.fullmatch(text):
         raise BadUrl("what follows the last / is not a database's number", "write a number, or leave it out")
@@ -142,7 +142,7 @@ def _arguments(query: str, scheme: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     tls: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        # What does not look like a name may be a secret: it is not repeated.
+        # Text that does not look like a name may be a secret, and is not repeated.
         label = f"?{name}" if _NAME.fullmatch(name) else "an argument"
         known = _ARGUMENTS.get(name)
         if known is None:
@@ -202,7 +202,7 @@ _ARGUMENTS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "ssl_include_verify_flags": ("", _verify_flags),
     "ssl_exclude_verify_flags": ("", _verify_flags),
 }
-"""The arguments that a URL may have: the attribute of `Url`, empty for those of TLS, and the parser."""
+"""The arguments that a URL may have: the attribute of `Url`, empty for TLS arguments, and the parser."""
 
 _VALUE_REMEDIES = {
     "db": "write a database's number",

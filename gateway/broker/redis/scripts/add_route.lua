@@ -1,10 +1,10 @@
--- Route a channel to a node, append a marker `s` to its inbox, and return the channel's position at that moment:
+-- Route a channel to a node, append a marker `s` to the node's inbox, and return the channel's position at that moment:
 -- entries before the marker are older than the route.
 -- KEYS: state beats meta log route nodes node_routes routed_names inbox
 -- ARGV: node channel marker inbox_limit fresh meta_ttl has_history listed
---   marker: a token that tells this marker from others; fresh: a new uid for a channel without a position
---   has_history: 1 where there is a position to return; listed: 1 for a channel, 0 for the route of a user
--- Returns {beat, offset, uid}, or {beat} without a history; an error FENCED where the node holds no lease.
+--   marker: a unique token of this marker; fresh: a new uid for a channel without a position
+--   has_history: 1 if there is a position to return; listed: 1 for a channel, 0 for the route of a user
+-- Returns {beat, offset, uid}, or {beat} without a history; an error FENCED if the node does not hold a lease.
 local state, beats, meta, log, route, nodes, node_routes, routed_names, inbox = unpack(KEYS)
 local node, channel, marker, limit, fresh, meta_ttl, has_history, listed = unpack(ARGV)
 

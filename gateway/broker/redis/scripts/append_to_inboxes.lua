@@ -1,7 +1,7 @@
--- Append one entry to the inboxes of some nodes, of those that hold a lease.
+-- Append one entry to the inboxes of the given nodes, except for nodes that do not hold a lease.
 -- KEYS: state nodes
 -- ARGV: inbox_prefix inbox_limit head body node...
--- Returns the nodes whose inboxes have it.
+-- Returns the nodes whose inboxes have the entry.
 write_despite_full_memory(KEYS[1])
 local reached = {}
 for i = 5, #ARGV do

@@ -1,6 +1,6 @@
--- Begin a new epoch of the shard because Redis has lost writes, unless another node has begun one already.
--- Epochs are numbered: a Redis that went back to an older epoch has lost writes as well, and positions that were given
--- out in the older one must not be confirmed again.
+-- Begin a new epoch of the shard because Redis has lost writes, unless another node has already begun a new epoch.
+-- Epochs are numbered: if Redis went back to an older epoch, it has lost writes as well, and positions that were
+-- returned in the older epoch must not be confirmed again.
 -- KEYS: state
 -- ARGV: known fresh: the epoch that the node knows, and a new uid
 -- Returns 0.

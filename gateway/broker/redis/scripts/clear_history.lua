@@ -1,4 +1,4 @@
--- Delete the stored messages of a channel; its numbering goes on. Its subscribers get an entry `c`.
+-- Delete the stored messages of a channel; the numbering continues. Subscribers get an entry `c`.
 -- KEYS: state log route
 -- ARGV: inbox_prefix inbox_limit channel
 -- Returns 0.

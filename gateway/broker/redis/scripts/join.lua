@@ -1,8 +1,8 @@
--- Add a member to a channel, or replace what is stored of it. Where it is new, subscribers get an entry `j`.
+-- Add a member to a channel, or replace the stored member. If the member is new, subscribers get an entry `j`.
 -- KEYS: state beats members user_counts route nodes node_members
 -- ARGV: inbox_prefix inbox_limit node_members_prefix node connection channel member announce
---   announce: 1 to send the entry `j`, 0 where no entry `l` was sent when the member was lost
--- Returns {beat, 1 where the member is new, else 0}; an error FENCED where the node holds no lease.
+--   announce: 1 to send the entry `j`, 0 if no entry `l` was sent when the member was lost
+-- Returns {beat, 1 if the member is new, else 0}; an error FENCED if the node does not hold a lease.
 local state, beats, members, user_counts, route, nodes, node_members = unpack(KEYS)
 local inbox_prefix, limit, node_members_prefix, node, connection, channel, member, announce = unpack(ARGV)
 
@@ -12,7 +12,7 @@ end
 local beat = redis.call('HINCRBY', beats, node, 1)
 local node_entry = connection .. ' ' .. channel
 local found = redis.call('HGET', members, connection)
--- Members are listed in the order of their joins: a replaced one keeps its number.
+-- Members are listed in the order of their joins: a replaced member keeps its number.
 local order
 if found then
   local old_order, old_node, old_member = string.match(found, '^(%d+) (%S+) (.*)$')

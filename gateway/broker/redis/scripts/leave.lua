@@ -1,7 +1,7 @@
--- Remove a member from a channel. Where it was one, subscribers get an entry `l`, once.
+-- Remove a member from a channel. If the connection was a member, subscribers get one entry `l`.
 -- KEYS: members user_counts route beats
 -- ARGV: inbox_prefix inbox_limit node_members_prefix connection channel node
--- Returns {beat}; {0} where the connection was no member.
+-- Returns {beat}; {0} if the connection was not a member.
 local members, user_counts, route, beats = unpack(KEYS)
 local inbox_prefix, limit, node_members_prefix, connection, channel, node = unpack(ARGV)
 
@@ -14,7 +14,7 @@ if found then
   add_to_user_count(user_counts, member, -1)
   redis.call('SREM', node_members_prefix .. owner, connection .. ' ' .. channel)
   append_to_routed_inboxes(route, inbox_prefix, limit, 'l ' .. channel, member)
-  -- Counted, so that a Redis that loses this write, and so brings the member back, is noticed.
+  -- Counted, so that the node notices if Redis loses this write, which would bring the member back.
   beat = redis.call('HINCRBY', beats, node, 1)
 end
 return {beat}

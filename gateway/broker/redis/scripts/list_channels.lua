@@ -1,6 +1,6 @@
--- List routed channels by name, and the nodes that any of them is routed to.
+-- List routed channels by name, and the nodes that at least one of the channels is routed to.
 -- KEYS: routed_names
--- ARGV: from to limit route_prefix: `from` and `to` as ZRANGEBYLEX takes them
+-- ARGV: from to limit route_prefix: `from` and `to` as arguments of ZRANGEBYLEX
 -- Returns {{channel, ...}, {node, ...}}.
 local channels = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
 local seen, nodes = {}, {}

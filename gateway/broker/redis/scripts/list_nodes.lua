@@ -1,6 +1,6 @@
--- List the nodes that hold a lease, and what each of them reports about itself.
+-- List the nodes that hold a lease, and the record of each node.
 -- KEYS: nodes node_records
--- Returns {node, record, node, record, ...}, by the end of their leases; the record is '' where there is none.
+-- Returns {node, record, node, record, ...}, in the order in which leases end; record is '' if a node has none.
 local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now_ms()), '+inf')
 local reply = {}
 for i = 1, #live do

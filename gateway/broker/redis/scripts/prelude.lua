@@ -4,7 +4,7 @@
 -- The keys and what they hold: gateway/broker/redis/keys.py and docs/redis.md#what-is-in-it.
 -- The entries of an inbox: docs/redis.md#entries-of-an-inbox.
 --
--- Redis runs a script as one step: no other command runs in between, and nothing of it is undone. Numbers that may be
+-- Redis runs a script as one step: no other command runs in between, and no write is undone. Numbers that may be
 -- large are written with string.format('%d'), because Lua would write them as 1e+15.
 
 -- The time by Redis' own clock, in Unix milliseconds: the nodes' clocks may differ.
@@ -13,27 +13,28 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Let the script write although Redis is out of memory. Redis rejects a script whose first write needs memory, and no
--- later write after one that needs none. So what must succeed in any case (a lease, a leave) begins with this.
+-- Let the script write although Redis is out of memory. Redis rejects a script if its first write needs memory; after a
+-- first write that needs no memory, Redis rejects no later write. So scripts that must succeed in any case (a lease, a
+-- leave) begin with this function.
 local function write_despite_full_memory(key)
   redis.call('PERSIST', key)
 end
 
--- Whether a node holds a lease. One whose lease was taken away must not be routed under the same id again: nobody would
--- remove these routes. An expiry of 0 means that the node is being reaped.
+-- Whether a node holds a lease. A reaped node must not be routed under the same id again: no other node would remove
+-- these routes. An expiry of 0 means that the node is being reaped.
 local function has_lease(nodes, node)
   local expiry = redis.call('ZSCORE', nodes, node)
   return expiry and tonumber(expiry) > 0
 end
 
--- The field of `state` that says that a node was reaped: its beat at that time, and until when to remember it. It is no
--- key of its own because a Cluster rejects a script that names a missing key while its slot is moved, and a live node
--- has no such field.
+-- The field of `state` that says that a node was reaped: the node's beat at that time, and until when to remember it.
+-- It is not a separate key, because a live node has no such entry, and a Cluster rejects a script that names a missing
+-- key while the slot is moved.
 local function reaped_field(node)
   return 'gone:' .. node
 end
 
--- The beat that a node had when it was reaped; nil where it was not reaped, or too long ago to be remembered.
+-- The beat that a node had when it was reaped; nil if it was not reaped, or too long ago to be remembered.
 local function beat_when_reaped(state, node)
   local beat, until_ms = string.match(redis.call('HGET', state, reaped_field(node)) or '', '^(%d+) (%d+)$')
   return until_ms and tonumber(until_ms) > now_ms() and tonumber(beat) or nil
@@ -60,9 +61,9 @@ local function add_to_user_count(user_counts, member, by)
   end
 end
 
--- The position of a channel, created where it has none: offset and uid of its newest message, and the floor, the offset
--- below which no position is confirmed. Where the position is of an older epoch, Redis has lost writes since: the
--- numbering goes on, under a uid that no client has, and the floor rises to the present offset.
+-- The position of a channel, created if it does not exist: offset and uid of the newest message, and the floor, the
+-- offset below which no position is confirmed. If the position is of an older epoch, Redis has lost writes since
+-- then: the numbering continues, with a uid that no client has, and the floor rises to the present offset.
 -- `fresh` is a new uid, `ttl` in milliseconds.
 local function current_position(meta, log, state, fresh, ttl)
   local epoch = redis.call('HGET', state, 'e')
@@ -70,8 +71,8 @@ local function current_position(meta, log, state, fresh, ttl)
   if epoch and found[3] == epoch then
     return tonumber(found[1]), found[2], tonumber(found[4])
   end
-  -- Only from here on, because a history can be read even while Redis takes no writes at all. A publish that needs more
-  -- memory was rejected before: its script has written already.
+  -- Not called earlier, because a history can be read even while Redis accepts no writes. A publish that needs more
+  -- memory was rejected before this line: its script has already written.
   write_despite_full_memory(state)
   if not epoch then
     epoch = '0.' .. fresh
@@ -87,7 +88,7 @@ local function current_position(meta, log, state, fresh, ttl)
   return tonumber(found[1]), fresh, tonumber(found[1])
 end
 
--- Let a channel's position live for at least `ttl` milliseconds more.
+-- Extend the TTL of a channel's position to at least `ttl` milliseconds.
 local function extend_ttl(meta, ttl)
   if redis.call('PTTL', meta) < tonumber(ttl) then
     redis.call('PEXPIRE', meta, ttl)

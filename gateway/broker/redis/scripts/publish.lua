@@ -1,11 +1,11 @@
 -- Publish one message: number it, store it, and append it to the inbox of every node that is routed for its channel.
--- KEYS: state beats route, then meta and log where it is stored, then receipt where it has an idempotency key
+-- KEYS: state beats route, then meta and log if it is stored, then receipt if it has an idempotency key
 -- ARGV: inbox_prefix inbox_limit channel uid body size ttl meta_ttl fresh key_ttl node [replicate]
 --   size, ttl: how many messages the history keeps (0: none), and for how many milliseconds
 --   fresh: a new uid for a channel without a position
---   replicate: present where a WAIT follows this script on the connection
--- Returns {beat, offset, uid, replayed}: beat 0 and replayed 1 where an earlier publish with the key is repeated;
--- offset 0 and uid '' where the message is not stored.
+--   replicate: present if a WAIT follows this script on the connection
+-- Returns {beat, offset, uid, replayed}: beat 0 and replayed 1 if an earlier publish with the key is repeated;
+-- offset 0 and uid '' if the message is not stored.
 local state, beats, route = KEYS[1], KEYS[2], KEYS[3]
 local inbox_prefix, limit, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
@@ -21,7 +21,7 @@ if receipt then
   if earlier then
     if ARGV[12] then
       -- Since Redis 7.2 WAIT waits only for writes of its own connection, and the receipt may have been written on
-      -- another one: write it again.
+      -- another connection: write it again.
       redis.call('PEXPIRE', receipt, math.max(1, redis.call('PTTL', receipt)))
     end
     local earlier_offset, earlier_uid = string.match(earlier, '^(%d+) (%S*)$')

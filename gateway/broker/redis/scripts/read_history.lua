@@ -2,12 +2,14 @@
 -- KEYS: state meta log
 -- ARGV: fresh meta_ttl since_offset since_uid limit size reverse
 --   fresh: a new uid for a channel without a position
---   since_offset, since_uid: read after this message, with reverse before it; '' for all
---   limit, size: at most so many messages, and bytes of them, but one message in any case; '' for all
+--   since_offset, since_uid: read after this message, with reverse before this message; '' for all
+--   limit, size: the maximum number of messages, and of bytes, but at least one message is returned; '' for all
 --   reverse: 1 for newest first
--- Returns {offset, uid, gap, {offset, uid, body, offset, uid, body, ...}, floor}: the channel's position; gap 0 where
--- the messages begin right after `since`, 1 where the history no longer reaches back to it (trimmed), 2 where it is no
--- message of this history (reset): then there are no messages; and the offset below which no position is confirmed.
+-- Returns {offset, uid, gap, {offset, uid, body, offset, uid, body, ...}, floor}:
+--   offset, uid: the channel's position
+--   gap: 0 if the messages begin right after `since`; 1 if the history no longer reaches back to `since` (trimmed);
+--   2 if `since` is not a message of this history (reset); with 1 and 2 no messages are returned
+--   floor: the offset below which no position is confirmed
 local state, meta, log = unpack(KEYS)
 local fresh, meta_ttl, since, since_uid, limit, size, reverse = unpack(ARGV)
 
@@ -25,7 +27,7 @@ end
 
 local newest, uid, floor = current_position(meta, log, state, fresh, meta_ttl)
 
--- Remove expired messages: each is removed once, by the first read after its end.
+-- Remove expired messages: each is removed once, by the first read after its expiry.
 local now, count = now_ms(), 1
 while true do
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', count)
@@ -46,7 +48,7 @@ if since ~= '' then
   if position > newest or position < floor or (position == newest and since_uid ~= uid) then
     gap = 2
   elseif position < newest then
-    -- The next message names the uid of the one before it.
+    -- The next message contains the uid of the message before it.
     local next_id = string.format('%d-0', position + 1)
     local next_entry = redis.call('XRANGE', log, next_id, next_id)
     if #next_entry == 0 then
@@ -62,7 +64,7 @@ if since ~= '' then
   to = string.format('%d', math.max(0, position - 1))
 end
 
--- Up to 100 messages at a time, so that a bound in bytes reads hardly more than it returns.
+-- Up to 100 messages at a time: with a limit in bytes, few more messages are read than are returned.
 local flat, left, bytes_left = {}, tonumber(limit) or math.huge, tonumber(size) or math.huge
 while left > 0 do
   local count = math.min(left, 100)

@@ -1,13 +1,13 @@
--- Remove what belongs to a node whose lease has expired: its inbox, then its routes, then its members, one batch with
--- each call, so that Redis serves others in between. Subscribers get an entry `l` for each member.
--- From the first call on the node is fenced: its expiry in `nodes` is 0. The last call stores its beat, so that the
--- node, should it return, knows whether Redis had all of its writes.
+-- Remove the inbox, then the routes, then the members of a node whose lease has expired, one batch with each call, so
+-- that Redis serves other clients in between. Subscribers get an entry `l` for each member.
+-- From the first call on the node is fenced: the node's expiry in `nodes` is 0. The last call stores the node's beat:
+-- if the node resumes, it can detect whether Redis has lost any of its writes.
 -- KEYS: state nodes node_records beats routed_names node_routes node_members inbox
 -- ARGV: node batch even_if_alive route_prefix members_prefix inbox_prefix inbox_limit remember
 --   batch: how many routes or members a call removes
---   even_if_alive: 1 where the node itself releases its lease
---   remember: for how many milliseconds it is remembered that the node was reaped
--- Returns how many routes and members are left; -1 where the lease has not expired, or there is no such node.
+--   even_if_alive: 1 if the node itself releases its lease
+--   remember: for how many milliseconds Redis remembers that the node was reaped
+-- Returns how many routes and members are left; -1 if the lease has not expired, or the node is unknown.
 local state, nodes, node_records, beats, routed_names, node_routes, node_members, inbox = unpack(KEYS)
 local node, batch, even_if_alive, route_prefix, members_prefix, inbox_prefix, limit, remember = unpack(ARGV)
 
@@ -45,7 +45,7 @@ local left = redis.call('SCARD', node_routes) + redis.call('SCARD', node_members
 if left == 0 then
   redis.call('ZREM', nodes, node)
   redis.call('HDEL', node_records, node)
-  -- Forget nodes that were reaped too long ago.
+  -- Forget nodes that were reaped more than `remember` ago.
   local fields = redis.call('HKEYS', state)
   for i = 1, #fields do
     local reaped = string.match(fields[i], '^gone:(.*)$')

@@ -1,4 +1,4 @@
-"""The Lua scripts: Redis runs each as one step, by its digest; a connection loads those that Redis lacks."""
+"""The Lua scripts. Redis runs each script as one step, by its digest; connections load the scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Command = tuple[Argument, ...]
 
 
 class Script:
-    """One Lua script; the head of its file says what KEYS and ARGV are, and what it returns."""
+    """One Lua script; the head of its file says what KEYS and ARGV are, and what the script returns."""
 
     __slots__ = ("digest", "name", "source")
 

@@ -1,4 +1,4 @@
--- Stop routing a channel to a node.
+-- Remove the route of a channel to a node.
 -- KEYS: route node_routes routed_names
 -- ARGV: node channel
 -- Returns 0.

@@ -1,15 +1,15 @@
--- Take a lease, or renew one that the node still holds: a lease that was taken away stays away.
+-- Acquire a lease, or renew a lease that the node still holds; a reaped node cannot renew its lease.
 -- KEYS: state nodes node_records beats layout
 -- ARGV: node ttl record fresh take layout cautious
---   ttl: milliseconds; record: what the node reports about itself; fresh: a new uid for a shard without an epoch
+--   ttl: milliseconds; record: the record of the node; fresh: a new uid for a shard without an epoch
 --   take: 1 for the first lease of an incarnation
 --   layout: the servers and shards of the node; all nodes of the cluster must have the same
---   cautious: 1 where the node was rejected for its layout before and must not be the first to set one
+--   cautious: 1 if the node was rejected for its layout before, and must not be the first to set a layout
 -- Returns {beat, held, epoch, now, other node, its expiry, written}:
---   held is 1; 0 where the node was reaped, having written `written` times; -1 where Redis does not know the node's
---   lease: then Redis has lost writes.
---   The other node is the one whose lease expires first: '' and 0 where there is none. now is in Unix milliseconds.
--- Or {0, -2, layout} where the other nodes have another layout; it is '' where there is none and the node is cautious.
+--   held is 1; 0 if the node was reaped, after `written` writes; -1 if Redis does not know the node's lease: then Redis
+--   has lost writes.
+--   The other node is the node whose lease expires first; '' and 0 if there is no other node. now: Unix milliseconds.
+-- Or {0, -2, layout} if the other nodes have another layout; layout is '' if no layout is set and the node is cautious.
 local state, nodes, node_records, beats, layout = unpack(KEYS)
 local node, ttl, record, fresh, take, own_layout, cautious = unpack(ARGV)
 
@@ -22,7 +22,7 @@ redis.call('SET', layout, own_layout, 'PX', ttl)
 local now = now_ms()
 local held, beat, written = 1, 0, 0
 if take == '1' then
-  -- Remove the beats of nodes without a lease: a node that was reaped while it slept may have gone on counting.
+  -- Remove the beats of nodes without a lease: a node that was paused and reaped may have continued counting.
   for _, other in ipairs(redis.call('HKEYS', beats)) do
     if not redis.call('ZSCORE', nodes, other) then
       redis.call('HDEL', beats, other)

@@ -1,9 +1,10 @@
--- Log a command for a user's connections, and append it to the inbox of every node that is routed for the user, and of
--- the node that sends it. Nodes that are away read it from the log when they return (read_user_commands.lua).
+-- Log a command for a user's connections, and append the command to the inbox of every node that is routed for the
+-- user, and of the node that sends the command. Nodes that are away read the log when they return
+-- (read_user_commands.lua).
 -- KEYS: state nodes user_commands route...: the routes of the user
 -- ARGV: inbox_prefix inbox_limit body node log_limit log_ttl
---   node: the one that sends it; '' where it has no lease yet. log_ttl in milliseconds
--- Returns the nodes whose inboxes have it.
+--   node: the node that sends the command; '' if it has no lease yet. log_ttl in milliseconds
+-- Returns the nodes whose inboxes have the command.
 local state, nodes, user_commands = unpack(KEYS)
 local inbox_prefix, limit, body, own_node, log_limit, log_ttl = unpack(ARGV)
 

@@ -104,7 +104,7 @@ def test_a_broken_connection_is_replaced(error: Exception, outcome: BreakerOutco
         ),
         (exceptions.ResponseError("DB index is out of range"), "no database of that number"),
         (exceptions.ResponseError("SELECT is not allowed in cluster mode"), "has database 0 alone"),
-        (exceptions.ResponseError("This instance has cluster support disabled"), "no Cluster"),
+        (exceptions.ResponseError("This instance has cluster support disabled"), "not a Cluster"),
     ],
 )
 def test_errors_whose_first_word_says_nothing_are_told_apart_by_their_text(
