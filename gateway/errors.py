@@ -1,7 +1,7 @@
 """What may go wrong inside a gateway, and what a client is answered when something is not done.
 
 A `protocol.errors.ProtocolError` is what a client did wrong, a `GatewayError` what the gateway could not do.
-A decision that refuses something without raising returns a `Rejection`.
+A decision that rejects something without raising returns a `Rejection`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from enum import IntEnum, StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Why a command was refused; the `code` of an `error`."""
+    """Why a command was rejected; the `code` of an `error`."""
 
     BAD_REQUEST = "bad_request"
     UNAUTHORIZED = "unauthorized"

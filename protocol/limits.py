@@ -24,7 +24,7 @@ IDEMPOTENCY_KEY = 128
 """Characters in the `key` of a publish."""
 
 TOKEN_SIZE = 8 * 1024
-"""Characters in a token; longer ones are refused before a signature is verified."""
+"""Characters in a token; longer tokens are rejected before a signature is verified."""
 
 TAGS = 32
 """Entries in the `tags` of a message."""

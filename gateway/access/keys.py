@@ -69,7 +69,7 @@ class StaticKeys:
     __slots__ = ("_by_kid", "_sole_by_alg")
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        """Take *keys*; `ValueError` without any, and for two with the same algorithm and `kid`."""
+        """Serve *keys*; `ValueError` without any, and for two with the same algorithm and `kid`."""
         self._by_kid, self._sole_by_alg = index_keys(keys)
         if not self._by_kid:
             raise ValueError(

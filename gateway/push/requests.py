@@ -106,6 +106,6 @@ class DisconnectRequest(RequestBody):
 
 
 class SubscriptionRequest(RequestBody):
-    """The channel that a user's connections are to follow, or no longer to follow."""
+    """The channel to which a user's connections are subscribed, or whose subscriptions end."""
 
     channel: ChannelName

@@ -157,7 +157,7 @@ class HistoryInfo(BaseModel):
 
 
 class ClearedHistory(BaseModel):
-    """The history is empty now; its numbering goes on."""
+    """The history is empty now; the numbering continues."""
 
     channel: str
 

@@ -177,7 +177,7 @@ class LookupRoutes:
         return encode_answer(request, answer)
 
     async def clear(self, request: Request, channel: ChannelPath) -> Response:
-        """Delete the messages kept of the channel; its numbering goes on."""
+        """Delete the stored messages of the channel; the numbering continues."""
         return encode_answer(request, await self._lookups.clear(channel_from_path(channel)))
 
     async def user(self, request: Request, user: UserPath) -> Response:

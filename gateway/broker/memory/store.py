@@ -109,7 +109,7 @@ class Store:
         return log.read(since, limit, size, reverse=reverse)
 
     def clear(self, channel: str, now: float) -> None:
-        """Delete the stored messages of *channel*; the numbering goes on."""
+        """Delete the stored messages of *channel*; the numbering continues."""
         if (log := self._logs.get(channel)) is not None:
             self._used -= log.size
             log.clear(now)

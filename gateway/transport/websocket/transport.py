@@ -379,7 +379,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._close_timer = self._loop.call_later(self._options.close_timeout, self.abort)
 
     def _close_lingering(self) -> None:
-        """Leave the socket to `close_lingering`: the peer can read our Close, its own data is discarded."""
+        """Leave the socket to `close_lingering`: the peer can read our Close, its data is discarded."""
         if self._stage is not Stage.CLOSED:
             self._release()
             close_lingering(self._transport, self._server_state, timeout=self._options.close_timeout)
