@@ -39,13 +39,13 @@ async def test_every_publish_path_returns_the_acknowledgement_level(
 ) -> None:
     await eventually(lambda: has_replica(pair[0]))
 
-    async def told(path: str, body: dict[str, object]) -> list[str | None]:
+    async def outcome(path: str, body: dict[str, object]) -> list[str | None]:
         answer = (await gateway.request("POST", path, body)).json()
         return [each.get("acknowledged") for each in answer.get("results", [answer])]
 
     # A busy machine's replica may take longer than the 100 ms for once.
     async def reached(path: str, body: dict[str, object]) -> bool:
-        return set(await told(path, body)) == {"replicated"}
+        return set(await outcome(path, body)) == {"replicated"}
 
     await eventually(lambda: reached("/v1/publish", {"channel": "c", "data": 1}))
     await eventually(lambda: reached("/v1/broadcast", {"channels": ["c", "d"], "data": 1}))
@@ -53,7 +53,7 @@ async def test_every_publish_path_returns_the_acknowledgement_level(
     each = {"publish": {"channel": "c", "data": 1}}
     await eventually(lambda: reached("/v1/batch", {"commands": [each, each]}))
     hasty = {"publish": {"channel": "c", "data": 1, "acknowledge": "stored"}}
-    assert (await told("/v1/batch", {"commands": [each, hasty]}))[1] is None
+    assert (await outcome("/v1/batch", {"commands": [each, hasty]}))[1] is None
     async with Client.open(gateway.public) as ann:
 
         async def by_client() -> bool:

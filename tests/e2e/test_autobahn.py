@@ -23,9 +23,9 @@ async def test_every_case_passes_and_closes_cleanly(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        told, _ = await suite.communicate()
+        answer, _ = await suite.communicate()
     (cases,) = orjson.loads((tmp_path / "index.json").read_bytes()).values()
-    assert suite.returncode == 0, told.decode()
+    assert suite.returncode == 0, answer.decode()
     assert len(cases) == CASES
     behaviours = Counter(case["behavior"] for case in cases.values())
     closings = Counter(case["behaviorClose"] for case in cases.values())

@@ -110,9 +110,9 @@ async def test_a_frame_that_is_no_command(gateway: GatewayProcess, bad: BadFrame
             if opcode == TEXT and not _is_utf8(bad.frame):
                 assert (await raw.expect_close()).code == 1007
             else:
-                told = await speaker.receive()
-                assert (told["type"], told["code"], told.get("id")) == ("error", "bad_request", bad.id)
-                assert bad.error_part in told["message"]
+                answer = await speaker.receive()
+                assert (answer["type"], answer["code"], answer.get("id")) == ("error", "bad_request", bad.id)
+                assert bad.error_part in answer["message"]
                 await speaker.assert_still_works(other)
             await assert_receives_others(other)
     assert "Traceback" not in gateway.stderr
@@ -132,9 +132,9 @@ async def test_a_frame_of_the_other_kind(gateway: GatewayProcess, subprotocol: s
         speaker = await connected(raw, subprotocol)
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
             await raw.send(client_frame(opcode, b'{"type":"ping","id":7}'))
-            told = await speaker.receive()
-            assert (told["type"], told["code"]) == ("error", "bad_request")
-            assert f"{subprotocol} travels in" in told["message"]
+            answer = await speaker.receive()
+            assert (answer["type"], answer["code"]) == ("error", "bad_request")
+            assert f"{subprotocol} travels in" in answer["message"]
             await speaker.assert_still_works(other)
 
 
@@ -216,9 +216,9 @@ async def test_a_command_that_is_rejected(gateway: GatewayProcess, what: str, su
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = await connected(raw, subprotocol)
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
-            told = await speaker.call(**command)
-            assert (told["type"], told["code"], told["id"]) == ("error", code, 7), told
-            assert told["message"]
+            answer = await speaker.call(**command)
+            assert (answer["type"], answer["code"], answer["id"]) == ("error", code, 7), answer
+            assert answer["message"]
             await speaker.assert_still_works(other)
             await assert_receives_others(other)
     assert "Traceback" not in gateway.stderr
@@ -233,8 +233,8 @@ async def test_failed_subscription_in_connect_does_not_affect_others(
         speaker = Speaker(raw, subprotocol)
         reply = await speaker.call(type="connect", id=1, subs={**bad, ROOM: {}})
         assert reply["type"] == "connected"
-        told = {name: each.get("code", each["type"]) for name, each in reply["subs"].items()}
-        assert told == {**dict.fromkeys(bad, "bad_request"), ROOM: "subscribed"}
+        answer = {name: each.get("code", each["type"]) for name, each in reply["subs"].items()}
+        assert answer == {**dict.fromkeys(bad, "bad_request"), ROOM: "subscribed"}
         async with Client.open(gateway.public, subs={ROOM: {}}) as other:
             await speaker.assert_still_works(other)
 
@@ -264,8 +264,8 @@ async def test_invalid_connect_may_be_followed_by_a_valid_one(
 ) -> None:
     with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as raw:
         speaker = Speaker(raw, subprotocol)
-        told = await speaker.call(type="connect", id=7, **UNFIT[what])
-        assert (told["type"], told["code"], told["id"]) == ("error", "bad_request", 7)
+        answer = await speaker.call(type="connect", id=7, **UNFIT[what])
+        assert (answer["type"], answer["code"], answer["id"]) == ("error", "bad_request", 7)
         assert (await speaker.call(type="connect", id=8))["type"] == "connected"
 
 

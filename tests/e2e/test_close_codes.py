@@ -49,9 +49,9 @@ async def test_4000_drain(tmp_path: Path, subprotocol: str) -> None:
     ):
         with await RawConnection.websocket(gateway.public, subprotocol=subprotocol) as unconnected:
             gateway.stop.set()
-            told = await client.next_push("reconnect")
-            assert told["reason"] == "drain"
-            assert 0 <= told["after_ms"] <= 1_000
+            outcome = await client.next_push("reconnect")
+            assert outcome["reason"] == "drain"
+            assert 0 <= outcome["after_ms"] <= 1_000
             assert await client.expect_close() == (4000, "drain")
             assert await unconnected.expect_close() == (4000, "drain")
 
@@ -105,8 +105,8 @@ async def test_4003_unauthorized(tmp_path: Path, given: str | None) -> None:
     async with gateway_on_loop(tmp_path, LOCKED, dev=False) as gateway:
         with await RawConnection.websocket(gateway.public) as raw:
             fields = {} if given is None else {"token": given}
-            told = await raw.call(type="connect", id=7, **fields)
-            assert (told["type"], told["id"], told["code"]) == ("error", 7, "unauthorized")
+            outcome = await raw.call(type="connect", id=7, **fields)
+            assert (outcome["type"], outcome["id"], outcome["code"]) == ("error", 7, "unauthorized")
             assert (await raw.expect_close()).code == 4003
 
 
@@ -114,8 +114,8 @@ async def test_4004_a_token_that_has_expired(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path, LOCKED, dev=False) as gateway:
         with await RawConnection.websocket(gateway.public) as raw:
             old = token("ann", now=time.time() - 100, ttl=50)
-            told = await raw.call(type="connect", id=1, token=old)
-            assert (told["type"], told["code"]) == ("error", "token_expired")
+            outcome = await raw.call(type="connect", id=1, token=old)
+            assert (outcome["type"], outcome["code"]) == ("error", "token_expired")
             assert (await raw.expect_close()).code == 4004
 
 
@@ -124,9 +124,9 @@ async def test_4004_a_token_that_expires(tmp_path: Path) -> None:
         with await RawConnection.websocket(gateway.public) as raw:
             connected = await raw.call(type="connect", id=1, token=token("ann", now=time.time(), ttl=2))
             assert 0 < connected["expires_in"] <= 2
-            told = await raw.receive()
-            assert told["type"] == "expiring"
-            assert 0 < told["in"] < 2
+            outcome = await raw.receive()
+            assert outcome["type"] == "expiring"
+            assert 0 < outcome["in"] < 2
             assert await raw.expect_close() == (4004, "token_expired")
 
 
@@ -242,8 +242,8 @@ async def test_4010_connection_limit(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path, limits__connections_per_user=1) as gateway:
         async with Client.open(gateway.public, token=ann) as first:
             with await RawConnection.websocket(gateway.public) as second:
-                told = await second.call(type="connect", id=1, token=ann)
-                assert (told["type"], told["code"]) == ("error", "limit_exceeded")
+                outcome = await second.call(type="connect", id=1, token=ann)
+                assert (outcome["type"], outcome["code"]) == ("error", "limit_exceeded")
                 assert (await second.expect_close()).code == 4010
             assert (await first.call("ping"))["type"] == "pong"
         async with Client.open(gateway.public, token=ann) as again:
@@ -259,9 +259,9 @@ async def test_4011_internal(tmp_path: Path) -> None:
             with await RawConnection.websocket(gateway.public) as raw:
                 claims = {"sub": "ann", "exp": int(time.time()) + 60}
                 unknown = forged({"alg": "EdDSA", "kid": "unknown"}, claims)
-                told = await raw.call(type="connect", id=1, token=unknown)
-                assert (told["type"], told["code"]) == ("error", "unavailable")
-                assert told["retry_after_ms"] > 0
+                outcome = await raw.call(type="connect", id=1, token=unknown)
+                assert (outcome["type"], outcome["code"]) == ("error", "unavailable")
+                assert outcome["retry_after_ms"] > 0
                 assert (await raw.expect_close()).code == 4011
 
 

@@ -35,10 +35,10 @@ async def test_channels_of_every_shard_work_at_once(nodes: tuple[GatewayProcess,
     async with Client.open(one.public, subs=subs) as ann:
         assert all(each["type"] == "subscribed" for each in ann.connected["subs"].values())
         body = {"channels": CHANNELS, "data": "hello"}
-        told = (await two.request("POST", "/v1/broadcast", body)).json()["results"]
-        ids = {each["channel"]: each["message"] for each in told}
-        heard = [await ann.next_push("message") for _ in CHANNELS]
-        assert {message["channel"]: message["message"] for message in heard} == ids
+        reply = (await two.request("POST", "/v1/broadcast", body)).json()["results"]
+        ids = {each["channel"]: each["message"] for each in reply}
+        received = [await ann.next_push("message") for _ in CHANNELS]
+        assert {message["channel"]: message["message"] for message in received} == ids
     async with Client.open(two.public, subs={name: {"since": ids[name]} for name in CHANNELS}) as ann:
         assert all(each["recovered"] for each in ann.connected["subs"].values())
         page = (await one.request("GET", "/v1/channels?prefix=room-&limit=20")).json()
@@ -67,8 +67,8 @@ async def test_users_nodes_and_totals_are_those_of_the_whole_cluster(
         await connected.wait()
         names = [each["node"] for each in (await one.request("GET", "/v1/nodes")).json()["nodes"]]
         assert sorted(names) == ["one", "two"]
-        told = (await two.request("POST", "/v1/notify", {"users": users, "data": "to all"})).json()
-        assert all(each["message"] for each in told["results"])
+        reply = (await two.request("POST", "/v1/notify", {"users": users, "data": "to all"})).json()
+        assert all(each["message"] for each in reply["results"])
         for user in users:
             answer = await one.request("POST", f"/v1/users/{user}/disconnect")
             assert answer.json() == {"connections": 1}

@@ -81,7 +81,7 @@ async def test_data_may_be_any_value(gateway: GatewayProcess, speaks: str, data:
 
 
 async def test_replies_and_pushes_are_equal_in_both_codecs(gateway: GatewayProcess) -> None:
-    told = await publish(gateway.internal, "replies", "first", tags={"n": "1"})
+    outcome = await publish(gateway.internal, "replies", "first", tags={"n": "1"})
     conversations = []
     for subprotocol in (JSON, MSGPACK):
         async with Client.open(
@@ -101,7 +101,7 @@ async def test_replies_and_pushes_are_equal_in_both_codecs(gateway: GatewayProce
             )
     in_json, in_msgpack = conversations
     assert in_json == in_msgpack
-    assert in_json[0]["messages"][0]["message"] == told["message"]
+    assert in_json[0]["messages"][0]["message"] == outcome["message"]
 
 
 async def test_data_that_json_cannot_represent_is_rejected(gateway: GatewayProcess) -> None:

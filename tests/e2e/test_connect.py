@@ -38,11 +38,11 @@ async def test_many_channels_are_restored_in_a_few_round_trips(tmp_path: Path) -
         for channel in channels:
             since[channel] = {"since": (await publish(node.internal, channel, 1))["message"]}
             await publish(node.internal, channel, 2)
-        for subs, heard in ({channel: {} for channel in channels}, []), (since, [2]):
+        for subs, received in ({channel: {} for channel in channels}, []), (since, [2]):
             before = await trips(node)
             async with Client.open(node.public, subs=subs) as client:
                 reply = client.connected["subs"]
                 assert await trips(node) - before <= AT_MOST
             assert list(reply) == channels
             for sub in reply.values():
-                assert [message["data"] for message in sub["messages"]] == heard
+                assert [message["data"] for message in sub["messages"]] == received

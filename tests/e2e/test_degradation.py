@@ -170,8 +170,8 @@ async def test_redis_regained_finds_lease_routes_and_presence_as_they_were(
         after = await publish(two.internal, "both:a", "after")
         for client in (ann, bob):
             # In this order, nothing in between: no gap, no leave, no join.
-            told = [await client.next_push("message") for _ in range(2)]
-            assert [each["message"] for each in told] == [before["message"], after["message"]]
+            reply = [await client.next_push("message") for _ in range(2)]
+            assert [each["message"] for each in reply] == [before["message"], after["message"]]
             present = await client.call("presence", channel="both:a")
             assert present["connections"] == 2
         for gateway in (one, two):

@@ -59,16 +59,16 @@ async def test_deploy_ends_readiness_then_upgrades_then_connections_then_the_lea
         for client in crowd:
             assert (await client.next_push("message"))["message"] == seen["message"]
         goes.send_signal(signal.SIGTERM)
-        told = [asyncio.ensure_future(client.next_push("reconnect")) for client in crowd]
-        await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
-        assert not all(each.done() for each in told), "spread over the window"
+        reply = [asyncio.ensure_future(client.next_push("reconnect")) for client in crowd]
+        await asyncio.wait(reply, return_when=asyncio.FIRST_COMPLETED)
+        assert not all(each.done() for each in reply), "spread over the window"
         answer = await goes.request("GET", "/readyz")
         assert (answer.status_code, answer.json()["problems"]) == (503, ["draining"])
         with pytest.raises(ConnectionRefusedError):
             await RawConnection.open(goes.public)
         # Who has not been told yet is served as before, and so is who publishes here.
         last = await publish(goes.internal, "kept:a", "while it drains")
-        for client, push in zip(crowd, told, strict=True):
+        for client, push in zip(crowd, reply, strict=True):
             reconnect = await push
             assert (reconnect["reason"], 0 <= reconnect["after_ms"] <= 1_000) == ("drain", True)
             assert await client.expect_close() == (4000, "drain")

@@ -53,9 +53,9 @@ publish = "anyone"
 class LatencyProbe:
     """The process that measures latency, from before the first flood until after the last."""
 
-    def __init__(self, process: subprocess.Popen[bytes], heard: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], received: Path) -> None:
         self.process = process
-        self._heard = heard
+        self._heard = received
 
     def latencies(self, since: float) -> list[float]:
         """Return the seconds that each echo took whose message was published after *since*."""
@@ -106,8 +106,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture(scope="module")
 def probe(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProbe]:
-    heard = tmp_path_factory.mktemp("bystander") / "heard"
-    with heard.open("wb") as file:
+    received = tmp_path_factory.mktemp("bystander") / "heard"
+    with received.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.latency_probe", str(gateway.public)],
             cwd=Path(__file__).parents[2],
@@ -115,7 +115,7 @@ def probe(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> 
             stdout=file,
         )
     with process:
-        probe = LatencyProbe(process, heard)
+        probe = LatencyProbe(process, received)
         asyncio.run(probe.wait_for_round_trip())
         before = gateway.resident_bytes()
         yield probe

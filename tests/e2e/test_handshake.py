@@ -338,13 +338,13 @@ async def test_connections_per_node_are_limited(tmp_path: Path) -> None:
 
 async def test_draining_node_refuses_upgrades_with_retry_after(tmp_path: Path) -> None:
     async with gateway_on_loop(tmp_path) as gateway, asyncio.TaskGroup() as clients:
-        told = asyncio.Event()
+        answer = asyncio.Event()
 
         async def stay() -> None:
             async with Client.open(gateway.public) as client:
                 connected.release()
                 await client.next_push("reconnect")
-                told.set()
+                answer.set()
                 assert (await client.expect_close()).code == 4000
 
         connected = asyncio.Semaphore(0)
@@ -356,7 +356,7 @@ async def test_draining_node_refuses_upgrades_with_retry_after(tmp_path: Path) -
             await late.send(upgrade_request()[:-2])
             await wait_until(lambda: len(gateway.gateway.public.server_state.connections) == 61)
             gateway.stop.set()
-            await told.wait()
+            await answer.wait()
             await late.send(b"\r\n")
             response = await late.read_response()
             assert response.status == 503

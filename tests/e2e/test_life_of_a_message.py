@@ -59,9 +59,9 @@ async def test_1_bytes_arrive_in_any_pieces_and_become_whole_frames(gateway: Gat
         await client.send(connect[:7])
         await client.send(connect[7:] + in_two)
         await client.send_byte_by_byte(speak)
-        heard = [await client.receive() for _ in range(4)]
-    assert [each["type"] for each in heard[:2]] == ["connected", "subscribed"]
-    assert {each["type"] for each in heard[2:]} == {"published", "message"}
+        received = [await client.receive() for _ in range(4)]
+    assert [each["type"] for each in received[:2]] == ["connected", "subscribed"]
+    assert {each["type"] for each in received[2:]} == {"published", "message"}
 
 
 # ---------------------------------------------------------------- 2. bytes to a command
@@ -110,9 +110,9 @@ async def test_3_publish_above_the_rate_is_rejected_with_retry_after(gateway: Ga
 
 async def test_3_backend_publishes_over_http(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={"news:today": {}}) as client:
-        told = await publish(gateway.internal, "news:today", {"headline": "rain"}, tags={"lang": "en"})
+        outcome = await publish(gateway.internal, "news:today", {"headline": "rain"}, tags={"lang": "en"})
         push = await client.next_push("message")
-    assert push["message"] == told["message"]
+    assert push["message"] == outcome["message"]
     assert push["data"] == {"headline": "rain"}
     assert push["tags"] == {"lang": "en"}
     assert "from" not in push
@@ -136,10 +136,12 @@ async def test_4_message_numbers_are_consecutive(gateway: GatewayProcess) -> Non
 
 
 async def test_4_published_message_is_in_history(gateway: GatewayProcess) -> None:
-    told = await publish(gateway.internal, "news:kept", "for later")
+    outcome = await publish(gateway.internal, "news:kept", "for later")
     page = (await gateway.request("GET", "/v1/channels/news:kept/history")).json()
-    assert page["position"] == told["message"]
-    assert [(each["message"], each["data"]) for each in page["messages"]] == [(told["message"], "for later")]
+    assert page["position"] == outcome["message"]
+    assert [(each["message"], each["data"]) for each in page["messages"]] == [
+        (outcome["message"], "for later")
+    ]
 
 
 async def test_4_the_same_key_publishes_once(gateway: GatewayProcess) -> None:
@@ -172,10 +174,10 @@ async def test_6_every_subscriber_gets_it_in_the_encoding_it_speaks(gateway: Gat
             )
             for subprotocol in (JSON, MSGPACK, JSON, MSGPACK)
         ]
-        told = await publish(gateway.internal, "news:all", {"to": ["everybody", 1.5, None, True]})
+        outcome = await publish(gateway.internal, "news:all", {"to": ["everybody", 1.5, None, True]})
         pushes = [await client.next_push("message") for client in clients]
     assert pushes == [pushes[0]] * len(clients)
-    assert pushes[0]["message"] == told["message"]
+    assert pushes[0]["message"] == outcome["message"]
     assert pushes[0]["data"] == {"to": ["everybody", 1.5, None, True]}
 
 
@@ -200,8 +202,8 @@ async def test_6_excluded_connection_does_not_receive_the_message(gateway: Gatew
         first = await publish(gateway.internal, "chat:but", "for others", exclude=[not_to])
         second = await publish(gateway.internal, "chat:but", "for all")
         assert (await left_out.next_push("message"))["message"] == second["message"]
-        heard = [(await listener.next_push("message"))["message"] for _ in range(2)]
-    assert heard == [first["message"], second["message"]]
+        received = [(await listener.next_push("message"))["message"] for _ in range(2)]
+    assert received == [first["message"], second["message"]]
 
 
 # ---------------------------------------------------------------- 7. one write for each connection
@@ -213,10 +215,10 @@ async def test_7_deliveries_of_one_turn_of_the_event_loop_are_one_write(gateway:
         await client.call(type="connect", id=1, subs={"news:batch": {}})
         before = await gateway.metrics()
         answer = await gateway.request("POST", "/v1/batch", {"commands": commands})
-        heard = [await client.receive() for _ in commands]
+        received = [await client.receive() for _ in commands]
         after = await gateway.metrics()
-    assert [push["data"] for push in heard] == list(range(20))
-    assert [push["message"] for push in heard] == [each["message"] for each in answer.json()["results"]]
+    assert [push["data"] for push in received] == list(range(20))
+    assert [push["message"] for push in received] == [each["message"] for each in answer.json()["results"]]
     assert after["hub_deliveries_total"] - before["hub_deliveries_total"] == len(commands)
     assert after["outbox_flushes_total"] - before["outbox_flushes_total"] == 1
 

@@ -79,26 +79,26 @@ async def test_long_backlog_is_recovered_in_order_while_others_publish(
             assert reply["recovered"]
             assert 50 < len(reply["messages"]) < MISSED / 5
             assert reply["position"] == reply["messages"][-1]["message"]
-            heard = [number(message) for message in reply["messages"]]
-            while len(heard) < MISSED + live:
-                heard.append(number(await client.next_push("message")))
-            assert heard == list(range(MISSED + live))
+            received = [number(message) for message in reply["messages"]]
+            while len(received) < MISSED + live:
+                received.append(number(await client.next_push("message")))
+            assert received == list(range(MISSED + live))
 
 
 async def test_socket_lost_during_recovery_resumes_from_the_last_message(gateway: GatewayProcess) -> None:
     channel = "long:flaky"
-    since, heard, lives = await missed(gateway, channel), list[int](), 0
-    while len(heard) < MISSED:
+    since, received, lives = await missed(gateway, channel), list[int](), 0
+    while len(received) < MISSED:
         async with Client.open(gateway.public, subs={channel: {"since": since}}) as client:
             messages = client.connected["subs"][channel]["messages"]
             assert client.connected["subs"][channel]["recovered"]
-            while len(heard) + len(messages) < MISSED and len(messages) < 400:
+            while len(received) + len(messages) < MISSED and len(messages) < 400:
                 messages.append(await client.next_push("message"))
-            heard += map(number, messages)
+            received += map(number, messages)
             since = messages[-1]["message"]
             client.connection.transport.abort()
         lives += 1
-    assert heard == list(range(MISSED))
+    assert received == list(range(MISSED))
     assert lives == 4
 
 
@@ -118,10 +118,10 @@ async def test_slow_readers_are_not_sent_more_than_they_read(gateway: GatewayPro
         grown = gateway.resident_bytes() - before
         assert grown < MOST_GROWTH, f"{grown / 1e6:.0f} MB for {readers} who are owed 5 MiB each"
         connected = await slow[0].receive()
-        heard = [number(message) for message in connected["subs"][channel]["messages"]]
-        while len(heard) < MISSED:
-            heard.append(number(await slow[0].receive()))
-        assert heard == list(range(MISSED))
+        received = [number(message) for message in connected["subs"][channel]["messages"]]
+        while len(received) < MISSED:
+            received.append(number(await slow[0].receive()))
+        assert received == list(range(MISSED))
     finally:
         for raw in slow:
             raw.close()

@@ -54,8 +54,8 @@ async def test_disconnect_sent_while_a_node_is_cut_off_is_applied_when_it_return
         async with Client.open(far.public, token=ann) as stolen:
             wire.hold()
             await poll_until(reaped)
-            told = await near.request("POST", f"/v1/users/{ANN}/disconnect", {"reason": "signed out"})
-            assert told.status_code == 200
+            answer = await near.request("POST", f"/v1/users/{ANN}/disconnect", {"reason": "signed out"})
+            assert answer.status_code == 200
             async with Client.open(far.public, token=ann) as again:
                 assert (await stolen.call("ping"))["type"] == "pong"
                 wire.release()

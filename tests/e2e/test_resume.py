@@ -53,20 +53,20 @@ async def test_client_that_loses_its_socket_gets_every_message_once(
     channel, total, each_time = f"flaky-{subprotocol}", 60, 13
     async with Client.open(gateway.public, subprotocol=subprotocol, subs={channel: {}}) as client:
         since = client.connected["subs"][channel]["position"]
-    heard: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     async with asyncio.TaskGroup() as speaking:
         speaking.create_task(published(gateway, channel, total))
-        while len(heard) < total:
+        while len(received) < total:
             async with Client.open(gateway.public, subprotocol=subprotocol) as client:
                 reply = await client.call("subscribe", channel=channel, since=since)
                 assert reply["recovered"]
-                heard += reply["messages"]
-                for _ in range(min(each_time, total - len(heard))):
-                    heard.append(await client.next_push("message"))
-                since = heard[-1]["message"] if heard else since
+                received += reply["messages"]
+                for _ in range(min(each_time, total - len(received))):
+                    received.append(await client.next_push("message"))
+                since = received[-1]["message"] if received else since
                 # Not a Close frame: the way a phone loses its network.
                 client.connection.transport.abort()
-    assert data(heard) == list(range(total))
+    assert data(received) == list(range(total))
 
 
 async def test_position_of_an_empty_channel_can_be_resumed_from(gateway: GatewayProcess) -> None:
@@ -187,12 +187,15 @@ async def test_connect_restores_every_channel_in_one_round_trip(gateway: Gateway
         "plain:talk": None,
     }
     async with Client.open(gateway.public, token=issued("returning"), subs=subs) as client:
-        told = client.connected["subs"]
-        assert told.keys() == {*subs, "@returning"}
-        assert (told["one"]["recovered"], data(told["one"]["messages"])) == (True, [1, 2])
-        assert data(told["two"]["messages"]) == [2]
-        assert told["three"]["messages"] == []
-        assert (told["closed:door"]["type"], told["closed:door"]["code"]) == ("error", "permission_denied")
+        answer = client.connected["subs"]
+        assert answer.keys() == {*subs, "@returning"}
+        assert (answer["one"]["recovered"], data(answer["one"]["messages"])) == (True, [1, 2])
+        assert data(answer["two"]["messages"]) == [2]
+        assert answer["three"]["messages"] == []
+        assert (answer["closed:door"]["type"], answer["closed:door"]["code"]) == (
+            "error",
+            "permission_denied",
+        )
         for channel in ("one", "two", "three", "plain:talk"):
             await publish(gateway.internal, channel, f"live in {channel}")
             push = await client.next_push("message")
@@ -243,14 +246,14 @@ async def test_channels_of_a_token_are_subscribed_at_connect(gateway: GatewayPro
 
 async def test_a_backend_subscribes_and_unsubscribes_a_user(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, token=issued("eve")) as client:
-        told = await gateway.request("POST", "/v1/users/eve/subscribe", {"channel": "closed:table"})
-        assert told.json() == {"connections": 1}
+        answer = await gateway.request("POST", "/v1/users/eve/subscribe", {"channel": "closed:table"})
+        assert answer.json() == {"connections": 1}
         made = await client.next_push("subscribed")
         assert (made["channel"], "id" in made) == ("closed:table", False)
         await publish(gateway.internal, "closed:table", "dealt")
         assert (await client.next_push("message"))["data"] == "dealt"
-        told = await gateway.request("POST", "/v1/users/eve/unsubscribe", {"channel": "closed:table"})
-        assert told.json() == {"connections": 1}
+        answer = await gateway.request("POST", "/v1/users/eve/unsubscribe", {"channel": "closed:table"})
+        assert answer.json() == {"connections": 1}
         ended = await client.next_push("unsubscribed")
         assert ended["channel"] == "closed:table"
         assert ended["code"]
@@ -266,8 +269,8 @@ async def test_a_backend_disconnects_a_user(gateway: GatewayProcess) -> None:
         Client.open(gateway.public, token=issued("frank")) as ended,
     ):
         body = {"except": [spared.connected["connection"]]}
-        told = await gateway.request("POST", "/v1/users/frank/disconnect", body)
-        assert told.json() == {"connections": 1}
+        answer = await gateway.request("POST", "/v1/users/frank/disconnect", body)
+        assert answer.json() == {"connections": 1}
         assert (await ended.expect_close()).code == 4005
         assert (await spared.call("ping"))["type"] == "pong"
         await gateway.request("POST", "/v1/users/frank/disconnect", {"code": 4100, "reason": "signed out"})

@@ -56,8 +56,8 @@ async def stay(port: int, stack: AsyncExitStack, *, subprotocol: str = JSON) -> 
 
 
 async def assert_gets_reconnect(client: Client) -> None:
-    told = await client.next_push("reconnect")
-    assert (told["reason"], 0 <= told["after_ms"] <= 1_000) == ("drain", True)
+    answer = await client.next_push("reconnect")
+    assert (answer["reason"], 0 <= answer["after_ms"] <= 1_000) == ("drain", True)
     assert await client.expect_close() == (4000, "drain")
 
 

@@ -49,9 +49,9 @@ async def test_subscribers_of_different_nodes_see_one_order(
         ]
         assert [message_id.partition("-")[0] for message_id in ids] == [str(n) for n in range(1, 21)]
         for client in (ann, bob):
-            heard = [await client.next_push("message") for _ in ids]
-            assert [message["message"] for message in heard] == ids
-            assert [message["data"] for message in heard] == list(range(20))
+            received = [await client.next_push("message") for _ in ids]
+            assert [message["message"] for message in received] == ids
+            assert [message["data"] for message in received] == list(range(20))
 
 
 async def test_client_of_a_killed_node_resumes_at_the_other_node(
@@ -96,8 +96,8 @@ async def test_api_reaches_connections_of_a_user_on_every_node(
         await one.request("POST", "/v1/users/ann/subscribe", {"channel": "news"})
         for client in (here, there):
             assert (await client.next_push("subscribed"))["channel"] == "news"
-        told = (await two.request("POST", "/v1/notify", {"users": ["ann"], "data": "hello"})).json()
-        assert told["results"][0]["message"]
+        reply = (await two.request("POST", "/v1/notify", {"users": ["ann"], "data": "hello"})).json()
+        assert reply["results"][0]["message"]
         for client in (here, there):
             assert (await client.next_push("message"))["data"] == "hello"
         answer = await two.request("POST", "/v1/users/ann/disconnect")

@@ -232,8 +232,8 @@ def test_a_fault_names_key_value_problem_and_remedy(file: Path, text: str, line:
 
 def test_every_fault_is_reported_at_once(file: Path) -> None:
     text = "[outbox]\nsiz = 1\nlow_water = 9000000\n[heartbeat]\ngrace = 0\n[push]\nkeys = []"
-    told = [line.partition(":")[0] for line in faults_of(file, text)]
-    assert told == [
+    answer = [line.partition(":")[0] for line in faults_of(file, text)]
+    assert answer == [
         "heartbeat.grace = 0",
         "outbox.siz",
         "auth.secret",
@@ -244,7 +244,7 @@ def test_every_fault_is_reported_at_once(file: Path) -> None:
 
 def test_a_fault_is_one_line_whatever_its_value(file: Path) -> None:
     line = "x" * 100 + "\\n\\u001b"
-    (told,) = faults_of(file, f'node.name = "\\n{line}"\n', flags=KEYS)
-    assert told.startswith('node.name = "\\nxxx')
-    assert told.isprintable()
-    assert "…" in told
+    (answer,) = faults_of(file, f'node.name = "\\n{line}"\n', flags=KEYS)
+    assert answer.startswith('node.name = "\\nxxx')
+    assert answer.isprintable()
+    assert "…" in answer
