@@ -23,8 +23,11 @@ Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 ALGORITHMS: Final[frozenset[str]] = frozenset(get_args(Algorithm))
 HMAC: Final[tuple[Algorithm, ...]] = ("HS256", "HS384", "HS512")
 
-MIN_SECRET_BYTES = 32
-"""As long as the hash of HS256 (RFC 7518 section 3.2): a shorter one can be searched for offline."""
+MIN_SECRET_BYTES = 16
+"""128 bits (NIST SP 800-131A)."""
+
+RECOMMENDED_SECRET_BYTES = 32
+"""As long as the hash of HS256 (RFC 7518 section 3.2); a shorter secret is accepted with a warning."""
 
 MIN_RSA_BITS = 2048
 """Bits of an RSA modulus (RFC 7518 section 3.3)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from gateway.access.keys import RECOMMENDED_SECRET_BYTES
 from gateway.settings.faults import SettingFault
 from gateway.settings.model import Settings
 from protocol import limits
@@ -28,6 +29,17 @@ def _tokens_for_others(settings: Settings) -> Iterator[SettingFault]:
             "",
             "a token that the same provider issued for another service is accepted",
             f"set {' and '.join(missing)}",
+        )
+
+
+def _short_secret(settings: Settings) -> Iterator[SettingFault]:
+    size = len(settings.auth.secret.get_secret_value().encode())
+    if 0 < size < RECOMMENDED_SECRET_BYTES:
+        yield SettingFault(
+            "auth.secret",
+            "",
+            f"has {size} bytes, fewer than the {RECOMMENDED_SECRET_BYTES} of RFC 7518 section 3.2",
+            "make one with `openssl rand -hex 32`",
         )
 
 
@@ -79,6 +91,7 @@ def longest_connect(settings: Settings) -> Connect:
 
 
 WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
+    _short_secret,
     _tokens_for_others,
     _channels_and_rate,
     _channels_and_size,

@@ -49,7 +49,7 @@ def test_a_file_without_a_key_is_named_in_the_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("secret", "algorithm", "expected"),
     [
-        ("", None, "has 0 bytes, expected at least 32"),
+        ("", None, "has 0 bytes, expected at least 16"),
         ("fifteen bytes !", None, "openssl rand"),
         (PUBLIC["RS256"], None, "put a public key into auth.public_key"),
         (SECRET, "RS256", "not RS256"),

@@ -159,7 +159,7 @@ KEY_FAULTS = [
     ),
     (
         'auth.secret = "short"\npush.keys = ["k"]',
-        ["auth.secret: has 5 bytes, expected at least 32: make one with `openssl rand -hex 32`"],
+        ["auth.secret: has 5 bytes, expected at least 16: make one with `openssl rand -hex 32`"],
     ),
     (
         'auth.public_key_file = "/none"\npush.keys = ["k"]',

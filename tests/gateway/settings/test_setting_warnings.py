@@ -34,6 +34,16 @@ def test_keys_of_a_provider_without_audience_or_issuer_are_warned_of(
     )
 
 
+def test_a_secret_of_fewer_bytes_than_the_hash_is_warned_of() -> None:
+    flags: dict[str, object] = {"auth.secret": "s" * 31, "push.keys": ["k"]}
+    (warning,) = warnings(load(None, flags=flags))
+    assert str(warning) == (
+        "auth.secret: has 31 bytes, fewer than the 32 of RFC 7518 section 3.2; "
+        "make one with `openssl rand -hex 32`"
+    )
+    assert list(warnings(load(None, flags={**flags, "auth.secret": "s" * 32}))) == []
+
+
 def test_keys_of_a_provider_with_audience_and_issuer_are_not_warned_of() -> None:
     more = {"auth.audience": "chat", "auth.issuer": "https://keys.example.com/"}
     assert list(warnings(load(None, flags={**JWKS, **more}))) == []
