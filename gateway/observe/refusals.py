@@ -1,4 +1,4 @@
-"""Refused origins, tokens and push keys in the log: why, what to do, and never the token or the key."""
+"""Refused origins, hosts, tokens and push keys in the log: why, what to do; never the token or the key."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ class RefusalLog:
             level="info" if error.code is ErrorCode.TOKEN_EXPIRED else "warning",
             reason=error.message,
             remedy=TOKEN_REMEDIES.get(error.code, ""),
+        )
+
+    def on_host_refused(self, host: str, address: str) -> None:
+        """Log that a request from *address* to the push API names another *host* than this machine."""
+        self._write(
+            "host refused",
+            host=host,
+            address=address,
+            remedy="use localhost, or start without --dev",
         )
 
     def on_push_key_refused(self, address: str) -> None:

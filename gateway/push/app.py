@@ -118,13 +118,16 @@ class LoopbackHostMiddleware:
     A page whose name was made to resolve to 127.0.0.1 (DNS rebinding) sends that name.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, on_refused: Callable[[str, str], None]) -> None:
         self._app = app
+        self._on_refused = on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on if its Host is loopback."""
-        hosts = (value for name, value in scope.get("headers", ()) if name == b"host")
+        hosts = [value for name, value in scope.get("headers", ()) if name == b"host"]
         if scope["type"] == "http" and not hosts_are_loopback(hosts):
+            address = scope["client"][0] if scope["client"] else ""
+            self._on_refused(b", ".join(hosts).decode("latin-1"), address)
             await encode_rejection(Request(scope), _MISDIRECTED)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -154,7 +157,7 @@ def create_app(
     )
     app.add_middleware(RawPathMiddleware)
     if context.loopback_hosts_only:
-        app.add_middleware(LoopbackHostMiddleware)
+        app.add_middleware(LoopbackHostMiddleware, on_refused=context.on_host_refused)
     description = _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS
     keys = PushKeySecurity(context.keys, description, context.on_key_refused)
     router = APIRouter(prefix="/v1", dependencies=[Security(keys)])

@@ -38,3 +38,5 @@ class PushContext:
     """Members in one answer: they have `body_size` bytes at most, but one member is always returned."""
     on_key_refused: Callable[[str], None] = lambda _: None
     """Called with the address of a client whose request has no valid key."""
+    on_host_refused: Callable[[str, str], None] = lambda *_: None
+    """Called with the Host header and the client's address of a request to another host than loopback."""

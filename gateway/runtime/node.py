@@ -234,6 +234,7 @@ class GatewayNode:
             history_limit=settings.limits.history_reply,
             presence_limit=settings.limits.presence_reply,
             on_key_refused=self._refusals.on_push_key_refused,
+            on_host_refused=self._refusals.on_host_refused,
         )
 
     def _make_metrics(self, worker_metrics: WorkerMetricsExchange | None) -> Exposition:

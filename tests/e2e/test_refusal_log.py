@@ -74,6 +74,17 @@ async def test_whoever_is_refused_leaves_a_line_without_secrets(tmp_path: Path) 
         assert all(f"`{field}`" in meaning for field in line.keys() & {"origin", "host", "address", "reason"})
 
 
+async def test_a_host_that_is_refused_in_dev_mode_leaves_a_line(tmp_path: Path) -> None:
+    with gateway_process(tmp_path, LOG__FORMAT="json") as gateway:
+        async with httpx.AsyncClient(headers={"host": "evil.example"}, trust_env=False) as http:
+            assert (await http.get(f"http://127.0.0.1:{gateway.internal}/healthz")).status_code == 421
+    (line,) = (orjson.loads(text) for text in gateway.stderr.splitlines() if "host refused" in text)
+    assert (line["level"], line["host"], line["address"]) == ("warning", "evil.example", "127.0.0.1")
+    meaning = events_of_operations()["host refused"]
+    assert all(f"`{field}`" in meaning for field in ("host", "address", "remedy"))
+    assert line["remedy"]
+
+
 def events_of_operations() -> dict[str, str]:
     """Return the levels and the meaning of each event in docs/operations.md."""
     return {
