@@ -1,4 +1,4 @@
-"""Answers publishers later that are faster than a node's clients (docs/slow-clients.md#backpressure)."""
+"""Delays answers to publishers that are faster than a node's clients (docs/slow-clients.md#backpressure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.delivery.full_outboxes import FullOutboxes, SizedOutbox
 from gateway.hub.channel import Channel
 
 POLL_SECONDS, WAIT_SECONDS = 0.005, 1.0
-"""How often a publisher that waits checks whether clients accept more, and when it goes on anyway.
+"""How often a waiting publisher checks whether clients accept more, and how long it waits at most.
 
 Polls, although a socket could report when it accepts more: if all publishers are woken together, they fill
 the sockets again; throughput was 20 % lower (`bench/compare.py`, `max`).
@@ -20,10 +20,10 @@ FULL_SOCKETS_ALLOWED = 32
 """Full sockets that slow no publisher down, however few clients there are."""
 
 SUSPENSION_SECONDS = 10.0
-"""For how long nobody waits for a channel's subscribers after somebody has waited in vain.
+"""For how long publishers do not wait for a channel's subscribers after one has waited `WAIT_SECONDS`.
 
-Its publishers have waited, and its subscribers' sockets are still full, or full again: something else than
-the publishers fills them.
+The publisher has waited, and the sockets of the subscribers are still full, or full again: something other
+than the publishers of this channel fills these sockets.
 """
 
 
@@ -36,7 +36,7 @@ class Backpressure:
 
     - while more than half of the node's sockets are full, and more than `FULL_SOCKETS_ALLOWED`,
     - while more than half of the subscribers of its own channel have a full socket,
-    - `WAIT_SECONDS` at most, and then nobody for that channel for `SUSPENSION_SECONDS`.
+    - `WAIT_SECONDS` at most; after that, publishers of the channel do not wait for `SUSPENSION_SECONDS`.
 
     Sockets that are full for longer than `STALLED_SECONDS` count in neither half.
     """
@@ -66,7 +66,7 @@ class Backpressure:
         """Whether the subscribers of each channel are slow, until `_slow_until`: counting them takes time."""
         self._slow_until = 0.0
         self._suspended_until: dict[str, float] = {}
-        """Channels for which nobody waits; the first one ends first."""
+        """Until when publishers of a channel do not wait; the first entry ends first."""
         self._waiting = self._delayed = self._suspensions = 0
 
     async def wait_for_capacity(self, channel: str) -> None:
@@ -86,7 +86,7 @@ class Backpressure:
             self._waiting -= 1
 
     def statistics(self) -> dict[str, int]:
-        """Return how many publishers wait, how many have waited, and how often that was in vain."""
+        """Return how many publishers wait, how many have waited, and how often the wait reached its limit."""
         return {"waiting": self._waiting, "delayed": self._delayed, "suspended": self._suspensions}
 
     # ------------------------------------------------------------ inside
