@@ -247,7 +247,8 @@ class MessageBroker(Protocol):
     async def publish(self, publication: Publication) -> Receipt:
         """Store *publication*, put it into the inbox of every node with a subscriber, and return the receipt.
 
-        Order: publishes to one channel with the same `AckLevel` are carried out in the order of the calls.
+        Order: publishes to one channel are carried out in the order of the calls, whatever their `AckLevel`.
+        One that the broker repeats after a lost connection, which needs an idempotency key, comes later.
         With an idempotency key the message is published at most once.
 
         Raises:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 import pytest
 
 from gateway.broker.base import (
+    AckLevel,
     Broker,
     ChannelRecord,
     ConnectionRecord,
@@ -66,6 +67,37 @@ class PublishContract:
         messages = await node.messages(100)
         assert values(messages) == list(range(100))
         assert [message.message for message in messages] == [receipt.id for receipt in receipts]
+
+    @pytest.mark.parametrize("connected", AckLevel)
+    async def test_publishes_of_different_levels_keep_their_order(
+        self, broker: Broker, node: RecordingNode, connected: AckLevel
+    ) -> None:
+        # Over Redis each level has a connection; only that of *connected* exists when the others begin.
+        await broker.publish(publication("elsewhere", 0, level=connected))
+        await broker.subscribe("a", KEPT)
+        node.envelopes.clear()
+        other = next(level for level in AckLevel if level is not connected)
+        levels = [other, connected, connected, other, connected, other, other, connected]
+        receipts = await asyncio.gather(
+            *(broker.publish(publication("a", n, level=level)) for n, level in enumerate(levels))
+        )
+        offsets = [receipt.id and receipt.id.offset for receipt in receipts]
+        assert offsets == list(range(1, len(levels) + 1))
+        assert values(await node.messages(len(levels))) == list(range(len(levels)))
+        assert [receipt.level is not None for receipt in receipts] == [
+            level is AckLevel.REPLICATED for level in levels
+        ]
+
+    async def test_a_level_without_history_keeps_the_order_too(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.publish(publication("elsewhere", 0))
+        await broker.subscribe("a", None)
+        node.envelopes.clear()
+        levels = [AckLevel.REPLICATED, None] * 3
+        publications = [publication("a", n, level=level, retention=None) for n, level in enumerate(levels)]
+        await asyncio.gather(*map(broker.publish, publications))
+        assert values(await node.messages(len(levels))) == list(range(len(levels)))
 
     async def test_an_unstored_message_has_no_id_and_takes_no_offset(
         self, broker: Broker, node: RecordingNode

@@ -1,5 +1,6 @@
 """The acknowledgement level of a publish: stored, or also on a replica."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -67,6 +68,58 @@ async def test_every_publish_path_returns_the_acknowledgement_level(
         assert answer["acknowledged"] == "stored"
     finally:
         os.kill(pair[1].pid, signal.SIGCONT)
+
+
+async def test_batch_keeps_the_order_of_a_channel_whatever_its_levels(gateway: GatewayProcess) -> None:
+    levels = ["replicated", "stored", "stored", "replicated", "stored", "replicated", "replicated", "stored"]
+    commands = [
+        {"publish": {"channel": "c", "data": number, "acknowledge": level}}
+        for number, level in enumerate(levels)
+    ]
+
+    async def published(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answer = await gateway.request("POST", "/v1/batch", {"commands": commands})
+        return list(answer.json()["results"])
+
+    async with Client.open(gateway.public) as ann:
+        await ann.call("subscribe", channel="c")
+        # Only one of the two connections to Redis exists at first: publishes on it would be faster.
+        await publish(gateway.internal, "d", 0, acknowledge="stored")
+        expected = []
+        for batch in (commands, commands[::-1]):
+            for result, command in zip(await published(batch), batch, strict=True):
+                expected.append((result["message"], command["publish"]["data"]))
+        pushes = [await ann.next_push("message") for _ in expected]
+    assert [(push["message"], push["data"]) for push in pushes] == expected
+    assert [message.partition("-")[0] for message, _ in expected] == [
+        str(offset) for offset in range(1, len(expected) + 1)
+    ]
+
+
+async def test_commands_of_one_client_publish_in_their_order(gateway: GatewayProcess) -> None:
+    async with Client.open(gateway.public) as ann:
+        await ann.call("subscribe", channel="c")
+        for number in range(30):
+            await ann.send({"type": "publish", "id": 100 + number, "channel": "c", "data": number})
+        assert [(await ann.next_push("message"))["data"] for _ in range(30)] == list(range(30))
+
+
+async def test_replicated_publish_delays_no_other_channel(
+    gateway: GatewayProcess, pair: tuple[RedisServer, RedisServer]
+) -> None:
+    await publish(gateway.internal, "c", 0, acknowledge="replicated")
+    await publish(gateway.internal, "d", 0, acknowledge="stored")
+    os.kill(pair[1].pid, signal.SIGSTOP)  # each replicated publish now waits 100 ms
+    try:
+        waiting = asyncio.create_task(publish(gateway.internal, "c", 1, acknowledge="replicated"))
+        done = 0
+        while not waiting.done():
+            await publish(gateway.internal, "d", done, acknowledge="stored")
+            done += 1
+        assert (await waiting)["acknowledged"] == "stored"
+    finally:
+        os.kill(pair[1].pid, signal.SIGCONT)
+    assert done > 1
 
 
 async def test_repeated_publish_is_replicated_once_the_replica_has_it(

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any, NamedTuple
 
 from redis import exceptions
@@ -39,6 +39,8 @@ class Call(NamedTuple):
     """The number of the incarnation whose beat the answer contains; `NO_BEAT` if it contains no beat."""
     deadline: float
     """By the event loop's clock; `math.inf` without a deadline."""
+    trailing: bool
+    """Whether the trailing command of the pipeline is sent after the batch with this call."""
 
 
 NO_BEAT = -1
@@ -70,6 +72,30 @@ async def wait_until(answer: AnswerFuture, deadline: float) -> Any:
         timer.cancel()
 
 
+async def result_or_none(shared: AnswerFuture, deadline: float) -> Any:
+    """Return the result of *shared*, for which others may wait; None if it has none at *deadline*.
+
+    *deadline* is by the event loop's clock.
+    """
+    if shared.done():
+        return shared.result()
+    loop = asyncio.get_running_loop()
+    done_or_late: asyncio.Future[None] = loop.create_future()
+
+    def wake(*_: object) -> None:
+        if not done_or_late.done():
+            done_or_late.set_result(None)
+
+    shared.add_done_callback(wake)
+    timer = loop.call_at(deadline, wake)
+    try:
+        await done_or_late
+    finally:
+        timer.cancel()
+        shared.remove_done_callback(wake)
+    return shared.result() if shared.done() else None
+
+
 class Pipeline:
     """Sends calls over one connection, one batch at a time, in the order of the calls."""
 
@@ -82,6 +108,7 @@ class Pipeline:
         timeout: float,
         ignores_health: bool = False,
         trailing_command: Command | None = None,
+        after: Pipeline | None = None,
     ) -> None:
         """Create it; nothing is connected before the first call.
 
@@ -91,8 +118,9 @@ class Pipeline:
             tasks: Owns the task that sends.
             timeout: Seconds for the answers to a batch.
             ignores_health: Call Redis even if the shard is unavailable according to *health*.
-            trailing_command: Sent after each batch; the answer to it, or None, is appended to the answer of
-                each call.
+            trailing_command: Sent after each batch that has a call with *trailing*. A future of the answer to
+                it, or of None, is appended to the answer of each such call.
+            after: Each batch waits for the calls that were made on this pipeline before the batch is sent.
         """
         self._connection = connection
         self._health = health
@@ -102,14 +130,13 @@ class Pipeline:
         self._trailing_command = (
             None if trailing_command is None else connection.pack_command(trailing_command)
         )
+        self._after = after
         self._waiting: deque[Call] = deque()
         self._waiting_bytes = 0
         self._batch: list[Call] = []
         """The calls that were sent and are not yet answered."""
         self._sent: frozenset[AnswerFuture] = frozenset()
         """The futures of the batch that was sent last."""
-        self._batch_answers: list[Any] = []
-        """Answers to the batch, while the answer to the trailing command is still missing."""
         self._latest_deadline = -math.inf
         """The latest deadline so far: deadlines ascend in the order of the calls, except for retries."""
         self._timer: asyncio.TimerHandle | None = None
@@ -118,11 +145,12 @@ class Pipeline:
         self._closed = False
         self.round_trips = self.calls = self.failures = 0
 
-    def call(self, command: Command, deadline: float = math.inf) -> AnswerFuture:
+    def call(self, command: Command, deadline: float = math.inf, *, trailing: bool = False) -> AnswerFuture:
         """Return a future of the answer to *command*; the future need not be awaited.
 
         The future fails with `BrokerUnavailable` or `BrokerFull` for an error of Redis or of the connection,
-        and at *deadline*, by the event loop's clock, even if the command was not sent yet.
+        and at *deadline*, by the event loop's clock, even if the command was not sent yet. With
+        *trailing* a future of the answer to the pipeline's trailing command is appended to the answer.
 
         Raises:
             BrokerUnavailable: at once, if the shard is unavailable or too many calls are waiting.
@@ -138,7 +166,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         answer: AnswerFuture = loop.create_future()
         counts_for = self._health.incarnations if command[1] in _SCRIPTS_WITH_BEAT else NO_BEAT
-        call = Call(answer, packed, counts_for, deadline)
+        call = Call(answer, packed, counts_for, deadline, trailing)
         self._waiting.append(call)
         self._waiting_bytes += len(packed)
         if deadline < self._latest_deadline:
@@ -159,6 +187,12 @@ class Pipeline:
         """Return whether the call for *answer* was sent: the answer may miss the latest writes."""
         return answer.done() or answer in self._sent
 
+    async def wait_for_earlier_calls(self) -> None:
+        """Return once all calls made so far are answered or have failed."""
+        unanswered = [call.answer for call in chain(self._batch, self._waiting) if not call.answer.done()]
+        if unanswered:
+            await asyncio.wait(unanswered)
+
     async def close(self) -> None:
         """Fail the waiting calls and close the connection."""
         self._closed = True
@@ -178,8 +212,10 @@ class Pipeline:
         try:
             while batch := self._next_batch():
                 self._batch = batch
+                if self._after is not None:
+                    await self._after.wait_for_earlier_calls()
                 await self._send(batch)
-                self._batch, self._batch_answers = [], []
+                self._batch = []
         finally:
             self._running = False
             self._fail(self._batch, _closed)
@@ -192,13 +228,10 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         now = loop.time()
         late: list[Call] = []
-        for call, answer in zip_longest(self._batch, self._batch_answers):
+        for call in self._batch:
             if call.deadline > now:
                 break
-            if answer is None or isinstance(answer, Exception):
-                late.append(call)
-            elif not call.answer.done():
-                call.answer.set_result([*answer, None])
+            late.append(call)
         while self._waiting and self._waiting[0].deadline <= now:
             late.append(self._dequeue())
         self._fail(late, self._timed_out)
@@ -233,25 +266,30 @@ class Pipeline:
         if self._seen_connection_failures != self._health.connection_failures:
             self._seen_connection_failures = self._health.connection_failures
             await self._connection.close(gracefully=False)
-        previous_beat, trailing_answer = self._health.beat, None
+        previous_beat = self._health.beat
         try:
             answers = await self._connection.execute_with_retry(
                 [call.packed for call in batch], self._timeout
             )
-            if self._trailing_command is not None:
-                self._batch_answers = answers
-                trailing_answer = await self._execute_trailing(self._trailing_command)
         except (exceptions.RedisError, OSError) as error:
             self._fail_all(batch, rule_for(error), error)
             return
-        if self._trailing_command is not None:
-            answers = [
-                answer if isinstance(answer, Exception) else [*answer, trailing_answer] for answer in answers
-            ]
-        if self._resolve(batch, answers, previous_beat):
+        trailing_answer: AnswerFuture | None = None
+        if any(call.trailing for call in batch):
+            trailing_answer = asyncio.get_running_loop().create_future()
+        reconnect = self._resolve(batch, answers, previous_beat, trailing_answer)
+        if trailing_answer is not None and self._trailing_command is not None:
+            await self._execute_trailing(self._trailing_command, trailing_answer)
+        if reconnect:
             await self._connection.close(gracefully=False)
 
-    def _resolve(self, batch: list[Call], answers: Sequence[Any], previous_beat: int) -> bool:
+    def _resolve(
+        self,
+        batch: list[Call],
+        answers: Sequence[Any],
+        previous_beat: int,
+        trailing_answer: AnswerFuture | None,
+    ) -> bool:
         """Resolve the futures of *batch*; return whether an error requires a new connection."""
         answered, reconnect = 0, False
         for call, answer in zip(batch, answers, strict=True):
@@ -262,19 +300,20 @@ class Pipeline:
             if call.counts_for == self._health.incarnations and answer[0]:
                 self._health.beat_received(answer[0], previous=previous_beat)
             if not call.answer.done():
-                call.answer.set_result(answer)
+                call.answer.set_result([*answer, trailing_answer] if call.trailing else answer)
         if answered:
             self._health.record_success(answered)
         return reconnect
 
-    async def _execute_trailing(self, command: bytes) -> Any:
-        """Return the answer to *command*; None if it fails: the calls before it were answered."""
+    async def _execute_trailing(self, command: bytes, trailing_answer: AnswerFuture) -> None:
+        """Send *command*; *trailing_answer* gets None if it fails: the calls before it were answered."""
+        answer = None
         try:
             (answer,) = await self._connection.execute([command], self._timeout)
         except (exceptions.RedisError, OSError) as error:
             self._health.record_failure(rule_for(error))
-            return None
-        return None if isinstance(answer, Exception) else answer
+        finally:
+            trailing_answer.set_result(None if isinstance(answer, Exception) else answer)
 
     def _fail_all(self, batch: list[Call], rule: ErrorRule, error: BaseException) -> None:
         """Fail *batch* and the waiting calls, which need not wait for their own timeouts."""

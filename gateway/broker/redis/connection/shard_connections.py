@@ -38,7 +38,9 @@ class ShardConnections:
         self._tasks = tasks
         self.publishes = self._pipeline(options.publish_timeout, PUBLISH)
         wait = ("WAIT", REPLICAS, int(options.replication_timeout * 1000))
-        self.replicated_publishes = self._pipeline(options.publish_timeout, PUBLISH, trailing_command=wait)
+        self.replicated_publishes = self._pipeline(
+            options.publish_timeout, PUBLISH, trailing_command=wait, after=self.publishes
+        )
         """Separate from `publishes`, because each batch waits for a replica."""
         self.control = self._pipeline(options.subscribe_timeout, *SCRIPTS)
         """Routes, members, lookups."""
@@ -87,6 +89,7 @@ class ShardConnections:
         *scripts: Script,
         ignores_health: bool = False,
         trailing_command: Command | None = None,
+        after: Pipeline | None = None,
     ) -> Pipeline:
         return Pipeline(
             # The lease must not be renewed at a former primary that the other nodes have already replaced.
@@ -96,6 +99,7 @@ class ShardConnections:
             timeout=timeout,
             ignores_health=ignores_health,
             trailing_command=trailing_command,
+            after=after,
         )
 
     def __repr__(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 from gateway.broker.base import AckLevel, Publication, Receipt
 from gateway.broker.redis import codec
 from gateway.broker.redis.connection.health import ShardHealth
-from gateway.broker.redis.connection.pipeline import Pipeline
+from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, result_or_none
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import PUBLISH, Command, milliseconds
@@ -39,13 +40,17 @@ class Publisher:
 
         Args:
             pipeline: Sends publishes with `AckLevel.STORED`.
-            replicated_pipeline: Sends publishes that wait for a replica: they delay no other publish.
+            replicated_pipeline: Sends publishes that wait for a replica, each batch after the earlier calls
+                of *pipeline*. They delay no other publishes than later ones to the same channel.
             health: Has the id of the node's present incarnation.
             keys: The shard's keys.
             options: The timeout, TTLs and the default `AckLevel`.
             wall: Unix seconds, for the times of messages.
         """
-        self._pipelines = {AckLevel.STORED: pipeline, AckLevel.REPLICATED: replicated_pipeline}
+        self._pipeline = pipeline
+        self._replicated_pipeline = replicated_pipeline
+        self._calls_with_replicated: dict[str, int] = {}
+        """For each channel, how many publishes wait in the replicated pipeline, while there are any."""
         self._health = health
         self._keys = keys
         self._options = options
@@ -70,9 +75,8 @@ class Publisher:
             self._retry_credit = min(PUBLISH_RETRY_CREDIT_MAX, self._retry_credit + PUBLISH_RETRY_RATIO)
         body = codec.pack_publication(publication, int(self._wall() * 1000))
         level = publication.level or self._options.default_level
-        pipeline = self._pipelines[level]
         # Outside of the `try`: a call that is rejected here is not sent, and a retry would be rejected too.
-        call = pipeline.call(self._command(publication, body, level), deadline)
+        call = self._call(publication, body, level, deadline)
         try:
             answer = await call
         except BrokerUnavailable:
@@ -84,7 +88,7 @@ class Publisher:
             self.retried += 1
             await asyncio.sleep(delay)
             # Pack the command again, because this node may have another incarnation by now.
-            answer = await pipeline.call(self._command(publication, body, level), deadline)
+            answer = await self._call(publication, body, level, deadline)
         _, offset, uid, replayed, *replicas = answer
         if replayed:
             self.replayed += 1
@@ -93,7 +97,24 @@ class Publisher:
         id = MessageId(offset, uid.decode()) if offset else None
         if level is AckLevel.STORED:
             return Receipt(id, bool(replayed))
-        return Receipt(id, bool(replayed), AckLevel.REPLICATED if replicas[0] else AckLevel.STORED)
+        replicated = await result_or_none(replicas[0], deadline)
+        return Receipt(id, bool(replayed), AckLevel.REPLICATED if replicated else AckLevel.STORED)
+
+    def _call(self, publication: Publication, body: bytes, level: AckLevel, deadline: float) -> AnswerFuture:
+        """Call the script after every earlier publish to the channel, whatever the level of that one is."""
+        command, channel = self._command(publication, body, level), publication.channel
+        if level is AckLevel.STORED and channel not in self._calls_with_replicated:
+            return self._pipeline.call(command, deadline)
+        answer = self._replicated_pipeline.call(command, deadline, trailing=level is AckLevel.REPLICATED)
+        self._calls_with_replicated[channel] = self._calls_with_replicated.get(channel, 0) + 1
+        answer.add_done_callback(partial(self._on_executed, channel))
+        return answer
+
+    def _on_executed(self, channel: str, _: object) -> None:
+        """Forget a call in the replicated pipeline: it was carried out, or has failed."""
+        self._calls_with_replicated[channel] -= 1
+        if not self._calls_with_replicated[channel]:
+            del self._calls_with_replicated[channel]
 
     def _command(self, publication: Publication, body: bytes, level: AckLevel) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
