@@ -43,6 +43,13 @@ class BrokerFull(GatewayError):
     """The broker has no memory left for a message that has to be stored."""
 
 
+class KeyReused(GatewayError):
+    """The idempotency key of a publish belongs to a message with other content."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("the key belongs to another message", details=f"{key!r:.80}")
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Why something is not done: what the `error` of a command, or the body of an HTTP error, says.
@@ -71,6 +78,9 @@ _SERVER_FAULTS = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL})
 
 def rejection_of(error: GatewayError) -> Rejection:
     """Return what a client is answered when the broker raised *error*."""
+    if isinstance(error, KeyReused):
+        message = "the key was used for a message with other content; this message needs a key of its own"
+        return Rejection(ErrorCode.KEY_REUSED, message)
     if isinstance(error, BrokerFull):
         return Rejection(ErrorCode.UNAVAILABLE, "the broker is full", FULL_RETRY_SECONDS)
     retry_after = error.retry_after if isinstance(error, BrokerUnavailable) else UNAVAILABLE_RETRY_SECONDS

@@ -21,6 +21,7 @@ class ErrorCode(StrEnum):
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 (a code, not a secret)
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
+    KEY_REUSED = "key_reused"
 
 
 class CloseCode(IntEnum):

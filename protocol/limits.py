@@ -18,6 +18,21 @@ SERVER_MESSAGE_DEPTH = DEPTH + 4
 """Levels in a reply or push: `data` is one level down in `publish`, and up to five in `connected`."""
 
 MESSAGE_SIZE = 64 * 1024
+"""Bytes in the `data` of one message, as JSON; a publish with more is rejected as `too_large`."""
+
+ENVELOPE_SIZE = 4 * 1024
+"""Bytes in a command beside its `data`."""
+
+
+def encoded_size(message_size: int) -> int:
+    """Return the bytes that a command from a client may have if its `data` has at most *message_size*.
+
+    A third more, which base64 or some escapes in JSON add, and `ENVELOPE_SIZE`.
+    """
+    return message_size * 4 // 3 + ENVELOPE_SIZE
+
+
+ENCODED_SIZE = encoded_size(MESSAGE_SIZE)
 """Bytes in one message from a client; beyond them the connection is closed with 1009 (RFC 6455, 7.4.1)."""
 
 IDEMPOTENCY_KEY = 128

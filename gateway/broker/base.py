@@ -64,13 +64,16 @@ class Publication:
     retention: Retention | None = None
     """None: the message is delivered to the present subscribers, is not stored and gets no id."""
     key: str | None = None
-    """Idempotency key: for five minutes, another publish with this key in the same channel has no effect."""
+    """Idempotency key: for five minutes, the same publish with this key in the same channel has no effect,
+    and another one is rejected."""
     sender: Sender | None = None
     tags: Mapping[str, str] | None = None
     exclude: frozenset[str] = frozenset()
     """Ids of connections that do not get the message."""
     level: AckLevel | None = None
     """The level to wait for, within the broker's deadline; None for the broker's configured level."""
+    transient: bool = False
+    """Whether the publisher asked not to store it; then `retention` is None whatever the channel keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,8 @@ class MessageBroker(Protocol):
         With an idempotency key the message is published at most once.
 
         Raises:
+            KeyReused: A message with other content (`gateway.broker.content_digest`) was published in the
+                channel with the same key; this one was not published.
             BrokerUnavailable: It is unknown whether the message was published.
             BrokerFull: the message was not published.
         """

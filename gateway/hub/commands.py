@@ -113,6 +113,11 @@ async def publish(session: Session, command: Publish) -> Published:
     services, name = session.services, command.channel
     rules = services.namespaces.rules(name)
     _require(may_publish(rules, user=session.user, subscribed=name in session.subscriptions, channel=name))
+    if len(command.data) > services.limits.message_size:
+        raise ClientFault(
+            ErrorCode.TOO_LARGE,
+            f"data: {len(command.data)} bytes of JSON; a message has at most {services.limits.message_size}",
+        )
     receipt = await services.broker.publish(
         Publication(
             name,

@@ -29,6 +29,7 @@ COUNTERS: Mapping[str, str] = {
     "hub_deliveries": "messages times their subscribers on this node",
     "broker_published": "messages published through this node",
     "broker_replayed": "publishes answered from an earlier publish with the same idempotency key",
+    "broker_keys_reused": "publishes rejected because their idempotency key belongs to another message",
     "broker_refused": "publishes that the broker rejected",
     "broker_retried": "publishes that were sent to Redis again, with the same idempotency key",
     "broker_entries": "entries read from this node's inboxes",

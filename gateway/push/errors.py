@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from gateway import errors
-from gateway.errors import UNAVAILABLE_RETRY_SECONDS, BrokerFull, BrokerUnavailable, Rejection
+from gateway.errors import UNAVAILABLE_RETRY_SECONDS, BrokerFull, BrokerUnavailable, KeyReused, Rejection
 from gateway.transport.http.rejections import BROKER_FULL, UNPROCESSABLE, HttpRejection, render
 from protocol import fields
 from protocol.errors import ErrorCode, ProtocolError
@@ -99,6 +99,10 @@ def _full(error: BrokerFull) -> HttpRejection:
     return render(replace(errors.rejection_of(error), message=message), status=BROKER_FULL)
 
 
+def _key_reused(error: KeyReused) -> HttpRejection:
+    return render(errors.rejection_of(error))
+
+
 def _invalid(error: ValidationError | RequestValidationError) -> HttpRejection:
     return render(Rejection(ErrorCode.BAD_REQUEST, first_problem(error.errors())), status=UNPROCESSABLE)
 
@@ -108,6 +112,7 @@ RENDERERS: dict[type, Callable[[Any], HttpRejection]] = {
     ProtocolError: _protocol,
     BrokerUnavailable: _unavailable,
     BrokerFull: _full,
+    KeyReused: _key_reused,
     ValidationError: _invalid,
     RequestValidationError: _invalid,
     HTTPException: _http,

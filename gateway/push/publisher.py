@@ -126,6 +126,7 @@ class RequestPublisher:
             content.tags or None,
             frozenset(content.exclude) if content.exclude else _NOBODY,
             None if content.acknowledge is None else AckLevel(content.acknowledge),
+            content.history is False,
         )
 
     def _retention_under(self, rules: ChannelRules) -> Retention | None:

@@ -40,7 +40,8 @@ class MessageContent(RequestBody):
     key: Annotated[
         Key | None,
         Field(
-            description="Idempotency: the same key in the same channel publishes once within five minutes."
+            description="Idempotency: the same key in the same channel publishes once within five minutes; "
+            "with other content it is rejected."
         ),
     ] = None
     tags: Annotated[

@@ -18,6 +18,7 @@ from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
 from gateway.transport.public_http import HttpOptions
 from gateway.transport.websocket.options import WebSocketOptions
+from protocol.limits import encoded_size
 
 
 def broker(
@@ -112,7 +113,7 @@ def http_options(settings: Settings) -> HttpOptions:
     return HttpOptions(
         header_timeout=settings.listen.public.header_timeout,
         websocket=WebSocketOptions(
-            message_size=settings.limits.message_size,
+            message_size=encoded_size(settings.limits.message_size),
             high_water=outbox.high_water,
             low_water=outbox.low_water,
             stall_timeout=outbox.stall_timeout,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,10 @@ from gateway.broker.base import (
     NodeRecord,
     PresenceCount,
     Receipt,
+    Retention,
     UserCommand,
 )
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, KeyReused
 from protocol.messages import Join, Leave, Member, Message, Sender
 from protocol.payload import payload_of
 from protocol.position import MessageId
@@ -135,7 +137,7 @@ class PublishContract:
     async def test_an_idempotency_key_publishes_once(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", KEPT)
         first = await broker.publish(publication("a", 1, key="k"))
-        again = await broker.publish(publication("a", 2, key="k"))
+        again = await broker.publish(publication("a", 1, key="k"))
         assert (again.id, again.replayed, first.replayed) == (first.id, True, False)
         await publish(broker, "a", 3)
         assert values(await node.messages(2)) == [1, 3]
@@ -145,7 +147,7 @@ class PublishContract:
         self, broker: Broker, node: RecordingNode
     ) -> None:
         await broker.subscribe("a", KEPT)
-        receipts = await asyncio.gather(*(broker.publish(publication("a", n, key="k")) for n in range(10)))
+        receipts = await asyncio.gather(*(broker.publish(publication("a", 0, key="k")) for _ in range(10)))
         assert len({receipt.id for receipt in receipts}) == 1
         assert sum(not receipt.replayed for receipt in receipts) == 1
         await publish(broker, "a", "marker")
@@ -153,8 +155,8 @@ class PublishContract:
 
     async def test_a_key_applies_to_unstored_messages_too(self, broker: Broker, node: RecordingNode) -> None:
         await broker.subscribe("a", None)
-        for value in (1, 2):
-            receipt = await broker.publish(publication("a", value, key="k", retention=None))
+        for _ in range(2):
+            receipt = await broker.publish(publication("a", 1, key="k", retention=None))
         assert receipt == Receipt(None, replayed=True)
         await publish(broker, "a", "marker", retention=None)
         assert values(await node.messages(2)) == [1, "marker"]
@@ -167,11 +169,73 @@ class PublishContract:
     async def test_a_key_expires_after_its_ttl(self, broker: Broker, later: Later, key_ttl: float) -> None:
         await broker.publish(publication("a", 1, key="k"))
         await later(key_ttl * 0.9)
-        assert (await broker.publish(publication("a", 2, key="k"))).replayed
+        assert (await broker.publish(publication("a", 1, key="k"))).replayed
         await later(key_ttl * 0.2)
         receipt = await broker.publish(publication("a", 3, key="k"))
         assert not receipt.replayed
-        assert (await broker.publish(publication("a", 4, key="k"))).id == receipt.id
+        assert (await broker.publish(publication("a", 3, key="k"))).id == receipt.id
+
+    @pytest.mark.parametrize("retention", [KEPT, None])
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"value": {"x": 2, "y": [1.5]}},
+            {"value": {"x": 1}},
+            {"tags": {"k": "other"}},
+            {"tags": None},
+            {"exclude": frozenset({"c9"})},
+            {"transient": True, "retention": None},
+        ],
+        ids=repr,
+    )
+    async def test_a_key_with_other_content_is_rejected(
+        self, broker: Broker, node: RecordingNode, retention: Retention | None, other: dict[str, Any]
+    ) -> None:
+        await broker.subscribe("a", retention)
+        options = {"value": {"x": 1, "y": [1.5]}, "tags": {"k": "v"}, "retention": retention, "key": "k"}
+        first = await broker.publish(publication("a", **options))
+        with pytest.raises(KeyReused):
+            await broker.publish(publication("a", **{**options, **other}))
+        again = await broker.publish(publication("a", **options))
+        assert (again.id, again.replayed) == (first.id, True)
+        await publish(broker, "a", "marker", retention=retention)
+        assert values(await node.messages(2)) == [options["value"], "marker"]
+        assert broker.statistics()["keys_reused"] == 1
+        assert broker.statistics()["published"] == 2
+
+    @pytest.mark.parametrize(
+        "same",
+        [
+            {"value": {"y": [{"b": 2, "a": 1}], "x": "{"}},
+            {"sender": Sender("c2", "ann")},
+            {"level": AckLevel.REPLICATED},
+            {"exclude": frozenset({"c8", "c9"})},
+            {"retention": Retention(size=1, ttl=1.0)},
+            {"tags": {"l": "w", "k": "v"}},
+        ],
+        ids=repr,
+    )
+    async def test_a_repeated_publish_may_differ_in_what_is_not_its_content(
+        self, broker: Broker, same: dict[str, Any]
+    ) -> None:
+        options: dict[str, Any] = {
+            "value": {"x": "{", "y": [{"a": 1, "b": 2}]},
+            "tags": {"k": "v", "l": "w"},
+            "exclude": frozenset({"c9", "c8"}),
+            "sender": Sender("c1", "ann"),
+            "key": "k",
+        }
+        first = await broker.publish(publication("a", **options))
+        again = await broker.publish(publication("a", **{**options, **same}))
+        assert (again.id, again.replayed) == (first.id, True)
+
+    async def test_concurrent_publishes_with_one_key_and_other_content_are_rejected(
+        self, broker: Broker
+    ) -> None:
+        receipts = await asyncio.gather(
+            *(broker.publish(publication("a", n % 2, key="k")) for n in range(6)), return_exceptions=True
+        )
+        assert [type(receipt) for receipt in receipts] == [Receipt, KeyReused] * 3
 
 
 class PresenceContract:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker.base import Retention
+from gateway.broker.base import Receipt, Retention
 from gateway.errors import BrokerFull, BrokerUnavailable
 from protocol.messages import Leave, Member
+from protocol.position import MessageId
 from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, eventually
 from tests.broker.redis_proxy import Proxy
@@ -118,6 +119,37 @@ async def test_a_full_redis_can_be_read_although_an_epoch_begins(tmp_path: Path)
             assert values((await one.broker.read("nobody wrote there")).messages) == []
             server.execute("HDEL", "fanway:{0}:state", "e")
             assert values((await one.broker.read("a")).messages) == [1, 2]
+
+
+async def test_receipts_of_release_0_1_0_have_no_digest_and_are_accepted(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one = await fleet.launch()
+    server.execute("SET", "fanway:{0}:key:a\nold", "7 0123456789ab", "PX", 60_000)
+    server.execute("SET", "fanway:{0}:key:a\nunstored", "0 ", "PX", 60_000)
+    receipt = await one.broker.publish(publication("a", "any", key="old"))
+    assert receipt == Receipt(MessageId(7, "0123456789ab"), replayed=True)
+    assert await one.broker.publish(publication("a", "any", key="unstored")) == Receipt(None, replayed=True)
+
+
+async def test_release_0_1_0_reads_the_receipts_of_this_one(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch()
+    stored = await one.broker.publish(publication("a", 1, key="stored"))
+    await one.broker.publish(publication("a", 1, key="unstored", retention=None))
+    # As its publish.lua does.
+    found = {
+        key: server.execute(
+            "EVAL",
+            "local o, u = string.match(redis.call('GET', KEYS[1]), '^(%d+) (%S*)$') return {tonumber(o), u}",
+            1,
+            f"fanway:{{0}}:key:a\n{key}",
+        )
+        for key in ("stored", "unstored")
+    }
+    assert stored.id is not None
+    assert found["stored"] == [stored.id.offset, stored.id.uid.encode()]
+    assert found["unstored"][0] == 0, "an offset of 0: it answers without an id"
+    assert MessageId.parse(str(stored.id)) == stored.id
 
 
 def _beat(server: RedisServer, name: str) -> int:

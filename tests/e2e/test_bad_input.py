@@ -8,6 +8,7 @@ import msgpack
 import orjson
 import pytest
 
+from protocol import limits
 from protocol.errors import ErrorCode
 from tests.e2e.clients import (
     BINARY,
@@ -337,10 +338,18 @@ async def test_error_replies_are_bounded_by_the_size_of_the_command(gateway: Gat
 
 async def test_message_of_exactly_the_limit_is_accepted(gateway: GatewayProcess) -> None:
     async with Client.open(gateway.public, subs={ROOM: {}}) as client:
-        room = 64 * 1024 - len(orjson.dumps({"type": "publish", "id": 2, "channel": ROOM, "data": ""}))
+        room = 64 * 1024 - len('""')
         assert (await client.call("publish", channel=ROOM, data="x" * room))["type"] == "published"
         assert len((await client.next_push("message"))["data"]) == room
-        await client.send({"type": "publish", "id": 9, "channel": ROOM, "data": "x" * (room + 1)})
+        error = await client.call("publish", channel=ROOM, data="x" * (room + 1))
+        assert (error["type"], error["code"]) == ("error", "too_large")
+        # Beyond what base64 of the largest data may need, nothing is parsed.
+        most = limits.ENCODED_SIZE
+        frame = {"type": "publish", "id": 9, "channel": ROOM, "data": ""}
+        data = "x" * (most - len(orjson.dumps(frame)))
+        await client.send({**frame, "data": data})
+        assert (await client.next_push("error"))["code"] == "too_large"
+        await client.send({**frame, "data": data + "x"})
         assert await client.expect_close() == Closed(
-            1009, f"frame with {64 * 1024 + 1} bytes exceeds limit of 65536 bytes"
+            1009, f"frame with {most + 1} bytes exceeds limit of {most} bytes"
         )

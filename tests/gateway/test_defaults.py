@@ -4,10 +4,12 @@ import ast
 import inspect
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.access import admission, claims, permissions, tokens
@@ -15,7 +17,7 @@ from gateway.broker.memory import broker as memory
 from gateway.broker.redis import options as redis
 from gateway.hub import services
 from gateway.push import context as push
-from gateway.runtime import listeners
+from gateway.runtime import factory, listeners
 from gateway.settings import Settings
 from gateway.transport import public_http
 from gateway.transport.websocket import options as websocket
@@ -42,7 +44,6 @@ SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "outbox.stall_timeout": [(websocket, "WebSocketOptions", "stall_timeout")],
     "limits.message_size": [
         (services, "SessionLimits", "message_size"),
-        (websocket, "WebSocketOptions", "message_size"),
         (push, "PushContext", "message_size"),
     ],
     "limits.channels_per_connection": [(services, "SessionLimits", "channels")],
@@ -98,6 +99,14 @@ def test_a_shared_default_is_written_once(module: ModuleType, owner: str, parame
     default = written(module, owner)[parameter]
     assert isinstance(default, ast.Attribute)
     assert ast.unparse(default.value) in {"defaults", "limits"}
+
+
+def test_a_command_has_room_for_base64_of_the_largest_data() -> None:
+    size = factory.http_options(Settings()).websocket.message_size
+    assert size == websocket.WebSocketOptions().message_size
+    encoded = b64encode(bytes(Settings().limits.message_size)).decode()
+    publish = {"type": "publish", "id": 2**53 - 1, "channel": "c" * 128, "key": "k" * 128, "data": encoded}
+    assert len(orjson.dumps(publish)) <= size
 
 
 def test_a_channel_has_the_same_rules_with_and_without_settings() -> None:

@@ -94,7 +94,8 @@ def test_the_documented_errors_are_those_of_the_code() -> None:
 
 def test_the_documented_limits_are_those_of_the_code() -> None:
     documented = {what: default for what, default, _, _ in rows("Limits")}
-    assert documented["one message from a client"] == f"{limits.MESSAGE_SIZE // 1024} KiB"
+    assert documented["data of a publish, as JSON"] == f"{limits.MESSAGE_SIZE // 1024} KiB"
+    assert documented["one message from a client"] == f"{limits.ENCODED_SIZE:,} bytes"
     assert documented["levels of arrays and maps in it"] == str(limits.DEPTH)
     assert documented["channels in subs of connect"] == f"{limits.SUBSCRIPTIONS_AT_CONNECT:,}"
     assert documented["messages in a history reply"] == f"{limits.HISTORY_LIMIT:,}"

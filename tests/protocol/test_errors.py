@@ -17,7 +17,7 @@ from protocol.errors import (
 
 ERROR_CODES = (
     "bad_request unauthorized permission_denied unknown_channel already_subscribed not_subscribed "
-    "limit_exceeded rate_limited too_large token_expired unavailable internal"
+    "limit_exceeded rate_limited too_large token_expired unavailable internal key_reused"
 )
 
 CLOSE_CODES = {

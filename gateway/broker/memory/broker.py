@@ -24,9 +24,10 @@ from gateway.broker.base import (
     Retention,
     UserCommand,
 )
+from gateway.broker.content_digest import content_digest
 from gateway.broker.memory.store import Store
 from gateway.clock import Clock, monotonic, wall
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, KeyReused
 from gateway.presence.members import Members
 from gateway.tasks import Tasks, call_exception_handler
 from protocol.messages import Join, Leave, Member
@@ -80,7 +81,7 @@ class MemoryBroker:
             on_error or partial(call_exception_handler, "a task of the embedded broker failed")
         )
         self._members: dict[str, Members] = {}
-        self._published = self._replayed = 0
+        self._published = self._replayed = self._keys_reused = 0
 
     async def start(self, node: LocalNode) -> None:
         """Begin to serve *node*, and to sweep until `close`."""
@@ -104,13 +105,18 @@ class MemoryBroker:
         node = self._serving()
         now, channel, key = self._clock(), publication.channel, publication.key
         level = _acknowledged_level(publication)
+        digest = "" if key is None else content_digest(publication)
         if key is not None and (earlier := self._store.find_receipt(channel, key, now)) is not None:
+            receipt, earlier_digest = earlier
+            if digest != earlier_digest:
+                self._keys_reused += 1
+                raise KeyReused(key)
             self._replayed += 1
-            return Receipt(earlier.id, replayed=True, level=level)
+            return Receipt(receipt.id, replayed=True, level=level)
         message = self._store.append(publication, now, int(self._wall() * 1000))
         receipt = Receipt(message.message, level=level)
         if key is not None:
-            self._store.add_receipt(channel, key, receipt, now)
+            self._store.add_receipt(channel, key, receipt, digest, now)
         self._published += 1
         node.deliver(Delivery(message, publication.exclude))
         return receipt
@@ -202,6 +208,7 @@ class MemoryBroker:
             **self._store.statistics(),
             "published": self._published,
             "replayed": self._replayed,
+            "keys_reused": self._keys_reused,
             "refused": self._store.rejected,
         }
 

@@ -37,8 +37,8 @@ class Store:
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._logs: dict[str, ChannelLog] = {}
-        self._receipts: dict[tuple[str, str], Receipt] = {}
-        """By channel and idempotency key."""
+        self._receipts: dict[tuple[str, str], tuple[Receipt, str]] = {}
+        """Receipts and the digests of what was published, by channel and idempotency key."""
         self._receipt_expiries: deque[tuple[float, tuple[str, str]]] = deque()
         self._secret = os.urandom(16)
         self._generations = [0] * GENERATION_GROUPS
@@ -72,14 +72,14 @@ class Store:
             self._used += log.size - size_before
         return message
 
-    def add_receipt(self, channel: str, key: str, receipt: Receipt, now: float) -> None:
-        """Store *receipt* for the publish to *channel* with the idempotency key *key*."""
-        self._receipts[channel, key] = receipt
+    def add_receipt(self, channel: str, key: str, receipt: Receipt, digest: str, now: float) -> None:
+        """Store *receipt* for the publish to *channel* with *key*; *digest* is that of its content."""
+        self._receipts[channel, key] = (receipt, digest)
         self._receipt_expiries.append((now + self._key_ttl, (channel, key)))
         self._used += ENTRY_OVERHEAD_BYTES
 
-    def find_receipt(self, channel: str, key: str, now: float) -> Receipt | None:
-        """Return the receipt of an earlier publish to *channel* with *key*; None if there is none."""
+    def find_receipt(self, channel: str, key: str, now: float) -> tuple[Receipt, str] | None:
+        """Return receipt and digest of an earlier publish to *channel* with *key*; None if there is none."""
         self._expire_receipts(now)
         return self._receipts.get((channel, key))
 

@@ -30,7 +30,7 @@ from gateway.broker.redis.operations.lookups import CHANNELS_PER_LOOKUP
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.shard import Shard
 from gateway.clock import Clock, wall
-from gateway.errors import BrokerUnavailable, GatewayError
+from gateway.errors import BrokerUnavailable, GatewayError, KeyReused
 from gateway.tasks import Tasks, call_exception_handler
 from protocol.channels import personal_channel
 from protocol.messages import Member
@@ -139,9 +139,12 @@ class RedisBroker:
             BrokerUnavailable: after two seconds at most. It is unknown whether the message was published;
                 with an idempotency key it is safe to publish the message again.
             BrokerFull: Redis is out of memory; the message was not published.
+            KeyReused: the key belongs to another message; this message was not published.
         """
         try:
             return await self._shard(publication.channel).publisher.publish(publication)
+        except KeyReused:
+            raise
         except GatewayError:
             self._refused += 1
             raise

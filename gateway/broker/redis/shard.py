@@ -193,6 +193,7 @@ class Shard:
             "published": self.publisher.published,
             "replayed": self.publisher.replayed,
             "retried": self.publisher.retried,
+            "keys_reused": self.publisher.keys_reused,
             "channels": len(self.routes.channels),
             "entries": self.reader.entries,
             "healed": self.ordered_delivery.backfilled,

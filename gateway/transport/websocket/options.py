@@ -12,7 +12,7 @@ from protocol import limits
 class WebSocketOptions:
     """The bounds of every WebSocket connection of a listener."""
 
-    message_size: int = limits.MESSAGE_SIZE
+    message_size: int = limits.ENCODED_SIZE
     """Bytes in one message from the peer; a larger one closes the connection with 1009."""
     high_water: int = defaults.HIGH_WATER_BYTES
     """Bytes in asyncio's write buffer above which `writable` is False."""

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.hub.services import SessionLimits
+from protocol.errors import ErrorCode
 from protocol.messages import (
     Connect,
+    Error,
     History,
     HistoryPage,
     Join,
@@ -292,7 +294,7 @@ async def test_a_publisher_gets_its_message_like_every_subscriber() -> None:
         for each in (client, other):
             await each.subscribe("h:a")
         reply = await client.request(Publish(50, "h:a", payload_of({"x": 1}), key="k"))
-        again = await client.request(Publish(51, "h:a", payload_of({"x": 2}), key="k"))
+        again = await client.request(Publish(51, "h:a", payload_of({"x": 1}), key="k"))
         assert isinstance(reply, Published)
         assert again == replace(reply, id=51)
         (message,) = pushed(client, Message)
@@ -390,3 +392,36 @@ async def test_history_needs_a_subscription_and_a_channel_with_history() -> None
         await client.subscribe("h:a")
         error = await client.request_rejected(History(52, "h:a", since=MessageId(3, "x")))
         assert (error.code, "3-x is no longer in this history" in error.message) == ("bad_request", True)
+
+
+@on_virtual_time
+async def test_a_key_of_another_message_is_rejected() -> None:
+    async with running_node() as node:
+        client = await node.connect(user="ann")
+        await client.subscribe("h:a")
+        await client.request(Publish(50, "h:a", payload_of(1), key="k"))
+        error = await client.request(Publish(51, "h:a", payload_of(2), key="k"))
+        assert isinstance(error, Error)
+        assert (error.code, error.retry_after_ms) == (ErrorCode.KEY_REUSED, None)
+        await until_idle()
+        assert client.values() == [1]
+        # The same user may repeat it on another connection, and another user has keys of its own.
+        again = await (await node.connect(user="ann")).request(Publish(50, "h:a", payload_of(1), key="k"))
+        other = await (await node.connect(user="bob")).request(Publish(50, "h:a", payload_of(2), key="k"))
+        assert isinstance(again, Published)
+        assert isinstance(other, Published)
+        assert [reply.message and reply.message.offset for reply in (again, other)] == [1, 2]
+
+
+@on_virtual_time
+async def test_data_above_the_limit_is_rejected_and_the_connection_stays() -> None:
+    async with running_node(limits=SessionLimits(message_size=100)) as node:
+        client = await node.connect()
+        await client.subscribe("h:a")
+        assert isinstance(await client.request(Publish(50, "h:a", payload_of("x" * 98))), Published)
+        error = await client.request(Publish(51, "h:a", payload_of("x" * 99)))
+        assert isinstance(error, Error)
+        assert (error.code, error.retry_after_ms) == (ErrorCode.TOO_LARGE, None)
+        assert isinstance(await client.request(Publish(52, "h:a", payload_of("after"))), Published)
+        await until_idle()
+        assert client.values() == ["x" * 98, "after"]

@@ -48,7 +48,7 @@ FAST_PATH_REQUESTS: dict[str, bytes] = {
     "keep-alive": request(body(), "Connection: keep-alive"),
     "null": request(body(data=None, key=None, tags=None)),
     "everything": request(body(key="k", tags={"a": "b"}, exclude=["c"], history=True, other=1)),
-    "the same key again": request(body(key="k")),
+    "the same key again": request(body(key="k", tags={"a": "b"}, exclude=["c"])),
     "not stored": request(body(history=False)),
     "no history": request(body(channel="plain:1")),
     "personal": request(body(channel="@ann")),

@@ -137,6 +137,7 @@ async def test_a_batch_is_carried_out_in_order_and_one_failure_stops_nothing() -
         {"publish": {"channel": "nowhere:1", "data": 1}},
         {"publish": {"channel": "chat", "data": "x" * 65}},
         {"publish": {"channel": "chat", "data": 2, "key": "k"}},
+        {"publish": {"channel": "chat", "data": 2, "key": "k"}},
         {"publish": {"channel": "chat", "data": 3, "key": "k"}},
     ]
     async with api.client() as client:
@@ -150,10 +151,45 @@ async def test_a_batch_is_carried_out_in_order_and_one_failure_stops_nothing() -
         "too_large",
         None,
         None,
+        "key_reused",
     ]
     assert results[1]["error"]["message"] == "publish.data: is missing"
     assert results[7]["replayed"] is True
     assert api.node.data() == [1, 2]
+
+
+@pytest.mark.parametrize("path", ["/v1/publish", "/v1/broadcast", "/v1/notify", "/v1/batch"])
+async def test_a_key_of_another_message_is_rejected(path: str) -> None:
+    api = await make_api()
+
+    def body(data: Any, *, targets: int = 1) -> dict[str, Any]:
+        message, names = {"data": data, "key": "k"}, [f"u{number}" for number in range(targets)]
+        return {
+            "/v1/publish": {"channel": "chat", **message},
+            "/v1/broadcast": {"channels": names, **message},
+            "/v1/notify": {"users": names, **message},
+            "/v1/batch": {"commands": [{"publish": {"channel": name, **message}} for name in names]},
+        }[path]
+
+    async with api.client() as client:
+        first = await client.post(path, json=body({"a": 1, "b": 2}))
+        # The same content: in another order, as MessagePack, and for one target more.
+        same = await client.post(
+            path,
+            content=msgpack.packb(body({"b": 2, "a": 1}, targets=2)),
+            headers={"content-type": "application/msgpack", "accept": "application/json"},
+        )
+        other = await client.post(path, json=body({"a": 1, "b": 3}, targets=3))
+    if path == "/v1/publish":
+        assert (first.json()["replayed"], same.json()) == (False, {**first.json(), "replayed": True})
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "key_reused")
+        assert "retry-after" not in other.headers
+    else:
+        assert [result["replayed"] for result in same.json()["results"]] == [True, False]
+        codes = [result.get("error", {}).get("code") for result in other.json()["results"]]
+        assert codes == ["key_reused", "key_reused", None]
+    assert api.node.data()[0] == {"a": 1, "b": 2}
+    assert len(api.node.data()) == {"/v1/publish": 1}.get(path, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import random
 from functools import partial
 
 from gateway.broker.base import AckLevel, Publication, Receipt
+from gateway.broker.content_digest import content_digest
 from gateway.broker.redis import codec
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, result_or_none
@@ -18,9 +19,9 @@ from gateway.broker.redis.timeouts import (
     PUBLISH_RETRY_JITTER_SECONDS,
     PUBLISH_RETRY_RATIO,
 )
-from gateway.broker.uid import new_uid
+from gateway.broker.uid import UID_SIZE, new_uid
 from gateway.clock import Clock
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, KeyReused
 from protocol.position import MessageId
 
 
@@ -58,7 +59,7 @@ class Publisher:
         self._key_ttl = milliseconds(options.key_ttl)
         self._wall = wall
         self._retry_credit = PUBLISH_RETRY_CREDIT_MAX
-        self.published = self.replayed = self.retried = 0
+        self.published = self.replayed = self.retried = self.keys_reused = 0
 
     async def publish(self, publication: Publication) -> Receipt:
         """Publish and return the receipt.
@@ -66,6 +67,7 @@ class Publisher:
         A publish with an idempotency key is retried once, within the deadline and the retry budget.
 
         Raises:
+            KeyReused: the message was not published.
             BrokerUnavailable: raised by the deadline at the latest; the message may have been published.
             BrokerFull: the message was not published.
         """
@@ -75,8 +77,9 @@ class Publisher:
             self._retry_credit = min(PUBLISH_RETRY_CREDIT_MAX, self._retry_credit + PUBLISH_RETRY_RATIO)
         body = codec.pack_publication(publication, int(self._wall() * 1000))
         level = publication.level or self._options.default_level
+        digest = "" if publication.key is None else content_digest(publication)
         # Outside of the `try`: a call that is rejected here is not sent, and a retry would be rejected too.
-        call = self._call(publication, body, level, deadline)
+        call = self._call(publication, body, digest, level, deadline)
         try:
             answer = await call
         except BrokerUnavailable:
@@ -88,9 +91,13 @@ class Publisher:
             self.retried += 1
             await asyncio.sleep(delay)
             # Pack the command again, because this node may have another incarnation by now.
-            answer = await self._call(publication, body, level, deadline)
+            answer = await self._call(publication, body, digest, level, deadline)
         _, offset, uid, replayed, *replicas = answer
         if replayed:
+            # The uid ends in the digest; a receipt that release 0.1.0 wrote has none.
+            if publication.key is not None and uid[UID_SIZE:].decode() not in ("", digest):
+                self.keys_reused += 1
+                raise KeyReused(publication.key)
             self.replayed += 1
         else:
             self.published += 1
@@ -100,9 +107,11 @@ class Publisher:
         replicated = await result_or_none(replicas[0], deadline)
         return Receipt(id, bool(replayed), AckLevel.REPLICATED if replicated else AckLevel.STORED)
 
-    def _call(self, publication: Publication, body: bytes, level: AckLevel, deadline: float) -> AnswerFuture:
+    def _call(
+        self, publication: Publication, body: bytes, digest: str, level: AckLevel, deadline: float
+    ) -> AnswerFuture:
         """Call the script after every earlier publish to the channel, whatever the level of that one is."""
-        command, channel = self._command(publication, body, level), publication.channel
+        command, channel = self._command(publication, body, digest, level), publication.channel
         if level is AckLevel.STORED and channel not in self._calls_with_replicated:
             return self._pipeline.call(command, deadline)
         answer = self._replicated_pipeline.call(command, deadline, trailing=level is AckLevel.REPLICATED)
@@ -116,7 +125,7 @@ class Publisher:
         if not self._calls_with_replicated[channel]:
             del self._calls_with_replicated[channel]
 
-    def _command(self, publication: Publication, body: bytes, level: AckLevel) -> Command:
+    def _command(self, publication: Publication, body: bytes, digest: str, level: AckLevel) -> Command:
         keys, channel, retention = self._keys, publication.channel, publication.retention
         # Only the keys that the script needs: while a slot of a Cluster moves, Redis rejects a command with a
         # key that does not exist.
@@ -130,7 +139,7 @@ class Publisher:
             keys.inbox_prefix,
             self._options.inbox_limit,
             channel,
-            new_uid(),
+            new_uid(digest),
             body,
             0 if retention is None else retention.size,
             0 if retention is None else milliseconds(retention.ttl),

@@ -4,8 +4,9 @@
 --   size, ttl: how many messages the history keeps (0: none), and for how many milliseconds
 --   fresh: a new uid for a channel without a position
 --   replicate: present if a WAIT follows this script on the connection
--- Returns {beat, offset, uid, replayed}: beat 0 and replayed 1 if an earlier publish with the key is repeated;
--- offset 0 and uid '' if the message is not stored.
+--   uid: with an idempotency key its end is a digest of the content, which a repetition is compared with
+-- Returns {beat, offset, uid, replayed}: beat 0, replayed 1 and the earlier uid if a publish with the key was made
+-- before; offset 0 if the message is not stored.
 local state, beats, route = KEYS[1], KEYS[2], KEYS[3]
 local inbox_prefix, limit, channel, uid, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local size, ttl, meta_ttl, fresh = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
@@ -42,7 +43,6 @@ if size > 0 then
   redis.call('PEXPIRE', meta, ttl + meta_ttl)
   head = 'm ' .. number .. ' ' .. uid .. ' ' .. previous_uid .. ' ' .. channel
 else
-  uid = ''
   head = 'm 0 - - ' .. channel
 end
 append_to_routed_inboxes(route, inbox_prefix, limit, head, body)
