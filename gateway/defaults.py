@@ -56,6 +56,20 @@ MEMORY_BYTES = 256 * 1024 * 1024
 POSITION_TTL_SECONDS = 3_600.0
 """For which the position of a channel outlives its last message, so that returning clients can recover."""
 
+# ---------------------------------------------------------------- one node
+
+NODE_MEMORY_BYTES = 1024 * 1024 * 1024
+"""That clients may make a node hold together, where `limits.memory` is not given and no machine is asked."""
+
+PROCESS_BYTES = 100 * 1024 * 1024
+"""That a worker takes without clients: 90 MB with CPython 3.11 on Linux."""
+
+CONNECTION_BYTES = 16 * 1024
+"""That one connection takes, about, with a subscription or two and nothing in its outbox."""
+
+MIN_NODE_MEMORY_BYTES = 16 * 1024 * 1024
+"""The smallest `limits.memory`: each of its parts has room for what it is for (docs/memory.md)."""
+
 # ---------------------------------------------------------------- one connection
 
 OUTBOX_BYTES = 1024 * 1024

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from gateway.clock import Clock, Scheduler
 from gateway.delivery.full_outboxes import FullOutboxes
+from gateway.delivery.outbox_memory import OutboxMemory
 from gateway.delivery.overflow import DROPPING_POLICIES
+from gateway.memory import MemoryBudget
 
 LONG_FLUSH_SECONDS = 0.001
 """A flush that takes longer is followed by a delay. See `Flusher`."""
@@ -41,16 +43,19 @@ class Flusher:
         clock: Clock = time.perf_counter,
         *,
         delay: float,
+        memory: MemoryBudget,
     ) -> None:
         """Call *before_flush* before each flush, which offers the messages that channels have collected.
 
-        *delay* is how many seconds the next flush waits after a long one (`Broker.flush_delay`).
+        *delay* is how many seconds the next flush waits after a long one (`Broker.flush_delay`). *memory* is
+        what all outboxes may hold together.
         """
         self._scheduler = scheduler
         self._before_flush = before_flush
         self._clock = clock
         self._delay = delay
         self.full_outboxes = FullOutboxes(clock)
+        self.outbox_memory = OutboxMemory(memory)
         self._marked: list[Flushable] = []
         self._requested = False
         self._delayed_until = 0.0
@@ -82,6 +87,8 @@ class Flusher:
             self._before_flush()
         finally:
             self._flush_marked()
+        if self.outbox_memory.exceeded:
+            self.outbox_memory.shed_excess()
         self._flushes += 1
         ended = self._clock()
         took = ended - started
@@ -116,4 +123,5 @@ class Flusher:
             "bytes": sum(outbox.size for outbox in {*full, *self._marked}),
             "full": len(full),
             "stalled": len(full) - len(full.recent()),
+            "shed_disconnected": self.outbox_memory.disconnected,
         }

@@ -10,9 +10,11 @@ from typing import Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
-from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, memory_cost
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.overflow import Subscriber
+from gateway.hub.newest_messages import CachingChannels
+from gateway.memory import NodeMemory
 from protocol.codec import Codec
 from protocol.messages import Join, Leave
 from protocol.position import MessageId
@@ -20,8 +22,8 @@ from protocol.position import MessageId
 CACHED_MESSAGES = 64
 """Newest messages that a channel keeps: most clients that resume are served without asking the broker."""
 
-CACHED_BYTES = 256 * 1024
-"""Bytes of JSON that these messages may have together; the newest message is kept whatever its size."""
+CACHED_BYTES = 512 * 1024
+"""Bytes of memory that these messages may take together; the newest message is kept whatever its size."""
 
 ARRIVAL_TIMEOUT_SECONDS = 3.0
 """How long a resume waits for this node to receive what its client has received on another node."""
@@ -79,15 +81,15 @@ class MemberList(Protocol):
 class ChannelTotals:
     """Running totals over all channels of a node."""
 
-    __slots__ = ("behind", "cached_bytes", "deliveries")
+    __slots__ = ("behind", "caching", "deliveries")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: NodeMemory | None = None) -> None:
+        self.caching = CachingChannels((memory or NodeMemory()).newest_messages)
+        """Those that keep messages, and the bytes that these take."""
         self.deliveries = 0
         """How many times a message was offered to a subscriber."""
         self.behind = 0
         """Subscriptions that are behind now."""
-        self.cached_bytes = 0
-        """Bytes of JSON of the newest messages that the channels keep."""
 
 
 class Channel:
@@ -107,6 +109,7 @@ class Channel:
         "position",
         "position_before_cache",
         "presence_watchers",
+        "recently_used",
         "routed",
         "routing",
         "rules",
@@ -139,6 +142,9 @@ class Channel:
         self.totals = totals or ChannelTotals()
         self._cached: deque[EncodedMessage] = deque()
         self._cached_bytes = 0
+        """Bytes of memory that the cached messages take, with their frames in the codecs of `subscribers`."""
+        self.recently_used = False
+        """Whether a message was cached, or read from the cache, since memory was short."""
         self._pending: list[EncodedMessage] = []
         self._position_before_pending: MessageId | None = None
         self._advanced: asyncio.Future[None] | None = None
@@ -162,7 +168,10 @@ class Channel:
     def add(self, subscription: ChannelSubscriber) -> None:
         """Offer *subscription* all messages that are delivered from now on."""
         self.offer_pending()
-        self.subscribers.setdefault(subscription.codec, {})[subscription] = None
+        if subscription.codec not in self.subscribers:
+            self.subscribers[subscription.codec] = {}
+            self._count_cached()
+        self.subscribers[subscription.codec][subscription] = None
         if subscription.watches_presence:
             self.presence_watchers[subscription] = None
 
@@ -274,6 +283,7 @@ class Channel:
         known = self.position_before_cache if skip == 0 else self._cached[skip - 1].id
         if known != position:
             return None
+        self.recently_used = True
         return list(islice(self._cached, skip, None if limit is None else skip + limit))
 
     def newest(self, count: int, *, not_before: float) -> list[EncodedMessage] | None:
@@ -283,6 +293,7 @@ class Channel:
         """
         if not 0 < count <= len(self._cached):
             return None
+        self.recently_used = True
         newest = list(islice(self._cached, len(self._cached) - count, None))
         return newest if (newest[0].message.time or 0) > not_before * 1000 else None
 
@@ -327,10 +338,16 @@ class Channel:
         self.offer_pending()
         self._start_history_at(self.position)
 
+    def discard_newest_messages(self) -> None:
+        """Free the cached messages: the node needs the memory. The history stays the same."""
+        self._cached.clear()
+        self._count_cached()
+        self.position_before_cache = self.position
+
     def _start_history_at(self, position: MessageId | None) -> None:
         self._cached.clear()
-        self.totals.cached_bytes -= self._cached_bytes
-        self._cached_bytes = 0
+        self._count_cached()
+        self.totals.caching.discard(self)
         self.history_generation = object()
         self.position_before_cache = self.position = position
 
@@ -346,18 +363,28 @@ class Channel:
             # No client ever got this position, so none resumes from before this message.
             self._start_history_at(MessageId(message_id.offset - 1, ""))
         self.position = message_id
+        self.recently_used = True
+        if not self._cached:
+            self.totals.caching.add(self)
         self._cached.append(encoded)
-        size = len(encoded.message.data.json)
-        self._cached_bytes += size
-        self.totals.cached_bytes += size
-        while len(self._cached) > CACHED_MESSAGES or (
-            self._cached_bytes > CACHED_BYTES and len(self._cached) > 1
-        ):
+        codecs = len(self.subscribers) or 1
+        size = self._cached_bytes + memory_cost(encoded.message, codecs)
+        while len(self._cached) > CACHED_MESSAGES or (size > CACHED_BYTES and len(self._cached) > 1):
             dropped = self._cached.popleft()
-            size = len(dropped.message.data.json)
-            self._cached_bytes -= size
-            self.totals.cached_bytes -= size
+            size -= memory_cost(dropped.message, codecs)
             self.position_before_cache = dropped.id
+        caching = self.totals.caching
+        caching.budget.used += size - self._cached_bytes
+        self._cached_bytes = size
+        if caching.budget.used > caching.budget.limit:
+            caching.make_room()
+
+    def _count_cached(self) -> None:
+        """Count the bytes of the cached messages again: they, or the codecs in use, have changed."""
+        codecs = len(self.subscribers) or 1
+        size = sum(memory_cost(encoded.message, codecs) for encoded in self._cached)
+        self.totals.caching.budget.used += size - self._cached_bytes
+        self._cached_bytes = size
 
     def __repr__(self) -> str:
         return f"<Channel {self.name} at {self.position} {len(self)} subscribers>"

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.broker.base import Broker, HistorySlice
-from gateway.delivery.encoding import EncodedMessage, last_position
-from gateway.delivery.reply_size import messages_size
+from gateway.delivery.encoding import EncodedMessage, last_position, memory_cost
+from gateway.memory import MemoryBudget
+from protocol.codec import CODECS
 from protocol.position import MessageId
-
-CACHE_BYTES = 4 * 1024 * 1024
-"""Bytes of messages, as JSON, that the cache keeps."""
 
 PAGE_MESSAGES = 1024
 """Messages of a page: as many as a read asks for, unless they are large."""
@@ -63,7 +61,8 @@ class _Page:
         self.before = before
         """The position that the first message follows."""
         self.messages = messages
-        self.size = messages_size(messages)
+        self.size = sum(memory_cost(encoded.message, len(CODECS)) for encoded in messages)
+        """Bytes of memory that the messages take, with their frames."""
 
     def index_after(self, position: MessageId) -> int | None:
         """Return the index of the first message after *position*; None if *position* is not in the page."""
@@ -104,12 +103,11 @@ class _RunningRead:
 class HistoryCache:
     """Histories, read in pages that begin and end at the same offsets for every caller."""
 
-    def __init__(self, broker: Broker, *, size: int = CACHE_BYTES, page: int = PAGE_MESSAGES) -> None:
-        """Read *page* messages at a time from *broker*, and keep about *size* bytes of them."""
+    def __init__(self, broker: Broker, budget: MemoryBudget, *, page: int = PAGE_MESSAGES) -> None:
+        """Read *page* messages at a time from *broker*, and keep as many pages as are in *budget*."""
         self._broker = broker
-        self._limit = size
+        self._budget = budget
         self._page = page
-        self._size = 0
         self._pages: OrderedDict[_Key, _Page] = OrderedDict()
         self._page_reads: dict[_Key, _RunningRead] = {}
         self._newest_reads: dict[tuple[object, int], asyncio.Future[None]] = {}
@@ -246,25 +244,26 @@ class HistoryCache:
             self._put((generation, number), _Page(before, piece))
             before = last_position(piece, before) or before
             start += len(piece)
-        while self._size > self._limit and len(self._pages) > 1:
+        while self._budget.used > self._budget.limit and len(self._pages) > 1:
             _, dropped = self._pages.popitem(last=False)
-            self._size -= dropped.size
+            self._budget.give_back(dropped.size)
+            self._budget.freed += 1
 
     def _put(self, key: _Key, page: _Page) -> None:
         cached = self._pages.pop(key, None)
         if cached is not None:
-            self._size -= cached.size
-            if cached.size + page.size <= self._limit:
+            self._budget.give_back(cached.size)
+            if cached.size + page.size <= self._budget.limit:
                 page = cached.merged(page) or page.merged(cached) or page
         self._pages[key] = page
-        self._size += page.size
+        self._budget.used += page.size
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
-        return {"reads": self._reads, "hits": self._hits, "bytes": self._size}
+        return {"reads": self._reads, "hits": self._hits, "bytes": self._budget.used}
 
     def __repr__(self) -> str:
-        return f"<HistoryCache {len(self._pages)} pages of {self._size} bytes>"
+        return f"<HistoryCache {len(self._pages)} pages of {self._budget.used} bytes>"
 
 
 def _offset(encoded: EncodedMessage) -> int:

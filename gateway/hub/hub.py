@@ -25,6 +25,7 @@ from gateway.errors import GatewayError
 from gateway.hub.backpressure import Backpressure
 from gateway.hub.channel import Channel, ChannelTotals
 from gateway.hub.history_cache import HistoryCache
+from gateway.memory import NodeMemory
 from gateway.tasks import Tasks
 from protocol.messages import Gap, ServerMessage
 
@@ -69,13 +70,17 @@ class Hub:
         tasks: Tasks,
         clock: Clock = monotonic,
         wall_clock: Clock = wall,
+        memory: NodeMemory | None = None,
     ) -> None:
-        """Serve what *broker* delivers to *node*."""
+        """Serve what *broker* delivers to *node*; *memory* is what clients may make it hold."""
         self.node = node
+        self.memory = memory = memory or NodeMemory()
         self.broker = broker
         self.tasks = tasks
-        self.flusher = Flusher(scheduler, self.flush_channels, clock, delay=broker.flush_delay)
-        self.history_cache = HistoryCache(broker)
+        self.flusher = Flusher(
+            scheduler, self.flush_channels, clock, delay=broker.flush_delay, memory=memory.outboxes
+        )
+        self.history_cache = HistoryCache(broker, memory.history_pages)
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, LocalSession] = {}
         """Connected sessions, by connection id."""
@@ -93,7 +98,7 @@ class Hub:
         self.close_counts: Counter[int] = Counter()
         """How many connections this node has closed, by close code."""
         self._messages = 0
-        self._totals = ChannelTotals()
+        self._totals = ChannelTotals(memory)
 
     # ------------------------------------------------------------ what a broker calls
 
@@ -212,7 +217,7 @@ class Hub:
             "deliveries": self._totals.deliveries,
             "behind": self._totals.behind,
             "commands_waiting": self.commands_waiting,
-            "cached_bytes": self._totals.cached_bytes,
+            "cached_bytes": self.memory.newest_messages.used,
         }
 
     # ------------------------------------------------------------ inside

@@ -53,6 +53,9 @@ class Transport(Writer, Protocol):
     def close(self, code: int, reason: str = "") -> None:
         """Send a Close frame with *code*; the session gets no further message."""
 
+    def abort(self) -> None:
+        """Close the connection at once, without what waits in its write buffer."""
+
     def pause(self) -> None:
         """Stop reading from the connection."""
 
@@ -230,6 +233,10 @@ class Session:
         else:
             self._run_command(command)
 
+    def on_full(self) -> None:
+        """Count what the socket's write buffer holds."""
+        self.outbox.on_full()
+
     def on_drained(self) -> None:
         """Write what waits: the socket accepts more."""
         self.outbox.on_drained()
@@ -263,6 +270,11 @@ class Session:
         """Close: not even what must not be dropped fits into the outbox."""
         self.outbox.discard()
         self.close(CloseCode.SLOW_CONSUMER)
+
+    def on_memory_exceeded(self) -> None:
+        """Close, and free the socket's write buffer: all clients together hold more than `limits.memory`."""
+        self.on_too_slow()
+        self.transport.abort()
 
     def on_outbox_drained(self) -> None:
         """Start the catch-up of what was dropped, unless it runs already."""

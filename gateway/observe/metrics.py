@@ -64,6 +64,10 @@ COUNTERS: Mapping[str, str] = {
     "admission_refused_rate": "handshakes rejected because of limits.connects_per_second",
     "admission_refused_user": "connections rejected or closed because of limits.connections_per_user",
     "log_dropped": "log lines that could not be written",
+    "outbox_shed_disconnected": "clients disconnected because all outboxes together were over their memory",
+    "memory_outboxes_freed": "outboxes shed because all of them together were over their memory",
+    "memory_newest_messages_freed": "channels whose newest messages were freed to make room for others",
+    "memory_history_pages_freed": "pages of histories that were freed to make room for others",
 }
 """Figures that only grow, and what they count; all others are gauges."""
 
@@ -73,12 +77,12 @@ GAUGES: Mapping[str, str] = {
     "hub_channels": "channels with a subscriber on this node",
     "hub_behind": "subscriptions that wait for a catch-up",
     "hub_commands_waiting": "commands that wait until an earlier one on their connection is done",
-    "hub_cached_bytes": "bytes of JSON in the newest messages that channels keep for clients that resume",
+    "hub_cached_bytes": "bytes of the newest messages that channels keep for clients that resume",
     "outbox_bytes": "bytes that wait in all outboxes",
     "outbox_full": "outboxes that wait for a full socket",
     "outbox_stalled": "outboxes that have waited for a full socket for more than a second",
     "backpressure_waiting": "publishes whose answer is being delayed",
-    "history_cache_bytes": "bytes of JSON in the history that clients who catch up share",
+    "history_cache_bytes": "bytes of the history that clients who catch up share",
     "broker_channels": "channels with stored state; with Redis, channels and users with a route to this node",
     "broker_bytes": "bytes of stored histories and idempotency keys",
     "broker_bytes_limit": "the setting broker.memory, in bytes",
@@ -96,6 +100,15 @@ GAUGES: Mapping[str, str] = {
     "admission_overloaded": "1 while handshakes are rejected because the event loop lags",
     "push_heads": "request header blocks cached for the fast path",
     "tasks_running": "tasks that are running",
+    **{
+        f"memory_{name}_{what}": f"{meaning} {kind}"
+        for name, kind in {
+            "outboxes": "waiting for clients that do not read",
+            "newest_messages": "of the newest messages of channels",
+            "history_pages": "of histories read for clients that catch up",
+        }.items()
+        for what, meaning in {"bytes": "bytes", "limit_bytes": "the bound of the bytes"}.items()
+    },
     "loop_lag_p99_seconds": "99th percentile of event loop lag over the last 3 seconds",
 }
 """The gauges, and what they show."""

@@ -20,6 +20,7 @@ from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.hub.services import Services
 from gateway.hub.session import Session
+from gateway.memory import NodeMemory
 from gateway.observe import health, logs
 from gateway.observe.loop_lag import LoopLag
 from gateway.observe.metrics import Exposition
@@ -74,8 +75,11 @@ class GatewayNode:
         self._refusals = RefusalLog(self._log)
         self._tasks = Tasks(self._log_error)
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
+        self._memory = NodeMemory(settings.memory())
         self._broker = factory.broker(settings, on_error=self._log_error, on_notice=self._on_broker_notice)
-        self.hub = Hub(settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks)
+        self.hub = Hub(
+            settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks, memory=self._memory
+        )
         self._namespaces = Namespaces(settings.namespaces(), strict=settings.channels.strict)
         self._admission = Admission(factory.admission_limits(settings))
         self._loop_lag = LoopLag(loop, monotonic, self._on_overload_change)
@@ -251,6 +255,7 @@ class GatewayNode:
                 "tasks": self._tasks.statistics,
                 "loop": self._loop_lag.statistics,
                 "log": logs.statistics,
+                "memory": self._memory.statistics,
             },
             close_counts=lambda: dict.fromkeys(CLOSES, 0) | self.hub.close_counts,
             workers=worker_metrics,

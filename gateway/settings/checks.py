@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.defaults import RESERVED_DESCRIPTORS
+from gateway.defaults import MIN_NODE_MEMORY_BYTES, RESERVED_DESCRIPTORS
 from gateway.settings.faults import SettingFault, dotted, shown
 from gateway.settings.model import Settings, descriptors_for_connections
 from gateway.settings.sections import MIN_BEAT, NAMESPACE_PATTERN
@@ -289,6 +289,17 @@ def _descriptors(settings: Settings) -> Iterator[SettingFault]:
         )
 
 
+def _memory(settings: Settings) -> Iterator[SettingFault]:
+    memory = settings.limits.memory
+    if 0 < memory < MIN_NODE_MEMORY_BYTES:
+        yield SettingFault(
+            "limits.memory",
+            str(memory),
+            "too small",
+            f"give at least {MIN_NODE_MEMORY_BYTES}; 0 for a quarter of the machine's memory",
+        )
+
+
 def _drain(settings: Settings) -> Iterator[SettingFault]:
     drain = settings.drain
     if drain.window > drain.timeout:
@@ -314,6 +325,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _outbox,
     _costs,
     _descriptors,
+    _memory,
     _drain,
 )
 

@@ -9,7 +9,8 @@ import socket
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.access.permissions import DEFAULT_NAMESPACE, ChannelRules
-from gateway.defaults import RESERVED_DESCRIPTORS
+from gateway.defaults import MIN_NODE_MEMORY_BYTES, RESERVED_DESCRIPTORS
+from gateway.settings.available_memory import available_memory
 from gateway.settings.sections import (
     AuthSettings,
     BrokerSettings,
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
     def max_connections(self) -> int:
         """Return `limits.connections`, or as many as the file descriptors of this process allow."""
         return self.limits.connections or descriptors_for_connections()
+
+    def memory(self) -> int:
+        """Return `limits.memory` in bytes, or this worker's part of a quarter of the memory that there is."""
+        return self.limits.memory or max(MIN_NODE_MEMORY_BYTES, available_memory() // 4 // self.node.workers)
 
     def namespaces(self) -> dict[str, ChannelRules]:
         """Return the rules of every configured namespace, `default` among them.

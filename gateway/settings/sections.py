@@ -27,6 +27,7 @@ from gateway.settings.units import (
     Rate,
     Seconds,
     Size,
+    SizeOrDefault,
 )
 from protocol import limits
 
@@ -329,6 +330,7 @@ class LimitsSettings(Section):
     history_reply: Annotated[Positive, Field(le=MAX_MESSAGES_READ)] = limits.HISTORY_LIMIT
     presence_reply: Annotated[Positive, Field(le=MAX_MESSAGES_READ)] = defaults.PRESENCE_REPLY
     rewind: Annotated[Count, Field(le=MAX_MESSAGES_READ)] = defaults.REWIND
+    memory: Annotated[SizeOrDefault, Field(le=MAX_MEMORY)] = 0
 
 
 class DrainSettings(Section):

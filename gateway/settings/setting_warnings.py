@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from gateway.access.keys import RECOMMENDED_SECRET_BYTES
+from gateway.defaults import CONNECTION_BYTES, PROCESS_BYTES
+from gateway.settings.available_memory import available_memory
 from gateway.settings.faults import SettingFault
 from gateway.settings.model import Settings
 from protocol import limits
@@ -90,9 +92,38 @@ def longest_connect(settings: Settings) -> Connect:
     )
 
 
+def _memory(settings: Settings) -> Iterator[SettingFault]:
+    memory, available = settings.limits.memory, available_memory()
+    needed = promised_memory(settings)
+    if memory > available:
+        yield SettingFault(
+            "limits.memory",
+            str(memory),
+            f"more than the memory of this machine or container, {available}",
+            "give less, or 0 for a quarter of that",
+        )
+    elif needed > available:
+        parts = "limits.memory" if settings.broker.kind == "redis" else "limits.memory and broker.memory"
+        yield SettingFault(
+            "limits.memory",
+            str(memory),
+            f"this machine or container has {available} bytes of memory, and the gateway may need {needed}"
+            f" (docs/memory.md)",
+            f"give less in {parts}, or use fewer workers",
+        )
+
+
+def promised_memory(settings: Settings) -> int:
+    """Return how many bytes all workers may take, connections that are idle aside (docs/memory.md)."""
+    stored = settings.broker.memory if settings.broker.kind == "memory" else 0
+    connections = settings.limits.connections * CONNECTION_BYTES
+    return settings.node.workers * (PROCESS_BYTES + stored + settings.memory() + connections)
+
+
 WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _short_secret,
     _tokens_for_others,
     _channels_and_rate,
     _channels_and_size,
+    _memory,
 )

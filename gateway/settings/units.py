@@ -148,6 +148,8 @@ Seconds = Annotated[float, BeforeValidator(seconds)]
 Period = Annotated[float, BeforeValidator(seconds), Field(ge=MIN_PERIOD_SECONDS)]
 """A duration of a millisecond or more."""
 Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
+SizeOrDefault = Annotated[int, BeforeValidator(size), Field(ge=0)]
+"""A size; 0 stands for a default that is computed."""
 Count = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=1)]
 Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(ge=0.001, allow_inf_nan=False)]

@@ -70,7 +70,11 @@ class MemoryTransport:
             self.writes.append(data)
             self._written_since_drain += len(data)
             if self.capacity is not None and self._written_since_drain >= self.capacity:
-                self.writable = False
+                self.fill()
+
+    def buffered(self) -> int:
+        """Return the bytes that were written since the last `drain`, if the capacity is used up; else 0."""
+        return 0 if self.writable else self._written_since_drain
 
     def pause(self) -> None:
         """Stop reading."""
@@ -114,8 +118,10 @@ class MemoryTransport:
             self._receiver.on_message(payload, binary=self.codec.binary if binary is None else binary)
 
     def fill(self) -> None:
-        """Make `writable` False until `drain`."""
+        """Make `writable` False until `drain`, and report it to the receiver."""
         self.writable = False
+        if self._receiver is not None:
+            self._receiver.on_full()
 
     def drain(self) -> None:
         """Make `writable` True, and report it to the receiver; the capacity starts anew."""

@@ -11,6 +11,9 @@ class Receiver(Protocol):
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         """Handle one complete message; text has been checked to be UTF-8."""
 
+    def on_full(self) -> None:
+        """Note that the socket accepts no more data: `writable` is False. No frame may be written here."""
+
     def on_drained(self) -> None:
         """Continue writing: the socket accepts data again after `writable` was False."""
 

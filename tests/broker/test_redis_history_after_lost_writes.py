@@ -9,6 +9,7 @@ from gateway.broker.base import Retention
 from gateway.broker.redis.keys import Keys
 from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache
+from gateway.memory import MIB, MemoryBudget
 from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import Fleet
 from tests.broker.redis_server import running_redis
@@ -31,12 +32,12 @@ async def test_a_position_from_before_a_loss_recovers_nothing_from_after_it(
             after = await publish(broker, "c", *range(newer), retention=LONG)
             assert after[0].offset == 4
             for position in before:
-                channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
+                channel, pages = Channel("c", RULES), HistoryCache(broker, MemoryBudget(MIB), page=8)
                 channel.start_at(after[-1])
                 part = await pages.messages_after(channel, position)
                 assert part.gap_reason, position
                 assert not part.messages
-            channel, pages = Channel("c", RULES), HistoryCache(broker, page=8)
+            channel, pages = Channel("c", RULES), HistoryCache(broker, MemoryBudget(MIB), page=8)
             channel.start_at(after[-1])
             part = await pages.messages_after(channel, after[0])
             assert not part.gap_reason

@@ -27,6 +27,9 @@ class Echo:
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         self._link.write(data_frame(payload, binary=binary))
 
+    def on_full(self) -> None:
+        """Do nothing."""
+
     def on_drained(self) -> None:
         """Ignored: an echo has no backlog."""
 

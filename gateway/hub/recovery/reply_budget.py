@@ -20,7 +20,7 @@ CONCURRENT_READS = 16
 A read may bring half an outbox, 512 KiB. For 128 channels at once that would be 64 MiB for one client,
 most of it read for nothing, as the reply has room for one of them. So at most 16 reads, 8 MiB, are under
 way, beside what is kept for the reply. Pages come from a shared cache (`hub.history_cache`), but a page in
-use stays in memory after the cache has dropped it: the 4 MiB of the cache do not bound this. Calls that
+use stays in memory after the cache has dropped it: the bound of the cache does not bound this. Calls that
 bring no messages, such as routing and joining, are not counted: they travel together.
 """
 

@@ -213,6 +213,8 @@ class WebSocketTransport(asyncio.Protocol):
         self._stall_detector = StallDetector(
             self._transport, self._loop, self._clock, self._options.stall_timeout
         )
+        if self._receiver is not None:
+            self._receiver.on_full()
 
     def resume_writing(self) -> None:
         """Note that the socket accepts data again."""

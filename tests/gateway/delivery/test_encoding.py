@@ -45,12 +45,15 @@ def test_anything_but_data_frames_is_an_error(wrong: bytes) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-def test_a_message_is_encoded_once_for_each_codec(codec: Codec) -> None:
-    message = Message("a", payload_of({"x": 1}), message_id(1))
+@pytest.mark.parametrize("size", [1, 1_000, 70_000])
+def test_a_message_is_encoded_once_for_each_codec(codec: Codec, size: int) -> None:
+    message = Message("a", payload_of("x" * size), message_id(1))
     encoded = EncodedMessage(message)
-    body = encoded.body(codec.subprotocol)
-    assert body == codec.encode(message)
-    assert encoded.body(codec.subprotocol) is body
+    frame = encoded.frame(codec)
+    assert frame == data_frame(codec.encode(message), binary=codec.binary)
+    assert encoded.frame(codec) is frame
+    assert encoded.body(codec.subprotocol) == codec.encode(message)
+    assert EncodedBatch(codec, [encoded], None).data is frame, "one copy, shared by all"
     assert repr(encoded) == f"<EncodedMessage a 1-u1 in ['{codec.subprotocol}']>"
 
 

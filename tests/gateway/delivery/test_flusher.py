@@ -7,6 +7,7 @@ from gateway.clock import FakeClock
 from gateway.delivery.flusher import LONG_FLUSH_SECONDS, Flusher
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.overflow import DROPPING_POLICIES
+from gateway.memory import MIB, MemoryBudget
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
 from tests.gateway.delivery.queue_items import FakeSubscriber, pong_frame
@@ -43,7 +44,9 @@ class Setup:
         self.clock = clock or FakeClock()
         self.flushed_at: list[float] = []
         self.before_flush: Callable[[], Any] = lambda: None
-        self.flusher = Flusher(self.clock, self._before_flush, self.clock, delay=DELAY)
+        self.flusher = Flusher(
+            self.clock, self._before_flush, self.clock, delay=DELAY, memory=MemoryBudget(MIB)
+        )
         self.transports = transports
         self.outboxes = [Outbox(transport, self.flusher, Owner(), 1024 * 1024) for transport in transports]
 
@@ -147,7 +150,7 @@ def test_the_flush_after_a_long_one_is_delayed(took: float, delay: float) -> Non
 def test_the_delay_is_as_long_as_configured() -> None:
     clock = FakeClock(0.0)
     transport = SlowTransport(clock, 1.0)
-    flusher = Flusher(clock, lambda: None, clock, delay=0.25)
+    flusher = Flusher(clock, lambda: None, clock, delay=0.25, memory=MemoryBudget(MIB))
     outbox = Outbox(transport, flusher, Owner(), 1024)
     outbox.enqueue(pong_frame(1))
     clock.run()
@@ -207,7 +210,14 @@ def test_outboxes_are_flushed_although_before_flush_raises() -> None:
 def test_dropped_counts_are_added_by_policy() -> None:
     setup = Setup()
     nothing = dict.fromkeys((f"dropped_{policy}" for policy in DROPPING_POLICIES), 0)
-    assert setup.flusher.statistics() == {"flushes": 0, **nothing, "bytes": 0, "full": 0, "stalled": 0}
+    assert setup.flusher.statistics() == {
+        "flushes": 0,
+        **nothing,
+        "bytes": 0,
+        "full": 0,
+        "stalled": 0,
+        "shed_disconnected": 0,
+    }
     setup.flusher.count_dropped({"catch_up": 2})
     setup.flusher.count_dropped({"catch_up": 1, "conflate": 5})
     statistics = setup.flusher.statistics()

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from gateway.clock import FakeClock
 from gateway.delivery.flusher import Flusher
 from gateway.delivery.outbox import WRITE_BATCH_BYTES, Outbox
+from gateway.delivery.outbox_memory import ITEM_BYTES
 from gateway.delivery.overflow import DROPPING_POLICIES, POLICIES
+from gateway.memory import MIB, MemoryBudget
 from gateway.transport.memory import MemoryTransport
 from protocol.messages import PongReply
 from protocol.position import MessageId
@@ -23,7 +25,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.behind: dict[str, MessageId] = {}
-        self.too_slow_count = 0
+        self.too_slow_count = self.aborted_count = 0
         self.drained_count = 0
         self.when_too_slow: Callable[[], None] = lambda: None
 
@@ -34,6 +36,9 @@ class Owner:
         self.too_slow_count += 1
         self.when_too_slow()
 
+    def on_memory_exceeded(self) -> None:
+        self.aborted_count += 1
+
     def on_outbox_drained(self) -> None:
         self.drained_count += 1
 
@@ -41,11 +46,12 @@ class Owner:
 class Setup:
     """An outbox and what it needs, on a fake clock."""
 
-    def __init__(self, *, capacity: int | None = None, limit: int = LIMIT) -> None:
+    def __init__(self, *, capacity: int | None = None, limit: int = LIMIT, memory: int = MIB) -> None:
         self.clock = FakeClock()
         self.transport = MemoryTransport(capacity=capacity)
         self.owner = Owner()
-        self.flusher = Flusher(self.clock, lambda: None, self.clock, delay=0.001)
+        self.memory = MemoryBudget(memory)
+        self.flusher = Flusher(self.clock, lambda: None, self.clock, delay=0.001, memory=self.memory)
         self.outbox = Outbox(self.transport, self.flusher, self.owner, limit)
 
     def offer(self, subscriber: FakeSubscriber, first: int, *numbered: bool, size: int = 0) -> None:
@@ -346,3 +352,135 @@ def test_an_outbox_is_full_as_soon_as_a_part_of_it_was_written() -> None:
     statistics = setup.flusher.statistics()
     assert (statistics["full"], statistics["bytes"]) == (1, setup.outbox.size)
     assert setup.outbox.size > WRITE_BATCH_BYTES
+
+
+# ---------------------------------------------------------------- all outboxes together
+
+
+class Node:
+    """Several outboxes, each with a full socket, that share a budget."""
+
+    def __init__(self, memory: int, *policies: str, buffered: int = 0) -> None:
+        self.setups = [Setup(limit=10 * LIMIT) for _ in policies]
+        flusher = self.flusher = Setup(memory=memory).flusher
+        self.subscribers = [FakeSubscriber(f"{policy}-{n}", policy) for n, policy in enumerate(policies)]
+        for setup in self.setups:
+            setup.flusher = flusher
+            setup.outbox = Outbox(setup.transport, flusher, setup.owner, 10 * LIMIT)
+            setup.owner.when_too_slow = setup.outbox.discard
+            setup.transport.write(bytes(buffered))
+            setup.transport.fill()
+            setup.outbox.on_full()
+
+    def offer(self, number: int, messages: int, *, size: int = 500) -> None:
+        """Offer messages of *size* bytes to one outbox, and end the turn."""
+        for offset in range(1, messages + 1):
+            self.setups[number].offer(self.subscribers[number], offset, size=size)
+        self.flusher.run()
+
+    @property
+    def used(self) -> int:
+        return self.flusher.outbox_memory.budget.used
+
+
+def test_beyond_the_memory_of_all_the_largest_outbox_is_shed_first() -> None:
+    node = Node(40_000, *["catch_up"] * 3)
+    node.offer(0, 10)
+    node.offer(1, 20)
+    assert [setup.owner.behind for setup in node.setups] == [{}, {}, {}]
+    node.offer(2, 15)
+    assert [list(setup.owner.behind) for setup in node.setups] == [[], ["catch_up-1"], []]
+    assert node.setups[1].outbox.size == 0
+    assert node.used == sum(
+        setup.outbox.size + ITEM_BYTES * count for setup, count in zip(node.setups, (10, 0, 15), strict=True)
+    )
+    budget = node.flusher.outbox_memory.budget
+    assert (budget.freed, node.flusher.statistics()["shed_disconnected"]) == (1, 0)
+    assert node.flusher.statistics()["dropped_catch_up"] == 20
+
+
+@pytest.mark.parametrize(
+    ("policy", "left", "closed"),
+    [("catch_up", 0, 0), ("conflate", 1, 0), ("drop_oldest", 0, 0), ("disconnect", 0, 1)],
+)
+def test_what_is_shed_depends_on_the_policy(policy: str, left: int, closed: int) -> None:
+    node = Node(20_000, policy)
+    node.offer(0, 30)
+    (setup,) = node.setups
+    assert setup.owner.too_slow_count == closed
+    assert setup.outbox.size // 500 == left
+    assert node.flusher.statistics()["shed_disconnected"] == closed
+    assert node.used <= 20_000
+
+
+def test_what_is_enqueued_in_one_turn_is_shed_before_its_end() -> None:
+    node = Node(150_000, "catch_up", "catch_up")
+    for number in (0, 1):
+        for offset in range(1, 100):
+            node.setups[number].offer(node.subscribers[number], offset, size=900)
+    # No turn has ended: counted whenever it has grown by a batch.
+    assert any(setup.owner.behind for setup in node.setups)
+
+
+def test_replies_are_not_dropped_and_their_client_is_disconnected() -> None:
+    node = Node(20_000, "catch_up", "catch_up")
+    for number in range(20):
+        node.setups[0].outbox.enqueue(bytes(1_000))
+        node.offer(1, 1, size=number)
+    assert node.setups[0].owner.too_slow_count == 1
+    assert node.setups[1].owner.too_slow_count == 0
+
+
+def test_clients_whose_write_buffers_take_the_memory_are_aborted() -> None:
+    node = Node(50_000, *["catch_up"] * 6, buffered=10_000)
+    assert node.used == 60_000
+    node.flusher.run()
+    assert sum(setup.owner.aborted_count for setup in node.setups) == 1
+    assert node.used == 50_000
+
+
+def test_a_socket_that_accepts_more_is_not_counted() -> None:
+    node = Node(50_000, "catch_up", buffered=10_000)
+    node.offer(0, 10)
+    (setup,) = node.setups
+    assert node.used == 10_000 + setup.outbox.size + 10 * ITEM_BYTES
+    setup.transport.drain()
+    setup.outbox.on_drained()
+    assert (node.used, len(node.flusher.outbox_memory)) == (0, 0)
+    node.setups[0].transport.fill()
+    setup.outbox.on_full()
+    node.offer(0, 10)
+    assert node.used
+    setup.outbox.discard()
+    node.offer(0, 10)
+    assert (node.used, len(node.flusher.outbox_memory)) == (0, 0)
+
+
+def test_an_outbox_that_is_not_slow_is_written_and_not_shed() -> None:
+    setup = Setup(limit=1_000_000, memory=100_000)
+    for offset in range(1, 200):
+        setup.offer(FEED, offset, size=900)
+    setup.clock.run()
+    assert setup.owner.behind == {}
+    assert setup.written_items() == [("message", offset) for offset in range(1, 200)]
+    assert setup.flusher.outbox_memory.budget.used == 0
+
+
+@given(st.data())
+@no_deadline
+def test_all_outboxes_together_stay_within_their_memory(data: st.DataObject) -> None:
+    policies = data.draw(st.lists(st.sampled_from(POLICIES), min_size=1, max_size=5))
+    node = Node(30_000, *policies, buffered=data.draw(st.integers(0, 2_000)))
+    for _ in range(data.draw(st.integers(1, 20))):
+        number = data.draw(st.integers(0, len(policies) - 1))
+        if data.draw(st.booleans()):
+            node.offer(number, data.draw(st.integers(1, 30)), size=data.draw(st.integers(0, 1_000)))
+        else:
+            node.setups[number].transport.drain()
+            node.setups[number].outbox.on_drained()
+            node.setups[number].transport.fill()
+        assert node.used <= 30_000
+    for setup in node.setups:
+        setup.transport.drain()
+        setup.outbox.on_drained()
+    assert node.used == 0

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.broker.base import Retention
-from gateway.delivery.encoding import EncodedBatch, EncodedMessage
-from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, memory_cost
+from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel, ChannelTotals
 from gateway.hub.subscription import Subscription
+from gateway.memory import MemoryBudget
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Join, Leave, Member, Message
 from protocol.payload import payload_of
@@ -301,7 +302,7 @@ def test_only_the_newest_messages_are_cached() -> None:
 def test_the_cache_is_bounded_in_bytes() -> None:
     channel = channel_at()
     for number in range(1, 6):
-        channel.collect(encoded_message(number, "x" * (CACHED_BYTES // 3)))
+        channel.collect(encoded_message(number, "x" * (CACHED_BYTES // 6)))
     assert channel.position_before_cache == message_id(3)
     channel.collect(encoded_message(6, "x" * 2 * CACHED_BYTES))
     assert (channel.position_before_cache, numbers(channel.messages_after(message_id(5)))) == (
@@ -310,6 +311,63 @@ def test_the_cache_is_bounded_in_bytes() -> None:
     ), "the newest stays, whatever its size"
     enqueue(channel, 7)
     assert channel.position_before_cache == message_id(6)
+
+
+def caching_channels(memory: int, *names: str) -> tuple[list[Channel], MemoryBudget]:
+    """Return channels that may keep *memory* bytes of newest messages together."""
+    totals = ChannelTotals()
+    totals.caching.budget.limit = memory
+    channels = [Channel(name, KEPT, totals) for name in names]
+    for channel in channels:
+        channel.start_at(message_id(0))
+    return channels, totals.caching.budget
+
+
+def test_beyond_the_memory_of_all_the_channel_not_used_for_longest_loses_its_newest_messages() -> None:
+    one = memory_cost(encoded_message(1).message, 1)
+    (first, second, third), budget = caching_channels(4 * one, *"abc")
+    enqueue(first, 1, 2)
+    enqueue(second, 1)
+    enqueue(third, 1)
+    assert (budget.used, budget.freed) == (4 * one, 0)
+    generation = first.history_generation
+    enqueue(third, 2)
+    assert (budget.used, budget.freed) == (3 * one, 1)
+    assert (first.position, first.position_before_cache) == (message_id(2), message_id(2))
+    assert first.messages_after(message_id(1)) is None, "its clients resume from the broker"
+    assert first.history_generation is generation, "pages that were read of it stay valid"
+    assert first.messages_after(message_id(2)) == []
+    assert numbers(second.messages_after(message_id(0))) == [1]
+    enqueue(first, 3)
+    assert numbers(first.messages_after(message_id(2))) == [3]
+    first.messages_after(message_id(2))
+    enqueue(third, 3)
+    assert budget.used <= 4 * one
+    for channel in (first, second, third):
+        channel.discard_state()
+    assert (budget.used, len(first.totals.caching)) == (0, 0)
+
+
+def test_a_message_larger_than_the_memory_of_all_is_not_kept() -> None:
+    (channel,), budget = caching_channels(1_000, "a")
+    session, _ = subscribe(channel)
+    enqueue(channel, 1, 2)
+    channel.offer_pending()
+    assert session.offered == [(message_id(0), [1, 2])], "offered all the same"
+    assert (budget.used, channel.position_before_cache) == (0, message_id(2))
+
+
+def test_frames_in_a_second_codec_are_counted() -> None:
+    (channel,), budget = caching_channels(1_000_000, "a")
+    subscribe(channel)
+    channel.collect(encoded_message(1, "x" * 1_000))
+    before = budget.used
+    subscribe(channel, codec=MSGPACK)
+    assert budget.used - before == 2 * len(payload_of("x" * 1_000))
+    channel.collect(encoded_message(2, "x" * 1_000))
+    assert budget.used == 2 * memory_cost(encoded_message(2, "x" * 1_000).message, 2)
+    channel.discard_state()
+    assert budget.used == 0
 
 
 def test_after_the_numbering_restarts_no_earlier_position_is_served() -> None:

@@ -13,6 +13,7 @@ from gateway.broker.base import Publication, Retention
 from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache
 from gateway.hub.services import SessionLimits
+from gateway.memory import MemoryBudget
 from protocol.messages import Gap, Subscribe
 from protocol.payload import payload_of
 from protocol.position import MessageId
@@ -42,7 +43,7 @@ def test_from_every_position_the_next_messages_are_returned(
 
 async def check_all_positions(batch: int, most: int, kept: int, steps: list[tuple[str, int]]) -> None:
     async with running_node(broker=(broker := memory_broker())):
-        channel, cache = Channel("h:a", RULES["h"]), HistoryCache(broker, size=2_000, page=batch)
+        channel, cache = Channel("h:a", RULES["h"]), HistoryCache(broker, MemoryBudget(2_000), page=batch)
         ids = [(await broker.read("h:a")).position]
         channel.start_at(ids[0])
         for step, number in steps:
@@ -149,15 +150,15 @@ async def test_a_subscription_behind_gets_a_gap_and_is_live_when_its_history_is_
 @on_virtual_time
 async def test_the_cache_is_bounded() -> None:
     async with running_node(broker=(broker := memory_broker()), rules=LONG) as node:
-        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, size=20_000, page=10)
+        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, MemoryBudget(100_000), page=10)
         beginning = position = (await broker.read("h:a")).position
         await node.publish("h:a", *("x" * 850 for _ in range(100)))
         channel.start_at((await broker.read("h:a")).position)
         while part := (await cache.messages_after(channel, position)).messages:
             position = part[-1].id or position
-            assert cache.statistics()["bytes"] <= 20_000
+            assert cache.statistics()["bytes"] <= 100_000
         assert position == channel.position
-        large = HistoryCache(broker, size=1)
+        large = HistoryCache(broker, MemoryBudget(1))
         for _ in range(3):
             assert len((await large.messages_after(channel, beginning, 10)).messages) == 10
         assert large.statistics()["reads"] == 1, (

@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import BrokerUnavailable
 from gateway.hub.channel import Channel
 from gateway.hub.history_cache import HistoryCache, HistoryPart
+from gateway.memory import MIB, MemoryBudget
 from protocol.position import MessageId
 from tests.gateway.hub.interleavings import GatedBroker, unavailable
 from tests.gateway.node import RULES, running_node, values_of
@@ -33,7 +34,7 @@ async def run_test(test: Test) -> None:
             await broker.inner.publish(node.publication("h:a", number)) for number in range(PUBLISHED)
         ]
         ids = [receipt.id for receipt in receipts if receipt.id is not None]
-        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, page=BATCH)
+        channel, cache = Channel("h:a", LONG["h"]), HistoryCache(broker, MemoryBudget(MIB), page=BATCH)
         channel.start_at(ids[-1])
 
         def read(position: MessageId) -> asyncio.Task[HistoryPart]:

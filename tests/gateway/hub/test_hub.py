@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from gateway.broker.base import Delivery, PossibleLoss
+from gateway.delivery.encoding import MESSAGE_OVERHEAD_BYTES
 from gateway.hub.channel import CACHED_MESSAGES, Channel
 from protocol.codec import MSGPACK
 from protocol.messages import (
@@ -83,12 +84,15 @@ async def test_bytes_of_the_newest_messages_are_counted_over_all_channels() -> N
         for channel in ("h:a", "h:b", "open"):
             await node.publish(channel, "12345678")
         await until_idle()
-        assert node.hub.statistics()["cached_bytes"] == 2 * len('"12345678"')
+        one = MESSAGE_OVERHEAD_BYTES + 2 * len('"12345678"')  # the data, and the frame for JSON
+        assert node.hub.statistics()["cached_bytes"] == 2 * one
         await node.publish("h:a", *(CACHED_MESSAGES * ["1"]))
         await until_idle()
-        assert node.hub.statistics()["cached_bytes"] == len('"12345678"') + CACHED_MESSAGES * len('"1"')
+        assert node.hub.statistics()["cached_bytes"] == one + CACHED_MESSAGES * (
+            MESSAGE_OVERHEAD_BYTES + 2 * len('"1"')
+        )
         await client.request(Unsubscribe(client.next_id(), "h:a"))
-        assert node.hub.statistics()["cached_bytes"] == len('"12345678"')
+        assert node.hub.statistics()["cached_bytes"] == one
 
 
 @on_virtual_time

@@ -73,3 +73,10 @@ def test_a_period_that_would_be_no_millisecond_is_a_fault(file: Path, key: str) 
 def test_an_interval_of_renewals_that_floods_redis_is_a_fault(file: Path) -> None:
     (line,) = faults_of(file, 'broker.beat = "1ms"', flags=KEYS)
     assert line == "broker.beat = 0.001: too small; give at least 0.1; 0 for a third of broker.lease"
+
+
+def test_less_memory_than_its_parts_need_is_a_fault(file: Path) -> None:
+    (line,) = faults_of(file, 'limits.memory = "1MiB"', flags=KEYS)
+    assert line == (
+        "limits.memory = 1048576: too small; give at least 16777216; 0 for a quarter of the machine's memory"
+    )

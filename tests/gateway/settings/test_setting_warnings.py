@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.access.ratelimit import CommandLimiter
+from gateway.defaults import MIN_NODE_MEMORY_BYTES
 from gateway.settings import Settings, load
+from gateway.settings.available_memory import available_memory
 from gateway.settings.setting_warnings import longest_connect, warnings
 from protocol.codec import JSON
 
@@ -99,3 +101,33 @@ def test_a_warning_says_what_to_give() -> None:
     assert lines[1].startswith("limits.message_size = 65536: a client that resumes ")
     flags |= {"limits.command_burst": 2_001, "limits.message_size": int(lines[1].rpartition(" ")[2])}
     assert list(warnings(load(None, dev=True, flags={**flags, "outbox.size": "2MiB"}))) == []
+
+
+def test_more_memory_than_the_machine_has_is_warned_of() -> None:
+    available = available_memory()
+    (warning,) = warnings(load(None, dev=True, flags={"limits.memory": available + 1}))
+    assert str(warning) == (
+        f"limits.memory = {available + 1}: more than the memory of this machine or container, {available}; "
+        "give less, or 0 for a quarter of that"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"limits.memory": available_memory() - 2**20},
+        {"broker.memory": available_memory()},
+    ],
+)
+def test_a_sum_that_is_more_than_the_machine_has_is_warned_of(flags: dict[str, object]) -> None:
+    (warning,) = warnings(load(None, dev=True, flags=flags))
+    assert str(warning).startswith("limits.memory = ")
+    assert f"this machine or container has {available_memory()} bytes of memory, and" in str(warning)
+    assert "give less in limits.memory and broker.memory" in str(warning)
+
+
+def test_without_limits_memory_each_worker_has_its_part_of_a_quarter() -> None:
+    assert Settings().memory() == max(MIN_NODE_MEMORY_BYTES, available_memory() // 4)
+    flags: dict[str, object] = {"node.workers": 2, "broker.kind": "redis", "broker.url": "redis://h"}
+    assert load(None, dev=True, flags=flags).memory() == max(MIN_NODE_MEMORY_BYTES, available_memory() // 8)
+    assert load(None, dev=True, flags={"limits.memory": "64MiB"}).memory() == 64 * 2**20

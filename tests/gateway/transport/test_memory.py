@@ -17,6 +17,9 @@ class Recorder:
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         self.calls.append((payload, binary))
 
+    def on_full(self) -> None:
+        """Do nothing."""
+
     def on_drained(self) -> None:
         self.calls.append("drained")
 

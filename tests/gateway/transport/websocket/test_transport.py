@@ -37,12 +37,16 @@ class Recorder:
 
     messages: list[Message] = field(default_factory=list)
     close_codes: list[int] = field(default_factory=list)
+    full_count: int = 0
     drain_count: int = 0
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         self.messages.append((payload, binary))
         self.called.set()
+
+    def on_full(self) -> None:
+        self.full_count += 1
 
     def on_drained(self) -> None:
         self.drain_count += 1
@@ -462,6 +466,7 @@ async def test_writable_is_false_while_the_socket_is_full_and_on_drained_is_call
     async with attached(FULL, buffer=4_096) as (connection, recorder):
         size = fill(connection.websocket)
         assert connection.websocket.buffered() > FULL.high_water
+        assert recorder.full_count == 1
         await connection.client.read_exactly(size)
         async with asyncio.timeout(10):
             while not recorder.drain_count:
