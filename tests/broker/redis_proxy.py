@@ -37,10 +37,21 @@ class ProxyServer:
         assert self._server is not None
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     def cut(self) -> None:
         """Abort every connection; new ones are accepted."""
         for each in self._connections:
             each.cancel()
+
+    async def close_connections(self) -> None:
+        """Close every connection, and return when all are closed; new ones are accepted."""
+        connections = set(self._connections)
+        self.cut()
+        await asyncio.wait(connections)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -63,12 +74,14 @@ class ProxyServer:
 
 
 class Proxy(ProxyServer):
-    """A proxy that can be paused in one direction or both."""
+    """A proxy that can be paused in one direction or both, and that can forget connections."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self._requests = asyncio.Event()
         self._answers = asyncio.Event()
+        self._ways: set[tuple[_Way, _Way]] = set()
+        """Requests and answers of each connection."""
         self.release()
 
     def hold(self) -> None:
@@ -85,17 +98,47 @@ class Proxy(ProxyServer):
         self._requests.set()
         self._answers.set()
 
+    def forget(self, *kept: bytes) -> int:
+        """Swallow what the present connections send from now on, without a word to either side.
+
+        Connections whose last request contains one of *kept* are not forgotten. Returns how many are.
+        """
+        forgotten = [ways for ways in self._ways if not any(each in ways[0].last for each in kept)]
+        for requests, answers in forgotten:
+            requests.swallows = answers.swallows = True
+        return len(forgotten)
+
     async def _forward(self, node: End, redis: End) -> None:
-        ways = {
-            asyncio.ensure_future(_pump(node[0], redis[1], self._requests)),
-            asyncio.ensure_future(_pump(redis[0], node[1], self._answers)),
-        }
+        ways = _Way(node[0], redis[1], self._requests), _Way(redis[0], node[1], self._answers)
+        self._ways.add(ways)
+        running = {asyncio.ensure_future(each.forward()) for each in ways}
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in ways:
+            self._ways.discard(ways)
+            for each in running:
                 each.cancel()
-            await asyncio.wait(ways)
+            await asyncio.wait(running)
+
+
+class _Way:
+    """One direction of a connection."""
+
+    def __init__(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        self._source, self._sink, self._gate = source, sink, gate
+        self.last = b""
+        """What was forwarded last."""
+        self.swallows = False
+
+    async def forward(self) -> None:
+        with suppress(OSError, RuntimeError):
+            while data := await self._source.read(CHUNK):
+                await self._gate.wait()
+                if self.swallows:
+                    continue
+                self.last = data
+                self._sink.write(data)
+                await self._sink.drain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +187,8 @@ class CuttingProxy(ProxyServer):
                 await each.wait_closed()
 
 
-async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event | None = None
-) -> None:
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     with suppress(OSError, RuntimeError):
         while data := await source.read(CHUNK):
-            if gate is not None:
-                await gate.wait()
             sink.write(data)
             await sink.drain()

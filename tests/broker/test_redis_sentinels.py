@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from protocol.position import MessageId
 from tests.broker.contract_machine import until_available
 from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import Fleet, RunningNode, eventually, wait_until_rejected
+from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_sentinels import (
     PRIMARY_NAME,
     SentinelSetup,
@@ -203,6 +204,62 @@ def hanging(*servers: RedisServer) -> Iterator[None]:
     finally:
         for server in servers:
             os.kill(server.pid, signal.SIGCONT)
+
+
+def watchers(*sentinels: RedisServer) -> list[int]:
+    """Return how many connections of each sentinel are subscribed to failovers, other sentinels apart."""
+    counts = []
+    for sentinel in sentinels:
+        with sentinel.client() as client:
+            counts.append(sum(each["sub"] == "1" for each in client.client_list()))
+    return counts
+
+
+@contextlib.asynccontextmanager
+async def watching(primary: SentinelPrimary) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(primary.watch_failovers())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("hanging_number", range(3))
+async def test_a_failover_that_one_sentinel_does_not_announce_is_announced_by_another(
+    primary_and_replica: SentinelSetup, hanging_number: int
+) -> None:
+    """As in a partition: the sentinel beside the former primary knows of nothing."""
+    sentinels = primary_and_replica.sentinels
+    primary = SentinelPrimary(Server.from_url(primary_and_replica.url), FakeClock())
+    async with watching(primary):
+        await eventually(lambda: watchers(*sentinels) == [1, 1, 1])
+        first = await primary.locate(recheck=False)
+        assert primary.is_current(first, recheck=False)
+        with hanging(sentinels[hanging_number]):
+            working = sentinels[(hanging_number + 1) % 3]
+            working.execute("SENTINEL", "FAILOVER", PRIMARY_NAME)
+            await eventually(lambda: not primary.is_current(first, recheck=False))
+            assert await primary.locate(recheck=False) != first
+
+
+async def test_a_subscription_to_a_sentinel_that_a_middlebox_has_forgotten_is_replaced(
+    primary_and_replica: SentinelSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.broker.redis.timeouts.SENTINEL_PING_SECONDS", 0.05)
+    sentinel = primary_and_replica.sentinels[0]
+    async with Proxy(sentinel.port) as proxy:
+        port = proxy.url.rpartition(":")[2].removesuffix("/0")
+        url = f"redis+sentinel://127.0.0.1:{port}/{PRIMARY_NAME}"
+        primary = SentinelPrimary(Server.from_url(url), FakeClock())
+        async with watching(primary):
+            await eventually(lambda: watchers(sentinel) == [1])
+            first = await primary.locate(recheck=False)
+            await eventually(lambda: proxy.connections == 1)
+            assert proxy.forget() == 1
+            await eventually(lambda: not primary.is_current(first, recheck=False))
+            assert await primary.locate(recheck=False) == first
+            await eventually(lambda: watchers(sentinel)[0] >= 1)
 
 
 async def test_hanging_sentinels_do_not_delay_the_lookup(tmp_path: Path) -> None:

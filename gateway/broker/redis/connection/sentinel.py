@@ -1,4 +1,4 @@
-"""Finds a primary that sentinels watch: asks all sentinels, and subscribes to failovers at one sentinel.
+"""Finds a primary that sentinels watch: asks all sentinels, and subscribes to failovers at all of them.
 
 Follows Redis' guidelines for Sentinel clients
 (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from redis import exceptions
 
@@ -63,27 +64,46 @@ class SentinelPrimary:
         self._invalidations += 1
 
     async def watch_failovers(self) -> None:
-        """Stay subscribed to one sentinel; if its connection is lost, to the next one. Never returns.
+        """Stay subscribed to every sentinel, so that the first announcement of any counts. Never returns.
 
         After a planned failover the former primary accepts writes for seconds, and these writes are lost; its
-        answers do not show that it was replaced.
+        answers do not show that it was replaced. A sentinel on the other side of a partition announces
+        nothing, so one subscription is not enough.
         """
-        while True:
+        async with asyncio.TaskGroup() as group:
             for address in self._sentinels:
-                with contextlib.suppress(exceptions.RedisError, OSError):
-                    await self._subscribe(address)
-                await asyncio.sleep(timeouts.SENTINEL_RESUBSCRIBE_SECONDS)
+                group.create_task(self._watch(address))
+
+    async def _watch(self, address: Address) -> None:
+        while True:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await self._subscribe(address)
+            await asyncio.sleep(timeouts.SENTINEL_RESUBSCRIBE_SECONDS)
 
     async def _subscribe(self, address: Address) -> None:
+        """Invalidate at each announcement of the sentinel at *address*, until its connection is lost."""
         async with opened(self._connection(address)) as sentinel:
             async with asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS):
                 await execute_command(sentinel, "SUBSCRIBE", SWITCH_MASTER)
             # A failover may have been announced before this subscription.
             self.invalidate()
             while True:
-                *_, announcement = await sentinel.read_response()
-                if announcement.split(b" ")[0].decode() == self._master:
+                message = await self._next_message(sentinel)
+                if message[0] == b"message" and message[2].split(b" ")[0].decode() == self._master:
                     self.invalidate()
+
+    async def _next_message(self, sentinel: Any) -> list[bytes]:
+        """Return the next message of a subscription; ask for one if *sentinel* is silent for too long.
+
+        Raises:
+            TimeoutError: the connection is dead, for example because a middlebox has forgotten it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeouts.SENTINEL_PING_SECONDS):
+                return await _read_message(sentinel)
+        async with asyncio.timeout(timeouts.PRIMARY_LOOKUP_TIMEOUT_SECONDS):
+            await sentinel.send_command("PING")
+            return await _read_message(sentinel)
 
     @property
     def _recheck_due(self) -> bool:
@@ -149,6 +169,12 @@ class SentinelPrimary:
 
     def __repr__(self) -> str:
         return f"<SentinelPrimary {self._master} at {self._address}>"
+
+
+async def _read_message(sentinel: Any) -> list[bytes]:
+    # Without disconnecting: a read that is interrupted by a timeout is continued later.
+    message: list[bytes] = await sentinel.read_response(disconnect_on_error=False)
+    return message
 
 
 def _reason(error: Exception) -> str:
