@@ -45,6 +45,8 @@ COUNTERS: Mapping[str, str] = {
     "broker_calls": "calls to Redis",
     "broker_trips": "pipelines in which calls were sent to Redis",
     "broker_failures": "calls to Redis that failed",
+    "broker_resent": "calls that were sent again because Redis had certainly not carried them out",
+    "broker_replaced": "idle connections to Redis that were found closed or dead, and were replaced",
     "push_published": "publishes that were answered on the fast path",
     "push_stalled": "connections of backends that were aborted because no answers were read",
     "push_rejected_heads": "requests of backends that were malformed, or whose head exceeded a bound",

@@ -102,6 +102,7 @@ async def test_leaves_during_an_outage_are_sent_after_it(server: RedisServer, fl
     await two.broker.leave("a", "c1")
     server.start()
     assert await one.node.received(1) == [Leave("a", ANN)]
+    await eventually(one.broker.ready)
     assert list((await one.broker.presence("a")).members) == [BOB]
 
 

@@ -208,6 +208,7 @@ class Shard:
             "breaker_opened": self.health.breaker.times_opened,
             **connections,
             "failures": connections["failures"] + self.reader.failures,
+            "replaced": connections["replaced"] + self.reader.replaced,
         }
 
     # ------------------------------------------------------------ LeaseObserver
@@ -224,7 +225,8 @@ class Shard:
         self._tasks.spawn(self.presence.rejoin(announce=lease_expired))
 
     def lease_renewed(self) -> None:
-        """Retry the failed calls for routes, members and leaves, and the failed read of user commands."""
+        """Test idle connections; retry the failed calls for routes, members, leaves and user commands."""
+        self.connections.probe_idle()
         self.routes.retry_failed()
         self.route_audit.check_next()
         self.presence.retry_failed()

@@ -1,9 +1,11 @@
 """Timeouts, retry delays and breaker limits of the Redis broker, in seconds unless the name says otherwise.
 
-Retries happen at one layer only: `operations/publisher.py` retries a publish once, and only if it has an
-idempotency key. Any other failed call is reported to its caller at once. Calls that must succeed eventually
-(routes, members, leaves) are retried after a later lease renewal. `connection/error_table.py` says how each
-kind of error is handled; docs/redis.md#when-something-fails says what clients see of it.
+`connection/pipeline.py` sends a call that Redis has certainly not carried out again, until its deadline. A
+call that may have been carried out is retried at one layer only: `operations/publisher.py` retries a publish
+once, and only if it has an idempotency key. Any other failed call is reported to its caller at once. Calls
+that must succeed eventually (routes, members, leaves) are retried after a later lease renewal.
+`connection/error_table.py` says how each kind of error is handled; docs/redis.md#when-something-fails says
+what clients see of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ RENEWAL_TIMEOUT_MIN_SECONDS, RENEWAL_TIMEOUT_MAX_SECONDS = 0.5, 2.0
 publish: a Redis that still answers publishes does not count as lost."""
 CONNECT_TIMEOUT_SECONDS = 1.5
 """For a new connection, including finding the primary and loading the scripts: four round trips."""
+PROBE_TIMEOUT_SECONDS = 1.0
+"""For the answer to a PING over an idle connection. Half of a publish's timeout: a publish that arrives
+meanwhile is still sent in time over the connection that replaces this one."""
 INBOX_BLOCK_SECONDS = 1.0
 """`BLOCK` of one XREAD of an empty inbox."""
 INBOX_BLOCK_GRACE_SECONDS = 1.0
@@ -50,6 +55,9 @@ PUBLISH_RETRY_CREDIT_MAX = 10.0
 """Retries that may be saved up."""
 PUBLISH_RETRY_JITTER_SECONDS = 0.1
 """A publish is retried after a random delay below this: full jitter."""
+RESEND_JITTER_SECONDS = 0.1
+"""Calls that were not carried out are sent again at once, and from the second time on after a random delay
+below this."""
 RECONNECT_SECONDS = 0.2
 """Mean delay between two attempts to reach a Redis that is down; each attempt is one lease renewal."""
 RENEWAL_MIN_INTERVAL_SECONDS = 0.02
@@ -63,7 +71,9 @@ INBOX_UNREADABLE_SECONDS = 3.0
 """How long reads of the inbox may fail before the shard counts as unavailable, even while the lease is
 held."""
 SENTINEL_RESUBSCRIBE_SECONDS = 0.5
-"""Delay before subscribing to the next sentinel after the connection to a sentinel is lost."""
+"""Delay before subscribing again after the connection to a sentinel is lost."""
+SENTINEL_PING_SECONDS = 5.0
+"""Interval at which the connection to a sentinel that announces nothing is tested."""
 SENTINEL_RECHECK_SECONDS = 5.0
 """Interval at which sentinels are asked again while no call fails: the primary that this node reaches may be
 one that the other nodes have replaced."""

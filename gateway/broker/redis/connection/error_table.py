@@ -24,12 +24,14 @@ class ErrorAction(Enum):
     """The call fails with `BrokerUnavailable`; the connection stays."""
     RECONNECT = auto()
     """The call fails with `BrokerUnavailable`; the next call uses a new connection."""
+    RESEND = auto()
+    """The call was not carried out: it is sent again over a new connection while the shard is available."""
     OUT_OF_MEMORY = auto()
     """The call fails with `BrokerFull`; the connection stays."""
     LOAD_SCRIPTS = auto()
     """The call was not carried out: the scripts are loaded, and the call is retried once."""
     FIND_PRIMARY = auto()
-    """The call was not carried out: the primary is looked up, and the call is retried there, once."""
+    """The call was not carried out: the primary is looked up, and the call is sent again there."""
     SLOT_MOVING = auto()
     """The call fails with `SlotMoving`: the slot is moving to another node of the Cluster."""
     FENCE = auto()
@@ -94,14 +96,14 @@ TIMED_OUT = ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.TIMEOUT, "Redis did 
 CONNECTION_LOST = ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "the connection to Redis failed")
 
 ERROR_TABLE = {
-    "LOADING": ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "Redis is loading its data"),
+    "LOADING": ErrorRule(ErrorAction.RESEND, BreakerOutcome.FAILURE, "Redis is loading its data"),
     "READONLY": ErrorRule(
-        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica: its primary has moved"
+        ErrorAction.RESEND, BreakerOutcome.FAILURE, "this Redis is a replica: its primary has moved"
     ),
     "MASTERDOWN": ErrorRule(
-        ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "this Redis is a replica that has lost its primary"
+        ErrorAction.RESEND, BreakerOutcome.FAILURE, "this Redis is a replica that has lost its primary"
     ),
-    "CLUSTERDOWN": ErrorRule(ErrorAction.RECONNECT, BreakerOutcome.FAILURE, "the Redis Cluster is down"),
+    "CLUSTERDOWN": ErrorRule(ErrorAction.RESEND, BreakerOutcome.FAILURE, "the Redis Cluster is down"),
     "MOVED": ErrorRule(
         ErrorAction.FIND_PRIMARY,
         BreakerOutcome.FAILURE,
@@ -160,6 +162,20 @@ ERROR_TABLE = {
     ),
 }
 """The rule for each error, by the first word of Redis' answer."""
+
+ANSWERED_ERRORS = (
+    exceptions.ResponseError,
+    exceptions.BusyLoadingError,
+    exceptions.AuthenticationError,
+)
+"""Errors that Redis answers to a command, and after which it answers the next command. For redis-py two of
+them are failures of the connection."""
+
+NOT_CARRIED_OUT = frozenset((ErrorAction.RESEND, ErrorAction.FIND_PRIMARY))
+"""What is done with calls that Redis has certainly not carried out, and that may succeed if sent again."""
+
+REPLACES_CONNECTION = frozenset((ErrorAction.RECONNECT, ErrorAction.RESEND))
+"""What is done with calls whose connection must not be used again."""
 
 _FIRST_WORDS: dict[type[Exception], str] = {
     exceptions.BusyLoadingError: "LOADING",

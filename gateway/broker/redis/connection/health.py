@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 from gateway.broker.notices import CallRejected, OnNotice, RedisLost, RedisRestored
 from gateway.broker.redis.connection.breaker import Breaker
-from gateway.broker.redis.connection.error_table import BreakerOutcome, ErrorAction, ErrorRule
+from gateway.broker.redis.connection.error_table import (
+    REPLACES_CONNECTION,
+    BreakerOutcome,
+    ErrorAction,
+    ErrorRule,
+)
 from gateway.errors import BrokerUnavailable, GatewayError
 
 
@@ -84,11 +89,12 @@ class ShardHealth:
             self.breaker.record_success(calls)
         else:
             self.breaker.record_failure(calls, timeout=rule.outcome is BreakerOutcome.TIMEOUT)
-        self.connection_failures += rule.action is ErrorAction.RECONNECT
-        if rule.action in (ErrorAction.RECONNECT, ErrorAction.FIND_PRIMARY):
+        replaces_connection = rule.action in REPLACES_CONNECTION
+        self.connection_failures += replaces_connection
+        if replaces_connection or rule.action is ErrorAction.FIND_PRIMARY:
             self._invalidate_primary()
         server_refuses = rule.action is ErrorAction.REJECT and rule.outcome is BreakerOutcome.FAILURE
-        if server_refuses or rule.action in (ErrorAction.RECONNECT, ErrorAction.FENCE):
+        if server_refuses or replaces_connection or rule.action is ErrorAction.FENCE:
             self.renewal_due.set()
 
     def call_rejected(self, error: GatewayError) -> None:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import chain
+from functools import partial
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from redis import exceptions
 
 from gateway.broker.redis.connection.connection import RedisConnection
-from gateway.broker.redis.connection.error_table import TIMED_OUT, ErrorAction, ErrorRule, rule_for
+from gateway.broker.redis.connection.error_table import (
+    NOT_CARRIED_OUT,
+    REPLACES_CONNECTION,
+    TIMED_OUT,
+    ErrorRule,
+    rule_for,
+)
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.scripts.registry import ADD_ROUTE, JOIN, LEAVE, PUBLISH, RENEW_LEASE, Command
-from gateway.broker.redis.timeouts import DEADLINE_TIMER_SLACK_SECONDS
+from gateway.broker.redis.timeouts import (
+    DEADLINE_TIMER_SLACK_SECONDS,
+    PROBE_TIMEOUT_SECONDS,
+    RESEND_JITTER_SECONDS,
+)
 from gateway.errors import BrokerUnavailable, GatewayError
 from gateway.tasks import Tasks
 
@@ -44,6 +56,19 @@ class Call(NamedTuple):
 
 
 NO_BEAT = -1
+
+
+class _Failure(NamedTuple):
+    """Why an attempt to send a batch failed."""
+
+    not_carried_out: list[Call]
+    """The calls that may be sent again: they were not sent, or Redis answered that it rejects them."""
+    rule: ErrorRule
+    error: BaseException
+
+
+FAILS_CONNECTION = NOT_CARRIED_OUT | REPLACES_CONNECTION
+"""What is done with calls after which the other calls of a connection may fail, too."""
 
 
 async def wait_for(answer: AnswerFuture, timeout_seconds: float) -> Any:
@@ -143,7 +168,10 @@ class Pipeline:
         self._seen_connection_failures = 0
         self._running = False
         self._closed = False
+        self._round_trips_at_probe = 0
         self.round_trips = self.calls = self.failures = 0
+        self.resent = 0
+        """Calls that were sent once more because they were certainly not carried out."""
 
     def call(self, command: Command, deadline: float = math.inf, *, trailing: bool = False) -> AnswerFuture:
         """Return a future of the answer to *command*; the future need not be awaited.
@@ -183,6 +211,14 @@ class Pipeline:
             self._tasks.spawn(self._send_batches())
         return answer
 
+    def probe_if_idle(self) -> None:
+        """Test the connection, in the background, if nothing was sent since the last call of this method."""
+        idle = self._round_trips_at_probe == self.round_trips
+        self._round_trips_at_probe = self.round_trips
+        if idle and self._connection.opened and not (self._running or self._closed):
+            self._running = True
+            self._tasks.spawn(self._probe_and_send())
+
     def is_sent(self, answer: AnswerFuture) -> bool:
         """Return whether the call for *answer* was sent: the answer may miss the latest writes."""
         return answer.done() or answer in self._sent
@@ -202,11 +238,25 @@ class Pipeline:
         await self._connection.close()
 
     @property
+    def replaced(self) -> int:
+        """How often the connection was found closed or dead while it was idle, and was replaced."""
+        return self._connection.replaced
+
+    @property
     def waiting(self) -> int:
         """How many calls wait to be sent."""
         return len(self._waiting)
 
     # ------------------------------------------------------------ inside
+
+    async def _probe_and_send(self) -> None:
+        try:
+            await self._connection.probe(min(self._timeout, PROBE_TIMEOUT_SECONDS))
+        finally:
+            self._running = False
+        if self._waiting and not self._closed:
+            self._running = True
+            await self._send_batches()
 
     async def _send_batches(self) -> None:
         try:
@@ -215,7 +265,6 @@ class Pipeline:
                 if self._after is not None:
                     await self._after.wait_for_earlier_calls()
                 await self._send(batch)
-                self._batch = []
         finally:
             self._running = False
             self._fail(self._batch, _closed)
@@ -259,10 +308,34 @@ class Pipeline:
         return batch
 
     async def _send(self, batch: list[Call]) -> None:
-        """Send *batch* and resolve its futures."""
-        self.round_trips += 1
+        """Send *batch* and resolve its futures.
+
+        Calls that were certainly not carried out are sent again, until their deadlines or until the shard
+        counts as unavailable, which the renewal of the lease decides within moments. Then the calls that
+        wait fail as well: they need not wait for their own timeouts.
+        """
         self._sent = frozenset(call.answer for call in batch)
         self.calls += len(batch)
+        for attempt in count():
+            self._batch = batch
+            failure = await self._attempt(batch)
+            if failure is None:
+                break
+            if self._ignores_health or not self._health.available:
+                waiting = [self._dequeue() for _ in range(len(self._waiting))]
+                self._fail([*failure.not_carried_out, *waiting], partial(self._error_of, failure))
+                break
+            if attempt and failure.not_carried_out:
+                await asyncio.sleep(random.random() * RESEND_JITTER_SECONDS)
+            batch = [call for call in failure.not_carried_out if not call.answer.done()]
+            if not batch:
+                break
+            self.resent += len(batch)
+        self._batch = []
+
+    async def _attempt(self, batch: list[Call]) -> _Failure | None:
+        """Send *batch* once; return None if every call has its result, and no connection failed."""
+        self.round_trips += 1
         if self._seen_connection_failures != self._health.connection_failures:
             self._seen_connection_failures = self._health.connection_failures
             await self._connection.close(gracefully=False)
@@ -272,16 +345,18 @@ class Pipeline:
                 [call.packed for call in batch], self._timeout
             )
         except (exceptions.RedisError, OSError) as error:
-            self._fail_all(batch, rule_for(error), error)
-            return
+            rule = rule_for(error)
+            self._health.record_failure(rule)
+            return _Failure(batch, rule, error)
         trailing_answer: AnswerFuture | None = None
         if any(call.trailing for call in batch):
             trailing_answer = asyncio.get_running_loop().create_future()
-        reconnect = self._resolve(batch, answers, previous_beat, trailing_answer)
+        failure = self._resolve(batch, answers, previous_beat, trailing_answer)
         if trailing_answer is not None and self._trailing_command is not None:
             await self._execute_trailing(self._trailing_command, trailing_answer)
-        if reconnect:
+        if failure is not None and failure.rule.action in REPLACES_CONNECTION:
             await self._connection.close(gracefully=False)
+        return failure
 
     def _resolve(
         self,
@@ -289,12 +364,18 @@ class Pipeline:
         answers: Sequence[Any],
         previous_beat: int,
         trailing_answer: AnswerFuture | None,
-    ) -> bool:
-        """Resolve the futures of *batch*; return whether an error requires a new connection."""
-        answered, reconnect = 0, False
+    ) -> _Failure | None:
+        """Resolve the futures of *batch*, except for those of calls that can be sent again."""
+        answered, failure, not_carried_out = 0, None, list[Call]()
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
-                reconnect |= self._reject(call.answer, rule_for(answer), answer)
+                rule = rule_for(answer)
+                if rule.action in NOT_CARRIED_OUT:
+                    not_carried_out.append(call)
+                else:
+                    self._reject(call.answer, rule, answer)
+                if failure is None and rule.action in FAILS_CONNECTION:
+                    failure = _Failure(not_carried_out, rule, answer)
                 continue
             answered += 1
             if call.counts_for == self._health.incarnations and answer[0]:
@@ -303,26 +384,23 @@ class Pipeline:
                 call.answer.set_result([*answer, trailing_answer] if call.trailing else answer)
         if answered:
             self._health.record_success(answered)
-        return reconnect
+        if not_carried_out and failure is not None:
+            self._health.record_failure(failure.rule)
+        return failure
 
     async def _execute_trailing(self, command: bytes, trailing_answer: AnswerFuture) -> None:
         """Send *command*; *trailing_answer* gets None if it fails: the calls before it were answered."""
         answer = None
         try:
-            (answer,) = await self._connection.execute([command], self._timeout)
-        except (exceptions.RedisError, OSError) as error:
-            self._health.record_failure(rule_for(error))
+            # Over the same connection: WAIT on another one says nothing about the writes of this batch.
+            (answer,) = await self._connection.execute_next([command], self._timeout)
+            if isinstance(answer, Exception):
+                self._health.record_failure(rule_for(answer))
         finally:
             trailing_answer.set_result(None if isinstance(answer, Exception) else answer)
 
-    def _fail_all(self, batch: list[Call], rule: ErrorRule, error: BaseException) -> None:
-        """Fail *batch* and the waiting calls, which need not wait for their own timeouts."""
-        self._health.record_failure(rule, len(batch))
-        waiting = [self._dequeue() for _ in range(len(self._waiting))]
-        self._fail([*batch, *waiting], lambda: rule.to_exception(error, self._connection.server))
-
-    def _reject(self, answer: AnswerFuture, rule: ErrorRule, error: Exception) -> bool:
-        """Fail one call as *rule* says; return whether the connection has to be replaced."""
+    def _reject(self, answer: AnswerFuture, rule: ErrorRule, error: Exception) -> None:
+        """Fail one call as *rule* says."""
         self.failures += 1
         raised = rule.to_exception(error, self._connection.server)
         self._health.record_failure(rule)
@@ -331,7 +409,6 @@ class Pipeline:
         if not answer.done():
             answer.set_exception(raised)
             answer.exception()  # retrieved here, in case that no caller awaits it
-        return rule.action is ErrorAction.RECONNECT
 
     def _fail(self, batch: list[Call], error: Callable[[], GatewayError]) -> None:
         for call in batch:
@@ -339,6 +416,9 @@ class Pipeline:
                 self.failures += 1
                 call.answer.set_exception(error())
                 call.answer.exception()
+
+    def _error_of(self, failure: _Failure) -> GatewayError:
+        return failure.rule.to_exception(failure.error, self._connection.server)
 
     def _timed_out(self) -> GatewayError:
         return TIMED_OUT.to_exception(server=self._connection.server)

@@ -69,6 +69,11 @@ class ShardConnections:
             rechecks_primary=rechecks_primary,
         )
 
+    def probe_idle(self) -> None:
+        """Test the connections that were not used since the last call; called after each lease renewal."""
+        for pipeline in self._pipelines:
+            pipeline.probe_if_idle()
+
     async def close(self) -> None:
         """Fail all calls and close all pipelines."""
         for pipeline in self._pipelines:
@@ -80,6 +85,8 @@ class ShardConnections:
             "calls": sum(pipeline.calls for pipeline in self._pipelines),
             "trips": sum(pipeline.round_trips for pipeline in self._pipelines),
             "failures": sum(pipeline.failures for pipeline in self._pipelines),
+            "resent": sum(pipeline.resent for pipeline in self._pipelines),
+            "replaced": sum(pipeline.replaced for pipeline in self._pipelines),
             "waiting": sum(pipeline.waiting for pipeline in self._pipelines),
         }
 

@@ -83,6 +83,11 @@ class InboxReader:
             await asyncio.wait([self._reading])
         await self._connection.close()
 
+    @property
+    def replaced(self) -> int:
+        """How often the connection was found closed, and was replaced."""
+        return self._connection.replaced
+
     # ------------------------------------------------------------ the inbox
 
     async def _read(self, inbox: str, previous: asyncio.Task[None] | None) -> None:
