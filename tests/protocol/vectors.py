@@ -15,7 +15,7 @@ from protocol.codec import JSON, MSGPACK
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, OTHER_CLOSE, Backoff, BadRequest, CloseCode
 from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
 from protocol.payload import payload_of
-from tests.protocol import examples
+from tests.protocol import client_scenarios, examples
 from tests.protocol.bad_frames import BAD_FRAMES, BadFrame
 
 FOLDER = Path(__file__).parents[2] / "docs" / "vectors"
@@ -151,6 +151,10 @@ def files() -> dict[str, str]:
                 "connect_refused": error_cases(),
             }
         ),
+        **{
+            f"client/{name}": _text({"scenarios": scenarios})
+            for name, scenarios in client_scenarios.FILES.items()
+        },
     }
 
 

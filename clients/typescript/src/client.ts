@@ -1,0 +1,168 @@
+/** `Fanway`: one client of the gateway. */
+
+import { Channel, type ChannelOwner } from "./channel.js";
+import { backoffBound } from "./closes.js";
+import { Connection, type StateChange } from "./connection.js";
+import { Emitter } from "./emitter.js";
+import { browser, type Environment } from "./environment.js";
+import { FanwayError } from "./errors.js";
+import { Publisher } from "./publisher.js";
+import type { State } from "./states.js";
+import type { ChannelOptions } from "./subscription.js";
+import { type GetChannelTokens, Subscriptions } from "./subscriptions.js";
+import { withOwnTimers } from "./timers.js";
+import { type GetToken, TokenSource } from "./token.js";
+import { type Codec, json, type Transport, webSocket, type WebSocketConstructor } from "./transport.js";
+import type { Connected } from "./wire.js";
+
+export interface FanwayOptions {
+  /** Returns the connection token; throw `UnauthorizedError` to stop. Without it the client is anonymous. */
+  getToken?: GetToken;
+  getChannelTokens?: GetChannelTokens;
+  /** Name and version of the application, for operators. */
+  client?: { name: string; version?: string };
+  /** The platform's WebSocket where it is not given; `ws` in Node 20. */
+  WebSocket?: WebSocketConstructor;
+  transport?: Transport;
+  codec?: Codec;
+  /** The longest wait in milliseconds before attempt number *attempt*; the wait is random below it. */
+  retry?: (attempt: number) => number;
+  environment?: Environment;
+}
+
+export interface FanwayEvents {
+  state: StateChange;
+  /** What no promise reports: a listener that threw, a failed `getToken`, a gap that nobody listens to. */
+  error: unknown;
+}
+
+/** The type of a channel's data: its own entry, else that of the longest `prefix*` that is declared. */
+export type DataOf<Channels, Name extends string> = Name extends keyof Channels
+  ? Channels[Name]
+  : {
+        [Key in keyof Channels & string]: Key extends `${infer Prefix}*` ? (Name extends `${Prefix}${string}` ? Channels[Key] : never) : never;
+      }[keyof Channels & string] extends infer Found
+    ? [Found] extends [never]
+      ? unknown
+      : Found
+    : never;
+
+/**
+ * A client of the gateway. It connects when the first channel is used, reconnects by itself, and resumes every
+ * channel where it was.
+ *
+ *     const fanway = new Fanway("https://rt.example.com", { getToken });
+ *     for await (const message of fanway.channel("chat:1")) show(message.data);
+ *
+ * `url` is `https://host`, or `wss://host/v1/ws`; with several, each failed attempt goes on to the next.
+ * `Channels` may name the type of the data by channel: `Fanway<{ "chat:*": ChatMessage }>`.
+ */
+export class Fanway<Channels = Record<string, any>> {
+  private readonly emitter = new Emitter((error) => console.error(error));
+  private readonly connection: Connection;
+  private readonly subscriptions: Subscriptions;
+  private readonly publisher: Publisher;
+  private readonly tokens: TokenSource;
+  private readonly owner: ChannelOwner;
+  private readonly env: Environment & { clearTimers(): void };
+  private asked: Record<string, unknown> = {};
+
+  constructor(url: string | readonly string[], options: FanwayOptions = {}) {
+    const env = (this.env = withOwnTimers(options.environment ?? browser));
+    const onError = (error: unknown) => this.reportError(error);
+    const retryDelay = (attempt: number, retryAfter = 0) => Math.max(retryAfter, backoffBound("jitter", attempt) * env.random());
+    this.tokens = new TokenSource(env, options.getToken);
+    this.connection = new Connection(
+      env,
+      {
+        urls: typeof url === "string" ? [url] : url,
+        transport: options.transport ?? webSocket(options.WebSocket),
+        codec: options.codec ?? json,
+        tokens: this.tokens,
+        ...(options.client && { client: options.client }),
+        ...(options.retry && { retryBound: options.retry }),
+      },
+      {
+        subs: () => (this.asked = this.subscriptions.forConnect()),
+        onConnected: (reply) => {
+          this.subscriptions.onConnected(reply, this.asked);
+          this.publisher.onConnected(reply);
+        },
+        onPush: (push) => this.subscriptions.onPush(push),
+        onDisconnected: () => this.subscriptions.onDisconnected(),
+        onState: (change) => this.onState(change),
+        onError,
+      },
+    );
+    this.subscriptions = new Subscriptions(env, this.connection, options.getChannelTokens, retryDelay, onError);
+    this.publisher = new Publisher(env, this.connection, retryDelay);
+    this.owner = {
+      acquire: (channel, channelOptions, sink) => {
+        const subscription = this.subscriptions.acquire(channel, channelOptions, sink);
+        this.start();
+        return subscription;
+      },
+      release: (subscription, sink) => this.subscriptions.release(subscription, sink),
+      subscription: (channel) => this.subscriptions.get(channel),
+      publish: (channel, data, publishOptions) => {
+        this.start();
+        return this.publisher.publish(channel, data, publishOptions);
+      },
+      request: (command) => this.connection.request(command),
+      reportError: onError,
+    };
+  }
+
+  get state(): State {
+    return this.connection.state;
+  }
+
+  /** What the gateway said to `connect`: this connection's id, user, node, limits. Undefined unless connected. */
+  get info(): Readonly<Connected> | undefined {
+    return this.connection.info;
+  }
+
+  /** Call *listener* for each event; return a function that ends it. */
+  on<Type extends keyof FanwayEvents>(type: Type, listener: (event: FanwayEvents[Type]) => void): () => void {
+    return this.emitter.on(type, listener);
+  }
+
+  /** Connect now; after `stopped`, begin again. Channels and publishes do it by themselves the first time. */
+  connect(): void {
+    if (this.state === "stopped") this.subscriptions.restart();
+    this.connection.connect();
+  }
+
+  /** Return a handle on *name*; handles of the same name share one subscription. */
+  channel<Name extends string>(name: Name, options: ChannelOptions = {}): Channel<DataOf<Channels, Name>> {
+    return new Channel(name, options, this.owner);
+  }
+
+  /** Use *token* for the next connection, for example after a sign-in; `undefined` forgets it. */
+  setToken(token: string | undefined): void {
+    this.tokens.set(token);
+  }
+
+  /** Disconnect for good: publishes that wait reject, loops end, no timer and no socket is left. */
+  async close(): Promise<void> {
+    this.connection.stop();
+  }
+
+  private start(): void {
+    if (this.state === "idle") this.connection.connect();
+  }
+
+  private onState(change: StateChange): void {
+    if (change.state === "stopped") {
+      this.subscriptions.stop(new FanwayError("stopped", change.reason ?? "the client has stopped"));
+      this.publisher.stop();
+      this.env.clearTimers();
+    }
+    this.emitter.emit("state", change);
+  }
+
+  private reportError(error: unknown): void {
+    if (this.emitter.has("error")) this.emitter.emit("error", error);
+    else console.error(error);
+  }
+}

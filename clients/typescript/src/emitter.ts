@@ -1,0 +1,37 @@
+/** Listeners by event; one that throws is reported and hurts no other. */
+
+export type Listener = (event: any) => void;
+
+export class Emitter {
+  private readonly listeners = new Map<string, Set<Listener>>();
+
+  constructor(private readonly onThrow: (error: unknown) => void) {}
+
+  on(event: string, listener: Listener): () => void {
+    // Wrapped, so that a function that was added twice is called twice and removed once.
+    const entry: Listener = (value) => listener(value);
+    const entries = this.listeners.get(event) ?? new Set();
+    this.listeners.set(event, entries.add(entry));
+    return () => {
+      entries.delete(entry);
+    };
+  }
+
+  emit(event: string, value: unknown): void {
+    for (const listener of [...(this.listeners.get(event) ?? [])]) {
+      try {
+        listener(value);
+      } catch (error) {
+        this.onThrow(error);
+      }
+    }
+  }
+
+  clear(): void {
+    this.listeners.clear();
+  }
+
+  has(event: string): boolean {
+    return (this.listeners.get(event)?.size ?? 0) > 0;
+  }
+}

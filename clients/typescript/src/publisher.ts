@@ -1,0 +1,132 @@
+/** Publishes on their way: sent now or when there is a connection, again under the same key, never twice. */
+
+import type { Connection } from "./connection.js";
+import type { Environment } from "./environment.js";
+import { FanwayError, TRANSIENT_CODES } from "./errors.js";
+import type { Connected } from "./wire.js";
+
+export interface PublishOptions {
+  /** Publishes with the same key in the same channel happen once; generated where it is not given. */
+  key?: string;
+  /** Milliseconds until the promise rejects; 30,000 by default. */
+  timeout?: number;
+  signal?: AbortSignal;
+}
+
+export interface Published {
+  channel: string;
+  /** The message id; absent where the channel keeps no history. */
+  id?: string;
+  key: string;
+}
+
+interface Entry {
+  readonly channel: string;
+  readonly data: unknown;
+  readonly key: string;
+  /** When it was first sent; undefined as long as it was not. */
+  sentAt: number | undefined;
+  attempts: number;
+  inFlight: boolean;
+  retryTimer: unknown;
+  settle(result: Published | FanwayError | unknown): void;
+}
+
+/** Publishes that may wait at once; one more is rejected. */
+export const MAX_QUEUED = 1_000;
+const TIMEOUT_MS = 30_000;
+/** Seconds for which every gateway remembers a key; `limits.key_ttl` says it where it is known. */
+const KEY_TTL = 300;
+
+export class Publisher {
+  private readonly entries = new Set<Entry>();
+  private keyTtl = KEY_TTL;
+  private user: string | undefined;
+
+  constructor(
+    private readonly env: Environment,
+    private readonly connection: Connection,
+    private readonly retry: (attempt: number, retryAfter: number | undefined) => number,
+  ) {}
+
+  publish(channel: string, data: unknown, options: PublishOptions = {}): Promise<Published> {
+    const { signal, timeout = TIMEOUT_MS, key = this.env.key() } = options;
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      if (this.connection.state === "stopped") return reject(new FanwayError("stopped", "the client has stopped"));
+      if (this.entries.size >= MAX_QUEUED) return reject(new FanwayError("queue_full", `${MAX_QUEUED} publishes wait already`));
+      const abort = () => entry.settle(this.uncertain(entry) ?? signal!.reason);
+      const timer = this.env.setTimer(
+        () => entry.settle(this.uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
+        timeout,
+      );
+      const entry: Entry = {
+        channel,
+        data,
+        key,
+        sentAt: undefined,
+        attempts: 0,
+        inFlight: false,
+        retryTimer: undefined,
+        settle: (result) => {
+          if (!this.entries.delete(entry)) return;
+          this.env.clearTimer(timer);
+          this.env.clearTimer(entry.retryTimer);
+          signal?.removeEventListener("abort", abort);
+          if (result instanceof Error || !(result as Published)?.key) reject(result);
+          else resolve(result as Published);
+        },
+      };
+      signal?.addEventListener("abort", abort);
+      this.entries.add(entry);
+      this.send(entry);
+    });
+  }
+
+  /** Send what waits, in the order of the calls. */
+  onConnected(reply: Connected): void {
+    // The gateway scopes the keys of an anonymous client to the connection: another try there could publish twice.
+    const sameScope = reply.user !== "" && (this.user === undefined || this.user === reply.user);
+    this.user = reply.user;
+    this.keyTtl = reply.limits?.key_ttl ?? KEY_TTL;
+    for (const entry of [...this.entries]) {
+      if (entry.sentAt !== undefined && !sameScope) entry.settle(this.uncertain(entry));
+      else this.send(entry);
+    }
+  }
+
+  /** Reject what waits: the client has stopped. */
+  stop(): void {
+    for (const entry of [...this.entries])
+      entry.settle(this.uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
+  }
+
+  private uncertain(entry: Entry): FanwayError | undefined {
+    if (entry.sentAt === undefined) return undefined;
+    return new FanwayError("uncertain", "no reply to a publish that was sent: it may have happened");
+  }
+
+  private send(entry: Entry): void {
+    if (this.connection.state !== "connected" || entry.inFlight) return;
+    this.env.clearTimer(entry.retryTimer);
+    const now = this.env.now();
+    if (entry.sentAt !== undefined && now - entry.sentAt >= this.keyTtl * 1000) return entry.settle(this.uncertain(entry));
+    entry.inFlight = true;
+    entry.sentAt ??= now;
+    const { channel, data, key } = entry;
+    this.connection.request<{ message?: string }>({ type: "publish", channel, data, key }).then(
+      ({ message }) => entry.settle({ channel, key, ...(message !== undefined && { id: message }) }),
+      (error: FanwayError) => this.onRejected(entry, error),
+    );
+  }
+
+  private onRejected(entry: Entry, error: FanwayError): void {
+    entry.inFlight = false;
+    if (error.code === "connection_lost") return; // sent again when connected
+    if (!TRANSIENT_CODES.has(error.code)) return entry.settle(error);
+    // `rate_limited` was not carried out; the others may have been, which the key takes care of.
+    if (error.code === "rate_limited" && entry.attempts === 0) entry.sentAt = undefined;
+    const delay = this.retry(entry.attempts++, error.retryAfter);
+    entry.retryTimer = this.env.setTimer(() => this.send(entry), delay);
+  }
+}

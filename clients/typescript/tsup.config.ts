@@ -1,0 +1,10 @@
+import { defineConfig } from "tsup";
+
+export default defineConfig({
+  entry: ["src/index.ts", "src/react.ts", "src/presence.ts", "src/msgpack.ts", "src/testing.ts", "src/admin.ts"],
+  format: ["esm", "cjs"],
+  target: "es2020",
+  sourcemap: true,
+  clean: true,
+  splitting: true,
+});
