@@ -8,5 +8,5 @@ export type { State } from "./states.js";
 export type { ChannelOptions, Gap, LoadRequest, LoadState, Message, SubscriptionState } from "./subscription.js";
 export type { GetChannelTokens } from "./subscriptions.js";
 export type { GetToken, TokenReason } from "./token.js";
-export { type Codec, json, type Link, type LinkEvents, type Rejection, type Transport, webSocket, webSocketUrl } from "./transport.js";
+export { type Codec, json, type Link, type LinkEvents, type Rejection, type Transport, webSocket, type WebSocketConstructor, webSocketUrl } from "./transport.js";
 export type { Connected, Limits, Member } from "./wire.js";
