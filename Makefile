@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE_STAMP := clients/typescript/node_modules/.installed
 
 # The number of processes that run tests in parallel; the tests of one file stay in one process.
 WORKERS ?= 2
@@ -31,6 +32,11 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(NODE_STAMP): clients/typescript/package-lock.json
+	@.ci/need node
+	npm ci --silent --no-audit --no-fund --prefix clients/typescript
+	@touch $@
+
 run: setup ## start a gateway in dev mode, with the demo page
 	$(BIN)/fanway serve --dev
 
@@ -38,9 +44,8 @@ test-fast: setup ## run the tests that need no other programs (under 3 minutes):
 	$(TEST_PROTOCOL)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile tests/gateway
 
-test: setup ## run all tests, with Redis, a browser, a C compiler and Java
+test: setup $(NODE_STAMP) ## run all tests, with Redis, a browser, a C compiler, Java and Node
 	@.ci/need redis browser cc java
-	@if [ -f package.json ]; then npm ci --silent; fi
 	@mkdir -p artifacts
 	$(TEST_PROTOCOL)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/protocol
@@ -75,6 +80,6 @@ lock: ## resolve the dependencies again, and write the lock files
 	@PYTHON='$(PYTHON)' .ci/lock
 
 clean: ## remove everything that the other targets created
-	rm -rf $(VENV) node_modules build dist artifacts .coverage .coverage.* .hypothesis .import_linter_cache \
+	rm -rf $(VENV) clients/typescript/node_modules clients/typescript/dist build dist artifacts .coverage .coverage.* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

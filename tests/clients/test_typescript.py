@@ -1,61 +1,56 @@
-"""The TypeScript client: its own tests, and those that need a gateway."""
+"""The TypeScript client: its own tests, those beside a gateway, and its package in an empty project."""
 
-import os
-import subprocess
-from collections.abc import Mapping
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.gateway import KEY, SECRET, gateway_process
+from tests.clients.npm import npm, run
+from tests.e2e.gateway import KEY, SECRET, GatewayProcess
 
-PACKAGE = Path(__file__).parents[2] / "clients" / "typescript"
+ES_MODULE = """
+import { Fanway } from "@fanway/client";
+import { FanwayAdmin, mintToken } from "@fanway/client/admin";
+import { FakeGateway } from "@fanway/client/testing";
+import { LivePresence } from "@fanway/client/presence";
+import WebSocket from "ws";
 
-CONFIG = """
-[auth]
-anonymous = true
-
-[push]
-keys = ["dev"]
-
-[limits]
-commands_per_second = 5000
-command_burst = 10000
-
-[channels.default]
-subscribe = "authenticated"
-publish = "authenticated"
-history = 1000
-presence = true
-join_leave = true
-
-[channels.open]
-subscribe = "anyone"
-publish = "anyone"
-
-[channels.short]
-history = 2
-
-[channels.quiet]
-publish = "nobody"
-
-[channels.doc]
-subscribe = "token"
+const [url, internal, key, secret] = process.argv.slice(2);
+const admin = new FanwayAdmin(internal, key);
+const fanway = new Fanway(url, { WebSocket, getToken: () => mintToken(secret, { sub: "ann" }) });
+const channel = fanway.channel("packed");
+const messages = channel.messages();
+await channel.publish("one");
+await admin.publish("packed", "two");
+console.log((await messages.next()).value.data, (await messages.next()).value.data);
+console.log(typeof FakeGateway, typeof LivePresence);
+await fanway.close();
 """
 
+COMMON_JS = """
+const { Fanway, FanwayError } = require("@fanway/client");
+const { FakeGateway } = require("@fanway/client/testing");
 
-def npm(*arguments: str, environment: Mapping[str, str] | None = None) -> None:
-    """Run npm in the package; its output is the text of the failure."""
-    done = subprocess.run(
-        ["npm", *arguments],
-        cwd=PACKAGE,
-        env={**os.environ, "CI": "1", "NO_COLOR": "1", **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+const fanway = new Fanway("ws://fake", new FakeGateway().options);
+fanway.channel("news").publish(1).then(async ({ id }) => {
+    console.log(id, typeof FanwayError);
+    await fanway.close();
+});
+"""
+
+TYPED = """
+import { Fanway, type Message } from "@fanway/client";
+import { useChannel } from "@fanway/client/react";
+
+interface ChatMessage { text: string }
+const fanway = new Fanway<{ "chat:*": ChatMessage; news: number }>("wss://host");
+fanway.channel("chat:1").on("message", (message: Message<ChatMessage>) => message.data.text.length);
+fanway.channel("news").on("message", ({ data }) => data.toFixed());
+// @ts-expect-error: a chat message has a text
+void fanway.channel("chat:1").publish({ txt: "" });
+const other: unknown = fanway.channel("other");
+export { other, useChannel };
+"""
 
 
 @pytest.mark.parametrize("script", ["check", "test", "size"])
@@ -63,12 +58,48 @@ def test_its_own(script: str) -> None:
     npm("run", script)
 
 
-def test_beside_a_gateway(tmp_path: Path) -> None:
-    with gateway_process(tmp_path, CONFIG, dev=False) as gateway:
-        environment = {
-            "TEST_GATEWAY_PUBLIC": f"ws://127.0.0.1:{gateway.public}/v1/ws",
-            "TEST_GATEWAY_INTERNAL": f"http://127.0.0.1:{gateway.internal}",
-            "TEST_GATEWAY_KEY": KEY,
-            "TEST_GATEWAY_SECRET": SECRET,
-        }
-        npm("test", environment=environment)
+def test_beside_a_gateway(gateway: GatewayProcess) -> None:
+    environment = {
+        "TEST_GATEWAY_PUBLIC": f"ws://127.0.0.1:{gateway.public}/v1/ws",
+        "TEST_GATEWAY_INTERNAL": f"http://127.0.0.1:{gateway.internal}",
+        "TEST_GATEWAY_KEY": KEY,
+        "TEST_GATEWAY_SECRET": SECRET,
+    }
+    npm("test", environment=environment)
+
+
+def test_the_package_in_an_empty_project(gateway: GatewayProcess, tmp_path: Path) -> None:
+    npm("run", "build")
+    (packed,) = json.loads(
+        npm("pack", "--ignore-scripts", "--silent", "--json", "--pack-destination", str(tmp_path))
+    )
+    names = {file["path"] for file in packed["files"]}
+    assert {"README.md", "package.json", "dist/index.js", "dist/index.cjs", "dist/react.d.ts"} <= names
+    assert not [name for name in names if name.startswith(("src/", "test/", "node_modules/"))]
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "package.json").write_text('{"private": true, "type": "module"}')
+    npm(
+        "install", "--silent", str(tmp_path / packed["filename"]),
+        "ws", "react", "typescript", "@types/react",
+        cwd=project,
+    )  # fmt: skip
+    (project / "module.mjs").write_text(ES_MODULE)
+    (project / "common.cjs").write_text(COMMON_JS)
+    (project / "typed.ts").write_text(TYPED)
+    address = f"127.0.0.1:{gateway.public}"
+    arguments = (f"http://{address}", f"http://127.0.0.1:{gateway.internal}", KEY, SECRET)
+    assert run("node", "module.mjs", *arguments, cwd=project) == "one two\nfunction function\n"
+    assert run("node", "common.cjs", cwd=project) == "1-fake function\n"
+    compiler = str(project / "node_modules" / ".bin" / "tsc")
+    options = (
+        "--noEmit",
+        "--strict",
+        "--module",
+        "nodenext",
+        "--target",
+        "es2022",
+        "--skipLibCheck",
+        "false",
+    )
+    run(compiler, *options, "typed.ts", cwd=project)

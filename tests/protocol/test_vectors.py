@@ -12,7 +12,7 @@ import pytest
 from protocol.codec import CODECS, JSON, MSGPACK
 from protocol.errors import BadRequest, CloseCode, Reaction
 from protocol.messages import ClientMessage, Push, Reply
-from tests.protocol import vectors
+from tests.protocol import client_scenarios, vectors
 
 
 def cases(name: str, key: str) -> list[dict[str, Any]]:
@@ -31,7 +31,13 @@ def test_the_files_equal_what_the_code_writes(name: str, text: str) -> None:
 
 
 def test_there_is_no_other_file() -> None:
-    assert {path.name for path in vectors.FOLDER.iterdir()} == {"README.md", *vectors.files()}
+    found = {str(path.relative_to(vectors.FOLDER)) for path in vectors.FOLDER.rglob("*") if path.is_file()}
+    assert found == {"README.md", *vectors.files()}
+
+
+def test_every_scenario_of_a_client_has_a_name_of_its_own() -> None:
+    names = [scenario["name"] for scenarios in client_scenarios.FILES.values() for scenario in scenarios]
+    assert len(set(names)) == len(names) >= 120
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The scenarios that every client library passes: what happens to a client, and all that it must do, in order.
+"""The scenarios that every client library passes: what happens to a client, and all that it must do.
 
 `docs/vectors/README.md` describes the format of the files in `docs/vectors/client`, which are made from here.
 """

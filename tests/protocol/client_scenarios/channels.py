@@ -19,7 +19,13 @@ from tests.protocol.client_scenarios.script import (
 )
 
 OPEN: Final[list[Action]] = [state("connecting"), ["open", 0]]
-FINAL_ERRORS: Final = ("bad_request", "permission_denied", "unknown_channel", "unauthorized", "limit_exceeded")
+FINAL_ERRORS: Final = (
+    "bad_request",
+    "permission_denied",
+    "unknown_channel",
+    "unauthorized",
+    "limit_exceeded",
+)
 TRANSIENT_ERRORS: Final = ("unavailable", "rate_limited", "internal")
 
 
@@ -134,7 +140,11 @@ SCENARIOS: Final[list[Scenario]] = [
     .opened({"news": {"rewind": 2}})
     .receive(
         connected(
-            {"news": subscribed("news", "5-e", messages=[message("news", "4-d", 4), message("news", "5-e", 5)])}
+            {
+                "news": subscribed(
+                    "news", "5-e", messages=[message("news", "4-d", 4), message("news", "5-e", 5)]
+                )
+            }
         ),
         state("connected"),
         ["channel", "news", "live"],
@@ -155,9 +165,7 @@ SCENARIOS: Final[list[Scenario]] = [
     .connected()
     .do("channel", "news", expect=[sends("subscribe", 2, channel="news")])
     .do("channel", "news")
-    .receive(
-        subscribed("news", "5-a", id=2), ["channel", "news", "live"], ["channel", "news", "live"]
-    )
+    .receive(subscribed("news", "5-a", id=2), ["channel", "news", "live"], ["channel", "news", "live"])
     .receive(message("news", "6-b", 1), ["message", "news", "6-b", 1], ["message", "news", "6-b", 1])
     .do("release", "news")
     .receive(message("news", "7-c", 2), ["message", "news", "7-c", 2])

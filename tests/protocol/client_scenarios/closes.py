@@ -32,11 +32,7 @@ def close_in_state(code: int, where: str) -> Scenario:
     if close.reaction is not Reaction.RECONNECT:
         return script.do("advance", 120_000).done()
     delay = end[2]["delay"]
-    return (
-        script.do("advance", delay - 1)
-        .do("advance", 1, expect=[state("connecting"), ["open", 0]])
-        .done()
-    )
+    return script.do("advance", delay - 1).do("advance", 1, expect=[state("connecting"), ["open", 0]]).done()
 
 
 def drain() -> list[Scenario]:

@@ -21,7 +21,10 @@ TEN_MINUTES_MS: Final = 600_000
 OPEN: Final[list[Action]] = [state("connecting"), ["open", 0]]
 
 SCENARIOS: Final[list[Scenario]] = [
-    Script("a ping is answered at once").connected().receive({"type": "ping"}, ["send", {"type": "pong"}]).done(),
+    Script("a ping is answered at once")
+    .connected()
+    .receive({"type": "ping"}, ["send", {"type": "pong"}])
+    .done(),
     Script("a ping is answered before connect is")
     .connecting()
     .opened()

@@ -121,9 +121,7 @@ SCENARIOS: Final[list[Scenario]] = [
     .do("network", True)
     .do("page", "online", expect=OPEN)
     .opened()
-    .receive(
-        connected(limits={"key_ttl": 60}), state("connected"), ["publish_failed", "p", "uncertain"]
-    )
+    .receive(connected(limits={"key_ttl": 60}), state("connected"), ["publish_failed", "p", "uncertain"])
     .done(),
     asked(
         Script("never sent, and older than the key is remembered: sent").connecting(),
@@ -148,7 +146,11 @@ SCENARIOS: Final[list[Scenario]] = [
     .done(),
     *(refused(code) for code in FINAL_ERRORS),
     *(refused_for_now(code) for code in TRANSIENT_ERRORS),
-    asked(Script("rate_limited until the time is over: it was not published").connected(), publish(2), timeout=300)
+    asked(
+        Script("rate_limited until the time is over: it was not published").connected(),
+        publish(2),
+        timeout=300,
+    )
     .receive(error("rate_limited", id=2, retry_after_ms=1_000))
     .do("advance", 300, expect=[["publish_failed", "p", "timeout"]])
     .do("advance", 60_000 - 35_000)

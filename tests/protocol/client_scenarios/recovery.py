@@ -92,9 +92,7 @@ POSITIONS: Final[list[Scenario]] = [
     Script("resumed with nothing missed")
     .subscribed()
     .do("closed", 1006, expect=LOST)
-    .reconnected(
-        {"news": {"since": "5-a"}}, {"news": subscribed("news", "5-a", recovered=True)}, LIVE
-    )
+    .reconnected({"news": {"since": "5-a"}}, {"news": subscribed("news", "5-a", recovered=True)}, LIVE)
     .done(),
     Script("resume refused: the gap is told, and the stream goes on from there")
     .subscribed()
@@ -137,7 +135,10 @@ POSITIONS: Final[list[Scenario]] = [
     .receive(gap("news", "overflow"), ["gap", "news", "overflow"])
     .receive(message("news", None, 1), got(None, 1))  # type: ignore[arg-type]
     .done(),
-    Script("a gap of a channel that nobody asked for").connected().receive(gap("news", "overflow", "9-e")).done(),
+    Script("a gap of a channel that nobody asked for")
+    .connected()
+    .receive(gap("news", "overflow", "9-e"))
+    .done(),
     Script("a message that comes twice is handled once")
     .subscribed()
     .receive(message("news", "6-b", 6), got("6-b", 6))
@@ -159,10 +160,10 @@ POSITIONS: Final[list[Scenario]] = [
     .done(),
     Script("a reply to publish does not change the position")
     .subscribed()
-    .do("publish", "p", "news", 1, {"key": "k"}, expect=[sends("publish", 2, channel="news", data=1, key="k")])
-    .receive(
-        {"type": "published", "id": 2, "channel": "news", "message": "9-e"}, ["published", "p", "9-e"]
+    .do(
+        "publish", "p", "news", 1, {"key": "k"}, expect=[sends("publish", 2, channel="news", data=1, key="k")]
     )
+    .receive({"type": "published", "id": 2, "channel": "news", "message": "9-e"}, ["published", "p", "9-e"])
     .do("closed", 1006, expect=LOST)
     .do("advance", 250, expect=OPEN)
     .opened({"news": {"since": "5-a"}})

@@ -8,7 +8,7 @@ Scenario = dict[str, Any]
 Action = list[Any]
 
 JITTER_MS = 250
-"""The first delay: half of the bound of 500 ms, because `random` returns 0.5 where a scenario does not say otherwise."""
+"""The first delay: half of the bound of 500 ms, because `random` returns 0.5 if a scenario sets no other value."""
 
 HEARTBEAT_SECONDS = 25.0
 SILENCE_MS = 35_000
@@ -56,7 +56,9 @@ class Script:
     def subscribed(self, channel: str = "news", position: str | None = "5-a", **options: Any) -> Self:
         """Connect with one channel, which is live afterwards."""
         wanted = {key: options[key] for key in ("rewind",) if key in options}
-        self.do("channel", channel, *([options] if options else []), expect=[state("connecting"), ["open", 0]])
+        self.do(
+            "channel", channel, *([options] if options else []), expect=[state("connecting"), ["open", 0]]
+        )
         self.opened({channel: wanted})
         return self.receive(
             connected({channel: subscribed(channel, position)}),

@@ -28,7 +28,7 @@ def with_token(name: str, expires_in: float = 3_600.0) -> Script:
         Script(name, token=True)
         .do("connect", expect=[state("connecting"), CONNECT])
         .do("token", "t1", expect=[["open", 0]])
-        .opened(token="t1")  # noqa: S106 (a stand-in)
+        .opened(token="t1")
         .receive(connected(expires_in=expires_in), state("connected"))
     )
 
@@ -39,7 +39,7 @@ def with_channel_token(name: str) -> Script:
         Script(name, channel_tokens=True)
         .connected()
         .do("channel", "doc:1", {"token": True}, expect=[["get_channel_tokens", ["doc:1"]]])
-        .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])  # noqa: S106
+        .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])
         .receive(subscribed("doc:1", "5-a", id=2), ["channel", "doc:1", "live"])
     )
 
@@ -49,14 +49,14 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     with_token("the token is used again as long as it lasts")
     .do("closed", 1006, expect=[waiting()])
     .do("advance", 250, expect=OPEN)
-    .opened(token="t1")  # noqa: S106
+    .opened(token="t1")
     .done(),
     with_token("a token that expired during sleep is not used for the next connection")
     .do("sleep", 3_600_000, expect=[sends("ping", 2)])
     .do("closed", 1006, expect=[waiting()])
     .do("advance", 250, expect=[state("connecting"), ["get_token", "expired"]])
     .do("token", "t2", expect=[["open", 0]])
-    .opened(token="t2")  # noqa: S106
+    .opened(token="t2")
     .done(),
     with_token("a token that is about to expire is not used for the next connection", 10.0)
     .do("advance", 6_000)
@@ -66,15 +66,15 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     with_token("waking up with an expired token fetches another one")
     .do("sleep", 3_600_000, expect=[sends("ping", 2)])
     .do("page", "wake", expect=[["get_token", "expiring"]])
-    .do("token", "t2", expect=[sends("refresh", 3, token="t2")])  # noqa: S106
+    .do("token", "t2", expect=[sends("refresh", 3, token="t2")])
     .done(),
     with_token("expiring: the connection goes on with another token")
     .receive({"type": "expiring", "in": 30.0}, ["get_token", "expiring"])
-    .do("token", "t2", expect=[sends("refresh", 2, token="t2")])  # noqa: S106
+    .do("token", "t2", expect=[sends("refresh", 2, token="t2")])
     .receive({"type": "refreshed", "id": 2, "expires_in": 3_600.0})
     .do("closed", 1006, expect=[waiting()])
     .do("advance", 250, expect=OPEN)
-    .opened(token="t2")  # noqa: S106
+    .opened(token="t2")
     .done(),
     with_token("expiring twice: getToken is asked once at a time")
     .receive({"type": "expiring", "in": 30.0}, ["get_token", "expiring"])
@@ -82,12 +82,12 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     .do(
         "token",
         "t2",
-        expect=[sends("refresh", 2, token="t2"), sends("refresh", 3, token="t2")],  # noqa: S106
+        expect=[sends("refresh", 2, token="t2"), sends("refresh", 3, token="t2")],
     )
     .done(),
     with_token("a refused refresh is reported, and the connection goes on")
     .receive({"type": "expiring", "in": 30.0}, ["get_token", "expiring"])
-    .do("token", "t2", expect=[sends("refresh", 2, token="t2")])  # noqa: S106
+    .do("token", "t2", expect=[sends("refresh", 2, token="t2")])
     .receive(error("unauthorized", id=2), ["error"])
     .done(),
     with_token("getToken fails while connected: reported, and the connection goes on")
@@ -105,26 +105,28 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     .do("closed", 1006, expect=[waiting()])
     .do("token", "t2")
     .do("advance", 250, expect=OPEN)
-    .opened(token="t2")  # noqa: S106
+    .opened(token="t2")
     .done(),
     with_token("4004: another token, then connected again")
     .do("closed", 4004, expect=[waiting(4004)])
     .do("advance", 250, expect=[state("connecting"), ["get_token", "expired"]])
     .do("token", "t2", expect=[["open", 0]])
-    .opened(token="t2")  # noqa: S106
+    .opened(token="t2")
     .done(),
     with_token("4003 for a token that was fetched for this connection: stopped")
     .do("closed", 4003, expect=[stopped(4003)])
     .do("advance", 60_000)
     .done(),
-    with_token("4003 for a token that was fetched earlier: one more token, and stopped if that is refused too")
+    with_token(
+        "4003 for a token that was fetched earlier: one more token, and stopped if that is refused too"
+    )
     .do("closed", 1006, expect=[waiting()])
     .do("advance", 250, expect=OPEN)
-    .opened(token="t1")  # noqa: S106
+    .opened(token="t1")
     .do("closed", 4003, expect=[waiting(4003, 500)])
     .do("advance", 500, expect=[state("connecting"), ["get_token", "unauthorized"]])
     .do("token", "t2", expect=[["open", 0]])
-    .opened(token="t2")  # noqa: S106
+    .opened(token="t2")
     .do("closed", 4003, expect=[stopped(4003)])
     .done(),
     Script("getToken fails before the first connection: tried again", token=True)
@@ -146,7 +148,7 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     Script("a token that was set is used, and getToken is not asked", token=True)
     .do("set_token", "t0")
     .do("connect", expect=OPEN)
-    .opened(token="t0")  # noqa: S106
+    .opened(token="t0")
     .done(),
     Script("expiring without getToken does nothing")
     .connected(expires_in=60.0)
@@ -174,7 +176,7 @@ CHANNEL_TOKENS: Final[list[Scenario]] = [
     .do(
         "channel_tokens",
         {"doc:1": "d2"},
-        expect=[sends("subscribe", 3, channel="doc:1", token="d2", since="6-b")],  # noqa: S106
+        expect=[sends("subscribe", 3, channel="doc:1", token="d2", since="6-b")],
     )
     .receive(
         subscribed("doc:1", "7-c", recovered=True, messages=[message("doc:1", "7-c", 2)], id=3),
@@ -194,15 +196,15 @@ CHANNEL_TOKENS: Final[list[Scenario]] = [
     .do(
         "channel_tokens",
         {"doc:1": "d2"},
-        expect=[sends("subscribe", 2, channel="doc:1", token="d2", since="5-a")],  # noqa: S106
+        expect=[sends("subscribe", 2, channel="doc:1", token="d2", since="5-a")],
     )
     .done(),
     Script("a new channel token that is refused too: gone", channel_tokens=True)
     .connected()
     .do("channel", "doc:1", {"token": True}, expect=[["get_channel_tokens", ["doc:1"]]])
-    .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])  # noqa: S106
+    .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])
     .receive(error("unauthorized", id=2), ["get_channel_tokens", ["doc:1"]])
-    .do("channel_tokens", {"doc:1": "d2"}, expect=[sends("subscribe", 3, channel="doc:1", token="d2")])  # noqa: S106
+    .do("channel_tokens", {"doc:1": "d2"}, expect=[sends("subscribe", 3, channel="doc:1", token="d2")])
     .receive(error("unauthorized", id=3), ["channel", "doc:1", "gone", "unauthorized"])
     .done(),
     Script("the channel tokens cannot be fetched: tried again", channel_tokens=True)
@@ -210,7 +212,7 @@ CHANNEL_TOKENS: Final[list[Scenario]] = [
     .do("channel", "doc:1", {"token": True}, expect=[["get_channel_tokens", ["doc:1"]]])
     .do("channel_tokens_fail", expect=[["error"]])
     .do("advance", 250, expect=[["get_channel_tokens", ["doc:1"]]])
-    .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])  # noqa: S106
+    .do("channel_tokens", {"doc:1": "d1"}, expect=[sends("subscribe", 2, channel="doc:1", token="d1")])
     .done(),
     Script("the application has no token for the channel: gone", channel_tokens=True)
     .connected()
