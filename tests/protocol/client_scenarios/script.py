@@ -8,7 +8,7 @@ Scenario = dict[str, Any]
 Action = list[Any]
 
 JITTER_MS = 250
-"""The first delay: half of the bound of 500 ms, because `random` returns 0.5 if a scenario sets no other value."""
+"""The first delay: half of 500 ms, because `random` returns 0.5 if a scenario sets no other value."""
 
 HEARTBEAT_SECONDS = 25.0
 SILENCE_MS = 35_000
