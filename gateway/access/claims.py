@@ -41,6 +41,8 @@ class Identity:
     info: Any | None = None
     channels: tuple[str, ...] = ()
     token_id: str | None = None
+    issued_at: float | None = None
+    """Unix seconds; None for a token without `iat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class ChannelToken:
     channel: str
     expires_at: float | None
     info: Any | None = None
+    issued_at: float | None = None
+    """Unix seconds; None for a token without `iat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,14 @@ def identity_of(claims: Claims, *, now: float, rules: ClaimRules) -> Identity:
     user = _user(claims)
     expires_at = _expiry(claims, now, rules)
     _check_audience_and_issuer(claims, rules)
-    return Identity(user, expires_at, _info(claims), _channels(claims, user), _token_id(claims))
+    return Identity(
+        user,
+        expires_at,
+        _info(claims),
+        _channels(claims, user),
+        _token_id(claims),
+        _time(claims, "iat"),
+    )
 
 
 def channel_token_of(claims: Claims, *, now: float, rules: ClaimRules) -> ChannelToken:
@@ -92,7 +103,7 @@ def channel_token_of(claims: Claims, *, now: float, rules: ClaimRules) -> Channe
     user = _user(claims)
     expires_at = _expiry(claims, now, rules)
     _check_audience_and_issuer(claims, rules)
-    return ChannelToken(user, channel, expires_at, _info(claims))
+    return ChannelToken(user, channel, expires_at, _info(claims), _time(claims, "iat"))
 
 
 def _user(claims: Claims) -> str:

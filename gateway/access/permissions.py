@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,13 +88,12 @@ def may_subscribe(
     user: str,
     channel: str,
     channel_token: ChannelToken | None,
-    granted: Collection[str],
 ) -> Rejection | None:
     """Return None if *user* may subscribe to *channel* by a command, else the rejection.
 
-    *user* is empty for an anonymous connection, *channel_token* is verified already, *granted* are the
-    `channels` of the connection's token. A token for another user or channel is ignored. Subscriptions
-    that the server makes are not checked here: under the rule `nobody`, no others are possible.
+    *user* is empty for an anonymous connection, *channel_token* is verified already. A token for another user
+    or channel is ignored. Subscriptions that the server makes, and those that the connection's token names,
+    are not checked here: under the rule `nobody`, no others are possible.
     """
     owner = personal_user(channel)
     if owner is not None:
@@ -102,7 +101,7 @@ def may_subscribe(
     rule = rules.subscribe
     if rule == "anyone" or (rule == "authenticated" and user):
         return None
-    if rule != "nobody" and (channel in granted or _token_allows(channel_token, user, channel)):
+    if rule != "nobody" and _token_allows(channel_token, user, channel):
         return None
     return _forbidden(rules, "subscribe", channel, _SUBSCRIBE_REMEDY[rule])
 

@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.access.permissions import ChannelRules, may_publish, may_read
+from gateway.access.grants import Grant
+from gateway.access.permissions import ChannelRules, may_publish, may_read, may_subscribe
 from gateway.broker.base import Publication, Retention
 from gateway.delivery.encoding import EncodedMessage
 from gateway.delivery.reply_size import fitting, member_size
 from gateway.errors import Rejection
 from gateway.hub.services import Services
 from gateway.hub.session import Session
-from gateway.hub.subscribe import require_open, restore, subscribe
+from gateway.hub.subscribe import require_open, restore, subscribe, subscribe_claimed
 from gateway.hub.tokens import verified_identity
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
@@ -35,6 +36,7 @@ from protocol.messages import (
     Refreshed,
     Reply,
     Sender,
+    Subscribed,
     Unsubscribe,
     Unsubscribed,
 )
@@ -85,9 +87,37 @@ async def refresh(session: Session, command: Refresh) -> Refreshed:
         fault = ClientFault(ErrorCode.UNAUTHORIZED, "refresh needs a token of the same user")
         services.on_token_refused(fault)
         raise fault
-    session.info, session.token_channels = identity.info, identity.channels
+    session.info = identity.info
     session.set_token_expiry(identity.expires_at)
+    before = set(session.claimed.names)
+    session.claimed.replace(identity.channels, identity.issued_at)
+    _end_what_is_not_permitted(session)
+    await _subscribe_claimed(session, [name for name in session.claimed.names if name not in before])
     return Refreshed(command.id, _token_seconds_left(session) or 0.0)
+
+
+def _end_what_is_not_permitted(session: Session) -> None:
+    """End the subscriptions that only the `channels` of the session's previous token permitted."""
+    for name, subscription in list(session.subscriptions.items()):
+        if subscription.grant is not Grant.CLAIM or name in session.claimed:
+            continue
+        rejection = may_subscribe(
+            subscription.channel.rules, user=session.user, channel=name, channel_token=None
+        )
+        if rejection is None:
+            subscription.grant = Grant.RULE
+        else:
+            session.revoke(name, ErrorCode.PERMISSION_DENIED, "the new token does not permit it")
+
+
+async def _subscribe_claimed(session: Session, added: list[str]) -> None:
+    """Subscribe to channels that the session's new token has *added*, and push the outcome of each."""
+    missing = [name for name in added if name not in session.subscriptions]
+    for name, outcome in (await subscribe_claimed(session, missing)).items():
+        if isinstance(outcome, Subscribed):
+            session.send(outcome)
+        else:
+            session.send(Unsubscribed(name, outcome.code, outcome.message))
 
 
 async def ping(_: Session, command: Ping) -> PongReply:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from gateway.access.admission import UserSlot
 from gateway.access.claims import Identity
+from gateway.access.grants import ClaimedChannels, Grant
 from gateway.access.ratelimit import CommandLimiter, RejectionCounter
 from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.clock import Clock
@@ -137,6 +138,7 @@ class Session:
         "_rejections",
         "_user_slot",
         "behind",
+        "claimed",
         "codec",
         "connected_at",
         "connection",
@@ -148,7 +150,6 @@ class Session:
         "services",
         "state",
         "subscriptions",
-        "token_channels",
         "token_expiry",
         "transport",
         "user",
@@ -185,7 +186,7 @@ class Session:
         """Unix seconds."""
         self.user = ""
         self.info: Any = None
-        self.token_channels: tuple[str, ...] = ()
+        self.claimed = ClaimedChannels()
         """The channels that the token names: subscribed by the server, and open to the client."""
         self.token_expiry: TokenExpiryTimer | None = None
         """None for an anonymous connection, and for a token that does not expire."""
@@ -296,7 +297,8 @@ class Session:
         self._user_slot = slot
         self._cancel_connect_timer()
         if identity is not None:
-            self.user, self.info, self.token_channels = identity.user, identity.info, identity.channels
+            self.user, self.info = identity.user, identity.info
+            self.claimed.replace(identity.channels, identity.issued_at)
             self.set_token_expiry(identity.expires_at)
         self.services.hub.register(self)
         self.services.heartbeat.add(self)
@@ -338,6 +340,15 @@ class Session:
         """End the subscription to *channel* and tell the client why."""
         self.unsubscribe(channel)
         self.send(Unsubscribed(channel, code, reason))
+
+    def on_channel_token_expired(self, channel: str) -> None:
+        """End the subscription to *channel*, unless the connection's token permits it by now."""
+        subscription = self.subscriptions[channel]
+        subscription.expiry = None
+        if channel in self.claimed:
+            subscription.grant = Grant.CLAIM
+        else:
+            self.revoke(channel, "token_expired", "the channel token has expired")
 
     async def leave_presence(self, channel: str) -> None:
         """Remove this connection from the presence of *channel*.
@@ -417,8 +428,12 @@ class Session:
     def _run_user_command(self, command: UserCommand) -> None:
         channel = command.channel
         if command.action == "subscribe":
+            self.claimed.allow(channel)
             self._start(self._dispatcher.server_subscribe(self, channel))
-        elif channel in self.subscriptions:
+            return
+        issued_before = command.issued_before
+        self.claimed.end(channel, self.services.wall_clock() if issued_before is None else issued_before)
+        if channel in self.subscriptions:
             self.revoke(channel, "unsubscribed", command.reason or "unsubscribed by the server")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

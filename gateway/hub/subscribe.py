@@ -8,10 +8,11 @@ meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from gateway.access.claims import ChannelToken
+from gateway.access.grants import Grant
 from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.delivery.reply_size import fitting, member_size, messages_size
 from gateway.errors import GatewayError, rejection_of
@@ -33,12 +34,12 @@ FROM_NOW_ON = Resume()
 class PreparedSubscription:
     """A subscription that may go live: permitted, channel acquired, missed messages and members at hand."""
 
-    __slots__ = ("changes", "command", "expires_at", "member", "present", "recovery", "server_side")
+    __slots__ = ("changes", "command", "expires_at", "grant", "member", "present", "recovery")
 
-    def __init__(self, command: Subscribe, recovery: Recovery, *, server_side: bool) -> None:
+    def __init__(self, command: Subscribe, recovery: Recovery, grant: Grant) -> None:
         self.command = command
         self.recovery = recovery
-        self.server_side = server_side
+        self.grant = grant
         self.expires_at: float | None = None
         """When the channel token that permits it expires, in Unix seconds; None if it needs none."""
         self.member: Member | None = None
@@ -60,9 +61,9 @@ Outcomes = dict[str, PreparedSubscription | ProtocolError]
 
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
     """Subscribe to a channel: from now on, since a position, or from the last messages on."""
-    granted = command.channel in session.token_channels
+    grant = Grant.CLAIM if command.channel in session.claimed else None
     budget = _reply_budget(session, _reply_room(session), (command.channel,))
-    prepared = await _prepare(session, command, budget, granted=granted)
+    prepared = await _prepare(session, command, budget, grant)
     await _abandon_if_closed(session, prepared)
     return _commit(session, prepared, _reply_room(session))
 
@@ -75,7 +76,7 @@ async def server_subscribe(session: Session, channel: str) -> Subscribed:
         GatewayError: The broker does not answer.
     """
     budget = _reply_budget(session, 0, (channel,))
-    prepared = await _prepare(session, Subscribe(0, channel), budget, granted=True)
+    prepared = await _prepare(session, Subscribe(0, channel), budget, Grant.PUSH_API)
     await _abandon_if_closed(session, prepared)
     return _commit(session, prepared, 0)
 
@@ -87,16 +88,14 @@ async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Su
     broker travel together. Then all channels go live in the same instant, so that no message overtakes the
     reply. What is replayed shares one reply, in the order asked; catch-up sends the rest.
     """
-    server_side = dict.fromkeys(_server_side_channels(session), FROM_NOW_ON)
-    wanted = {**server_side, **asked}
-    outcomes: Outcomes = {}
-    try:
-        await _prepare_all(session, wanted, outcomes, granted=server_side)
-        require_open(session)
-    except BaseException:
-        await _abandon(session, *_prepared(outcomes))
-        raise
-    return _commit_all(session, wanted, outcomes)
+    grants = _server_side_channels(session)
+    return await _subscribe_all(session, {**dict.fromkeys(grants, FROM_NOW_ON), **asked}, grants)
+
+
+async def subscribe_claimed(session: Session, names: Iterable[str]) -> dict[str, Subscribed | Error]:
+    """Subscribe to the channels *names* of the session's token, from now on; each succeeds on its own."""
+    grants = dict.fromkeys(names, Grant.CLAIM)
+    return await _subscribe_all(session, dict.fromkeys(grants, FROM_NOW_ON), grants)
 
 
 def require_open(session: Session) -> None:
@@ -105,11 +104,24 @@ def require_open(session: Session) -> None:
         raise ClientFault(ErrorCode.UNAVAILABLE, "the connection has ended")
 
 
+async def _subscribe_all(
+    session: Session, wanted: Mapping[str, Resume], grants: Mapping[str, Grant]
+) -> dict[str, Subscribed | Error]:
+    outcomes: Outcomes = {}
+    try:
+        await _prepare_all(session, wanted, outcomes, grants)
+        require_open(session)
+    except BaseException:
+        await _abandon(session, *_prepared(outcomes))
+        raise
+    return _commit_all(session, wanted, outcomes)
+
+
 # ---------------------------------------------------------------- prepare: everything that may wait
 
 
 async def _prepare_all(
-    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, *, granted: Container[str]
+    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, grants: Mapping[str, Grant]
 ) -> None:
     """Put into *outcomes* the outcome of each channel of *wanted*; stop early if the session ends.
 
@@ -123,12 +135,10 @@ async def _prepare_all(
             outcomes[channel] = ClientFault(ErrorCode.BAD_REQUEST, resume.fault)
         else:
             commands.append(Subscribe(0, channel, resume.token, resume.since, resume.rewind))
-    free = services.limits.channels
-    while free and commands and session.is_open:
+    free = services.limits.channels - len(session.subscriptions)
+    while free > 0 and commands and session.is_open:
         batch, commands = commands[:free], commands[free:]
-        attempts = [
-            _attempt(session, each, budget, outcomes, granted=each.channel in granted) for each in batch
-        ]
+        attempts = [_attempt(session, each, budget, outcomes, grants.get(each.channel)) for each in batch]
         # A single one needs no task, whatever the broker.
         await (attempts[0] if len(attempts) == 1 else services.tasks.run_all(attempts))
         if commands:
@@ -138,11 +148,11 @@ async def _prepare_all(
 
 
 async def _attempt(
-    session: Session, command: Subscribe, budget: ReplyBudget, outcomes: Outcomes, *, granted: bool
+    session: Session, command: Subscribe, budget: ReplyBudget, outcomes: Outcomes, grant: Grant | None
 ) -> None:
     """Put the outcome of one channel into *outcomes*, which keeps it even if other channels are cancelled."""
     try:
-        outcomes[command.channel] = await _prepare(session, command, budget, granted=granted)
+        outcomes[command.channel] = await _prepare(session, command, budget, grant)
     except ProtocolError as error:
         outcomes[command.channel] = error
     except GatewayError as error:
@@ -150,11 +160,12 @@ async def _attempt(
 
 
 async def _prepare(
-    session: Session, command: Subscribe, budget: ReplyBudget, *, granted: bool
+    session: Session, command: Subscribe, budget: ReplyBudget, grant: Grant | None
 ) -> PreparedSubscription:
     """Check and fetch what a subscription needs; messages that it missed use bytes of *budget*.
 
-    *granted* says that the server wants the subscription, whatever the rules say.
+    *grant* permits the subscription, whatever the rules say; if it is None, the rules and the channel token
+    decide.
 
     Raises:
         ProtocolError: Not permitted, subscribed already, or one too many.
@@ -164,14 +175,14 @@ async def _prepare(
     rules = services.namespaces.rules(name)
     _require_free_place(session, name)
     token = None if command.token is None else await verified_channel_token(services, command.token)
-    if not granted:
-        _require_permission(session, rules, name, token)
+    if grant is None:
+        grant = _require_permission(session, rules, name, token)
     rewind = min(command.rewind or 0, services.limits.rewind)
     recovery = await recover.recover(
         services.hub, name, rules, since=command.since, rewind=rewind, budget=budget
     )
-    prepared = PreparedSubscription(command, recovery, server_side=granted)
-    if token is not None and not granted and rules.subscribe == "token":
+    prepared = PreparedSubscription(command, recovery, grant)
+    if token is not None and grant is Grant.CHANNEL_TOKEN:
         prepared.expires_at = token.expires_at
     try:
         if rules.presence and session.is_open:
@@ -223,12 +234,23 @@ def _require_free_place(session: Session, channel: str) -> None:
 
 def _require_permission(
     session: Session, rules: ChannelRules, channel: str, token: ChannelToken | None
-) -> None:
-    rejection = may_subscribe(
-        rules, user=session.user, channel=channel, channel_token=token, granted=session.token_channels
-    )
+) -> Grant:
+    """Return what permits the subscription, which the `channels` of the session's token do not."""
+    user = session.user
+    rejection = may_subscribe(rules, user=user, channel=channel, channel_token=None)
+    if rejection is None:
+        return Grant.RULE
+    if token is None:
+        raise rejection.error()
+    rejection = may_subscribe(rules, user=user, channel=channel, channel_token=token)
     if rejection is not None:
         raise rejection.error()
+    if not session.claimed.permits(channel, token.issued_at):
+        raise ClientFault(
+            ErrorCode.PERMISSION_DENIED,
+            f"the server unsubscribed this connection from {channel!r} after the channel token was issued",
+        )
+    return Grant.CHANNEL_TOKEN
 
 
 def _too_many_channels(services: Services) -> ClientFault:
@@ -255,13 +277,14 @@ def _reply_room(session: Session) -> int:
     return session.services.limits.outbox // 2 - session.outbox.size
 
 
-def _server_side_channels(session: Session) -> list[str]:
+def _server_side_channels(session: Session) -> dict[str, Grant]:
+    """Return the channels that the server subscribes *session* to at connect, and what permits each."""
     personal = channels.personal_channel(session.user)
     # A user whose name does not fit into a channel's name has no personal channel: the client could not name
     # it in order to resume.
-    if session.user and channels.is_channel_name(personal):
-        return [personal, *session.token_channels]
-    return [*session.token_channels]
+    first = [personal] if session.user and channels.is_channel_name(personal) else []
+    grants = dict.fromkeys([*first, *session.claimed.names], Grant.CLAIM)
+    return grants | dict.fromkeys(first, Grant.RULE)
 
 
 # ---------------------------------------------------------------- commit: live, without waiting
@@ -303,7 +326,7 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subs
         session,
         channel,
         watches_presence=wants_joins and channel.rules.presence,
-        server_side=prepared.server_side,
+        grant=prepared.grant,
     )
     subscription.member = prepared.member
     channel.member_lists.pop(prepared, None)
@@ -315,7 +338,7 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subs
     if prepared.expires_at is not None:
         left = max(0.0, prepared.expires_at - session.services.wall_clock())
         subscription.expiry = asyncio.get_running_loop().call_later(
-            left, session.revoke, channel.name, "token_expired", "the channel token has expired"
+            left, session.on_channel_token_expired, channel.name
         )
     position = channel.position if behind is None else behind
     return Subscribed(channel.name, position, recovered, messages, members, command.id or None, truncated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gateway.access.grants import Grant
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox
 from gateway.hub.channel import Channel, SubscriberSession
@@ -36,23 +37,24 @@ class Subscription:
         "behind",
         "channel",
         "expiry",
+        "grant",
         "member",
         "missed_unnumbered",
         "outbox",
-        "server_side",
         "session",
         "watches_presence",
     )
 
     def __init__(
-        self, session: SubscriptionOwner, channel: Channel, *, watches_presence: bool, server_side: bool
+        self, session: SubscriptionOwner, channel: Channel, *, watches_presence: bool, grant: Grant
     ) -> None:
         self.session = session
         self.outbox: Outbox = session.outbox
         self.channel = channel
         self.watches_presence = watches_presence
         """Whether it gets joins and leaves."""
-        self.server_side = server_side
+        self.grant = grant
+        """What permits it now."""
         self.behind: MessageId | None = None
         """The last position delivered, while the connection is too slow for live messages; else None."""
         self.missed_unnumbered = False

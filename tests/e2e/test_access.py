@@ -139,6 +139,37 @@ async def test_a_token_is_refreshed_in_time_or_the_connection_ends(gateway: Gate
         assert (await client.expect_close()).code == 4004
 
 
+async def test_a_refresh_ends_what_the_new_token_does_not_grant_and_subscribes_to_what_it_adds(
+    gateway: GatewayProcess,
+) -> None:
+    first, second = ["alerts:1", "alerts:2"], ["alerts:2", "alerts:3"]
+    async with Client.open(gateway.public, token=issued("alice", channels=first)) as client:
+        assert list(client.connected["subs"]) == ["@alice", *first]
+        await client.call("refresh", token=issued("alice", channels=second))
+        ended = await client.next_push("unsubscribed")
+        assert (ended["channel"], ended["code"]) == ("alerts:1", "permission_denied")
+        assert (await client.next_push("subscribed"))["channel"] == "alerts:3"
+        for channel in (*first, "alerts:3"):
+            await publish(gateway.internal, channel, channel)
+        assert [(await client.next_push("message"))["data"] for _ in second] == second
+        assert (await client.call("subscribe", channel="alerts:1"))["code"] == "permission_denied"
+
+
+async def test_what_the_push_api_unsubscribed_cannot_be_subscribed_with_the_same_token(
+    gateway: GatewayProcess,
+) -> None:
+    claimed = issued("alice", channels=["alerts:1"])
+    async with Client.open(gateway.public, token=claimed) as client:
+        for action, push in (("unsubscribe", "unsubscribed"), ("subscribe", "subscribed")):
+            path, body = f"/v1/users/alice/{action}", {"channel": "alerts:1"}
+            assert (await gateway.request("POST", path, body)).json() == {"connections": 1}
+            assert (await client.next_push(push))["channel"] == "alerts:1"
+            if action == "unsubscribe":
+                await client.call("refresh", token=claimed)
+                denied = await client.call("subscribe", channel="alerts:1")
+                assert denied["code"] == "permission_denied"
+
+
 async def test_audience_and_issuer_must_be_ours(tmp_path: Path) -> None:
     settings = {"AUTH__AUDIENCE": "fanway", "AUTH__ISSUER": "https://id.example.com"}
     with gateway_process(tmp_path, CONFIG, dev=False, **settings) as gateway:

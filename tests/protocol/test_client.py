@@ -704,3 +704,12 @@ class Model(RuleBasedStateMachine):
 
 Model.TestCase.settings = settings(bounded, stateful_step_count=30)
 TestModel = Model.TestCase
+
+
+def test_a_channel_that_the_server_could_not_subscribe_for_the_moment_is_retried() -> None:
+    state = subscribed_client("a")
+    effects = state.on_message(Unsubscribed("b", "unavailable", "no broker"))
+    (retry,) = effects.retries
+    assert (retry.channel, retry.error.code, retry.error.message) == ("b", "unavailable", "no broker")
+    assert state.subscribe_command("b").channel == "b"
+    assert state.on_message(Unsubscribed("c", "limit_exceeded", "too many")) == NO_EFFECTS

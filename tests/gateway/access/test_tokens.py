@@ -33,7 +33,8 @@ from tests.gateway.access.signing import (
 @pytest.mark.parametrize("key", [HS256, HS384, HS512], ids=HMAC)
 def test_a_secret_verifies_every_size_of_hmac(key: Key) -> None:
     minted = mint(key, user="ann", ttl=60, now=NOW)
-    assert run_without_waiting(verifier(HS256, HS384, HS512).identity(minted)) == Identity("ann", NOW + 60)
+    identity = run_without_waiting(verifier(HS256, HS384, HS512).identity(minted))
+    assert identity == Identity("ann", NOW + 60, issued_at=NOW)
 
 
 @pytest.mark.parametrize("alg", PAIRS)
@@ -65,13 +66,14 @@ def test_every_claim_is_in_the_identity() -> None:
         info={"name": "Ann Ünicode", "roles": [1, None]},
         channels=("news", "@ann", "chat:1"),
         token_id="t-1",
+        issued_at=NOW,
     )
 
 
 def test_a_channel_token_permits_its_channel() -> None:
     minted = mint(HS256, user="ann", ttl=60, now=NOW, channel="chat:1", info="x")
     opened = run_without_waiting(verifier().channel_token(minted))
-    assert opened == ChannelToken("ann", "chat:1", NOW + 60, "x")
+    assert opened == ChannelToken("ann", "chat:1", NOW + 60, "x", NOW)
 
 
 def test_verifying_with_known_keys_does_not_wait() -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.access.grants import Grant
 from gateway.broker.base import Retention
 from gateway.delivery.encoding import EncodedBatch, EncodedMessage, memory_cost
 from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel, ChannelTotals
@@ -55,7 +56,7 @@ def subscribe(
         session,  # type: ignore[arg-type]
         channel,
         watches_presence=watches,
-        server_side=False,
+        grant=Grant.RULE,
     )
     channel.add(subscription)
     return session, subscription
