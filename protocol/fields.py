@@ -50,7 +50,7 @@ def command_id(value: Any) -> int:
 def channel_name(value: Any) -> str:
     """Decode the name of a channel."""
     if type(value) is not str or not channels.is_channel_name(value):
-        raise expected("a channel name of 1 to 128 characters A-Z a-z 0-9 _ . : @ ~ -", value)
+        raise expected(channels.expected_name(value if type(value) is str else ""), value)
     return value
 
 

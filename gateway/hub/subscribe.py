@@ -280,7 +280,7 @@ def _reply_room(session: Session) -> int:
 def _server_side_channels(session: Session) -> dict[str, Grant]:
     """Return the channels that the server subscribes *session* to at connect, and what permits each."""
     personal = channels.personal_channel(session.user)
-    # A user whose name does not fit into a channel's name has no personal channel: the client could not name
+    # A user whose encoded name is too long for a channel has no personal channel: the client could not name
     # it in order to resume.
     first = [personal] if session.user and channels.is_channel_name(personal) else []
     grants = dict.fromkeys([*first, *session.claimed.names], Grant.CLAIM)

@@ -19,17 +19,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def channel_name(name: str) -> str:
     """Return *name* if it is a channel's."""
     if not channels.is_channel_name(name):
-        raise _rejected(
-            "channel", f"a name of 1 to {limits.CHANNEL_NAME} characters A-Z a-z 0-9 _ . : @ ~ -", name
-        )
+        raise _rejected("channel", channels.expected_name(name), name)
     return name
 
 
 def require_personal_channel(user: str) -> str:
-    """Return the personal channel of *user*; 422 for a name that does not fit one: nobody can subscribe."""
+    """Return the personal channel of *user*; 422 for a user who can have none."""
     name = channels.personal_channel(user_name(user))
     if not channels.is_channel_name(name):
-        raise _rejected("user", "one with a personal channel: at most 127 of A-Z a-z 0-9 _ . : @ ~ -", user)
+        longest = limits.PERSONAL_CHANNEL_NAME - 1
+        raise _rejected("user", f"one of at most {longest} characters once percent-encoded", user)
     return name
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
 from protocol import limits
+from protocol.channels import expected_name, is_channel_name
 from protocol.errors import CloseCode
 
 MAX_TARGETS = 1_000
@@ -16,9 +17,25 @@ REASON_SIZE = 123
 CONNECTION_ID_SIZE = 128
 """Characters in the id of a connection."""
 
+
+def _require_channel_name(name: str) -> str:
+    if not is_channel_name(name):
+        raise ValueError(f"expected {expected_name(name)}")
+    return name
+
+
 ChannelName = Annotated[
     str,
-    Field(pattern=rf"^[A-Za-z0-9_.:@~-]{{1,{limits.CHANNEL_NAME}}}$", examples=["chat:42"]),
+    AfterValidator(_require_channel_name),
+    Field(
+        json_schema_extra={
+            "pattern": (
+                rf"^([A-Za-z0-9_.:@~-]{{1,{limits.CHANNEL_NAME}}}|@([A-Za-z0-9_.:@~-]|%[0-9A-F]{{2}})+)$"
+            ),
+            "maxLength": limits.PERSONAL_CHANNEL_NAME,
+        },
+        examples=["chat:42"],
+    ),
 ]
 Key = Annotated[str, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY, examples=["order-1871-paid"])]
 Tag = Annotated[str, Field(max_length=limits.TAG_SIZE)]

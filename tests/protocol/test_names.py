@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from protocol import limits
 from protocol.channels import is_channel_name, namespace_of, personal_channel, personal_user
 from protocol.position import MessageId
 from tests.protocol import strategies
@@ -12,14 +14,43 @@ from tests.protocol.strategies import bounded
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "chat:room-42", "@anna", "@a.b@c.de", "a:b:c", ":", "@", "~x_Y.9-", "x" * 128]
+    "name",
+    [
+        "a",
+        "chat:room-42",
+        "@anna",
+        "@a.b@c.de",
+        "a:b:c",
+        ":",
+        "@",
+        "~x_Y.9-",
+        "x" * 128,
+        f"@{'x' * 511}",
+        "@a%7Cb",
+    ],
 )
 def test_a_valid_channel_name(name: str) -> None:
     assert is_channel_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a b", "a/b", "a\n", "\na", "ä", "a\x00", "x" * 129, "a,b", "a#", "\u0663"]
+    "name",
+    [
+        "",
+        " ",
+        "a b",
+        "a/b",
+        "a\n",
+        "\na",
+        "ä",
+        "a\x00",
+        "x" * 129,
+        "a,b",
+        "a#",
+        "\u0663",
+        f"@{'x' * 512}",
+        "a%7Cb",
+    ],
 )
 def test_an_invalid_channel_name(name: str) -> None:
     assert not is_channel_name(name)
@@ -47,6 +78,24 @@ def test_the_namespace_is_the_part_before_the_first_colon(name: str, namespace: 
 def test_a_personal_channel_belongs_to_one_user(name: str, user: str | None) -> None:
     assert personal_user(name) == user
     if user is not None:
+        assert personal_channel(user) == name
+
+
+@bounded
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40))
+def test_the_personal_channel_of_any_user_is_a_name_that_belongs_to_nobody_else(user: str) -> None:
+    channel = personal_channel(user)
+    assert is_channel_name(channel) is (len(channel) <= limits.PERSONAL_CHANNEL_NAME)
+    assert personal_user(channel) == user
+    assert namespace_of(channel) is None
+
+
+@bounded
+@given(st.text("ab%7CcE2@:|", max_size=12))
+def test_a_personal_channel_has_one_spelling(rest: str) -> None:
+    name = f"@{rest}"
+    user = personal_user(name)
+    if is_channel_name(name) and user is not None:
         assert personal_channel(user) == name
 
 

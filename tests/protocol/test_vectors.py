@@ -9,6 +9,7 @@ from typing import Any, get_args
 import msgpack
 import pytest
 
+from protocol.channels import is_channel_name, personal_channel, personal_user
 from protocol.codec import CODECS, JSON, MSGPACK
 from protocol.errors import BadRequest, CloseCode, Reaction
 from protocol.messages import ClientMessage, Push, Reply
@@ -95,6 +96,21 @@ def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert len(blocks) == 1
+
+
+@pytest.mark.parametrize("case", cases("channels.json", "personal"), ids=lambda case: case["channel"][:30])
+def test_a_user_has_one_personal_channel(case: dict[str, Any]) -> None:
+    assert is_channel_name(case["channel"])
+    assert personal_user(case["channel"]) == case["user"]
+    assert personal_channel(case["user"]) == case["channel"]
+
+
+@pytest.mark.parametrize("case", cases("channels.json", "bad"), ids=lambda case: case["why"])
+def test_no_channel_has_a_bad_name(case: dict[str, Any]) -> None:
+    with pytest.raises(
+        BadRequest, match=r"subscribe\.channel: expected a (channel name|personal channel) of"
+    ):
+        JSON.decode(json.dumps({"type": "subscribe", "id": 1, "channel": case["channel"]}).encode())
 
 
 def test_every_close_code_has_a_reaction() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from protocol import limits, server_messages
+from protocol.channels import personal_channel
 from protocol.client import DEFAULT_BACKOFF
 from protocol.codec import JSON, MSGPACK
 from protocol.errors import CLOSE_ON_ERROR, CLOSES, OTHER_CLOSE, Backoff, BadRequest, CloseCode
@@ -135,6 +136,45 @@ def error_cases() -> list[Case]:
     return [{"code": str(code), "close": int(close)} for code, close in CLOSE_ON_ERROR.items()]
 
 
+USERS = (
+    "anna",
+    "a:b@c.de~x_Y-9",
+    "@anna",
+    "auth0|5f7c",
+    "google-oauth2|1",
+    "100%",
+    "%41",
+    "acme/anna",
+    "Anna M\u00fcller",
+    "\u0410\u043d\u043d\u0430",
+    "\u5b89\u5a1c",
+    "\U0001f600",
+    "a+b&c=d",
+    "u" * 128,
+    "|" * 128,
+)
+"""Users, whose personal channels the vectors show."""
+
+BAD_NAMES = {
+    "": "empty",
+    "a b": "a character that is not allowed",
+    "n" * 129: "too long",
+    "auth0%7C5f7c": "percent-encoding outside a personal channel",
+    "@auth0|5f7c": "not encoded",
+    "@auth0%7c5f7c": "lower-case digits",
+    "@%61nna": "a letter that needs no encoding",
+    "@a%2Db": "a hyphen that needs no encoding",
+    "@100%": "half an encoding",
+    "@%C3": "half a character of UTF-8",
+    "@%C0%AF": "an overlong form of UTF-8",
+    "@%ED%A0%80": "a surrogate in UTF-8",
+    "@%00": "a control character",
+    "@" + "u" * 512: "too long for a personal channel",
+    "@" + "%7C" * 171: "too long for a personal channel once encoded",
+}
+"""Names that no channel has, and why."""
+
+
 def files() -> dict[str, str]:
     """Return the text of every file, by its name."""
     return {
@@ -143,6 +183,12 @@ def files() -> dict[str, str]:
             {"subprotocols": _SUBPROTOCOLS, "server_messages": server_message_cases()}
         ),
         "bad.json": _text({"frames": bad_cases()}),
+        "channels.json": _text(
+            {
+                "personal": [{"user": user, "channel": personal_channel(user)} for user in USERS],
+                "bad": [{"channel": name, "why": why} for name, why in BAD_NAMES.items()],
+            }
+        ),
         "closes.json": _text(
             {
                 "closes": close_cases(),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from protocol.channels import personal_channel
+from protocol.channels import personal_channel, personal_user
 
 
 def shard_of(name: str, shards: int) -> int:
     """Return the number of the shard of *name*, a channel or a user's route (`=ann`), below *shards*.
 
-    `@ann`, a user's personal channel, and `=ann`, the route of the user's connections, are on one shard.
+    `@ann`, a user's personal channel, and `=ann`, the route of the user's connections, are on one shard: that
+    of the user's name without percent-encoding.
     """
-    stem = name[1:] if name[:1] in ("@", "=") else name
+    user = personal_user(name)
+    stem = name.removeprefix("=") if user is None else user
     return crc32(stem.encode()) % shards
 
 

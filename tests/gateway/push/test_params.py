@@ -47,8 +47,18 @@ def test_a_segment_that_is_no_user_is_rejected(segment: str) -> None:
 
 def test_only_a_user_whose_name_fits_has_a_personal_channel() -> None:
     assert require_personal_channel("ann") == "@ann"
-    with pytest.raises(RequestRejected, match="user: expected one with a personal channel"):
-        require_personal_channel("ann/x")
+    assert require_personal_channel("ann/x|y ü") == "@ann%2Fx%7Cy%20%C3%BC"
+    assert require_personal_channel("|" * 128) == "@" + "%7C" * 128
+    with pytest.raises(
+        RequestRejected, match="user: expected one of at most 511 characters once percent-enc"
+    ):
+        require_personal_channel("ü" * 128)
+
+
+def test_a_personal_channel_in_a_path_is_encoded_once_more() -> None:
+    assert channel_from_path("@auth0%257C5f7c") == "@auth0%7C5f7c"
+    with pytest.raises(RequestRejected, match="channel: expected a personal channel of at most 512"):
+        channel_from_path("@auth0%7C5f7c")
 
 
 def test_a_position_is_a_message_id_or_absent() -> None:

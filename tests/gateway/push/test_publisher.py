@@ -117,14 +117,21 @@ async def test_a_broadcast_is_idempotent_channel_by_channel() -> None:
 
 async def test_a_notification_reaches_the_users_who_have_a_personal_channel() -> None:
     api = await make_api()
-    users = ["alice", "Jörg Müller/admin", "", "bell\a"]
+    users = ["alice", "Jörg Müller/admin", "", "bell\a", "ж" * 128]
     async with api.client() as client:
         answer = await client.post("/v1/notify", json={"users": users, "data": {"n": 1}})
     results = answer.json()["results"]
     assert [result["user"] for result in results] == users
-    assert [result.get("channel") for result in results] == ["@alice", None, None, None]
-    assert [result.get("error", {}).get("code") for result in results] == [None] + ["bad_request"] * 3
-    assert [one.message.channel for one in api.node.deliveries] == ["@alice"]
+    assert [result.get("channel") for result in results] == [
+        "@alice",
+        "@J%C3%B6rg%20M%C3%BCller%2Fadmin",
+        *[None] * 3,
+    ]
+    assert [result.get("error", {}).get("code") for result in results] == [None] * 2 + ["bad_request"] * 3
+    assert [one.message.channel for one in api.node.deliveries] == [
+        "@alice",
+        "@J%C3%B6rg%20M%C3%BCller%2Fadmin",
+    ]
 
 
 async def test_a_batch_is_carried_out_in_order_and_one_failure_stops_nothing() -> None:
