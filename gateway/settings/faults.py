@@ -144,7 +144,9 @@ def nearest_key(path: tuple[str | int, ...]) -> str | None:
     home = dotted(["channels", "default"] if parents[:1] == ["channels"] and len(parents) == 2 else parents)
     beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == home]
     beside += [part for key in known if (part := _next_part(key, home))]
-    if match := difflib.get_close_matches(last, beside, n=1):
+    if match := difflib.get_close_matches(last, beside, n=1) or [
+        each for each in beside if each == last.lower()
+    ]:
         return dotted([*parents, match[0]])
     if home == "channels" and f"channels.default.{last}" in known:
         return f"channels.default.{last}"

@@ -51,9 +51,10 @@ def load(
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     dev_opens_default = dev and "default" not in _table(file, "channels")
     values: dict[str, Any] = {}
-    for name in _NOT_IN_FILES & file.keys():
-        faults.append(unknown_key((name,)))
-    _merge(values, {name: value for name, value in file.items() if name not in _NOT_IN_FILES})
+    sections = Settings.model_fields.keys() - _NOT_IN_FILES
+    # Here and not by pydantic, which takes [PUSH] for [push], whatever the case of its letters.
+    faults += [unknown_key((name,)) for name in file if name not in sections]
+    _merge(values, {name: value for name, value in file.items() if name in sections})
     environment = _with_namespaces_spelled_as_in(environment, file)
     _merge(values, environment)
     _merge(values, _nested(given))

@@ -14,6 +14,7 @@ NO_URL = (
 ONE_FAULT = [
     ('[auth]\nsecert = "x"', "auth.secert: unknown key; did you mean auth.secret?"),
     ("[outbocks]\nsize = 1", "outbocks: unknown key; did you mean outbox?"),
+    ("[PUSH]\nkeys = []", "PUSH: unknown key; did you mean push?"),
     ("[zzz]", "zzz: unknown key; gateway.toml lists every key"),
     ("[outbox]\nzzz = 1", "outbox.zzz: unknown key; gateway.toml lists every key"),
     ("[listen]\nport = 1", "listen.port: unknown key; did you mean listen.public.port?"),
