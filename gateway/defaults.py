@@ -31,6 +31,7 @@ TOKEN_MAX_TTL_SECONDS = 86_400.0
 DEV_PUSH_KEY = "dev"
 """The push key that `--dev` adds; commands of `fanway` use it where no other is configured."""
 
+HEARTBEAT_GRACE_SECONDS = 10.0
 IDEMPOTENCY_TTL_SECONDS = 300.0
 """For which a publish with the same key is recognized and not published again."""
 

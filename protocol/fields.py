@@ -152,8 +152,10 @@ def client_info(value: Any) -> ClientInfo:
     """Decode a map with `name` and perhaps `version`."""
     if not isinstance(value, Mapping):
         raise expected("a map with a name", value)
-    name, version = decode_part("name", text(128), value.get("name")), value.get("version")
-    return ClientInfo(name, None if version is None else decode_part("version", text(64), version))
+    name, version = decode_part("name", text(limits.CLIENT_NAME), value.get("name")), value.get("version")
+    return ClientInfo(
+        name, None if version is None else decode_part("version", text(limits.CLIENT_VERSION), version)
+    )
 
 
 def subs(value: Any) -> dict[str, Resume]:

@@ -41,6 +41,9 @@ ENCODED_SIZE = encoded_size(MESSAGE_SIZE)
 IDEMPOTENCY_KEY = 128
 """Characters in the `key` of a publish."""
 
+CLIENT_NAME, CLIENT_VERSION = 128, 64
+"""Characters in the name and in the version of a client."""
+
 TOKEN_SIZE = 8 * 1024
 """Characters in a token; longer tokens are rejected before a signature is verified."""
 

@@ -37,17 +37,41 @@ class SessionLimits:
     catch_up_batch: int = defaults.CATCH_UP_BATCH
     backlog: int = 64
     """Commands that may wait while an earlier one runs; at this number, the socket is not read."""
+    key_ttl: float = defaults.IDEMPOTENCY_TTL_SECONDS
+    heartbeat_grace: float = defaults.HEARTBEAT_GRACE_SECONDS
+    connections_per_user: int = 0
+    connections_per_address: int = 0
+    """0: no limit. These four are enforced elsewhere, and only told to clients here."""
 
     def as_reply(self) -> dict[str, Any]:
         """Return the limits that a client gets in `connected` (docs/protocol.md#limits)."""
         return {
             "message_size": self.message_size,
+            "depth": limits.DEPTH,
             "channels": self.channels,
+            "subs": limits.SUBSCRIPTIONS_AT_CONNECT,
             "commands_per_second": self.commands_per_second,
             "command_burst": self.command_burst,
+            "costs": dict(self.costs),
+            "rejections": self.strikes,
             "history": self.history_reply,
-            "presence": self.presence_reply,
             "rewind": self.rewind,
+            "presence": self.presence_reply,
+            "reply_size": self.outbox // 2,
+            "channel_name": limits.CHANNEL_NAME,
+            "personal_channel_name": limits.PERSONAL_CHANNEL_NAME,
+            "token": limits.TOKEN_SIZE,
+            "key": limits.IDEMPOTENCY_KEY,
+            "key_ttl": self.key_ttl,
+            "client_name": limits.CLIENT_NAME,
+            "client_version": limits.CLIENT_VERSION,
+            "fragments": limits.FRAGMENTS,
+            "control_frames_per_second": limits.CONTROL_FRAMES_PER_SECOND,
+            "control_frame_burst": limits.CONTROL_FRAME_BURST,
+            "connect_timeout": self.connect_timeout,
+            "heartbeat_grace": self.heartbeat_grace,
+            "connections_per_user": self.connections_per_user,
+            "connections_per_address": self.connections_per_address,
         }
 
 

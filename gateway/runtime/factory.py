@@ -104,6 +104,10 @@ def session_limits(settings: Settings) -> SessionLimits:
         rewind=limits.rewind,
         outbox=settings.outbox.size,
         catch_up_batch=settings.outbox.catch_up_batch,
+        key_ttl=settings.push.idempotency_ttl,
+        heartbeat_grace=settings.heartbeat.grace,
+        connections_per_user=limits.connections_per_user,
+        connections_per_address=limits.connections_per_address,
     )
 
 

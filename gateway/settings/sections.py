@@ -283,7 +283,7 @@ class HeartbeatSettings(Section):
     """How a dead connection is detected."""
 
     interval: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = 25.0
-    grace: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = 10.0
+    grace: Annotated[Period, Field(le=MAX_CLIENT_TIMEOUT)] = defaults.HEARTBEAT_GRACE_SECONDS
 
 
 class OutboxSettings(Section):

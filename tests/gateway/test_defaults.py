@@ -28,7 +28,12 @@ SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "listen.internal.body_size": [(push, "PushContext", "body_size")],
     "auth.leeway": [(claims, "ClaimRules", "leeway"), (tokens, "Verifier", "leeway")],
     "auth.max_ttl": [(claims, "ClaimRules", "max_ttl"), (tokens, "Verifier", "max_ttl")],
-    "push.idempotency_ttl": [(memory, "MemoryBroker", "key_ttl"), (redis, "RedisOptions", "key_ttl")],
+    "push.idempotency_ttl": [
+        (memory, "MemoryBroker", "key_ttl"),
+        (redis, "RedisOptions", "key_ttl"),
+        (services, "SessionLimits", "key_ttl"),
+    ],
+    "heartbeat.grace": [(services, "SessionLimits", "heartbeat_grace")],
     "broker.prefix": [(redis, "RedisOptions", "prefix")],
     "broker.shards_per_server": [(redis, "RedisOptions", "shards_per_server")],
     "broker.cluster_shards": [(redis, "RedisOptions", "cluster_shards")],

@@ -32,7 +32,8 @@ def results(reply: Connected) -> dict[str, str]:
 
 @on_virtual_time
 async def test_connected_has_user_node_heartbeat_expiry_and_limits() -> None:
-    async with running_node(limits=SessionLimits(channels=7)) as node:
+    limits = SessionLimits(channels=7)
+    async with running_node(limits=limits) as node:
         client = node.open()
         reply = await client.connect(Connect(9, token=node.token("ann", ttl=60.0)))
         assert reply == Connected(
@@ -42,15 +43,7 @@ async def test_connected_has_user_node_heartbeat_expiry_and_limits() -> None:
             "n1",
             25.0,
             60.0,
-            {
-                "message_size": 65_536,
-                "channels": 7,
-                "commands_per_second": 50.0,
-                "command_burst": 300.0,
-                "history": 1_000,
-                "presence": 1_000,
-                "rewind": 100,
-            },
+            limits.as_reply(),
             {"@ann": Subscribed("@ann")},
         )
 
