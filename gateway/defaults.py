@@ -108,5 +108,6 @@ REWIND = 100
 CONNECTS_PER_SECOND = 10_000.0
 """Of one node, on average; more are answered 503 with Retry-After."""
 
-RESERVED_DESCRIPTORS = 200
-"""File descriptors for listeners, backends, files, the broker: without any, not even a 503 could be sent."""
+UNCONNECTED = 4_096
+"""Connections of clients that have not sent `connect`: as many as the backlog of the public listener; each
+takes 20 KiB until it has sent its request."""

@@ -34,8 +34,8 @@ class AdmissionLimits:
     per_user: int = 0
 
 
-class ConnectionSlot:
-    """One connection's share of the node's limits, until `release`."""
+class AddressSlot:
+    """One connection's share of its address's limit, until `release`."""
 
     __slots__ = ("_address", "_admission")
 
@@ -47,11 +47,11 @@ class ConnectionSlot:
         """Free the slot; a second call does nothing."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission._release_connection(self._address)  # noqa: SLF001 (the slot is a part of the admission)
+            admission._release_address(self._address)  # noqa: SLF001 (the slot is a part of the admission)
 
 
-class UserSlot:
-    """One connection's share of its user's limit, until `release`."""
+class ClientSlot:
+    """One client's share of the node's limit and of its user's, from its `connect` until `release`."""
 
     __slots__ = ("_admission", "_user")
 
@@ -63,7 +63,7 @@ class UserSlot:
         """Free the slot; a second call does nothing."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission._release_user(self._user)  # noqa: SLF001 (the slot is a part of the admission)
+            admission._release_client(self._user)  # noqa: SLF001 (the slot is a part of the admission)
 
 
 class Admission:
@@ -100,32 +100,37 @@ class Admission:
         state = " overloaded" if self.overloaded else ""
         return f"<Admission {self._connections} connections, {len(self._users)} users{state}>"
 
-    def admit_upgrade(self, address: str) -> ConnectionSlot | Rejection:
+    def admit_upgrade(self, address: str) -> AddressSlot | Rejection:
         """Return a slot for a client at *address* (empty if it has none), or why there is none.
 
         The rate is checked last: an upgrade that is rejected for another reason does not count towards it.
         """
-        source = _source(address)
+        source = source_of(address)
         reason = self._exceeded_limit(source)
         if reason is not None:
             return self._rejection(reason)
-        self._connections += 1
         self._addresses[source] += 1
-        return ConnectionSlot(self, source)
+        return AddressSlot(self, source)
 
-    def admit_user(self, user: str) -> UserSlot | Rejection:
-        """Return a slot among *user*'s connections, or why there is none; anonymous ones are not counted."""
+    def admit_client(self, user: str) -> ClientSlot | Rejection:
+        """Return a slot for a client of *user* that has sent `connect`, or why there is none.
+
+        The connections of anonymous clients, whose user is "", count towards the node's limit alone. Before
+        `connect` no connection does: whoever has not sent it takes no place of one who has.
+        """
         limit = self._limits.per_user
-        if not user:
-            return UserSlot(self, user)
-        if limit and self._users[user] >= limit:
+        if user and limit and self._users[user] >= limit:
             self._rejected["user"] += 1
             return Rejection(
                 ErrorCode.LIMIT_EXCEEDED,
                 f"this user has {limit} connections already: close one, then reconnect",
             )
-        self._users[user] += 1
-        return UserSlot(self, user)
+        if self._is_full:
+            return self._rejection("connections")
+        self._connections += 1
+        if user:
+            self._users[user] += 1
+        return ClientSlot(self, user)
 
     def statistics(self) -> dict[str, int]:
         """Return the present counts, and how many were rejected since the start, by reason."""
@@ -140,11 +145,15 @@ class Admission:
         limits = self._limits
         if self.overloaded:
             return "overloaded"
-        if limits.connections and self._connections >= limits.connections:
+        if self._is_full:
             return "connections"
         if limits.per_address and source and self._addresses[source] >= limits.per_address:
             return "address"
         return None if self._within_rate() else "rate"
+
+    @property
+    def _is_full(self) -> bool:
+        return 0 < self._limits.connections <= self._connections
 
     def _within_rate(self) -> bool:
         """Return whether the rate admits one more upgrade now, and count it if so."""
@@ -161,11 +170,11 @@ class Admission:
         retry_after = least + min(int(self._random() * (most - least + 1)), most - least)
         return Rejection(code, message, float(retry_after))
 
-    def _release_connection(self, source: str) -> None:
-        self._connections -= 1
+    def _release_address(self, source: str) -> None:
         _decrement(self._addresses, source)
 
-    def _release_user(self, user: str) -> None:
+    def _release_client(self, user: str) -> None:
+        self._connections -= 1
         if user:
             _decrement(self._users, user)
 
@@ -195,7 +204,7 @@ def _decrement(counts: Counter[str], key: str) -> None:
         del counts[key]
 
 
-def _source(address: str) -> str:
+def source_of(address: str) -> str:
     """Return what *address* counts as: itself, its /64, or the IPv4 address that an IPv6 address maps."""
     if ":" not in address:
         return address

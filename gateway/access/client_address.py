@@ -33,6 +33,14 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Iterable[Ne
     return str(address)
 
 
+def is_trusted(address: str, networks: Sequence[Network]) -> bool:
+    """Return whether *address* is in one of *networks*."""
+    if not networks:
+        return False
+    parsed = _parsed_address(address)
+    return parsed is not None and any(parsed in network for network in networks)
+
+
 def _parsed_address(entry: str) -> Address | None:
     """Return the address in *entry*, which some proxies write with a port; IPv4 for a mapped address."""
     entry = entry.strip()

@@ -51,10 +51,10 @@ async def connect(session: Session, command: Connect) -> Connected:
     session.header_token = None
     require_open(session)
     user = "" if identity is None else identity.user
-    slot = services.admission.admit_user(user)
+    slot = services.admission.admit_client(user)
     if isinstance(slot, Rejection) and services.per_user_policy == "replace":
         _close_oldest(services, user)
-        slot = services.admission.admit_user(user)
+        slot = services.admission.admit_client(user)
     if isinstance(slot, Rejection):
         raise slot.error()
     session.register(identity, slot)

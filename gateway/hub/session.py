@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from gateway.access.admission import UserSlot
+from gateway.access.admission import ClientSlot
 from gateway.access.claims import Identity
 from gateway.access.grants import ClaimedChannels, Grant
 from gateway.access.ratelimit import CommandLimiter, RejectionCounter
@@ -50,6 +50,9 @@ class Transport(Writer, Protocol):
     @property
     def is_open(self) -> bool:
         """Whether frames may still be written."""
+
+    def protect(self) -> None:
+        """Never close this connection in favour of another."""
 
     def close(self, code: int, reason: str = "") -> None:
         """Send a Close frame with *code*; the session gets no further message."""
@@ -129,6 +132,7 @@ class Session:
         "_backlog",
         "_catch_up_retry",
         "_catching_up",
+        "_client_slot",
         "_command_running",
         "_connect_timer",
         "_dispatcher",
@@ -136,7 +140,6 @@ class Session:
         "_limiter",
         "_on_ended",
         "_rejections",
-        "_user_slot",
         "behind",
         "claimed",
         "codec",
@@ -199,7 +202,7 @@ class Session:
         self.wheel_slot = -1
         self._dispatcher = dispatcher
         self._on_ended = on_ended
-        self._user_slot: UserSlot | None = None
+        self._client_slot: ClientSlot | None = None
         self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
         self._rejections: RejectionCounter | None = None
         self._command_running = False
@@ -292,10 +295,11 @@ class Session:
         """Answer the command with *error*."""
         self.send(Error(error.code, error.message, error.retry_after_ms, command_id))
 
-    def register(self, identity: Identity | None, slot: UserSlot) -> None:
+    def register(self, identity: Identity | None, slot: ClientSlot) -> None:
         """Enter the hub and the heartbeat as *identity*; None is anonymous."""
-        self._user_slot = slot
+        self._client_slot = slot
         self._cancel_connect_timer()
+        self.transport.protect()
         if identity is not None:
             self.user, self.info = identity.user, identity.info
             self.claimed.replace(identity.channels, identity.issued_at)
@@ -512,8 +516,8 @@ class Session:
         self.outbox.discard()
         self.services.hub.commands_waiting -= len(self._backlog or ())
         self._backlog = None
-        if self._user_slot is not None:
-            self._user_slot.release()
+        if self._client_slot is not None:
+            self._client_slot.release()
         self._on_ended()
 
     def __repr__(self) -> str:

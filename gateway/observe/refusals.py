@@ -1,4 +1,4 @@
-"""Refused origins, hosts, tokens and push keys in the log: why, what to do; never the token or the key."""
+"""Refused origins, hosts, tokens, keys and connections in the log: why, what to do; never a token or key."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ TOKEN_REMEDIES: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.UNAUTHORIZED: "compare [auth] in gateway.toml with what signs the tokens",
     ErrorCode.TOKEN_EXPIRED: "nothing, if the client then fetches a new one",
 }
+
+
+CONNECTION_REMEDIES: Final[Mapping[str, str]] = {
+    "total": "raise `ulimit -n` if these are not strangers (docs/operations.md#file-descriptors)",
+    "unconnected": "raise listen.public.unconnected if these are not strangers",
+    "address": "raise listen.public.unconnected_per_address, or list it in trusted_proxies if it is a proxy",
+}
+"""What to do where a bound of open connections is reached."""
 
 
 class RefusalLog:
@@ -62,6 +70,31 @@ class RefusalLog:
             "push key refused",
             address=address,
             remedy="send one of push.keys as Authorization: Bearer",
+        )
+
+    def on_connections_exhausted(self, listener: str, bound: str, address: str, open_now: int) -> None:
+        """Log that a *bound* of the connections of *listener* is reached by a new one from *address*.
+
+        *open_now* is the number of its open connections.
+        """
+        self._write(
+            "connections exhausted",
+            kind=f"{listener} {bound}",
+            listener=listener,
+            bound=bound,
+            address=address,
+            open=open_now,
+            remedy=CONNECTION_REMEDIES[bound],
+        )
+
+    def on_descriptors_exhausted(self, listener: str, error: OSError) -> None:
+        """Log that *listener* cannot accept connections because of *error*."""
+        self._write(
+            "cannot accept connections",
+            kind=listener,
+            listener=listener,
+            reason=error.strerror,
+            remedy="raise `ulimit -n` (docs/operations.md#file-descriptors)",
         )
 
     def _write(self, event: str, *, kind: str = "", level: str = "warning", **fields: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from uvicorn.server import ServerState
 
 from gateway.broker.base import Publication
 from gateway.errors import UNAVAILABLE_RETRY_SECONDS, Rejection
@@ -25,6 +24,7 @@ from gateway.push.http import HttpCounts, InternalHttp, RequestTimeouts
 from gateway.push.publisher import RequestPublisher
 from gateway.push.responses import ResponseBody
 from gateway.transport.http.bounded_head import HeadLimits
+from gateway.transport.http.open_connections import OpenConnections
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
@@ -105,7 +105,7 @@ class FastPathHttp(InternalHttp):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: OpenConnections,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
@@ -166,7 +166,7 @@ class FastPathHttp(InternalHttp):
         except Exception:  # noqa: BLE001 (nothing was published yet: the routes find the same fault, and answer it)
             return False
         if self._first_request:
-            self._first_request = False
+            self._on_first_request()
             self._unset_keepalive_if_required()
         self._last_used_at = self.loop.time()
         answer = self._fast_path.tasks.start(self._fast_path.publish(publication))
@@ -181,6 +181,11 @@ class FastPathHttp(InternalHttp):
     def _idle(self) -> bool:
         """Whether no earlier request is still being read or answered, and the client reads its answers."""
         return self._enabled and self._between_requests and self._answered and not self.flow.write_paused
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request is answered, and no other has begun."""
+        return self._publish_task is None and super().is_idle
 
     def _start_buffering(self, data: bytes, end: int) -> bool:
         """Keep the beginning of a request until its end arrives: many clients send the body separately."""

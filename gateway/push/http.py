@@ -10,7 +10,6 @@ from typing import Any, cast
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from uvicorn.server import ServerState
 
 from gateway import defaults
 from gateway.clock import monotonic
@@ -23,6 +22,7 @@ from gateway.transport.http.bounded_head import (
     rejection_of,
 )
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 from gateway.transport.http.rejections import HttpRejection, render
 from gateway.transport.stall_detector import StallDetector
 from protocol.errors import ErrorCode
@@ -87,7 +87,7 @@ class InternalHttp(BoundedHeadHttp):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: OpenConnections,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
@@ -132,6 +132,8 @@ class InternalHttp(BoundedHeadHttp):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and set the deadline of the first request's head."""
         super().connection_made(transport)
+        if transport.is_closing():
+            return  # there is no room for it
         self._started_at = self.loop.time()
         self._set_timer(self._timeouts.head)
 
@@ -237,6 +239,18 @@ class InternalHttp(BoundedHeadHttp):
         """Whether a part of a request has arrived, and the rest has not."""
         return not self._between_requests
 
+    # ------------------------------------------------------------ what decides which connection makes room
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request is answered, and no other has begun."""
+        return self._answered and not (self._request_incomplete or self._input)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun, and is not complete."""
+        return self._request_incomplete
+
     # ------------------------------------------------------------ callbacks of uvicorn's parser
 
     def on_message_begin(self) -> None:
@@ -288,9 +302,14 @@ class InternalHttp(BoundedHeadHttp):
         if self.parser.should_upgrade():
             return  # its body follows: `_ignore_upgrade`
         self._between_requests = True
-        self._first_request = False
+        if self._first_request:
+            self._on_first_request()
         self._bytes_besides_body = 0
         super().on_message_complete()
+
+    def _on_first_request(self) -> None:
+        self._first_request = False
+        self.open_connections.enter(ConnectionStage.ACTIVE, self.transport)
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless this was the last."""
@@ -427,9 +446,9 @@ class InternalHttp(BoundedHeadHttp):
             return
         self._discarding = True
         self._unset_keepalive_if_required()
+        close_lingering(self.transport, self.open_connections, timeout=LINGER_SECONDS)
         # A route that still waits for the body gets a disconnect.
         self.connection_lost(ConnectionAbortedError())
-        close_lingering(self.transport, self.server_state, timeout=LINGER_SECONDS)
 
     def _set_timer(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)

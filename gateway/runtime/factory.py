@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.access.admission import AdmissionLimits
+from gateway.access.admission import AdmissionLimits, source_of
+from gateway.access.client_address import is_trusted
 from gateway.access.jwks import Jwks
 from gateway.access.keys import StaticKeys
 from gateway.access.tokens import Verifier
@@ -16,6 +17,14 @@ from gateway.clock import wall
 from gateway.hub.services import SessionLimits
 from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
+from gateway.settings.descriptors import descriptor_plan
+from gateway.transport.http.open_connections import (
+    INTERNAL_STAGES,
+    PUBLIC_STAGES,
+    ConnectionBounds,
+    OnBoundReached,
+    OpenConnections,
+)
 from gateway.transport.public_http import HttpOptions
 from gateway.transport.websocket.options import WebSocketOptions
 from protocol.limits import encoded_size
@@ -82,7 +91,7 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
     limits = settings.limits
     return AdmissionLimits(
         connects_per_second=limits.connects_per_second,
-        connections=settings.max_connections(),
+        connections=descriptor_plan(settings).clients,
         per_address=limits.connections_per_address,
         per_user=limits.connections_per_user,
     )
@@ -122,6 +131,35 @@ def http_options(settings: Settings) -> HttpOptions:
             low_water=outbox.low_water,
             stall_timeout=outbox.stall_timeout,
         ),
+    )
+
+
+def public_connections(settings: Settings, on_bound_reached: OnBoundReached) -> OpenConnections:
+    """Return the count and the bounds of the connections to the public listener.
+
+    Those of trusted proxies have no bound of their own: behind one address there are many clients.
+    """
+    public, plan = settings.listen.public, descriptor_plan(settings)
+    proxies = public.trusted_proxies
+    return OpenConnections(
+        ConnectionBounds(
+            total=min(plan.public, plan.clients + public.unconnected),
+            unconnected=public.unconnected,
+            per_address=public.unconnected_per_address,
+        ),
+        stages=PUBLIC_STAGES,
+        source_of=lambda address: "" if is_trusted(address, proxies) else source_of(address),
+        on_bound_reached=on_bound_reached,
+    )
+
+
+def internal_connections(settings: Settings, on_bound_reached: OnBoundReached) -> OpenConnections:
+    """Return the count and the bounds of the connections to the internal listener."""
+    return OpenConnections(
+        ConnectionBounds(total=descriptor_plan(settings).backends),
+        stages=INTERNAL_STAGES,
+        source_of=lambda _: "",
+        on_bound_reached=on_bound_reached,
     )
 
 

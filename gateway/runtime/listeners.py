@@ -7,12 +7,15 @@ import contextlib
 import socket
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from gateway import defaults
 from gateway.errors import GatewayError
+from gateway.runtime.acceptor import Acceptor
+from gateway.transport.http.open_connections import OpenConnections
 
 DEFAULT_GRACE_SECONDS = 5.0
 """Time that connections have to close when a listener stops."""
@@ -124,14 +127,37 @@ def _listen(family: int, address: Any, binding: Binding) -> socket.socket:
     return listener
 
 
+def _ignore(_: OSError) -> None:
+    """Do nothing about an error."""
+
+
 class Listener(uvicorn.Server):
     """A uvicorn server on sockets of its own that handles no signals: `stop` ends it.
 
     What it relies on in uvicorn is listed in tests/gateway/runtime/test_uvicorn_contract.py.
     """
 
-    def __init__(self, app: Any, binding: Binding, *, http: Callable[..., Any] | str, **options: Any) -> None:
-        """Serve *app* on *binding* with the protocol class *http*."""
+    def __init__(
+        self,
+        app: Any,
+        binding: Binding,
+        *,
+        http: Callable[..., Any] | str,
+        open_connections: OpenConnections | None = None,
+        on_exhausted: Callable[[OSError], None] = _ignore,
+        **options: Any,
+    ) -> None:
+        """Serve *app* on *binding* with the protocol class *http*.
+
+        Args:
+            app: the ASGI application.
+            binding: where to listen.
+            http: makes the protocol of a connection, from uvicorn's arguments.
+            open_connections: counts and bounds the connections; None: without bounds.
+            on_exhausted: called with the error when no connection can be accepted for lack of descriptors.
+            options: of `uvicorn.Config`.
+
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -145,6 +171,8 @@ class Listener(uvicorn.Server):
                 **options,
             )
         )
+        self.server_state = open_connections or OpenConnections()
+        self._on_exhausted = on_exhausted
         self.sockets = bind(binding)
         self._grace = DEFAULT_GRACE_SECONDS
 
@@ -157,6 +185,22 @@ class Listener(uvicorn.Server):
     async def run_until_stopped(self) -> None:
         """Serve until `stop`, then close all connections."""
         await self.serve(sockets=self.sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections from *sockets*."""
+        await self.lifespan.startup()
+        create_protocol = partial(
+            cast("Any", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+        self.servers = [
+            cast("Any", Acceptor(each, create_protocol, on_exhausted=self._on_exhausted))
+            for each in sockets or ()
+        ]
+        self.started = True
 
     def stop_accepting(self) -> None:
         """Accept no further connections; open ones stay open."""

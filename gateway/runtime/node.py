@@ -98,6 +98,11 @@ class GatewayNode:
         self._services = self._make_services()
         self._push_context = self._make_push_context()
         self._fast_path = FastPath(self._push_context)
+        bound_reached = self._refusals.on_connections_exhausted
+        self._public_connections = factory.public_connections(settings, partial(bound_reached, "public"))
+        self._internal_connections = factory.internal_connections(
+            settings, partial(bound_reached, "internal")
+        )
         self._metrics = self._make_metrics(worker_metrics)
         self.internal = self._make_internal_listener(shares_ports=shares_ports)
         self.public = self._make_public_listener(shares_ports=shares_ports)
@@ -160,6 +165,8 @@ class GatewayNode:
             upgrade.application(self._gate, self._open_session, [health.liveness_route()]),
             factory.public_binding(self.settings, shares_ports=shares_ports),
             http=partial(PublicHttp, tasks=self._tasks, options=options),
+            open_connections=self._public_connections,
+            on_exhausted=partial(self._on_descriptors_exhausted, "public"),
         )
 
     def _make_gate(self) -> UpgradeGate:
@@ -221,6 +228,8 @@ class GatewayNode:
             factory.internal_binding(self.settings, shares_ports=shares_ports),
             http=partial(FastPathHttp, fast_path=self._fast_path),
             ws="none",
+            open_connections=self._internal_connections,
+            on_exhausted=partial(self._on_descriptors_exhausted, "internal"),
             **keep_alive_options(self.settings.listen.internal.keep_alive),
         )
 
@@ -251,6 +260,8 @@ class GatewayNode:
                 "broker": self._broker.statistics,
                 "heartbeat": self._heartbeat.statistics,
                 "admission": self._admission.statistics,
+                "public_connections": self._public_connections.statistics,
+                "internal_connections": self._internal_connections.statistics,
                 "push": self._fast_path.statistics,
                 "tasks": self._tasks.statistics,
                 "loop": self._loop_lag.statistics,
@@ -266,6 +277,12 @@ class GatewayNode:
     def _on_overload_change(self, overloaded: bool) -> None:  # noqa: FBT001 (a callback's only argument)
         self._admission.overloaded = overloaded
         self._log.warning("overloaded" if overloaded else "no longer overloaded", lag_p99=self._loop_lag.p99)
+
+    def _on_descriptors_exhausted(self, listener: str, error: OSError) -> None:
+        """Log *error*, and close a connection: a stranger's first, else an idle one of a backend."""
+        self._refusals.on_descriptors_exhausted(listener, error)
+        if not self._public_connections.close_oldest():
+            self._internal_connections.close_oldest()
 
     def _on_broker_notice(self, shard: int, notice: Notice) -> None:
         self._log_notice(shard, notice)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.defaults import MIN_NODE_MEMORY_BYTES, RESERVED_DESCRIPTORS
+from gateway.defaults import MIN_NODE_MEMORY_BYTES
+from gateway.settings.descriptors import MIN_CLIENTS, RECOMMENDED_DESCRIPTORS, descriptor_plan
 from gateway.settings.faults import SettingFault, dotted, shown
-from gateway.settings.model import Settings, descriptors_for_connections
+from gateway.settings.model import Settings
 from gateway.settings.sections import MIN_BEAT, NAMESPACE_PATTERN
 
 
@@ -278,13 +279,22 @@ def _costs(settings: Settings) -> Iterator[SettingFault]:
 
 
 def _descriptors(settings: Settings) -> Iterator[SettingFault]:
-    connections, available = settings.limits.connections, descriptors_for_connections()
-    if connections > available:
+    plan = descriptor_plan(settings)
+    if plan.most_clients < min(MIN_CLIENTS, settings.limits.connections or MIN_CLIENTS):
+        yield SettingFault(
+            "file descriptors",
+            str(plan.limit),
+            f"too few: the gateway itself needs {plan.own}, connections of backends {plan.backends}, "
+            f"clients that connect {plan.spare}",
+            f"raise `ulimit -n`, best to {RECOMMENDED_DESCRIPTORS} or more"
+            " (docs/operations.md#file-descriptors)",
+        )
+    elif plan.clients > plan.most_clients:
         yield SettingFault(
             "limits.connections",
-            str(connections),
-            f"more than the file descriptors of this process, less {RESERVED_DESCRIPTORS}",
-            f"give at most {available}, or 0 for that, or raise `ulimit -n`"
+            str(plan.clients),
+            f"more than the {plan.limit} file descriptors of this process allow",
+            f"give at most {plan.most_clients}, or 0 for that, or raise `ulimit -n`"
             " (docs/operations.md#file-descriptors)",
         )
 

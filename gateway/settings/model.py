@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import resource
 import socket
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.access.permissions import DEFAULT_NAMESPACE, ChannelRules
-from gateway.defaults import MIN_NODE_MEMORY_BYTES, RESERVED_DESCRIPTORS
+from gateway.defaults import MIN_NODE_MEMORY_BYTES
 from gateway.settings.available_memory import available_memory
 from gateway.settings.sections import (
     AuthSettings,
@@ -73,10 +72,6 @@ class Settings(BaseSettings):
         host = re.sub(r"[^A-Za-z0-9_.~-]", "-", socket.gethostname())[:64]
         return self.node.name or host or "node"
 
-    def max_connections(self) -> int:
-        """Return `limits.connections`, or as many as the file descriptors of this process allow."""
-        return self.limits.connections or descriptors_for_connections()
-
     def memory(self) -> int:
         """Return `limits.memory` in bytes, or this worker's part of a quarter of the memory that there is."""
         return self.limits.memory or max(MIN_NODE_MEMORY_BYTES, available_memory() // 4 // self.node.workers)
@@ -91,9 +86,3 @@ class Settings(BaseSettings):
         rules = {name: namespace.over(base) for name, namespace in self.channels.named().items()}
         rules[DEFAULT_NAMESPACE] = base.over(DEV_NAMESPACE) if self.dev_opens_default else base
         return {name: ChannelRules(namespace=name, **each.model_dump()) for name, each in rules.items()}
-
-
-def descriptors_for_connections() -> int:
-    """Return the limit of file descriptors of this process, less `RESERVED_DESCRIPTORS`."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - RESERVED_DESCRIPTORS)

@@ -144,6 +144,8 @@ class PublicListenerSettings(Section):
     header_timeout: Annotated[Period, Field(le=MAX_HANDSHAKE_TIMEOUT)] = defaults.HEADER_TIMEOUT_SECONDS
     send_buffer: Annotated[Size, Field(le=MAX_SEND_BUFFER)] = 16 * 1024
     user_timeout: Annotated[Period, Field(le=MAX_USER_TIMEOUT)] = 20.0
+    unconnected: Annotated[Positive, Field(le=MAX_CONNECTIONS)] = defaults.UNCONNECTED
+    unconnected_per_address: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 0
 
 
 class InternalListenerSettings(Section):
@@ -155,6 +157,7 @@ class InternalListenerSettings(Section):
     backlog: Annotated[Positive, Field(le=MAX_BACKLOG)] = defaults.LISTEN_BACKLOG
     body_size: Annotated[Size, Field(le=MAX_BODY_SIZE)] = defaults.BODY_SIZE_BYTES
     keep_alive: Annotated[Period, Field(ge=1, le=MAX_CLIENT_TIMEOUT)] = 75.0
+    connections: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 0
 
 
 class ListenSettings(Section):

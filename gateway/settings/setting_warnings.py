@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from gateway.access.keys import RECOMMENDED_SECRET_BYTES
 from gateway.defaults import CONNECTION_BYTES, PROCESS_BYTES
 from gateway.settings.available_memory import available_memory
+from gateway.settings.descriptors import RECOMMENDED_DESCRIPTORS, descriptor_plan
 from gateway.settings.faults import SettingFault
 from gateway.settings.model import Settings
 from protocol import limits
@@ -120,10 +121,22 @@ def promised_memory(settings: Settings) -> int:
     return settings.node.workers * (PROCESS_BYTES + stored + settings.memory() + connections)
 
 
+def _few_descriptors(settings: Settings) -> Iterator[SettingFault]:
+    plan = descriptor_plan(settings)
+    if plan.limit < RECOMMENDED_DESCRIPTORS:
+        yield SettingFault(
+            "file descriptors",
+            str(plan.limit),
+            f"enough for {plan.clients} clients and {plan.backends} connections of backends",
+            "raise `ulimit -n` (docs/operations.md#file-descriptors)",
+        )
+
+
 WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _short_secret,
     _tokens_for_others,
     _channels_and_rate,
     _channels_and_size,
     _memory,
+    _few_descriptors,
 )

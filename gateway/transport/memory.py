@@ -64,6 +64,9 @@ class MemoryTransport:
         """Deliver every message to *receiver* from now on."""
         self._receiver = receiver
 
+    def protect(self) -> None:
+        """Do nothing: there is no listener that closes connections."""
+
     def write(self, data: bytes) -> None:
         """Record *data*; *data* is discarded when the transport is not open any more."""
         if self._open:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from gateway import defaults
 from gateway.errors import Rejection
@@ -17,6 +16,7 @@ from gateway.tasks import Tasks
 from gateway.transport.http import rejections
 from gateway.transport.http.bounded_head import BoundedHeadHttp, HeadLimits, rejection_of
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 from gateway.transport.http.rejections import HttpRejection
 from gateway.transport.websocket.handshake import Handshake
 from gateway.transport.websocket.options import WebSocketOptions
@@ -47,7 +47,7 @@ class PublicHttp(BoundedHeadHttp):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: OpenConnections,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
@@ -65,6 +65,8 @@ class PublicHttp(BoundedHeadHttp):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the request's head."""
         super().connection_made(transport)
+        if transport.is_closing():
+            return  # there is no room for it
         self._head_timer = self.loop.call_later(self._options.header_timeout, self._on_head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -107,6 +109,7 @@ class PublicHttp(BoundedHeadHttp):
         if not (self.parser.should_upgrade() and self._should_upgrade()):
             self._request_received = True
             self.cycle.keep_alive = False
+            self.open_connections.enter(ConnectionStage.CLOSING, self.transport)
 
     def _start_handshake(self, early_data: bytes) -> None:
         """Hand the connection over to a `Handshake`, with the *early_data* that followed the request."""
@@ -118,7 +121,7 @@ class PublicHttp(BoundedHeadHttp):
         self.connections.discard(self)
         handshake = Handshake(
             self.config,
-            self.server_state,
+            self.open_connections,
             self.app_state,
             tasks=self._fanway_tasks,
             options=self._options.websocket,
@@ -161,7 +164,9 @@ class PublicHttp(BoundedHeadHttp):
                 self.transport.write(_response(rejection))
             self.connections.discard(self)
             self.parser = cast("Any", None)
-            close_lingering(self.transport, self.server_state, timeout=self._options.websocket.close_timeout)
+            close_lingering(
+                self.transport, self.open_connections, timeout=self._options.websocket.close_timeout
+            )
 
 
 def _response(rejection: HttpRejection) -> bytes:

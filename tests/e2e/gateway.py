@@ -96,7 +96,7 @@ class GatewayProcess:
 
 @contextmanager
 def gateway_process(
-    home: Path, config: str = "", *, dev: bool = True, **settings: str
+    home: Path, config: str = "", *, dev: bool = True, descriptors: int | str = "", **settings: str
 ) -> Iterator[GatewayProcess]:
     """Run `fanway serve` in *home*; it must exit cleanly.
 
@@ -104,26 +104,36 @@ def gateway_process(
         home: Its working directory, and where its log is written.
         config: The text of its `gateway.toml`.
         dev: Whether it runs in dev mode.
+        descriptors: Its limit of file descriptors; empty: that of the tests.
         settings: Environment variables, as SECTION__KEY.
     """
     with (
         (home / LOG_NAME).open("w") as log,
-        gateway_process_logging_to(log.fileno(), home, config, settings, dev=dev) as gateway,
+        gateway_process_logging_to(
+            log.fileno(), home, config, settings, dev=dev, descriptors=descriptors
+        ) as gateway,
     ):
         yield gateway
 
 
 @contextmanager
 def gateway_process_logging_to(
-    stderr: int, home: Path, config: str, settings: Mapping[str, str] | None = None, *, dev: bool = True
+    stderr: int,
+    home: Path,
+    config: str,
+    settings: Mapping[str, str] | None = None,
+    *,
+    dev: bool = True,
+    descriptors: int | str = "",
 ) -> Iterator[GatewayProcess]:
     """As `gateway_process`, with the log written to the file descriptor *stderr*."""
     arguments = ["--config", str(_config_file(home, config))] if config else []
     arguments += ["--dev"] if dev else []
     environment = {f"FANWAY_{name}": value for name, value in (settings or {}).items()}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANWAY_")}
+    limited = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
     process = subprocess.Popen(
-        [FANWAY, "serve", "--port", "0", "--internal-port", "0", *arguments],
+        [*limited, FANWAY, "serve", "--port", "0", "--internal-port", "0", *arguments],
         cwd=home,
         env={**inherited, "FANWAY_AUTH__SECRET": SECRET, **environment},
         stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
@@ -324,16 +325,23 @@ async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
 
 
 async def test_connections_per_node_are_limited(tmp_path: Path) -> None:
-    async with gateway_on_loop(tmp_path, limits__connections=1) as gateway:
-        with await RawConnection.websocket(gateway.public), await RawConnection.open(gateway.public) as raw:
-            await raw.send(upgrade_request())
-            response = await raw.read_response()
-            assert response.status == 503
-            assert int(response.headers["retry-after"]) >= 1
-            assert orjson.loads(response.body)["error"]["code"] == "unavailable"
-            with await RawConnection.open(gateway.public) as probe:
-                await probe.send(SMUGGLED)
-                assert (await probe.read_response()).status == 200, "a full node is alive"
+    async with gateway_on_loop(tmp_path, limits__connections=1) as gateway, AsyncExitStack() as stack:
+        # An upgrade takes no place: whoever sends `connect` first gets it.
+        for _ in range(2):
+            stack.enter_context(await RawConnection.websocket(gateway.public))
+        late = stack.enter_context(await RawConnection.websocket(gateway.public))
+        await stack.enter_async_context(Client.open(gateway.public))
+        assert (await late.call(type="connect", id=1))["code"] == "unavailable"
+        assert (await late.expect_close()).code == 4011
+        raw = stack.enter_context(await RawConnection.open(gateway.public))
+        await raw.send(upgrade_request())
+        response = await raw.read_response()
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) >= 1
+        assert orjson.loads(response.body)["error"]["code"] == "unavailable"
+        with await RawConnection.open(gateway.public) as probe:
+            await probe.send(SMUGGLED)
+            assert (await probe.read_response()).status == 200, "a full node is alive"
 
 
 async def test_draining_node_refuses_upgrades_with_retry_after(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from gateway.errors import Rejection
+from gateway.transport.http.open_connections import OpenConnections
 from gateway.transport.http.rejections import HttpRejection, render
 from protocol.errors import ErrorCode
 
@@ -49,7 +49,7 @@ class BoundedHeadHttp(HttpToolsProtocol):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: OpenConnections,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
@@ -57,7 +57,19 @@ class BoundedHeadHttp(HttpToolsProtocol):
     ) -> None:
         """Stop at *head_limits*."""
         super().__init__(config, server_state, app_state, _loop)
+        self.open_connections = server_state
         self._head_limits = head_limits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection, which is aborted at once where there is no room for it."""
+        super().connection_made(transport)
+        self.open_connections.opened(transport, self.client[0] if self.client else "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the connection no longer, unless its socket was left to `close_lingering`."""
+        if self.transport.get_protocol() is self:
+            self.open_connections.closed(self.transport)
+        super().connection_lost(exc)
 
     def on_url(self, url: bytes) -> None:
         """Add *url* to the target."""

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 from typing import Any, cast
 
-from uvicorn.server import ServerState
+from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 
 READ_INTERVAL_SECONDS = 0.02
 """Seconds between two reads of discarded data: a peer that sends at full speed must not slow others down."""
 
 
-def close_lingering(transport: asyncio.Transport, server_state: ServerState, *, timeout: float) -> None:
+def close_lingering(transport: asyncio.Transport, server_state: OpenConnections, *, timeout: float) -> None:
     """Close *transport* once all data is written and the peer has closed; abort it after *timeout* seconds.
 
     Our side of the connection is shut down first; input is then read and discarded until the peer closes its
@@ -24,6 +24,7 @@ def close_lingering(transport: asyncio.Transport, server_state: ServerState, *, 
     """
     if transport.is_closing():
         return
+    server_state.enter(ConnectionStage.CLOSING, transport)
     protocol = _DiscardingProtocol(transport, server_state, timeout)
     transport.set_protocol(protocol)
     protocol.read()
@@ -38,7 +39,7 @@ class _DiscardingProtocol(asyncio.Protocol):
 
     __slots__ = ("_loop", "_read_timer", "_server_state", "_timeout_timer", "_transport", "abort")
 
-    def __init__(self, transport: asyncio.Transport, server_state: ServerState, timeout: float) -> None:
+    def __init__(self, transport: asyncio.Transport, server_state: OpenConnections, timeout: float) -> None:
         self.abort = transport.abort
         self._transport = transport
         self._loop = asyncio.get_running_loop()
@@ -63,6 +64,7 @@ class _DiscardingProtocol(asyncio.Protocol):
         if self._read_timer is not None:
             self._read_timer.cancel()
         self._server_state.connections.discard(cast("Any", self))
+        self._server_state.closed(self._transport)
 
     def shutdown(self) -> None:
         """Do nothing more: the connection is closing already."""

@@ -18,7 +18,6 @@ from urllib.parse import unquote
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
-from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request, Response
@@ -28,6 +27,7 @@ from gateway.errors import Rejection
 from gateway.tasks import Tasks
 from gateway.transport.http import rejections
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.transport import WebSocketTransport
 from protocol.errors import CLOSES, CloseCode, ErrorCode
@@ -66,7 +66,7 @@ class Handshake(asyncio.Protocol):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: OpenConnections,
         app_state: dict[str, Any],
         *,
         tasks: Tasks,
@@ -180,6 +180,7 @@ class Handshake(asyncio.Protocol):
     def _accept(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._answered = True
         self._server_state.connections.discard(cast("Any", self))
+        self._server_state.enter(ConnectionStage.UPGRADED, self._transport)
         self.websocket = WebSocketTransport(
             self._transport,
             loop=asyncio.get_running_loop(),
@@ -218,6 +219,7 @@ class Handshake(asyncio.Protocol):
         """Note that the client is gone: the answer is discarded."""
         self._disconnected = True
         self._server_state.connections.discard(cast("Any", self))
+        self._server_state.closed(self._transport)
 
     def shutdown(self) -> None:
         """Reject because the server stops; never raises (uvicorn calls it on every connection)."""

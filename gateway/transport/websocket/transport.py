@@ -13,11 +13,11 @@ import enum
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn.server import ServerState
 from websockets.frames import Opcode
 
 from gateway.clock import Clock, monotonic
 from gateway.transport.http.lingering_close import close_lingering
+from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 from gateway.transport.receiver import Receiver
 from gateway.transport.stall_detector import StallDetector
 from gateway.transport.websocket.frame_parser import (
@@ -73,7 +73,7 @@ class WebSocketTransport(asyncio.Protocol):
         transport: asyncio.Transport,
         *,
         loop: asyncio.AbstractEventLoop,
-        server_state: ServerState,
+        server_state: OpenConnections,
         options: WebSocketOptions,
         peer: str,
         clock: Clock = monotonic,
@@ -83,7 +83,7 @@ class WebSocketTransport(asyncio.Protocol):
         Args:
             transport: asyncio's transport of the connection's socket.
             loop: the running event loop.
-            server_state: uvicorn's set of open connections, which this one joins and leaves.
+            server_state: the open connections of the listener, this one among them.
             options: the bounds of the connection.
             peer: the address of the client, behind trusted proxies the one they report.
             clock: measures stalls and the rate of control frames.
@@ -153,6 +153,11 @@ class WebSocketTransport(asyncio.Protocol):
                 self._schedule_continuation()
             self._update_reading()
 
+    def protect(self) -> None:
+        """Never close this connection in favour of another: its client has sent `connect`."""
+        if self._stage is Stage.OPEN:
+            self._server_state.enter(ConnectionStage.CONNECTED, self._transport)
+
     def close(self, code: int, reason: str = "") -> None:
         """Send a Close frame after what was written, wait for the peer's, then close the socket.
 
@@ -163,6 +168,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._receiver = None
         self._stage = Stage.CLOSING
         self.write = _discard
+        self._server_state.enter(ConnectionStage.CLOSING, self._transport)
         self._write_control(self._ensure_engine().close(code, reason))
         self.resume()  # the peer's Close is awaited
         self._update_reading()
@@ -227,6 +233,7 @@ class WebSocketTransport(asyncio.Protocol):
         """Release everything; the receiver gets code 1006 unless a Close came before."""
         self._notify_closed(1006)
         self._release()
+        self._server_state.closed(self._transport)
 
     # ------------------------------------------------------------ reading: buffered bytes
 
@@ -376,6 +383,7 @@ class WebSocketTransport(asyncio.Protocol):
         self.write = _discard
         self._buffer = b""
         self._cancel_close_timer()
+        self._server_state.enter(ConnectionStage.CLOSING, self._transport)
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._close_timer = self._loop.call_later(self._options.close_timeout, self.abort)

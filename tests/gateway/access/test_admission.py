@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.access.admission import Admission, AdmissionLimits, ConnectionSlot, UserSlot
+from gateway.access.admission import AddressSlot, Admission, AdmissionLimits, ClientSlot
 from gateway.clock import FakeClock
 from gateway.errors import Rejection
 from gateway.transport.http.rejections import render
@@ -8,9 +8,9 @@ from protocol.errors import ErrorCode
 from tests.gateway.access.clock_loop import run_with_clock
 
 
-def admitted(admission: Admission, address: str = "198.51.100.1") -> ConnectionSlot:
+def admitted(admission: Admission, address: str = "198.51.100.1") -> AddressSlot:
     slot = admission.admit_upgrade(address)
-    assert isinstance(slot, ConnectionSlot)
+    assert isinstance(slot, AddressSlot)
     return slot
 
 
@@ -79,15 +79,37 @@ def test_an_overloaded_node_admits_nobody_until_the_overload_ends() -> None:
     run_with_clock(scenario)
 
 
+def connected(admission: Admission, user: str = "") -> ClientSlot:
+    slot = admission.admit_client(user)
+    assert isinstance(slot, ClientSlot)
+    return slot
+
+
 def test_a_full_node_admits_as_many_as_leave() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(connections=2))
-        first = admitted(admission)
-        admitted(admission)
+        first = connected(admission, "ann")
+        connected(admission)
         assert render(rejected_for(admission, "connections")).status == 503
         first.release()
         admitted(admission)
+        connected(admission)
         rejected(admission)
+
+    run_with_clock(scenario)
+
+
+def test_an_upgrade_without_connect_takes_no_place() -> None:
+    def scenario(_: FakeClock) -> None:
+        admission = Admission(AdmissionLimits(connections=1))
+        for _each in range(10):
+            admitted(admission)
+        connected(admission, "ann")
+        late = admission.admit_client("bob")
+        assert isinstance(late, Rejection)
+        assert late.code is ErrorCode.UNAVAILABLE
+        assert late.retry_after is not None
+        assert admission.statistics()["refused_connections"] == 1
 
     run_with_clock(scenario)
 
@@ -98,7 +120,7 @@ def test_a_slot_is_released_only_once() -> None:
         first, _second = admitted(admission), admitted(admission)
         first.release()
         first.release()
-        assert admission.statistics()["connections"] == 1
+        assert admission.statistics()["addresses"] == 1
         admitted(admission)
         rejected(admission)
 
@@ -164,24 +186,24 @@ def test_an_upgrade_rejected_for_another_reason_does_not_count_towards_the_rate(
 
 def test_a_user_has_a_bounded_number_of_connections() -> None:
     admission = Admission(AdmissionLimits(per_user=2))
-    first, second = admission.admit_user("ann"), admission.admit_user("ann")
-    assert isinstance(first, UserSlot)
-    assert isinstance(second, UserSlot)
-    rejection = admission.admit_user("ann")
+    first, second = admission.admit_client("ann"), admission.admit_client("ann")
+    assert isinstance(first, ClientSlot)
+    assert isinstance(second, ClientSlot)
+    rejection = admission.admit_client("ann")
     assert isinstance(rejection, Rejection)
     assert rejection.code is ErrorCode.LIMIT_EXCEEDED
-    assert isinstance(admission.admit_user("bob"), UserSlot)
+    assert isinstance(admission.admit_client("bob"), ClientSlot)
     first.release()
     first.release()
-    assert isinstance(admission.admit_user("ann"), UserSlot)
-    assert isinstance(admission.admit_user("ann"), Rejection)
+    assert isinstance(admission.admit_client("ann"), ClientSlot)
+    assert isinstance(admission.admit_client("ann"), Rejection)
 
 
 def test_anonymous_connections_are_not_counted_as_one_user() -> None:
     admission = Admission(AdmissionLimits(per_user=1))
-    slots = [admission.admit_user("") for _ in range(3)]
+    slots = [admission.admit_client("") for _ in range(3)]
     for anonymous in slots:
-        assert isinstance(anonymous, UserSlot)
+        assert isinstance(anonymous, ClientSlot)
         anonymous.release()
     assert admission.statistics()["users"] == 0
 
@@ -189,10 +211,9 @@ def test_anonymous_connections_are_not_counted_as_one_user() -> None:
 def test_statistics_return_to_zero_but_for_the_rejections() -> None:
     def scenario(_: FakeClock) -> None:
         admission = Admission(AdmissionLimits(connections=1, per_user=1))
-        slot, user = admitted(admission), admission.admit_user("ann")
-        assert isinstance(user, UserSlot)
+        slot, user = admitted(admission), connected(admission, "ann")
         rejected(admission)
-        admission.admit_user("ann")
+        admission.admit_client("ann")
         assert admission.statistics() == {
             "connections": 1,
             "addresses": 1,

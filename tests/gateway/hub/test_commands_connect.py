@@ -215,7 +215,7 @@ async def test_a_connection_above_per_user_is_rejected_or_replaces_the_oldest(po
 @on_virtual_time
 async def test_without_a_connection_to_replace_the_new_one_is_rejected() -> None:
     async with running_node(admission=AdmissionLimits(per_user=1), per_user_policy="replace") as node:
-        slot = node.admission.admit_user("ann")
+        slot = node.admission.admit_client("ann")
         client = node.open()
         assert (await client.request_rejected(Connect(1, token=node.token("ann")))).code == "limit_exceeded"
         slot.release()  # type: ignore[union-attr]

@@ -46,9 +46,9 @@ async def test_an_admitted_client_has_a_place_until_it_is_released() -> None:
     node = Node()
     release = node.gate()(request(origin=APP))
     assert not isinstance(release, Rejection)
-    assert node.admission.statistics()["connections"] == 1
+    assert node.admission.statistics()["addresses"] == 1
     release()
-    assert node.admission.statistics()["connections"] == 0
+    assert node.admission.statistics()["addresses"] == 0
 
 
 @pytest.mark.parametrize("problem", ["draining", "the broker takes no publishes"])
@@ -62,7 +62,7 @@ async def test_a_node_that_is_not_ready_rejects_with_a_random_retry_after(proble
     waits = {each.retry_after for each in rejections if isinstance(each, Rejection)}
     assert len(waits) > 1
     assert waits <= {float(seconds) for seconds in range(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS + 1)}
-    assert node.admission.statistics()["connections"] == 0
+    assert node.admission.statistics()["addresses"] == 0
 
 
 async def test_a_page_of_another_origin_is_rejected_for_good() -> None:

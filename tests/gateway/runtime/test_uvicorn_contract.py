@@ -83,7 +83,12 @@ CYCLE_ATTRIBUTES = {"default_headers", "keep_alive", "response_complete", "respo
 FLOW_ATTRIBUTES = {"pause_reading", "read_paused", "resume_reading", "write_paused"}
 """Attributes of `HttpToolsProtocol.flow` that are read or called."""
 
-SERVER_METHODS = {"serve": ["sockets"], "shutdown": ["sockets"], "capture_signals": []}
+SERVER_METHODS = {
+    "serve": ["sockets"],
+    "startup": ["sockets"],
+    "shutdown": ["sockets"],
+    "capture_signals": [],
+}
 """Methods of `uvicorn.Server` that are overridden or called, and their parameters."""
 
 

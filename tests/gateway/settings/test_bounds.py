@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import Settings, load
-from gateway.settings.model import descriptors_for_connections
+from gateway.settings.descriptors import descriptor_plan
 from gateway.settings.units import MAX_DURATION_SECONDS
 from tests.gateway.settings.numbers import NUMBERS, Number
 from tests.gateway.settings.settings_kit import KEYS, faults_of
@@ -51,16 +51,18 @@ def test_what_the_system_does_not_take_is_a_fault(file: Path, text: str) -> None
 
 
 def test_more_connections_than_file_descriptors_are_a_fault(file: Path) -> None:
-    available = descriptors_for_connections()
+    plan = descriptor_plan(Settings())
+    available = plan.most_clients
     flags = {**KEYS, "limits.connections": available + 1}
     (line,) = faults_of(file, "", flags=flags)
     assert line == (
-        f"limits.connections = {available + 1}: more than the file descriptors of this process, less 200; "
+        f"limits.connections = {available + 1}: more than the {plan.limit} file descriptors of this process "
+        "allow; "
         f"give at most {available}, or 0 for that, or raise `ulimit -n` "
         "(docs/operations.md#file-descriptors)"
     )
-    assert load(None, flags={**KEYS, "limits.connections": available}).max_connections() == available
-    assert Settings().max_connections() == available
+    settings = load(None, flags={**KEYS, "limits.connections": available})
+    assert descriptor_plan(settings).clients == available == plan.clients
 
 
 @pytest.mark.parametrize("key", ["push.idempotency_ttl", "broker.meta_ttl", "listen.public.user_timeout"])

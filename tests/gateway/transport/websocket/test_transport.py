@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
+from gateway.transport.http.open_connections import OpenConnections
 from gateway.transport.websocket.options import WebSocketOptions
 from gateway.transport.websocket.transport import WebSocketTransport
 from tests.e2e.clients import (
@@ -70,7 +70,7 @@ class Connection:
 
     websocket: WebSocketTransport
     client: RawConnection
-    server_state: ServerState
+    server_state: OpenConnections
 
 
 def _socket_pair(buffer: int) -> tuple[socket.socket, socket.socket]:
@@ -92,8 +92,9 @@ def _socket_pair(buffer: int) -> tuple[socket.socket, socket.socket]:
 async def connected(options: WebSocketOptions = SMALL, *, buffer: int = 0) -> AsyncIterator[Connection]:
     """Yield a transport without a receiver, and its client; both sockets are closed afterwards."""
     server, client = _socket_pair(buffer)
-    loop, state = asyncio.get_running_loop(), ServerState()
+    loop, state = asyncio.get_running_loop(), OpenConnections()
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, server)
+    state.opened(transport, "test")
     websocket = WebSocketTransport(transport, loop=loop, server_state=state, options=options, peer="test")
     transport.set_protocol(websocket)
     websocket.connection_made(transport)
