@@ -17,7 +17,8 @@ from gateway.observe.worker_metrics import WorkerMetricsExchange
 from gateway.runtime import factory, standard_streams
 from gateway.runtime.listeners import reserve_ports
 from gateway.runtime.node import GatewayNode
-from gateway.runtime.supervisor import Supervisor, stop_signals
+from gateway.runtime.stop_signals import stop_signals
+from gateway.runtime.supervisor import Supervisor
 from gateway.runtime.worker_heartbeat import WorkerHeartbeat
 from gateway.settings import Settings
 from gateway.transport.websocket.upgrade import PATH

@@ -20,6 +20,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from gateway.observe.worker_metrics import WorkerMetricsExchange
+from gateway.runtime.stop_signals import stop_signals
 
 HEARTBEAT_TIMEOUT_SECONDS = 10.0
 """Age of a worker's last heartbeat above which it is killed and restarted."""
@@ -198,9 +199,3 @@ class Supervisor:
                 signal.signal(number, handler)
             reader.close()
             writer.close()
-
-
-def stop_signals() -> list[signal.Signals]:
-    """Return the signals that drain and stop a gateway; SIGHUP, for a closed terminal, not under `nohup`."""
-    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hangup else [signal.SIGHUP])]

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 import typer.main
 
-from gateway.cli.main import app
+from gateway.cli.commands import app
 from gateway.settings import load
 from tests.docs.pages import PAGES, ROOT, Block, Page
 from tests.docs.terminal import Terminals
