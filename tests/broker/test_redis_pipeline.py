@@ -9,6 +9,7 @@ import pytest_asyncio
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.connection.server import Server
 from gateway.broker.redis.connection.topology import FixedPrimary
@@ -31,6 +32,7 @@ async def pipeline(proxy: Proxy) -> AsyncIterator[Pipeline]:
         RedisConnection(FixedPrimary(Server.from_url(proxy.url)), connect_timeout=LONG),
         health,
         tasks,
+        PendingCalls(),
         timeout=LONG,
     )
     proxy.hold()

@@ -10,6 +10,7 @@ import pytest_asyncio
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.connection.server import Server
 from gateway.broker.redis.connection.topology import FixedPrimary
@@ -84,7 +85,9 @@ def pipeline_to(url: str, tasks: Tasks, *, ignores_health: bool = False) -> tupl
     health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
     health.lease_held()
     connection = RedisConnection(FixedPrimary(Server.from_url(url)), connect_timeout=TIMEOUT)
-    return Pipeline(connection, health, tasks, timeout=TIMEOUT, ignores_health=ignores_health), health
+    return Pipeline(
+        connection, health, tasks, PendingCalls(), timeout=TIMEOUT, ignores_health=ignores_health
+    ), health
 
 
 async def results(pipeline: Pipeline, count: int) -> list[object]:

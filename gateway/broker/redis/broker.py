@@ -22,13 +22,15 @@ from gateway.broker.base import (
     UserCommand,
 )
 from gateway.broker.notices import Notice
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.connection.server import Server
 from gateway.broker.redis.connection.topology import primary_locators
+from gateway.broker.redis.inbox.held_entries import HeldEntries
 from gateway.broker.redis.keys import Keys, shard_of, user_route
 from gateway.broker.redis.membership.layout_check import LayoutCheck
 from gateway.broker.redis.operations.lookups import CHANNELS_PER_LOOKUP
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.shard import Shard
+from gateway.broker.redis.shard import BrokerTotals, Shard
 from gateway.clock import Clock, wall
 from gateway.errors import BrokerUnavailable, GatewayError, KeyReused
 from gateway.tasks import Tasks, call_exception_handler
@@ -87,6 +89,10 @@ class RedisBroker:
         self._node: LocalNode | None = None
         self._shards: list[Shard] = []
         self._refused = 0
+        self._totals = BrokerTotals(
+            PendingCalls(self._options.pending_max_calls, self._options.pending_max_bytes),
+            HeldEntries(self._options.held_max_bytes),
+        )
 
     async def start(self, node: LocalNode) -> None:
         """Serve *node*; return once every lease is held, or after the start timeout, still connecting."""
@@ -107,6 +113,7 @@ class RedisBroker:
                 layout_check=layout_check,
                 wall_clock=self._wall_clock,
                 on_notice=partial(self._on_notice, number),
+                totals=self._totals,
             )
             for number, (locator, own) in enumerate(zip(locators, keys, strict=True))
         ]
@@ -249,10 +256,14 @@ class RedisBroker:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes, summed over the shards."""
-        sums: dict[str, int] = {"shards": len(self._shards), "refused": self._refused}
+        sums: dict[str, int] = {
+            "shards": len(self._shards),
+            "refused": self._refused,
+        }
         for shard in self._shards:
             for name, figure in shard.statistics().items():
                 sums[name] = sums.get(name, 0) + figure
+        sums.update(self._totals.statistics())
         return sums
 
     # ------------------------------------------------------------ inside

@@ -8,6 +8,14 @@ from gateway import defaults
 from gateway.broker.base import AckLevel
 from gateway.broker.redis import timeouts
 
+PENDING_MAX_CALLS = 100_000
+PENDING_MAX_BYTES = 128 * 1024 * 1024
+"""The maximum of calls that wait to be sent or answered, over all connections; further calls are rejected."""
+
+HELD_MAX_BYTES = 64 * 1024 * 1024
+"""The maximum that all channels hold together while their missing messages are read from history; further
+entries are dropped, and history is read once more."""
+
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
@@ -29,7 +37,13 @@ class RedisOptions:
     meta_ttl: float = defaults.POSITION_TTL_SECONDS
     """How long an idle channel's position is kept after its last message expired."""
     inbox_limit: int = 100_000
-    """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap."""
+    """Entries that an inbox may hold; a node further behind recovers from history, or reports a gap. The
+    bytes that it may hold follow from it (scripts/prelude.lua)."""
+    pending_max_calls: int = PENDING_MAX_CALLS
+    pending_max_bytes: int = PENDING_MAX_BYTES
+    """Calls that may wait for Redis, and their bytes, over all shards."""
+    held_max_bytes: int = HELD_MAX_BYTES
+    """Bytes that channels may hold, all together, while their missing messages are read from history."""
     default_level: AckLevel = AckLevel.STORED
     """The acknowledgement level of a publish that does not set a level."""
     publish_timeout: float = timeouts.PUBLISH_TIMEOUT_SECONDS

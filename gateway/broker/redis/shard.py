@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from gateway.broker.base import Envelope, LocalNode
 from gateway.broker.notices import LeaseLost, Notice, OnNotice, RedisRestored, WritesLost
@@ -10,9 +11,11 @@ from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.breaker import Breaker
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.maxmemory_policy import check_maxmemory_policy
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.connection.pipeline import wait_for
 from gateway.broker.redis.connection.shard_connections import ShardConnections
 from gateway.broker.redis.connection.topology import PrimaryLocator
+from gateway.broker.redis.inbox.held_entries import HeldEntries
 from gateway.broker.redis.inbox.ordered_delivery import OrderedDelivery
 from gateway.broker.redis.inbox.reader import InboxReader
 from gateway.broker.redis.inbox.route_audit import RouteAudit
@@ -27,9 +30,21 @@ from gateway.broker.redis.operations.lookups import Lookups, encode_record
 from gateway.broker.redis.operations.presence import PresenceStore
 from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import CLEAR_HISTORY
+from gateway.broker.redis.scripts.registry import CLEAR_HISTORY, TRIM_INBOX
 from gateway.clock import Clock, monotonic
 from gateway.tasks import Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTotals:
+    """What all shards of a broker hold in memory together."""
+
+    pending: PendingCalls
+    held: HeldEntries
+
+    def statistics(self) -> dict[str, int]:
+        """Return sizes and counters by name."""
+        return {**self.pending.statistics(), **self.held.statistics()}
 
 
 class Shard:
@@ -47,6 +62,7 @@ class Shard:
         layout_check: LayoutCheck,
         wall_clock: Clock,
         on_notice: OnNotice,
+        totals: BrokerTotals,
     ) -> None:
         """Serve *node*; nothing is connected before `start`.
 
@@ -60,6 +76,7 @@ class Shard:
             layout_check: Shared by all shards of a broker.
             wall_clock: Unix seconds, for the times of messages.
             on_notice: Gets the notices of the shard (`gateway.broker.notices`).
+            totals: Shared by all shards of a broker.
         """
         self.keys = keys
         self._node = node
@@ -74,7 +91,8 @@ class Shard:
             layout_error=lambda: layout_check.error,
             on_notice=self._notify,
         )
-        self.connections = ShardConnections(primary, self.health, options, tasks)
+        self.connections = ShardConnections(primary, self.health, options, tasks, totals.pending)
+        self._held = totals.held
         self._create_lease(layout, layout_check)
         self._create_operations(wall_clock)
         self._create_inbox(wall_clock)
@@ -126,6 +144,7 @@ class Shard:
             tasks,
             incarnation=self._incarnation,
             clock=monotonic,
+            held=self._held,
             on_resubscribed=self.user_commands.on_resubscribed,
         )
         self.route_audit = RouteAudit(
@@ -142,7 +161,7 @@ class Shard:
             self.routes, self.history, self.lease, tasks, deliver=self._deliver, on_node_entry=self._receive
         )
         self.reader = InboxReader(
-            self.connections.connection(),
+            self.connections.connection(TRIM_INBOX),
             self.routes,
             keys,
             options,
@@ -200,6 +219,9 @@ class Shard:
             "mended": self.route_audit.resubscribed,
             "gaps": self.ordered_delivery.gaps,
             "inbox": self.reader.unread,
+            "inbox_bytes": self.reader.unread_bytes,
+            "inbox_overflows": self.reader.overflows,
+            "keys": self.publisher.recent_keys.value,
             "reads": self.history.reads,
             "reads_shared": self.history.shared,
             "incarnations": self.lease.incarnations,

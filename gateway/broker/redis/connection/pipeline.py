@@ -22,6 +22,7 @@ from gateway.broker.redis.connection.error_table import (
     rule_for,
 )
 from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.scripts.registry import ADD_ROUTE, JOIN, LEAVE, PUBLISH, RENEW_LEASE, Command
 from gateway.broker.redis.timeouts import (
     DEADLINE_TIMER_SLACK_SECONDS,
@@ -34,10 +35,6 @@ from gateway.tasks import Tasks
 BATCH_MAX_CALLS = 512
 BATCH_MAX_BYTES = 4 * 1024 * 1024
 """The maximum size of a batch; a single call may be larger."""
-
-WAITING_MAX_CALLS = 50_000
-WAITING_MAX_BYTES = 64 * 1024 * 1024
-"""The maximum of calls that wait to be sent; further calls are rejected."""
 
 AnswerFuture = asyncio.Future[Any]
 
@@ -129,6 +126,7 @@ class Pipeline:
         connection: RedisConnection,
         health: ShardHealth,
         tasks: Tasks,
+        pending: PendingCalls,
         *,
         timeout: float,
         ignores_health: bool = False,
@@ -141,6 +139,7 @@ class Pipeline:
             connection: Used only by this pipeline.
             health: Checked before each call, and notified of the outcome of each call.
             tasks: Owns the task that sends.
+            pending: Counts the calls, together with those of other connections.
             timeout: Seconds for the answers to a batch.
             ignores_health: Call Redis even if the shard is unavailable according to *health*.
             trailing_command: Sent after each batch that has a call with *trailing*. A future of the answer to
@@ -150,6 +149,7 @@ class Pipeline:
         self._connection = connection
         self._health = health
         self._tasks = tasks
+        self._pending = pending
         self._timeout = timeout
         self._ignores_health = ignores_health
         self._trailing_command = (
@@ -189,14 +189,16 @@ class Pipeline:
             self._health.require_available()
         # Packed here, so that a command that cannot be packed raises an exception only for its own caller.
         packed = self._connection.pack_command(command)
-        if len(self._waiting) >= WAITING_MAX_CALLS or self._waiting_bytes + len(packed) > WAITING_MAX_BYTES:
-            raise BrokerUnavailable(f"{len(self._waiting)} calls wait for Redis already")
+        size = len(packed)
+        if not self._ignores_health:  # the lease must be renewed
+            self._pending.require_room(size, own_calls=len(self._waiting), own_bytes=self._waiting_bytes)
+        self._pending.add(1, size)
         loop = asyncio.get_running_loop()
         answer: AnswerFuture = loop.create_future()
         counts_for = self._health.incarnations if command[1] in _SCRIPTS_WITH_BEAT else NO_BEAT
         call = Call(answer, packed, counts_for, deadline, trailing)
         self._waiting.append(call)
-        self._waiting_bytes += len(packed)
+        self._waiting_bytes += size
         if deadline < self._latest_deadline:
             # The common timer is set for an earlier call with a later deadline: this call needs its own.
             timer = loop.call_at(deadline, self._fail, [call], self._timed_out)
@@ -264,7 +266,12 @@ class Pipeline:
                 self._batch = batch
                 if self._after is not None:
                     await self._after.wait_for_earlier_calls()
-                await self._send(batch)
+                size = sum(len(call.packed) for call in batch)
+                self._pending.add(len(batch), size)
+                try:
+                    await self._send(batch)
+                finally:
+                    self._pending.add(-len(batch), -size)
         finally:
             self._running = False
             self._fail(self._batch, _closed)
@@ -295,6 +302,7 @@ class Pipeline:
     def _dequeue(self) -> Call:
         call = self._waiting.popleft()
         self._waiting_bytes -= len(call.packed)
+        self._pending.add(-1, -len(call.packed))
         return call
 
     def _next_batch(self) -> list[Call]:

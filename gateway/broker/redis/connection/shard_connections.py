@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.broker.redis import timeouts
 from gateway.broker.redis.connection.connection import RedisConnection
 from gateway.broker.redis.connection.health import ShardHealth
+from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.connection.pipeline import Pipeline
 from gateway.broker.redis.connection.topology import PrimaryLocator
 from gateway.broker.redis.options import RedisOptions
@@ -29,9 +30,18 @@ class ShardConnections:
     """The pipelines of one shard; the inbox is read over a separate `connection`."""
 
     def __init__(
-        self, primary: PrimaryLocator, health: ShardHealth, options: RedisOptions, tasks: Tasks
+        self,
+        primary: PrimaryLocator,
+        health: ShardHealth,
+        options: RedisOptions,
+        tasks: Tasks,
+        pending: PendingCalls,
     ) -> None:
-        """Connect to *primary* on first use; notify *health* of the outcome of every call."""
+        """Connect to *primary* on first use; notify *health* of the outcome of every call.
+
+        *pending* counts the calls, together with those of other shards.
+        """
+        self._pending = pending
         self._primary = primary
         self._health = health
         self._options = options
@@ -103,6 +113,7 @@ class ShardConnections:
             self.connection(*scripts, rechecks_primary=ignores_health),
             self._health,
             self._tasks,
+            self._pending,
             timeout=timeout,
             ignores_health=ignores_health,
             trailing_command=trailing_command,

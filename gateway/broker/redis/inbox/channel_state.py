@@ -11,9 +11,11 @@ the subscription, entries after the marker are newer (docs/redis.md#a-message).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from gateway.broker.redis.inbox.held_entries import HeldEntries
 from protocol.position import MessageId
 
 MAX_BUFFERED_ENTRIES = 1_000
@@ -53,6 +55,7 @@ class ChannelState:
         "delivered",
         "generation",
         "has_history",
+        "held",
         "marker",
         "marker_seen",
         "must_reread",
@@ -62,8 +65,10 @@ class ChannelState:
         "subscribed",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, held: HeldEntries | None = None) -> None:
         self.name = name
+        self.held = HeldEntries() if held is None else held
+        """Counts what all channels buffer."""
         self.subscribed = True
         """Whether the channel still has a subscriber on this node."""
         self.has_history = False
@@ -95,6 +100,7 @@ class ChannelState:
             self.has_history = self.has_history or has_history
             return
         self.subscribed, self.marker_seen, self.has_history = True, False, has_history
+        self._release_buffer()
         self.start, self.delivered, self.buffer, self.possible_loss = None, None, None, False
         self.generation += 1
 
@@ -108,6 +114,7 @@ class ChannelState:
         """Drop every entry from now on: the channel no longer has a subscriber on this node."""
         self.subscribed = False
         self.marker_seen = False
+        self._release_buffer()
         self.buffer = None
         self.generation += 1
 
@@ -149,11 +156,7 @@ class ChannelState:
         if not self.subscribed or not self.marker_seen:
             return EntryAction.DROP
         if self.buffer is not None:
-            if len(self.buffer) < MAX_BUFFERED_ENTRIES:
-                self.buffer.append(entry)
-            else:
-                self.must_reread = True
-                self.possible_loss |= entry.id is None
+            self._hold_or_drop(entry, self.buffer)
             return EntryAction.BUFFER
         message_id = entry.id
         if message_id is None or not self.has_history:
@@ -164,18 +167,40 @@ class ChannelState:
             return EntryAction.DELIVER
         if backfilled and message_id.offset <= delivered.offset:
             return EntryAction.DROP
-        self.buffer = [entry]
+        self.buffer = []
+        self._hold_or_drop(entry, self.buffer)
         return EntryAction.BACKFILL
 
     def discard_buffer(self) -> None:
         """Empty the buffer: history is read once more for its messages, but its joins and leaves are lost."""
         self.possible_loss |= any(entry.id is None for entry in self.buffer or ())
+        self._release_buffer()
         self.must_reread, self.buffer = False, []
 
     def take_buffer(self) -> list[InboxEntry]:
         """End the backfill and return the entries that were buffered during it."""
+        self._release_buffer()
         entries, self.buffer, self.must_reread = self.buffer or [], None, False
         return entries
+
+    def hold(self, entries: Sequence[InboxEntry]) -> None:
+        """Buffer *entries*, for a backfill that is running."""
+        if self.buffer is not None:
+            self.buffer.extend(entries)
+            self.held.add(entries)
+
+    def _hold_or_drop(self, entry: InboxEntry, buffer: Sequence[InboxEntry]) -> None:
+        if len(buffer) < MAX_BUFFERED_ENTRIES and self.held.has_room(entry):
+            self.hold([entry])
+        else:
+            self.held.dropped += 1
+            self.must_reread = True
+            self.possible_loss |= entry.id is None
+
+    def _release_buffer(self) -> None:
+        """Count the buffered entries no longer; the caller drops them."""
+        if self.buffer:
+            self.held.remove(self.buffer)
 
     def __repr__(self) -> str:
         if not self.subscribed:

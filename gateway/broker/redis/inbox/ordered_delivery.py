@@ -133,7 +133,7 @@ class OrderedDelivery:
         for number, entry in enumerate(entries):
             self._on_entry(channel, entry, backfilled=True)
             if channel.buffer is not None:
-                channel.buffer.extend(entries[number + 1 :])
+                channel.hold(entries[number + 1 :])
                 return
 
     async def _backfill_next_page(self, channel: ChannelState, generation: int) -> bool:

@@ -18,7 +18,7 @@ from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.membership.lease import Lease
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import Command
+from gateway.broker.redis.scripts.registry import BYTES_PER_ENTRY, LARGE_BODY, TRIM_INBOX, Command
 from gateway.clock import monotonic
 from gateway.errors import GatewayError
 from gateway.tasks import Tasks
@@ -26,7 +26,11 @@ from gateway.tasks import Tasks
 ENTRIES_PER_READ = 500
 
 TRIM_AFTER_ENTRIES = 256
-"""Entries that are read before the inbox is trimmed behind them."""
+TRIM_AFTER_BYTES = 1024 * 1024
+"""Entries, and bytes of large bodies, that are read before the inbox is trimmed behind them."""
+
+READ_BYTES = 1024 * 1024
+"""Bytes that one read should return: with large entries, a read asks for fewer."""
 
 
 class InboxReader:
@@ -62,19 +66,34 @@ class InboxReader:
         """Entries that were read since the length of the inbox was last checked."""
         self._trim_to: bytes | None = None
         """The id up to which the last check found no entry missing: entries before this id may be trimmed."""
+        self._trim_after_bytes = min(TRIM_AFTER_BYTES, options.inbox_limit * BYTES_PER_ENTRY // 4)
+        self._trim_bytes: int | None = 0
+        """Bytes of large bodies before `_trim_to`; None if some of these entries were not read."""
+        self._bytes_read = 0
+        """Bytes of large bodies that were read and, as far as Redis counts, are still in the inbox."""
+        self._cursor_bytes = 0
+        """Those of the entry at the cursor, which trimming leaves in the inbox."""
+        self._times_emptied: bytes | None = None
+        """How often Redis had emptied the inbox at the last check, as Redis stores it."""
+        self._count = ENTRIES_PER_READ
+        """Entries that the next read asks for."""
         self._idle = False
         """Whether the last read returned nothing."""
         self._unreadable_since: float | None = None
         self.entries = self.failures = 0
         self.unread = 0
         """Entries that waited in the inbox when its length was last checked."""
+        self.unread_bytes = 0
+        """Bytes of the large bodies in the inbox when its length was last checked."""
+        self.overflows = 0
+        """How often entries were removed from the inbox before they were read."""
 
     def switch_inbox(self, incarnation: str) -> None:
         """Read the inbox of *incarnation* from its beginning; entries of the previous inbox are stale."""
         previous, self._reading = self._reading, None
         if previous is not None:
             previous.cancel()
-        self._reading = self._tasks.spawn(self._read(self._keys.inbox(incarnation), previous))
+        self._reading = self._tasks.spawn(self._read(incarnation, previous))
 
     async def close(self) -> None:
         """Stop reading."""
@@ -90,36 +109,34 @@ class InboxReader:
 
     # ------------------------------------------------------------ the inbox
 
-    async def _read(self, inbox: str, previous: asyncio.Task[None] | None) -> None:
+    async def _read(self, incarnation: str, previous: asyncio.Task[None] | None) -> None:
+        inbox = self._keys.inbox(incarnation)
         if previous is not None:
             await asyncio.wait([previous])
         self._cursor, self._read_since_check, self._trim_to, self._idle = b"0-0", 0, None, False
+        self._bytes_read = self._cursor_bytes = 0
+        self._times_emptied = None
         while True:
             try:
-                await self._read_once(inbox)
+                await self._read_once(inbox, incarnation)
             except Exception as error:  # noqa: BLE001 (no error may end the reading of the inbox)
                 if self._unreadable_since is None:  # report only the first of several failures in a row
                     self._tasks.report(error)
                 self._on_failure(GatewayError("something unexpected", details=repr(error)))
                 await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
 
-    async def _read_once(self, inbox: str) -> None:
+    async def _read_once(self, inbox: str, incarnation: str) -> None:
         """Read the entries of the inbox, waiting if it is empty, and pass them on.
 
         One exchange checks the length of the inbox at a cursor, and only the next exchange trims the inbox up
         to that cursor. If one exchange did both and its answer was lost, the next read could not see that the
         inbox had overflowed.
         """
-        trim_to, cursor = self._trim_to, self._cursor
-        check = trim_to is None and (
-            self._read_since_check >= TRIM_AFTER_ENTRIES or (self._read_since_check > 0 and self._idle)
-        )
-        length_or_trim_commands: list[Command] = (
-            [] if trim_to is None else [("XTRIM", inbox, "MINID", trim_to)]
-        )
-        if check:
-            length_or_trim_commands = [("XLEN", inbox)]
-        answers = await self._exchange([*length_or_trim_commands, self._read_command(inbox)])
+        cursor, cursor_bytes = self._cursor, self._cursor_bytes
+        check = self._trim_to is None and self._check_is_due()
+        before_read = self._check_commands if check else self._trim_commands
+        commands = before_read(inbox, incarnation)
+        answers = await self._exchange([*commands, self._read_command(inbox)])
         if answers is None:
             return
         rejection = next((answer for answer in answers if isinstance(answer, Exception)), None)
@@ -131,48 +148,89 @@ class InboxReader:
             await asyncio.sleep(timeouts.INBOX_READ_RETRY_SECONDS)
         await self._lease.wait_until_held()
         if rejection is None:
-            self._trim_to = None
-            if check and await self._check_overflow(inbox, answers[0], cursor):
+            if self._trim_to is not None:
+                self._trim_to = None
+                removed = self._trim_bytes
+                self._bytes_read = cursor_bytes if removed is None else self._bytes_read - removed
+            if check and await self._check_overflow(inbox, answers, cursor, cursor_bytes):
                 return
         entries = answers[-1][0][1] if answers[-1] else ()
+        bytes_before = self._bytes_read
         for id, fields in entries:
             # Before the call, so that an entry that cannot be decoded is not read again.
-            self._cursor = id
+            self._cursor, self._cursor_bytes = id, 0
+            if len(fields[3]) > LARGE_BODY:
+                self._cursor_bytes = len(fields[3])
+            self._bytes_read += self._cursor_bytes
             self._ordered_delivery.on_inbox_entry(fields[1], fields[3])
+        if entries:
+            self._count = entries_per_read(len(entries), self._bytes_read - bytes_before)
         self._idle = not entries
         self._read_since_check += len(entries)
         self.entries += len(entries)
 
-    async def _check_overflow(self, inbox: str, length: int, cursor: bytes) -> bool:
-        """Allow trimming up to *cursor*; return whether the inbox, now *length* entries long, has overflowed.
+    def _check_is_due(self) -> bool:
+        return self._read_since_check > 0 and (
+            self._idle
+            or self._read_since_check >= TRIM_AFTER_ENTRIES
+            or self._bytes_read >= self._trim_after_bytes
+        )
 
-        If it has, `XADD MAXLEN` has removed the oldest unread entries, of any channel. So every channel is
-        resubscribed, and reading continues after the newest entry.
+    def _check_commands(self, inbox: str, incarnation: str) -> list[Command]:
+        fields = f"in:{incarnation}", f"emptied:{incarnation}"
+        return [("XLEN", inbox), ("HMGET", self._keys.state, *fields)]
+
+    def _trim_commands(self, inbox: str, incarnation: str) -> list[Command]:
+        trim_to = self._trim_to
+        if trim_to is None:
+            return []
+        if self._trim_bytes == 0:
+            return [("XTRIM", inbox, "MINID", trim_to)]
+        known = "" if self._trim_bytes is None else self._trim_bytes
+        return [TRIM_INBOX([self._keys.state, inbox], incarnation, trim_to, known)]
+
+    async def _check_overflow(
+        self, inbox: str, answers: Sequence[Any], cursor: bytes, cursor_bytes: int
+    ) -> bool:
+        """Allow trimming up to *cursor*; return whether the inbox has overflowed, according to *answers*.
+
+        If it has, Redis has removed unread entries, of any channel: the oldest, because there were too many,
+        or all, because they had too many bytes. So every channel is resubscribed, and reading continues
+        after the newest entry.
         """
+        length, (size, times_emptied) = answers[0], answers[1]
         # Trimming leaves the entry that was read last in the inbox.
         self.unread = max(0, length - self._read_since_check - 1)
+        self.unread_bytes = max(0, int(size or 0) - self._bytes_read)
         self._read_since_check, self._trim_to = 0, cursor
-        if length < self._options.inbox_limit:
+        self._trim_bytes = self._bytes_read - cursor_bytes
+        if length < self._options.inbox_limit and times_emptied == self._times_emptied:
             return False
-        self._cursor = self._trim_to = await self._newest_id(inbox) or self._cursor
+        self.overflows += 1
+        self._times_emptied = times_emptied
+        self._cursor, self._cursor_bytes = await self._newest_entry(inbox) or (self._cursor, cursor_bytes)
+        self._trim_to, self._trim_bytes = self._cursor, None
         self._routes.resubscribe_all()
         return True
 
     def _read_command(self, inbox: str) -> Command:
         # After a failure, do not block: it must be known soon whether the inbox can be read.
         block = () if self._unreadable_since is not None else ("BLOCK", int(self._options.inbox_block * 1000))
-        return ("XREAD", "COUNT", ENTRIES_PER_READ, *block, "STREAMS", inbox, self._cursor)
+        return ("XREAD", "COUNT", self._count, *block, "STREAMS", inbox, self._cursor)
 
-    async def _newest_id(self, inbox: str) -> bytes | None:
+    async def _newest_entry(self, inbox: str) -> tuple[bytes, int] | None:
+        """Return the id of the newest entry, and the bytes of its body if the body is large."""
         answers = await self._exchange([("XREVRANGE", inbox, "+", "-", "COUNT", 1)])
-        newest: bytes | None = answers[0][0][0] if answers and answers[0] else None
-        return newest
+        if not (answers and answers[0]):
+            return None
+        id, fields = answers[0][0]
+        return id, len(fields[3]) if len(fields[3]) > LARGE_BODY else 0
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any] | None:
         """Return Redis' answers; None, after a delay, if it rejects the last command or cannot be reached."""
         packed = [self._connection.pack_command(command) for command in commands]
         try:
-            answers = await self._connection.execute(
+            answers = await self._connection.execute_with_retry(
                 packed, self._options.inbox_block + timeouts.INBOX_BLOCK_GRACE_SECONDS
             )
         except (exceptions.RedisError, OSError) as error:
@@ -206,3 +264,8 @@ class InboxReader:
 
     def __repr__(self) -> str:
         return f"<InboxReader {self.entries} entries {self.unread} unread>"
+
+
+def entries_per_read(entries: int, size: int) -> int:
+    """Return how many entries to ask for if the last *entries* had *size* bytes: about `READ_BYTES`."""
+    return max(1, min(ENTRIES_PER_READ, READ_BYTES * entries // max(1, size)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from gateway.broker.base import Retention
 from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_for
 from gateway.broker.redis.inbox.channel_state import ChannelState
+from gateway.broker.redis.inbox.held_entries import HeldEntries
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import ADD_ROUTE, REMOVE_ROUTE, milliseconds
@@ -34,6 +35,7 @@ class Routes:
         *,
         incarnation: Callable[[], str],
         clock: Clock,
+        held: HeldEntries,
         on_resubscribed: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare to route channels.
@@ -45,6 +47,7 @@ class Routes:
             tasks: Owner of the background tasks.
             incarnation: Returns the id of the node's present incarnation, which channels are routed to.
             clock: Monotonic seconds.
+            held: Counts what all channels of a broker hold during backfills.
             on_resubscribed: Called after channels were resubscribed, whose entries may have been missed.
         """
         self.channels: dict[bytes, ChannelState] = {}
@@ -54,6 +57,7 @@ class Routes:
         self._tasks = tasks
         self._incarnation = incarnation
         self._clock = clock
+        self._held = held
         self._on_resubscribed = on_resubscribed
         self._routes_to_remove: deque[tuple[float, ChannelState, int]] = deque()
         """Channels without subscribers: when to remove the route, and the generation since the last left."""
@@ -86,7 +90,7 @@ class Routes:
         answer = self._call_add_route(name, marker, has_history=has_history)
         channel = self.channels.get(name.encode())
         if channel is None:
-            channel = self.channels[name.encode()] = ChannelState(name)
+            channel = self.channels[name.encode()] = ChannelState(name, self._held)
         self._never_sent.discard(channel)
         generation_before = channel.generation
         channel.subscribe(marker, has_history=has_history)
@@ -108,7 +112,7 @@ class Routes:
         """Route *name*, which has no history, as soon as Redis can be reached; return at once."""
         channel = self.channels.get(name.encode())
         if channel is None:
-            channel = self.channels[name.encode()] = ChannelState(name)
+            channel = self.channels[name.encode()] = ChannelState(name, self._held)
             self._never_sent.add(channel)
         if not (channel.subscribed and channel.marker):
             channel.subscribe(new_uid(), has_history=False)

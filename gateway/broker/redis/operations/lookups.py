@@ -155,8 +155,7 @@ class Lookups:
         keys = self._keys
         return self._pipeline.call(
             APPEND_TO_INBOXES(
-                [keys.state, keys.nodes],
-                keys.inbox_prefix,
+                [keys.state, keys.nodes, *map(keys.inbox, incarnations)],
                 self._options.inbox_limit,
                 head,
                 body,

@@ -145,7 +145,13 @@ class PresenceStore:
         keys = self._keys
         return self._pipeline.call(
             LEAVE(
-                [keys.members(channel), keys.user_counts(channel), keys.route(channel), keys.beats],
+                [
+                    keys.state,
+                    keys.members(channel),
+                    keys.user_counts(channel),
+                    keys.route(channel),
+                    keys.beats,
+                ],
                 keys.inbox_prefix,
                 self._options.inbox_limit,
                 keys.node_members_prefix,

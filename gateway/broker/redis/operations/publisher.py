@@ -12,6 +12,7 @@ from gateway.broker.redis import codec
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, result_or_none
 from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.operations.recent_count import RecentCount
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import PUBLISH, Command, milliseconds
 from gateway.broker.redis.timeouts import (
@@ -20,7 +21,7 @@ from gateway.broker.redis.timeouts import (
     PUBLISH_RETRY_RATIO,
 )
 from gateway.broker.uid import UID_SIZE, new_uid
-from gateway.clock import Clock
+from gateway.clock import Clock, monotonic
 from gateway.errors import BrokerUnavailable, KeyReused
 from protocol.position import MessageId
 
@@ -59,6 +60,8 @@ class Publisher:
         self._key_ttl = milliseconds(options.key_ttl)
         self._wall = wall
         self._retry_credit = PUBLISH_RETRY_CREDIT_MAX
+        self.recent_keys = RecentCount(options.key_ttl, monotonic)
+        """Idempotency keys that this node has stored, and that Redis has not forgotten yet."""
         self.published = self.replayed = self.retried = self.keys_reused = 0
 
     async def publish(self, publication: Publication) -> Receipt:
@@ -101,6 +104,8 @@ class Publisher:
             self.replayed += 1
         else:
             self.published += 1
+            if publication.key is not None:
+                self.recent_keys.add()
         id = MessageId(offset, uid.decode()) if offset else None
         if level is AckLevel.STORED:
             return Receipt(id, bool(replayed))

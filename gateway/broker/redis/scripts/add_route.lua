@@ -18,10 +18,10 @@ if listed == '1' then
   redis.call('ZADD', routed_names, 0, channel)
 end
 if has_history ~= '1' then
-  append_to_inbox(inbox, limit, 's 0 - ' .. marker .. ' ' .. channel, '')
+  append_to_inbox(state, inbox, node, limit, 's 0 - ' .. marker .. ' ' .. channel, '')
   return {beat}
 end
 local offset, uid = current_position(meta, log, state, fresh, meta_ttl)
 extend_ttl(meta, meta_ttl)
-append_to_inbox(inbox, limit, 's ' .. string.format('%d', offset) .. ' ' .. uid .. ' ' .. marker .. ' ' .. channel, '')
+append_to_inbox(state, inbox, node, limit, 's ' .. string.format('%d', offset) .. ' ' .. uid .. ' ' .. marker .. ' ' .. channel, '')
 return {beat, offset, uid}

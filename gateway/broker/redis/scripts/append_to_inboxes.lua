@@ -1,13 +1,14 @@
 -- Append one entry to the inboxes of the given nodes, except for nodes that do not hold a lease.
--- KEYS: state nodes
--- ARGV: inbox_prefix inbox_limit head body node...
+-- KEYS: state nodes, then the inbox of each node
+-- ARGV: inbox_limit head body node...
 -- Returns the nodes whose inboxes have the entry.
 write_despite_full_memory(KEYS[1])
 local reached = {}
-for i = 5, #ARGV do
-  if has_lease(KEYS[2], ARGV[i]) then
-    append_to_inbox(ARGV[1] .. ARGV[i], ARGV[2], ARGV[3], ARGV[4])
-    reached[#reached + 1] = ARGV[i]
+for i = 1, #ARGV - 3 do
+  local inbox, node = KEYS[i + 2], ARGV[i + 3]
+  if has_lease(KEYS[2], node) then
+    append_to_inbox(KEYS[1], inbox, node, ARGV[1], ARGV[2], ARGV[3])
+    reached[#reached + 1] = node
   end
 end
 return reached

@@ -28,6 +28,6 @@ redis.call('HSET', members, connection, order .. ' ' .. node .. ' ' .. member)
 redis.call('SADD', node_members, node_entry)
 add_to_user_count(user_counts, member, 1)
 if not found and announce == '1' then
-  append_to_routed_inboxes(route, inbox_prefix, limit, 'j ' .. channel, member)
+  append_to_routed_inboxes(state, route, inbox_prefix, limit, 'j ' .. channel, member)
 end
 return {beat, found and 0 or 1}

@@ -40,15 +40,44 @@ local function beat_when_reaped(state, node)
   return until_ms and tonumber(until_ms) > now_ms() and tonumber(beat) or nil
 end
 
-local function append_to_inbox(inbox, limit, head, body)
+-- An inbox is bounded in entries, and in bytes: BYTES_PER_ENTRY for each entry that it may have. Bodies of up to
+-- LARGE_BODY bytes are bounded by the number of entries, and are not counted. Python reads these two numbers
+-- (registry.py).
+local LARGE_BODY, BYTES_PER_ENTRY = 1024, 640
+
+-- The fields of `state` with the bytes of an inbox's large bodies, and how often the inbox was emptied.
+local function inbox_bytes_field(node)
+  return 'in:' .. node
+end
+
+local function inbox_emptied_field(node)
+  return 'emptied:' .. node
+end
+
+local function counted_bytes(body)
+  return #body > LARGE_BODY and #body or 0
+end
+
+-- Append an entry to the inbox of a node. An inbox with too many bytes is emptied: its node finds that out, and recovers
+-- every channel from history.
+local function append_to_inbox(state, inbox, node, limit, head, body)
+  if #body > LARGE_BODY then
+    local bytes = redis.call('HINCRBY', state, inbox_bytes_field(node), #body)
+    if bytes > limit * BYTES_PER_ENTRY then
+      -- Not deleted, because a stream that is created again might begin with an id before the reader's cursor.
+      redis.call('XTRIM', inbox, 'MAXLEN', 0)
+      redis.call('HSET', state, inbox_bytes_field(node), #body)
+      redis.call('HINCRBY', state, inbox_emptied_field(node), 1)
+    end
+  end
   redis.call('XADD', inbox, 'MAXLEN', '~', limit, '*', 'h', head, 'b', body)
 end
 
 -- Append an entry to the inbox of every node that is routed for a channel.
-local function append_to_routed_inboxes(route, inbox_prefix, limit, head, body)
+local function append_to_routed_inboxes(state, route, inbox_prefix, limit, head, body)
   local nodes = redis.call('SMEMBERS', route)
   for i = 1, #nodes do
-    append_to_inbox(inbox_prefix .. nodes[i], limit, head, body)
+    append_to_inbox(state, inbox_prefix .. nodes[i], nodes[i], limit, head, body)
   end
 end
 

@@ -45,7 +45,7 @@ if size > 0 then
 else
   head = 'm 0 - - ' .. channel
 end
-append_to_routed_inboxes(route, inbox_prefix, limit, head, body)
+append_to_routed_inboxes(state, route, inbox_prefix, limit, head, body)
 if receipt then
   redis.call('SET', receipt, string.format('%d', offset) .. ' ' .. uid, 'PX', ARGV[10])
 end

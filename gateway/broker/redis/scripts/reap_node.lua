@@ -16,6 +16,7 @@ if not expiry or (even_if_alive ~= '1' and tonumber(expiry) > now_ms()) then
   return -1
 end
 redis.call('DEL', inbox)
+redis.call('HDEL', state, inbox_bytes_field(node), inbox_emptied_field(node))
 redis.call('ZADD', nodes, 0, node)
 local channels = redis.call('SPOP', node_routes, batch)
 for i = 1, #channels do
@@ -36,7 +37,7 @@ if #channels == 0 then
       if owner == node then
         redis.call('HDEL', members, connection)
         add_to_user_count(members .. '\nusers', member, -1)
-        append_to_routed_inboxes(route_prefix .. channel, inbox_prefix, limit, 'l ' .. channel, member)
+        append_to_routed_inboxes(state, route_prefix .. channel, inbox_prefix, limit, 'l ' .. channel, member)
       end
     end
   end

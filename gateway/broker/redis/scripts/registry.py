@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import sha1
 from importlib.resources import files
@@ -37,6 +38,12 @@ class Script:
         return f"<Script {self.name} {self.digest:.8}>"
 
 
+def _constants(line: str) -> tuple[int, int]:
+    """Return the two numbers that *line* of prelude.lua assigns."""
+    first, second = re.findall(rf"^{line} = (\d+), (\d+)$", PUBLISH.source, re.MULTILINE)[0]
+    return int(first), int(second)
+
+
 def milliseconds(seconds: float) -> int:
     """Return *seconds* in milliseconds, at least 1: Redis rejects an expiry of 0."""
     return max(1, round(seconds * 1000))
@@ -50,6 +57,7 @@ ADD_ROUTE = Script("add_route")
 REMOVE_ROUTE = Script("remove_route")
 AUDIT_ROUTES = Script("audit_routes")
 APPEND_TO_INBOXES = Script("append_to_inboxes")
+TRIM_INBOX = Script("trim_inbox")
 
 JOIN = Script("join")
 LEAVE = Script("leave")
@@ -64,6 +72,10 @@ RENEW_LEASE = Script("renew_lease")
 BUMP_EPOCH = Script("bump_epoch")
 REAP_NODE = Script("reap_node")
 
+LARGE_BODY, BYTES_PER_ENTRY = _constants("local LARGE_BODY, BYTES_PER_ENTRY")
+"""Bodies of more bytes than the first number are counted; an inbox may have the second number of bytes for
+each entry that it may have."""
+
 SCRIPTS = (
     PUBLISH,
     READ_HISTORY,
@@ -72,6 +84,7 @@ SCRIPTS = (
     REMOVE_ROUTE,
     AUDIT_ROUTES,
     APPEND_TO_INBOXES,
+    TRIM_INBOX,
     JOIN,
     LEAVE,
     COUNT_MEMBERS,

@@ -21,7 +21,7 @@ end
 local reached = {}
 for node in pairs(receivers) do
   if has_lease(nodes, node) then
-    append_to_inbox(inbox_prefix .. node, limit, 'i ' .. id, body)
+    append_to_inbox(state, inbox_prefix .. node, node, limit, 'i ' .. id, body)
     reached[#reached + 1] = node
   end
 end
