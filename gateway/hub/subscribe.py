@@ -17,7 +17,7 @@ from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.delivery.reply_size import fitting, member_size, messages_size
 from gateway.errors import GatewayError, rejection_of
 from gateway.hub.recovery import recover
-from gateway.hub.recovery.recover import Recovery
+from gateway.hub.recovery.recover import RESUME_REPLY_BYTES, Recovery
 from gateway.hub.recovery.reply_budget import ReplyBudget
 from gateway.hub.services import Services
 from gateway.hub.session import Session
@@ -65,7 +65,7 @@ async def subscribe(session: Session, command: Subscribe) -> Subscribed:
     budget = _reply_budget(session, _reply_room(session), (command.channel,))
     prepared = await _prepare(session, command, budget, grant)
     await _abandon_if_closed(session, prepared)
-    return _commit(session, prepared, _reply_room(session))
+    return _commit(session, prepared, _reply_room(session), RESUME_REPLY_BYTES)
 
 
 async def server_subscribe(session: Session, channel: str) -> Subscribed:
@@ -78,7 +78,7 @@ async def server_subscribe(session: Session, channel: str) -> Subscribed:
     budget = _reply_budget(session, 0, (channel,))
     prepared = await _prepare(session, Subscribe(0, channel), budget, Grant.PUSH_API)
     await _abandon_if_closed(session, prepared)
-    return _commit(session, prepared, 0)
+    return _commit(session, prepared, 0, 0)
 
 
 async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Subscribed | Error]:
@@ -296,22 +296,26 @@ def _commit_all(session: Session, wanted: Iterable[str], outcomes: Outcomes) -> 
             # A subscriber that is too slow for what waits in the channel leaves now, so that its `leave` is
             # not announced between this reply's member list and the reply.
             each.recovery.channel.offer_pending()
-    room = _reply_room(session)
+    room, resume_room = _reply_room(session), RESUME_REPLY_BYTES
     subs: dict[str, Subscribed | Error] = {}
     for channel in wanted:
         each = outcomes[channel]
         if isinstance(each, PreparedSubscription):
-            subscribed = subs[channel] = _commit(session, each, room)
-            room -= messages_size(subscribed.messages)
+            subscribed = subs[channel] = _commit(session, each, room, resume_room)
+            size = messages_size(subscribed.messages)
+            room -= size
+            if each.recovery.since is not None:
+                resume_room -= size
         else:
             subs[channel] = Error(each.code, each.message, each.retry_after_ms)
     return subs
 
 
-def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subscribed:
+def _commit(session: Session, prepared: PreparedSubscription, room: int, resume_room: int) -> Subscribed:
     """Go live, and return the position, with at most *room* bytes of missed messages; without waiting.
 
-    If more was missed, the subscription is behind: catch-up sends the rest, after the reply.
+    A client that resumes gets at most *resume_room* bytes of them. If more was missed, the subscription is
+    behind: catch-up sends the rest, after the reply.
     """
     command, channel = prepared.command, prepared.recovery.channel
     limits, members, truncated = session.services.limits, prepared.members, None
@@ -320,7 +324,7 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int) -> Subs
         count, size = fitting(first, member_size, room=limits.outbox // 2)
         truncated = True if count < len(members) else None
         members, room = first[:count], room - size
-    messages, recovered, behind = prepared.recovery.complete(room)
+    messages, recovered, behind = prepared.recovery.complete(room, resume_room)
     wants_joins = channel.rules.join_leave if command.join_leave is None else command.join_leave
     subscription = Subscription(
         session,

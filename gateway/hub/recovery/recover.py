@@ -15,6 +15,14 @@ from gateway.hub.hub import Hub
 from gateway.hub.recovery.reply_budget import ReplyBudget
 from protocol.position import MessageId
 
+RESUME_REPLY_BYTES = 32 * 1024
+"""Bytes of messages that one reply holds for clients that resume; catch-up sends the others, each in a frame.
+
+A client has nothing of a reply before it has all of it. At 2 KB/s, 32 KiB take 16 s: less than the time after
+which a client gives up a connection from which no message comes (docs/protocol.md#heartbeats). And a client
+whose connection breaks while it reads the others resumes from the last one that it has read.
+"""
+
 READ_ATTEMPTS = 4
 """How often a resume reads again what the broker does not have, although this node has received it."""
 
@@ -59,11 +67,12 @@ class Recovery:
             self.position = last_position(self.messages, self.since)
         self.size = messages_size(self.messages)
 
-    def complete(self, room: int) -> RecoveryReply:
+    def complete(self, room: int, resume_room: int) -> RecoveryReply:
         """Return what *room* bytes of a reply say about everything that was missed until now.
 
         Without waiting, so that no message comes in between. If the client resumes from a position: the
-        oldest messages, without a hole, and the others left to catch-up. Otherwise the newest messages.
+        oldest messages, without a hole, in *resume_room* bytes, and the others left to catch-up. Otherwise
+        the newest messages.
         """
         if self.position is None or self.channel.numbering_breaks != self.numbering_breaks:
             return NOT_RECOVERED
@@ -73,7 +82,7 @@ class Recovery:
                 () if newer is None else _newest([*self.messages, *newer], room), recovered=False
             )
         messages = [*self.messages, *(newer or ())]
-        fit = _oldest(messages, room)
+        fit = _oldest(messages, min(room, resume_room))
         if newer is not None and len(fit) == len(messages):
             return RecoveryReply(fit, recovered=True)
         return RecoveryReply(fit, recovered=True, behind=last_position(fit, self.since))
@@ -128,13 +137,14 @@ async def recover(
 
 
 async def _resume(hub: Hub, channel: Channel, since: MessageId, budget: ReplyBudget) -> Recovery:
-    """Return what follows *since*: from the channel's cache, else from the broker."""
+    """Return what follows *since*: from the channel's cache, else from the broker what a reply may hold."""
     for _ in range(READ_ATTEMPTS):
         cached = channel.messages_after(since)
         if cached is not None:
             return Recovery(channel, cached, channel.position, since, channel.numbering_breaks)
         async with budget.read_slot():
-            recovery = await _read_since(hub, channel, since, budget.available_to(channel.name))
+            room = min(budget.available_to(channel.name), RESUME_REPLY_BYTES)
+            recovery = await _read_since(hub, channel, since, room)
         if recovery is not None:
             return recovery
         # The client has received newer messages on another node: this node must not deliver them again.

@@ -81,7 +81,7 @@ async def test_all_channels_of_a_connect_are_prepared_at_the_same_time() -> None
 @on_virtual_time
 async def test_a_connect_with_a_broker_that_never_waits_needs_no_task() -> None:
     async with running_node() as node:
-        asked = await publish_in(node, names(20), 3)
+        asked = await publish_in(node, names(20), 3, size=100)
         client = node.open()
         client.send(Connect(1, subs=asked))
         assert client.session.state is State.CONNECTED
@@ -94,7 +94,7 @@ async def test_the_number_of_concurrent_history_reads_is_bounded() -> None:
     broker = GatedBroker(only=READING)
     count = 2 * CONCURRENT_READS + 3
     async with running_node(broker=broker) as node:
-        asked = await publish_in(node, names(count), 2)
+        asked = await publish_in(node, names(count), 2, size=100)
         broker.calls.clear()
         client = node.open()
         client.send(Connect(1, subs=asked))
