@@ -137,6 +137,13 @@ class Outbox:
         else:
             self._writer.write(batch.data)
 
+    def write_ahead(self, data: bytes) -> None:
+        """Write the frame *data* at once, ahead of the queue, even if the socket is full.
+
+        For the few bytes of a ping, which must not wait for its turn behind a full outbox.
+        """
+        self._writer.write(data)
+
     def flush(self) -> None:
         """Write what is in the queue, as far as the socket accepts it."""
         self._marked = False

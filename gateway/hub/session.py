@@ -18,9 +18,11 @@ from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox, Writer
 from gateway.delivery.overflow import Subscriber
 from gateway.errors import GatewayError, Rejection, rejection_of
+from gateway.hub.pong_deadline import PongDeadline
 from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
+from gateway.transport.tcp_progress import TcpProgress
 from protocol.codec import Codec
 from protocol.conversation import CommandAction, State, action_for
 from protocol.errors import CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
@@ -65,6 +67,9 @@ class Transport(Writer, Protocol):
 
     def resume(self) -> None:
         """Read from the connection again."""
+
+    def progress(self) -> TcpProgress:
+        """Return how far the bytes of the connection have got."""
 
 
 class Dispatcher(Protocol):
@@ -150,6 +155,7 @@ class Session:
         "last_received_at",
         "outbox",
         "ping_sent_at",
+        "pong_deadline",
         "services",
         "state",
         "subscriptions",
@@ -200,6 +206,7 @@ class Session:
         """Subscriptions that wait for a catch-up, in the order in which they get their batches."""
         self.last_received_at = self.ping_sent_at = 0.0
         self.wheel_slot = -1
+        self.pong_deadline: PongDeadline | None = None
         self._dispatcher = dispatcher
         self._on_ended = on_ended
         self._client_slot: ClientSlot | None = None
@@ -252,9 +259,15 @@ class Session:
 
     # ------------------------------------------------------------ what the heartbeat calls
 
-    def ping(self) -> None:
-        """Send a ping that the client has to answer."""
-        self.send(ServerPing())
+    def ping(self) -> int:
+        """Write a ping that the client has to answer, ahead of what waits in the outbox; return its bytes."""
+        frame = data_frame(self.codec.encode(ServerPing()), binary=self.codec.binary)
+        self.outbox.write_ahead(frame)
+        return len(frame)
+
+    def progress(self) -> TcpProgress:
+        """Return how far the bytes of the connection have got."""
+        return self.transport.progress()
 
     def on_heartbeat_timeout(self) -> None:
         """Close: the client has not answered a ping."""
@@ -425,6 +438,8 @@ class Session:
             self.close(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
         elif action is CommandAction.HANDLE:
             if isinstance(command, Pong):
+                if self.pong_deadline is not None:
+                    self.pong_deadline.on_pong(self.services.clock())
                 self._admit(command.type, None)
             elif self._admit(command.type, command.id):
                 self._start(self._dispatcher.answer(self, command))

@@ -54,6 +54,7 @@ COUNTERS: Mapping[str, str] = {
     "push_stalled": "connections of backends that were aborted because no answers were read",
     "push_rejected_heads": "requests of backends that were malformed, or whose head exceeded a bound",
     "heartbeat_pings": "pings sent to silent connections",
+    "heartbeat_extended": "times that a client had longer for its answer, because bytes wait before the ping",
     "heartbeat_dead": "connections closed because they did not answer a ping",
     "outbox_flushes": "event loop turns in which outboxes were flushed",
     "outbox_dropped_catch_up": "messages dropped from outboxes and replayed from history later",

@@ -84,7 +84,10 @@ class GatewayNode:
         self._admission = Admission(factory.admission_limits(settings))
         self._loop_lag = LoopLag(loop, monotonic, self._on_overload_change)
         self._heartbeat = Heartbeat(
-            loop, interval=settings.heartbeat.interval, grace=settings.heartbeat.grace
+            loop,
+            interval=settings.heartbeat.interval,
+            grace=settings.heartbeat.grace,
+            stall_timeout=settings.outbox.stall_timeout,
         )
         self._name_check = NodeNameCheck(
             self.hub.node,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.transport.receiver import Receiver
+from gateway.transport.tcp_progress import UNKNOWN, TcpProgress
 from protocol.codec import JSON, Codec
 from protocol.messages import ClientMessage, ServerMessage
 
@@ -48,6 +49,8 @@ class MemoryTransport:
         self.aborted = False
         self.writes: list[bytes] = []
         """Everything that was written, one item for each call of `write`."""
+        self.tcp_progress = UNKNOWN
+        """What `progress` returns."""
         self._receiver: Receiver | None = None
         self._open = True
         self._read_count = 0
@@ -78,6 +81,10 @@ class MemoryTransport:
     def buffered(self) -> int:
         """Return the bytes that were written since the last `drain`, if the capacity is used up; else 0."""
         return 0 if self.writable else self._written_since_drain
+
+    def progress(self) -> TcpProgress:
+        """Return `tcp_progress`, which the test sets."""
+        return self.tcp_progress
 
     def pause(self) -> None:
         """Stop reading."""

@@ -13,7 +13,7 @@ from random import Random
 from typing import Self
 
 from tests.chaos.ports import HOST, listening, reserved
-from tests.chaos.relay import UNIMPAIRED, LinkConditions, Relay
+from tests.chaos.relay import QUEUED_PIECES, UNIMPAIRED, LinkConditions, Relay
 
 
 class Cut(Enum):
@@ -40,11 +40,12 @@ class Connection:
         up: LinkConditions,
         down: LinkConditions,
         random: Random,
+        queued_pieces: int,
     ) -> None:
         self.client_port: int = client.getpeername()[1]
-        self.up = Relay(client, server, up, random)
+        self.up = Relay(client, server, up, random, queued_pieces)
         """From the client to the server."""
-        self.down = Relay(server, client, down, random)
+        self.down = Relay(server, client, down, random, queued_pieces)
         self.closed = asyncio.Event()
         """Set when both of its sockets are closed."""
         self._sockets = (client, server)
@@ -113,7 +114,14 @@ class Proxy:
     """Listens on a port of its own and relays every connection to *target*."""
 
     def __init__(
-        self, tasks: asyncio.TaskGroup, port: int, target: int, *, random: Random, buffer_bytes: int = 0
+        self,
+        tasks: asyncio.TaskGroup,
+        port: int,
+        target: int,
+        *,
+        random: Random,
+        buffer_bytes: int = 0,
+        queued_pieces: int = QUEUED_PIECES,
     ) -> None:
         self.port = port
         """Where it listens; does not change."""
@@ -124,6 +132,7 @@ class Proxy:
         self._tasks = tasks
         self._random = random
         self._buffer_bytes = buffer_bytes
+        self._queued_pieces = queued_pieces
         self._conditions = {"up": UNIMPAIRED, "down": UNIMPAIRED}
         self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -131,7 +140,12 @@ class Proxy:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, target: int, *, random: Random | None = None, buffer_bytes: int = 0
+        cls,
+        target: int,
+        *,
+        random: Random | None = None,
+        buffer_bytes: int = 0,
+        queued_pieces: int = QUEUED_PIECES,
     ) -> AsyncIterator[Self]:
         """Run a proxy to the port *target*; at the end every connection is reset.
 
@@ -140,10 +154,18 @@ class Proxy:
             random: For the sizes of fragments.
             buffer_bytes: The receive buffer of its sockets: a small one makes one side notice at once that
                 the other side is slow. 0 for the kernel's default.
+            queued_pieces: How many pieces of `PIECE_BYTES` it holds in each direction of a connection.
         """
         with reserved() as port:
             async with asyncio.TaskGroup() as tasks:
-                proxy = cls(tasks, port, target, random=random or Random(), buffer_bytes=buffer_bytes)
+                proxy = cls(
+                    tasks,
+                    port,
+                    target,
+                    random=random or Random(),
+                    buffer_bytes=buffer_bytes,
+                    queued_pieces=queued_pieces,
+                )
                 proxy.accept()
                 try:
                     yield proxy
@@ -192,7 +214,9 @@ class Proxy:
         if server is None:
             reset_on_close(client)
             return
-        connection = Connection(client, server, **self._conditions, random=self._random)
+        connection = Connection(
+            client, server, **self._conditions, random=self._random, queued_pieces=self._queued_pieces
+        )
         self.connections.append(connection)
         try:
             await connection.run()

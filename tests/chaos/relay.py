@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 QUEUED_PIECES = 16
-"""Pieces that a relay holds at most; while it is full, the source is not read."""
+"""Pieces that a relay holds at most by default; while it is full, the source is not read."""
 
 PIECE_BYTES = 4 * 1024
 
@@ -46,14 +46,19 @@ class Relay:
     """Copies bytes from *source* to *target* until the end of the source."""
 
     def __init__(
-        self, source: socket.socket, target: socket.socket, conditions: LinkConditions, random: Random
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        conditions: LinkConditions,
+        random: Random,
+        queued_pieces: int = QUEUED_PIECES,
     ) -> None:
         self._source = source
         self._target = target
         self._conditions = conditions
         self._random = random
         self._conditions_changed = asyncio.Event()
-        self._pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_PIECES)
+        self._pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(queued_pieces)
         """Each piece with the time at which it was read."""
         self._last_write: tuple[float, int] = (0.0, 0)
         """The time and the size of the last write."""

@@ -174,6 +174,10 @@ class RawConnection:
         self._buffer += data
         return bool(data)
 
+    def peek(self) -> bytes:
+        """Return what was read and not used yet."""
+        return bytes(self._buffer)
+
     async def read_exactly(self, size: int) -> bytes:
         """Return the next *size* bytes; `EOFError` with what there is where the stream ends before."""
         while len(self._buffer) < size:
@@ -287,9 +291,13 @@ class Client:
     async def next_push(self, type: str) -> dict[str, Any]:
         """Return the next push of *type*; other pushes before it are discarded."""
         while True:
-            message = self._pushes.popleft() if self._pushes else await self._receive()
+            message = await self.receive()
             if message["type"] == type:
                 return message
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message of any type, first those that `call` kept."""
+        return self._pushes.popleft() if self._pushes else await self._receive()
 
     async def expect_close(self) -> Closed:
         """Return the gateway's Close frame, once it arrives."""

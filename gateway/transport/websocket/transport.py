@@ -20,6 +20,7 @@ from gateway.transport.http.lingering_close import close_lingering
 from gateway.transport.http.open_connections import ConnectionStage, OpenConnections
 from gateway.transport.receiver import Receiver
 from gateway.transport.stall_detector import StallDetector
+from gateway.transport.tcp_progress import UNKNOWN, TcpProgress, disable_user_timeout, tcp_progress
 from gateway.transport.websocket.frame_parser import (
     announced_frame_size,
     is_binary,
@@ -139,6 +140,10 @@ class WebSocketTransport(asyncio.Protocol):
         """Return the bytes in asyncio's write buffer, without the bytes in the kernel's."""
         return 0 if self._stage is Stage.CLOSED else self._transport.get_write_buffer_size()
 
+    def progress(self) -> TcpProgress:
+        """Return how far the bytes of the connection have got."""
+        return UNKNOWN if self._is_closing_socket() else tcp_progress(self._transport)
+
     def pause(self) -> None:
         """Stop reading; once the kernel's receive window is full, the peer has to stop sending."""
         if not self._paused:
@@ -196,6 +201,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # uvloop's default low-water mark is 16 bytes: always name both.
         self._transport.set_write_buffer_limits(self._options.high_water, self._options.low_water)
+        disable_user_timeout(self._transport)
         # uvicorn's type names its own protocol classes; all it calls is `shutdown`.
         self._server_state.connections.add(cast("Any", self))
 

@@ -1,3 +1,4 @@
+import math
 import tracemalloc
 from collections.abc import Callable
 from random import Random
@@ -7,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
+from gateway.defaults import STALL_TIMEOUT_SECONDS
 from gateway.hub.heartbeat import Heartbeat, HeartbeatAction, next_action
+from gateway.hub.pong_deadline import PongDeadline
+from gateway.transport.tcp_progress import UNKNOWN, TcpProgress
 from tests.gateway.virtual_time import no_deadline
 
 INTERVAL, GRACE = 25.0, 10.0
@@ -22,14 +26,20 @@ class Peer:
         self.last_received_at = 0.0
         self.ping_sent_at = 0.0
         self.wheel_slot = -1
+        self.pong_deadline: PongDeadline | None = None
+        self.tcp_progress = UNKNOWN
         self.pings: list[float] = []
         self.timed_out_at: list[float] = []
         self.when_timed_out: Callable[[], None] = lambda: None
 
-    def ping(self) -> None:
+    def ping(self) -> int:
         self.pings.append(self.clock())
         if self.answers_after is not None:
             self.clock.call_later(self.answers_after, self.send)
+        return 17
+
+    def progress(self) -> TcpProgress:
+        return self.tcp_progress
 
     def send(self) -> None:
         self.last_received_at = self.clock()
@@ -84,7 +94,7 @@ def test_a_silent_session_is_pinged_and_then_timed_out() -> None:
     assert peer.timed_out_at == []
     clock.advance(0.1)
     assert peer.timed_out_at == [INTERVAL + GRACE]
-    assert heartbeat.statistics() == {"sessions": 0, "pings": 1, "dead": 1}
+    assert heartbeat.statistics() == {"sessions": 0, "pings": 1, "extended": 0, "dead": 1}
     clock.advance(1_000.0)
     assert len(peer.timed_out_at) == 1
 
@@ -146,6 +156,57 @@ def test_a_closed_heartbeat_sends_no_ping() -> None:
     heartbeat.close()
     clock.advance(1_000.0)
     assert peer.pings == []
+
+
+# ---------------------------------------------------------------- bytes that travel
+
+
+def test_client_that_sends_a_part_of_a_message_stays_until_it_sends_nothing() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock, answers_after=None)
+    heartbeat.add(peer)
+    peer.tcp_progress = TcpProgress(0, 0, 0.0, 3.0)
+    clock.advance(1_000.0)
+    assert peer.timed_out_at == []
+    assert len(peer.pings) > 20
+    peer.tcp_progress = TcpProgress(0, 0, 0.0, math.inf)
+    clock.advance(INTERVAL + 2 * GRACE)
+    assert len(peer.timed_out_at) == 1
+
+
+@pytest.mark.parametrize("interval", [2.0, INTERVAL])
+def test_part_of_a_message_that_was_received_before_the_ping_does_not_count(interval: float) -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock, interval=interval), Peer(clock, answers_after=None)
+    heartbeat.add(peer)
+    peer.tcp_progress = TcpProgress(0, 0, 0.0, GRACE + 2.0)
+    clock.advance(interval + GRACE + 1.0)
+    assert len(peer.timed_out_at) == 1
+
+
+def test_client_that_reads_slowly_stays_until_it_reads_nothing() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock, answers_after=None)
+    heartbeat.add(peer)
+    for acknowledged in range(500):
+        peer.tcp_progress = TcpProgress(900_000, acknowledged, 5.0, math.inf)
+        clock.advance(5.0)
+    assert (peer.timed_out_at, len(peer.pings)) == ([], 1)
+    assert heartbeat.statistics()["extended"] > 100
+    clock.advance(2 * STALL_TIMEOUT_SECONDS + GRACE)
+    assert len(peer.timed_out_at) == 1
+
+
+def test_client_that_sends_but_takes_nothing_of_what_waits_times_out() -> None:
+    clock = FakeClock(0.0)
+    heartbeat, peer = wheel(clock), Peer(clock)
+    heartbeat.add(peer)
+    for second in range(100):
+        peer.tcp_progress = TcpProgress(50_000, 40_000, float(second), 0.0)
+        peer.send()
+        clock.advance(1.0)
+    assert len(peer.timed_out_at) == 1
+    assert STALL_TIMEOUT_SECONDS <= peer.timed_out_at[0] <= STALL_TIMEOUT_SECONDS + INTERVAL + GRACE
 
 
 # ---------------------------------------------------------------- many sessions
@@ -257,10 +318,10 @@ def test_a_ping_may_remove_its_session_and_others() -> None:
     heartbeat = wheel(clock)
 
     class Ending(Peer):
-        def ping(self) -> None:
-            super().ping()
+        def ping(self) -> int:
             for peer in peers:
                 heartbeat.remove(peer)
+            return super().ping()
 
     peers = [Ending(clock) for _ in range(5)]
     for peer in peers:
