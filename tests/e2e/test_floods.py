@@ -7,13 +7,10 @@ gateway's memory is asserted: it is bounded whatever clients do.
 import asyncio
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 import pytest
@@ -33,6 +30,7 @@ from tests.e2e.clients import (
     upgrade_request,
 )
 from tests.e2e.gateway import GatewayProcess, gateway_process, publish
+from tests.e2e.latency import LatencyProbe, latency_probe, percentile
 
 MB = 1024 * 1024
 GROWTH = 64 * MB
@@ -48,27 +46,6 @@ stall_timeout = "1s"
 subscribe = "anyone"
 publish = "anyone"
 """
-
-
-class LatencyProbe:
-    """The process that measures latency, from before the first flood until after the last."""
-
-    def __init__(self, process: subprocess.Popen[bytes], received: Path) -> None:
-        self.process = process
-        self._heard = received
-
-    def latencies(self, since: float) -> list[float]:
-        """Return the seconds that each echo took whose message was published after *since*."""
-        pairs = (map(float, line.split()) for line in self._heard.read_text().splitlines(keepends=True)[:-1])
-        return [took for began, took in pairs if began >= since]
-
-    async def wait_for_round_trip(self) -> None:
-        """Wait for the echo of something that is published from now on."""
-        now = time.monotonic()
-        async with asyncio.timeout(20):
-            while not self.latencies(now):
-                assert self.process.poll() is None, "the latency probe failed"
-                await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -106,21 +83,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture(scope="module")
 def probe(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProbe]:
-    received = tmp_path_factory.mktemp("bystander") / "heard"
-    with received.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.latency_probe", str(gateway.public)],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=file,
-        )
-    with process:
-        probe = LatencyProbe(process, received)
+    with latency_probe(gateway.public, tmp_path_factory.mktemp("bystander")) as probe:
         asyncio.run(probe.wait_for_round_trip())
         before = gateway.resident_bytes()
         yield probe
-        process.communicate(timeout=20)
-    assert process.returncode == 0
     assert gateway.resident_bytes() - before < 2 * GROWTH, "after all of it"
 
 
@@ -135,8 +101,8 @@ async def scene(
     await scene.wait_until_only_the_probe_is_connected()
     await probe.wait_for_round_trip()
     watching.cancel()
-    took, growth = sorted(probe.latencies(began)), scene.largest - before
-    p99 = took[int(len(took) * 0.99)]
+    took, growth = [each.took for each in probe.round_trips(began)], scene.largest - before
+    p99 = percentile(took, 0.99)
     record_property("bystander_p99_ms", round(p99 * 1000, 1))
     record_property("memory_growth_mib", round(growth / MB, 1))
     print(f"{len(took)} echoes, p99 {p99 * 1000:.1f} ms; memory +{growth / MB:.1f} MiB")  # noqa: T201
