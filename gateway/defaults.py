@@ -92,9 +92,30 @@ CHANNELS_PER_CONNECTION = 128
 
 COMMANDS_PER_SECOND = 50.0
 
-COMMAND_BURST = 300
-"""Units at once: a `connect` (1) and a `subscribe` (2) to each of `CHANNELS_PER_CONNECTION`, and some more
-(docs/configuration.md#limitscosts)."""
+COMMAND_BURST = 500
+"""Units at once: a `connect` (1), a `subscribe` (2) with a token (1) to each of `CHANNELS_PER_CONNECTION`,
+and 2,300 messages that these missed (docs/configuration.md#limitscosts)."""
+
+USER_COMMANDS_PER_SECOND = 500.0
+"""Of all connections of a user on one node, together: 2 % of a core, at 50 µs a unit."""
+
+USER_COMMAND_BURST = 40_000
+"""Units at once: `connections_per_user` connections that subscribe to all their channels."""
+
+ADDRESS_COMMANDS_PER_SECOND = 10_000.0
+"""Of all connections from an address on one node, together: half a core. An address may be a large office."""
+
+ADDRESS_COMMAND_BURST = 200_000
+"""Units at once: 500 clients in one office that subscribe to all their channels, or 10,000 to five each."""
+
+TOKEN_COST = 1.0
+"""Units for a channel token: a signature to verify, 30 µs."""
+
+MESSAGE_COST = 0.05
+"""Units for a message of a history: to read and to encode it takes 3 to 8 µs."""
+
+MEMBER_COST = 0.02
+"""Units for a member in a list: to read and to encode it takes 1 µs."""
 
 STRIKES = 20
 """Commands over the rate, in a row within 10 s, at which a connection is closed with 4008."""

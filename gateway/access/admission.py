@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Literal
 
 from aiolimiter import AsyncLimiter
 
 from gateway import defaults
+from gateway.access.client_address import source_of
 from gateway.errors import Rejection
 from protocol.errors import ErrorCode
 
@@ -24,7 +24,7 @@ class AdmissionLimits:
     """The limits of one node; a count of 0 means no limit.
 
     `connects_per_second` on average and `connect_burst` at once; a burst of 0 means as many as in one second.
-    An IPv6 address counts as its /64, because one subscriber's line has that many addresses (RFC 6177).
+    An IPv6 address counts as its /64 (`source_of`).
     """
 
     connects_per_second: float = defaults.CONNECTS_PER_SECOND
@@ -202,16 +202,3 @@ def _decrement(counts: Counter[str], key: str) -> None:
         counts[key] -= 1
     else:
         del counts[key]
-
-
-def source_of(address: str) -> str:
-    """Return what *address* counts as: itself, its /64, or the IPv4 address that an IPv6 address maps."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        return str(parsed.ipv4_mapped or f"{IPv6Address(int(parsed) >> 64 << 64)}/64")
-    return address

@@ -41,6 +41,22 @@ def is_trusted(address: str, networks: Sequence[Network]) -> bool:
     return parsed is not None and any(parsed in network for network in networks)
 
 
+def source_of(address: str) -> str:
+    """Return what *address* counts as where addresses have limits: itself, or its /64; IPv4 if it maps one.
+
+    One subscriber's line has as many IPv6 addresses as a /64 (RFC 6177).
+    """
+    if ":" not in address:
+        return address
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or f"{IPv6Address(int(parsed) >> 64 << 64)}/64")
+    return address
+
+
 def _parsed_address(entry: str) -> Address | None:
     """Return the address in *entry*, which some proxies write with a port; IPv4 for a mapped address."""
     entry = entry.strip()

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.access.grants import Grant
 from gateway.access.permissions import ChannelRules, may_publish, may_read, may_subscribe
 from gateway.broker.base import Publication, Retention
-from gateway.delivery.encoding import EncodedMessage
+from gateway.delivery.encoding import EncodedMessage, encode_in_slices
 from gateway.delivery.reply_size import fitting, member_size
 from gateway.errors import Rejection
 from gateway.hub.services import Services
@@ -48,9 +48,11 @@ async def connect(session: Session, command: Connect) -> Connected:
     """Authenticate, register, and restore every channel that the client asks for; all in one reply."""
     services = session.services
     identity = await verified_identity(services, command.token or session.header_token)
-    session.header_token = None
     require_open(session)
     user = "" if identity is None else identity.user
+    if wait := session.identify(user, services.limits.costs.of(command)):
+        raise Rejection(ErrorCode.RATE_LIMITED, "too many commands of this user", wait).error()
+    session.header_token = None
     slot = services.admission.admit_client(user)
     if isinstance(slot, Rejection) and services.per_user_policy == "replace":
         _close_oldest(services, user)
@@ -181,6 +183,7 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     first = present.members[: limits.presence_reply]
     listed, _ = fitting(first, member_size, room=limits.outbox // 2)
     truncated = True if listed < len(present.members) else None
+    session.charge(limits.costs.of_reply(members=listed))
     return replace(counted, members=first[:listed], truncated=truncated)
 
 
@@ -201,9 +204,10 @@ async def history(session: Session, command: History) -> HistoryPage:
         raise ClientFault(
             ErrorCode.BAD_REQUEST, f"history.since: {command.since} is no longer in this history"
         )
-    return HistoryPage(
-        command.id, name, page.position, [EncodedMessage(message) for message in page.messages]
-    )
+    messages = [EncodedMessage(message) for message in page.messages]
+    session.charge(services.limits.costs.of_reply(messages=len(messages)))
+    await encode_in_slices(messages, session.codec, services.slicer)
+    return HistoryPage(command.id, name, page.position, messages)
 
 
 # ---------------------------------------------------------------- shared

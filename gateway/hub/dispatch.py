@@ -11,7 +11,10 @@ from protocol.messages import Command, Connect
 
 
 async def answer(session: Session, command: Command) -> None:
-    """Carry out *command* and send its reply, or an error; a failed `connect` also closes the connection."""
+    """Carry out *command* and send its reply, or an error.
+
+    A failed `connect` also closes the connection, except for `rate_limited`: the client may send it again.
+    """
     try:
         if isinstance(command, Connect):
             session.state = State.CONNECTING
@@ -39,7 +42,11 @@ def _reject(session: Session, command: Command, error: ProtocolError) -> None:
     if not session.is_open:
         return
     session.reject(error, command.id)
-    if isinstance(command, Connect):
+    if not isinstance(command, Connect):
+        return
+    if error.code is ErrorCode.RATE_LIMITED:
+        session.state = State.OPENED
+    else:
         session.close(CLOSE_ON_ERROR.get(error.code, CloseCode.INTERNAL), error.message)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gateway import defaults
 from gateway.access.admission import Admission
+from gateway.access.command_costs import CommandCosts
 from gateway.access.permissions import Namespaces
+from gateway.access.ratelimit import CommandRates
 from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker
 from gateway.clock import Clock, monotonic, wall
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 from protocol import limits
 from protocol.errors import ProtocolError
 
@@ -27,7 +29,7 @@ class SessionLimits:
     channels: int = defaults.CHANNELS_PER_CONNECTION
     commands_per_second: float = defaults.COMMANDS_PER_SECOND
     command_burst: float = defaults.COMMAND_BURST
-    costs: Mapping[str, float] = field(default_factory=dict)
+    costs: CommandCosts = field(default_factory=CommandCosts)
     strikes: int = defaults.STRIKES
     connect_timeout: float = limits.CONNECT_TIMEOUT
     history_reply: int = limits.HISTORY_LIMIT
@@ -52,7 +54,7 @@ class SessionLimits:
             "subs": limits.SUBSCRIPTIONS_AT_CONNECT,
             "commands_per_second": self.commands_per_second,
             "command_burst": self.command_burst,
-            "costs": dict(self.costs),
+            "costs": self.costs.as_reply(),
             "rejections": self.strikes,
             "history": self.history_reply,
             "rewind": self.rewind,
@@ -83,8 +85,11 @@ class Services:
     broker: Broker
     namespaces: Namespaces
     admission: Admission
+    rates: CommandRates
     heartbeat: Heartbeat
     tasks: Tasks
+    slicer: Slicer
+    """Shared by all long work of the node."""
     verifier: Verifier | None
     """None if no keys are configured: then only anonymous connections are possible."""
     limits: SessionLimits

@@ -6,10 +6,11 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.access.admission import ClientSlot
 from gateway.access.claims import Identity
+from gateway.access.command_costs import BAD_REQUEST
 from gateway.access.grants import ClaimedChannels, Grant
 from gateway.access.ratelimit import CommandLimiter, RejectionCounter
 from gateway.broker.base import ConnectionRecord, UserCommand
@@ -40,6 +41,24 @@ from protocol.position import MessageId
 
 EXPIRY_NOTICE_SECONDS = 30.0
 """How long before its token's expiry a client gets `expiring`; at most half of the time that is left."""
+
+
+LARGE_MESSAGE_BYTES = 8 * 1024
+"""A larger message is decoded only when its turn has come (`Slicer`): many may arrive in one turn."""
+
+DECODED_BYTES_PER_MICROSECOND = 25
+"""Of a message with many fields, such as a `connect` that resumes many channels."""
+
+
+class LargeMessage(NamedTuple):
+    """A message of a client that is not decoded yet."""
+
+    payload: bytes
+    binary: bool
+
+
+QueuedCommand = ClientMessage | BadRequest | UserCommand | LargeMessage
+"""What a session carries out in the order of arrival."""
 
 
 class Transport(Writer, Protocol):
@@ -134,6 +153,7 @@ class Session:
     """The logical life of one connection."""
 
     __slots__ = (
+        "_answered_ping_at",
         "_backlog",
         "_catch_up_retry",
         "_catching_up",
@@ -174,6 +194,7 @@ class Session:
         dispatcher: Dispatcher,
         on_ended: Callable[[], None],
         header_token: str | None = None,
+        address: str = "",
     ) -> None:
         """Start the session; the caller attaches it to *transport* next.
 
@@ -184,6 +205,8 @@ class Session:
             dispatcher: Carries out commands.
             on_ended: Called once, when the session has ended and has released what it held.
             header_token: The token of the upgrade request, used by a `connect` that carries none.
+            address: The address of the client, behind proxies, whose rate its commands count for; empty if
+                it has none.
         """
         limits = services.limits
         self.transport = transport
@@ -204,16 +227,16 @@ class Session:
         self.subscriptions: dict[str, Subscription] = {}
         self.behind: dict[Subscription, None] = {}
         """Subscriptions that wait for a catch-up, in the order in which they get their batches."""
-        self.last_received_at = self.ping_sent_at = 0.0
+        self.last_received_at = self.ping_sent_at = self._answered_ping_at = 0.0
         self.wheel_slot = -1
         self.pong_deadline: PongDeadline | None = None
         self._dispatcher = dispatcher
         self._on_ended = on_ended
         self._client_slot: ClientSlot | None = None
-        self._limiter = CommandLimiter(limits.commands_per_second, limits.command_burst, limits.costs)
+        self._limiter = CommandLimiter(services.rates, address)
         self._rejections: RejectionCounter | None = None
         self._command_running = False
-        self._backlog: deque[ClientMessage | BadRequest | UserCommand] | None = None
+        self._backlog: deque[QueuedCommand] | None = None
         self._leaving: dict[str, asyncio.Task[None]] | None = None
         """Calls that end the presence in a channel, while they run."""
         self._catching_up = False
@@ -232,10 +255,11 @@ class Session:
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         """Run the command in *payload*, after those that still run; reject what is not a command."""
         self.last_received_at = self.services.clock()
+        if len(payload) > LARGE_MESSAGE_BYTES:
+            self._run_in_order(LargeMessage(payload, binary))
+            return
         try:
-            if binary is not self.codec.binary:
-                raise _wrong_frame_kind(self.codec)
-            command = self.codec.decode(payload)
+            command = self._decode(payload, binary=binary)
         except BadRequest as fault:
             self._run_in_order(fault)
             return
@@ -307,6 +331,17 @@ class Session:
     def reject(self, error: ProtocolError, command_id: int | None) -> None:
         """Answer the command with *error*."""
         self.send(Error(error.code, error.message, error.retry_after_ms, command_id))
+
+    def identify(self, user: str, cost: float) -> float:
+        """Count the connection as one of *user* for the rates, and *cost*, that of its `connect`, as well.
+
+        Return 0.0, or the seconds until the rate of the user admits it: then nothing has changed.
+        """
+        return self._limiter.identify(user, cost, self.services.clock())
+
+    def charge(self, cost: float) -> None:
+        """Take *cost* for work of the running command that was not known before; later commands wait."""
+        self._limiter.charge(cost, self.services.clock())
 
     def register(self, identity: Identity | None, slot: ClientSlot) -> None:
         """Enter the hub and the heartbeat as *identity*; None is anonymous."""
@@ -408,13 +443,18 @@ class Session:
 
     # ------------------------------------------------------------ one command after the other
 
-    def _run_in_order(self, item: ClientMessage | BadRequest | UserCommand) -> None:
+    def _decode(self, payload: bytes, *, binary: bool) -> ClientMessage:
+        if binary is not self.codec.binary:
+            raise _wrong_frame_kind(self.codec)
+        return self.codec.decode(payload)
+
+    def _run_in_order(self, item: QueuedCommand) -> None:
         if self._command_running:
             self._add_to_backlog(item)
         else:
             self._run(item)
 
-    def _add_to_backlog(self, item: ClientMessage | BadRequest | UserCommand) -> None:
+    def _add_to_backlog(self, item: QueuedCommand) -> None:
         if self._backlog is None:
             self._backlog = deque()
         self._backlog.append(item)
@@ -422,27 +462,58 @@ class Session:
         if len(self._backlog) >= self.services.limits.backlog:
             self.transport.pause()
 
-    def _run(self, item: ClientMessage | BadRequest | UserCommand) -> None:
+    def _run(self, item: QueuedCommand) -> None:
         if isinstance(item, UserCommand):
             self._run_user_command(item)
         elif isinstance(item, BadRequest):
-            if self.is_open and self._admit("bad_request", item.id):
-                self.reject(item, item.id)
+            self._run_bad_request(item)
+        elif isinstance(item, LargeMessage):
+            self._start(self._run_large_message(item))
         else:
             self._run_command(item)
 
+    def _run_bad_request(self, fault: BadRequest) -> None:
+        if self.is_open and self._admit(BAD_REQUEST, fault.id):
+            self.reject(fault, fault.id)
+
+    async def _run_large_message(self, message: LargeMessage) -> None:
+        """Decode *message* when its turn has come, and carry out the command in it."""
+        await self.services.slicer.turn(len(message.payload) // DECODED_BYTES_PER_MICROSECOND)
+        if not self.is_open:
+            return
+        try:
+            command = self._decode(message.payload, binary=message.binary)
+        except BadRequest as fault:
+            self._run_bad_request(fault)
+        else:
+            if (work := self._admitted_work(command)) is not None:
+                await work
+
     def _run_command(self, command: ClientMessage) -> None:
+        if (work := self._admitted_work(command)) is not None:
+            self._start(work)
+
+    def _admitted_work(self, command: ClientMessage) -> Coroutine[Any, Any, None] | None:
+        """Return what carries out *command*; None if it is legal but needs no more, or rejected already."""
         action = action_for(self.state, command.type)
         if action is CommandAction.CLOSE:
             expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
             self.close(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
         elif action is CommandAction.HANDLE:
             if isinstance(command, Pong):
-                if self.pong_deadline is not None:
-                    self.pong_deadline.on_pong(self.services.clock())
-                self._admit(command.type, None)
-            elif self._admit(command.type, command.id):
-                self._start(self._dispatcher.answer(self, command))
+                self._on_pong()
+            elif self._admit(self.services.limits.costs.of(command), command.id):
+                return self._dispatcher.answer(self, command)
+        return None
+
+    def _on_pong(self) -> None:
+        """Count a pong for the rate unless it is the first one after a ping."""
+        if self.pong_deadline is not None:
+            self.pong_deadline.on_pong(self.services.clock())
+        if self.ping_sent_at != self._answered_ping_at:
+            self._answered_ping_at = self.ping_sent_at
+        else:
+            self._admit(BAD_REQUEST, None)
 
     def _run_user_command(self, command: UserCommand) -> None:
         channel = command.channel
@@ -470,20 +541,27 @@ class Session:
         if not self._backlog and self.is_open:
             self.transport.resume()
 
-    def _admit(self, kind: str, command_id: int | None) -> bool:
-        """Return whether the rate limit admits a command of this *kind*; otherwise reject it, or close."""
-        wait = self._limiter.admit(kind, self.services.clock())
-        if not wait:
+    def _admit(self, cost: float, command_id: int | None) -> bool:
+        """Return whether the rate limits admit a command of this *cost*; otherwise reject it, or close.
+
+        Only rejections by the rate of the connection itself close it: the rates of its user and its address
+        depend on other connections.
+        """
+        now = self.services.clock()
+        wait = self._limiter.admit(cost, now)
+        if wait:
+            if self._rejections is None:
+                self._rejections = RejectionCounter(limit=self.services.limits.strikes)
+            if self._rejections.on_rejected(now):
+                self.close(CloseCode.RATE_LIMITED)
+                return False
+        else:
             if self._rejections is not None:
                 self._rejections.on_admitted()
-            return True
-        if self._rejections is None:
-            self._rejections = RejectionCounter(limit=self.services.limits.strikes)
-        if self._rejections.on_rejected(self.services.clock()):
-            self.close(CloseCode.RATE_LIMITED)
-        elif self.is_open:
-            rejection = Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait)
-            self.reject(rejection.error(), command_id)
+            if not cost or not (wait := self._limiter.admit_shared(cost, now)):
+                return True
+        if self.is_open:
+            self.reject(Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait).error(), command_id)
         return False
 
     # ------------------------------------------------------------ catch-up and end
@@ -492,7 +570,9 @@ class Session:
         self._catching_up = True
         services = self.services
         try:
-            await catch_up(self, services.hub.history_cache, batch=services.limits.catch_up_batch)
+            await catch_up(
+                self, services.hub.history_cache, services.slicer, batch=services.limits.catch_up_batch
+            )
         except GatewayError as error:
             delay = rejection_of(error).retry_after or 0.0  # as long as a client would be asked to wait
             self._catch_up_retry = asyncio.get_running_loop().call_later(delay, self.on_outbox_drained)
@@ -520,6 +600,7 @@ class Session:
             return
         self.state = State.CLOSING
         self._cancel_connect_timer()
+        self._limiter.release(self.services.clock())
         if self.token_expiry is not None:
             self.token_expiry.cancel()
         self.services.heartbeat.remove(self)

@@ -77,6 +77,9 @@ COUNTERS: Mapping[str, str] = {
     "internal_connections_closed_closing": "connections that were being closed, closed early for new ones",
     "internal_connections_closed_active": "idle connections of backends closed in favour of new ones",
     "internal_connections_rejected": "new connections closed because no other could be",
+    "rates_refused_user": "commands rejected because of limits.user_commands_per_second",
+    "rates_refused_address": "commands rejected because of limits.address_commands_per_second",
+    "rates_evicted": "rates of users and addresses that were forgotten before they were full again",
     "log_dropped": "log lines that could not be written",
     "outbox_shed_disconnected": "clients disconnected because all outboxes together were over their memory",
     "memory_outboxes_freed": "outboxes shed because all of them together were over their memory",
@@ -122,7 +125,10 @@ GAUGES: Mapping[str, str] = {
     "internal_connections_silent": "open connections to the internal listener without a complete request yet",
     "internal_connections_closing": "open connections to the internal listener that are being closed",
     "internal_connections_active": "open connections of backends",
+    "rates_users": "users whose rate of commands is remembered",
+    "rates_addresses": "addresses whose rate of commands is remembered",
     "push_heads": "request header blocks cached for the fast path",
+    "slices_waiting": "parts of long work, such as large replies, that wait for their turn of the event loop",
     "tasks_running": "tasks that are running",
     **{
         f"memory_{name}_{what}": f"{meaning} {kind}"

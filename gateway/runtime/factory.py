@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.access.admission import AdmissionLimits, source_of
-from gateway.access.client_address import is_trusted
+from gateway.access.admission import AdmissionLimits
+from gateway.access.client_address import is_trusted, source_of
+from gateway.access.command_costs import CommandCosts
 from gateway.access.jwks import Jwks
 from gateway.access.keys import StaticKeys
+from gateway.access.ratelimit import CommandRates, Rate
 from gateway.access.tokens import Verifier
 from gateway.broker.base import AckLevel, Broker
 from gateway.broker.memory.broker import MemoryBroker
@@ -18,6 +20,7 @@ from gateway.hub.services import SessionLimits
 from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
 from gateway.settings.descriptors import descriptor_plan
+from gateway.tasks import Slicer
 from gateway.transport.http.open_connections import (
     INTERNAL_STAGES,
     PUBLIC_STAGES,
@@ -33,10 +36,11 @@ from protocol.limits import encoded_size
 def broker(
     settings: Settings,
     *,
+    slicer: Slicer,
     on_error: Callable[[BaseException], None],
     on_notice: Callable[[int, Notice], None],
 ) -> Broker:
-    """Return the broker that `broker.kind` names; the callbacks as `RedisBroker` has them."""
+    """Return the broker that `broker.kind` names; *slicer* and callbacks as `RedisBroker` has them."""
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
     if broker.kind == "memory":
         return MemoryBroker(
@@ -65,6 +69,7 @@ def broker(
         servers,
         options,
         cluster=broker.cluster,
+        slicer=slicer,
         on_error=on_error,
         on_notice=on_notice,
     )
@@ -97,6 +102,26 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
     )
 
 
+def command_costs(settings: Settings) -> CommandCosts:
+    """Return what commands cost."""
+    costs = settings.limits.costs
+    return CommandCosts(costs.of_commands(), token=costs.token, message=costs.message, member=costs.member)
+
+
+def command_rates(settings: Settings) -> CommandRates:
+    """Return the rates of commands."""
+    limits = settings.limits
+    return CommandRates(
+        Rate(limits.commands_per_second, limits.command_burst),
+        user=_rate(limits.user_commands_per_second, limits.user_command_burst),
+        address=_rate(limits.address_commands_per_second, limits.address_command_burst),
+    )
+
+
+def _rate(per_second: float, burst: float) -> Rate | None:
+    return Rate(per_second, burst) if per_second else None
+
+
 def session_limits(settings: Settings) -> SessionLimits:
     """Return the limits of one session."""
     limits = settings.limits
@@ -105,7 +130,7 @@ def session_limits(settings: Settings) -> SessionLimits:
         channels=limits.channels_per_connection,
         commands_per_second=limits.commands_per_second,
         command_burst=limits.command_burst,
-        costs=limits.costs.model_dump(),
+        costs=command_costs(settings),
         strikes=limits.strikes,
         connect_timeout=limits.connect_timeout,
         history_reply=limits.history_reply,

@@ -37,7 +37,7 @@ from gateway.runtime.listeners import Listener
 from gateway.runtime.node_name_check import NodeNameCheck
 from gateway.runtime.upgrade_gate import UpgradeGate
 from gateway.settings import Settings
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 from gateway.transport.public_http import PublicHttp
 from gateway.transport.websocket import upgrade
 from gateway.transport.websocket.transport import WebSocketTransport
@@ -74,14 +74,18 @@ class GatewayNode:
         self._on_broker_ready: Callable[[], None] | None = None
         self._refusals = RefusalLog(self._log)
         self._tasks = Tasks(self._log_error)
+        self._slicer = Slicer()
         self._jwks = Jwks(settings.auth.jwks_url) if settings.auth.jwks_url else None
         self._memory = NodeMemory(settings.memory())
-        self._broker = factory.broker(settings, on_error=self._log_error, on_notice=self._on_broker_notice)
+        self._broker = factory.broker(
+            settings, slicer=self._slicer, on_error=self._log_error, on_notice=self._on_broker_notice
+        )
         self.hub = Hub(
             settings.node_name(), self._broker, scheduler=loop, tasks=self._tasks, memory=self._memory
         )
         self._namespaces = Namespaces(settings.namespaces(), strict=settings.channels.strict)
         self._admission = Admission(factory.admission_limits(settings))
+        self._command_rates = factory.command_rates(settings)
         self._loop_lag = LoopLag(loop, monotonic, self._on_overload_change)
         self._heartbeat = Heartbeat(
             loop,
@@ -190,8 +194,10 @@ class GatewayNode:
             broker=self._broker,
             namespaces=self._namespaces,
             admission=self._admission,
+            rates=self._command_rates,
             heartbeat=self._heartbeat,
             tasks=self._tasks,
+            slicer=self._slicer,
             verifier=factory.verifier(settings, self._jwks),
             limits=factory.session_limits(settings),
             anonymous=settings.auth.anonymous,
@@ -214,6 +220,7 @@ class GatewayNode:
             dispatcher=dispatch,
             on_ended=release,
             header_token=request.token,
+            address=self._gate.client_address(request),
         )
         transport.attach(session)
 
@@ -265,8 +272,10 @@ class GatewayNode:
                 "admission": self._admission.statistics,
                 "public_connections": self._public_connections.statistics,
                 "internal_connections": self._internal_connections.statistics,
+                "rates": self._command_rates.statistics,
                 "push": self._fast_path.statistics,
                 "tasks": self._tasks.statistics,
+                "slices": self._slicer.statistics,
                 "loop": self._loop_lag.statistics,
                 "log": logs.statistics,
                 "memory": self._memory.statistics,

@@ -57,14 +57,15 @@ class UpgradeGate:
             return _unavailable("this node does not reach its broker")
         origins = self._allowed_origins
         if not origin_allowed(request.origin, request.host, origins, loopback=self._allow_loopback):
-            self._on_origin_refused(request.origin or "", request.host, self._address(request))
+            self._on_origin_refused(request.origin or "", request.host, self.client_address(request))
             return Rejection(
                 ErrorCode.PERMISSION_DENIED, "this page's origin is not in listen.public.allowed_origins"
             )
-        admitted = self._admission.admit_upgrade(self._address(request))
+        admitted = self._admission.admit_upgrade(self.client_address(request))
         return admitted if isinstance(admitted, Rejection) else admitted.release
 
-    def _address(self, request: UpgradeRequest) -> str:
+    def client_address(self, request: UpgradeRequest) -> str:
+        """Return the address that the client's connections and commands count for."""
         if not self._trusted_proxies:
             return request.peer
         return client_address(request.peer, request.forwarded_for, self._trusted_proxies)

@@ -267,7 +267,7 @@ def _outbox(settings: Settings) -> Iterator[SettingFault]:
 
 
 def _costs(settings: Settings) -> Iterator[SettingFault]:
-    burst, costs = settings.limits.command_burst, settings.limits.costs.model_dump()
+    burst, costs = settings.limits.command_burst, settings.limits.costs.of_commands()
     for command, cost in costs.items():
         if cost > burst:
             yield SettingFault(

@@ -19,12 +19,14 @@ from gateway.settings.units import (
     MIB,
     MINUTE,
     TIB,
+    Amount,
     Count,
     Host,
     Period,
     Port,
     Positive,
     Rate,
+    RateOrNone,
     Seconds,
     Size,
     SizeOrDefault,
@@ -102,6 +104,9 @@ MAX_CHANNELS = 100_000
 
 MAX_COMMANDS = 1_000_000
 """Units of commands: more than a worker can carry out in a second."""
+
+MAX_SHARED_BURST = 1_000_000_000
+"""Units of commands at once of a user or an address: any number of connections that a worker can have."""
 
 MAX_CONNECTIONS = 10_000_000
 """Connections of one worker; file descriptors end long before (fs.nr_open is 1,048,576 by default)."""
@@ -300,10 +305,11 @@ class OutboxSettings(Section):
 
 
 Cost = Annotated[Count, Field(le=MAX_COMMANDS)]
+PartCost = Annotated[Amount, Field(le=MAX_COMMANDS)]
 
 
 class CommandCostSettings(Section):
-    """What each command costs of a connection's rate."""
+    """What each command costs, and parts of a command, in units of the rates."""
 
     connect: Cost = 1
     subscribe: Cost = 2
@@ -313,6 +319,13 @@ class CommandCostSettings(Section):
     history: Cost = 4
     refresh: Cost = 4
     ping: Cost = 1
+    token: PartCost = defaults.TOKEN_COST
+    message: PartCost = defaults.MESSAGE_COST
+    member: PartCost = defaults.MEMBER_COST
+
+    def of_commands(self) -> dict[str, float]:
+        """Return the cost of each command, without what its parts cost."""
+        return self.model_dump(exclude={"token", "message", "member"})
 
 
 class LimitsSettings(Section):
@@ -322,6 +335,14 @@ class LimitsSettings(Section):
     channels_per_connection: Annotated[Positive, Field(le=MAX_CHANNELS)] = defaults.CHANNELS_PER_CONNECTION
     commands_per_second: Annotated[Rate, Field(le=MAX_COMMANDS)] = defaults.COMMANDS_PER_SECOND
     command_burst: Annotated[Positive, Field(le=MAX_COMMANDS)] = defaults.COMMAND_BURST
+    user_commands_per_second: Annotated[RateOrNone, Field(le=MAX_COMMANDS)] = (
+        defaults.USER_COMMANDS_PER_SECOND
+    )
+    user_command_burst: Annotated[Positive, Field(le=MAX_SHARED_BURST)] = defaults.USER_COMMAND_BURST
+    address_commands_per_second: Annotated[RateOrNone, Field(le=MAX_COMMANDS)] = (
+        defaults.ADDRESS_COMMANDS_PER_SECOND
+    )
+    address_command_burst: Annotated[Positive, Field(le=MAX_SHARED_BURST)] = defaults.ADDRESS_COMMAND_BURST
     costs: CommandCostSettings = CommandCostSettings()
     strikes: Annotated[Positive, Field(le=MAX_COMMANDS)] = defaults.STRIKES
     connections: Annotated[Count, Field(le=MAX_CONNECTIONS)] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import ceil
 
 from gateway.access.keys import RECOMMENDED_SECRET_BYTES
 from gateway.defaults import CONNECTION_BYTES, PROCESS_BYTES
@@ -48,7 +49,7 @@ def _short_secret(settings: Settings) -> Iterator[SettingFault]:
 
 def _channels_and_rate(settings: Settings) -> Iterator[SettingFault]:
     bounds = settings.limits
-    needed = units_to_subscribe_everywhere(settings)
+    needed = ceil(units_to_subscribe_everywhere(settings))
     if needed > bounds.command_burst:
         yield SettingFault(
             "limits.command_burst",
@@ -59,10 +60,51 @@ def _channels_and_rate(settings: Settings) -> Iterator[SettingFault]:
         )
 
 
-def units_to_subscribe_everywhere(settings: Settings) -> int:
-    """Return what a new connection pays for `connect` and one `subscribe` for each channel it may have."""
+def _connections_and_rate(settings: Settings) -> Iterator[SettingFault]:
+    bounds = settings.limits
+    rates = (
+        ("user", bounds.user_commands_per_second, bounds.user_command_burst, units_of_a_user(settings)),
+        (
+            "address",
+            bounds.address_commands_per_second,
+            bounds.address_command_burst,
+            units_of_an_address(settings),
+        ),
+    )
+    for whose, per_second, burst, units in rates:
+        if per_second and ceil(units) > burst:
+            key = f"connections_per_{whose}"
+            yield SettingFault(
+                f"limits.{whose}_command_burst",
+                str(burst),
+                f"limits.{key} ({getattr(bounds, key)}) that connect again at once get rate_limited",
+                f"give at least {ceil(units)}",
+            )
+
+
+def units_to_subscribe_everywhere(settings: Settings) -> float:
+    """Return what a new connection pays for `connect` and one `subscribe` for each channel it may have.
+
+    Each with a channel token; a `connect` that resumes as many channels costs the same.
+    """
     costs = settings.limits.costs
-    return costs.connect + costs.subscribe * settings.limits.channels_per_connection
+    return costs.connect + (costs.subscribe + costs.token) * settings.limits.channels_per_connection
+
+
+def units_of_a_user(settings: Settings) -> float:
+    """Return what as many connections as a user may have pay that subscribe to all their channels."""
+    return max(1, settings.limits.connections_per_user) * units_to_subscribe_everywhere(settings)
+
+
+def units_of_an_address(settings: Settings) -> float:
+    """Return what the connections from one address may pay at once.
+
+    Those of one user that subscribe to all their channels, or as many as the address may have that
+    subscribe to one channel each.
+    """
+    limits, costs = settings.limits, settings.limits.costs
+    one_channel = costs.connect + costs.subscribe + costs.token
+    return max(units_of_a_user(settings), limits.connections_per_address * one_channel)
 
 
 def _channels_and_size(settings: Settings) -> Iterator[SettingFault]:
@@ -136,6 +178,7 @@ WARNINGS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _short_secret,
     _tokens_for_others,
     _channels_and_rate,
+    _connections_and_rate,
     _channels_and_size,
     _memory,
     _few_descriptors,

@@ -35,6 +35,10 @@ MIN_PERIOD_SECONDS = 0.001
 """A millisecond, the unit of Redis' expiries (PX) and of TCP_USER_TIMEOUT: less would be 0 there."""
 
 
+MIN_RATE = 0.001
+"""Of something in a second: one in 1,000 seconds, so that the time until the next one can be waited for."""
+
+
 def invalid(problem: str, remedy: str) -> PydanticCustomError:
     """Return the error that a validator raises: what is wrong, and what to write instead."""
     return PydanticCustomError("invalid", "{problem}", {"problem": problem, "remedy": remedy})
@@ -114,6 +118,13 @@ def not_boolean_rate(value: object) -> object:
     return value
 
 
+def rate_or_none(value: float) -> float:
+    """Return *value*; an error for what is neither 0 nor a `Rate`."""
+    if 0 < value < MIN_RATE:
+        raise invalid("too small", f"give at least {MIN_RATE:g}, or 0 for no limit")
+    return value
+
+
 def _number(value: object) -> float | None:
     """Return *value* as a finite float where it is a number or its text, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -152,8 +163,12 @@ SizeOrDefault = Annotated[int, BeforeValidator(size), Field(ge=0)]
 """A size; 0 stands for a default that is computed."""
 Count = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=1)]
-Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(ge=0.001, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(not_boolean_rate), Field(ge=MIN_RATE, allow_inf_nan=False)]
 """Per second; at least one in 1,000 seconds, so that the time until the next one is a number to wait for."""
+Amount = Annotated[float, BeforeValidator(not_boolean_rate), Field(ge=0, allow_inf_nan=False)]
+"""A number that is not negative, fractions included."""
+RateOrNone = Annotated[Amount, AfterValidator(rate_or_none)]
+"""As `Rate`; 0 stands for none."""
 Port = Annotated[int, BeforeValidator(not_boolean_count), Field(ge=0, le=65_535)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 ListOrText = BeforeValidator(items)

@@ -11,6 +11,7 @@ from typing import Any
 from gateway.access.admission import Admission, AdmissionLimits
 from gateway.access.keys import StaticKeys
 from gateway.access.permissions import ChannelRules, Namespaces
+from gateway.access.ratelimit import CommandRates, Rate
 from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker, Publication, Receipt, Retention, UserCommand
 from gateway.broker.memory.broker import MemoryBroker
@@ -20,7 +21,7 @@ from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.hub.services import Services, SessionLimits
 from gateway.hub.session import Session
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 from gateway.transport.memory import MemoryTransport
 from protocol.codec import JSON, Codec
 from protocol.messages import (
@@ -83,6 +84,8 @@ class Node:
         limits: SessionLimits | None = None,
         broker: Broker | None = None,
         admission: AdmissionLimits | None = None,
+        user_rate: Rate | None = None,
+        address_rate: Rate | None = None,
         interval: float = 25.0,
         grace: float = 10.0,
         **services: Any,
@@ -97,6 +100,10 @@ class Node:
             "n1", self.broker, scheduler=loop, tasks=self.tasks, clock=self.clock, wall_clock=self.wall
         )
         self.admission = Admission(admission or AdmissionLimits())
+        limits = limits or SessionLimits()
+        self.rates = CommandRates(
+            Rate(limits.commands_per_second, limits.command_burst), user=user_rate, address=address_rate
+        )
         self.heartbeat = Heartbeat(loop, interval=interval, grace=grace)
         self.released: list[str] = []
         verifier = Verifier(StaticKeys((HS256,)), audience=None, issuer=None, clock=self.wall)
@@ -107,7 +114,9 @@ class Node:
             admission=self.admission,
             heartbeat=self.heartbeat,
             tasks=self.tasks,
-            limits=limits or SessionLimits(),
+            slicer=Slicer(),
+            rates=self.rates,
+            limits=limits,
             clock=self.clock,
             wall_clock=self.wall,
             on_error=self.errors.append,
@@ -115,9 +124,16 @@ class Node:
         )
         self.clients: list[Client] = []
 
-    def open(self, codec: Codec = JSON, *, capacity: int | None = None, header: str | None = None) -> Client:
+    def open(
+        self,
+        codec: Codec = JSON,
+        *,
+        capacity: int | None = None,
+        header: str | None = None,
+        address: str = "127.0.0.1",
+    ) -> Client:
         """Open a connection on which nothing was sent yet."""
-        transport = MemoryTransport(codec, capacity=capacity)
+        transport = MemoryTransport(codec, capacity=capacity, peer=address)
         client = Client(self, transport, header)
         self.clients.append(client)
         return client
@@ -159,6 +175,7 @@ class Node:
         assert (figures["behind"], figures["commands_waiting"], figures["cached_bytes"]) == (0, 0, 0), figures
         assert self.heartbeat.statistics()["sessions"] == 0
         assert self.admission.statistics()["users"] == 0
+        assert (self.rates.users.in_use, self.rates.addresses.in_use) == (0, 0)
         assert self.tasks.statistics() == {"running": 0}
         assert all(client.session.statistics()["waiting"] == 0 for client in self.clients)
         assert sorted(self.released) == sorted(client.session.connection for client in self.clients)
@@ -179,6 +196,7 @@ class Client:
             dispatcher=dispatch,
             on_ended=self._release,
             header_token=header,
+            address=transport.peer,
         )
         transport.attach(self.session)
 

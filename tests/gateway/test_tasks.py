@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
+from tests.gateway.turns import WorkPerTurn, work_per_turn
 
 
 class Failed(Exception):
@@ -404,3 +405,59 @@ async def test_run_all_raises_the_cancellation_of_one_after_the_others_have_ende
 
 async def discarding(work: Awaitable[object]) -> None:
     await work
+
+
+# ---------------------------------------------------------------- slices
+
+
+async def test_short_work_does_not_wait() -> None:
+    slicer = Slicer(100)
+    for _ in range(100):
+        with pytest.raises(StopIteration):
+            slicer.turn(1).send(None)
+
+
+async def test_all_long_work_together_gets_one_slice_in_each_turn() -> None:
+    slicer = Slicer(100)
+    order: list[tuple[int, int]] = []
+
+    async def work(name: int, count: WorkPerTurn) -> None:
+        for part in range(20):
+            await slicer.turn(10)
+            count.add(10)
+            order.append((part, name))
+
+    async with work_per_turn() as count, asyncio.TaskGroup() as group:
+        for name in range(50):
+            group.create_task(work(name, count))
+    assert count.total == 50 * 20 * 10
+    assert count.most <= 2 * 100  # a slice, and what passes without waiting
+    # They take turns. The first one found the whole slice free.
+    last = [order.index((19, name)) for name in range(1, 50)]
+    assert max(last) - min(last) < 50
+
+
+async def test_work_that_is_cancelled_while_it_waits_holds_up_nothing() -> None:
+    slicer = Slicer(10)
+    await slicer.turn(10)
+    waiting = [asyncio.create_task(slicer.turn(10)) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert slicer.statistics() == {"waiting": 5}
+    for task in waiting[:4]:
+        task.cancel()
+    async with asyncio.timeout(5):
+        await waiting[4]
+    assert slicer.statistics() == {"waiting": 0}
+
+
+async def test_a_part_larger_than_a_slice_runs_alone() -> None:
+    slicer = Slicer(10)
+    async with work_per_turn() as count, asyncio.TaskGroup() as group:
+
+        async def work() -> None:
+            await slicer.turn(100)
+            count.add()
+
+        for _ in range(10):
+            group.create_task(work())
+    assert (count.total, count.most) == (10, 1)

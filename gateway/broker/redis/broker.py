@@ -33,7 +33,7 @@ from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.shard import BrokerTotals, Shard
 from gateway.clock import Clock, wall
 from gateway.errors import BrokerUnavailable, GatewayError, KeyReused
-from gateway.tasks import Tasks, call_exception_handler
+from gateway.tasks import Slicer, Tasks, call_exception_handler
 from protocol.channels import personal_channel
 from protocol.messages import Member
 from protocol.position import MessageId
@@ -61,6 +61,7 @@ class RedisBroker:
         options: RedisOptions | None = None,
         *,
         cluster: bool = False,
+        slicer: Slicer | None = None,
         on_error: Callable[[BaseException], None] | None = None,
         on_notice: Callable[[int, Notice], None] = lambda _, __: None,
         wall_clock: Clock = wall,
@@ -72,6 +73,7 @@ class RedisBroker:
                 Every node of the gateway needs the same servers in the same order.
             options: The same for every node.
             cluster: Whether the servers are a Redis Cluster.
+            slicer: Shared by all long work of the node; by default one of this broker alone.
             on_error: Gets exceptions of background tasks; by default the event loop's exception handler.
             on_notice: Gets the number of a shard and a notice of that shard.
             wall_clock: Unix seconds, for the times of messages.
@@ -84,6 +86,7 @@ class RedisBroker:
         self._cluster = cluster
         self._options = options or RedisOptions()
         self._tasks = Tasks(on_error or partial(call_exception_handler, "a task of the Redis broker failed"))
+        self._slicer = slicer or Slicer()
         self._on_notice = on_notice
         self._wall_clock = wall_clock
         self._node: LocalNode | None = None
@@ -109,6 +112,7 @@ class RedisBroker:
                 node,
                 options,
                 self._tasks,
+                self._slicer,
                 layout=self._layout_of(number),
                 layout_check=layout_check,
                 wall_clock=self._wall_clock,

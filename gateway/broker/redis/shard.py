@@ -32,7 +32,7 @@ from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import CLEAR_HISTORY, TRIM_INBOX
 from gateway.clock import Clock, monotonic
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,14 @@ class BrokerTotals:
 class Shard:
     """One shard of the channels, on one primary; observes its own lease (`LeaseObserver`)."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what all shards of a broker share)
         self,
         primary: PrimaryLocator,
         keys: Keys,
         node: LocalNode,
         options: RedisOptions,
         tasks: Tasks,
+        slicer: Slicer,
         *,
         layout: str,
         layout_check: LayoutCheck,
@@ -72,6 +73,7 @@ class Shard:
             node: Receives the envelopes of the shard.
             options: The same for all shards of a broker.
             tasks: Owns the background tasks.
+            slicer: Shared by all long work of the node.
             layout: The servers and shards of this node, as text.
             layout_check: Shared by all shards of a broker.
             wall_clock: Unix seconds, for the times of messages.
@@ -82,6 +84,7 @@ class Shard:
         self._node = node
         self._options = options
         self._tasks = tasks
+        self._slicer = slicer
         self._on_notice = on_notice
         self._closed = False
         self._running: list[asyncio.Task[None]] = []
@@ -121,8 +124,8 @@ class Shard:
         self.publisher = Publisher(
             connections.publishes, connections.replicated_publishes, self.health, keys, options, wall_clock
         )
-        self.history = HistoryReader(reads, keys, options)
-        self.presence = PresenceStore(control, reads, keys, options)
+        self.history = HistoryReader(reads, keys, options, self._slicer)
+        self.presence = PresenceStore(control, reads, keys, options, self._slicer)
         self.lookups = Lookups(control, keys, options, self._node)
 
     def _create_inbox(self, wall_clock: Clock) -> None:

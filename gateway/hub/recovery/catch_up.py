@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol, cast
 
-from gateway.delivery.encoding import EncodedBatch
+from gateway.delivery.encoding import ENCODE_MICROSECONDS, EncodedBatch
 from gateway.delivery.outbox import WRITE_BATCH_BYTES, Outbox, Writer
 from gateway.delivery.reply_size import fitting, message_size
 from gateway.hub.history_cache import HistoryCache
 from gateway.hub.recovery.recover import up_to
 from gateway.hub.subscription import Subscription
+from gateway.tasks import Slicer
 from protocol.position import MessageId
 
 
@@ -34,7 +34,7 @@ class CatchingUpSession(Protocol):
         """Its subscriptions that wait for a catch-up; the next one to get a batch comes first."""
 
 
-async def catch_up(session: CatchingUpSession, cache: HistoryCache, *, batch: int) -> None:
+async def catch_up(session: CatchingUpSession, cache: HistoryCache, slicer: Slicer, *, batch: int) -> None:
     """Send the subscriptions of *session* that are behind what they missed, while its socket accepts more.
 
     Each gets a batch of at most *batch* messages in turn, and is live again once nothing is left.
@@ -48,7 +48,7 @@ async def catch_up(session: CatchingUpSession, cache: HistoryCache, *, batch: in
         if subscription in session.behind:
             del session.behind[subscription]
             session.behind[subscription] = None  # to the end of the line
-            await asyncio.sleep(0)
+            await slicer.turn(batch * ENCODE_MICROSECONDS)
 
 
 def _socket_has_room(session: CatchingUpSession) -> bool:

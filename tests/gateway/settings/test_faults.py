@@ -142,10 +142,10 @@ ONE_FAULT = [
         "outbox.high_water = 2097152: more than outbox.size; give at most 1048576",
     ),
     (
-        "[limits.costs]\nhistory = 301",
+        "[limits.costs]\nhistory = 501",
         (
-            "limits.costs.history = 301: more than limits.command_burst, so that nobody could ever pay; "
-            "give at most 300"
+            "limits.costs.history = 501: more than limits.command_burst, so that nobody could ever pay; "
+            "give at most 500"
         ),
     ),
     ('[drain]\nwindow = "31s"', "drain.window = 31: longer than drain.timeout; give at most 30"),

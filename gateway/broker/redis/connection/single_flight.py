@@ -28,12 +28,17 @@ class SingleFlight(Generic[K, T]):
         command: Callable[[K], Command],
         parse: Callable[[K, Any], T],
         timeout: float,
+        weight: Callable[[K], int] = lambda _: 0,
     ) -> None:
-        """Send `command(key)` over *pipeline*, return `parse(key, answer)`; *timeout* in seconds."""
+        """Send `command(key)` over *pipeline*, return `parse(key, answer)`; *timeout* in seconds.
+
+        *weight* returns how many messages or members the call for a key may read.
+        """
         self._pipeline = pipeline
         self._command = command
         self._parse = parse
         self._timeout = timeout
+        self._weight = weight
         self._pending: dict[K, _PendingRead[T]] = {}
         self.reads = self.shared = 0
 
@@ -58,7 +63,7 @@ class SingleFlight(Generic[K, T]):
         return read.parsed.result()
 
     def _send(self, key: K) -> _PendingRead[T]:
-        read = _PendingRead[T](self._pipeline.call(self._command(key)))
+        read = _PendingRead[T](self._pipeline.call(self._command(key), weight=self._weight(key)))
 
         def on_answer(answer: AnswerFuture) -> None:
             if self._pending.get(key) is read:

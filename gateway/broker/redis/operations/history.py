@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.broker.base import Delivery, HistorySlice
@@ -14,7 +16,14 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import READ_HISTORY, Command, milliseconds
 from gateway.broker.uid import new_uid
+from gateway.tasks import Slicer
 from protocol.position import MessageId
+
+ALL_MESSAGES = 1_000
+"""The weight of a read without a limit."""
+
+MESSAGES_PER_PART, DECODE_MICROSECONDS = 100, 4
+"""Messages that are decoded at a time, and the time for each."""
 
 _GAP_REASONS = {0: "", 1: "trimmed", 2: "reset"}
 """The text for each `gap` number that scripts/read_history.lua returns."""
@@ -38,12 +47,16 @@ class StoredPage:
 class HistoryReader:
     """Reads the histories of one shard."""
 
-    def __init__(self, pipeline: Pipeline, keys: Keys, options: RedisOptions) -> None:
-        """Send the reads over *pipeline*."""
+    def __init__(self, pipeline: Pipeline, keys: Keys, options: RedisOptions, slicer: Slicer) -> None:
+        """Send the reads over *pipeline*; decode long answers in slices."""
         self._keys = keys
         self._meta_ttl = milliseconds(options.meta_ttl)
         self._pages = SingleFlight(
-            pipeline, command=self._command, parse=_parse_page, timeout=options.history_timeout
+            pipeline,
+            command=self._command,
+            parse=partial(_DecodedOnce, slicer),
+            timeout=options.history_timeout,
+            weight=lambda request: ALL_MESSAGES if request[2] is None else request[2],
         )
 
     @property
@@ -80,7 +93,8 @@ class HistoryReader:
         Raises:
             BrokerUnavailable: Redis did not answer within `RedisOptions.history_timeout`.
         """
-        return await self._pages.get((channel, since, limit, size, reverse))
+        stored = await self._pages.get((channel, since, limit, size, reverse))
+        return await stored.page()
 
     def _command(self, request: PageRequest) -> Command:
         channel, since, limit, size, reverse = request
@@ -100,8 +114,32 @@ class HistoryReader:
         return f"<HistoryReader {self.reads} reads {self.shared} shared>"
 
 
-def _parse_page(request: PageRequest, answer: Sequence[Any]) -> StoredPage:
-    channel = request[0]
-    offset, uid, gap, flat, floor = answer
-    deliveries = [codec.unpack_delivery(channel, id, body) for id, body in codec.ids_and_bodies(flat)]
-    return StoredPage(deliveries, MessageId(offset, uid.decode()), _GAP_REASONS[gap], floor)
+class _DecodedOnce:
+    """A page as Redis returned it, decoded by the first caller for all callers."""
+
+    __slots__ = ("_answer", "_decoding", "_page", "_request", "_slicer")
+
+    def __init__(self, slicer: Slicer, request: PageRequest, answer: Sequence[Any]) -> None:
+        self._slicer = slicer
+        self._request = request
+        self._answer = answer
+        self._decoding = asyncio.Lock()
+        self._page: StoredPage | None = None
+
+    async def page(self) -> StoredPage:
+        async with self._decoding:
+            if self._page is None:
+                self._page = await self._decode()
+            return self._page
+
+    async def _decode(self) -> StoredPage:
+        channel = self._request[0]
+        offset, uid, gap, flat, floor = self._answer
+        deliveries: list[Delivery] = []
+        for start in range(0, len(flat), 3 * MESSAGES_PER_PART):
+            part = flat[start : start + 3 * MESSAGES_PER_PART]
+            await self._slicer.turn(len(part) // 3 * DECODE_MICROSECONDS)
+            deliveries += [
+                codec.unpack_delivery(channel, id, body) for id, body in codec.ids_and_bodies(part)
+            ]
+        return StoredPage(deliveries, MessageId(offset, uid.decode()), _GAP_REASONS[gap], floor)

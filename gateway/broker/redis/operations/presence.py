@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
 
 from gateway.broker.base import Presence, PresenceCount
 from gateway.broker.redis import codec
@@ -14,10 +16,17 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import COUNT_MEMBERS, JOIN, LEAVE, Command
 from gateway.errors import GatewayError
+from gateway.tasks import Slicer
 from protocol.messages import Member
 
 MEMBERS_PER_TURN = 200
-"""Members that are added again, or decoded, before other callbacks of the event loop run."""
+"""Members that are added again, or decoded, before other callbacks of the event loop may run."""
+
+LIST_WEIGHT = 500
+"""Members that a list may have: the number is not known before the answer."""
+
+DECODE_MICROSECONDS = 2
+"""For one member."""
 
 Place = tuple[str, str]
 """A channel and a connection."""
@@ -26,8 +35,10 @@ Place = tuple[str, str]
 class PresenceStore:
     """The members of one shard's channels."""
 
-    def __init__(self, pipeline: Pipeline, reads: Pipeline, keys: Keys, options: RedisOptions) -> None:
-        """Write over *pipeline*, read over *reads*."""
+    def __init__(
+        self, pipeline: Pipeline, reads: Pipeline, keys: Keys, options: RedisOptions, slicer: Slicer
+    ) -> None:
+        """Write over *pipeline*, read over *reads*; decode long lists in slices."""
         self.incarnation = ""
         """The id of this node's present incarnation, which owns the members of this node."""
         self._pipeline = pipeline
@@ -41,7 +52,11 @@ class PresenceStore:
         """Local members that may be missing in Redis, and whether subscribers get a `Join` for them."""
         timeout = options.presence_timeout
         self._members = SingleFlight(
-            reads, command=self._members_command, parse=_parse_members, timeout=timeout
+            reads,
+            command=self._members_command,
+            parse=partial(_StoredMembers, slicer),
+            timeout=timeout,
+            weight=lambda _: LIST_WEIGHT,
         )
         self._counts = SingleFlight(reads, command=self._count_command, parse=_parse_count, timeout=timeout)
 
@@ -188,9 +203,10 @@ class PresenceStore:
 class _StoredMembers:
     """The members of a channel as Redis returned them, decoded by the first caller for all callers."""
 
-    __slots__ = ("_decoding", "_presence", "_values")
+    __slots__ = ("_decoding", "_presence", "_slicer", "_values")
 
-    def __init__(self, values: Sequence[bytes]) -> None:
+    def __init__(self, slicer: Slicer, _: str, values: Sequence[bytes]) -> None:
+        self._slicer = slicer
         self._values = values
         self._decoding = asyncio.Lock()
         self._presence: Presence | None = None
@@ -198,33 +214,26 @@ class _StoredMembers:
     async def decoded(self) -> Presence:
         async with self._decoding:
             if self._presence is None:
-                self._presence = await decode_members(self._values)
+                self._presence = await decode_members(self._values, self._slicer)
             return self._presence
 
 
-async def decode_members(values: Sequence[bytes]) -> Presence:
-    """Return the members stored in *values*, in the order of their joins.
-
-    Other callbacks of the event loop run after each `MEMBERS_PER_TURN` members.
-    """
-    ordered = sorted(_order_and_member(value) for value in values)
-    members: list[Member] = []
-    for start in range(0, len(ordered), MEMBERS_PER_TURN):
-        if start:
-            await asyncio.sleep(0)
-        members += [codec.unpack_member(body) for _, body in ordered[start : start + MEMBERS_PER_TURN]]
-    return Presence(tuple(members))
-
-
-def _parse_members(_: str, answer: Sequence[bytes]) -> _StoredMembers:
-    return _StoredMembers(answer)
+async def decode_members(values: Sequence[bytes], slicer: Slicer) -> Presence:
+    """Return the members stored in *values*, in the order of their joins; in slices."""
+    numbered: list[tuple[int, Member]] = []
+    for start in range(0, len(values), MEMBERS_PER_TURN):
+        part = values[start : start + MEMBERS_PER_TURN]
+        await slicer.turn(len(part) * DECODE_MICROSECONDS)
+        numbered += [_number_and_member(value) for value in part]
+    numbered.sort(key=itemgetter(0))
+    return Presence(tuple(member for _, member in numbered))
 
 
 def _parse_count(_: str, answer: Sequence[int]) -> PresenceCount:
     return PresenceCount(*answer)
 
 
-def _order_and_member(value: bytes) -> tuple[int, bytes]:
-    """Return the join number and the packed member in a value of the hash of members."""
+def _number_and_member(value: bytes) -> tuple[int, Member]:
+    """Return the join number and the member in a value of the hash of members."""
     order, _, member = value.split(b" ", 2)
-    return int(order), member
+    return int(order), codec.unpack_member(member)

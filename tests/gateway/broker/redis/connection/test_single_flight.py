@@ -18,7 +18,7 @@ class ManualPipeline:
         self.calls: list[asyncio.Future[Any]] = []
         self.sent: set[asyncio.Future[Any]] = set()
 
-    def call(self, _: object) -> asyncio.Future[Any]:
+    def call(self, _: object, *, weight: int = 0) -> asyncio.Future[Any]:
         self.calls.append(asyncio.get_running_loop().create_future())
         return self.calls[-1]
 

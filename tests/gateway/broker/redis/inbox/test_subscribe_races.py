@@ -24,7 +24,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.operations.history import HistoryReader
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import ADD_ROUTE, READ_HISTORY, REMOVE_ROUTE, Command
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
 from tests.gateway.shuffled_loop import run_shuffled
@@ -101,7 +101,7 @@ class SlowPipeline:
         self._waiting: deque[tuple[asyncio.Future[Any], Command]] = deque()
         self._travelling: set[asyncio.Future[Any]] = set()
 
-    def call(self, command: Command) -> asyncio.Future[Any]:
+    def call(self, command: Command, *, weight: int = 0) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self._waiting and not self._travelling:
             self._tasks.spawn(self._work())
@@ -192,7 +192,7 @@ class Node:
         )
         lease = cast("Any", Lease())
         history, contact = (
-            HistoryReader(reads, KEYS, OPTIONS),
+            HistoryReader(reads, KEYS, OPTIONS, Slicer()),
             ShardHealth(Breaker(clock), invalidate_primary=lambda: None),
         )
         delivery = OrderedDelivery(
