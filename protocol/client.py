@@ -120,6 +120,8 @@ TRANSITIONS: Final[dict[tuple[ConnectionState, Input], ConnectionState]] = {
     (ConnectionState.CONNECTED, Input.RETRY): ConnectionState.WAITING,
     (ConnectionState.CONNECTING, Input.STOP): ConnectionState.STOPPED,
     (ConnectionState.CONNECTED, Input.STOP): ConnectionState.STOPPED,
+    (ConnectionState.IDLE, Input.STOP): ConnectionState.STOPPED,
+    (ConnectionState.WAITING, Input.STOP): ConnectionState.STOPPED,
 }
 """Every legal move. Any other is a mistake of the caller: `IllegalTransition`."""
 
@@ -303,6 +305,9 @@ class ClientState:
         self._subscribing: dict[int, str] = {}
         """Channels by the id of the `subscribe` that has no reply yet."""
         self._decision: Decision | None = None
+        self._begun = False
+        """Whether `begin` was called and `connect_command` was not yet."""
+        self._fresh_token = True
 
     def __repr__(self) -> str:
         return f"<ClientState {self.state}, {len(self.channels)} channels, attempt {self.attempt}>"
@@ -337,8 +342,12 @@ class ClientState:
         self._last_id += 1
         return self._last_id
 
-    def connect_command(self, token: str | None = None, *, channels: Iterable[str] | None = None) -> Connect:
-        """Begin an attempt; return its first command, which restores *channels* (all of them by default).
+    def begin(self, *, fresh_token: bool = True) -> None:
+        """Begin an attempt, if a token or a socket comes before the command; `connect_command` does it as well.
+
+        Args:
+            fresh_token: Whether the token of this attempt is fetched for it. One that was fetched earlier and is
+                refused may be outdated: if the caller can fetch tokens, the decision is a `Retry` with another one.
 
         Raises:
             IllegalTransition: The last attempt or connection has not ended.
@@ -347,6 +356,25 @@ class ClientState:
         self._decision = self._announced_seconds = None
         self._subscribing.clear()
         self._last_id = 0
+        self._begun, self._fresh_token = True, fresh_token
+
+    def stop(self, reason: str) -> Decision:
+        """End the connection, or the wait for the next one, because the application says so.
+
+        Raises:
+            IllegalTransition: It has stopped already.
+        """
+        return self._stop(reason)
+
+    def connect_command(self, token: str | None = None, *, channels: Iterable[str] | None = None) -> Connect:
+        """Return the first command of an attempt, which restores *channels* (all of them by default).
+
+        Raises:
+            IllegalTransition: The last attempt or connection has not ended, and no `begin` came before.
+        """
+        if not self._begun:
+            self.begin()
+        self._begun = False
         subs = {
             channel: self.channels[channel].resume()
             for channel in (self.channels if channels is None else channels)
@@ -506,7 +534,8 @@ class ClientState:
     def _end(self, close: Close, reason: str, at_least: float = 0.0) -> Decision:
         if close.reaction is Reaction.RECONNECT:
             return self._retry(close.backoff, at_least=at_least)
-        if close.reaction is Reaction.REFRESH_TOKEN and self._can_fetch_token:
+        outdated = close.reaction is Reaction.STOP_UNTIL_NEW_TOKEN and not self._fresh_token
+        if self._can_fetch_token and (outdated or close.reaction is Reaction.REFRESH_TOKEN):
             return self._retry(close.backoff, at_least=at_least, fetch_token=True)
         return self._stop(reason, until_new_token=close.reaction is not Reaction.STOP)
 
@@ -526,6 +555,7 @@ class ClientState:
     def _ended(self, event: Input, decision: Decision) -> Decision:
         self._move(event)
         self._decision = decision
+        self._begun = False
         self.connected = None
         for kept in self.channels.values():
             kept.subscribed = False

@@ -1,0 +1,1 @@
+"""Copied from `protocol/` of the gateway by vendor.py: change it there."""

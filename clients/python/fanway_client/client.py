@@ -1,0 +1,275 @@
+"""`Fanway`: one client of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from fanway_client._protocol.client import DEFAULT_BACKOFF, BackoffBounds, ClientState, Effects
+from fanway_client._protocol.errors import Backoff
+from fanway_client._protocol.messages import ClientInfo, Connected
+from fanway_client.channel import BUFFER, Channel
+from fanway_client.connection import Connection, Map, State, StateChange
+from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Timers
+from fanway_client.errors import STOPPED, FanwayError
+from fanway_client.publisher import Published, Publisher
+from fanway_client.subscription import ChannelOptions, LoadState, Sink, Subscription
+from fanway_client.subscriptions import GetChannelTokens, Subscriptions
+from fanway_client.tokens import GetToken, TokenSource
+from fanway_client.transport import Transport, WebSocketTransport, websocket_url
+
+LOGGER = logging.getLogger("fanway_client")
+
+
+class Fanway:
+    """A client of the gateway: connects when the first channel is used, reconnects, and resumes every channel.
+
+    async with Fanway("https://rt.example.com", get_token=get_token) as fanway:
+        async for message in fanway.channel("chat:1"):
+            print(message.data)
+
+    Leaving the `async with` disconnects: publishes that wait fail, loops end, no task, timer or socket is left.
+    All calls belong to the event loop of the `async with`.
+
+    Args:
+        url: `https://host`, or `wss://host/v1/ws`; with several, each failed attempt goes on to the next.
+        get_token: Returns the connection token, or an awaitable of it; raises `UnauthorizedError` to stop. Without it
+            the client is anonymous.
+        get_channel_tokens: Returns channel tokens by channel.
+        name: Name of the application, for operators.
+        version: Its version.
+        tls: For `wss`; the system's certificates if None.
+        backoff: The bounds of the delays between attempts.
+        transport, environment: Replaced by tests.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        get_token: GetToken | None = None,
+        get_channel_tokens: GetChannelTokens | None = None,
+        name: str | None = None,
+        version: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        backoff: BackoffBounds = DEFAULT_BACKOFF,
+        transport: Transport | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        self._urls = [websocket_url(each) for each in ([url] if isinstance(url, str) else url)]
+        self._get_token = get_token
+        self._get_channel_tokens = get_channel_tokens
+        self._info = None if name is None else ClientInfo(name, version)
+        self._tls = tls
+        self._backoff = backoff
+        self._transport = transport
+        self._environment = environment
+        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._connection: Connection | None = None
+        self._pending_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Fanway {self._urls[0]} {self.state}>"
+
+    async def __aenter__(self) -> Fanway:
+        if self._connection is not None:
+            raise RuntimeError("a Fanway is entered once")
+        self._tasks = await asyncio.TaskGroup().__aenter__()
+        self.start(self._environment or AsyncioEnvironment(self._tasks))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        await self.close()
+        await self._tasks.__aexit__(None, None, None)
+
+    def start(self, environment: Environment) -> None:
+        """Make the parts of the client; `async with` does it."""
+        self._timers = Timers(environment)
+        self._tokens = TokenSource(environment, self._get_token)
+        self._tokens.set(self._pending_token)
+        machine = ClientState(
+            random=environment.random,
+            can_fetch_token=self._get_token is not None,
+            info=self._info,
+            backoff=self._backoff,
+        )
+
+        def retry_delay(attempt: int, retry_after: float | None) -> float:
+            jitter = self._backoff.bound(Backoff.JITTER, attempt) * environment.random()
+            return max(retry_after or 0.0, jitter)
+
+        self._subscriptions = Subscriptions(
+            environment,
+            self._timers,
+            machine,
+            get_channel_tokens=self._get_channel_tokens,
+            retry_delay=retry_delay,
+            on_error=self.report,
+        )
+        connection = Connection(
+            environment,
+            self._timers,
+            machine,
+            self,
+            urls=self._urls,
+            transport=self._transport or WebSocketTransport(environment.spawn, tls=self._tls),
+            tokens=self._tokens,
+        )
+        self._subscriptions.connection = self._connection = connection
+        self._publisher = Publisher(environment, self._timers, connection, retry_delay)
+
+    # ------------------------------------------------------------ for applications
+
+    @property
+    def state(self) -> State:
+        """`idle`, `connecting`, `connected`, `waiting`, `suspended` (two minutes without a connection) or `stopped`."""
+        return "idle" if self._connection is None else self._connection.state
+
+    @property
+    def info(self) -> Connected | None:
+        """What the gateway said to `connect`: this connection's id, user, node, limits. None unless connected."""
+        return None if self._connection is None else self._connection.info
+
+    def on(self, type: str, listener: Callable[[Any], object]) -> Callable[[], None]:
+        """Call *listener* for each event; return a function that ends it.
+
+        Args:
+            type: `state` (`StateChange`), or `error` (an exception that no call reports: a listener that raised, a
+                failed `get_token`, a gap that nobody listens to; without a listener it is logged).
+            listener: Must not block.
+        """
+        listeners = self._listeners.setdefault(type, [])
+        listeners.append(listener)
+        return lambda: listeners.remove(listener) if listener in listeners else None
+
+    def connect(self) -> None:
+        """Connect now; after `stopped`, begin again. Channels and publishes do it by themselves the first time."""
+        connection = self._entered()
+        if connection.state == "stopped":
+            self._subscriptions.restart()
+        connection.connect()
+
+    def channel(
+        self,
+        name: str,
+        *,
+        rewind: int | None = None,
+        presence: bool | None = None,
+        load_state: LoadState | None = None,
+        token: bool | None = None,
+        buffer: int = BUFFER,
+    ) -> Channel:
+        """Return a handle on *name*; handles of the same name share one subscription.
+
+        Args:
+            name: The channel.
+            rewind: How many of the last messages to begin with.
+            presence: Whether joins, leaves and the list of members are sent; None: as the channel is configured.
+            load_state: Loads the state that the channel describes, at first and after each gap; messages that arrive
+                meanwhile are held. If it returns the position at which the state was read, the messages continue
+                exactly after it.
+            token: Whether the channel wants a channel token.
+            buffer: Messages that wait for a slow `async for` loop, before it raises `overflow`.
+        """
+        return Channel(name, ChannelOptions(rewind, presence, load_state, token), self, buffer=buffer)
+
+    def set_token(self, token: str | None) -> None:
+        """Use *token* for the next connection."""
+        self._pending_token = token
+        if self._connection is not None:
+            self._tokens.set(token)
+
+    def wake(self, event: PlatformEvent = "wake") -> None:
+        """Check the connection now: the application was in the background, or the network has changed."""
+        self._entered().on_platform_event(event)
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        self._entered().stop()
+
+    # ------------------------------------------------------------ for handles
+
+    def acquire(self, channel: str, options: ChannelOptions, sink: Sink) -> Subscription:
+        subscription = self._subscriptions.acquire(channel, options, sink) if self._entered() else None
+        assert subscription is not None
+        self._start_if_idle()
+        return subscription
+
+    def release(self, subscription: Subscription, sink: Sink) -> None:
+        self._subscriptions.release(subscription, sink)
+
+    async def publish(self, channel: str, data: Any, *, key: str | None = None, timeout: float = 30.0) -> Published:
+        """Publish *data* to *channel*: see `Channel.publish`."""
+        self._entered()
+        self._start_if_idle()
+        return await self._publisher.publish(channel, data, key=key, timeout=timeout)
+
+    async def request(self, command: Map) -> Map:
+        """Return the reply to *command*; raise `FanwayError`."""
+        reply: asyncio.Future[Map] = asyncio.get_running_loop().create_future()
+
+        def on_reply(received: Map) -> None:
+            if not reply.done():
+                reply.set_result(received)
+
+        def on_error(error: FanwayError) -> None:
+            if not reply.done():
+                reply.set_exception(error)
+
+        self._entered().request(command, on_reply, on_error)
+        return await reply
+
+    def report(self, error: Exception) -> None:
+        if self._listeners.get("error"):
+            self._emit("error", error)
+        else:
+            LOGGER.error("%s", error, exc_info=error)
+
+    # ------------------------------------------------------------ what the connection calls
+
+    def subs(self) -> Sequence[str]:
+        return self._subscriptions.for_connect()
+
+    def on_connected(self, received: Map, effects: Effects) -> None:
+        self._subscriptions.on_connected(received, effects)
+        self._publisher.on_connected(received)
+
+    def on_push(self, push: Map) -> None:
+        self._subscriptions.on_push(push)
+
+    def on_disconnected(self) -> None:
+        self._subscriptions.on_disconnected()
+
+    def on_state(self, change: StateChange) -> None:
+        if change.state == "stopped":
+            self._subscriptions.stop(FanwayError(STOPPED, change.reason or "the client has stopped"))
+            self._publisher.stop()
+            self._timers.clear()
+        self._emit("state", change)
+
+    def on_error(self, error: Exception) -> None:
+        self.report(error)
+
+    def _emit(self, type: str, event: Any) -> None:
+        for listener in tuple(self._listeners.get(type, ())):
+            try:
+                listener(event)
+            except Exception as error:
+                LOGGER.exception("a listener to %s raised", type, exc_info=error)
+
+    def _start_if_idle(self) -> None:
+        if self.state == "idle":
+            self._entered().connect()
+
+    def _entered(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("use the client in `async with Fanway(…) as fanway:`")
+        return self._connection

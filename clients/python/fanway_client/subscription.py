@@ -1,0 +1,334 @@
+"""One channel of the client: its position across connections, and who listens. Shared by all of its handles."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from fanway_client._protocol.client import NOT_RECOVERED, ClientState
+from fanway_client.environment import Environment
+from fanway_client.errors import FanwayError
+
+Map = dict[str, Any]
+Data = TypeVar("Data")
+
+SubscriptionState = Literal["idle", "pending", "live", "gone"]
+"""`idle`: nobody listens; `pending`: not subscribed yet, or not any more; `live`: messages arrive; `gone`: the gateway
+refused or ended the subscription."""
+
+MAX_HELD = 1_000
+"""Messages that are held while `load_state` runs, before they are dropped and the state is loaded once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The connection that published a message."""
+
+    connection: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One connection that is present in a channel; *info* comes from its token."""
+
+    connection: str
+    user: str
+    info: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[Data]):
+    """A message of a channel."""
+
+    channel: str
+    data: Data
+    id: str | None = None
+    """Absent if the channel keeps no history."""
+    sender: Sender | None = None
+    """The client that published it; None if a backend did."""
+    tags: Mapping[str, str] | None = None
+    time: int | None = None
+    """When the gateway accepted it, in milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages are missing at this point."""
+
+    channel: str
+    reason: str
+    """`not_recovered` after a connection that was lost, else what the gateway says: `overflow`, `trimmed`, `reset`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """A subscription is in another state."""
+
+    channel: str
+    state: SubscriptionState
+    error: FanwayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Load the state that a channel describes."""
+
+    channel: str
+    reason: Literal["first", "gap"]
+    position: str | None
+    """The position of the channel when the subscription began; None if it keeps no history."""
+
+
+LoadState = Callable[[LoadRequest], str | None | Awaitable[str | None]]
+"""Loads the state that a channel describes; returns the position at which it was read, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """What a user of a channel asks for."""
+
+    rewind: int | None = None
+    presence: bool | None = None
+    load_state: LoadState | None = None
+    token: bool | None = None
+
+
+class Sink(Protocol):
+    """Who listens to a subscription."""
+
+    def on_message(self, message: Message[Any]) -> None:
+        """A message arrived."""
+
+    def on_event(self, type: str, event: Any) -> None:
+        """A `gap`, `members`, `join`, `leave`, `update` or `state` arrived."""
+
+    def misses_gaps(self) -> bool:
+        """Return whether messages reach the application here, and gaps do not."""
+
+
+class SubscriptionOwner(Protocol):
+    """Who knows the connection."""
+
+    def resubscribe(self, subscription: Subscription) -> None:
+        """Subscribe again from the position of *subscription*."""
+
+    def retry(self, callback: Callable[[], None], attempt: int) -> None:
+        """Call *callback* after the backoff of *attempt*."""
+
+    def on_error(self, error: Exception) -> None:
+        """Report an error that no call returns."""
+
+
+class Subscription:
+    """A channel that is wanted. Its position and its token are those of the state machine."""
+
+    def __init__(
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        environment: Environment,
+        machine: ClientState,
+        owner: SubscriptionOwner,
+    ) -> None:
+        self.channel = channel
+        self.options = options
+        self.state: SubscriptionState = "pending"
+        self.error: FanwayError | None = None
+        self.attempts = 0
+        """Channel tokens that were refused in a row, or could not be fetched."""
+        self.paused = False
+        """Whether a delay or a channel token is waited for, so that no `connect` may name the channel."""
+        self.by_server = False
+        """Whether the server subscribed this client by itself."""
+        self.sinks: list[Sink] = []
+        self._environment = environment
+        self._machine = machine
+        self._owner = owner
+        self._held: list[Map] | None = None
+        """Messages that wait for `load_state`."""
+        self._held_too_much = False
+        self._loads = 0
+        self._unloaded: Literal["first", "gap"] | None = "first"
+        """Why `load_state` has to be called, or is being called; None if the application has the state."""
+
+    @property
+    def position(self) -> str | None:
+        """The id of the last message that was handled; `since` of the next subscribe."""
+        kept = self._machine.channels.get(self.channel)
+        return None if kept is None else kept.position
+
+    def set_state(self, state: SubscriptionState, error: FanwayError | None = None) -> None:
+        """Change the state, and tell who listens."""
+        self.error = error
+        if self.state == state:
+            return
+        self.state = state
+        self._emit("state", ChannelState(self.channel, state, error))
+
+    def on_subscribed(self, received: Map, since: str | None) -> None:
+        """Handle a `subscribed` that answers a subscribe from *since*.
+
+        The machine has the position after its messages already; ours moves with each that was handled.
+        """
+        position = received.get("position")
+        self._keep(since)
+        self.attempts = 0
+        self.paused = False
+        self.set_state("live")
+        if since is not None and not received.get("recovered"):
+            self._on_gap(NOT_RECOVERED, position)
+        elif self._unloaded and self.options.load_state:
+            self._load(self._unloaded, since or position)
+        for message in received.get("messages", ()):
+            self._on_message(message)
+        if self._held is None:
+            self._keep(position)
+        if received.get("members") is not None:
+            self._emit("members", [member_of(member) for member in received["members"]])
+
+    def on_push(self, push: Map) -> None:
+        """Handle a push of this channel."""
+        if self.state != "live":
+            return  # of a subscription that ended before this one began
+        match push["type"]:
+            case "message":
+                self._on_message(push)
+            case "gap":
+                self._on_gap(push["reason"], push.get("position"))
+            case "join" | "leave" | "update" as change:
+                self._emit(change, member_of(push["member"]))
+
+    def on_disconnected(self) -> None:
+        """The connection, or the subscription, ended."""
+        self._held = None  # they come again: the position is before them
+        self._loads += 1
+        if self.position is None:
+            self._unloaded = self._unloaded or "gap"  # without history nobody can say what was missed
+        if self.state == "live":
+            self.set_state("pending")
+
+    def _on_message(self, push: Map) -> None:
+        if self._held is not None:
+            return self._hold(push)
+        id = push.get("message")
+        if id is not None and id == self.position:
+            return None
+        message = message_of(push)
+        for sink in tuple(self.sinks):
+            sink.on_message(message)
+        if id is not None:
+            self._keep(id)
+        return None
+
+    def _keep(self, position: str | None) -> None:
+        kept = self._machine.channels.get(self.channel)
+        if kept is not None:
+            kept.position = position
+
+    def _on_gap(self, reason: str, position: str | None) -> None:
+        self._held = None
+        if position is not None or reason == NOT_RECOVERED:
+            self._keep(position)
+        missed = any(sink.misses_gaps() for sink in self.sinks)
+        self._emit("gap", Gap(self.channel, reason))
+        if self.options.load_state:
+            self._load("gap", position)
+        elif missed:
+            self._owner.on_error(FanwayError("gap", f"messages of {self.channel} are missing ({reason})"))
+
+    def _emit(self, type: str, event: Any) -> None:
+        for sink in tuple(self.sinks):
+            sink.on_event(type, event)
+
+    # ------------------------------------------------------------ load_state
+
+    def _load(self, reason: Literal["first", "gap"], position: str | None, attempt: int = 0) -> None:
+        """Hold messages while the state is loaded, then deliver those that the state does not have."""
+        self._held = []
+        self._held_too_much = False
+        self._unloaded = reason
+        if position is not None:
+            self._keep(position)
+        self._loads += 1
+        request = LoadRequest(self.channel, reason, position)
+        self._environment.spawn(self._run_load(request, self._loads, attempt))
+
+    async def _run_load(self, request: LoadRequest, load: int, attempt: int) -> None:
+        assert self.options.load_state is not None
+        try:
+            answer = self.options.load_state(request)
+            position = await answer if inspect.isawaitable(answer) else answer
+        except Exception as error:  # noqa: BLE001 (whatever the application raises)
+            if load == self._loads:
+                self._owner.on_error(error)
+                self._owner.retry(lambda: self._load_again(request, load, attempt + 1), attempt)
+            return
+        if load == self._loads:
+            self._on_loaded(position)
+
+    def _load_again(self, request: LoadRequest, load: int, attempt: int) -> None:
+        if load == self._loads:
+            self._load(request.reason, self._newest(), attempt)
+
+    def _newest(self) -> str | None:
+        """Return the id of the newest message received; what is held before it is part of the next load."""
+        return self._held[-1].get("message") if self._held else self.position
+
+    def _hold(self, push: Map) -> None:
+        assert self._held is not None
+        if len(self._held) < MAX_HELD:
+            self._held.append(push)
+        else:
+            self._held_too_much = True
+            self._held[:] = [push]
+
+    def _on_loaded(self, position: str | None) -> None:
+        held = self._held or []
+        if self._held_too_much:
+            return self._load("gap", self._newest())
+        self._held = None
+        self._unloaded = None
+        known = position is None or position == self.position
+        ids = [push.get("message") for push in held]
+        if not known and position not in ids:
+            # Read before the subscription, or of messages that have not arrived yet: only the gateway can join it.
+            self._keep(position)
+            self.state = "pending"
+            return self._owner.resubscribe(self)
+        if position is not None:
+            self._keep(position)
+        for push in held if known else held[ids.index(position) + 1 :]:
+            self._on_message(push)
+        return None
+
+
+def message_of(push: Map) -> Message[Any]:
+    """Return a `message` push, or an element of `messages`, for the application."""
+    sender = push.get("from")
+    return Message(
+        push["channel"],
+        push["data"],
+        push.get("message"),
+        None if sender is None else Sender(sender["connection"], sender["user"]),
+        push.get("tags"),
+        push.get("time"),
+    )
+
+
+def member_of(member: Map) -> Member:
+    """Return a member for the application."""
+    return Member(member["connection"], member["user"], member.get("info"))
+
+
+def widened(options: ChannelOptions, more: ChannelOptions) -> ChannelOptions:
+    """Return *options* with what another user of the channel asks for: joins and members, the state, a token."""
+    return replace(
+        options,
+        presence=options.presence or more.presence,
+        load_state=options.load_state or more.load_state,
+        token=more.token if options.token is None else options.token,
+    )
