@@ -24,12 +24,13 @@ help: ## list all targets
 
 setup: $(STAMP) ## install everything that the other targets need into .venv
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml clients/python/pyproject.toml
 	@PYTHON='$(PYTHON)' .ci/need venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fanway needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--editable . --editable clients/python
 	@touch $@
 
 $(NODE_STAMP): clients/typescript/package-lock.json

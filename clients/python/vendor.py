@@ -11,7 +11,18 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "protocol"
 TARGET = Path(__file__).parent / "fanway_client" / "_protocol"
-MODULES = ("channels", "client", "commands", "errors", "fields", "limits", "messages", "payload", "position", "server_messages")
+MODULES = (
+    "channels",
+    "client",
+    "commands",
+    "errors",
+    "fields",
+    "limits",
+    "messages",
+    "payload",
+    "position",
+    "server_messages",
+)
 INIT = '"""Copied from `protocol/` of the gateway by vendor.py: change it there."""\n'
 
 
@@ -21,7 +32,8 @@ def copies() -> dict[str, str]:
 
 
 def _copy(name: str) -> str:
-    return re.sub(r"^(from|import) protocol\b", r"\1 fanway_client._protocol", (SOURCE / f"{name}.py").read_text(), flags=re.M)
+    text = (SOURCE / f"{name}.py").read_text()
+    return re.sub(r"^(from|import) protocol\b", r"\1 fanway_client._protocol", text, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Channel:
     It begins with the first listener or `async for` loop, and ends after the last.
     """
 
-    def __init__(self, name: str, options: ChannelOptions, owner: ChannelOwner, *, buffer: int = BUFFER) -> None:
+    def __init__(
+        self, name: str, options: ChannelOptions, owner: ChannelOwner, *, buffer: int = BUFFER
+    ) -> None:
         self.name = name
         self._options = options
         self._owner = owner

@@ -206,7 +206,9 @@ class Fanway:
     def release(self, subscription: Subscription, sink: Sink) -> None:
         self._subscriptions.release(subscription, sink)
 
-    async def publish(self, channel: str, data: Any, *, key: str | None = None, timeout: float = 30.0) -> Published:
+    async def publish(
+        self, channel: str, data: Any, *, key: str | None = None, timeout: float = 30.0
+    ) -> Published:
         """Publish *data* to *channel*: see `Channel.publish`."""
         self._entered()
         self._start_if_idle()

@@ -17,7 +17,15 @@ from fanway_client._protocol.client import (
     Retry,
 )
 from fanway_client._protocol.commands import map_of
-from fanway_client._protocol.errors import CLOSE_ON_ERROR, CLOSES, OTHER_CLOSE, Backoff, BadRequest, ErrorCode, Reaction
+from fanway_client._protocol.errors import (
+    CLOSE_ON_ERROR,
+    CLOSES,
+    OTHER_CLOSE,
+    Backoff,
+    BadRequest,
+    ErrorCode,
+    Reaction,
+)
 from fanway_client._protocol.messages import Connected
 from fanway_client._protocol.server_messages import server_message_of
 from fanway_client.environment import Environment, PlatformEvent, Timer, Timers

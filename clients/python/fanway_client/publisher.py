@@ -80,7 +80,8 @@ class Publisher:
         entry = _Entry(channel, data, key or self._environment.key(), receipt)
         self._entries[entry] = None
         timer = self._timers.call_later(
-            timeout, lambda: self._fail(entry, TIMEOUT, "there was no connection in time; it was not published")
+            timeout,
+            lambda: self._fail(entry, TIMEOUT, "there was no connection in time; it was not published"),
         )
         try:
             self._send(entry)
@@ -109,7 +110,7 @@ class Publisher:
 
     def _send(self, entry: _Entry) -> None:
         if not self._connection.connected or entry.in_flight:
-            return
+            return None
         if entry.retry_timer is not None:
             entry.retry_timer.cancel()
         now = self._environment.now()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fanway_client._protocol.client import ClientState, Effects
 from fanway_client._protocol.commands import map_of
@@ -94,7 +93,11 @@ class Subscriptions:
         channels: list[str] = []
         size = CONNECT_BYTES
         for channel, subscription in self._by_channel.items():
-            if subscription.paused or subscription.state == "gone" or subscription.options.presence is not None:
+            if (
+                subscription.paused
+                or subscription.state == "gone"
+                or subscription.options.presence is not None
+            ):
                 continue
             kept = self._machine.channels[channel]
             size += len(channel) + len(kept.token or "") + len(kept.position or "") + 64
@@ -208,13 +211,17 @@ class Subscriptions:
 
         def on_error(error: FanwayError) -> None:
             if current() and error.code != CONNECTION_LOST:
-                self._on_rejected(subscription, error, self._machine.on_message(error_message(error, command.id)))
+                self._on_rejected(
+                    subscription, error, self._machine.on_message(error_message(error, command.id))
+                )
 
         self.connection.request(map_of(command), on_reply, on_error)
 
     def _unsubscribe(self, channel: str) -> None:
         if self.connection.connected:
-            self.connection.request({"type": "unsubscribe", "channel": channel}, lambda _: None, lambda _: None)
+            self.connection.request(
+                {"type": "unsubscribe", "channel": channel}, lambda _: None, lambda _: None
+            )
 
     def _on_subscribed(self, received: Map, since: str | None) -> None:
         subscription = self._by_channel.get(received["channel"])
@@ -234,7 +241,11 @@ class Subscriptions:
         for dropped in effects.dropped:
             if dropped.channel != channel:
                 continue
-            if self._can_fetch_token(subscription) and error.code in TOKEN_CODES and subscription.attempts == 0:
+            if (
+                self._can_fetch_token(subscription)
+                and error.code in TOKEN_CODES
+                and subscription.attempts == 0
+            ):
                 subscription.attempts += 1
                 self._machine.add(channel, position=dropped.position, rewind=subscription.options.rewind)
                 self._fetch_token(subscription)
@@ -301,10 +312,12 @@ class Subscriptions:
 
     def _on_token(self, subscription: Subscription, token: str | None) -> None:
         if self._by_channel.get(subscription.channel) is not subscription:
-            return
+            return None
         subscription.paused = False
         if token is None:
-            return self._drop(subscription, FanwayError(ErrorCode.UNAUTHORIZED, "get_channel_tokens has none for it"))
+            return self._drop(
+                subscription, FanwayError(ErrorCode.UNAUTHORIZED, "get_channel_tokens has none for it")
+            )
         self._machine.channels[subscription.channel].token = token
         return self._subscribe(subscription)
 

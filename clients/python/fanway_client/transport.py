@@ -67,7 +67,9 @@ def websocket_url(url: str) -> str:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in {"ws", "wss"} or not parts.netloc:
         raise ValueError(f"url: expected https://host or wss://host/v1/ws, not {url!r}")
-    return urlunsplit((scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else "/v1/ws", parts.query, ""))
+    return urlunsplit(
+        (scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else "/v1/ws", parts.query, "")
+    )
 
 
 class WebSocketTransport:
@@ -173,4 +175,6 @@ async def _outcome(work: Coroutine[Any, Any, tuple[int, str]]) -> tuple[int, str
 
 def _rejected(error: InvalidStatus) -> HandshakeRejected:
     retry_after = error.response.headers.get("Retry-After", "")
-    return HandshakeRejected(error.response.status_code, float(retry_after) if retry_after.isdigit() else None)
+    return HandshakeRejected(
+        error.response.status_code, float(retry_after) if retry_after.isdigit() else None
+    )

@@ -6,7 +6,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fanway_client import Channel, ChannelState, Fanway, FanwayError, LoadRequest, StateChange, UnauthorizedError
+from fanway_client import (
+    Channel,
+    ChannelState,
+    Fanway,
+    FanwayError,
+    LoadRequest,
+    StateChange,
+    UnauthorizedError,
+)
 from fanway_client.transport import HandshakeRejected, Link, LinkEvents
 
 Action = list[Any]
