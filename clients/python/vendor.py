@@ -1,7 +1,7 @@
 """Copy the modules of `protocol/` that the client uses into `fanway_client/_protocol`: `python vendor.py`.
 
-The client is installed without the gateway, and both must speak the same protocol: the copy is made here, and a test
-of the repository holds it equal.
+The client is installed without the gateway, and both must speak the same protocol: the copy is made here, and
+a test of the repository holds it equal.
 """
 
 from __future__ import annotations

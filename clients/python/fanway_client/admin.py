@@ -21,7 +21,8 @@ from fanway_client._protocol.errors import Backoff
 from fanway_client.errors import CONNECTION_LOST, FanwayError
 
 Result = dict[str, Any]
-"""One result of several: a receipt (`channel`, `message`?, `replayed`), or `{"error": {"code", "message"}}`."""
+"""One result of several: a receipt (`channel`, `message`?, `replayed`), or `{"error": {"code",
+"message"}}`."""
 
 SAFE_METHODS = frozenset({"GET", "DELETE"})
 
@@ -170,7 +171,10 @@ class AsyncFanwayAdmin(_Options):
         await self._client.aclose()
 
     async def publish(self, channel: str, data: Any, **fields: Any) -> Result:
-        """Publish *data*; return `channel`, `message`? and `replayed`. Fields: `key`, `tags`, `exclude`, `history`."""
+        """Publish *data*; return `channel`, `message`? and `replayed`.
+
+        Fields: `key`, `tags`, `exclude`, `history`.
+        """
         return dict(await self._call(_Calls.publish(channel, data, **fields)))
 
     async def broadcast(
@@ -250,7 +254,10 @@ class FanwayAdmin(_Options):
         self._client.close()
 
     def publish(self, channel: str, data: Any, **fields: Any) -> Result:
-        """Publish *data*; return `channel`, `message`? and `replayed`. Fields: `key`, `tags`, `exclude`, `history`."""
+        """Publish *data*; return `channel`, `message`? and `replayed`.
+
+        Fields: `key`, `tags`, `exclude`, `history`.
+        """
         return dict(self._call(_Calls.publish(channel, data, **fields)))
 
     def broadcast(

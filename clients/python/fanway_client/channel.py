@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from weakref import WeakSet
 
 from fanway_client.errors import OVERFLOW, FanwayError
@@ -94,9 +94,9 @@ class Channel:
         """Call *listener* for each event; return a function that ends it. Subscribes.
 
         Args:
-            type: `message` (`Message`), `gap` (`Gap`), `state` (`ChannelState`), and with the option `presence`
-                `members` (a list of `Member`), `join`, `leave`, `update` (`Member`).
-            listener: Must not block. If it raises, the error is reported, and the next event arrives as usual.
+            type: `message` (`Message`), `gap` (`Gap`), `state` (`ChannelState`), and with the option
+                `presence`: `members` (a list of `Member`), `join`, `leave`, `update` (`Member`).
+            listener: Must not block. If it raises, the error is reported, and the next event arrives.
         """
         listeners = self._listeners.setdefault(type, [])
         listeners.append(listener)
@@ -115,7 +115,8 @@ class Channel:
     def messages(self) -> MessageLoop:
         """Return the messages from now on.
 
-        The loop ends with `close`, or raises `FanwayError`: `overflow` if it is too slow, or why the channel is gone.
+        The loop ends with `close`, or raises `FanwayError`: `overflow` if it is too slow, or why the channel
+        is gone.
         """
         loop = MessageLoop(self._buffer, self._on_loop_end)
         self._loops.add(loop)
@@ -127,12 +128,12 @@ class Channel:
     async def publish(self, data: Any, *, key: str | None = None, timeout: float = 30.0) -> Published:
         """Publish *data*; return its receipt.
 
-        It is sent when there is a connection, and again under the same key after a lost one, but it is visible at most
-        once.
+        It is sent when there is a connection, and again under the same key after a lost one, but it is
+        visible at most once.
 
         Raises:
-            FanwayError: `timeout` or `queue_full` (not published), `uncertain` (may have been published), or the
-                gateway's code.
+            FanwayError: `timeout` or `queue_full` (not published), `uncertain` (may have been published), or
+                the gateway's code.
         """
         return await self._owner.publish(self.name, data, key=key, timeout=timeout)
 
@@ -145,7 +146,7 @@ class Channel:
     async def history(
         self, *, since: str | None = None, reverse: bool = False, page_size: int | None = None
     ) -> AsyncIterator[Message[Any]]:
-        """Yield the messages that the channel keeps, page by page: the oldest first, or the newest with *reverse*."""
+        """Yield the messages that the channel keeps: the oldest first, or the newest with *reverse*."""
         after = since
         while True:
             options = {"limit": page_size, "since": after, "reverse": reverse or None}
@@ -225,7 +226,7 @@ class MessageLoop:
             await self._arrived.wait()
         return self._waiting.popleft()
 
-    async def __aenter__(self) -> MessageLoop:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from fanway_client._protocol.client import DEFAULT_BACKOFF, BackoffBounds, ClientState, Effects
 from fanway_client._protocol.errors import Backoff
@@ -26,25 +26,26 @@ LOGGER = logging.getLogger("fanway_client")
 
 
 class Fanway:
-    """A client of the gateway: connects when the first channel is used, reconnects, and resumes every channel.
+    """A client of the gateway: connects when it is used, reconnects, and resumes every channel.
 
     async with Fanway("https://rt.example.com", get_token=get_token) as fanway:
         async for message in fanway.channel("chat:1"):
             print(message.data)
 
-    Leaving the `async with` disconnects: publishes that wait fail, loops end, no task, timer or socket is left.
-    All calls belong to the event loop of the `async with`.
+    Leaving the `async with` disconnects: publishes that wait fail, loops end, no task, timer or socket is
+    left. All calls belong to the event loop of the `async with`.
 
     Args:
         url: `https://host`, or `wss://host/v1/ws`; with several, each failed attempt goes on to the next.
-        get_token: Returns the connection token, or an awaitable of it; raises `UnauthorizedError` to stop. Without it
-            the client is anonymous.
+        get_token: Returns the connection token, or an awaitable of it; raises `UnauthorizedError` to stop.
+            Without it the client is anonymous.
         get_channel_tokens: Returns channel tokens by channel.
         name: Name of the application, for operators.
         version: Its version.
         tls: For `wss`; the system's certificates if None.
         backoff: The bounds of the delays between attempts.
-        transport, environment: Replaced by tests.
+        transport: Replaced by tests.
+        environment: Replaced by tests.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Fanway:
     def __repr__(self) -> str:
         return f"<Fanway {self._urls[0]} {self.state}>"
 
-    async def __aenter__(self) -> Fanway:
+    async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("a Fanway is entered once")
         self._tasks = await asyncio.TaskGroup().__aenter__()
@@ -86,9 +87,9 @@ class Fanway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._tasks is not None
         await self.close()
-        await self._tasks.__aexit__(None, None, None)
+        if self._tasks is not None:
+            await self._tasks.__aexit__(None, None, None)
 
     def start(self, environment: Environment) -> None:
         """Make the parts of the client; `async with` does it."""
@@ -130,20 +131,28 @@ class Fanway:
 
     @property
     def state(self) -> State:
-        """`idle`, `connecting`, `connected`, `waiting`, `suspended` (two minutes without a connection) or `stopped`."""
+        """`idle`, `connecting`, `connected`, `waiting`, `stopped`, or `suspended`.
+
+        `suspended` is `waiting` for two minutes or more.
+        """
         return "idle" if self._connection is None else self._connection.state
 
     @property
+    def publishing(self) -> int:
+        """How many publishes wait for a connection or a reply."""
+        return 0 if self._connection is None else len(self._publisher)
+
+    @property
     def info(self) -> Connected | None:
-        """What the gateway said to `connect`: this connection's id, user, node, limits. None unless connected."""
+        """The reply to `connect`: this connection's id, user, node, limits. None unless connected."""
         return None if self._connection is None else self._connection.info
 
     def on(self, type: str, listener: Callable[[Any], object]) -> Callable[[], None]:
         """Call *listener* for each event; return a function that ends it.
 
         Args:
-            type: `state` (`StateChange`), or `error` (an exception that no call reports: a listener that raised, a
-                failed `get_token`, a gap that nobody listens to; without a listener it is logged).
+            type: `state` (`StateChange`), or `error` (an exception that no call reports: a listener that
+                raised, a failed `get_token`, a gap that nobody listens to; without a listener it is logged).
             listener: Must not block.
         """
         listeners = self._listeners.setdefault(type, [])
@@ -151,7 +160,7 @@ class Fanway:
         return lambda: listeners.remove(listener) if listener in listeners else None
 
     def connect(self) -> None:
-        """Connect now; after `stopped`, begin again. Channels and publishes do it by themselves the first time."""
+        """Connect now; after `stopped`, begin again. Channels and publishes do it the first time."""
         connection = self._entered()
         if connection.state == "stopped":
             self._subscriptions.restart()
@@ -172,10 +181,10 @@ class Fanway:
         Args:
             name: The channel.
             rewind: How many of the last messages to begin with.
-            presence: Whether joins, leaves and the list of members are sent; None: as the channel is configured.
-            load_state: Loads the state that the channel describes, at first and after each gap; messages that arrive
-                meanwhile are held. If it returns the position at which the state was read, the messages continue
-                exactly after it.
+            presence: Whether joins, leaves and members are sent; None: as the channel is configured.
+            load_state: Loads the state that the channel describes, at first and after each gap; messages
+                that arrive meanwhile are held. If it returns the position at which the state was read, the
+                messages continue exactly after it.
             token: Whether the channel wants a channel token.
             buffer: Messages that wait for a slow `async for` loop, before it raises `overflow`.
         """
@@ -198,8 +207,8 @@ class Fanway:
     # ------------------------------------------------------------ for handles
 
     def acquire(self, channel: str, options: ChannelOptions, sink: Sink) -> Subscription:
-        subscription = self._subscriptions.acquire(channel, options, sink) if self._entered() else None
-        assert subscription is not None
+        self._entered()
+        subscription = self._subscriptions.acquire(channel, options, sink)
         self._start_if_idle()
         return subscription
 

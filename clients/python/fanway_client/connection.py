@@ -1,4 +1,4 @@
-"""One logical connection: opens transports, keeps one alive, decides when to try again. It knows no channels."""
+"""One logical connection: opens transports, keeps one alive, decides when to try again."""
 
 from __future__ import annotations
 
@@ -308,16 +308,14 @@ class Connection:
     def _on_connect_rejected(self, received: Map) -> None:
         error = error_of(received)
         known = known_code(error.code)
-        code = CLOSE_ON_ERROR.get(known)
-        if code is None:
-            code = ABNORMAL_CLOSURE if error.retryable else PROTOCOL_VIOLATION
+        otherwise = ABNORMAL_CLOSURE if error.retryable else PROTOCOL_VIOLATION
+        code = int(CLOSE_ON_ERROR.get(known, otherwise))
 
         def decide() -> Decision:
             decision = self._machine.on_message(server_message_of({**received, "code": known})).decision
-            assert decision is not None
-            return decision
+            return decision or self._machine.on_connection_lost()
 
-        self._end(decide, int(code), str(error), retry_after=error.retry_after or 0.0)
+        self._end(decide, code, str(error), retry_after=error.retry_after or 0.0)
 
     def _refresh(self) -> None:
         """Fetch another token and go on with it."""
@@ -340,7 +338,8 @@ class Connection:
     # ------------------------------------------------------------ signs of life
 
     def _watch_silence(self) -> None:
-        assert self.info is not None
+        if self.info is None:
+            return
         limit = self.info.heartbeat + ANSWER_SECONDS
         now = self._environment.now()
         wait = max(0.0, self._last_heard + limit - now)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 PlatformEvent = str
-"""`online`, `offline`: the network is back, or gone; `wake`: the machine has slept, or the application was in the
-background; `hide`: it goes there, and its socket may not stay open."""
+"""`online`, `offline`: the network is back, or gone; `wake`: the machine has slept, or the application was in
+the background; `hide`: it goes there, and its socket may not stay open."""
 
 
 class Timer(Protocol):

@@ -1,4 +1,4 @@
-"""Publishes on their way: sent now or when there is a connection, again under the same key, visible at most once."""
+"""Publishes on their way: sent now or when connected, again under the same key, visible at most once."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Publisher:
         return len(self._entries)
 
     async def publish(self, channel: str, data: Any, *, key: str | None, timeout: float) -> Published:
-        """Return the receipt; raise `FanwayError` with the gateway's code, or one of `fanway_client.errors`."""
+        """Return the receipt; raise `FanwayError` with the gateway's code or one of this library."""
         if self._connection.state == "stopped":
             raise FanwayError(STOPPED, "the client has stopped")
         if len(self._entries) >= MAX_QUEUED:
             raise FanwayError(QUEUE_FULL, f"{MAX_QUEUED} publishes wait already")
-        receipt = asyncio.get_running_loop().create_future()
+        receipt: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         entry = _Entry(channel, data, key or self._environment.key(), receipt)
         self._entries[entry] = None
         timer = self._timers.call_later(
@@ -93,7 +93,7 @@ class Publisher:
     def on_connected(self, received: Map) -> None:
         """Send what waits, in the order of the calls."""
         user = received["user"]
-        # The gateway scopes the keys of an anonymous client to the connection: another try could publish twice.
+        # The keys of an anonymous client end with its connection: another try could publish twice.
         same_scope = user != "" and self._user in {None, user}
         self._user = user
         self._key_ttl = received.get("limits", {}).get("key_ttl", KEY_TTL_SECONDS)

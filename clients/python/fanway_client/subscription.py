@@ -1,4 +1,4 @@
-"""One channel of the client: its position across connections, and who listens. Shared by all of its handles."""
+"""One channel of the client: its position across connections, and who listens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Map = dict[str, Any]
 Data = TypeVar("Data")
 
 SubscriptionState = Literal["idle", "pending", "live", "gone"]
-"""`idle`: nobody listens; `pending`: not subscribed yet, or not any more; `live`: messages arrive; `gone`: the gateway
-refused or ended the subscription."""
+"""`idle`: nobody listens; `pending`: not subscribed yet, or not any more; `live`: messages arrive; `gone`:
+the gateway refused or ended the subscription."""
 
 MAX_HELD = 1_000
-"""Messages that are held while `load_state` runs, before they are dropped and the state is loaded once more."""
+"""Messages that are held while `load_state` runs, before they are dropped and the state is loaded once
+more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Gap:
 
     channel: str
     reason: str
-    """`not_recovered` after a connection that was lost, else what the gateway says: `overflow`, `trimmed`, `reset`."""
+    """`not_recovered` after a connection that was lost, else what the gateway says: `overflow`, `trimmed`,
+    `reset`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class LoadRequest:
     """The position of the channel when the subscription began; None if it keeps no history."""
 
 
-LoadState = Callable[[LoadRequest], str | None | Awaitable[str | None]]
+LoadState = Callable[[LoadRequest], str | Awaitable[str | None] | None]
 """Loads the state that a channel describes; returns the position at which it was read, if that is known."""
 
 
@@ -258,9 +260,11 @@ class Subscription:
         self._environment.spawn(self._run_load(request, self._loads, attempt))
 
     async def _run_load(self, request: LoadRequest, load: int, attempt: int) -> None:
-        assert self.options.load_state is not None
+        load_state = self.options.load_state
+        if load_state is None:
+            return
         try:
-            answer = self.options.load_state(request)
+            answer = load_state(request)
             position = await answer if inspect.isawaitable(answer) else answer
         except Exception as error:  # noqa: BLE001 (whatever the application raises)
             if load == self._loads:
@@ -279,7 +283,8 @@ class Subscription:
         return self._held[-1].get("message") if self._held else self.position
 
     def _hold(self, push: Map) -> None:
-        assert self._held is not None
+        if self._held is None:
+            return
         if len(self._held) < MAX_HELD:
             self._held.append(push)
         else:
@@ -295,7 +300,7 @@ class Subscription:
         known = position is None or position == self.position
         ids = [push.get("message") for push in held]
         if not known and position not in ids:
-            # Read before the subscription, or of messages that have not arrived yet: only the gateway can join it.
+            # Read before the subscription, or of messages that have not arrived yet: the gateway joins it.
             self._keep(position)
             self.state = "pending"
             return self._owner.resubscribe(self)
@@ -325,7 +330,7 @@ def member_of(member: Map) -> Member:
 
 
 def widened(options: ChannelOptions, more: ChannelOptions) -> ChannelOptions:
-    """Return *options* with what another user of the channel asks for: joins and members, the state, a token."""
+    """Return *options* with what another user of the channel asks for."""
     return replace(
         options,
         presence=options.presence or more.presence,

@@ -59,7 +59,7 @@ class Subscriptions:
         return self._by_channel.get(channel)
 
     def acquire(self, channel: str, options: ChannelOptions, sink: Sink) -> Subscription:
-        """Return the subscription of *channel* with *sink* attached; subscribe if it is new, or was refused."""
+        """Return the subscription of *channel* with *sink* attached; subscribe if it is new."""
         subscription = self._by_channel.get(channel)
         if subscription is not None:
             subscription.sinks.append(sink)
@@ -89,7 +89,7 @@ class Subscriptions:
             self._unsubscribe(channel)
 
     def for_connect(self) -> Sequence[str]:
-        """Return the channels of the next `connect`: all that are wanted, as far as one message can hold them."""
+        """Return the channels of the next `connect`: all that are wanted and fit into one message."""
         channels: list[str] = []
         size = CONNECT_BYTES
         for channel, subscription in self._by_channel.items():
@@ -296,9 +296,11 @@ class Subscriptions:
             self._environment.spawn(self._fetch_tokens(wanted))
 
     async def _fetch_tokens(self, wanted: Sequence[Subscription]) -> None:
-        assert self._get_channel_tokens is not None
+        get_channel_tokens = self._get_channel_tokens
+        if get_channel_tokens is None:
+            return
         try:
-            answer = self._get_channel_tokens([subscription.channel for subscription in wanted])
+            answer = get_channel_tokens([subscription.channel for subscription in wanted])
             tokens = await answer if inspect.isawaitable(answer) else answer
         except Exception as error:  # noqa: BLE001 (whatever the application raises)
             self.on_error(error)
@@ -323,6 +325,6 @@ class Subscriptions:
 
 
 def error_message(error: FanwayError, id: int) -> Error:
-    """Return *error*, the answer to command *id*, as the state machine takes it; unknown codes are `internal`."""
+    """Return *error*, the answer to command *id*, as the state machine takes it."""
     retry_after = None if error.retry_after is None else int(error.retry_after * 1000)
     return Error(known_code(error.code), error.message, retry_after, id)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from fanway_client.channel import Channel, Presence
 from fanway_client.client import Fanway
@@ -30,7 +30,7 @@ class FanwaySync:
         self._ready = threading.Event()
         self._failed: BaseException | None = None
 
-    def __enter__(self) -> FanwaySync:
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="fanway-client", daemon=True)
         self._thread.start()
         self._ready.wait()

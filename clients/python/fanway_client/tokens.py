@@ -9,8 +9,8 @@ from typing import Literal
 from fanway_client.environment import Environment
 
 TokenReason = Literal["connect", "expired", "expiring", "unauthorized"]
-"""`connect`: there is none yet; `expired`: the present one has expired, or is about to; `expiring`: the connection goes
-on with another one; `unauthorized`: the gateway refused the present one."""
+"""`connect`: there is none yet; `expired`: the present one has expired, or is about to; `expiring`: the
+connection goes on with another one; `unauthorized`: the gateway refused the present one."""
 
 GetToken = Callable[[TokenReason], str | Awaitable[str]]
 """Returns a connection token; raises `UnauthorizedError` to stop the client."""
@@ -67,7 +67,8 @@ class TokenSource:
             self._environment.spawn(self._fetch(reason))
 
     async def _fetch(self, reason: TokenReason) -> None:
-        assert self._get_token is not None
+        if self._get_token is None:
+            return
         try:
             answer = self._get_token(reason)
             token = await answer if inspect.isawaitable(answer) else answer

@@ -104,6 +104,7 @@ class _WebSocketLink:
         """Open the connection, and carry messages until it ends or is closed."""
         rejected, code, reason = None, ABNORMAL_CLOSURE, ""
         try:
+            options: dict[str, Any] = {"ssl": tls} if tls else {}
             opening = connect(
                 url,
                 subprotocols=[SUBPROTOCOL],
@@ -113,7 +114,7 @@ class _WebSocketLink:
                 open_timeout=None,
                 close_timeout=CLOSE_SECONDS,
                 proxy=None,
-                **({"ssl": tls} if tls else {}),
+                **options,
             )
             code, reason = await self._until_closed(self._carry(opening))
         except InvalidStatus as error:

@@ -343,11 +343,11 @@ class ClientState:
         return self._last_id
 
     def begin(self, *, fresh_token: bool = True) -> None:
-        """Begin an attempt, if a token or a socket comes before the command; `connect_command` does it as well.
+        """Begin an attempt, if a token or a socket comes before the command; else `connect_command` does.
 
         Args:
-            fresh_token: Whether the token of this attempt is fetched for it. One that was fetched earlier and is
-                refused may be outdated: if the caller can fetch tokens, the decision is a `Retry` with another one.
+            fresh_token: Whether the token of this attempt is fetched for it. One that was fetched earlier
+                and is refused may be outdated: if the caller can fetch tokens, the decision is a `Retry`.
 
         Raises:
             IllegalTransition: The last attempt or connection has not ended.
