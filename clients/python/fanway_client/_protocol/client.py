@@ -505,6 +505,11 @@ class ClientState:
         return Effects(resets=(Reset(gap.channel, gap.reason),))
 
     def _on_unsubscribed(self, push: Unsubscribed) -> Effects:
+        if push.id is None and push.code in TRANSIENT_ERRORS:
+            # A refreshed token names the channel, and the server could not subscribe the client to it.
+            self.channels.setdefault(push.channel, Channel())
+            error = Error(ErrorCode(push.code), push.reason or "")
+            return self._on_subscribe_rejected(push.channel, error)
         if push.channel not in self.channels:
             return NO_EFFECTS
         dropped = self._drop(push.channel, push.code or "", push.reason or "")

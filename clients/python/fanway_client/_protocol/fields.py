@@ -50,7 +50,7 @@ def command_id(value: Any) -> int:
 def channel_name(value: Any) -> str:
     """Decode the name of a channel."""
     if type(value) is not str or not channels.is_channel_name(value):
-        raise expected("a channel name of 1 to 128 characters A-Z a-z 0-9 _ . : @ ~ -", value)
+        raise expected(channels.expected_name(value if type(value) is str else ""), value)
     return value
 
 
@@ -152,8 +152,10 @@ def client_info(value: Any) -> ClientInfo:
     """Decode a map with `name` and perhaps `version`."""
     if not isinstance(value, Mapping):
         raise expected("a map with a name", value)
-    name, version = decode_part("name", text(128), value.get("name")), value.get("version")
-    return ClientInfo(name, None if version is None else decode_part("version", text(64), version))
+    name, version = decode_part("name", text(limits.CLIENT_NAME), value.get("name")), value.get("version")
+    return ClientInfo(
+        name, None if version is None else decode_part("version", text(limits.CLIENT_VERSION), version)
+    )
 
 
 def subs(value: Any) -> dict[str, Resume]:

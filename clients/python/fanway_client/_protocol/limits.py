@@ -8,6 +8,9 @@ from __future__ import annotations
 CHANNEL_NAME = 128
 """Characters in the name of a channel."""
 
+PERSONAL_CHANNEL_NAME = 512
+"""Characters in the name of a personal channel, in which most characters of a user take three or more."""
+
 COMMAND_ID = 2**53 - 1
 """The largest command id: what a JavaScript number holds exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
@@ -37,6 +40,9 @@ ENCODED_SIZE = encoded_size(MESSAGE_SIZE)
 
 IDEMPOTENCY_KEY = 128
 """Characters in the `key` of a publish."""
+
+CLIENT_NAME, CLIENT_VERSION = 128, 64
+"""Characters in the name and in the version of a client."""
 
 TOKEN_SIZE = 8 * 1024
 """Characters in a token; longer tokens are rejected before a signature is verified."""
