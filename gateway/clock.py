@@ -1,4 +1,7 @@
-"""Time as an argument: the clocks of the machine, and one that only tests move."""
+"""Time as an argument: the clocks of the machine, and one that only tests move.
+
+Which clock serves what, and what a step of one does: docs/operations.md#clocks.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,19 @@ class Scheduler(Protocol):
         """Return the time of the loop's clock, in seconds."""
 
 
+def _boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 monotonic: Clock = time.monotonic
+"""Never stepped; stands still while the machine is suspended. For timeouts, rates and the event loop."""
+
+elapsed: Clock = _boot_time if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+"""Never stepped; counts the time while the machine is suspended (clock_gettime(2), CLOCK_BOOTTIME). For what
+ends after some time whether or not this process runs: leases, tokens, stored messages."""
+
 wall: Clock = time.time
+"""Unix seconds; may be stepped in both directions. For times that others wrote or will read."""
 
 
 class FakeTimer:

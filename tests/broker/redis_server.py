@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class RedisServer:
             [program, *self._arguments(port), *self._options],
             stdout=subprocess.PIPE,
             text=True,
+            env=self._environment(),
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -103,6 +104,10 @@ class RedisServer:
                 return True
         self.stop()
         return False
+
+    def _environment(self) -> Mapping[str, str] | None:
+        """Return the environment of the process; None for that of the tests."""
+        return None
 
     def _arguments(self, port: int) -> list[str]:
         where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self._folder)]

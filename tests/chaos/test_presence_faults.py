@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from gateway.broker.redis.membership.lease import RENEWALS_PER_LEASE
+from gateway.broker.redis.timeouts import RENEWALS_PER_LEASE
 from tests.chaos.cluster import Cluster, disconnected
 from tests.chaos.presence_watcher import PresenceWatcher, presence_entries
 from tests.chaos.redis_leases import read_leases, wait_for_renewal, wait_until_reaped

@@ -26,7 +26,7 @@ from gateway.broker.base import (
 )
 from gateway.broker.content_digest import content_digest
 from gateway.broker.memory.store import Store
-from gateway.clock import Clock, monotonic, wall
+from gateway.clock import Clock, elapsed, wall
 from gateway.errors import BrokerUnavailable, KeyReused
 from gateway.presence.members import Members
 from gateway.tasks import Tasks, call_exception_handler
@@ -58,7 +58,7 @@ class MemoryBroker:
         meta_ttl: float = defaults.POSITION_TTL_SECONDS,
         sweep_interval: float = SWEEP_SECONDS,
         on_error: Callable[[BaseException], None] | None = None,
-        clock: Clock = monotonic,
+        clock: Clock = elapsed,
         wall_clock: Clock = wall,
     ) -> None:
         """Prepare a broker that serves nobody before `start`.
@@ -69,7 +69,7 @@ class MemoryBroker:
             meta_ttl: Seconds for which a channel's position outlives its last message.
             sweep_interval: Seconds between two sweeps; 0: no periodic sweep, the caller calls `sweep`.
             on_error: Gets the exceptions of sweeps; by default the event loop's exception handler.
-            clock: Monotonic seconds.
+            clock: Seconds, never stepped; those while the machine is suspended count.
             wall_clock: Unix seconds.
         """
         self._node: LocalNode | None = None

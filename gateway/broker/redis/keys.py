@@ -53,8 +53,9 @@ class Keys:
         """Name the keys of *shard*; in a *cluster* the key `layout` has to be in the shard's slot too."""
         self.base = f"{prefix}:{{{shard}}}:"
         self.state = f"{self.base}state"
-        """Hash. `e`: the epoch; `n`: how many members ever joined; `gone:<node>`: that node was reaped;
-        `in:<node>`: bytes in its inbox; `emptied:<node>`: how often its inbox was emptied."""
+        """Hash. `e`: the epoch; `n`: how many members ever joined; `t`: when a lease was last renewed, in
+        Unix ms by Redis' clock; `gone:<node>`: that node was reaped; `in:<node>`: bytes in its inbox;
+        `emptied:<node>`: how often its inbox was emptied."""
         self.layout = f"{self.base}layout" if cluster else f"{prefix}:layout"
         """String: servers and shards of the running nodes; a node with another layout must not serve."""
         self.nodes = f"{self.base}nodes"

@@ -58,3 +58,16 @@ class RedisOptions:
     """How long a publish with level `replicated` waits for a replica."""
     inbox_block: float = timeouts.INBOX_BLOCK_SECONDS
     """How long one read of an empty inbox waits; this limits how late a half-open connection is detected."""
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds between two renewals of the lease, at most."""
+        return self.beat or self.lease / timeouts.RENEWALS_PER_LEASE
+
+    @property
+    def clock_step_tolerance(self) -> float:
+        """Seconds between two renewals beyond which Redis' clock counts as stepped."""
+        return max(
+            timeouts.CLOCK_STEP_LEASE_SHARE * self.lease,
+            timeouts.CLOCK_STEP_RENEWALS * self.renewal_interval,
+        )

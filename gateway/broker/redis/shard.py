@@ -31,7 +31,7 @@ from gateway.broker.redis.operations.presence import PresenceStore
 from gateway.broker.redis.operations.publisher import Publisher
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import CLEAR_HISTORY, TRIM_INBOX
-from gateway.clock import Clock, monotonic
+from gateway.clock import Clock, elapsed, monotonic
 from gateway.tasks import Slicer, Tasks
 
 
@@ -115,7 +115,7 @@ class Shard:
             layout=layout,
             record=lambda: encode_record(node),
             on_error=self._tasks.report,
-            clock=monotonic,
+            clock=elapsed,
         )
 
     def _create_operations(self, wall_clock: Clock) -> None:

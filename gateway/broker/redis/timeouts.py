@@ -80,6 +80,16 @@ one that the other nodes have replaced."""
 SENTINEL_SILENT_RECHECK_SECONDS = 1.0
 """Interval at which sentinels are asked again if no sentinel answered with the primary."""
 
+# ---------------------------------------------------------------- leases
+
+RENEWALS_PER_LEASE = 3
+"""Renewals per lease."""
+CLOCK_STEP_LEASE_SHARE = 0.45
+"""Share of a lease. If the last renewal of any lease is longer ago by Redis' clock, the clock was stepped.
+A shorter step forward takes as much from each lease, of which a living node always has more than half."""
+CLOCK_STEP_RENEWALS = 1.25
+"""Intervals between renewals that are never a step: also where they are long for the lease."""
+
 # ---------------------------------------------------------------- the breaker, one per shard
 
 BREAKER_TIMEOUTS_IN_A_ROW = 5

@@ -26,8 +26,8 @@ TTL_SHARE = 0.9
 """Redis gets 90 % of the configured lease, so a dead node is reaped before the configured lease has
 passed."""
 
-RENEWALS_PER_LEASE = 3
-"""Renewals per lease."""
+RENEWAL_JITTER_SECONDS = 1.0
+"""By how much the time between two renewals may differ between this node and Redis."""
 
 MAX_PAST_INCARNATIONS = 100
 """Ids of incarnations that are remembered: older incarnations were reaped long ago."""
@@ -108,13 +108,13 @@ class Lease:
                 node has the same layout.
             record: Returns the record of this node for other nodes (`Lookups.nodes`).
             on_error: Gets unexpected errors.
-            clock: Monotonic.
+            clock: Never stepped, and counts the time while the machine is suspended.
         """
         self.incarnation = ""
         """The id of the present incarnation; empty before the first."""
         self.past_incarnations: deque[str] = deque(maxlen=MAX_PAST_INCARNATIONS)
         """Ids of this node, the present one included, which Redis may still know."""
-        self.renewal_interval = options.beat or options.lease / RENEWALS_PER_LEASE
+        self.renewal_interval = options.renewal_interval
         """Seconds between two renewals, at most."""
         self.renewed_at_ms = 0
         """When the lease was last renewed, in Unix milliseconds by Redis' clock."""
@@ -126,6 +126,7 @@ class Lease:
         self._layout_check = layout_check
         self._observer = observer
         self._ttl = options.lease * TTL_SHARE
+        self._clock_step_tolerance = milliseconds(options.clock_step_tolerance)
         self._name = name
         self._layout = layout
         self._record = record
@@ -133,8 +134,10 @@ class Lease:
         self._clock = clock
         self._epoch = b""
         self._held_until = 0.0
+        self._renewed_at: float | None = None
+        """When the last successful renewal was sent."""
         self._renewing_since: float | None = None
-        """Since when every renewal has succeeded; None after a failed renewal."""
+        """Since when every renewal has succeeded, in time; None after a failed renewal."""
         self._next_to_expire: tuple[str, float] | None = None
         """The incarnation of another node whose lease ends first, and when it ends, by this node's clock."""
         self._layout_rejected = False
@@ -259,7 +262,11 @@ class Lease:
         self._hold(sent, answer)
 
     def _hold(self, sent: float, answer: RenewAnswer) -> None:
+        if sent >= self._held_until:
+            # This process or machine did not run for longer than a lease, and perhaps no other node did.
+            self._renewing_since = None
         self._held_until = sent + self._ttl
+        self._renewed_at = sent
         self.renewed_at_ms = answer.now
         self._health.lease_held()
         self._held_event.set()
@@ -282,6 +289,7 @@ class Lease:
             int(take),
             self._layout,
             int(self._layout_rejected and not self._may_set_layout()),
+            self._elapsed_tolerance(),
         )
         try:
             answer = await self._pipeline.call(command)
@@ -298,6 +306,14 @@ class Lease:
         self._layout_check.accept(self)
         beat, status, *rest = answer
         return RenewAnswer(beat, LeaseStatus(status), *rest)
+
+    def _elapsed_tolerance(self) -> int:
+        """Return the milliseconds between two renewals beyond which Redis' clock counts as stepped."""
+        if self._renewed_at is None:
+            return self._clock_step_tolerance
+        # If this node is the only one, its last renewal may be longer ago than usual.
+        since_renewal = milliseconds(self._clock() - self._renewed_at + RENEWAL_JITTER_SECONDS)
+        return max(self._clock_step_tolerance, since_renewal)
 
     # ------------------------------------------------------------ layouts
 

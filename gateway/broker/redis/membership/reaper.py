@@ -26,6 +26,7 @@ class Reaper:
         self._pipeline = pipeline
         self._keys = keys
         self._inbox_limit = options.inbox_limit
+        self._clock_step_tolerance = milliseconds(options.clock_step_tolerance)
         self._on_notice = on_notice
         self.expired_nodes_reaped = 0
 
@@ -57,6 +58,7 @@ class Reaper:
             keys.inbox_prefix,
             self._inbox_limit,
             milliseconds(TOMBSTONE_SECONDS),
+            self._clock_step_tolerance,
         )
         while left > 0:
             left = await self._pipeline.call(command)

@@ -22,6 +22,7 @@ from gateway.broker.redis.scripts.registry import (
     APPEND_TO_INBOXES,
     LIST_CHANNELS,
     LIST_NODES,
+    milliseconds,
 )
 from gateway.broker.uid import new_uid
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -96,7 +97,8 @@ class Lookups:
 
     async def nodes(self, past_incarnations: Collection[str]) -> list[NodeRecord]:
         """Return the records of the other live nodes; *past_incarnations* are incarnations of this node."""
-        call = LIST_NODES([self._keys.nodes, self._keys.node_records])
+        keys, tolerance = self._keys, milliseconds(self._options.clock_step_tolerance)
+        call = LIST_NODES([keys.state, keys.nodes, keys.node_records], tolerance)
         answer = await wait_until(self._pipeline.call(call), self._deadline())
         own = {self.incarnation, *past_incarnations}
         return [

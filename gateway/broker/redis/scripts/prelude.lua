@@ -13,6 +13,15 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- By how many milliseconds Redis' clock was stepped since the last renewal of any lease; 0 if it was not. A renewal
+-- follows the last one after at most `tolerance` milliseconds, so a longer time, or a negative one, is a step. What is
+-- subtracted from now_ms() when leases are compared.
+local function clock_step(state, tolerance)
+  local last = redis.call('HGET', state, 't')
+  local step = last and now_ms() - tonumber(last) or 0
+  return (step < 0 or step > tonumber(tolerance)) and step or 0
+end
+
 -- Let the script write although Redis is out of memory. Redis rejects a script if its first write needs memory; after a
 -- first write that needs no memory, Redis rejects no later write. So scripts that must succeed in any case (a lease, a
 -- leave) begin with this function.

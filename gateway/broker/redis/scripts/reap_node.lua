@@ -3,16 +3,17 @@
 -- From the first call on the node is fenced: the node's expiry in `nodes` is 0. The last call stores the node's beat:
 -- if the node resumes, it can detect whether Redis has lost any of its writes.
 -- KEYS: state nodes node_records beats routed_names node_routes node_members inbox
--- ARGV: node batch even_if_alive route_prefix members_prefix inbox_prefix inbox_limit remember
+-- ARGV: node batch even_if_alive route_prefix members_prefix inbox_prefix inbox_limit remember tolerance
 --   batch: how many routes or members a call removes
 --   even_if_alive: 1 if the node itself releases its lease
 --   remember: for how many milliseconds Redis remembers that the node was reaped
+--   tolerance: as of renew_lease.lua
 -- Returns how many routes and members are left; -1 if the lease has not expired, or the node is unknown.
 local state, nodes, node_records, beats, routed_names, node_routes, node_members, inbox = unpack(KEYS)
-local node, batch, even_if_alive, route_prefix, members_prefix, inbox_prefix, limit, remember = unpack(ARGV)
+local node, batch, even_if_alive, route_prefix, members_prefix, inbox_prefix, limit, remember, tolerance = unpack(ARGV)
 
 local expiry = redis.call('ZSCORE', nodes, node)
-if not expiry or (even_if_alive ~= '1' and tonumber(expiry) > now_ms()) then
+if not expiry or (even_if_alive ~= '1' and tonumber(expiry) > now_ms() - clock_step(state, tolerance)) then
   return -1
 end
 redis.call('DEL', inbox)

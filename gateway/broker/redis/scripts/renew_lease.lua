@@ -1,6 +1,7 @@
 -- Acquire a lease, or renew a lease that the node still holds; a reaped node cannot renew its lease.
 -- KEYS: state nodes node_records beats layout
--- ARGV: node ttl record fresh take layout cautious
+-- ARGV: node ttl record fresh take layout cautious tolerance
+--   tolerance: milliseconds since the last renewal of any lease beyond which Redis' clock counts as stepped
 --   ttl: milliseconds; record: the record of the node; fresh: a new uid for a shard without an epoch
 --   take: 1 for the first lease of an incarnation
 --   layout: the servers and shards of the node; all nodes of the cluster must have the same
@@ -11,7 +12,7 @@
 --   The other node is the node whose lease expires first; '' and 0 if there is no other node. now: Unix milliseconds.
 -- Or {0, -2, layout} if the other nodes have another layout; layout is '' if no layout is set and the node is cautious.
 local state, nodes, node_records, beats, layout = unpack(KEYS)
-local node, ttl, record, fresh, take, own_layout, cautious = unpack(ARGV)
+local node, ttl, record, fresh, take, own_layout, cautious, tolerance = unpack(ARGV)
 
 local present_layout = redis.call('GET', layout) or ''
 if present_layout ~= own_layout and (present_layout ~= '' or cautious == '1') then
@@ -20,6 +21,17 @@ end
 write_despite_full_memory(state)
 redis.call('SET', layout, own_layout, 'PX', ttl)
 local now = now_ms()
+local step = clock_step(state, tolerance)
+if step ~= 0 then
+  -- Every lease lasts as long as it would have without the step.
+  local leases = redis.call('ZRANGE', nodes, 0, -1, 'WITHSCORES')
+  for i = 1, #leases, 2 do
+    if tonumber(leases[i + 1]) > 0 then
+      redis.call('ZINCRBY', nodes, string.format('%d', step), leases[i])
+    end
+  end
+end
+redis.call('HSET', state, 't', string.format('%d', now))
 local held, beat, written = 1, 0, 0
 if take == '1' then
   -- Remove the beats of nodes without a lease: a node that was paused and reaped may have continued counting.
