@@ -124,7 +124,8 @@ class UserCommand:
     except_connections: frozenset[str] = frozenset()
     """Ids of connections that the command does not apply to."""
     issued_before: float | None = None
-    """Unix seconds, set if a node receives the command late: newer connections are not affected."""
+    """Set if a node receives the command late: newer connections are not affected. Seconds by the node's
+    clock `gateway.clock.elapsed`, which nothing steps."""
 
 
 @dataclass(frozen=True, slots=True)

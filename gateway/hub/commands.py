@@ -75,7 +75,7 @@ async def connect(session: Session, command: Connect) -> Connected:
 
 def _close_oldest(services: Services, user: str) -> None:
     sessions = services.hub.users.get(user, {})
-    oldest = min(sessions.values(), key=lambda session: session.connected_at, default=None)
+    oldest = min(sessions.values(), key=lambda session: session.opened_at, default=None)
     if oldest is not None:
         oldest.close(CloseCode.REPLACED)
 

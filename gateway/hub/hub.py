@@ -29,6 +29,9 @@ from gateway.memory import NodeMemory
 from gateway.tasks import Tasks
 from protocol.messages import Gap, ServerMessage
 
+SESSIONS_PER_TURN = 100
+"""Sessions whose timers are set again in one turn of the event loop."""
+
 
 class LocalSession(Protocol):
     """A session, as far as the hub knows it."""
@@ -42,14 +45,17 @@ class LocalSession(Protocol):
         """Its user; empty for an anonymous connection."""
 
     @property
-    def connected_at(self) -> float:
-        """Unix seconds."""
+    def opened_at(self) -> float:
+        """When it was opened, by the clock of `UserCommand.issued_before`."""
 
     def as_record(self) -> ConnectionRecord:
         """Return what the push API shows of it."""
 
     def execute(self, command: UserCommand) -> None:
         """Carry out a command of the push API."""
+
+    def on_clock_step(self) -> None:
+        """Set the timers of its tokens again."""
 
     def send(self, message: ServerMessage) -> None:
         """Enqueue a push."""
@@ -195,6 +201,15 @@ class Hub:
                 channel.routed = False
                 self._start_unrouting(channel.name)
 
+    async def on_clock_step(self) -> None:
+        """Go by the wall clock as it is now: end expired tokens, and ask the broker what history keeps."""
+        for channel in list(self.channels.values()):
+            channel.discard_newest_messages()
+        for number, session in enumerate(list(self.sessions.values())):
+            session.on_clock_step()
+            if number % SESSIONS_PER_TURN == SESSIONS_PER_TURN - 1:
+                await asyncio.sleep(0)
+
     # ------------------------------------------------------------ what the flusher calls
 
     def flush_channels(self) -> None:
@@ -236,9 +251,7 @@ class Hub:
 
     def _execute(self, command: UserCommand) -> None:
         for session in list(self.users.get(command.user, {}).values()):
-            connected_later = (
-                command.issued_before is not None and session.connected_at >= command.issued_before
-            )
+            connected_later = command.issued_before is not None and session.opened_at >= command.issued_before
             if session.connection not in command.except_connections and not connected_later:
                 session.execute(command)
 

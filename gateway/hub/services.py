@@ -9,11 +9,12 @@ from typing import Any, Literal
 from gateway import defaults
 from gateway.access.admission import Admission
 from gateway.access.command_costs import CommandCosts
+from gateway.access.expiry import Expiry, SpentTokens
 from gateway.access.permissions import Namespaces
 from gateway.access.ratelimit import CommandRates
 from gateway.access.tokens import Verifier
 from gateway.broker.base import Broker
-from gateway.clock import Clock, monotonic, wall
+from gateway.clock import Clock, elapsed, monotonic, wall
 from gateway.hub.heartbeat import Heartbeat
 from gateway.hub.hub import Hub
 from gateway.tasks import Slicer, Tasks
@@ -99,7 +100,21 @@ class Services:
     """Above a user's cap, the new connection is rejected (4010), or the oldest one is closed (4012)."""
     clock: Clock = monotonic
     wall_clock: Clock = wall
+    elapsed_clock: Clock = elapsed
+    spent_tokens: SpentTokens = field(default_factory=SpentTokens)
     on_error: Callable[[BaseException], None] = lambda _: None
     """Called with errors that are a fault of this program."""
     on_token_refused: Callable[[ProtocolError], None] = lambda _: None
     """Called with the reason for each token that is refused."""
+
+    def expiry(self, expires_at: float) -> Expiry:
+        """Return when a token that is admitted now ends; *expires_at* is its `exp`."""
+        return Expiry(expires_at, wall=self.wall_clock, elapsed=self.elapsed_clock)
+
+    def spend_token(self, user: str, channel: str, expires_at: float) -> None:
+        """Note that a token ended; *channel* is empty for a connection token."""
+        self.spent_tokens.add(user, channel, expires_at, self.wall_clock())
+
+    def is_spent(self, user: str, channel: str, expires_at: float | None) -> bool:
+        """Return whether a valid token with these claims has ended before on this node."""
+        return self.spent_tokens.include(user, channel, expires_at, self.wall_clock())

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from gateway.access.admission import ClientSlot
@@ -14,11 +15,11 @@ from gateway.access.command_costs import BAD_REQUEST
 from gateway.access.grants import ClaimedChannels, Grant
 from gateway.access.ratelimit import CommandLimiter, RejectionCounter
 from gateway.broker.base import ConnectionRecord, UserCommand
-from gateway.clock import Clock
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox, Writer
 from gateway.delivery.overflow import Subscriber
 from gateway.errors import GatewayError, Rejection, rejection_of
+from gateway.hub.expiry_timer import ExpiryTimer
 from gateway.hub.pong_deadline import PongDeadline
 from gateway.hub.recovery.catch_up import catch_up
 from gateway.hub.services import Services
@@ -38,10 +39,6 @@ from protocol.messages import (
     Unsubscribed,
 )
 from protocol.position import MessageId
-
-EXPIRY_NOTICE_SECONDS = 30.0
-"""How long before its token's expiry a client gets `expiring`; at most half of the time that is left."""
-
 
 LARGE_MESSAGE_BYTES = 8 * 1024
 """A larger message is decoded only when its turn has come (`Slicer`): many may arrive in one turn."""
@@ -104,51 +101,6 @@ class Dispatcher(Protocol):
         """Subscribe *session* to *channel* because the push API asks for it."""
 
 
-class TokenExpiryTimer:
-    """Calls back shortly before a token expires, and when it expires, unless it is cancelled."""
-
-    __slots__ = ("_on_expired", "_on_expiring", "_timer", "_wall_clock", "expires_at")
-
-    def __init__(
-        self,
-        expires_at: float,
-        wall_clock: Clock,
-        *,
-        on_expiring: Callable[[float], None],
-        on_expired: Callable[[], None],
-    ) -> None:
-        """Start the timer.
-
-        Args:
-            expires_at: Unix seconds.
-            wall_clock: Returns Unix seconds.
-            on_expiring: Called with the seconds that are left, once, before *expires_at*.
-            on_expired: Called once, at *expires_at*.
-        """
-        self.expires_at = expires_at
-        self._wall_clock = wall_clock
-        self._on_expiring = on_expiring
-        self._on_expired = on_expired
-        left = self.seconds_left
-        self._timer = self._call_later(max(left - EXPIRY_NOTICE_SECONDS, left / 2), self._notify)
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until the token expires; never negative."""
-        return max(0.0, self.expires_at - self._wall_clock())
-
-    def cancel(self) -> None:
-        """Make no further callback."""
-        self._timer.cancel()
-
-    def _notify(self) -> None:
-        self._timer = self._call_later(self.seconds_left, self._on_expired)
-        self._on_expiring(self.seconds_left)
-
-    def _call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(delay, callback)
-
-
 class Session:
     """The logical life of one connection."""
 
@@ -173,6 +125,7 @@ class Session:
         "header_token",
         "info",
         "last_received_at",
+        "opened_at",
         "outbox",
         "ping_sent_at",
         "pong_deadline",
@@ -216,11 +169,13 @@ class Session:
         self.state = State.OPENED
         self.connected_at = services.wall_clock()
         """Unix seconds."""
+        self.opened_at = services.elapsed_clock()
+        """As `UserCommand.issued_before` has it."""
         self.user = ""
         self.info: Any = None
         self.claimed = ClaimedChannels()
         """The channels that the token names: subscribed by the server, and open to the client."""
-        self.token_expiry: TokenExpiryTimer | None = None
+        self.token_expiry: ExpiryTimer | None = None
         """None for an anonymous connection, and for a token that does not expire."""
         self.header_token = header_token
         self.outbox = Outbox(transport, services.hub.flusher, self, limits.outbox)
@@ -361,12 +316,22 @@ class Session:
             self.token_expiry.cancel()
         self.token_expiry = None
         if expires_at is not None:
-            self.token_expiry = TokenExpiryTimer(
-                expires_at,
-                self.services.wall_clock,
-                on_expiring=lambda left: self.send(Expiring(round(left, 3))),
-                on_expired=lambda: self.close(CloseCode.TOKEN_EXPIRED),
+            self.token_expiry = ExpiryTimer(
+                self.services.expiry(expires_at),
+                on_ending=lambda left: self.send(Expiring(round(left, 3))),
+                on_ended=partial(self._on_token_expired, expires_at),
             )
+
+    def _on_token_expired(self, expires_at: float) -> None:
+        self.services.spend_token(self.user, "", expires_at)
+        self.close(CloseCode.TOKEN_EXPIRED)
+
+    def on_clock_step(self) -> None:
+        """End what has expired by the clocks as they are now, and set the timers of the rest again."""
+        timers = [self.token_expiry, *(each.expiry for each in self.subscriptions.values())]
+        for timer in timers:
+            if timer is not None:
+                timer.on_clock_step()
 
     def close(self, code: int, reason: str = "") -> None:
         """Write what waits, then a Close frame with *code*, and end the session; once."""
@@ -393,8 +358,9 @@ class Session:
         self.unsubscribe(channel)
         self.send(Unsubscribed(channel, code, reason))
 
-    def on_channel_token_expired(self, channel: str) -> None:
+    def on_channel_token_expired(self, channel: str, expires_at: float) -> None:
         """End the subscription to *channel*, unless the connection's token permits it by now."""
+        self.services.spend_token(self.user, channel, expires_at)
         subscription = self.subscriptions[channel]
         subscription.expiry = None
         if channel in self.claimed:

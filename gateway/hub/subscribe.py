@@ -7,7 +7,6 @@ meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, e
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -17,6 +16,7 @@ from gateway.access.permissions import ChannelRules, may_subscribe
 from gateway.delivery.encoding import encode_in_slices
 from gateway.delivery.reply_size import fitting, member_size, messages_size
 from gateway.errors import GatewayError, rejection_of
+from gateway.hub.expiry_timer import ExpiryTimer
 from gateway.hub.recovery import recover
 from gateway.hub.recovery.recover import RESUME_REPLY_BYTES, Recovery
 from gateway.hub.recovery.reply_budget import ReplyBudget
@@ -367,9 +367,9 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int, resume_
         session.on_fell_behind(subscription, behind)
     session.services.hub.release_channel(channel)
     if prepared.expires_at is not None:
-        left = max(0.0, prepared.expires_at - session.services.wall_clock())
-        subscription.expiry = asyncio.get_running_loop().call_later(
-            left, session.on_channel_token_expired, channel.name
+        subscription.expiry = ExpiryTimer(
+            session.services.expiry(prepared.expires_at),
+            on_ended=partial(session.on_channel_token_expired, channel.name, prepared.expires_at),
         )
     position = channel.position if behind is None else behind
     return Subscribed(channel.name, position, recovered, messages, members, command.id or None, truncated)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from gateway.access.grants import Grant
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox
 from gateway.hub.channel import Channel, SubscriberSession
+from gateway.hub.expiry_timer import ExpiryTimer
 from protocol.codec import Codec
 from protocol.messages import Gap, Member
 from protocol.position import MessageId
@@ -61,7 +61,7 @@ class Subscription:
         """Whether it missed, while behind, a message that is in no history and that no catch-up replays."""
         self.member: Member | None = None
         """What presence shows of it."""
-        self.expiry: asyncio.TimerHandle | None = None
+        self.expiry: ExpiryTimer | None = None
         """Ends the subscription with its channel token."""
 
     @property

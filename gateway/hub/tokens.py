@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.access.claims import ChannelToken, Identity
 from gateway.access.keys import TokenError
 from gateway.hub.services import Services
+from protocol.errors import ErrorCode
 
 
 async def verified_identity(services: Services, token: str | None) -> Identity | None:
@@ -16,7 +17,9 @@ async def verified_identity(services: Services, token: str | None) -> Identity |
         services.on_token_refused(error)
         raise error
     try:
-        return await services.verifier.identity(token)
+        identity = await services.verifier.identity(token)
+        _require_unspent(services, identity.user, "", identity.expires_at)
+        return identity
     except TokenError as error:
         services.on_token_refused(error)
         raise
@@ -27,7 +30,14 @@ async def verified_channel_token(services: Services, token: str) -> ChannelToken
     if services.verifier is None:
         return None
     try:
-        return await services.verifier.channel_token(token)
+        granted = await services.verifier.channel_token(token)
+        _require_unspent(services, granted.user, granted.channel, granted.expires_at)
+        return granted
     except TokenError as error:
         services.on_token_refused(error)
         raise
+
+
+def _require_unspent(services: Services, user: str, channel: str, expires_at: float | None) -> None:
+    if services.is_spent(user, channel, expires_at):
+        raise TokenError("the token has expired: fetch a new one", code=ErrorCode.TOKEN_EXPIRED)

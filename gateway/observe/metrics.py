@@ -80,6 +80,7 @@ COUNTERS: Mapping[str, str] = {
     "rates_refused_user": "commands rejected because of limits.user_commands_per_second",
     "rates_refused_address": "commands rejected because of limits.address_commands_per_second",
     "rates_evicted": "rates of users and addresses that were forgotten before they were full again",
+    "clock_steps": "times that the wall clock was stepped or the machine was suspended",
     "log_dropped": "log lines that could not be written",
     "outbox_shed_disconnected": "clients disconnected because all outboxes together were over their memory",
     "memory_outboxes_freed": "outboxes shed because all of them together were over their memory",

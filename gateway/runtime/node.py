@@ -33,6 +33,7 @@ from gateway.push.fast_path import FastPath, FastPathHttp
 from gateway.push.http import keep_alive_options
 from gateway.push.push_keys import PushKeys
 from gateway.runtime import factory
+from gateway.runtime.clock_watch import ClockWatch
 from gateway.runtime.listeners import Listener
 from gateway.runtime.node_name_check import NodeNameCheck
 from gateway.runtime.upgrade_gate import UpgradeGate
@@ -87,6 +88,7 @@ class GatewayNode:
         self._admission = Admission(factory.admission_limits(settings))
         self._command_rates = factory.command_rates(settings)
         self._loop_lag = LoopLag(loop, monotonic, self._on_overload_change)
+        self._clock_watch = ClockWatch(loop, self._on_clock_step)
         self._heartbeat = Heartbeat(
             loop,
             interval=settings.heartbeat.interval,
@@ -144,11 +146,13 @@ class GatewayNode:
         if self._jwks is not None:
             self._jwks.start()
         self._loop_lag.start()
+        self._clock_watch.start()
         self._name_check.start()
         try:
             yield
         finally:
             self._name_check.close()
+            self._clock_watch.close()
             self._loop_lag.close()
             self._heartbeat.close()
             await self._tasks.close()
@@ -277,6 +281,7 @@ class GatewayNode:
                 "tasks": self._tasks.statistics,
                 "slices": self._slicer.statistics,
                 "loop": self._loop_lag.statistics,
+                "clock": self._clock_watch.statistics,
                 "log": logs.statistics,
                 "memory": self._memory.statistics,
             },
@@ -295,6 +300,10 @@ class GatewayNode:
         self._refusals.on_descriptors_exhausted(listener, error)
         if not self._public_connections.close_oldest():
             self._internal_connections.close_oldest()
+
+    def _on_clock_step(self, step: float, suspended: float) -> None:
+        self._log.warning("clock stepped", by=round(step, 3), suspended=round(suspended, 3))
+        self._tasks.spawn(self.hub.on_clock_step())
 
     def _on_broker_notice(self, shard: int, notice: Notice) -> None:
         self._log_notice(shard, notice)

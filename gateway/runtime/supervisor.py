@@ -6,6 +6,7 @@ backoff) or whose event loop stopped writing heartbeats, and forwards the signal
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import signal
@@ -24,6 +25,9 @@ from gateway.runtime.stop_signals import stop_signals
 
 HEARTBEAT_TIMEOUT_SECONDS = 10.0
 """Age of a worker's last heartbeat above which it is killed and restarted."""
+
+PAUSE_SECONDS = 5.0
+"""Time between two checks of the workers beyond which the supervisor did not run, as on a paused machine."""
 
 START_TIMEOUT_SECONDS = 30.0
 """Time until a worker's first heartbeat: it has to import everything, at the same time as all others."""
@@ -90,6 +94,9 @@ class Supervisor:
     """Called once, when every worker serves."""
     clock: Callable[[], float] = time.monotonic
     workers: list[Worker] = field(default_factory=list)
+    _checked_at: float = math.inf
+    _trust_until: float = 0.0
+    """Until when no worker is considered unresponsive."""
     _stopping: bool = False
     _all_served: bool = False
     _metrics_directory: str | None = None
@@ -109,11 +116,15 @@ class Supervisor:
     def check_workers(self) -> None:
         """Kill workers that are unresponsive, and restart those that died once their delay is over."""
         now = self.clock()
+        if now - self._checked_at > PAUSE_SECONDS:
+            # Perhaps the workers did not run either: let them write heartbeats first.
+            self._trust_until = now + HEARTBEAT_TIMEOUT_SECONDS
+        self._checked_at = now
         for index, worker in enumerate(self.workers):
             if worker.restart_at is not None:
                 if now >= worker.restart_at and not self._stopping:
                     self.workers[index] = self._start(worker.number, deaths=worker.deaths)
-            elif worker.is_unresponsive(now):
+            elif now >= self._trust_until and worker.is_unresponsive(now):
                 self.log_event("worker is silent", worker=worker.number, pid=worker.process.pid)
                 worker.process.kill()
                 worker.process.join()

@@ -59,18 +59,21 @@ def memory_broker(**options: Any) -> MemoryBroker:
     return MemoryBroker(sweep_interval=0, clock=clock, wall_clock=wall_clock_of(clock), **options)
 
 
-def wall_clock_of(clock: FakeClock) -> FakeClock:
+def wall_clock_of(clock: FakeClock) -> WallClock:
     """Return the wall clock that belongs to *clock*: it shows `NOW` when a loop starts."""
-    return _WallClock(clock)
+    return WallClock(clock)
 
 
-class _WallClock(FakeClock):
+class WallClock(FakeClock):
+    """A wall clock that goes with another clock, and is stepped by `step` seconds."""
+
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
         self._clock = clock
+        self.step = 0.0
 
     def __call__(self) -> float:
-        return NOW + self._clock() - 1_000.0
+        return NOW + self._clock() - 1_000.0 + self.step
 
 
 class Node:
@@ -119,6 +122,7 @@ class Node:
             limits=limits,
             clock=self.clock,
             wall_clock=self.wall,
+            elapsed_clock=self.clock,
             on_error=self.errors.append,
             **{"verifier": verifier, "anonymous": True, **services},
         )

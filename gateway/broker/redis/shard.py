@@ -98,7 +98,7 @@ class Shard:
         self._held = totals.held
         self._create_lease(layout, layout_check)
         self._create_operations(wall_clock)
-        self._create_inbox(wall_clock)
+        self._create_inbox()
 
     def _create_lease(self, layout: str, layout_check: LayoutCheck) -> None:
         leases, keys, node = self.connections.leases, self.keys, self._node
@@ -128,7 +128,7 @@ class Shard:
         self.presence = PresenceStore(control, reads, keys, options, self._slicer)
         self.lookups = Lookups(control, keys, options, self._node)
 
-    def _create_inbox(self, wall_clock: Clock) -> None:
+    def _create_inbox(self) -> None:
         control, keys, options, tasks = self.connections.control, self.keys, self._options, self._tasks
         self.user_commands = UserCommandLog(
             control,
@@ -136,7 +136,7 @@ class Shard:
             options,
             self._node,
             tasks,
-            wall_clock,
+            elapsed,
             incarnation=self._incarnation,
             deliver=self._deliver,
         )

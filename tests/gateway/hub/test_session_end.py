@@ -8,7 +8,7 @@ import pytest
 
 from gateway.access.admission import AdmissionLimits
 from gateway.access.claims import Identity
-from gateway.hub.session import EXPIRY_NOTICE_SECONDS
+from gateway.hub.expiry_timer import EXPIRY_NOTICE_SECONDS
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import (
     Connect,

@@ -79,10 +79,10 @@ async def test_a_late_user_command_applies_to_older_connections_only() -> None:
     async with running_node() as node:
         old = await node.connect(user="ann")
         node.clock.advance(1.0)
-        time = node.wall()
+        time = node.clock()
         node.clock.advance(1.0)
         new = await node.connect(user="ann")
-        for channel, before in (("nobody:a", time), ("nobody:b", node.wall() + 1)):
+        for channel, before in (("nobody:a", time), ("nobody:b", node.clock() + 1)):
             await node.send_user_command("ann", "subscribe", channel, issued_before=before)
         await node.publish("nobody:a", 1)
         await node.publish("nobody:b", 2)
@@ -92,7 +92,7 @@ async def test_a_late_user_command_applies_to_older_connections_only() -> None:
             ([], [2]),
         ]
         await node.send_user_command("ann", "disconnect", issued_before=time)
-        await node.send_user_command("ann", "disconnect", issued_before=new.session.connected_at)
+        await node.send_user_command("ann", "disconnect", issued_before=new.session.opened_at)
         assert (old.transport.closed, new.transport.closed) == ((4005, "disconnected"), None)
 
 

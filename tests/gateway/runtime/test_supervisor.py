@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clock import FakeClock
 from gateway.runtime.supervisor import (
     FIRST_RESTART_DELAY_SECONDS,
     HEARTBEAT_TIMEOUT_SECONDS,
@@ -102,3 +103,40 @@ def test_a_worker_that_is_killed_while_it_holds_what_is_shared_does_not_block_th
         finally:
             watchdog.cancel()
             child.kill()
+
+
+class RunningProcess(multiprocessing.Process):
+    """A process that is never started, and runs until it is killed."""
+
+    code: int | None = None
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.code = -signal.SIGKILL
+
+    def join(self, timeout: float | None = None) -> None:
+        assert self.code is not None
+
+
+def test_workers_are_not_killed_because_the_supervisor_did_not_run_either() -> None:
+    clock, events = FakeClock(), list[str]()
+    supervisor = Supervisor(
+        lambda *_: None,
+        1,
+        stop_timeout=1.0,
+        log_event=lambda event, **_: events.append(event),
+        on_all_serving=lambda: None,
+        clock=clock,
+    )
+    supervisor.workers = [Worker(1, RunningProcess(), c_double(clock()), started_at=clock())]
+    supervisor.check_workers()
+    clock.advance(3_600.0)  # the machine was paused, with both processes
+    supervisor.check_workers()
+    for _ in range(int(HEARTBEAT_TIMEOUT_SECONDS)):
+        assert events == []
+        clock.advance(1.0)
+        supervisor.check_workers()
+    assert events == ["worker is silent", "worker died"], "it had the time to write a heartbeat"

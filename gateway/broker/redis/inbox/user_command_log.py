@@ -44,7 +44,7 @@ class UserCommandLog:
         options: RedisOptions,
         node: LocalNode,
         tasks: Tasks,
-        wall: Clock,
+        clock: Clock,
         *,
         incarnation: Callable[[], str],
         deliver: Callable[[UserCommand], None],
@@ -57,7 +57,7 @@ class UserCommandLog:
             options: The timeout of `send` and the limit of inboxes.
             node: Knows which users are connected here.
             tasks: Owner of the reads of the log.
-            wall: The clock of `ConnectionRecord.since`: a command does not apply to newer connections.
+            clock: The clock of `UserCommand.issued_before`.
             incarnation: Returns the id of the node's present incarnation; empty before the first.
             deliver: Called with each command.
         """
@@ -66,7 +66,7 @@ class UserCommandLog:
         self._options = options
         self._node = node
         self._tasks = tasks
-        self._wall = wall
+        self._clock = clock
         self._incarnation = incarnation
         self._deliver = deliver
         self._delivered: OrderedDict[bytes, None] = OrderedDict()
@@ -128,7 +128,7 @@ class UserCommandLog:
             return  # `on_lease_renewed` retries it
         # A connection made during this call counts as older than the command. Closing one connection too many
         # is better than missing one.
-        for command in self._not_delivered(entries, self._wall() - now / 1000):
+        for command in self._not_delivered(entries, now, self._clock() - now / 1000):
             self._deliver(command)
         if resubscriptions == self._resubscriptions:
             self._caught_up_resubscriptions, self._complete_until = resubscriptions, now
@@ -150,11 +150,12 @@ class UserCommandLog:
             start = b"(" + page[-1][0]
 
     def _not_delivered(
-        self, entries: list[tuple[bytes, UserCommand]], clock_offset: float
+        self, entries: list[tuple[bytes, UserCommand]], now: int, clock_offset: float
     ) -> list[UserCommand]:
         """Return the commands in *entries* that must still be delivered, in order, each with its time.
 
-        The time of issue is by this node's clock, which is *clock_offset* seconds ahead of Redis' clock. A
+        The time of issue is by this node's clock, which is *clock_offset* seconds ahead of Redis' clock, and
+        never later than *now*, by Redis' clock: ids keep increasing when that clock is stepped back. A
         subscribe or unsubscribe is skipped if a newer command for the same user and channel was delivered.
         """
         commands: list[UserCommand] = []
@@ -167,7 +168,7 @@ class UserCommandLog:
                 command.user
             ):
                 # The id contains the millisecond in which the command was issued: the next one is the limit.
-                issued_before = (int(id.partition(b"-")[0]) + 1) / 1000 + clock_offset
+                issued_before = min(int(id.partition(b"-")[0]) + 1, now) / 1000 + clock_offset
                 commands.append(replace(command, issued_before=issued_before))
         return commands[::-1]
 
