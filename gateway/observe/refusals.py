@@ -72,6 +72,16 @@ class RefusalLog:
             remedy="send one of push.keys as Authorization: Bearer",
         )
 
+    def on_proxy_header_refused(self, address: str, reason: str) -> None:
+        """Log why a header of the PROXY protocol from *address* is refused, or that one is missing."""
+        self._write(
+            "proxy header refused",
+            kind=reason,
+            address=address,
+            reason=reason,
+            remedy="compare listen.public.proxy_protocol and trusted_proxies with what the proxy sends",
+        )
+
     def on_connections_exhausted(self, listener: str, bound: str, address: str, open_now: int) -> None:
         """Log that a *bound* of the connections of *listener* is reached by a new one from *address*.
 

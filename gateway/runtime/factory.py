@@ -145,11 +145,13 @@ def session_limits(settings: Settings) -> SessionLimits:
     )
 
 
-def http_options(settings: Settings) -> HttpOptions:
-    """Return the bounds of HTTP and WebSocket on the public listener."""
+def http_options(settings: Settings, on_proxy_header_refused: Callable[[str, str], None]) -> HttpOptions:
+    """Return the options of the public listener's HTTP and WebSocket; the callback as in `HttpOptions`."""
     outbox = settings.outbox
     return HttpOptions(
         header_timeout=settings.listen.public.header_timeout,
+        trusted_proxies=settings.listen.public.trusted_proxies,
+        on_proxy_header_refused=on_proxy_header_refused,
         websocket=WebSocketOptions(
             message_size=encoded_size(settings.limits.message_size),
             high_water=outbox.high_water,

@@ -39,7 +39,7 @@ from gateway.runtime.node_name_check import NodeNameCheck
 from gateway.runtime.upgrade_gate import UpgradeGate
 from gateway.settings import Settings
 from gateway.tasks import Slicer, Tasks
-from gateway.transport.public_http import PublicHttp
+from gateway.transport.public_http import ProxiedHttp, PublicHttp
 from gateway.transport.websocket import upgrade
 from gateway.transport.websocket.transport import WebSocketTransport
 from gateway.transport.websocket.upgrade import UpgradeRequest
@@ -171,11 +171,12 @@ class GatewayNode:
     # ------------------------------------------------------------ the public listener
 
     def _make_public_listener(self, *, shares_ports: bool) -> Listener:
-        options = factory.http_options(self.settings)
+        options = factory.http_options(self.settings, self._refusals.on_proxy_header_refused)
+        protocol = ProxiedHttp if self.settings.listen.public.proxy_protocol else PublicHttp
         return Listener(
             upgrade.application(self._gate, self._open_session, [health.liveness_route()]),
             factory.public_binding(self.settings, shares_ports=shares_ports),
-            http=partial(PublicHttp, tasks=self._tasks, options=options),
+            http=partial(protocol, tasks=self._tasks, options=options),
             open_connections=self._public_connections,
             on_exhausted=partial(self._on_descriptors_exhausted, "public"),
         )

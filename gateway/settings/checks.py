@@ -310,6 +310,17 @@ def _memory(settings: Settings) -> Iterator[SettingFault]:
         )
 
 
+def _proxy_protocol(settings: Settings) -> Iterator[SettingFault]:
+    public = settings.listen.public
+    if public.proxy_protocol and not public.trusted_proxies:
+        yield SettingFault(
+            "listen.public.proxy_protocol",
+            "true",
+            "listen.public.trusted_proxies is empty, so that no header would be accepted",
+            "list the networks of the proxies that send it",
+        )
+
+
 def _drain(settings: Settings) -> Iterator[SettingFault]:
     drain = settings.drain
     if drain.window > drain.timeout:
@@ -336,6 +347,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[SettingFault]], ...] = (
     _costs,
     _descriptors,
     _memory,
+    _proxy_protocol,
     _drain,
 )
 

@@ -144,6 +144,7 @@ class PublicListenerSettings(Section):
     port: Port = 8000
     allowed_origins: units.Origins = ()
     trusted_proxies: units.Networks = ()
+    proxy_protocol: bool = False
     listeners: Annotated[Positive, Field(le=MAX_LISTENERS)] = 8
     backlog: Annotated[Positive, Field(le=MAX_BACKLOG)] = 4096
     header_timeout: Annotated[Period, Field(le=MAX_HANDSHAKE_TIMEOUT)] = defaults.HEADER_TIMEOUT_SECONDS

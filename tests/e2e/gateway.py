@@ -47,6 +47,13 @@ class GatewayProcess:
         """What it has logged so far."""
         return self._log_path.read_text()
 
+    async def log_with(self, text: str) -> str:
+        """Return what it has logged, once *text* is there: a thread writes the log."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while text not in self.stderr:  # noqa: ASYNC110 (another process does not notify us)
+                await asyncio.sleep(0.01)
+        return self.stderr
+
     def resident_bytes(self) -> int:
         """Return the resident set size of the process."""
         return int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]) * _PAGE_BYTES

@@ -126,6 +126,8 @@ class OpenConnections(ServerState):
         self._on_bound_reached = on_bound_reached
         self._closed_early: Counter[ConnectionStage] = Counter()
         self._rejected = 0
+        self.proxy_headers_refused = 0
+        """Headers of the PROXY protocol that were malformed, late, or not expected."""
 
     @property
     def count(self) -> int:
@@ -226,8 +228,11 @@ class OpenConnections(ServerState):
         counts = {stage.value: queue.count("") for stage, queue in self._queues.items()}
         if ConnectionStage.CONNECTED in self._stages:
             counts["connected"] = self._connected
+        other = {"rejected": self._rejected}
+        if ConnectionStage.CONNECTED in self._stages:
+            other["proxy_headers_refused"] = self.proxy_headers_refused
         closed = {f"closed_{stage.value}": self._closed_early[stage] for stage in self._queues}
-        return counts | closed | {"rejected": self._rejected}
+        return counts | closed | other
 
 
 class _Queue:

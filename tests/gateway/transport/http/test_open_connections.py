@@ -146,6 +146,7 @@ def test_a_connected_one_is_never_closed() -> None:
         "closed_closing": 0,
         "closed_upgraded": 0,
         "rejected": 1,
+        "proxy_headers_refused": 0,
     }
 
 
