@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import redis
 
 from gateway.broker.base import UserCommand
 from gateway.broker.redis import Credentials
-from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.keys import Keys, shard_of
 from gateway.broker.redis.scripts.registry import SCRIPTS
 from protocol.messages import Member
+from tests.broker.contract_machine import until_available
 from tests.broker.recording_node import publish
 from tests.broker.redis_cluster import running_cluster
 from tests.broker.redis_fleet import OPTIONS, Fleet, eventually
@@ -30,18 +31,18 @@ NAMES = {script.digest: script.name for script in SCRIPTS}
 LARGE = "x" * 5_000
 
 
-async def use_every_script(fleet: Fleet, execute: Callable[..., Any], keys: Sequence[Keys]) -> None:
+async def use_every_script(fleet: Fleet, server: RedisServer, keys: Keys) -> None:
     """Have nodes call every script, each in all of its variants that touch other keys.
 
-    *execute* executes a command on the primary of its key; *keys* are those of all shards.
+    *server* has the shard of `room`, whose keys are *keys*.
     """
 
     def bytes_in_inboxes() -> int:
-        states = [execute("HGETALL", each.state) for each in keys]
-        return sum(int(value) for state in states for name, value in state.items() if name.startswith(b"in:"))
+        fields = server.execute("HGETALL", keys.state).items()
+        return sum(int(value) for name, value in fields if name.startswith(b"in:"))
 
-    def leases() -> list[Any]:
-        return [execute("ZRANGE", each.nodes, 0, -1, "WITHSCORES") for each in keys]
+    def leases() -> Any:
+        return server.execute("ZRANGE", keys.nodes, 0, -1, "WITHSCORES")
 
     one, two = await fleet.launch(), await fleet.launch()
     for each in (one, two):
@@ -70,16 +71,14 @@ async def use_every_script(fleet: Fleet, execute: Callable[..., Any], keys: Sequ
     await two.broker.close()  # reaped with its routes and members
     fleet.members.remove(two)
     incarnations = one.broker.statistics()["incarnations"]
-    for shard in keys:
-        execute("DEL", shard.nodes)
+    server.execute("DEL", keys.nodes)
     await eventually(lambda: one.broker.statistics()["incarnations"] > incarnations)
-    await eventually(one.broker.ready)
-    await publish(one.broker, "room", "after", retention=LONG)
+    await until_available(lambda: publish(one.broker, "room", "after", retention=LONG))
     # Routes are audited after each renewal of the lease, before later calls.
     for _ in range(2):
         before = leases()
         await eventually(partial(lambda before: leases() != before, before))
-    await one.broker.nodes()
+    await until_available(lambda: one.broker.clear("room"))
 
 
 @contextlib.asynccontextmanager
@@ -160,7 +159,7 @@ async def test_scripts_touch_only_our_keys_and_the_page_lists_those_not_declared
         monitored(server) as commands,
         Fleet(server.url, credentials=Credentials(USER, PASSWORD)) as fleet,
     ):
-        await use_every_script(fleet, server.execute, [Keys("fanway", 0)])
+        await use_every_script(fleet, server, Keys("fanway", 0))
     assert undeclared_keys(server, commands) == documented_keys()
     assert server.execute("ACL", "LOG") == []
 
@@ -169,11 +168,8 @@ async def test_every_script_runs_on_a_cluster_under_an_acl_of_our_prefix(tmp_pat
     with running_cluster(tmp_path) as cluster:
         cluster.execute("ACL", "SETUSER", USER, "on", f">{PASSWORD}", *RIGHTS)
 
-        def execute(*command: str) -> Any:
-            return cluster.primary_of(command[1]).execute(*command)
-
-        keys = [Keys("fanway", shard, cluster=True) for shard in range(OPTIONS.cluster_shards)]
+        keys = Keys("fanway", shard_of("room", OPTIONS.cluster_shards), cluster=True)
         credentials = Credentials(USER, PASSWORD)
         async with Fleet(*cluster.urls, cluster=True, credentials=credentials) as fleet:
-            await use_every_script(fleet, execute, keys)
+            await use_every_script(fleet, cluster.primary_of(keys.state), keys)
         assert [node.execute("ACL", "LOG") for node in cluster.primaries] == [[], [], []]
