@@ -40,9 +40,17 @@ class CountingNode:
         """Return no connections: there are no clients."""
         return ()
 
-    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
+    def subscribed_channels(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Mapping[str, int]:
         """Return no channels: there are no clients."""
+        del prefix, after, limit
         return {}
+
+    def subscribers(self, channel: str) -> int:
+        """Return 0: there are no clients."""
+        del channel
+        return 0
 
     def as_record(self) -> NodeRecord:
         """Return a record with the node's name."""

@@ -238,8 +238,17 @@ class LocalNode(Protocol):
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* on this node."""
 
-    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
-        """Return the number of subscribers here of each channel whose name starts with *prefix*."""
+    def subscribed_channels(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Mapping[str, int]:
+        """Return the number of subscribers here of channels with subscribers, in the order of their names.
+
+        Only channels whose names start with *prefix* and come after *after*, at most *limit*. The time
+        depends on how many are returned, not on how many there are.
+        """
+
+    def subscribers(self, channel: str) -> int:
+        """Return the number of subscribers here of *channel*."""
 
     def as_record(self) -> NodeRecord:
         """Return this node's name and sizes."""

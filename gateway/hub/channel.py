@@ -81,13 +81,15 @@ class MemberList(Protocol):
 class ChannelTotals:
     """Running totals over all channels of a node."""
 
-    __slots__ = ("behind", "caching", "deliveries")
+    __slots__ = ("behind", "caching", "deliveries", "subscriptions")
 
     def __init__(self, memory: NodeMemory | None = None) -> None:
         self.caching = CachingChannels((memory or NodeMemory()).newest_messages)
         """Those that keep messages, and the bytes that these take."""
         self.deliveries = 0
         """How many times a message was offered to a subscriber."""
+        self.subscriptions = 0
+        """Subscribers of all channels."""
         self.behind = 0
         """Subscriptions that are behind now."""
 
@@ -172,13 +174,15 @@ class Channel:
             self.subscribers[subscription.codec] = {}
             self._count_cached()
         self.subscribers[subscription.codec][subscription] = None
+        self.totals.subscriptions += 1
         if subscription.watches_presence:
             self.presence_watchers[subscription] = None
 
     def remove(self, subscription: ChannelSubscriber) -> None:
         """Offer *subscription* what was delivered until now, and nothing more."""
         self.offer_pending()
-        self.subscribers.get(subscription.codec, {}).pop(subscription, None)
+        if self.subscribers.get(subscription.codec, {}).pop(subscription, self) is None:
+            self.totals.subscriptions -= 1
         self.presence_watchers.pop(subscription, None)
 
     # ------------------------------------------------------------ messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 from gateway.access.permissions import ChannelRules
@@ -25,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.hub.backpressure import Backpressure
 from gateway.hub.channel import Channel, ChannelTotals
 from gateway.hub.history_cache import HistoryCache
+from gateway.hub.sorted_names import SortedNames
 from gateway.memory import NodeMemory
 from gateway.tasks import Tasks
 from protocol.messages import Gap, ServerMessage
@@ -88,6 +90,8 @@ class Hub:
         )
         self.history_cache = HistoryCache(broker, memory.history_pages)
         self.channels: dict[str, Channel] = {}
+        self._names = SortedNames()
+        """The names of `channels`."""
         self.sessions: dict[str, LocalSession] = {}
         """Connected sessions, by connection id."""
         self.users: dict[str, dict[str, LocalSession]] = {}
@@ -129,13 +133,21 @@ class Hub:
         """Return the connections of *user* here."""
         return [session.as_record() for session in self.users.get(user, {}).values()]
 
-    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
-        """Return the number of subscribers here of each channel whose name starts with *prefix*."""
-        return {
-            name: size
-            for name, channel in self.channels.items()
-            if name.startswith(prefix) and (size := len(channel))
-        }
+    def subscribed_channels(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Mapping[str, int]:
+        """Return the number of subscribers here of channels after *after*, by name, whose names start so."""
+        with_subscribers = (
+            (name, size)
+            for name in self._names.after(after, prefix=prefix)
+            if (size := len(self.channels[name]))
+        )
+        return dict(islice(with_subscribers, limit))
+
+    def subscribers(self, channel: str) -> int:
+        """Return the number of subscribers here of *channel*."""
+        local = self.channels.get(channel)
+        return 0 if local is None else len(local)
 
     def as_record(self) -> NodeRecord:
         """Return what the push API shows of this node."""
@@ -143,7 +155,7 @@ class Hub:
             node=self.node,
             connections=len(self.sessions),
             channels=len(self.channels),
-            subscriptions=sum(map(len, self.channels.values())),
+            subscriptions=self._totals.subscriptions,
             uptime=self._clock() - self._started,
             figures=self.statistics(),
         )
@@ -178,6 +190,7 @@ class Hub:
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name, rules, self._totals)
+            self._names.add(name)
         channel.pending_subscriptions += 1
         if not channel.routed:
             try:
@@ -196,6 +209,7 @@ class Hub:
         """Remove *channel* and end its route, if it has no subscriber and none is being prepared."""
         if channel.idle and self.channels.get(channel.name) is channel:
             del self.channels[channel.name]
+            self._names.remove(channel.name)
             channel.discard_state()
             if channel.routed:
                 channel.routed = False

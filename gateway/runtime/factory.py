@@ -44,7 +44,11 @@ def broker(
     broker, key_ttl = settings.broker, settings.push.idempotency_ttl
     if broker.kind == "memory":
         return MemoryBroker(
-            memory=broker.memory, key_ttl=key_ttl, meta_ttl=broker.meta_ttl, on_error=on_error
+            memory=broker.memory,
+            key_ttl=key_ttl,
+            meta_ttl=broker.meta_ttl,
+            slicer=slicer,
+            on_error=on_error,
         )
     options = RedisOptions(
         prefix=broker.prefix,

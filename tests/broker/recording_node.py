@@ -43,8 +43,14 @@ class RecordingNode:
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return self.connected.get(user, [])
 
-    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
-        return {name: count for name, count in self.followed.items() if name.startswith(prefix)}
+    def subscribed_channels(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Mapping[str, int]:
+        names = sorted(name for name in self.followed if name.startswith(prefix) and name > after)
+        return {name: self.followed[name] for name in names[:limit]}
+
+    def subscribers(self, channel: str) -> int:
+        return self.followed.get(channel, 0)
 
     def as_record(self) -> NodeRecord:
         return NodeRecord(self.name, connections=3, channels=2, subscriptions=5, uptime=1.5)

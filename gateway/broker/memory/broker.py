@@ -29,15 +29,18 @@ from gateway.broker.memory.store import Store
 from gateway.clock import Clock, elapsed, wall
 from gateway.errors import BrokerUnavailable, KeyReused
 from gateway.presence.members import Members
-from gateway.tasks import Tasks, call_exception_handler
+from gateway.tasks import Slicer, Tasks, call_exception_handler
 from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
 FLUSH_DELAY = 0.001
 """Seconds, see `Broker.flush_delay`: publishes are answered at once, so a short delay merges writes."""
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 1.0
 """The interval between two sweeps of expired messages, keys and positions."""
+
+SWEEP_STEPS, STEP_MICROSECONDS = 200, 5
+"""What a sweep does before other callbacks of the event loop may run, and how long a step takes."""
 
 
 class MemoryBroker:
@@ -57,6 +60,7 @@ class MemoryBroker:
         key_ttl: float = defaults.IDEMPOTENCY_TTL_SECONDS,
         meta_ttl: float = defaults.POSITION_TTL_SECONDS,
         sweep_interval: float = SWEEP_SECONDS,
+        slicer: Slicer | None = None,
         on_error: Callable[[BaseException], None] | None = None,
         clock: Clock = elapsed,
         wall_clock: Clock = wall,
@@ -68,15 +72,17 @@ class MemoryBroker:
             key_ttl: Seconds for which an idempotency key is remembered.
             meta_ttl: Seconds for which a channel's position outlives its last message.
             sweep_interval: Seconds between two sweeps; 0: no periodic sweep, the caller calls `sweep`.
+            slicer: Shared by all long work of the node; by default one of this broker alone.
             on_error: Gets the exceptions of sweeps; by default the event loop's exception handler.
             clock: Seconds, never stepped; those while the machine is suspended count.
             wall_clock: Unix seconds.
         """
         self._node: LocalNode | None = None
-        self._store = Store(memory, key_ttl=key_ttl, meta_ttl=meta_ttl, now=clock())
+        self._store = Store(memory, key_ttl=key_ttl, meta_ttl=meta_ttl)
         self._clock = clock
         self._wall = wall_clock
         self._sweep_interval = sweep_interval
+        self._slicer = slicer or Slicer()
         self._tasks = Tasks(
             on_error or partial(call_exception_handler, "a task of the embedded broker failed")
         )
@@ -194,9 +200,8 @@ class MemoryBroker:
         self, prefix: str, *, after: str, limit: int
     ) -> LookupResult[ChannelRecord]:
         """Return channels with subscribers, sorted by name, whose names come after *after*."""
-        subscribers = self._serving().subscribed_channels(prefix)
-        names = sorted(name for name in subscribers if name > after)[:limit]
-        return LookupResult([ChannelRecord(name, subscribers[name]) for name in names])
+        found = self._serving().subscribed_channels(prefix, after=after, limit=limit)
+        return LookupResult([ChannelRecord(name, count) for name, count in found.items()])
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return the one node."""
@@ -213,15 +218,21 @@ class MemoryBroker:
         }
 
     def sweep(self) -> None:
-        """Drop expired messages, idempotency keys and positions; checks each channel once."""
-        self._store.sweep(self._clock())
+        """Drop expired messages, idempotency keys and positions, all at once."""
+        while self.sweep_slice():
+            continue
+
+    def sweep_slice(self) -> bool:
+        """Drop at most `SWEEP_STEPS` of them; return whether there may be more."""
+        return self._store.sweep(self._clock(), at_most=SWEEP_STEPS)
 
     # ------------------------------------------------------------ inside
 
     async def _sweep_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_interval)
-            self.sweep()
+            while self.sweep_slice():
+                await self._slicer.turn(SWEEP_STEPS * STEP_MICROSECONDS)
 
     def _serving(self) -> LocalNode:
         if self._node is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -27,7 +28,7 @@ _Entry = tuple[float, MessageId, Message, int]
 class ChannelLog:
     """The stored messages of one channel, oldest first: every message between `base` and `position`."""
 
-    __slots__ = ("_entries", "base", "last_expiry", "position", "size")
+    __slots__ = ("_entries", "base", "check_at", "check_second", "last_expiry", "position", "size")
 
     def __init__(self, initial_position: MessageId, now: float) -> None:
         self._entries: deque[_Entry] = deque()
@@ -39,6 +40,10 @@ class ChannelLog:
         """Bytes that the stored messages cost."""
         self.last_expiry = now
         """When the newest message expires, or expired."""
+        self.check_at = math.inf
+        """When a sweep has to look at it: when its oldest message expires, or its position, or earlier."""
+        self.check_second = 0
+        """`check_at` in the wheel of the store."""
 
     def append(self, message: Message, retention: Retention, now: float) -> None:
         """Store *message*, and drop the oldest messages beyond `retention.size`.
@@ -57,10 +62,21 @@ class ChannelLog:
         while len(self._entries) > retention.size:
             self._drop_oldest()
 
-    def expire(self, now: float) -> None:
-        """Drop the expired messages, up to the first that has not expired: the rest stays consecutive."""
-        while self._entries and self._entries[0][0] <= now:
+    @property
+    def first_expiry(self) -> float | None:
+        """When the oldest message expires; None if there is none."""
+        return self._entries[0][0] if self._entries else None
+
+    def expire(self, now: float, at_most: int | None = None) -> int:
+        """Drop the expired messages, up to the first that has not expired: the rest stays consecutive.
+
+        Return how many were dropped, at most *at_most*.
+        """
+        dropped = 0
+        while self._entries and self._entries[0][0] <= now and dropped != at_most:
             self._drop_oldest()
+            dropped += 1
+        return dropped
 
     def clear(self, now: float) -> None:
         """Drop every message; the numbering continues."""

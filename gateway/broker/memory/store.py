@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from hashlib import blake2b
+from typing import NamedTuple
 from zlib import crc32
 
 from gateway.broker.base import HistorySlice, Publication, Receipt
 from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES, ChannelLog, memory_cost
+from gateway.broker.memory.expiry_wheel import ExpiryWheel
 from gateway.broker.uid import new_uid
 from gateway.errors import BrokerFull
 from protocol.messages import Message
 from protocol.position import MessageId
 
-MIN_SWEEP_INTERVAL_SECONDS = 1.0
-"""The minimum time between two sweeps that make room: a full store must not check every channel for every
-publish."""
+ROOM_STEPS = 200
+"""Expired messages, receipts and channels that one publish drops at most in order to make room."""
+
+RECEIPTS_PER_LOOKUP = 16
+"""Expired receipts that are dropped when one is looked up, so that fewer expire than are dropped."""
 
 GENERATION_GROUPS = 4096
 """Groups of channels whose initial positions change together when the log of one of them is removed."""
+
+
+class _StoredReceipt(NamedTuple):
+    receipt: Receipt
+    digest: str
+    """Of what was published."""
+    expiry: float
 
 
 class Store:
@@ -29,7 +41,7 @@ class Store:
     to be stored is rejected: no message or receipt is dropped before it has expired.
     """
 
-    def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float, now: float) -> None:
+    def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float) -> None:
         """Keep a receipt for *key_ttl* seconds, a log for *meta_ttl* after its last message expired."""
         self._memory = memory
         self._ample_memory = memory - 3 * ENTRY_OVERHEAD_BYTES
@@ -37,12 +49,13 @@ class Store:
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._logs: dict[str, ChannelLog] = {}
-        self._receipts: dict[tuple[str, str], tuple[Receipt, str]] = {}
-        """Receipts and the digests of what was published, by channel and idempotency key."""
+        self._wheel = ExpiryWheel()
+        """The channels of `_logs`, each at its `check_at`."""
+        self._receipts: dict[tuple[str, str], _StoredReceipt] = {}
+        """By channel and idempotency key."""
         self._receipt_expiries: deque[tuple[float, tuple[str, str]]] = deque()
         self._secret = os.urandom(16)
         self._generations = [0] * GENERATION_GROUPS
-        self._last_sweep = now - MIN_SWEEP_INTERVAL_SECONDS
         self._used = self.rejected = 0
         """Bytes in use; publishes that were rejected."""
 
@@ -70,18 +83,28 @@ class Store:
             size_before = log.size
             log.append(message, retention, now)
             self._used += log.size - size_before
+            if log.last_expiry < log.check_at:
+                self._check_at(publication.channel, log, log.last_expiry)
         return message
 
     def add_receipt(self, channel: str, key: str, receipt: Receipt, digest: str, now: float) -> None:
         """Store *receipt* for the publish to *channel* with *key*; *digest* is that of its content."""
-        self._receipts[channel, key] = (receipt, digest)
-        self._receipt_expiries.append((now + self._key_ttl, (channel, key)))
+        expiry = now + self._key_ttl
+        self._receipts[channel, key] = _StoredReceipt(receipt, digest, expiry)
+        self._receipt_expiries.append((expiry, (channel, key)))
         self._used += ENTRY_OVERHEAD_BYTES
 
     def find_receipt(self, channel: str, key: str, now: float) -> tuple[Receipt, str] | None:
         """Return receipt and digest of an earlier publish to *channel* with *key*; None if there is none."""
-        self._expire_receipts(now)
-        return self._receipts.get((channel, key))
+        self._expire_receipts(now, RECEIPTS_PER_LOOKUP)
+        stored = self._receipts.get((channel, key))
+        if stored is None:
+            return None
+        if stored.expiry <= now:
+            # Forgotten here, so that the next receipt for the key is counted, and expires, on its own.
+            self._forget_receipt((channel, key))
+            return None
+        return stored.receipt, stored.digest
 
     # ------------------------------------------------------------ histories
 
@@ -113,18 +136,19 @@ class Store:
         if (log := self._logs.get(channel)) is not None:
             self._used -= log.size
             log.clear(now)
+            if (end := log.last_expiry + self._meta_ttl) < log.check_at:
+                self._check_at(channel, log, end)
 
-    def sweep(self, now: float) -> None:
-        """Drop expired messages, receipts and positions; checks each channel once."""
-        self._last_sweep = now
-        self._expire_receipts(now)
-        for name, log in list(self._logs.items()):
-            self._expire(log, now)
-            if not log and log.last_expiry + self._meta_ttl <= now:
-                self._used -= ENTRY_OVERHEAD_BYTES
-                del self._logs[name]
-                # The old initial position must not be recovered: the messages after it are gone.
-                self._generations[_group(name)] += 1
+    def sweep(self, now: float, *, at_most: int) -> bool:
+        """Drop expired messages, receipts and positions, in *at_most* steps; return whether there are more.
+
+        Only channels with something to drop are looked at, in the order of their expiry, which is rounded up
+        to a second.
+        """
+        steps = at_most - self._expire_receipts(now, at_most)
+        while steps > 0 and (name := self._wheel.pop_due(now)) is not None:
+            steps -= 1 + self._check(name, self._logs[name], now, steps)
+        return steps <= 0
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
@@ -159,8 +183,7 @@ class Store:
         """
         if self._used + self._bytes_needed(publication) <= self._memory:
             return
-        if now - self._last_sweep >= MIN_SWEEP_INTERVAL_SECONDS:
-            self.sweep(now)
+        self.sweep(now, at_most=ROOM_STEPS)
         log, freed = self._logs.get(publication.channel), 0
         if log is not None and publication.retention is not None:
             self._expire(log, now)
@@ -182,11 +205,44 @@ class Store:
         log.expire(now)
         self._used += log.size - size_before
 
-    def _expire_receipts(self, now: float) -> None:
-        while self._receipt_expiries and self._receipt_expiries[0][0] <= now:
-            _, key = self._receipt_expiries.popleft()
-            del self._receipts[key]
+    def _check(self, name: str, log: ChannelLog, now: float, at_most: int) -> int:
+        """Drop at most *at_most* expired messages of *log*, or *log* itself; return how many messages."""
+        log.check_at = math.inf
+        size_before = log.size
+        dropped = log.expire(now, at_most)
+        self._used += log.size - size_before
+        first_expiry = log.first_expiry
+        due = log.last_expiry + self._meta_ttl if first_expiry is None else first_expiry
+        if first_expiry is None and due <= now:
             self._used -= ENTRY_OVERHEAD_BYTES
+            del self._logs[name]
+            # The old initial position must not be recovered: the messages after it are gone.
+            self._generations[_group(name)] += 1
+        else:
+            self._check_at(name, log, due)
+        return dropped
+
+    def _check_at(self, name: str, log: ChannelLog, due: float) -> None:
+        """Let a sweep look at *log* at *due*, instead of later."""
+        if log.check_at < math.inf:
+            self._wheel.discard(name, log.check_second)
+        log.check_at = due
+        log.check_second = self._wheel.add(name, due)
+
+    def _expire_receipts(self, now: float, at_most: int) -> int:
+        """Drop at most *at_most* expired receipts; return how many."""
+        dropped, expiries = 0, self._receipt_expiries
+        while expiries and expiries[0][0] <= now and dropped < at_most:
+            expiry, key = expiries.popleft()
+            dropped += 1
+            stored = self._receipts.get(key)
+            if stored is not None and stored.expiry == expiry:
+                self._forget_receipt(key)
+        return dropped
+
+    def _forget_receipt(self, key: tuple[str, str]) -> None:
+        del self._receipts[key]
+        self._used -= ENTRY_OVERHEAD_BYTES
 
     def __repr__(self) -> str:
         return f"<Store {len(self._logs)} channels {self._used} bytes>"

@@ -316,7 +316,10 @@ class RedisBroker:
                 silent.append(partial_error)
             if len(names) >= min(limit, CHANNELS_PER_LOOKUP):
                 end = min(end or names[-1], names[-1])
-        own = self._require_node().subscribed_channels(prefix)
+        own = self._require_node().subscribed_channels(prefix, after=after, limit=limit)
+        if len(own) >= limit:
+            *_, last = own
+            end = min(end or last, last)
         records = [
             ChannelRecord(name, count)
             for name in sorted({*own, *elsewhere})

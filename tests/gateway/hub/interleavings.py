@@ -226,6 +226,7 @@ class _GatedNode:
         self.deliver = broker.deliver
         self.connections = node.connections
         self.subscribed_channels = node.subscribed_channels
+        self.subscribers = node.subscribers
         self.as_record = node.as_record
 
 

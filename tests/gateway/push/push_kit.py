@@ -54,8 +54,14 @@ class RecordingNode:
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         return self.users.get(user, [])
 
-    def subscribed_channels(self, prefix: str = "") -> Mapping[str, int]:
-        return {name: size for name, size in self.channels.items() if name.startswith(prefix)}
+    def subscribed_channels(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> Mapping[str, int]:
+        names = sorted(name for name in self.channels if name.startswith(prefix) and name > after)
+        return {name: self.channels[name] for name in names[:limit]}
+
+    def subscribers(self, channel: str) -> int:
+        return self.channels.get(channel, 0)
 
     def as_record(self) -> NodeRecord:
         sizes = self.channels.values()

@@ -53,6 +53,7 @@ class ChannelState:
     __slots__ = (
         "buffer",
         "delivered",
+        "era",
         "generation",
         "has_history",
         "held",
@@ -61,14 +62,19 @@ class ChannelState:
         "must_reread",
         "name",
         "possible_loss",
+        "routed_era",
         "start",
         "subscribed",
     )
 
-    def __init__(self, name: str, held: HeldEntries | None = None) -> None:
+    def __init__(self, name: str, held: HeldEntries | None = None, era: int = 0) -> None:
         self.name = name
         self.held = HeldEntries() if held is None else held
         """Counts what all channels buffer."""
+        self.era = era
+        """The era of the routes (`Routes.era`) that the marker belongs to."""
+        self.routed_era = era
+        """The era in which the channel was routed last."""
         self.subscribed = True
         """Whether the channel still has a subscriber on this node."""
         self.has_history = False

@@ -66,18 +66,25 @@ class OrderedDelivery:
         kind = head[:1]
         if kind == b"m":
             _, offset, uid, previous_uid, name = head.split(b" ", 4)
-            if (channel := self._routes.channels.get(name)) is not None:
+            if (channel := self._channel(name)) is not None:
                 message_id = None if offset == b"0" else MessageId(int(offset), uid.decode())
                 self._on_entry(channel, InboxEntry(kind, message_id, previous_uid.decode(), body))
         elif kind in _UNSTORED_KINDS:
-            if (channel := self._routes.channels.get(head[2:])) is not None:
+            if (channel := self._channel(head[2:])) is not None:
                 self._on_entry(channel, InboxEntry(kind, None, "", body))
         elif kind == b"s":
             _, offset, uid, marker, name = head.split(b" ", 4)
-            if (channel := self._routes.channels.get(name)) is not None:
+            if (channel := self._channel(name)) is not None:
                 self._on_marker(channel, marker.decode(), MessageId(int(offset), uid.decode()))
         else:
             self._on_node_entry(kind, head.split(b" "), body)
+
+    def _channel(self, name: bytes) -> ChannelState | None:
+        routes = self._routes
+        channel = routes.channels.get(name)
+        if channel is None or channel.era == routes.era:
+            return channel
+        return routes.current(channel)
 
     def _on_marker(self, channel: ChannelState, marker: str, position: MessageId) -> None:
         action = channel.on_marker(marker, position if channel.has_history else None)

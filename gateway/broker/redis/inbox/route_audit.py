@@ -8,7 +8,6 @@ that Redis keeps the position of a channel with subscribers even if nothing is p
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from math import ceil
 
@@ -20,10 +19,10 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import AUDIT_ROUTES, milliseconds
 from gateway.errors import GatewayError
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 
-CHANNELS_PER_CALL = 200
-"""Channels that one call checks: 0.9 ms of Redis' time."""
+CHANNELS_PER_CALL, CHANNEL_MICROSECONDS = 200, 5
+"""Channels that one call checks: 0.9 ms of Redis' time; and the time of this node for each of them."""
 
 ROUNDS_PER_META_TTL = 3
 """Each channel is checked at least this often within one `meta_ttl`, after which Redis forgets the position
@@ -39,6 +38,7 @@ class RouteAudit:
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
+        slicer: Slicer,
         routes: Routes,
         *,
         incarnation: Callable[[], str],
@@ -52,6 +52,7 @@ class RouteAudit:
             keys: The shard's keys.
             options: How long Redis keeps a position.
             tasks: Owner of the calls.
+            slicer: Shared by all long work of the node.
             routes: The channels to check.
             incarnation: Returns the id of the present incarnation, which channels are routed to.
             interval: Seconds between two calls of `check_next`.
@@ -61,26 +62,37 @@ class RouteAudit:
         self._keys = keys
         self._meta_ttl = options.meta_ttl
         self._tasks = tasks
+        self._slicer = slicer
         self._routes = routes
         self._incarnation = incarnation
         self._share_per_interval = interval * ROUNDS_PER_META_TTL / options.meta_ttl
         self._on_notice = on_notice
-        self._remaining: deque[ChannelState] = deque()
-        """The channels that this round has not checked yet."""
+        self._checking = False
         self.resubscribed = 0
         """Channels that were resubscribed because their routes were missing."""
 
     def check_next(self) -> None:
-        """Check the next channels, in the background."""
-        channels = self._routes.channels
-        if not self._remaining:
-            self._remaining.extend(channels.values())
-        for _ in range(ceil(max(1.0, len(channels) * self._share_per_interval / CHANNELS_PER_CALL))):
-            count = min(CHANNELS_PER_CALL, len(self._remaining))
-            batch = [self._remaining.popleft() for _ in range(count)]
-            subscribed = [(channel, channel.marker) for channel in batch if channel.subscribed]
-            if subscribed:
-                self._tasks.spawn(self._check(subscribed, self._incarnation()))
+        """Check the next channels, in the background, unless they are being resubscribed anyway."""
+        if not self._checking and self._routes.channels and not self._routes.resubscribing:
+            self._checking = True
+            self._tasks.spawn(self._check_in_slices(self._incarnation()))
+
+    async def _check_in_slices(self, incarnation: str) -> None:
+        try:
+            left = min(len(self._routes.channels), max(CHANNELS_PER_CALL, ceil(self._share())))
+            while left > 0 and not self._routes.resubscribing:
+                await self._slicer.turn(CHANNELS_PER_CALL * CHANNEL_MICROSECONDS)
+                batch = self._routes.next_channels(min(left, CHANNELS_PER_CALL))
+                left -= CHANNELS_PER_CALL
+                subscribed = [(channel, channel.marker) for channel in batch if channel.subscribed]
+                if subscribed:
+                    await self._check(subscribed, incarnation)
+        finally:
+            self._checking = False
+
+    def _share(self) -> float:
+        """Return how many channels have to be checked after each renewal of the lease."""
+        return len(self._routes.channels) * self._share_per_interval
 
     async def _check(self, channels: Sequence[tuple[ChannelState, str]], incarnation: str) -> None:
         """Resubscribe the *channels*, given with their markers, that have no route to *incarnation*."""
@@ -111,4 +123,4 @@ class RouteAudit:
         )
 
     def __repr__(self) -> str:
-        return f"<RouteAudit {len(self._remaining)} channels left to check>"
+        return f"<RouteAudit {self.resubscribed} resubscribed>"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from gateway.broker.base import Retention
 from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_for
@@ -16,11 +17,15 @@ from gateway.broker.redis.scripts.registry import ADD_ROUTE, REMOVE_ROUTE, milli
 from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
-from gateway.tasks import Tasks
+from gateway.tasks import Slicer, Tasks
 from protocol.position import MessageId
 
-CHANNELS_PER_TURN = 200
-"""Channels that are resubscribed or unsubscribed before other callbacks of the event loop run."""
+CHANNELS_PER_TURN, CHANNEL_MICROSECONDS = 200, 8
+"""Channels that are resubscribed or unsubscribed before other callbacks of the event loop may run, and how
+long each takes."""
+
+NO_MARKER = "-"
+"""No marker has this token: all entries are dropped until the next `ADD_ROUTE` call is sent."""
 
 
 class Routes:
@@ -32,6 +37,7 @@ class Routes:
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
+        slicer: Slicer,
         *,
         incarnation: Callable[[], str],
         clock: Clock,
@@ -45,16 +51,22 @@ class Routes:
             keys: The shard's keys.
             options: Timeouts, and how long a route is kept after the last subscriber left.
             tasks: Owner of the background tasks.
+            slicer: Shared by all long work of the node.
             incarnation: Returns the id of the node's present incarnation, which channels are routed to.
             clock: Monotonic seconds.
             held: Counts what all channels of a broker hold during backfills.
             on_resubscribed: Called after channels were resubscribed, whose entries may have been missed.
         """
-        self.channels: dict[bytes, ChannelState] = {}
+        self.channels: OrderedDict[bytes, ChannelState] = OrderedDict()
+        """The channels by their names; a pass over all of them moves each to the end (`next_channels`)."""
+        self.era = 0
+        """Counts how often every channel had to be resubscribed. The marker of a channel of an earlier era is
+        not valid any more; `current` replaces it, and must be called before the channel is used."""
         self._pipeline = pipeline
         self._keys = keys
         self._options = options
         self._tasks = tasks
+        self._slicer = slicer
         self._incarnation = incarnation
         self._clock = clock
         self._held = held
@@ -62,6 +74,9 @@ class Routes:
         self._routes_to_remove: deque[tuple[float, ChannelState, int]] = deque()
         """Channels without subscribers: when to remove the route, and the generation since the last left."""
         self._removing_routes = False
+        self._resubscribed_era = 0
+        """The era up to which every channel was resubscribed."""
+        self._retrying = False
         self._to_retry: dict[ChannelState, int] = {}
         """Channels whose `ADD_ROUTE` call failed, each with its generation at that time."""
         self._never_sent: set[ChannelState] = set()
@@ -88,13 +103,15 @@ class Routes:
     async def _subscribe(self, name: str, *, has_history: bool) -> MessageId | None:
         marker = new_uid()
         answer = self._call_add_route(name, marker, has_history=has_history)
-        channel = self.channels.get(name.encode())
+        channel = self._current_channel(name)
         if channel is None:
-            channel = self.channels[name.encode()] = ChannelState(name, self._held)
+            channel = self.channels[name.encode()] = ChannelState(name, self._held, self.era)
         self._never_sent.discard(channel)
         generation_before = channel.generation
         channel.subscribe(marker, has_history=has_history)
         generation = channel.generation
+        if generation != generation_before:
+            channel.routed_era = self.era
         try:
             reply = await wait_for(answer, self._options.subscribe_timeout)
         except BaseException:
@@ -110,9 +127,9 @@ class Routes:
 
     def subscribe_later(self, name: str) -> None:
         """Route *name*, which has no history, as soon as Redis can be reached; return at once."""
-        channel = self.channels.get(name.encode())
+        channel = self._current_channel(name)
         if channel is None:
-            channel = self.channels[name.encode()] = ChannelState(name, self._held)
+            channel = self.channels[name.encode()] = ChannelState(name, self._held, self.era)
             self._never_sent.add(channel)
         if not (channel.subscribed and channel.marker):
             channel.subscribe(new_uid(), has_history=False)
@@ -120,48 +137,86 @@ class Routes:
 
     def unsubscribe(self, name: str) -> None:
         """Stop delivering *name*; its route is kept for `RedisOptions.linger` seconds."""
-        channel = self.channels.get(name.encode())
+        channel = self._current_channel(name)
         if channel is not None and channel.subscribed:
             self._unsubscribe(channel)
 
+    # ------------------------------------------------------------ all channels
+
+    def next_channels(self, count: int) -> list[ChannelState]:
+        """Return the next *count* channels, or all if there are fewer, and move them to the end."""
+        channels = self.channels
+        keys = list(islice(channels, min(count, len(channels))))
+        for key in keys:
+            channels.move_to_end(key)
+        return [channels[key] for key in keys]
+
     def on_new_incarnation(self) -> None:
-        """Route every channel with subscribers to the new inbox; reaping removes the old routes."""
-        self.channels = {key: channel for key, channel in self.channels.items() if channel.subscribed}
-        self._routes_to_remove.clear()
-        self._to_retry.clear()
+        """Route every channel with subscribers to the new inbox; reaping removes the old routes.
+
+        The other channels are forgotten when their time has come: the call that removes the route, which they
+        no longer have, changes nothing.
+        """
         self.resubscribe_all()
 
     def resubscribe_all(self) -> None:
-        """Resubscribe every channel, each with a new marker: entries before the new marker may be missing."""
-        channels = [channel for channel in self.channels.values() if channel.subscribed]
-        for channel in channels:
-            channel.resubscribe(
-                "-"
-            )  # no marker has this token: all entries are dropped until the call is sent
-        with_generation = [(channel, channel.generation) for channel in channels]
-        self._tasks.spawn(self._resubscribe_in_turns(with_generation, self._incarnation()))
+        """Resubscribe every channel, each with a new marker: entries before the new marker may be missing.
 
-    async def _resubscribe_in_turns(
-        self, channels: Sequence[tuple[ChannelState, int]], incarnation: str
-    ) -> None:
-        for number, (channel, generation) in enumerate(channels, start=1):
-            if incarnation != self._incarnation():
-                return  # another incarnation has started, and resubscribes every channel itself
-            if channel.generation == generation:
-                self._resubscribe(channel)
-            if number % CHANNELS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        if channels:
+        At once for the entries that arrive from now on; the calls are made in slices.
+        """
+        self.era += 1
+        self._tasks.spawn(self._resubscribe_in_slices(self.era))
+
+    @property
+    def resubscribing(self) -> bool:
+        """Whether channels are being resubscribed."""
+        return self._resubscribed_era != self.era
+
+    def current(self, channel: ChannelState) -> ChannelState:
+        """Return *channel*, whose marker is invalid if it is of an earlier era: its entries are dropped."""
+        if channel.era != self.era:
+            channel.era = self.era
+            channel.resubscribe(NO_MARKER)
+        return channel
+
+    def _current_channel(self, name: str) -> ChannelState | None:
+        channel = self.channels.get(name.encode())
+        return None if channel is None else self.current(channel)
+
+    async def _resubscribe_in_slices(self, era: int) -> None:
+        # A channel that is added meanwhile comes after those that were there, and is of this era.
+        left, found = len(self.channels), False
+        while left > 0:
+            await self._slicer.turn(CHANNELS_PER_TURN * CHANNEL_MICROSECONDS)
+            if era != self.era:
+                return  # every channel is resubscribed once more
+            for channel in self.next_channels(min(left, CHANNELS_PER_TURN)):
+                left -= 1
+                if channel.subscribed and channel.routed_era != era:
+                    found = True
+                    self._resubscribe(channel)
+        self._resubscribed_era = era
+        if found:
             self._on_resubscribed()
 
     def retry_failed(self) -> None:
         """Repeat the `ADD_ROUTE` calls that failed; called after each renewal of the lease."""
-        failed, self._to_retry = self._to_retry, {}
-        for channel, generation in failed.items():
-            if channel.generation == generation:
-                self._resubscribe(channel)
-        if failed:
+        if self._to_retry and not self._retrying:
+            self._retrying = True
+            self._tasks.spawn(self._retry_in_slices())
+
+    async def _retry_in_slices(self) -> None:
+        try:
+            failed, self._to_retry = self._to_retry, {}
+            while failed:
+                await self._slicer.turn(CHANNELS_PER_TURN * CHANNEL_MICROSECONDS)
+                for _ in range(min(len(failed), CHANNELS_PER_TURN)):
+                    channel, generation = failed.popitem()
+                    if channel.generation == generation and channel.era == self.era:
+                        self._resubscribe(channel)
             self._on_resubscribed()
+        finally:
+            self._retrying = False
 
     def resubscribe(self, channels: Sequence[ChannelState]) -> None:
         """Resubscribe *channels*, whose routes are missing in Redis: entries may have been missed."""
@@ -171,11 +226,16 @@ class Routes:
 
     def _resubscribe(self, channel: ChannelState) -> None:
         marker = new_uid()
+        channel.era = channel.routed_era = era = self.era
         channel.resubscribe(marker)
         generation = channel.generation
 
         def on_done(answer: AnswerFuture) -> None:
-            if channel.marker == marker and (answer.cancelled() or answer.exception() is not None):
+            if (
+                channel.marker == marker
+                and era == self.era
+                and (answer.cancelled() or answer.exception() is not None)
+            ):
                 self._to_retry[channel] = generation
 
         try:

@@ -149,8 +149,8 @@ class Lookups:
         if "user" in question:
             records = self._node.connections(question["user"])
             return [[each.connection, each.node, list(each.channels), each.since] for each in records]
-        subscribers = self._node.subscribed_channels(question["prefix"])
-        return {name: subscribers[name] for name in question["names"] if name in subscribers}
+        counts = {name: self._node.subscribers(name) for name in question["names"]}
+        return {name: count for name, count in counts.items() if count}
 
     def _append(self, head: str, body: bytes, *incarnations: str) -> AnswerFuture:
         """Append an entry to inboxes; the answer is the list of those incarnations whose inboxes have it."""

@@ -12,7 +12,7 @@ from gateway.broker.base import Delivery, Receipt, Retention
 from gateway.broker.memory.broker import MemoryBroker
 from gateway.broker.memory.channel_log import ENTRY_OVERHEAD_BYTES
 from gateway.clock import FakeClock
-from gateway.errors import BrokerFull
+from gateway.errors import BrokerFull, KeyReused
 from protocol.messages import Message
 from protocol.position import MessageId
 from tests.broker.contract_machine import ContractMachine
@@ -52,7 +52,7 @@ class Histories(RuleBasedStateMachine):
         )
         self.delivered: list[Delivery] = []
         self.channels = {name: Channel() for name in "abc"}
-        self.receipts: dict[tuple[str, str], tuple[float, Receipt]] = {}
+        self.receipts: dict[tuple[str, str], tuple[float, Receipt, object]] = {}
         self.run(self.broker.start(self))  # type: ignore[arg-type]
 
     def deliver(self, envelope: Any) -> None:
@@ -83,6 +83,11 @@ class Histories(RuleBasedStateMachine):
             assert len(self.delivered) == before
             assert not has_receipt
             return
+        except KeyReused:
+            assert earlier is not None
+            assert has_receipt
+            assert earlier[2] != (size, retention)
+            return
         assert receipt.replayed == has_receipt
         if earlier is not None and has_receipt:
             assert receipt.id == earlier[1].id
@@ -92,7 +97,7 @@ class Histories(RuleBasedStateMachine):
         assert delivery.message.message == receipt.id
         assert (receipt.id is None) == (retention is None)
         if key is not None:
-            self.receipts[name, key] = (self.clock() + KEY_TTL, receipt)
+            self.receipts[name, key] = (self.clock() + KEY_TTL, receipt, (size, retention))
         if receipt.id is not None:
             channel.published.append(delivery.message)
             assert receipt.id not in channel.positions

@@ -188,7 +188,14 @@ class Node:
         self.wire = SlowConnection(redis, chance)
         clock = virtual_loop().clock
         self.routes = Routes(
-            control, KEYS, OPTIONS, self.tasks, incarnation=self.name, clock=clock, held=HeldEntries()
+            control,
+            KEYS,
+            OPTIONS,
+            self.tasks,
+            Slicer(100),
+            incarnation=self.name,
+            clock=clock,
+            held=HeldEntries(),
         )
         lease = cast("Any", Lease())
         history, contact = (
