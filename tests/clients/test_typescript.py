@@ -58,6 +58,10 @@ def test_its_own(script: str) -> None:
     npm("run", script)
 
 
+def test_a_change_of_any_rule_fails_a_test() -> None:
+    run("node", "test/mutations.mjs")
+
+
 def test_beside_a_gateway(gateway: GatewayProcess) -> None:
     environment = {
         "TEST_GATEWAY_PUBLIC": f"ws://127.0.0.1:{gateway.public}/v1/ws",

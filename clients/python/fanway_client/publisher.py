@@ -44,7 +44,6 @@ class _Entry:
     sent_at: float | None = None
     """When it was first sent."""
     attempts: int = 0
-    in_flight: bool = False
     retry_timer: Timer | None = field(default=None)
 
 
@@ -109,14 +108,13 @@ class Publisher:
             self._fail(entry, STOPPED, "the client has stopped; it was not published")
 
     def _send(self, entry: _Entry) -> None:
-        if not self._connection.connected or entry.in_flight:
+        if not self._connection.connected:
             return None
         if entry.retry_timer is not None:
             entry.retry_timer.cancel()
         now = self._environment.now()
         if entry.sent_at is not None and now - entry.sent_at >= self._key_ttl:
             return self._fail(entry, UNCERTAIN, "")
-        entry.in_flight = True
         if entry.sent_at is None:
             entry.sent_at = now
         command = {"type": "publish", "channel": entry.channel, "data": entry.data, "key": entry.key}
@@ -127,7 +125,6 @@ class Publisher:
         )
 
     def _on_rejected(self, entry: _Entry, error: FanwayError) -> None:
-        entry.in_flight = False
         if error.code == CONNECTION_LOST or entry not in self._entries:
             return  # sent again when connected
         if error.code not in TRANSIENT_CODES:

@@ -27,7 +27,6 @@ interface Entry {
   /** When it was first sent; undefined as long as it was not. */
   sentAt: number | undefined;
   attempts: number;
-  inFlight: boolean;
   retryTimer: unknown;
   settle(result: Published | FanwayError | unknown): void;
 }
@@ -66,7 +65,6 @@ export class Publisher {
         key,
         sentAt: undefined,
         attempts: 0,
-        inFlight: false,
         retryTimer: undefined,
         settle: (result) => {
           if (!this.entries.delete(entry)) return;
@@ -107,11 +105,10 @@ export class Publisher {
   }
 
   private send(entry: Entry): void {
-    if (this.connection.state !== "connected" || entry.inFlight) return;
+    if (this.connection.state !== "connected") return;
     this.env.clearTimer(entry.retryTimer);
     const now = this.env.now();
     if (entry.sentAt !== undefined && now - entry.sentAt >= this.keyTtl * 1000) return entry.settle(this.uncertain(entry));
-    entry.inFlight = true;
     entry.sentAt ??= now;
     const { channel, data, key } = entry;
     this.connection.request<{ message?: string }>({ type: "publish", channel, data, key }).then(
@@ -121,7 +118,6 @@ export class Publisher {
   }
 
   private onRejected(entry: Entry, error: FanwayError): void {
-    entry.inFlight = false;
     if (error.code === "connection_lost") return; // sent again when connected
     if (!TRANSIENT_CODES.has(error.code)) return entry.settle(error);
     // `rate_limited` was not carried out; the others may have been, which the key takes care of.

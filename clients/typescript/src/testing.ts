@@ -91,6 +91,8 @@ export class FakeClock implements Environment {
 }
 
 interface FakeChannel {
+  /** Tells this history from an earlier one of the same channel. */
+  uid: string;
   log: MessagePush[];
   links: Set<FakeLink>;
 }
@@ -104,6 +106,7 @@ export class FakeGateway {
   private readonly links = new Set<FakeLink>();
   private readonly keys = new Map<string, string>();
   private connections = 0;
+  private histories = 0;
 
   /** *history* is the number of messages that each channel keeps. */
   constructor({ clock = new FakeClock(), history = 100 }: { clock?: FakeClock; history?: number } = {}) {
@@ -130,9 +133,9 @@ export class FakeGateway {
 
   /** Publish *data* as a backend; return the message id. */
   publish(channel: string, data: unknown, from?: MessagePush["from"]): string {
-    const { log, links } = this.channel(channel);
+    const { log, links, uid } = this.channel(channel);
     const offset = Number(log[log.length - 1]?.message?.split("-")[0] ?? 0) + 1;
-    const push: MessagePush = { type: "message", channel, message: `${offset}-fake`, data, time: this.clock.now() };
+    const push: MessagePush = { type: "message", channel, message: `${offset}-${uid}`, data, time: this.clock.now() };
     if (from) push.from = from;
     log.push(push);
     if (log.length > this.history) log.shift();
@@ -161,12 +164,13 @@ export class FakeGateway {
   /** Drop the history of *channel*, so that nobody can resume there. */
   forgetHistory(channel: string): void {
     this.channels.delete(channel);
+    this.histories++;
   }
 
   /** @internal */
   channel(name: string): FakeChannel {
     let channel = this.channels.get(name);
-    if (!channel) this.channels.set(name, (channel = { log: [], links: new Set() }));
+    if (!channel) this.channels.set(name, (channel = { uid: `fake${this.histories || ""}`, log: [], links: new Set() }));
     return channel;
   }
 
@@ -216,18 +220,18 @@ export class FakeGateway {
   }
 
   private subscribe(link: FakeLink, channel: string, options: { since?: string; rewind?: number }): Record<string, unknown> {
-    const { log, links } = this.channel(channel);
+    const { log, links, uid } = this.channel(channel);
     links.add(link);
     const index = log.findIndex(({ message }) => message === options.since);
-    const first = log[0]?.message?.split("-")[0] === "1" && options.since === "0-fake";
+    const first = log[0]?.message?.split("-")[0] === "1" && options.since === `0-${uid}`;
     const recovered = options.since !== undefined && (index >= 0 || first || options.since === this.position(channel));
     const messages = recovered ? log.slice(index + 1) : options.since === undefined ? log.slice(log.length - (options.rewind ?? 0)) : [];
     return { type: "subscribed", channel, position: this.position(channel), recovered, messages };
   }
 
   private position(channel: string): string {
-    const { log } = this.channel(channel);
-    return log[log.length - 1]?.message ?? "0-fake";
+    const { log, uid } = this.channel(channel);
+    return log[log.length - 1]?.message ?? `0-${uid}`;
   }
 }
 

@@ -119,6 +119,10 @@ class Subject {
     close: () => this.fanway.close(),
     set_token: (token) => this.fanway.setToken(token),
     channel: (name, options) => this.channel(name, options),
+    relisten: (name, options) => {
+      this.handles.get(name)!.close();
+      this.channel(name, options);
+    },
     release: (name) => this.handles.get(name)!.close(),
     publish: (label, channel, data, options) => this.publish(label, channel, data, options),
     page: (event) => this.clock.page(event),

@@ -202,6 +202,10 @@ class Subject:
     def do_release(self, name: str) -> None:
         self._handles[name].close()
 
+    def do_relisten(self, name: str, options: Mapping[str, Any] | None = None) -> None:
+        self.do_release(name)
+        self.do_channel(name, options)
+
     def do_publish(
         self, label: str, channel: str, data: Any, options: Mapping[str, Any] | None = None
     ) -> None:

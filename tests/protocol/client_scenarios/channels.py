@@ -196,6 +196,11 @@ SCENARIOS: Final[list[Scenario]] = [
     .receive(subscribed("news", "6-b", id=3), ["channel", "news", "live"])
     .receive(message("news", "7-c", 2), ["message", "news", "7-c", 2])
     .done(),
+    Script("released and listened to again in one task: nothing is sent")
+    .subscribed()
+    .do("relisten", "news")
+    .receive(message("news", "6-b", 1), ["message", "news", "6-b", 1])
+    .done(),
     Script("released while not connected")
     .do("channel", "news", expect=OPEN)
     .do("release", "news")

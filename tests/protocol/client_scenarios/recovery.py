@@ -135,6 +135,13 @@ POSITIONS: Final[list[Scenario]] = [
     .receive(gap("news", "overflow"), ["gap", "news", "overflow"])
     .receive(message("news", None, 1), got(None, 1))  # type: ignore[arg-type]
     .done(),
+    Script("the position after a gap is where it ends")
+    .subscribed()
+    .receive(gap("news", "overflow", "9-e"), ["gap", "news", "overflow"])
+    .do("closed", 1006, expect=LOST)
+    .do("advance", 250, expect=OPEN)
+    .opened({"news": {"since": "9-e"}})
+    .done(),
     Script("a gap of a channel that nobody asked for")
     .connected()
     .receive(gap("news", "overflow", "9-e"))
@@ -176,6 +183,12 @@ LOADED_STATE: Final[list[Scenario]] = [
     .receive(message("news", "7-c", 7))
     .do("loaded", "news", "6-b", expect=[got("7-c", 7)])
     .receive(message("news", "8-d", 8), got("8-d", 8))
+    .done(),
+    loading("a state that has several of the messages that were held")
+    .receive(message("news", "6-b", 6))
+    .receive(message("news", "7-c", 7))
+    .receive(message("news", "8-d", 8))
+    .do("loaded", "news", "7-c", expect=[got("8-d", 8)])
     .done(),
     loading("a state at the position of the subscription: every message follows")
     .receive(message("news", "6-b", 6))

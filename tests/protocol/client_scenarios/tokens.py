@@ -107,6 +107,13 @@ CONNECTION_TOKENS: Final[list[Scenario]] = [
     .do("advance", 250, expect=OPEN)
     .opened(token="t2")
     .done(),
+    with_token("a token that was fetched for an earlier connection is not sent on the next one")
+    .receive({"type": "expiring", "in": 30.0}, ["get_token", "expiring"])
+    .do("closed", 1006, expect=[waiting()])
+    .do("advance", 250, expect=OPEN)
+    .do("token", "t2")
+    .opened(token="t2")
+    .done(),
     with_token("4004: another token, then connected again")
     .do("closed", 4004, expect=[waiting(4004)])
     .do("advance", 250, expect=[state("connecting"), ["get_token", "expired"]])
