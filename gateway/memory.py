@@ -26,6 +26,10 @@ class MemoryShare(NamedTuple):
 SHARES = {
     "newest_messages": MemoryShare(1 / 8, 64 * MIB),
     "history_pages": MemoryShare(1 / 32, 16 * MIB),
+    "incoming": MemoryShare(1 / 16, 128 * MIB),
+    "backlogs": MemoryShare(1 / 16, 128 * MIB),
+    "recoveries": MemoryShare(1 / 16, 128 * MIB),
+    "bodies": MemoryShare(1 / 16, 128 * MIB),
 }
 """By the name of the budget. The outboxes get the rest."""
 
@@ -42,6 +46,17 @@ class MemoryBudget:
         self.freed = 0
         """How often something was dropped, rejected or closed to stay in the budget."""
 
+    def take(self, size: int) -> bool:
+        """Return whether *size* more bytes are in the budget, and use them if so; else count it.
+
+        The first of its kind is always in the budget, however large.
+        """
+        if self.used and self.used + size > self.limit:
+            self.freed += 1
+            return False
+        self.used += size
+        return True
+
     def give_back(self, size: int) -> None:
         """Use *size* bytes less."""
         self.used -= size
@@ -54,9 +69,13 @@ class NodeMemory:
     """The budgets of one node."""
 
     __slots__ = (
+        "backlogs",
+        "bodies",
         "history_pages",
+        "incoming",
         "newest_messages",
         "outboxes",
+        "recoveries",
     )
 
     def __init__(self, total: int = NODE_MEMORY_BYTES) -> None:
@@ -66,6 +85,14 @@ class NodeMemory:
         """The newest messages of channels, kept for clients that resume (`gateway.hub.newest_messages`)."""
         self.history_pages = MemoryBudget(sizes["history_pages"])
         """Histories read for clients that catch up (`gateway.hub.history_cache`)."""
+        self.incoming = MemoryBudget(sizes["incoming"])
+        """Incomplete messages of clients (`gateway.transport.incoming_memory`)."""
+        self.backlogs = MemoryBudget(sizes["backlogs"])
+        """Commands that wait until an earlier one of their client is done (`gateway.hub.session`)."""
+        self.recoveries = MemoryBudget(sizes["recoveries"])
+        """Missed messages that wait for a reply (`gateway.hub.recovery`)."""
+        self.bodies = MemoryBudget(sizes["bodies"])
+        """Bodies of requests to the push API."""
         self.outboxes = MemoryBudget(total - sum(sizes.values()))
         """What waits for clients that do not read (`gateway.delivery.outbox_memory`)."""
 

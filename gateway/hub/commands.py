@@ -197,7 +197,7 @@ async def history(session: Session, command: History) -> HistoryPage:
     most = services.limits.history_reply
     limit = most if command.limit is None else min(command.limit, most)
     room = services.limits.outbox // 2  # the other half is for the next page
-    page = await services.broker.read(
+    page = await services.hub.history_reads.read(
         name, since=command.since, limit=limit, size=room, reverse=command.reverse
     )
     if not page.recovered:

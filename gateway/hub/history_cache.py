@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.broker.base import Broker, HistorySlice
+from gateway.broker.base import HistorySlice
 from gateway.delivery.encoding import EncodedMessage, last_position, memory_cost
 from gateway.memory import MemoryBudget
 from protocol.codec import CODECS
@@ -25,6 +25,21 @@ SHORT_READ_MESSAGES = 128
 
 All of them ask for the same messages, and can share the answer.
 """
+
+
+class HistorySource(Protocol):
+    """A broker, as far as histories are read from it."""
+
+    async def read(
+        self,
+        channel: str,
+        *,
+        since: MessageId | None = None,
+        limit: int | None = None,
+        size: int | None = None,
+        reverse: bool = False,
+    ) -> HistorySlice:
+        """Return a slice as `MessageBroker.read` specifies it."""
 
 
 class CachedChannel(Protocol):
@@ -103,7 +118,7 @@ class _RunningRead:
 class HistoryCache:
     """Histories, read in pages that begin and end at the same offsets for every caller."""
 
-    def __init__(self, broker: Broker, budget: MemoryBudget, *, page: int = PAGE_MESSAGES) -> None:
+    def __init__(self, broker: HistorySource, budget: MemoryBudget, *, page: int = PAGE_MESSAGES) -> None:
         """Read *page* messages at a time from *broker*, and keep as many pages as are in *budget*."""
         self._broker = broker
         self._budget = budget

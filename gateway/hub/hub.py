@@ -26,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.hub.backpressure import Backpressure
 from gateway.hub.channel import Channel, ChannelTotals
 from gateway.hub.history_cache import HistoryCache
+from gateway.hub.history_reads import HistoryReads
 from gateway.hub.sorted_names import SortedNames
 from gateway.memory import NodeMemory
 from gateway.tasks import Tasks
@@ -88,7 +89,8 @@ class Hub:
         self.flusher = Flusher(
             scheduler, self.flush_channels, clock, delay=broker.flush_delay, memory=memory.outboxes
         )
-        self.history_cache = HistoryCache(broker, memory.history_pages)
+        self.history_reads = HistoryReads(broker)
+        self.history_cache = HistoryCache(self.history_reads, memory.history_pages)
         self.channels: dict[str, Channel] = {}
         self._names = SortedNames()
         """The names of `channels`."""

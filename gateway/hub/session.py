@@ -57,6 +57,9 @@ class LargeMessage(NamedTuple):
 QueuedCommand = ClientMessage | BadRequest | UserCommand | LargeMessage
 """What a session carries out in the order of arrival."""
 
+COMMAND_BYTES = 512
+"""Bytes of memory that a waiting command takes beside what was received, about."""
+
 
 class Transport(Writer, Protocol):
     """The connection of a session: a WebSocket, or the memory of a test."""
@@ -191,7 +194,8 @@ class Session:
         self._limiter = CommandLimiter(services.rates, address)
         self._rejections: RejectionCounter | None = None
         self._command_running = False
-        self._backlog: deque[QueuedCommand] | None = None
+        self._backlog: deque[tuple[QueuedCommand, int]] | None = None
+        """Commands that wait until an earlier one is done, each with its bytes."""
         self._leaving: dict[str, asyncio.Task[None]] | None = None
         """Calls that end the presence in a channel, while they run."""
         self._catching_up = False
@@ -211,15 +215,15 @@ class Session:
         """Run the command in *payload*, after those that still run; reject what is not a command."""
         self.last_received_at = self.services.clock()
         if len(payload) > LARGE_MESSAGE_BYTES:
-            self._run_in_order(LargeMessage(payload, binary))
+            self._run_in_order(LargeMessage(payload, binary), len(payload))
             return
         try:
             command = self._decode(payload, binary=binary)
         except BadRequest as fault:
-            self._run_in_order(fault)
+            self._run_in_order(fault, len(payload))
             return
         if self._command_running:
-            self._add_to_backlog(command)
+            self._add_to_backlog(command, len(payload))
         else:
             self._run_command(command)
 
@@ -390,7 +394,7 @@ class Session:
         if command.action == "disconnect":
             self.close(command.code or CloseCode.DISCONNECTED, command.reason)
         else:
-            self._run_in_order(command)
+            self._run_in_order(command, len(command.reason))
 
     def as_record(self) -> ConnectionRecord:
         """Return what the push API shows of this connection."""
@@ -414,18 +418,30 @@ class Session:
             raise _wrong_frame_kind(self.codec)
         return self.codec.decode(payload)
 
-    def _run_in_order(self, item: QueuedCommand) -> None:
+    def _run_in_order(self, item: QueuedCommand, size: int) -> None:
         if self._command_running:
-            self._add_to_backlog(item)
+            self._add_to_backlog(item, size)
         else:
             self._run(item)
 
-    def _add_to_backlog(self, item: QueuedCommand) -> None:
+    def _add_to_backlog(self, item: QueuedCommand, size: int) -> None:
         if self._backlog is None:
             self._backlog = deque()
-        self._backlog.append(item)
-        self.services.hub.commands_waiting += 1
+        size += COMMAND_BYTES
+        self._backlog.append((item, size))
+        hub = self.services.hub
+        hub.commands_waiting += 1
+        hub.memory.backlogs.used += size
         if len(self._backlog) >= self.services.limits.backlog:
+            self.transport.pause()
+        else:
+            self._pause_if_memory_is_short()
+
+    def _pause_if_memory_is_short(self) -> None:
+        """Read no more commands while one runs, if those that wait take too much memory on this node."""
+        backlogs = self.services.hub.memory.backlogs
+        if backlogs.used >= backlogs.limit:
+            backlogs.freed += 1
             self.transport.pause()
 
     def _run(self, item: QueuedCommand) -> None:
@@ -497,13 +513,16 @@ class Session:
         outcome = self.services.tasks.start(work)
         if outcome is not None:
             self._command_running = True
+            self._pause_if_memory_is_short()
             outcome.add_done_callback(self._on_command_done)
 
     def _on_command_done(self, _: object) -> None:
         self._command_running = False
         while self._backlog and not self._command_running:
+            item, size = self._backlog.popleft()
             self.services.hub.commands_waiting -= 1
-            self._run(self._backlog.popleft())
+            self.services.hub.memory.backlogs.give_back(size)
+            self._run(item)
         if not self._backlog and self.is_open:
             self.transport.resume()
 
@@ -576,7 +595,9 @@ class Session:
             self.unsubscribe(channel)
         self.services.hub.unregister(self)
         self.outbox.discard()
-        self.services.hub.commands_waiting -= len(self._backlog or ())
+        if self._backlog:
+            self.services.hub.commands_waiting -= len(self._backlog)
+            self.services.hub.memory.backlogs.give_back(sum(size for _, size in self._backlog))
         self._backlog = None
         if self._client_slot is not None:
             self._client_slot.release()

@@ -8,6 +8,7 @@ meanwhile. Whatever `_prepare` returned must get a `_commit` or an `_abandon`, e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 from gateway.access.claims import ChannelToken
@@ -66,10 +67,10 @@ Outcomes = dict[str, PreparedSubscription | ProtocolError]
 async def subscribe(session: Session, command: Subscribe) -> Subscribed:
     """Subscribe to a channel: from now on, since a position, or from the last messages on."""
     grant = Grant.CLAIM if command.channel in session.claimed else None
-    budget = _reply_budget(session, _reply_room(session), (command.channel,))
-    prepared = await _prepare(session, command, budget, grant)
-    await _abandon_if_closed(session, prepared)
-    subscribed = _commit(session, prepared, _reply_room(session), RESUME_REPLY_BYTES)
+    with closing(_reply_budget(session, _reply_room(session), (command.channel,))) as budget:
+        prepared = await _prepare(session, command, budget, grant)
+        await _abandon_if_closed(session, prepared)
+        subscribed = _commit(session, prepared, _reply_room(session), RESUME_REPLY_BYTES)
     _charge(session, [subscribed])
     return subscribed
 
@@ -81,10 +82,10 @@ async def server_subscribe(session: Session, channel: str) -> Subscribed:
         ProtocolError: The subscription exists already, or would be one too many.
         GatewayError: The broker does not answer.
     """
-    budget = _reply_budget(session, 0, (channel,))
-    prepared = await _prepare(session, Subscribe(0, channel), budget, Grant.PUSH_API)
-    await _abandon_if_closed(session, prepared)
-    return _commit(session, prepared, 0, 0)
+    with closing(_reply_budget(session, 0, (channel,))) as budget:
+        prepared = await _prepare(session, Subscribe(0, channel), budget, Grant.PUSH_API)
+        await _abandon_if_closed(session, prepared)
+        return _commit(session, prepared, 0, 0)
 
 
 async def restore(session: Session, asked: Mapping[str, Resume]) -> dict[str, Subscribed | Error]:
@@ -123,13 +124,14 @@ async def _subscribe_all(
     session: Session, wanted: Mapping[str, Resume], grants: Mapping[str, Grant]
 ) -> dict[str, Subscribed | Error]:
     outcomes: Outcomes = {}
-    try:
-        await _prepare_all(session, wanted, outcomes, grants)
-        require_open(session)
-    except BaseException:
-        await _abandon(session, *_prepared(outcomes))
-        raise
-    subs = _commit_all(session, wanted, outcomes)
+    with closing(_reply_budget(session, _reply_room(session), wanted)) as budget:
+        try:
+            await _prepare_all(session, wanted, budget, outcomes, grants)
+            require_open(session)
+        except BaseException:
+            await _abandon(session, *_prepared(outcomes))
+            raise
+        subs = _commit_all(session, wanted, outcomes)
     _charge(session, [each for each in subs.values() if isinstance(each, Subscribed)])
     return subs
 
@@ -138,14 +140,18 @@ async def _subscribe_all(
 
 
 async def _prepare_all(
-    session: Session, wanted: Mapping[str, Resume], outcomes: Outcomes, grants: Mapping[str, Grant]
+    session: Session,
+    wanted: Mapping[str, Resume],
+    budget: ReplyBudget,
+    outcomes: Outcomes,
+    grants: Mapping[str, Grant],
 ) -> None:
     """Put into *outcomes* the outcome of each channel of *wanted*; stop early if the session ends.
 
     As many channels at a time as the session may still have subscriptions: a channel that fails uses none of
     them up, and a later channel gets its turn.
     """
-    services, budget = session.services, _reply_budget(session, _reply_room(session), wanted)
+    services = session.services
     commands = []
     for channel, resume in wanted.items():
         if resume.fault:
@@ -292,7 +298,8 @@ def _prepared(outcomes: Outcomes) -> list[PreparedSubscription]:
 
 
 def _reply_budget(session: Session, size: int, channels: Iterable[str]) -> ReplyBudget:
-    return ReplyBudget(size, channels, require_open=partial(require_open, session))
+    memory = session.services.hub.memory.recoveries
+    return ReplyBudget(size, channels, require_open=partial(require_open, session), memory=memory)
 
 
 def _reply_room(session: Session) -> int:

@@ -87,6 +87,10 @@ COUNTERS: Mapping[str, str] = {
     "memory_outboxes_freed": "outboxes shed because all of them together were over their memory",
     "memory_newest_messages_freed": "channels whose newest messages were freed to make room for others",
     "memory_history_pages_freed": "pages of histories that were freed to make room for others",
+    "memory_incoming_freed": "clients closed because incomplete messages were over their memory",
+    "memory_backlogs_freed": "times that a client was not read because of the memory of waiting commands",
+    "memory_recoveries_freed": "replies that were shortened, the rest left to catch-up",
+    "memory_bodies_freed": "requests of backends that were answered 503 because of the memory of bodies",
 }
 """Figures that only grow, and what they count; all others are gauges."""
 
@@ -106,6 +110,7 @@ GAUGES: Mapping[str, str] = {
     "broker_bytes": "bytes of stored histories and idempotency keys",
     "broker_bytes_limit": "the setting broker.memory, in bytes",
     "broker_keys": "stored idempotency keys; with Redis, those that this node has stored",
+    "broker_keys_limit": "idempotency keys that may be stored: half of broker.memory",
     "broker_shards": "shards over which channels are distributed",
     "broker_up": "shards whose Redis accepts calls",
     "broker_leases": "shards where this node holds its lease",
@@ -138,6 +143,10 @@ GAUGES: Mapping[str, str] = {
             "outboxes": "waiting for clients that do not read",
             "newest_messages": "of the newest messages of channels",
             "history_pages": "of histories read for clients that catch up",
+            "incoming": "of incomplete messages of clients",
+            "backlogs": "of commands that wait until an earlier one of their client is done",
+            "recoveries": "of missed messages that wait for a reply",
+            "bodies": "of requests of backends that are not answered yet",
         }.items()
         for what, meaning in {"bytes": "bytes", "limit_bytes": "the bound of the bytes"}.items()
     },

@@ -16,7 +16,7 @@ import gateway
 from gateway.access.origins import hosts_are_loopback
 from gateway.errors import Rejection
 from gateway.push import docs_page
-from gateway.push.body import encode_rejection
+from gateway.push.body import RequestBodies, encode_rejection
 from gateway.push.context import PushContext
 from gateway.push.errors import RENDERERS, RequestRejected, http_rejection
 from gateway.push.lookups import Lookups
@@ -161,9 +161,10 @@ def create_app(
     description = _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS
     keys = PushKeySecurity(context.keys, description, context.on_key_refused)
     router = APIRouter(prefix="/v1", dependencies=[Security(keys)])
-    PublishRoutes(RequestPublisher(context), body_size=context.body_size).add_to(router)
+    bodies = RequestBodies(max_size=context.body_size, budget=context.bodies)
+    PublishRoutes(RequestPublisher(context), bodies).add_to(router)
     LookupRoutes(Lookups(context)).add_to(router)
-    UserCommandRoutes(UserCommandSender(context), body_size=context.body_size).add_to(router)
+    UserCommandRoutes(UserCommandSender(context), bodies).add_to(router)
     app.include_router(router)
     return app
 

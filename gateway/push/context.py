@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import defaults
 from gateway.access.permissions import Namespaces
 from gateway.broker.base import Broker
+from gateway.memory import MemoryBudget, NodeMemory
 from gateway.push.push_keys import PushKeys
 from gateway.tasks import Tasks
 from protocol import limits
@@ -30,6 +31,8 @@ class PushContext:
     """Whether requests to another host than loopback are refused, as in dev mode: 421."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""
+    bodies: MemoryBudget = field(default_factory=lambda: NodeMemory().bodies)
+    """The bytes in the bodies of all requests that are not answered yet; 503 beyond."""
     message_size: int = limits.MESSAGE_SIZE
     """Bytes in the `data` of one message, as JSON; 413 beyond."""
     history_limit: int = limits.HISTORY_LIMIT

@@ -42,6 +42,7 @@ class FastPath:
     __slots__ = (
         "_default_headers",
         "_response_heads",
+        "bodies",
         "body_size",
         "head_limits",
         "header_cache",
@@ -66,6 +67,7 @@ class FastPath:
         self.publisher = RequestPublisher(context)
         self.tasks = context.tasks
         self.body_size = context.body_size
+        self.bodies = context.bodies
         self.published = 0
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._response_heads: dict[str, bytes] = {}
@@ -128,6 +130,8 @@ class FastPathHttp(InternalHttp):
         """A request that is not complete, or input that arrived during a publish."""
         self._expected = 0
         """Bytes of the request in the buffer once it is complete."""
+        self._counted = 0
+        """Those of them that are counted with the bodies of all requests."""
         self._publish_task: asyncio.Task[ResponseBody | HttpRejection] | None = None
         """A publish that waits for the broker; input that arrives meanwhile waits in `_buffer`."""
 
@@ -189,8 +193,9 @@ class FastPathHttp(InternalHttp):
 
     def _start_buffering(self, data: bytes, end: int) -> bool:
         """Keep the beginning of a request until its end arrives: many clients send the body separately."""
-        if len(data) > end or end > MAX_BUFFERED_BYTES:
+        if len(data) > end or end > MAX_BUFFERED_BYTES or not self._fast_path.bodies.take(end):
             return False
+        self._counted = end
         self._started_at = self.loop.time()
         self._buffer += data
         self._expected = end
@@ -198,8 +203,13 @@ class FastPathHttp(InternalHttp):
 
     def _take_buffer(self) -> bytes:
         data = bytes(self._buffer)
-        self._buffer.clear()
+        self._clear_buffer()
         return data
+
+    def _clear_buffer(self) -> None:
+        self._buffer.clear()
+        self._fast_path.bodies.give_back(self._counted)
+        self._counted = 0
 
     # ------------------------------------------------------------ output
 
@@ -266,5 +276,5 @@ class FastPathHttp(InternalHttp):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Discard an incomplete request; a publish that waits for the broker goes on."""
-        self._buffer.clear()
+        self._clear_buffer()
         super().connection_lost(exc)

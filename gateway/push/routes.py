@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.push.body import DecodedBody, encode_answer, read_body, read_optional_body
+from gateway.push.body import RequestBodies, encode_answer
 from gateway.push.lookups import Lookups
 from gateway.push.openapi import operation
 from gateway.push.params import channel_from_path, position_from_query, user_from_path
@@ -64,37 +64,34 @@ Reverse = Annotated[bool, Query(description="The newest first.")]
 class PublishRoutes:
     """The paths that publish."""
 
-    def __init__(self, publisher: RequestPublisher, *, body_size: int) -> None:
-        """Publish with *publisher* what requests of at most *body_size* bytes ask for."""
+    def __init__(self, publisher: RequestPublisher, bodies: RequestBodies) -> None:
+        """Publish with *publisher* what the *bodies* of requests ask for."""
         self._publisher = publisher
-        self._body_size = body_size
+        self._bodies = bodies
 
     async def publish(self, request: Request) -> Response:
         """One message for one channel."""
-        body = await self._read(request)
-        publication = self._publisher.parse(body.value, json_text=body.json_text)
-        return encode_answer(request, await self._publisher.publish(publication))
+        async with self._bodies.read(request) as body:
+            publication = self._publisher.parse(body.value, json_text=body.json_text)
+            return encode_answer(request, await self._publisher.publish(publication))
 
     async def broadcast(self, request: Request) -> Response:
         """The same message for each of at most 1,000 channels; each succeeds or fails on its own."""
-        body = await self._read(request)
-        results = await self._publisher.broadcast(body.parse(BroadcastRequest), json_text=body.json_text)
-        return encode_answer(request, {"results": results})
+        async with self._bodies.read(request) as body:
+            results = await self._publisher.broadcast(body.parse(BroadcastRequest), json_text=body.json_text)
+            return encode_answer(request, {"results": results})
 
     async def notify(self, request: Request) -> Response:
         """The same message for each of at most 1,000 users, on all of their connections."""
-        body = await self._read(request)
-        results = await self._publisher.notify(body.parse(NotifyRequest), json_text=body.json_text)
-        return encode_answer(request, {"results": results})
+        async with self._bodies.read(request) as body:
+            results = await self._publisher.notify(body.parse(NotifyRequest), json_text=body.json_text)
+            return encode_answer(request, {"results": results})
 
     async def batch(self, request: Request) -> Response:
         """At most 1,000 commands, carried out in order; each succeeds or fails on its own."""
-        body = await self._read(request)
-        results = await self._publisher.batch(body.parse(BatchRequest), json_text=body.json_text)
-        return encode_answer(request, {"results": results})
-
-    async def _read(self, request: Request) -> DecodedBody:
-        return await read_body(request, max_size=self._body_size)
+        async with self._bodies.read(request) as body:
+            results = await self._publisher.batch(body.parse(BatchRequest), json_text=body.json_text)
+            return encode_answer(request, {"results": results})
 
     def add_to(self, router: APIRouter) -> None:
         """Add these paths to *router*."""
@@ -213,15 +210,17 @@ class LookupRoutes:
 class UserCommandRoutes:
     """The paths that send a command to every connection of a user."""
 
-    def __init__(self, sender: UserCommandSender, *, body_size: int) -> None:
-        """Send with *sender* what requests of at most *body_size* bytes ask for."""
+    def __init__(self, sender: UserCommandSender, bodies: RequestBodies) -> None:
+        """Send with *sender* what the *bodies* of requests ask for."""
         self._sender = sender
-        self._body_size = body_size
+        self._bodies = bodies
 
     async def disconnect(self, request: Request, user: UserPath) -> Response:
         """Close the user's connections."""
-        name, body = user_from_path(user), await read_optional_body(request, max_size=self._body_size)
-        return encode_answer(request, await self._sender.disconnect(name, body.parse(DisconnectRequest)))
+        name = user_from_path(user)
+        async with self._bodies.read_optional(request) as body:
+            command = body.parse(DisconnectRequest)
+        return encode_answer(request, await self._sender.disconnect(name, command))
 
     async def subscribe(self, request: Request, user: UserPath) -> Response:
         """Subscribe the user's connections to a channel."""
@@ -234,8 +233,9 @@ class UserCommandRoutes:
     async def _change_subscription(
         self, request: Request, user: str, action: Literal["subscribe", "unsubscribe"]
     ) -> ResponseBody:
-        name, body = user_from_path(user), await read_body(request, max_size=self._body_size)
-        channel = body.parse(SubscriptionRequest).channel
+        name = user_from_path(user)
+        async with self._bodies.read(request) as body:
+            channel = body.parse(SubscriptionRequest).channel
         return await self._sender.change_subscription(name, action, channel)
 
     def add_to(self, router: APIRouter) -> None:

@@ -17,6 +17,7 @@ from gateway.broker.notices import Notice
 from gateway.broker.redis import Credentials, RedisBroker, RedisOptions, Server
 from gateway.clock import wall
 from gateway.hub.services import SessionLimits
+from gateway.memory import NodeMemory
 from gateway.runtime.listeners import Binding
 from gateway.settings import Settings
 from gateway.settings.descriptors import descriptor_plan
@@ -28,6 +29,7 @@ from gateway.transport.http.open_connections import (
     OnBoundReached,
     OpenConnections,
 )
+from gateway.transport.incoming_memory import IncomingMemory
 from gateway.transport.public_http import HttpOptions
 from gateway.transport.websocket.options import WebSocketOptions
 from protocol.limits import encoded_size
@@ -149,7 +151,9 @@ def session_limits(settings: Settings) -> SessionLimits:
     )
 
 
-def http_options(settings: Settings, on_proxy_header_refused: Callable[[str, str], None]) -> HttpOptions:
+def http_options(
+    settings: Settings, memory: NodeMemory, on_proxy_header_refused: Callable[[str, str], None]
+) -> HttpOptions:
     """Return the options of the public listener's HTTP and WebSocket; the callback as in `HttpOptions`."""
     outbox = settings.outbox
     return HttpOptions(
@@ -161,6 +165,7 @@ def http_options(settings: Settings, on_proxy_header_refused: Callable[[str, str
             high_water=outbox.high_water,
             low_water=outbox.low_water,
             stall_timeout=outbox.stall_timeout,
+            incoming=IncomingMemory(memory.incoming),
         ),
     )
 

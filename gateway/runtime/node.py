@@ -171,7 +171,7 @@ class GatewayNode:
     # ------------------------------------------------------------ the public listener
 
     def _make_public_listener(self, *, shares_ports: bool) -> Listener:
-        options = factory.http_options(self.settings, self._refusals.on_proxy_header_refused)
+        options = factory.http_options(self.settings, self._memory, self._refusals.on_proxy_header_refused)
         protocol = ProxiedHttp if self.settings.listen.public.proxy_protocol else PublicHttp
         return Listener(
             upgrade.application(self._gate, self._open_session, [health.liveness_route()]),
@@ -258,6 +258,7 @@ class GatewayNode:
             wait_for_capacity=self.hub.backpressure.wait_for_capacity,
             loopback_hosts_only=settings.dev,
             body_size=settings.listen.internal.body_size,
+            bodies=self._memory.bodies,
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,
             presence_limit=settings.limits.presence_reply,

@@ -16,6 +16,7 @@ from gateway.access import admission, claims, permissions, tokens
 from gateway.broker.memory import broker as memory
 from gateway.broker.redis import options as redis
 from gateway.hub import services
+from gateway.memory import NodeMemory
 from gateway.push import context as push
 from gateway.runtime import factory, listeners
 from gateway.settings import Settings
@@ -107,7 +108,7 @@ def test_a_shared_default_is_written_once(module: ModuleType, owner: str, parame
 
 
 def test_a_command_has_room_for_base64_of_the_largest_data() -> None:
-    size = factory.http_options(Settings(), lambda *_: None).websocket.message_size
+    size = factory.http_options(Settings(), NodeMemory(), lambda *_: None).websocket.message_size
     assert size == websocket.WebSocketOptions().message_size
     encoded = b64encode(bytes(Settings().limits.message_size)).decode()
     publish = {"type": "publish", "id": 2**53 - 1, "channel": "c" * 128, "key": "k" * 128, "data": encoded}

@@ -38,7 +38,8 @@ class Store:
     """Histories and receipts that use at most *memory* bytes together.
 
     Expired messages and receipts are removed to make room. If that is not enough, a publish that would have
-    to be stored is rejected: no message or receipt is dropped before it has expired.
+    to be stored is rejected: no message or receipt is dropped before it has expired. Receipts use half of the
+    memory at most.
     """
 
     def __init__(self, memory: int, *, key_ttl: float, meta_ttl: float) -> None:
@@ -46,6 +47,8 @@ class Store:
         self._memory = memory
         self._ample_memory = memory - 3 * ENTRY_OVERHEAD_BYTES
         """If no more is used, payload included, there is room for the entry, log and receipt of a publish."""
+        self._max_receipts = memory // 2 // ENTRY_OVERHEAD_BYTES
+        """Receipts may use half of the memory: the other half is for histories, whatever keys are sent."""
         self._key_ttl = key_ttl
         self._meta_ttl = meta_ttl
         self._logs: dict[str, ChannelLog] = {}
@@ -65,8 +68,12 @@ class Store:
         """Return the message of *publication*, stored if it has a retention; *time* in Unix milliseconds.
 
         Raises:
-            BrokerFull: There is no room for the message and, if it has an idempotency key, its receipt.
+            BrokerFull: There is no room for the message and, if it has an idempotency key, its receipt; or
+                there are too many keys.
         """
+        if publication.key is not None and len(self._receipts) >= self._max_receipts:
+            self.rejected += 1
+            raise BrokerFull(f"the embedded broker keeps {len(self._receipts)} idempotency keys, and no more")
         if self._used + len(publication.data.json) > self._ample_memory or publication.tags is not None:
             self._make_room(publication, now)
         retention = publication.retention
@@ -157,6 +164,7 @@ class Store:
             "bytes": self._used,
             "bytes_limit": self._memory,
             "keys": len(self._receipts),
+            "keys_limit": self._max_receipts,
         }
 
     # ------------------------------------------------------------ inside

@@ -188,7 +188,7 @@ async def _rewind(hub: Hub, channel: Channel, count: int, budget: ReplyBudget) -
         return Recovery(channel, cached, channel.position, numbering_breaks=channel.numbering_breaks)
     async with budget.read_slot():
         room = budget.available_to(channel.name)
-        read = await hub.broker.read(channel.name, limit=count, size=max(1, room), reverse=True)
+        read = await hub.history_reads.read(channel.name, limit=count, size=max(1, room), reverse=True)
     messages = up_to(channel.position, [EncodedMessage(message) for message in reversed(read.messages)])
     position = last_position(messages, channel.position)
     return Recovery(channel, _newest(messages, room), position, numbering_breaks=channel.numbering_breaks)

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from itertools import takewhile
 from typing import Protocol
 
+from gateway.memory import MemoryBudget
+
 CONCURRENT_READS = 16
 """Channels whose history is read at the same time for one reply.
 
@@ -23,6 +25,10 @@ way, beside what is kept for the reply. Pages come from a shared cache (`hub.his
 use stays in memory after the cache has dropped it: the bound of the cache does not bound this. Calls that
 bring no messages, such as routing and joining, are not counted: they travel together.
 """
+
+
+MEMORY_PER_BYTE = 4
+"""Bytes of memory for each byte of a message in a reply, about: small messages take 1 KiB each."""
 
 
 class ReplyPart(Protocol):
@@ -39,13 +45,25 @@ class ReplyPart(Protocol):
 class ReplyBudget:
     """The bytes of one reply."""
 
-    __slots__ = ("_channels", "_parts", "_read_slots", "_require_open", "_size")
+    __slots__ = ("_channels", "_memory", "_parts", "_read_slots", "_require_open", "_size", "_used")
 
-    def __init__(self, size: int, channels: Iterable[str], *, require_open: Callable[[], None]) -> None:
-        """Share *size* bytes among *channels*, in this order.
+    def __init__(
+        self,
+        size: int,
+        channels: Iterable[str],
+        *,
+        require_open: Callable[[], None],
+        memory: MemoryBudget,
+    ) -> None:
+        """Share *size* bytes among *channels*, in this order; the caller must `close` it.
 
         *require_open* raises if the session that the reply is for has ended: then no further read begins.
+        *memory* is what the missed messages of all replies may take; if it is used up, they get fewer, and
+        catch-up sends the others.
         """
+        self._memory = memory
+        self._used = 0
+        """Bytes of *memory* that this reply uses."""
         self._size = size
         self._channels = channels
         self._parts: dict[str, ReplyPart] = {}
@@ -68,10 +86,31 @@ class ReplyBudget:
                 if each.size > left:
                     each.shrink(left)
                 left -= each.size
+        self._use_memory(part)
 
     def release(self, channel: str) -> None:
         """Release what is reserved for *channel*, whose subscription is rejected after all."""
-        self._parts.pop(channel, None)
+        if self._parts.pop(channel, None) is not None:
+            self._count_memory()
+
+    def close(self) -> None:
+        """Release everything: the reply is sent, or never will be."""
+        self._parts.clear()
+        self._count_memory()
+
+    def _use_memory(self, newest: ReplyPart) -> None:
+        """Count the memory of all parts, and shrink the *newest* if that is too much."""
+        self._count_memory()
+        excess = self._memory.used - self._memory.limit
+        if excess > 0:
+            self._memory.freed += 1
+            newest.shrink(max(0, newest.size - excess // MEMORY_PER_BYTE - 1))
+            self._count_memory()
+
+    def _count_memory(self) -> None:
+        used = MEMORY_PER_BYTE * sum(part.size for part in self._parts.values())
+        self._memory.used += used - self._used
+        self._used = used
 
     @asynccontextmanager
     async def read_slot(self) -> AsyncIterator[None]:

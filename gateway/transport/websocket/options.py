@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway import defaults
+from gateway.transport.incoming_memory import IncomingMemory
 from protocol import limits
 
 
@@ -27,5 +28,7 @@ class WebSocketOptions:
     read_frames: int = 64
     """Frames of one connection that are handled before the others get their turn: small frames cost as much
     as large ones."""
+    incoming: IncomingMemory | None = None
+    """What the incomplete messages of all connections may take together; None: any number of bytes."""
     control_buffer: int = 1024 * 1024
     """Bytes of unread answers to control frames, beyond `high_water`, above which a peer is aborted."""

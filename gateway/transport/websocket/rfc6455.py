@@ -50,6 +50,11 @@ class Rfc6455Engine:
         """Whether a message or the closing handshake is incomplete; if not, a new engine is equivalent."""
         return self._fragments is not None or self._protocol.state is not State.OPEN
 
+    @property
+    def buffered(self) -> int:
+        """Bytes of the fragments of an incomplete message."""
+        return sum(map(len, self._fragments)) if self._fragments else 0
+
     def receive(self, raw: bytes) -> FrameOutcome:
         """Handle *raw*, a complete frame or the beginning of a frame that is too large."""
         if self._fragments is not None and raw[0] & 0x0F >= Opcode.CLOSE:

@@ -185,6 +185,13 @@ class WebSocketTransport(asyncio.Protocol):
         if self._stage is not Stage.CLOSED:
             self._transport.abort()
 
+    def refuse_incomplete_message(self) -> None:
+        """Fail the connection: others need the memory that its incomplete message takes."""
+        if self._stage is Stage.OPEN:
+            self._fail(CloseCode.RATE_LIMITED, "a message was not completed, and memory is short")
+        else:
+            self.abort()
+
     # ------------------------------------------------------------ called by uvicorn
 
     def shutdown(self) -> None:
@@ -280,7 +287,14 @@ class WebSocketTransport(asyncio.Protocol):
                 self._schedule_continuation()
                 return
         self._buffer = buffer[start:]
+        self._count_incoming()
         self._update_reading()
+
+    def _count_incoming(self) -> None:
+        """Count the bytes that wait for the rest of a message, in the memory of all connections."""
+        incoming = self._options.incoming
+        if incoming is not None:
+            incoming.count(self, len(self._buffer) + (self._engine.buffered if self._engine else 0))
 
     def _schedule_continuation(self) -> None:
         """Handle the rest of the buffer in the next turn of the event loop, after other connections."""
@@ -417,6 +431,8 @@ class WebSocketTransport(asyncio.Protocol):
         self._cancel_stall_detector()
         self._buffer = b""
         self._drop_engine()
+        if self._options.incoming is not None:
+            self._options.incoming.count(self, 0)
 
     def _is_closing_socket(self) -> bool:
         return self._stage is Stage.CLOSED or self._transport.is_closing()

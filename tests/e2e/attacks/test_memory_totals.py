@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.e2e.attacks.test_full_sockets import Publisher
-from tests.e2e.clients import RawConnection
-from tests.e2e.gateway import GatewayProcess, gateway_process
+from tests.e2e.clients import TEXT, RawConnection, client_frame
+from tests.e2e.gateway import KEY, GatewayProcess, gateway_process
 
 MIB = 1024 * 1024
 MEMORY = 16 * MIB
@@ -110,3 +110,61 @@ async def test_outboxes_of_many_clients_that_read_nothing(tmp_path: Path) -> Non
         while (push := await attackers[0].receive())["type"] == "message":
             assert push["data"] == LARGE
         assert (push["type"], push["reason"]) == ("gap", "overflow")
+
+
+async def test_messages_that_are_never_completed(tmp_path: Path) -> None:
+    """Three hundred clients send 60 KB of a message and wait; a bystander's messages are complete."""
+    part = client_frame(TEXT, b'{"type": "publish", "id": 3, "channel": "a", "data": "' + b"x" * 60_000)
+    async with attacked(tmp_path, LIMITS__CONNECTIONS="1000") as gateway, AsyncExitStack() as stack:
+        bystander = stack.enter_context(await subscribed(gateway.process.public, ["quiet"]))
+        attackers = [stack.enter_context(await subscribed(gateway.process.public, ())) for _ in range(300)]
+        for number, attacker in enumerate(attackers):
+            await attacker.send(part[:-100])
+            if number % 100 == 0:
+                await bystander.send_command(type="publish", id=3, channel="quiet", data=LARGE)
+                assert {(await bystander.receive())["type"] for _ in range(2)} == {"message", "published"}
+        assert (await attackers[0].expect_close()).code == 4008
+        await gateway.assert_within_the_promise(connections=300)
+        assert (await gateway.process.metrics())["memory_incoming_freed_total"] > 0
+
+
+async def test_requests_that_are_never_completed(tmp_path: Path) -> None:
+    """Sixty requests of backends send 2 MB of a body of 4; others go on, and get 503 if they are large."""
+    head = (
+        f"POST /v1/batch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n"
+        f"content-type: application/json\r\ncontent-length: {4 * MIB}\r\n\r\n"
+    ).encode()
+    async with attacked(tmp_path) as gateway, AsyncExitStack() as stack:
+        requests = [
+            stack.enter_context(await RawConnection.open(gateway.process.internal)) for _ in range(60)
+        ]
+        async with asyncio.TaskGroup() as sending:
+            for request in requests:
+                sending.create_task(request.try_send(head + b" " * 2 * MIB))
+        await gateway.publisher.publish("quiet", 1)
+        answers = [asyncio.ensure_future(request.read_response()) for request in requests]
+        answered, waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        assert {answer.result().status for answer in answered} == {503}
+        for answer in waiting:
+            answer.cancel()
+        await asyncio.wait(answers)
+        await gateway.assert_within_the_promise(connections=60)
+        assert (await gateway.process.metrics())["memory_bodies_freed_total"] > 0
+
+
+async def test_idempotency_keys(tmp_path: Path) -> None:
+    """Publishes with a new key each are rejected once keys have half of the memory; others go on."""
+    async with attacked(tmp_path, BROKER__MEMORY="1MiB") as gateway:
+        keys = int((await gateway.process.metrics())["broker_keys_limit"])
+        commands = [
+            {"publish": {"channel": "c", "data": 1, "key": f"k{number}"}} for number in range(keys + 50)
+        ]
+        refused = 0
+        for start in range(0, len(commands), 500):
+            answer = await gateway.process.request(
+                "POST", "/v1/batch", {"commands": commands[start : start + 500]}
+            )
+            refused += sum("error" in result for result in answer.json()["results"])
+        assert refused == 50
+        assert (await gateway.process.metrics())["broker_keys"] == keys
+        await gateway.publisher.publish("c", 2)

@@ -197,6 +197,29 @@ async def test_reading_is_paused_while_the_backlog_is_full() -> None:
 
 
 @on_virtual_time
+async def test_reading_is_paused_while_waiting_commands_take_too_much_memory() -> None:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        backlogs = node.hub.memory.backlogs
+        backlogs.limit = 2_500
+        one, two, three = [await node.connect() for _ in range(3)]
+        one.send(Subscribe(10, "h:a"), Publish(11, "open", payload_of("x" * 1_000)))
+        assert (one.transport.paused, backlogs.freed) == (False, 0)
+        two.send(Subscribe(10, "h:b"), Publish(11, "open", payload_of("x" * 1_000)))
+        assert (one.transport.paused, two.transport.paused, backlogs.freed) == (False, True, 1)
+        three.send(Ping(10))
+        assert [three.transport.paused] == [False], "none of its commands waits"
+        three.send(Subscribe(11, "h:c"))
+        assert three.transport.paused, "before another command may arrive"
+        two.disconnect()
+        assert 1_000 < backlogs.used < 2_500
+        await until_idle()
+        await broker.pass_all()
+        assert [client.transport.paused for client in (one, three)] == [False, False]
+        assert (backlogs.used, node.hub.statistics()["commands_waiting"]) == (0, 0)
+
+
+@on_virtual_time
 async def test_everything_sent_in_one_turn_is_one_write() -> None:
     async with running_node() as node:
         one, many = await node.connect(), await node.connect()

@@ -182,7 +182,8 @@ async def test_bytes_are_counted_for_a_log_that_the_sweep_for_room_removed(clock
 
 
 async def test_receipts_count_toward_the_memory_limit(clock: FakeClock) -> None:
-    broker, _ = await started_broker(clock, 3 * ENTRY_OVERHEAD_BYTES)
+    broker, _ = await started_broker(clock, 6 * ENTRY_OVERHEAD_BYTES)
+    await publish(broker, "a", 0)
     for n in range(3):
         await publish(broker, "a", n, key=f"k{n}", retention=None)
     with pytest.raises(BrokerFull):
@@ -191,6 +192,21 @@ async def test_receipts_count_toward_the_memory_limit(clock: FakeClock) -> None:
     clock.advance(KEY_TTL)
     await publish(broker, "a", 4, key="k4", retention=None)
     assert broker.statistics()["keys"] == 1
+
+
+async def test_receipts_use_half_of_the_memory_and_leave_the_rest_to_histories(clock: FakeClock) -> None:
+    broker, _ = await started_broker(clock, 20 * ENTRY_OVERHEAD_BYTES)
+    for n in range(10):
+        await publish(broker, "a", n, key=f"k{n}", retention=None)
+    with pytest.raises(BrokerFull, match="10 idempotency keys"):
+        await publish(broker, "a", 10, key="k10", retention=None)
+    assert broker.statistics()["keys"] == broker.statistics()["keys_limit"] == 10
+    assert broker.statistics()["refused"] == 1
+    assert (await broker.publish(publication("a", 1, key="k1", retention=None))).replayed
+    await publish(broker, "a", 10, 11)
+    assert values((await broker.read("a")).messages) == [10, 11], "publishes without a key go on"
+    clock.advance(KEY_TTL)
+    await publish(broker, "a", 12, key="k10")
 
 
 async def test_tags_count_toward_the_memory_limit(clock: FakeClock) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hub.recovery.reply_budget import CONCURRENT_READS, ReplyBudget
+from gateway.hub.recovery.reply_budget import CONCURRENT_READS, MEMORY_PER_BYTE, ReplyBudget
+from gateway.memory import MIB, MemoryBudget
 from tests.gateway.virtual_time import on_virtual_time, until_idle
 
 CHANNELS = ["a", "b", "c", "d", "e"]
@@ -49,7 +50,10 @@ def in_turn(size: int, sizes: dict[str, int]) -> dict[str, int]:
 def test_each_channel_gets_what_those_before_it_leave_in_any_order_of_reads(
     size: int, sizes: dict[str, int], order: list[str]
 ) -> None:
-    budget, parts = ReplyBudget(size, CHANNELS, require_open=do_nothing), dict[str, Part]()
+    budget, parts = (
+        ReplyBudget(size, CHANNELS, require_open=do_nothing, memory=MemoryBudget(MIB)),
+        dict[str, Part](),
+    )
     for channel in order:
         part = parts[channel] = Part(max(0, min(sizes[channel], budget.available_to(channel))))
         budget.reserve(channel, part)
@@ -58,7 +62,7 @@ def test_each_channel_gets_what_those_before_it_leave_in_any_order_of_reads(
 
 
 def test_a_released_reservation_is_available_to_later_channels() -> None:
-    budget = ReplyBudget(10, CHANNELS, require_open=do_nothing)
+    budget = ReplyBudget(10, CHANNELS, require_open=do_nothing, memory=MemoryBudget(MIB))
     budget.reserve("a", Part(8))
     assert budget.available_to("b") == 2
     budget.release("a")
@@ -75,7 +79,10 @@ async def test_reads_are_bounded_and_none_starts_for_an_ended_session() -> None:
         if not session_open:
             raise SessionEnded
 
-    budget, proceed = ReplyBudget(10, CHANNELS, require_open=require_open), asyncio.Event()
+    budget, proceed = (
+        ReplyBudget(10, CHANNELS, require_open=require_open, memory=MemoryBudget(MIB)),
+        asyncio.Event(),
+    )
 
     async def read() -> None:
         nonlocal reading, most
@@ -95,3 +102,21 @@ async def test_reads_are_bounded_and_none_starts_for_an_ended_session() -> None:
     assert [type(end) for end in ends if end is not None] == [SessionEnded, SessionEnded]
     with pytest.raises(SessionEnded):
         await read()
+
+
+def test_the_replies_of_all_clients_share_the_memory_for_missed_messages() -> None:
+    memory = MemoryBudget(100 * MEMORY_PER_BYTE)
+    one, two = (ReplyBudget(80, CHANNELS, require_open=do_nothing, memory=memory) for _ in range(2))
+    one.reserve("a", Part(40))
+    one.reserve("b", Part(30))
+    late = Part(60)
+    two.reserve("a", late)
+    assert 25 <= late.size <= 30, "catch-up sends the rest"
+    assert memory.used <= memory.limit
+    assert memory.freed == 1
+    one.release("b")
+    two.reserve("c", Part(20))
+    assert memory.freed == 1, "there is room again"
+    for budget in (one, two):
+        budget.close()
+    assert memory.used == 0
