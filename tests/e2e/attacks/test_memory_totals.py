@@ -20,6 +20,12 @@ CONNECTION_BYTES = 64 * 1024
 ALLOCATOR_BYTES = 24 * MIB
 """What CPython and malloc keep of memory that was freed."""
 LARGE = "x" * 50_000
+PATIENT = {
+    "OUTBOX__STALL_TIMEOUT": "10m",
+    "LISTEN__PUBLIC__USER_TIMEOUT": "10m",
+    "HEARTBEAT__INTERVAL": "10m",
+}
+"""No client is closed for another reason, however slow the machine."""
 
 
 class AttackedGateway:
@@ -51,7 +57,7 @@ async def attacked(home: Path, **settings: str) -> AsyncIterator[AttackedGateway
     """Run a gateway in which everybody may subscribe and publish."""
     rules = {"SUBSCRIBE": "anyone", "PUBLISH": "anyone", "HISTORY": "0"}
     environment = {f"CHANNELS__DEFAULT__{key}": value for key, value in rules.items()}
-    environment |= {"LIMITS__MEMORY": str(MEMORY), **settings}
+    environment |= {"LIMITS__MEMORY": str(MEMORY), **PATIENT, **settings}
     with gateway_process(home, dev=True, **environment) as process:
         async with Publisher.open(process.internal) as publisher:
             for number in range(100):
