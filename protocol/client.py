@@ -71,6 +71,9 @@ ABNORMAL_CLOSURE = 1006
 NOT_RECOVERED = "not_recovered"
 """The reason of a `Reset` if history no longer reaches back to the client's position."""
 
+SILENCE_GRACE_SECONDS = 10.0
+"""How much longer than its heartbeat a connection may be silent (docs/protocol.md#heartbeats)."""
+
 MAX_DOUBLINGS = 32
 """Attempts after which the bound of the backoff no longer doubles; keeps 2**n a small float."""
 
@@ -334,6 +337,14 @@ class ClientState:
         kept = self.channels.get(channel)
         if kept is not None:
             kept.position = position
+
+    @property
+    def silence_limit_seconds(self) -> float:
+        """After how many seconds without a byte of the gateway the connection is lost: `on_connection_lost`.
+
+        A part of a message counts: on a slow line, a whole one may take longer.
+        """
+        return SILENCE_GRACE_SECONDS + (0.0 if self.connected is None else self.connected.heartbeat)
 
     # ------------------------------------------------------------ commands
 

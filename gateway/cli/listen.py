@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from gateway import __version__
 from gateway.cli.api_client import Refused, Unreachable, describe_refusal, is_local
+from gateway.transport.tcp_progress import received_bytes
 from protocol.client import NOT_RECOVERED, ClientState, Decision, Dropped, Effects, Reset, Retry, Stop
 from protocol.codec import JsonCodec
 from protocol.errors import BadRequest
@@ -48,7 +49,7 @@ class ChannelListener:
         can_fetch_token: Whether *get_token* returns a new token each time.
         on_message: Called with every message, in the order of its channel.
         on_note: Called with a line about what happened to the connection or to a channel.
-        sleep, random: For tests.
+        sleep, random, silence_limit: For tests; the last one returns what `ClientState` says.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ChannelListener:
         can_fetch_token: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
+        silence_limit: Callable[[ClientState], float] = lambda state: state.silence_limit_seconds,
     ) -> None:
         self._url = url
         self._channels = frozenset(channels)
@@ -70,6 +72,7 @@ class ChannelListener:
         self._on_message = on_message
         self._on_note = on_note
         self._sleep = sleep
+        self._silence_limit = silence_limit
         self._state = ClientState(
             channels,
             random=random,
@@ -113,6 +116,7 @@ class ChannelListener:
                 compression=None,
                 max_size=None,
                 close_timeout=CLOSE_TIMEOUT_SECONDS,
+                ping_interval=None,  # its answer would wait behind whatever the gateway sends
                 proxy=None if is_local(self._url) else True,
             )
         except InvalidStatus as error:
@@ -131,15 +135,25 @@ class ChannelListener:
         """Handle everything that arrives on *connection*; return what to do after its end."""
         try:
             _send(connection, connect_command)
-            while True:
-                decision = self._handle(connection, connection.recv(decode=False))
+            while (received := self._receive(connection)) is not None:
+                decision = self._handle(connection, received)
                 if decision is not None:
                     return decision
+            self._on_note("nothing came from the gateway for too long")
+            return self._state.on_connection_lost()
         except ConnectionClosed as error:
             close = error.rcvd
             if close is None:
                 return self._state.on_connection_lost()
             return self._state.on_closed(close.code, close.reason)
+
+    def _receive(self, connection: ClientConnection) -> bytes | None:
+        """Return the next message; None if no byte of one comes for too long."""
+        size = -1
+        while size < (size := received_bytes(connection.socket)):
+            with suppress(TimeoutError):
+                return connection.recv(self._silence_limit(self._state), decode=False)
+        return None
 
     def _handle(self, connection: ClientConnection, received: bytes) -> Decision | None:
         """Handle one frame; return how to go on where this connection is of no more use."""

@@ -57,6 +57,17 @@ def tcp_progress(transport: asyncio.Transport) -> TcpProgress:
     )
 
 
+def received_bytes(sock: socket.socket) -> int:
+    """Return how many bytes *sock* has received, whole messages or not; 0 if it is closed, or not known."""
+    if _TCP_INFO is None:
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _FIELDS.size)
+    except OSError:
+        return 0
+    return int(_FIELDS.unpack(info)[3]) if len(info) == _FIELDS.size else 0
+
+
 def disable_user_timeout(transport: asyncio.Transport) -> None:
     """Let the kernel never end the connection of *transport* because of TCP_USER_TIMEOUT.
 

@@ -576,6 +576,16 @@ def test_what_does_not_concern_the_state_has_no_effect(push: ServerMessage) -> N
     assert state.state is ConnectionState.CONNECTED
 
 
+def test_connection_may_be_silent_for_its_heartbeat_and_ten_seconds() -> None:
+    state = ClientState(["a"], random=lambda: 1.0)
+    state.connect_command()
+    assert state.silence_limit_seconds == 10.0
+    state.on_message(Connected(1, "c1", "", "n1", 25.0))
+    assert state.silence_limit_seconds == 35.0
+    state.on_connection_lost()
+    assert state.silence_limit_seconds == 10.0
+
+
 def test_a_ping_is_answered() -> None:
     assert subscribed_client("a").on_message(ServerPing()) == Effects(reply=Pong())
 

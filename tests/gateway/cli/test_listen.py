@@ -4,6 +4,7 @@ What it decides is tested without a socket in tests/protocol/test_client.py.
 """
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
@@ -316,6 +317,38 @@ def test_after_a_connection_that_breaks_it_connects_again() -> None:
             connection.close(4005)
 
     assert refuse(script, "4005").sleeps == [0.5]
+
+
+def test_after_a_connection_that_is_silent_for_too_long_it_connects_again() -> None:
+    def script(connection: ServerConnection, attempt: int) -> None:
+        receive(connection)
+        if attempt == 1:
+            send(connection, connected(a=Subscribed("a", at(4))))
+            connection.recv()
+        connection.close(4005)
+
+    assert refuse(script, "4005", silence_limit=lambda _: 0.2).sleeps == [0.5]
+
+
+def test_a_message_that_arrives_slowly_is_no_silence() -> None:
+    payload = CODEC.encode(message(5))
+    frame = bytes([0x81, len(payload)]) + payload
+    pieces = [frame[begin : begin + 8] for begin in range(0, len(frame), 8)]
+
+    def script(connection: ServerConnection, attempt: int) -> None:
+        assert attempt == 1
+        receive(connection)
+        send(connection, connected(a=Subscribed("a", at(4))))
+        for piece in pieces:
+            time.sleep(0.1)
+            connection.socket.sendall(piece)
+        connection.close(4005)
+
+    limits = iter([5.0])
+    listening = Listening(silence_limit=lambda _: next(limits, 0.4))
+    with gateway(script) as url, pytest.raises(Refused, match="4005"):
+        listening.run(url)
+    assert [orjson.loads(line)["message"] for line in listening.messages] == ["5-u"]
 
 
 @pytest.mark.parametrize("code", [1009, 4002, 4003, 4004, 4005, 4012])
