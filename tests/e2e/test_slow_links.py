@@ -19,7 +19,7 @@ interval = "500ms"
 grace = "500ms"
 
 [outbox]
-stall_timeout = "2s"
+stall_timeout = "5s"
 
 [listen.public]
 user_timeout = "2s"
@@ -179,15 +179,24 @@ async def test_client_that_sends_a_large_command_slowly_is_kept(gateway: Gateway
 
 
 @pytest.fixture(scope="module")
-def nginx(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with running_nginx(tmp_path_factory.mktemp("nginx"), gateway.public) as port:
-        yield port
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, int]]:
+    """A gateway, and the port of nginx in front of it.
+
+    nginx takes more each time that a third of its send buffer is free: at these rates after seconds.
+    """
+    home = tmp_path_factory.mktemp("gateway")
+    with (
+        gateway_process(home, CONFIG, OUTBOX__STALL_TIMEOUT="60s") as gateway,
+        running_nginx(tmp_path_factory.mktemp("nginx"), gateway.public) as port,
+    ):
+        yield gateway, port
 
 
 @RATES
 async def test_resume_behind_nginx_ends_and_its_connection_is_kept(
-    gateway: GatewayProcess, nginx: int, rate: int
+    behind_nginx: tuple[GatewayProcess, int], rate: int
 ) -> None:
+    gateway, nginx = behind_nginx
     channel, count = f"kept:nginx-{rate}", rate * SECONDS // MESSAGE_BYTES
     since = await position_of(gateway, channel)
     await publish_many(gateway, channel, count)
