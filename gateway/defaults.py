@@ -123,6 +123,9 @@ STRIKES = 20
 PRESENCE_REPLY = 1_000
 """Members in one reply."""
 
+PRESENCE_GRACE_SECONDS = 2.0
+"""For which a leave waits when a connection has ended: `reconnect` asks for a delay of a second at most."""
+
 REWIND = 100
 """Messages that a `subscribe` may ask for with `rewind`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,8 +47,8 @@ class Participant(Protocol):
         """Whether it has an open connection, subscribed to all of its channels."""
 
     @property
-    def presence(self) -> tuple[str, Iterable[str]]:
-        """Its connection id, and the channels that it is subscribed to."""
+    def presence(self) -> Mapping[str, str]:
+        """The connection id under which members list it, by channel that it is subscribed to."""
 
     def reconnect(self) -> None:
         """Reconnect if it is not connected."""
@@ -99,9 +99,9 @@ class ScenarioRun:
         return self._user_count, f"{payload.MACHINE_ID}-{os.getpid()}.{kind}{self._user_count}"
 
     def connections_in(self, channel: str) -> set[str]:
-        """Return the ids of this process's connections that are subscribed to *channel*."""
+        """Return the ids under which *channel* lists this process's connections that are subscribed to it."""
         present = (participant.presence for participant in self.participants if participant.is_connected)
-        return {connection for connection, channels in present if channel in channels}
+        return {listed[channel] for listed in present if channel in listed}
 
     @contextmanager
     def action(self) -> Iterator[None]:

@@ -24,6 +24,8 @@ class UserRecorder:
         self.metrics = metrics
         self.presence_lists: dict[str, PresenceList] = {}
         self._subscriptions: dict[str, SubscriptionRecord] = {}
+        self.listed_as: dict[str, str] = {}
+        """By channel, the connection id under which members list this user, if it is an earlier one."""
         self._server_channels: set[str] = set()
         """Channels that the server adds to `connected`: the user's own, to which no load test publishes."""
         self._own_published: dict[str, int] = {}
@@ -109,6 +111,9 @@ class UserRecorder:
         channel, position = answer["channel"], answer.get("position")
         if channel in self._server_channels:
             return
+        self.listed_as.pop(channel, None)
+        if "listed_as" in answer:
+            self.listed_as[channel] = answer["listed_as"]
         subscription = self._subscriptions.get(channel)
         if subscription is None:
             subscription = self.metrics.deliveries.start_subscription(self.name, channel, position)

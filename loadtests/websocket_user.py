@@ -6,7 +6,7 @@ What it does when a connection ends or a subscription is refused is decided in `
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from random import Random
 from typing import Any, ClassVar
@@ -153,9 +153,10 @@ class WebSocketUser(User):
         return self.is_connected and self._all_subscribed.is_set()
 
     @property
-    def presence(self) -> tuple[str, Iterable[str]]:
-        """The connection id, and the subscribed channels."""
-        return self.connection.id if self.connection else "", self.recorder.channels
+    def presence(self) -> Mapping[str, str]:
+        """The connection id under which members list it, by subscribed channel."""
+        own = self.connection.id if self.connection else ""
+        return {channel: self.recorder.listed_as.get(channel, own) for channel in self.recorder.channels}
 
     def reconnect(self) -> None:
         """Reconnect and resume if the connection ended; return when every channel is subscribed again."""

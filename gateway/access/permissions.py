@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway import defaults
 from gateway.access.claims import ChannelToken
 from gateway.errors import Rejection
 from protocol.channels import namespace_of, personal_user
@@ -21,7 +22,7 @@ DEFAULT_NAMESPACE = "default"
 
 @dataclass(frozen=True, slots=True)
 class ChannelRules:
-    """What clients may do in the channels of a namespace, and what is kept; `history_ttl` in seconds."""
+    """What clients may do in the channels of a namespace, and what is kept; times in seconds."""
 
     namespace: str
     subscribe: SubscribeRule = "authenticated"
@@ -29,6 +30,7 @@ class ChannelRules:
     history: int = 0
     history_ttl: float = 300.0
     presence: bool = False
+    presence_grace: float = defaults.PRESENCE_GRACE_SECONDS
     join_leave: bool = False
     on_slow: OnSlow = "catch_up"
 

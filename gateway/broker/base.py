@@ -316,11 +316,19 @@ class MessageBroker(Protocol):
 class PresenceBroker(Protocol):
     """The members of channels."""
 
-    async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; if its connection was not present, `Join` reaches every node with a subscriber."""
+    async def join(self, channel: str, member: Member) -> Member:
+        """Add *member*, and return it as it is listed: under another connection's id if its user returns.
 
-    async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member; if it was present, `Leave` reaches every node with a subscriber, once.
+        If the member is new, `Join` reaches every node with a subscriber. It is not if its connection is
+        present already, or if a member of the same user with the same `info` waits for its user to return:
+        then that member belongs to the connection of *member* from now on (docs/presence.md).
+        """
+
+    async def leave(self, channel: str, connection: str, *, grace: float = 0.0) -> None:
+        """Remove the member of *connection*; `Leave` reaches every node with a subscriber, once.
+
+        With a *grace*, in seconds, the member stays listed for so long, and is not removed if its user
+        returns meanwhile, on any node.
 
         Never raises: a broker that cannot reach its server now removes the member as soon as it can.
         """

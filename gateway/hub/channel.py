@@ -16,7 +16,7 @@ from gateway.delivery.overflow import Subscriber
 from gateway.hub.newest_messages import CachingChannels
 from gateway.memory import NodeMemory
 from protocol.codec import Codec
-from protocol.messages import Join, Leave
+from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
 
 CACHED_MESSAGES = 64
@@ -46,6 +46,9 @@ class ChannelSubscriber(Subscriber, Protocol):
 
     missed_unnumbered: bool
     """Whether it missed, while behind, a message that is in no history."""
+
+    member: Member | None
+    """What presence shows of it."""
 
     @property
     def session(self) -> SubscriberSession:
@@ -266,7 +269,8 @@ class Channel:
         self.offer_pending()
         encoded: dict[Codec, bytes] = {}
         for subscription in list(self.presence_watchers):
-            if subscription.session.connection == push.member.connection:
+            member = subscription.member
+            if member is not None and member.connection == push.member.connection:
                 continue
             codec = subscription.codec
             if codec not in encoded:

@@ -16,6 +16,11 @@ STEP_SECONDS = 0.05
 """Time between two groups of sessions."""
 
 
+MIN_DELAY_MS, MAX_DELAY_MS = 50, 1_000
+"""Delay that clients are told. By the first, the leave of a client has reached the broker, so that a return
+to another node cancels it (docs/presence.md)."""
+
+
 def group_count(sessions: int, window: float) -> int:
     """Return in how many groups *sessions* leave, one every `STEP_SECONDS`, in at most *window* seconds."""
     return max(1, round(min(window, sessions / SESSIONS_PER_SECOND) / STEP_SECONDS))
@@ -38,6 +43,6 @@ async def drain(hub: Hub, window: float) -> None:
 
 
 def close_for_reconnect(session: LocalSession) -> None:
-    """Tell one client to reconnect after a random delay of at most a second, and close its connection."""
-    session.send(Reconnect(random.randint(0, 1_000), "drain"))
+    """Tell one client to reconnect after a random delay, and close its connection."""
+    session.send(Reconnect(random.randint(MIN_DELAY_MS, MAX_DELAY_MS), "drain"))
     session.close(CloseCode.DRAIN)

@@ -337,17 +337,23 @@ class Session:
             if timer is not None:
                 timer.on_clock_step()
 
-    def close(self, code: int, reason: str = "") -> None:
-        """Write what waits, then a Close frame with *code*, and end the session; once."""
+    def close(self, code: int, reason: str = "", *, may_return: bool = True) -> None:
+        """Write what waits, then a Close frame with *code*, and end the session; once.
+
+        Without *may_return* the leaves of its user are announced at once.
+        """
         if self.state is State.CLOSING:
             return
         self.services.hub.close_counts[code] += 1
         self.outbox.flush()
         self.transport.close(code, reason or _close_reason(code))
-        self._end()
+        self._end(may_return=may_return)
 
-    def unsubscribe(self, channel: str) -> None:
-        """End the subscription to *channel*, and the presence there."""
+    def unsubscribe(self, channel: str, *, may_return: bool = False) -> None:
+        """End the subscription to *channel*, and the presence there.
+
+        With *may_return* the leave waits for the namespace's grace, in which the user may return.
+        """
         subscription = self.subscriptions.pop(channel)
         subscription.channel.remove(subscription)
         subscription.go_live()
@@ -355,11 +361,14 @@ class Session:
             subscription.expiry.cancel()
         self.services.hub.discard_if_idle(subscription.channel)
         if subscription.member is not None:
-            self._start_leaving(channel)
+            rules = subscription.channel.rules
+            # An anonymous user cannot be recognized on return.
+            self._start_leaving(channel, rules.presence_grace if may_return and self.user else 0.0)
 
     def revoke(self, channel: str, code: str, reason: str) -> None:
         """End the subscription to *channel* and tell the client why."""
-        self.unsubscribe(channel)
+        # A client whose channel token has expired subscribes again with another one.
+        self.unsubscribe(channel, may_return=code == ErrorCode.TOKEN_EXPIRED)
         self.send(Unsubscribed(channel, code, reason))
 
     def on_channel_token_expired(self, channel: str, expires_at: float) -> None:
@@ -372,13 +381,13 @@ class Session:
         else:
             self.revoke(channel, "token_expired", "the channel token has expired")
 
-    async def leave_presence(self, channel: str) -> None:
-        """Remove this connection from the presence of *channel*.
+    async def leave_presence(self, channel: str, grace: float) -> None:
+        """Remove this connection from the presence of *channel*, unless its user returns within *grace*.
 
         A broker that cannot be reached ends the membership by itself.
         """
         try:
-            await self.services.broker.leave(channel, self.connection)
+            await self.services.broker.leave(channel, self.connection, grace=grace)
         except GatewayError:
             return
 
@@ -392,7 +401,8 @@ class Session:
     def execute(self, command: UserCommand) -> None:
         """Carry out a command of the push API: a disconnect at once, others after the commands that run."""
         if command.action == "disconnect":
-            self.close(command.code or CloseCode.DISCONNECTED, command.reason)
+            # A client that the backend removes does not return by itself.
+            self.close(command.code or CloseCode.DISCONNECTED, command.reason, may_return=False)
         else:
             self._run_in_order(command, len(command.reason))
 
@@ -567,8 +577,8 @@ class Session:
         finally:
             self._catching_up = False
 
-    def _start_leaving(self, channel: str) -> None:
-        outcome = self.services.tasks.start(self.leave_presence(channel))
+    def _start_leaving(self, channel: str, grace: float) -> None:
+        outcome = self.services.tasks.start(self.leave_presence(channel, grace))
         if outcome is not None:
             leaving = self._leaving = self._leaving or {}
             leaving[channel] = outcome
@@ -579,8 +589,11 @@ class Session:
             self._connect_timer.cancel()
             self._connect_timer = None
 
-    def _end(self) -> None:
-        """Release everything that the session holds, once; nothing is sent any more."""
+    def _end(self, *, may_return: bool = True) -> None:
+        """Release everything that the session holds, once; nothing is sent any more.
+
+        *may_return*: leaves wait for their grace, because the client is expected to connect again.
+        """
         if self.state is State.CLOSING:
             return
         self.state = State.CLOSING
@@ -592,7 +605,7 @@ class Session:
         if self._catch_up_retry is not None:
             self._catch_up_retry.cancel()
         for channel in list(self.subscriptions):
-            self.unsubscribe(channel)
+            self.unsubscribe(channel, may_return=may_return)
         self.services.hub.unregister(self)
         self.outbox.discard()
         if self._backlog:

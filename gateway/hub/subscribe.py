@@ -48,7 +48,7 @@ class PreparedSubscription:
         self.expires_at: float | None = None
         """When the channel token that permits it expires, in Unix seconds; None if it needs none."""
         self.member: Member | None = None
-        """This connection in the channel's presence."""
+        """This connection in the channel's presence, as it is listed there."""
         self.present: Sequence[Member] | None = None
         """The members when the broker was asked; None if the client does not want them."""
         self.changes: list[Join | Leave] = []
@@ -231,21 +231,25 @@ async def _join_presence(session: Session, prepared: PreparedSubscription) -> No
     """Join the channel's presence, and fetch the members if the client wants them."""
     channel, broker = prepared.recovery.channel, session.services.broker
     await session.wait_until_left(channel.name)
-    prepared.member = Member(session.connection, session.user, session.info)
-    await broker.join(channel.name, prepared.member)
+    member = prepared.member = Member(session.connection, session.user, session.info)
+    prepared.member = await broker.join(channel.name, member)
     if prepared.command.members:
         channel.member_lists[prepared] = None
         prepared.present = (await broker.presence(channel.name)).members
 
 
 async def _abandon(session: Session, *prepared: PreparedSubscription) -> None:
-    """Undo what `_prepare` did."""
+    """Undo what `_prepare` did; presence waits for its grace, in which the client may try again."""
     for each in prepared:
         channel = each.recovery.channel
         channel.member_lists.pop(each, None)
         session.services.hub.release_channel(channel)
+    left = [each.recovery.channel for each in prepared if each.member is not None]
     await session.services.tasks.run_all(
-        [session.leave_presence(each.recovery.channel.name) for each in prepared if each.member is not None]
+        [
+            session.leave_presence(channel.name, channel.rules.presence_grace if session.user else 0.0)
+            for channel in left
+        ]
     )
 
 
@@ -379,4 +383,19 @@ def _commit(session: Session, prepared: PreparedSubscription, room: int, resume_
             on_ended=partial(session.on_channel_token_expired, channel.name, prepared.expires_at),
         )
     position = channel.position if behind is None else behind
-    return Subscribed(channel.name, position, recovered, messages, members, command.id or None, truncated)
+    return Subscribed(
+        channel.name,
+        position,
+        recovered,
+        messages,
+        members,
+        command.id or None,
+        truncated,
+        _listed_as(session, prepared.member),
+    )
+
+
+def _listed_as(session: Session, member: Member | None) -> str | None:
+    if member is None or member.connection == session.connection:
+        return None
+    return member.connection

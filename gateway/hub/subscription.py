@@ -60,7 +60,7 @@ class Subscription:
         self.missed_unnumbered = False
         """Whether it missed, while behind, a message that is in no history and that no catch-up replays."""
         self.member: Member | None = None
-        """What presence shows of it."""
+        """What presence shows of it; listed under an earlier connection's id if its user has returned."""
         self.expiry: ExpiryTimer | None = None
         """Ends the subscription with its channel token."""
 

@@ -81,6 +81,9 @@ MAX_LEASE = HOUR
 MIN_BEAT = 0.1
 """Seconds between renewals: each is a script on every shard of Redis."""
 
+MAX_PRESENCE_GRACE = MINUTE
+"""For which a client that has left stays listed."""
+
 MAX_MEMORY = TIB
 """Bytes: more than a machine has for one process."""
 
@@ -266,6 +269,7 @@ class NamespaceSettings(Section):
     history: Annotated[Count, Field(le=MAX_HISTORY)] = _RULES.history
     history_ttl: Annotated[Period, Field(le=MAX_RETENTION)] = _RULES.history_ttl
     presence: bool = _RULES.presence
+    presence_grace: Annotated[Seconds, Field(le=MAX_PRESENCE_GRACE)] = _RULES.presence_grace
     join_leave: bool = _RULES.join_leave
     on_slow: OnSlow = _RULES.on_slow
 

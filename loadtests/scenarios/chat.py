@@ -98,8 +98,9 @@ class Person(WebSocketUser):
         presence = self.recorder.presence_lists[self.channel]
         had_list, from_pushes = presence.is_known, set(presence.connections)
         listed = self._query_presence()
-        self._record_wrong("missing", self.scenario_run.connections_in(self.channel) - listed)
-        self._record_wrong("departed", listed & self.scenario_run.ended_connections)
+        present = self.scenario_run.connections_in(self.channel)
+        self._record_wrong("missing", present - listed)
+        self._record_wrong("departed", (listed - present) & self.scenario_run.ended_connections)
         if had_list:
             self._record_wrong("stale", from_pushes ^ listed)
         self.metrics.counts["presence.checked"] += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ from protocol.payload import payload_of
 from protocol.position import MessageId
 from tests.broker.history_contract import HistoryContract
 from tests.broker.recording_node import KEPT, Later, RecordingNode, publication, publish, values
+
+LONG_GRACE, SHORT_GRACE = 60.0, 0.05
+"""Seconds: no test lasts as long as the one, and each waits for the end of the other."""
 
 ANN, BOB = Member("c1", "ann", {"name": "Ann"}), Member("c2", "bob")
 
@@ -302,6 +306,99 @@ class PresenceContract:
         present = await broker.presence("a")
         assert (present.connections, present.users) == (6, 6)
         assert await broker.count("b") == PresenceCount(0, 0)
+
+    # ------------------------------------------------------------ the grace of a leave
+
+    async def test_a_user_who_returns_within_the_grace_has_neither_left_nor_joined(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        assert await broker.join("a", ANN) == ANN
+        assert await broker.join("a", BOB) == BOB
+        await broker.leave("a", "c1", grace=LONG_GRACE)
+        assert list((await broker.presence("a")).members) == [ANN, BOB], "listed during the grace"
+        assert await broker.count("a") == PresenceCount(2, 2)
+        assert await broker.join("a", replace(ANN, connection="c3")) == ANN, "listed as before"
+        assert list((await broker.presence("a")).members) == [ANN, BOB]
+        assert await broker.count("a") == PresenceCount(2, 2)
+        await broker.leave("a", "c1")  # no longer the connection of a member
+        await broker.leave("a", "c3")
+        assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", ANN)]
+        assert list((await broker.presence("a")).members) == [BOB]
+
+    async def test_a_leave_is_delivered_when_its_grace_has_ended(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        await broker.join("a", ANN)
+        await broker.leave("a", "c1", grace=SHORT_GRACE)
+        assert await node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+        assert (await broker.presence("a")).connections == 0
+        newer = replace(ANN, connection="c3")
+        assert await broker.join("a", newer) == newer
+        assert await node.received(1) == [Join("a", newer)]
+
+    async def test_the_end_of_a_grace_does_not_remove_a_member_whose_user_has_returned(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        for member in (ANN, BOB):
+            await broker.join("a", member)
+        await broker.leave("a", "c1", grace=SHORT_GRACE)
+        await broker.join("a", replace(ANN, connection="c3"))
+        await broker.leave("a", "c3", grace=LONG_GRACE)  # a second grace, which the first must not end
+        await broker.join("a", replace(ANN, connection="c4"))
+        await broker.leave("a", "c2", grace=SHORT_GRACE)  # ends after the first grace
+        assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", BOB)]
+        assert list((await broker.presence("a")).members) == [ANN]
+
+    async def test_only_the_same_user_with_the_same_info_returns(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        await broker.join("a", ANN)
+        await broker.leave("a", "c1", grace=LONG_GRACE)
+        others = [Member("c3", "ann"), Member("c4", "ben", ANN.info), Member("c5", "")]
+        for member in others:
+            assert await broker.join("a", member) == member
+        assert list((await broker.presence("a")).members) == [ANN, *others]
+        await broker.leave("a", "c1")
+        assert await node.received(5) == [*(Join("a", each) for each in (ANN, *others)), Leave("a", ANN)]
+
+    async def test_each_connection_of_a_user_passes_to_one_that_returns(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        first, second = Member("c1", 'an "n"'), Member("c2", 'an "n"')
+        for member in (first, second):
+            await broker.join("a", member)
+        for member in (first, second):
+            await broker.leave("a", member.connection, grace=LONG_GRACE)
+        listed = [await broker.join("a", replace(first, connection=f"d{number}")) for number in range(3)]
+        assert listed == [first, second, replace(first, connection="d2")]
+        assert list((await broker.presence("a")).members) == listed
+        assert await broker.count("a") == PresenceCount(3, 1)
+        for number in range(3):
+            await broker.leave("a", f"d{number}")
+        joins = [Join("a", each) for each in listed]
+        assert await node.received(6) == [*joins, *(Leave("a", each) for each in listed)]
+        assert await broker.count("a") == PresenceCount(0, 0)
+
+    async def test_the_same_connection_may_return_with_another_info(
+        self, broker: Broker, node: RecordingNode
+    ) -> None:
+        await broker.subscribe("a", None)
+        await broker.join("a", ANN)
+        await broker.leave("a", "c1", grace=LONG_GRACE)
+        await broker.join("a", replace(ANN, connection="c3"))
+        await broker.leave("a", "c3", grace=SHORT_GRACE)
+        newer = Member("c3", "ann", {"name": "Annie"})
+        assert await broker.join("a", newer) == replace(newer, connection="c1")
+        await broker.join("a", BOB)
+        await broker.leave("a", "c2", grace=SHORT_GRACE)
+        await broker.leave("never", "c2", grace=SHORT_GRACE)
+        assert await node.received(3) == [Join("a", ANN), Join("a", BOB), Leave("a", BOB)]
+        assert list((await broker.presence("a")).members) == [replace(newer, connection="c1")]
 
     async def test_members_belong_to_one_channel(self, broker: Broker) -> None:
         await broker.join("a", ANN)

@@ -163,9 +163,11 @@ async def test_calls_whose_answer_was_lost_are_undone(
     broker, keys = one.broker, ("fanway:{0}:who:a", "fanway:{0}:route:=ann")
     await broker.subscribe("marker", None)
     proxy.hold_answers()
-    await broker.user_connected("ann")
+    joining = asyncio.ensure_future(broker.join("a", ANN))
+    await asyncio.sleep(0)
+    await broker.user_connected("ann")  # sent together with the join
     with pytest.raises(BrokerUnavailable):
-        await broker.join("a", ANN)
+        await joining
     await eventually(lambda: server.execute("EXISTS", *keys) == 2)
     await broker.leave("a", "c1")
     await broker.user_disconnected("ann")

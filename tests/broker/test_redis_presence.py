@@ -1,15 +1,18 @@
 """The cost of presence: concurrent requests share one read, and a count hvals_calls no members."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from gateway.broker.base import Presence
+from gateway.broker.base import Presence, PresenceCount
 from gateway.broker.redis.keys import Keys
+from gateway.broker.redis.operations.member_writes import MEMBERS_PER_CALL
 from gateway.errors import BrokerUnavailable
-from protocol.messages import Member
+from protocol.messages import Join, Leave, Member
+from tests.broker.contract import LONG_GRACE, SHORT_GRACE
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import RedisServer
@@ -25,6 +28,12 @@ def hvals_calls(server: RedisServer) -> int:
     """Return how often Redis has returned the members of a channel."""
     stats = server.execute("INFO", "commandstats")
     return int(stats.get("cmdstat_hvals", {"calls": 0})["calls"])
+
+
+def scripts_run(server: RedisServer) -> int:
+    """Return how often Redis has run a script."""
+    stats = server.execute("INFO", "commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 async def start_all(members: list[Coroutine[Any, Any, Presence]]) -> list[asyncio.Task[Presence]]:
@@ -147,3 +156,103 @@ async def test_members_of_a_reaped_node_are_no_longer_counted(
     await one.broker.leave("a", "c1")
     left = [key for channel in ("a", "b") for key in (KEYS.members(channel), KEYS.user_counts(channel))]
     assert server.execute("EXISTS", *left) == 0
+
+
+# ---------------------------------------------------------------- graces
+
+
+async def test_a_user_who_returns_at_another_node_has_neither_left_nor_joined(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    for each in (one, two):
+        await each.broker.subscribe("a", None)
+    await one.broker.join("a", ANN)
+    await one.broker.leave("a", "c1", grace=LONG_GRACE)
+    assert await two.broker.join("a", Member("c3", "ann")) == ANN
+    await one.broker.close()  # the member is the other node's now
+    assert list((await two.broker.presence("a")).members) == [ANN]
+    await two.broker.leave("a", "c3")
+    assert await two.node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+    assert server.execute("EXISTS", KEYS.members("a"), KEYS.absences("a"), KEYS.graces) == 0
+
+
+async def test_the_members_of_a_node_that_ended_within_their_grace_leave_once(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    nodes = [await fleet.launch() for _ in range(3)]
+    for each in nodes:
+        await each.broker.subscribe("a", None)
+    first, *others = nodes
+    members = [Member(f"c{number}", f"u{number}") for number in range(250)]
+    await asyncio.gather(*(first.broker.join("a", member) for member in members))
+    await asyncio.gather(*(first.broker.leave("a", each.connection, grace=SHORT_GRACE) for each in members))
+    await first.broker.close()
+    for each in others:
+        received = await each.node.received(500)
+        assert Counter(map(repr, received)) == Counter(
+            repr(kind("a", member)) for kind in (Join, Leave) for member in members
+        )
+    await others[0].broker.join("a", BOB)
+    for each in others:
+        assert await each.node.received(1) == [Join("a", BOB)]
+    left = (KEYS.absences("a"), KEYS.graces, KEYS.members("b"))
+    assert server.execute("EXISTS", *left) == 0
+
+
+async def test_leaves_under_way_begin_their_grace_before_the_node_ends(fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await two.broker.subscribe("a", None)
+    await one.broker.join("a", ANN)
+    leaving = asyncio.ensure_future(one.broker.leave("a", "c1", grace=LONG_GRACE))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await one.broker.close()
+    assert await two.broker.join("a", Member("c3", "ann")) == ANN
+    await two.broker.leave("a", "c3")
+    assert await two.node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+
+
+async def test_a_clock_that_is_set_back_does_not_prolong_a_grace(server: RedisServer, fleet: Fleet) -> None:
+    one, two = await fleet.launch(), await fleet.launch()
+    await two.broker.subscribe("a", None)
+    await one.broker.join("a", ANN)
+    await one.broker.leave("a", "c1", grace=LONG_GRACE)
+    await one.broker.close()
+    server.execute("ZINCRBY", KEYS.graces, 3_600_000, "c1 a")
+    assert await two.node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+
+
+async def test_a_leave_that_failed_has_its_grace_when_redis_is_back(proxy: Proxy, fleet: Fleet) -> None:
+    one, two = await fleet.launch(proxy.url, presence_timeout=0.2), await fleet.launch()
+    await two.broker.subscribe("a", None)
+    await one.broker.join("a", ANN)
+    proxy.hold()
+    await one.broker.leave("a", "c1", grace=LONG_GRACE)
+    proxy.cut()
+    proxy.release()
+    await eventually(one.broker.ready)
+    await eventually(lambda: one.broker.statistics()["absent"] == 1)
+    assert await one.broker.join("a", Member("c3", "ann")) == ANN
+    await one.broker.leave("a", "c3")
+    assert await two.node.received(2) == [Join("a", ANN), Leave("a", ANN)]
+
+
+# ---------------------------------------------------------------- storms
+
+
+async def test_joins_and_leaves_of_a_storm_share_calls(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(lease=30.0)
+    await one.broker.subscribe("a", None)
+    members = [Member(f"c{number}", f"u{number}") for number in range(500)]
+    for work in (
+        lambda: [one.broker.join("a", member) for member in members],
+        lambda: [one.broker.leave("a", member.connection, grace=SHORT_GRACE) for member in members],
+    ):
+        before = scripts_run(server)
+        await asyncio.gather(*work())
+        assert scripts_run(server) - before <= 2 * 500 / MEMBERS_PER_CALL
+    envelopes = await one.node.received(1_000)
+    assert {type(each) for each in envelopes[:500]} == {Join}
+    assert {type(each) for each in envelopes[500:]} == {Leave}
+    assert await one.broker.count("a") == PresenceCount(0, 0)

@@ -125,6 +125,7 @@ SERVER_MESSAGES: dict[str, ServerMessage] = {
     "subscribed and recovered": Subscribed(ROOM, NEW, recovered=True, messages=(HELLO,), id=2),
     "subscribed with members": Subscribed(ROOM, NEW, members=(ANNA, GUEST), id=2),
     "subscribed with some of the members": Subscribed(ROOM, NEW, members=(ANNA,), id=2, truncated=True),
+    "subscribed by a user who returned": Subscribed(ROOM, NEW, recovered=True, id=2, listed_as="c-7Qm2"),
     "subscribed by the server": Subscribed("@anna", START),
     "unsubscribed": Unsubscribed(ROOM, id=3),
     "unsubscribed by the server": Unsubscribed(ROOM, "permission_denied", "you left the team"),

@@ -81,7 +81,15 @@ messages = st.builds(
 )
 replays = st.lists(messages, max_size=3).map(tuple)
 subscribed = st.builds(
-    Subscribed, channels, maybe(message_ids), st.booleans(), replays, maybe(rosters), maybe(ids)
+    Subscribed,
+    channels,
+    maybe(message_ids),
+    st.booleans(),
+    replays,
+    maybe(rosters),
+    maybe(ids),
+    st.none(),
+    maybe(st.text()),
 )
 
 COMMANDS: dict[type, SearchStrategy[Any]] = {

@@ -47,6 +47,7 @@ SUBSCRIBED = {
     "messages": [MESSAGE],
     "members": [{**CONNECTION_AND_USER, "info": 1}],
     "truncated": True,
+    "listed_as": "c-2",
 }
 ERROR = {"type": "error", "id": 1, "code": "rate_limited", "message": "too fast", "retry_after_ms": 5}
 
@@ -133,6 +134,7 @@ WRONG: dict[str, list[Any]] = {
     "users": NOT_A_COUNT,
     "recovered": [0, 1, "true", [], {}],
     "truncated": [0, 1, "true", [], {}],
+    "listed_as": NOT_A_STRING,
     "limits": ["1", 1, True, []],
     "position": NOT_A_MESSAGE_ID,
     "message": NOT_A_MESSAGE_ID,

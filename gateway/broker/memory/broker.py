@@ -28,7 +28,8 @@ from gateway.broker.content_digest import content_digest
 from gateway.broker.memory.store import Store
 from gateway.clock import Clock, elapsed, wall
 from gateway.errors import BrokerUnavailable, KeyReused
-from gateway.presence.members import Members
+from gateway.presence.grace_timer import GraceTimer
+from gateway.presence.members import Absence, Members
 from gateway.tasks import Slicer, Tasks, call_exception_handler
 from protocol.messages import Join, Leave, Member
 from protocol.position import MessageId
@@ -87,7 +88,8 @@ class MemoryBroker:
             on_error or partial(call_exception_handler, "a task of the embedded broker failed")
         )
         self._members: dict[str, Members] = {}
-        self._published = self._replayed = self._keys_reused = 0
+        self._graces: GraceTimer[tuple[str, Absence]] = GraceTimer(self._on_graces_ended)
+        self._published = self._replayed = self._keys_reused = self._graces_refused = 0
 
     async def start(self, node: LocalNode) -> None:
         """Begin to serve *node*, and to sweep until `close`."""
@@ -98,6 +100,7 @@ class MemoryBroker:
     async def close(self) -> None:
         """Stop; no envelope is delivered afterwards."""
         self._node = None
+        self._graces.cancel()
         await self._tasks.close()
 
     def ready(self) -> bool:
@@ -156,20 +159,24 @@ class MemoryBroker:
 
     # ------------------------------------------------------------ presence
 
-    async def join(self, channel: str, member: Member) -> None:
-        """Add *member*, and deliver a `Join` if it is new."""
+    async def join(self, channel: str, member: Member) -> Member:
+        """Add *member*, deliver a `Join` if it is new, and return it as it is listed."""
         node = self._serving()
-        if self._members.setdefault(channel, Members()).join(member):
-            node.deliver(Join(channel, member))
+        listed, new = self._members.setdefault(channel, Members()).join(member)
+        if new:
+            node.deliver(Join(channel, listed))
+        return listed
 
-    async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member, and deliver a `Leave` if it was present."""
+    async def leave(self, channel: str, connection: str, *, grace: float = 0.0) -> None:
+        """Remove the member, now or when its *grace* ends, and deliver a `Leave` if it was present."""
         members = self._members.get(channel)
-        member = None if members is None else members.leave(connection)
-        if not members:
-            self._members.pop(channel, None)
-        if member is not None and self._node is not None:
-            self._node.deliver(Leave(channel, member))
+        if members is None:
+            return
+        if grace and (absence := members.start_absence(connection)) is not None:
+            if self._graces.start((channel, absence), grace):
+                return
+            self._graces_refused += 1
+        self._remove_member(channel, connection)
 
     async def presence(self, channel: str) -> Presence:
         """Return the members of *channel*, in the order of their joins."""
@@ -215,6 +222,8 @@ class MemoryBroker:
             "replayed": self._replayed,
             "keys_reused": self._keys_reused,
             "refused": self._store.rejected,
+            "absent": len(self._graces),
+            "graces_refused": self._graces_refused,
         }
 
     def sweep(self) -> None:
@@ -233,6 +242,19 @@ class MemoryBroker:
             await asyncio.sleep(self._sweep_interval)
             while self.sweep_slice():
                 await self._slicer.turn(SWEEP_STEPS * STEP_MICROSECONDS)
+
+    def _on_graces_ended(self, ended: list[tuple[str, Absence]]) -> None:
+        for channel, absence in ended:
+            self._remove_member(channel, absence.connection, absence)
+
+    def _remove_member(self, channel: str, connection: str, absence: Absence | None = None) -> None:
+        """Remove the member of *connection*, with *absence* only if that has not ended."""
+        members = self._members.get(channel)
+        member = None if members is None else members.leave(connection, absence)
+        if not members:
+            self._members.pop(channel, None)
+        if member is not None and self._node is not None:
+            self._node.deliver(Leave(channel, member))
 
     def _serving(self) -> LocalNode:
         if self._node is None:

@@ -186,14 +186,14 @@ class RedisBroker:
 
     # ------------------------------------------------------------ presence
 
-    async def join(self, channel: str, member: Member) -> None:
-        """Add *member*; the member leaves when this node's lease ends, at the latest."""
-        await self._shard(channel).presence.join(channel, member)
+    async def join(self, channel: str, member: Member) -> Member:
+        """Add *member*, return it as listed; it leaves when this node's lease ends, at the latest."""
+        return await self._shard(channel).presence.join(channel, member)
 
-    async def leave(self, channel: str, connection: str) -> None:
-        """Remove the member, now or as soon as Redis is reachable; never fails."""
+    async def leave(self, channel: str, connection: str, *, grace: float = 0.0) -> None:
+        """Remove the member, now or after *grace*, or as soon as Redis is reachable; never fails."""
         if self._shards:
-            await self._shard(channel).presence.leave(channel, connection)
+            await self._shard(channel).presence.leave(channel, connection, grace=grace)
 
     async def presence(self, channel: str) -> Presence:
         """Return the members of *channel*."""

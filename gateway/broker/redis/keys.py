@@ -37,6 +37,7 @@ class Keys:
     __slots__ = (
         "base",
         "beats",
+        "graces",
         "inbox_prefix",
         "layout",
         "members_prefix",
@@ -66,6 +67,8 @@ class Keys:
         """Hash: the number of writes of each node, its beat; if a beat went back, writes were lost."""
         self.routed_names = f"{self.base}names"
         """Sorted set: every routed channel, by name."""
+        self.graces = f"{self.base}graces"
+        """Sorted set: members whose connection has ended, and when their grace ends, in Unix ms."""
         self.user_commands = f"{self.base}said"
         """Stream: commands for users' connections, for nodes that were away when a command was sent."""
         self.route_prefix = f"{self.base}route:"
@@ -92,6 +95,10 @@ class Keys:
     def user_counts(self, channel: str) -> str:
         """Hash: how many connections each user has in *channel*; no channel's name has a newline."""
         return f"{self.members(channel)}\nusers"
+
+    def absences(self, channel: str) -> str:
+        """Hash: members of *channel* whose user may return, by user and info; see the script `join`."""
+        return f"{self.members(channel)}\nabsent"
 
     def receipt(self, channel: str, key: str) -> str:
         """String: the answer to the publish with that idempotency key; no channel's name has a newline."""

@@ -125,7 +125,7 @@ class Shard:
             connections.publishes, connections.replicated_publishes, self.health, keys, options, wall_clock
         )
         self.history = HistoryReader(reads, keys, options, self._slicer)
-        self.presence = PresenceStore(control, reads, keys, options, self._slicer)
+        self.presence = PresenceStore(control, reads, self.health, keys, options, self._slicer)
         self.lookups = Lookups(control, keys, options, self._node)
 
     def _create_inbox(self) -> None:
@@ -188,6 +188,7 @@ class Shard:
         if self._running:
             await asyncio.wait(self._running)
         await self.reader.close()
+        await self.presence.close()
         try:
             async with asyncio.timeout(timeouts.LEASE_RELEASE_TIMEOUT_SECONDS):
                 await self.lease.release()
@@ -231,6 +232,8 @@ class Shard:
             "reads_shared": self.history.shared,
             "incarnations": self.lease.incarnations,
             "resets": self.lease.resets,
+            "absent": self.presence.absent,
+            "graces_refused": self.presence.graces_refused,
             "reaped": self.reaper.expired_nodes_reaped,
             "breaker_opened": self.health.breaker.times_opened,
             **connections,
@@ -256,7 +259,7 @@ class Shard:
         self.connections.probe_idle()
         self.routes.retry_failed()
         self.route_audit.check_next()
-        self.presence.retry_failed()
+        self.presence.on_lease_renewed()
         if self.health.connected:  # otherwise the inbox may be unreadable
             self.user_commands.on_lease_renewed(self.lease.renewed_at_ms)
 

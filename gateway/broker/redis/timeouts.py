@@ -47,6 +47,16 @@ SENTINEL_CONFIRM_SECONDS = 0.05
 """How long to wait for further sentinels after the first answer: the first sentinel may not yet know of a
 failover."""
 
+MEMBER_WRITES_CLOSE_TIMEOUT_SECONDS = 1.0
+"""For joins and leaves under way when a node ends."""
+BATCH_INTERVAL_SECONDS = 0.005
+"""Time between two calls for joins, leaves or routes, at least. What comes meanwhile shares the next call, so
+that the calls of a storm do not grow with the number of clients; a single client does not wait."""
+GRACE_SLACK_SECONDS = 1.0
+"""How long after the end of a grace another node announces the leave, if the member's own node has not."""
+GRACE_MAX_SECONDS = 120.0
+"""A grace that ends later than that began before Redis' clock was set back: twice the longest grace."""
+
 # ---------------------------------------------------------------- retries
 
 PUBLISH_RETRY_RATIO = 0.1

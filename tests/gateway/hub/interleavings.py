@@ -169,11 +169,11 @@ class GatedBroker:
     async def clear(self, channel: str) -> None:
         await self._gated("clear", self.inner.clear(channel))
 
-    async def join(self, channel: str, member: Member) -> None:
-        await self._gated("join", self.inner.join(channel, member))
+    async def join(self, channel: str, member: Member) -> Member:
+        return await self._gated("join", self.inner.join(channel, member))
 
-    async def leave(self, channel: str, connection: str) -> None:
-        await self._gated("leave", self.inner.leave(channel, connection))
+    async def leave(self, channel: str, connection: str, *, grace: float = 0.0) -> None:
+        await self._gated("leave", self.inner.leave(channel, connection, grace=grace))
 
     async def presence(self, channel: str) -> Presence:
         return await self._gated("presence", self.inner.presence(channel))

@@ -214,7 +214,8 @@ def test_an_unnumbered_message_with_exclusions_does_not_move_the_position() -> N
 
 def test_joins_and_leaves_are_pushed_to_watchers_but_not_to_the_member() -> None:
     channel = channel_at()
-    watching, _ = subscribe(channel, "c1", watches=True)
+    watching, subscription = subscribe(channel, "c0", watches=True)
+    subscription.member = Member("c1", "ann")  # listed under the id of an earlier connection
     binary, _ = subscribe(channel, "c2", watches=True, codec=MSGPACK)
     not_watching, _ = subscribe(channel, "c3")
     joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.defaults import PRESENCE_GRACE_SECONDS
 from gateway.hub.services import SessionLimits
 from protocol.errors import ErrorCode
 from protocol.messages import (
@@ -196,7 +197,7 @@ async def test_joins_and_leaves_are_pushed_to_subscribers_that_want_them() -> No
         assert joined == (member(watcher), member(deaf), member(late))
         await late.request(Unsubscribe(50, "p:a"))
         deaf.disconnect()
-        await until_idle()
+        await advance(PRESENCE_GRACE_SECONDS)
         assert pushed(watcher, Join) == [Join("p:a", member(deaf)), Join("p:a", member(late))]
         assert pushed(watcher, Leave) == [Leave("p:a", member(late)), Leave("p:a", member(deaf))]
         assert pushed(deaf, Join) == pushed(deaf, Leave) == []

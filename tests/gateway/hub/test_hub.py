@@ -285,7 +285,7 @@ class Rejecting(GatedBroker):
     async def unsubscribe(self, channel: str) -> None:
         raise unavailable()
 
-    async def leave(self, channel: str, connection: str) -> None:
+    async def leave(self, channel: str, connection: str, *, grace: float = 0.0) -> None:
         raise unavailable()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.access.admission import AdmissionLimits
 from gateway.access.claims import Identity
+from gateway.defaults import PRESENCE_GRACE_SECONDS
 from gateway.hub.expiry_timer import EXPIRY_NOTICE_SECONDS
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import (
@@ -163,6 +164,7 @@ async def test_a_disconnect_while_a_command_waits_leaves_nothing(gates: int, how
         assert node.released == [client.session.connection]
         again.disconnect()
         await broker.pass_all()
+        await advance(PRESENCE_GRACE_SECONDS)
         for channel in ("hp:a", "hp:b"):
             assert (await broker.inner.presence(channel)).connections == 0
         assert broker.routes == set()
@@ -184,6 +186,7 @@ async def test_a_disconnect_while_connect_waits_leaves_nothing(gates: int) -> No
         client.disconnect()
         assert node.hub.sessions == {}
         await broker.pass_all()
+        await advance(PRESENCE_GRACE_SECONDS)
         assert (await broker.inner.presence("hp:a")).connections == 0
         assert (node.hub.channels, broker.routes) == ({}, set())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
 
+from gateway.defaults import PRESENCE_GRACE_SECONDS
 from protocol.messages import (
     Connect,
     Connected,
@@ -29,7 +31,7 @@ from tests.gateway.hub.interleavings import (
     run_interleaved,
 )
 from tests.gateway.node import Client, running_node
-from tests.gateway.virtual_time import on_virtual_time, until_idle
+from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
 # ---------------------------------------------------------------- instructions
 
@@ -108,7 +110,7 @@ async def test_a_server_subscribe_that_is_not_possible_does_nothing() -> None:
 class Buggy(GatedBroker):
     """A broker that raises an unexpected error."""
 
-    async def join(self, channel: str, member: Member) -> None:
+    async def join(self, channel: str, member: Member) -> Member:
         raise RuntimeError("a bug")
 
 
@@ -146,6 +148,7 @@ async def test_client_and_server_may_subscribe_at_the_same_time() -> None:
             assert (await broker.inner.presence("hp:a")).connections == 1
             client.disconnect()
             await broker.pass_all()
+            await advance(PRESENCE_GRACE_SECONDS)
             assert (await broker.inner.presence("hp:a")).connections == 0
 
 
@@ -216,7 +219,7 @@ async def test_a_member_list_includes_joins_and_leaves_made_meanwhile() -> None:
             client = await node.connect()
             client.send(Subscribe(10, "p:a", members=True))
             inner = broker.inner
-            acts = [
+            acts: list[Callable[[], Awaitable[object]]] = [
                 partial(inner.join, "p:a", Member("x", "xara")),
                 partial(inner.leave, "p:a", other.session.connection),
                 partial(inner.join, "p:a", Member("y", "yves")),

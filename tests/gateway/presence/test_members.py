@@ -11,11 +11,11 @@ MEMBERS = st.builds(Member, st.sampled_from(["c1", "c2", "c3", "c4"]), st.sample
 
 def test_members_are_in_the_order_of_their_joins() -> None:
     members = Members()
-    assert [members.join(member) for member in (CLEO, ANN, BEN)] == [True, True, True]
+    assert [members.join(member) for member in (CLEO, ANN, BEN)] == [(CLEO, True), (ANN, True), (BEN, True)]
     assert list(members) == [CLEO, ANN, BEN]
     assert (len(members), repr(members)) == (3, "<Members 3>")
     assert members.leave("c3") == CLEO
-    assert members.join(CLEO) is True
+    assert members.join(CLEO) == (CLEO, True)
     assert list(members) == [ANN, BEN, CLEO]
 
 
@@ -24,7 +24,7 @@ def test_a_newer_info_replaces_the_older_in_its_place() -> None:
     members.join(ANN)
     members.join(BEN)
     newer = Member("c1", "ann", "newer")
-    assert members.join(newer) is False
+    assert members.join(newer) == (newer, False)
     assert list(members) == [newer, BEN]
 
 

@@ -23,7 +23,15 @@ from gateway.broker.redis.connection.error_table import (
 )
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pending_calls import PendingCalls
-from gateway.broker.redis.scripts.registry import ADD_ROUTE, JOIN, LEAVE, PUBLISH, RENEW_LEASE, Command
+from gateway.broker.redis.scripts.registry import (
+    ADD_ROUTE,
+    END_GRACES,
+    JOIN,
+    LEAVE,
+    PUBLISH,
+    RENEW_LEASE,
+    Command,
+)
 from gateway.broker.redis.timeouts import (
     DEADLINE_TIMER_SLACK_SECONDS,
     PROBE_TIMEOUT_SECONDS,
@@ -451,5 +459,7 @@ def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("the broker is closed")
 
 
-_SCRIPTS_WITH_BEAT = frozenset(script.digest for script in (PUBLISH, ADD_ROUTE, JOIN, LEAVE, RENEW_LEASE))
+_SCRIPTS_WITH_BEAT = frozenset(
+    script.digest for script in (PUBLISH, ADD_ROUTE, JOIN, LEAVE, END_GRACES, RENEW_LEASE)
+)
 """Scripts whose answer begins with this node's beat, or with 0 if the call did not increment the beat."""

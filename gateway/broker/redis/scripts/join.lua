@@ -1,33 +1,56 @@
--- Add a member to a channel, or replace the stored member. If the member is new, subscribers get an entry `j`.
--- KEYS: state beats members user_counts route nodes node_members
--- ARGV: inbox_prefix inbox_limit node_members_prefix node connection channel member announce
---   announce: 1 to send the entry `j`, 0 if no entry `l` was sent when the member was lost
--- Returns {beat, 1 if the member is new, else 0}; an error FENCED if the node does not hold a lease.
-local state, beats, members, user_counts, route, nodes, node_members = unpack(KEYS)
-local inbox_prefix, limit, node_members_prefix, node, connection, channel, member, announce = unpack(ARGV)
+-- Add members to one channel, or replace stored members. For each new member, subscribers get an entry `j`.
+-- A member whose connection has ended, and whose grace has not, passes to a new connection of the same user with the
+-- same info: it stays listed as it is, and no entry is sent.
+-- KEYS: state beats members user_counts absences route nodes node_members graces
+-- ARGV: inbox_prefix inbox_limit node_members_prefix node channel announce may_return, then connection and member of each
+--   announce: 1 to send entries `j`, 0 if no entry `l` was sent when the members were lost
+--   may_return: 1 if a connection may take over a member whose connection has ended
+--   connection: the connection that the member belongs to; it is listed under the connection in `member`
+-- Returns {beat, listed, ...}: under which connection each member is listed; an error FENCED if the node does not hold
+-- a lease.
+local state, beats, members, user_counts, absences, route, nodes, node_members, graces = unpack(KEYS)
+local inbox_prefix, limit, node_members_prefix, node, channel, announce, may_return = unpack(ARGV, 1, 7)
 
 if not has_lease(nodes, node) then
   return redis.error_reply('FENCED the lease of ' .. node .. ' is gone')
 end
-local beat = redis.call('HINCRBY', beats, node, 1)
-local node_entry = connection .. ' ' .. channel
-local found = redis.call('HGET', members, connection)
--- Members are listed in the order of their joins: a replaced member keeps its number.
-local order
-if found then
-  local old_order, old_node, old_member = string.match(found, '^(%d+) (%S+) (.*)$')
-  order = old_order
-  if old_node ~= node then
-    redis.call('SREM', node_members_prefix .. old_node, node_entry)
+local reply = {redis.call('HINCRBY', beats, node, 1)}
+local routed = announce == '1' and redis.call('SMEMBERS', route) or {}
+
+for i = 8, #ARGV, 2 do
+  local connection, member = ARGV[i], ARGV[i + 1]
+  local previous = connection
+  local found = redis.call('HGET', members, connection)
+  if not found and may_return == '1' then
+    previous = first_absent(absences, member)
+    found = previous and redis.call('HGET', members, previous)
   end
-  add_to_user_count(user_counts, old_member, -1)
-else
-  order = redis.call('HINCRBY', state, 'n', 1)
+  -- Members are listed in the order of their joins: a member that is replaced keeps its number.
+  local order
+  if found then
+    local old_order, old_owner, old_member = string.match(found, '^(%d+) (%S+) (.*)$')
+    order = old_order
+    if is_absent(old_owner) then
+      end_absence(absences, graces, previous, channel, old_member)
+    elseif old_owner ~= node then
+      redis.call('SREM', node_members_prefix .. old_owner, previous .. ' ' .. channel)
+    end
+    if previous ~= connection then
+      redis.call('HDEL', members, previous)
+    end
+    add_to_user_count(user_counts, old_member, -1)
+    member = listed_as(member, old_member)
+  else
+    order = redis.call('HINCRBY', state, 'n', 1)
+  end
+  redis.call('HSET', members, connection, order .. ' ' .. node .. ' ' .. member)
+  redis.call('SADD', node_members, connection .. ' ' .. channel)
+  add_to_user_count(user_counts, member, 1)
+  if not found then
+    for n = 1, #routed do
+      append_to_inbox(state, inbox_prefix .. routed[n], routed[n], limit, 'j ' .. channel, member)
+    end
+  end
+  reply[#reply + 1] = listed_connection(member)
 end
-redis.call('HSET', members, connection, order .. ' ' .. node .. ' ' .. member)
-redis.call('SADD', node_members, node_entry)
-add_to_user_count(user_counts, member, 1)
-if not found and announce == '1' then
-  append_to_routed_inboxes(state, route, inbox_prefix, limit, 'j ' .. channel, member)
-end
-return {beat, found and 0 or 1}
+return reply

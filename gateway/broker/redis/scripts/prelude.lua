@@ -99,6 +99,67 @@ local function add_to_user_count(user_counts, member, by)
   end
 end
 
+-- The user, the connection and the info of a packed member, each still encoded as JSON.
+local function parts_of(member)
+  return string.match(member, '^%[([^\n]*),\n%[("[^"]*"),(.*)%]%]$')
+end
+
+-- The id of the connection under which a packed member is listed.
+local function listed_connection(member)
+  local _, connection = parts_of(member)
+  return string.sub(connection, 2, -2)
+end
+
+-- A packed member, listed under the connection of `old`.
+local function listed_as(member, old)
+  local user, _, info = parts_of(member)
+  local _, connection = parts_of(old)
+  return '[' .. user .. ',\n[' .. connection .. ',' .. info .. ']]'
+end
+
+-- A member whose connection has ended, and whose user may return, belongs to no node: instead of a node its entry in
+-- `members` has the token of its grace. The id of no node ends with a tilde.
+local function absent_owner(token)
+  return token .. '~'
+end
+
+local function is_absent(owner)
+  return string.sub(owner, -1) == '~'
+end
+
+-- The field of `absences` for all absent members of one user with one info; it holds the connections, each behind a
+-- blank.
+local function absences_field(member)
+  local user, _, info = parts_of(member)
+  return redis.sha1hex(user .. '\n' .. info)
+end
+
+-- The connection of an absent member with the same user and info; nil if there is none.
+local function first_absent(absences, member)
+  return string.match(redis.call('HGET', absences, absences_field(member)) or '', '^ (%S+)')
+end
+
+local function begin_absence(absences, graces, connection, channel, member, grace)
+  local field = absences_field(member)
+  redis.call('HSET', absences, field, (redis.call('HGET', absences, field) or '') .. ' ' .. connection)
+  redis.call('ZADD', graces, string.format('%d', now_ms() + grace), connection .. ' ' .. channel)
+end
+
+local function end_absence(absences, graces, connection, channel, member)
+  local field, rest = absences_field(member), ''
+  for each in string.gmatch(redis.call('HGET', absences, field) or '', '%S+') do
+    if each ~= connection then
+      rest = rest .. ' ' .. each
+    end
+  end
+  if rest == '' then
+    redis.call('HDEL', absences, field)
+  else
+    redis.call('HSET', absences, field, rest)
+  end
+  redis.call('ZREM', graces, connection .. ' ' .. channel)
+end
+
 -- The position of a channel, created if it does not exist: offset and uid of the newest message, and the floor, the
 -- offset below which no position is confirmed. If the position is of an older epoch, Redis has lost writes since
 -- then: the numbering continues, with a uid that no client has, and the floor rises to the present offset.

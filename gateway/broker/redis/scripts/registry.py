@@ -61,6 +61,7 @@ TRIM_INBOX = Script("trim_inbox")
 
 JOIN = Script("join")
 LEAVE = Script("leave")
+END_GRACES = Script("end_graces")
 COUNT_MEMBERS = Script("count_members")
 
 SEND_USER_COMMAND = Script("send_user_command")
@@ -87,6 +88,7 @@ SCRIPTS = (
     TRIM_INBOX,
     JOIN,
     LEAVE,
+    END_GRACES,
     COUNT_MEMBERS,
     SEND_USER_COMMAND,
     READ_USER_COMMANDS,
