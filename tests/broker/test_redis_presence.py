@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.broker.base import Presence, PresenceCount
+from gateway.broker.redis.inbox.route_adds import ROUTES_PER_CALL
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.operations.member_writes import MEMBERS_PER_CALL
 from gateway.errors import BrokerUnavailable
@@ -256,3 +257,22 @@ async def test_joins_and_leaves_of_a_storm_share_calls(server: RedisServer, flee
     assert {type(each) for each in envelopes[:500]} == {Join}
     assert {type(each) for each in envelopes[500:]} == {Leave}
     assert await one.broker.count("a") == PresenceCount(0, 0)
+
+
+async def test_users_of_a_storm_share_calls(server: RedisServer, fleet: Fleet) -> None:
+    one = await fleet.launch(lease=30.0)
+    users = [f"u{number}" for number in range(500)]
+    before = scripts_run(server)
+    for user in users:
+        await one.broker.user_connected(user)
+    await eventually(lambda: server.execute("SCARD", routes_of_node(server)) == 500)
+    for user in users:
+        await one.broker.user_disconnected(user)
+    await eventually(lambda: server.execute("EXISTS", *(KEYS.route(f"={user}") for user in users)) == 0)
+    assert scripts_run(server) - before <= 2 * 500 / ROUTES_PER_CALL + 2
+
+
+def routes_of_node(server: RedisServer) -> str:
+    """Return the key of the routes of the only node."""
+    (node,) = server.execute("ZRANGE", KEYS.nodes, 0, -1)
+    return KEYS.node_routes(node.decode())

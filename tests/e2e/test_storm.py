@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from gateway.broker.redis.inbox.route_adds import ROUTES_PER_CALL
+from gateway.broker.redis.operations.member_writes import MEMBERS_PER_CALL
+from gateway.broker.redis.timeouts import BATCH_INTERVAL_SECONDS
 from tests.broker.redis_server import RedisServer, running_redis
 from tests.e2e.clients import RawConnection
-from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, two_nodes
+from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, token, two_nodes
 
 CLIENTS = 300
 CHANNELS = 20
@@ -210,3 +214,40 @@ async def test_reconnect_storm_with_presence_costs_one_join_per_client(
         assert asked(redis, "hvals") == looks + 1
     await sessions(one, 0)
     await sessions(two, 0)
+
+
+async def test_users_who_come_and_go_at_once_share_calls(
+    redis: RedisServer, nodes: tuple[GatewayProcess, GatewayProcess]
+) -> None:
+    one, _ = nodes
+    now, users = time.time(), 500
+    identities = [token(f"user{number}", now=now) for number in range(users)]
+    connections: list[RawConnection] = []
+
+    async def come(identity: str) -> None:
+        raw = await RawConnection.websocket(one.public)
+        connections.append(raw)
+        await raw.send_command(type="connect", id=1, token=identity, subs={"here:all": {}})
+        assert (await raw.receive())["subs"]["here:all"]["type"] == "subscribed"
+
+    async def members(count: int) -> None:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while redis.execute("HLEN", "fanway:{0}:who:here:all") != count:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    def most_calls(seconds: float) -> float:
+        """Routes and members are written once per interval, at most, and each call has a bound."""
+        rounds = seconds / BATCH_INTERVAL_SECONDS + 1
+        return 2 * rounds + 2 * users / ROUTES_PER_CALL + users / MEMBERS_PER_CALL + OPERATIONS
+
+    for go in (False, True):
+        before, began = asked(redis), time.monotonic()
+        if go:
+            for raw in connections:
+                raw.close()
+        else:
+            await asyncio.gather(*(come(identity) for identity in identities))
+        await members(0 if go else users)
+        calls = asked(redis) - before
+        assert calls <= most_calls(time.monotonic() - began)
+    await sessions(one, 0)

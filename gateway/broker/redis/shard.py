@@ -142,6 +142,7 @@ class Shard:
         )
         self.routes = Routes(
             control,
+            self.health,
             keys,
             options,
             tasks,

@@ -49,7 +49,7 @@ failover."""
 
 MEMBER_WRITES_CLOSE_TIMEOUT_SECONDS = 1.0
 """For joins and leaves under way when a node ends."""
-BATCH_INTERVAL_SECONDS = 0.005
+BATCH_INTERVAL_SECONDS = 0.01
 """Time between two calls for joins, leaves or routes, at least. What comes meanwhile shares the next call, so
 that the calls of a storm do not grow with the number of clients; a single client does not wait."""
 GRACE_SLACK_SECONDS = 1.0

@@ -24,7 +24,7 @@ from gateway.broker.redis.connection.error_table import (
 from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pending_calls import PendingCalls
 from gateway.broker.redis.scripts.registry import (
-    ADD_ROUTE,
+    ADD_ROUTES,
     END_GRACES,
     JOIN,
     LEAVE,
@@ -460,6 +460,6 @@ def _closed() -> BrokerUnavailable:
 
 
 _SCRIPTS_WITH_BEAT = frozenset(
-    script.digest for script in (PUBLISH, ADD_ROUTE, JOIN, LEAVE, END_GRACES, RENEW_LEASE)
+    script.digest for script in (PUBLISH, ADD_ROUTES, JOIN, LEAVE, END_GRACES, RENEW_LEASE)
 )
 """Scripts whose answer begins with this node's beat, or with 0 if the call did not increment the beat."""

@@ -4,9 +4,10 @@ The entry of a stored message contains the uid of the message before it. If that
 that was delivered last, messages are missing: `OrderedDelivery` reads the missing messages from history (a
 backfill), and buffers the entries that arrive during the backfill.
 
-Every `ADD_ROUTE` call to Redis (scripts/add_route.lua) appends a marker with a unique token to the node's
-inbox, in the same step that adds the route and returns the position. Entries before the marker are older than
-the subscription, entries after the marker are newer (docs/redis.md#a-message).
+For each channel that it routes, an `ADD_ROUTES` call to Redis (scripts/add_routes.lua) appends a marker with
+a unique token to the node's inbox, in the same step that adds the route and returns the position. Entries
+before the marker are older than the subscription, entries after the marker are newer
+(docs/redis.md#a-message).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class ChannelState:
         """Whether the channel still has a subscriber on this node."""
         self.has_history = False
         self.marker = ""
-        """The token of the latest `ADD_ROUTE` call."""
+        """The token of the latest `ADD_ROUTES` call."""
         self.marker_seen = False
         """Whether the reader has read the marker of that call: entries before the marker are dropped."""
         self.start: MessageId | None = None
@@ -96,7 +97,7 @@ class ChannelState:
         """Incremented by each subscribe and unsubscribe. Work started under an earlier value is discarded."""
 
     def subscribe(self, marker: str, *, has_history: bool) -> None:
-        """Start or continue the subscription with an `ADD_ROUTE` call that has the token *marker*.
+        """Start or continue the subscription with an `ADD_ROUTES` call that has the token *marker*.
 
         The first subscriber gets no entry from before the marker. If the channel already has subscribers, no
         entry is dropped, neither before nor after the marker.

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from gateway.broker.base import Retention
+from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.connection.pipeline import AnswerFuture, Pipeline, wait_for
 from gateway.broker.redis.inbox.channel_state import ChannelState
 from gateway.broker.redis.inbox.held_entries import HeldEntries
+from gateway.broker.redis.inbox.route_adds import ROUTES_PER_CALL, RouteAdds
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import ADD_ROUTE, REMOVE_ROUTE, milliseconds
+from gateway.broker.redis.scripts.registry import REMOVE_ROUTES
 from gateway.broker.uid import new_uid
 from gateway.clock import Clock
 from gateway.errors import BrokerUnavailable, GatewayError
@@ -21,11 +23,11 @@ from gateway.tasks import Slicer, Tasks
 from protocol.position import MessageId
 
 CHANNELS_PER_TURN, CHANNEL_MICROSECONDS = 200, 8
-"""Channels that are resubscribed or unsubscribed before other callbacks of the event loop may run, and how
+"""Channels that are resubscribed before other callbacks of the event loop may run, and how
 long each takes."""
 
 NO_MARKER = "-"
-"""No marker has this token: all entries are dropped until the next `ADD_ROUTE` call is sent."""
+"""No marker has this token: all entries are dropped until the next `ADD_ROUTES` call is sent."""
 
 
 class Routes:
@@ -34,6 +36,7 @@ class Routes:
     def __init__(
         self,
         pipeline: Pipeline,
+        health: ShardHealth,
         keys: Keys,
         options: RedisOptions,
         tasks: Tasks,
@@ -48,6 +51,7 @@ class Routes:
 
         Args:
             pipeline: Sends the calls, in order.
+            health: Whether calls may fail now.
             keys: The shard's keys.
             options: Timeouts, and how long a route is kept after the last subscriber left.
             tasks: Owner of the background tasks.
@@ -63,6 +67,7 @@ class Routes:
         """Counts how often every channel had to be resubscribed. The marker of a channel of an earlier era is
         not valid any more; `current` replaces it, and must be called before the channel is used."""
         self._pipeline = pipeline
+        self._adds = RouteAdds(pipeline, health, keys, options, incarnation=incarnation)
         self._keys = keys
         self._options = options
         self._tasks = tasks
@@ -78,9 +83,9 @@ class Routes:
         """The era up to which every channel was resubscribed."""
         self._retrying = False
         self._to_retry: dict[ChannelState, int] = {}
-        """Channels whose `ADD_ROUTE` call failed, each with its generation at that time."""
+        """Channels whose `ADD_ROUTES` call failed, each with its generation at that time."""
         self._never_sent: set[ChannelState] = set()
-        """Channels for which no `ADD_ROUTE` call was sent yet: they have no route to remove."""
+        """Channels for which no `ADD_ROUTES` call was sent yet: they have no route to remove."""
 
     async def subscribe(self, name: str, retention: Retention | None) -> MessageId | None:
         """Route *name* to this node and return the position from which its subscriber begins.
@@ -102,7 +107,7 @@ class Routes:
 
     async def _subscribe(self, name: str, *, has_history: bool) -> MessageId | None:
         marker = new_uid()
-        answer = self._call_add_route(name, marker, has_history=has_history)
+        answer = self._adds.call(name, marker, has_history=has_history)
         channel = self._current_channel(name)
         if channel is None:
             channel = self.channels[name.encode()] = ChannelState(name, self._held, self.era)
@@ -113,13 +118,12 @@ class Routes:
         if generation != generation_before:
             channel.routed_era = self.era
         try:
-            reply = await wait_for(answer, self._options.subscribe_timeout)
+            position: MessageId | None = await wait_for(answer, self._options.subscribe_timeout)
         except BaseException:
             # Redis may have added the route although the call failed: remove it.
             if generation_before != generation == channel.generation:
                 self._unsubscribe(channel)
             raise
-        position = MessageId(reply[1], reply[2].decode()) if has_history else None
         start = channel.on_subscribe_reply(generation, position)
         # If the channel already has subscribers on this node, a further one starts at the position Redis
         # returned.
@@ -200,7 +204,7 @@ class Routes:
             self._on_resubscribed()
 
     def retry_failed(self) -> None:
-        """Repeat the `ADD_ROUTE` calls that failed; called after each renewal of the lease."""
+        """Repeat the `ADD_ROUTES` calls that failed; called after each renewal of the lease."""
         if self._to_retry and not self._retrying:
             self._retrying = True
             self._tasks.spawn(self._retry_in_slices())
@@ -230,7 +234,7 @@ class Routes:
         channel.resubscribe(marker)
         generation = channel.generation
 
-        def on_done(answer: AnswerFuture) -> None:
+        def on_done(answer: asyncio.Future[MessageId | None]) -> None:
             if (
                 channel.marker == marker
                 and era == self.era
@@ -239,38 +243,12 @@ class Routes:
                 self._to_retry[channel] = generation
 
         try:
-            answer = self._call_add_route(channel.name, marker, has_history=channel.has_history)
+            answer = self._adds.call(channel.name, marker, has_history=channel.has_history)
             answer.add_done_callback(on_done)
         except GatewayError:
             self._to_retry[channel] = generation
         else:
             self._never_sent.discard(channel)
-
-    def _call_add_route(self, name: str, marker: str, *, has_history: bool) -> AnswerFuture:
-        keys, incarnation = self._keys, self._incarnation()
-        return self._pipeline.call(
-            ADD_ROUTE(
-                [
-                    keys.state,
-                    keys.beats,
-                    keys.meta(name),
-                    keys.log(name),
-                    keys.route(name),
-                    keys.nodes,
-                    keys.node_routes(incarnation),
-                    keys.routed_names,
-                    keys.inbox(incarnation),
-                ],
-                incarnation,
-                name,
-                marker,
-                self._options.inbox_limit,
-                new_uid(),
-                milliseconds(self._options.meta_ttl),
-                int(has_history),
-                int(not name.startswith("=")),
-            )
-        )
 
     # ------------------------------------------------------------ removing routes
 
@@ -294,14 +272,10 @@ class Routes:
         try:
             while self._routes_to_remove:
                 await asyncio.sleep(max(0.0, self._routes_to_remove[0][0] - self._clock()))
-                # All calls are made before the first answer is awaited. The pipeline keeps the order of
-                # calls: the route of a channel that is subscribed from now on is added after this removal.
-                calls = [
-                    (channel, generation, self._call_remove_route(channel))
-                    for channel, generation in self._pop_due()
-                ]
-                for channel, generation, answer in calls:
-                    if await _succeeded(answer):
+                due = self._pop_due()
+                removed = await _succeeded(self._call_remove_routes([channel.name for channel, _ in due]))
+                for channel, generation in due:
+                    if removed:
                         self._remove_unless_resubscribed(channel, generation)
                     else:
                         self._remove_route_later(channel, generation, max(1.0, self._options.linger))
@@ -314,20 +288,29 @@ class Routes:
         while (
             self._routes_to_remove
             and self._routes_to_remove[0][0] <= self._clock()
-            and len(due) < CHANNELS_PER_TURN
+            and len(due) < ROUTES_PER_CALL
         ):
             _, channel, generation = self._routes_to_remove.popleft()
             if channel.generation == generation and self._is_current(channel):
                 due.append((channel, generation))
         return due
 
-    def _call_remove_route(self, channel: ChannelState) -> AnswerFuture | None:
-        """Return the answer to a `REMOVE_ROUTE` call; None if the call cannot be sent now."""
-        keys, incarnation, name = self._keys, self._incarnation(), channel.name
+    def _call_remove_routes(self, names: Sequence[str]) -> AnswerFuture | None:
+        """Return the answer to a `REMOVE_ROUTES` call; None without *names*, or if it cannot be sent now.
+
+        The pipeline keeps the order of calls: routes that were added before are removed, and routes
+        of channels that are subscribed from now on are added after that.
+        """
+        if not names:
+            return None
+        keys, incarnation = self._keys, self._incarnation()
+        self._adds.flush()
         try:
             return self._pipeline.call(
-                REMOVE_ROUTE(
-                    [keys.route(name), keys.node_routes(incarnation), keys.routed_names], incarnation, name
+                REMOVE_ROUTES(
+                    [keys.node_routes(incarnation), keys.routed_names, *map(keys.route, names)],
+                    incarnation,
+                    *names,
                 )
             )
         except GatewayError:

@@ -53,8 +53,8 @@ PUBLISH = Script("publish")
 READ_HISTORY = Script("read_history")
 CLEAR_HISTORY = Script("clear_history")
 
-ADD_ROUTE = Script("add_route")
-REMOVE_ROUTE = Script("remove_route")
+ADD_ROUTES = Script("add_routes")
+REMOVE_ROUTES = Script("remove_routes")
 AUDIT_ROUTES = Script("audit_routes")
 APPEND_TO_INBOXES = Script("append_to_inboxes")
 TRIM_INBOX = Script("trim_inbox")
@@ -81,8 +81,8 @@ SCRIPTS = (
     PUBLISH,
     READ_HISTORY,
     CLEAR_HISTORY,
-    ADD_ROUTE,
-    REMOVE_ROUTE,
+    ADD_ROUTES,
+    REMOVE_ROUTES,
     AUDIT_ROUTES,
     APPEND_TO_INBOXES,
     TRIM_INBOX,

@@ -23,7 +23,7 @@ from gateway.broker.redis.inbox.routes import Routes
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.operations.history import HistoryReader
 from gateway.broker.redis.options import RedisOptions
-from gateway.broker.redis.scripts.registry import ADD_ROUTE, READ_HISTORY, REMOVE_ROUTE, Command
+from gateway.broker.redis.scripts.registry import ADD_ROUTES, READ_HISTORY, REMOVE_ROUTES, Command
 from gateway.tasks import Slicer, Tasks
 from protocol.messages import Gap
 from protocol.position import MessageId
@@ -33,6 +33,7 @@ from tests.gateway.virtual_time import virtual_loop
 SEEDS = int(os.environ.get("FANWAY_SEEDS", "50"))
 NAMES = ["a", "b"]
 KEPT = Retention(1_000, 300.0)
+TURN_SECONDS = 0.001
 OPTIONS = RedisOptions(linger=0.0)
 KEYS = Keys("t", 0)
 
@@ -63,16 +64,20 @@ class Redis:
         return self._scripts[str(digest)](self, arguments)
 
     def _add_route(self, arguments: list[str]) -> list[Any]:
-        node, name, token, *_ = arguments
-        self.routes[name].add(node)
-        top = self.top[name]
-        mark = f"s {top.offset} {top.uid} {token} {name}".encode()
-        self.inboxes[KEYS.inbox(node)].append((mark, b""))
-        return [1, top.offset, top.uid.encode()]
+        node, _, _, *of_each = arguments
+        positions = []
+        for name, token in zip(of_each[::4], of_each[1::4], strict=True):
+            self.routes[name].add(node)
+            top = self.top[name]
+            mark = f"s {top.offset} {top.uid} {token} {name}".encode()
+            self.inboxes[KEYS.inbox(node)].append((mark, b""))
+            positions.append([top.offset, top.uid.encode()])
+        return [1, *positions]
 
     def _remove_route(self, arguments: list[str]) -> int:
-        node, name = arguments
-        self.routes[name].discard(node)
+        node, *names = arguments
+        for name in names:
+            self.routes[name].discard(node)
         return 1
 
     def _read(self, arguments: list[str]) -> list[Any]:
@@ -87,8 +92,8 @@ class Redis:
         return [top.offset, top.uid.encode(), int(fault), flat, 0]
 
     _scripts: dict[str, Callable[[Redis, list[str]], Any]] = {  # noqa: RUF012 (nobody changes it)
-        ADD_ROUTE.digest: _add_route,
-        REMOVE_ROUTE.digest: _remove_route,
+        ADD_ROUTES.digest: _add_route,
+        REMOVE_ROUTES.digest: _remove_route,
         READ_HISTORY.digest: _read,
     }
 
@@ -174,6 +179,7 @@ class Lease:
 async def turns(chance: Random, most: int = 0) -> None:
     """Let some turns of the loop pass: fewer than *most*; else mostly few, and sometimes many."""
     for _ in range(1 + chance.randrange(most or chance.choice([5, 5, 5, 80]))):
+        virtual_loop().clock.advance(TURN_SECONDS)  # the loop is never idle, and would stop the time
         await asyncio.sleep(0)
 
 
@@ -187,8 +193,11 @@ class Node:
         control, reads = (cast("Any", SlowPipeline(redis, chance, self.tasks)) for _ in range(2))
         self.wire = SlowConnection(redis, chance)
         clock = virtual_loop().clock
+        contact = ShardHealth(Breaker(clock), invalidate_primary=lambda: None)
+        contact.lease_held()
         self.routes = Routes(
             control,
+            contact,
             KEYS,
             OPTIONS,
             self.tasks,
@@ -198,10 +207,7 @@ class Node:
             held=HeldEntries(),
         )
         lease = cast("Any", Lease())
-        history, contact = (
-            HistoryReader(reads, KEYS, OPTIONS, Slicer()),
-            ShardHealth(Breaker(clock), invalidate_primary=lambda: None),
-        )
+        history = HistoryReader(reads, KEYS, OPTIONS, Slicer())
         delivery = OrderedDelivery(
             self.routes, history, lease, self.tasks, deliver=self.deliver, on_node_entry=lambda *_: None
         )
@@ -297,7 +303,7 @@ def count_gaps(kept: int, seeds: int) -> int:
             *(node.subscribe_repeatedly(name) for name in NAMES),
         )
         for _ in range(3_000):
-            await asyncio.sleep(0)
+            await turns(chance, 1)
         for name in NAMES:
             node.check_continuous(name, node.envelopes[node.start[name] :])
             assert node.received[name] == redis.top[name], "the newest message was not received"
