@@ -114,6 +114,7 @@ class RouteAudit:
             self._routes.resubscribe(lost)
 
     def _call_audit(self, names: Sequence[str], incarnation: str) -> AnswerFuture:
+        self._routes.send_waiting()
         keys = self._keys
         pairs = [key for name in names for key in (keys.meta(name), keys.route(name))]
         return self._pipeline.call(

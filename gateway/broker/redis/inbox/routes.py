@@ -201,7 +201,7 @@ class Routes:
                     self._resubscribe(channel)
         self._resubscribed_era = era
         if found:
-            self._on_resubscribed()
+            self._report_resubscribed()
 
     def retry_failed(self) -> None:
         """Repeat the `ADD_ROUTES` calls that failed; called after each renewal of the lease."""
@@ -218,7 +218,7 @@ class Routes:
                     channel, generation = failed.popitem()
                     if channel.generation == generation and channel.era == self.era:
                         self._resubscribe(channel)
-            self._on_resubscribed()
+            self._report_resubscribed()
         finally:
             self._retrying = False
 
@@ -226,6 +226,15 @@ class Routes:
         """Resubscribe *channels*, whose routes are missing in Redis: entries may have been missed."""
         for channel in channels:
             self._resubscribe(channel)
+        self._report_resubscribed()
+
+    def send_waiting(self) -> None:
+        """Send the `ADD_ROUTES` calls that wait for more routes: calls from now on find these routes."""
+        self._adds.flush()
+
+    def _report_resubscribed(self) -> None:
+        # What is read because of it must not be older than the routes.
+        self._adds.flush()
         self._on_resubscribed()
 
     def _resubscribe(self, channel: ChannelState) -> None:
