@@ -10,10 +10,11 @@ from typing import Protocol
 
 from gateway.access.permissions import ChannelRules
 from gateway.broker.base import Retention
-from gateway.delivery.encoding import EncodedBatch, EncodedMessage, data_frame, memory_cost
+from gateway.delivery.encoding import EncodedBatch, EncodedMessage, memory_cost
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.overflow import Subscriber
 from gateway.hub.newest_messages import CachingChannels
+from gateway.hub.presence_pushes import PresencePushes
 from gateway.memory import NodeMemory
 from protocol.codec import Codec
 from protocol.messages import Join, Leave, Member
@@ -113,7 +114,7 @@ class Channel:
         "pending_subscriptions",
         "position",
         "position_before_cache",
-        "presence_watchers",
+        "presence",
         "recently_used",
         "routed",
         "routing",
@@ -127,8 +128,8 @@ class Channel:
         self.rules = rules
         self.subscribers: dict[Codec, dict[ChannelSubscriber, None]] = {}
         """By codec: a message is encoded once for each."""
-        self.presence_watchers: dict[ChannelSubscriber, None] = {}
-        """Subscribers that get joins and leaves."""
+        self.presence: PresencePushes[ChannelSubscriber] | None = None
+        """Pushes joins and leaves to subscribers that want them; None before the first of these."""
         self.pending_subscriptions = 0
         """Subscriptions that are being prepared: they keep the channel, and are not subscribers yet."""
         self.member_lists: dict[MemberList, None] = {}
@@ -179,14 +180,17 @@ class Channel:
         self.subscribers[subscription.codec][subscription] = None
         self.totals.subscriptions += 1
         if subscription.watches_presence:
-            self.presence_watchers[subscription] = None
+            if self.presence is None:
+                self.presence = PresencePushes()
+            self.presence.add(subscription)
 
     def remove(self, subscription: ChannelSubscriber) -> None:
         """Offer *subscription* what was delivered until now, and nothing more."""
         self.offer_pending()
         if self.subscribers.get(subscription.codec, {}).pop(subscription, self) is None:
             self.totals.subscriptions -= 1
-        self.presence_watchers.pop(subscription, None)
+        if self.presence is not None:
+            self.presence.remove(subscription)
 
     # ------------------------------------------------------------ messages
 
@@ -223,6 +227,8 @@ class Channel:
             return
         if self._advanced is not None:
             self._notify_advanced()
+        if self.presence is not None:
+            self.presence.push_waiting()
         messages, self._pending = self._pending, []
         for codec, subscriptions in self.subscribers.items():
             if not subscriptions:
@@ -241,6 +247,8 @@ class Channel:
     def offer_excluding(self, encoded: EncodedMessage, excluded: frozenset[str]) -> None:
         """Offer one message to all subscribers but the connections *excluded*, which count as served."""
         self.offer_pending()
+        if self.presence is not None:
+            self.presence.push_waiting()
         message_id = encoded.id
         before = self.position
         if message_id is not None:
@@ -260,22 +268,16 @@ class Channel:
                 else:
                     subscription.missed_unnumbered |= batch.unnumbered
 
-    def push_presence(self, push: Join | Leave) -> None:
-        """Push a join or leave to the subscribers that watch presence, except to the member itself."""
+    def collect_presence(self, push: Join | Leave) -> None:
+        """Keep a join or leave for those who watch presence, except for the member itself.
+
+        It is pushed after the messages that were delivered before it, and before those delivered later.
+        """
         for member_list in self.member_lists:
             member_list.changes.append(push)
-        if not self.presence_watchers:
-            return
-        self.offer_pending()
-        encoded: dict[Codec, bytes] = {}
-        for subscription in list(self.presence_watchers):
-            member = subscription.member
-            if member is not None and member.connection == push.member.connection:
-                continue
-            codec = subscription.codec
-            if codec not in encoded:
-                encoded[codec] = data_frame(codec.encode(push), binary=codec.binary)
-            subscription.outbox.enqueue(encoded[codec])
+        if self.presence is not None:
+            self.offer_pending()
+            self.presence.collect(push)
 
     # ------------------------------------------------------------ the newest messages
 

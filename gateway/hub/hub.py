@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -24,9 +25,10 @@ from gateway.delivery.encoding import EncodedMessage
 from gateway.delivery.flusher import Flusher
 from gateway.errors import GatewayError
 from gateway.hub.backpressure import Backpressure
-from gateway.hub.channel import Channel, ChannelTotals
+from gateway.hub.channel import Channel, ChannelSubscriber, ChannelTotals
 from gateway.hub.history_cache import HistoryCache
 from gateway.hub.history_reads import HistoryReads
+from gateway.hub.presence_pushes import PresencePushes, delay_for
 from gateway.hub.sorted_names import SortedNames
 from gateway.memory import NodeMemory
 from gateway.tasks import Tasks
@@ -86,6 +88,7 @@ class Hub:
         self.memory = memory = memory or NodeMemory()
         self.broker = broker
         self.tasks = tasks
+        self._scheduler = scheduler
         self.flusher = Flusher(
             scheduler, self.flush_channels, clock, delay=broker.flush_delay, memory=memory.outboxes
         )
@@ -102,6 +105,7 @@ class Hub:
         """Commands in the backlogs of all sessions."""
         self.backpressure = Backpressure(self.flusher.full_outboxes, self.sessions, self.channels, clock)
         self._channels_to_flush: list[Channel] = []
+        self._presences_to_push: list[PresencePushes[ChannelSubscriber]] = []
         self._unrouting: dict[str, asyncio.Task[None]] = {}
         """Calls that end the route of a channel, while they run."""
         self._clock = clock
@@ -129,7 +133,9 @@ class Hub:
         elif isinstance(envelope, PossibleLoss):
             _push_presence_gap(channel)
         else:
-            channel.push_presence(envelope)
+            channel.collect_presence(envelope)
+            if channel.presence is not None and not channel.presence.scheduled:
+                self._schedule(channel.presence)
 
     def connections(self, user: str) -> Sequence[ConnectionRecord]:
         """Return the connections of *user* here."""
@@ -230,13 +236,16 @@ class Hub:
 
     def flush_channels(self) -> None:
         """Offer to every subscriber the messages that were delivered since the last call."""
+        presences, self._presences_to_push = self._presences_to_push, []
         channels, self._channels_to_flush = self._channels_to_flush, []
-        only_channel = len(channels) == 1
+        only_channel = len(channels) == 1 and not presences
         for channel in channels:
             try:
                 channel.offer_pending(only_channel=only_channel)
             except Exception as error:  # noqa: BLE001 (an error in one channel must not stop the others)
                 self.tasks.report(error)
+        for presence in presences:
+            self._push_waiting(presence)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes."""
@@ -264,6 +273,22 @@ class Hub:
         elif channel.collect(encoded):
             self._channels_to_flush.append(channel)
             self.flusher.request()
+
+    def _schedule(self, presence: PresencePushes[ChannelSubscriber]) -> None:
+        """Push what waits at the end of the turn or, with many watchers, after a delay."""
+        presence.scheduled = True
+        if delay := delay_for(len(presence.watchers)):
+            self._scheduler.call_later(delay, partial(self._push_waiting, presence))
+        else:
+            self._presences_to_push.append(presence)
+            self.flusher.request()
+
+    def _push_waiting(self, presence: PresencePushes[ChannelSubscriber]) -> None:
+        presence.scheduled = False
+        try:
+            presence.push_waiting()
+        except Exception as error:  # noqa: BLE001 (an error in one channel must not stop the others)
+            self.tasks.report(error)
 
     def _execute(self, command: UserCommand) -> None:
         for session in list(self.users.get(command.user, {}).values()):
@@ -326,8 +351,11 @@ def _reset(channel: Channel, gap: Gap) -> None:
 
 def _push_presence_gap(channel: Channel) -> None:
     """Push a gap to subscribers that watch presence, to those behind once they are live."""
+    if channel.presence is None:
+        return
     channel.offer_pending()
-    for subscription in list(channel.presence_watchers):
+    channel.presence.push_waiting()
+    for subscription in list(channel.presence.watchers):
         if subscription.behind is not None:
             subscription.missed_unnumbered = True
         else:

@@ -10,6 +10,7 @@ from gateway.delivery.encoding import EncodedBatch, EncodedMessage, memory_cost
 from gateway.hub.channel import CACHED_BYTES, CACHED_MESSAGES, Channel, ChannelTotals
 from gateway.hub.subscription import Subscription
 from gateway.memory import MemoryBudget
+from gateway.transport.memory import decode_data_frames
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.messages import Join, Leave, Member, Message
 from protocol.payload import payload_of
@@ -220,9 +221,14 @@ def test_joins_and_leaves_are_pushed_to_watchers_but_not_to_the_member() -> None
     not_watching, _ = subscribe(channel, "c3")
     joined, left = Join("a", Member("c1", "ann")), Leave("a", Member("c9", "ben"))
     for push in (joined, left):
-        channel.push_presence(push)
+        channel.collect_presence(push)
+    assert channel.presence is not None
+    assert (watching.pushed, binary.pushed) == ([], []), "what comes together is pushed together"
+    channel.presence.push_waiting()
     assert decode_all(watching.pushed) == [left]
-    assert [MSGPACK.decode_server_message(data[2:]) for data in binary.pushed] == [joined, left]
+    (together,) = binary.pushed
+    frames = [frame for _, frame in decode_data_frames(together)]
+    assert [MSGPACK.decode_server_message(frame) for frame in frames] == [joined, left]
     assert not_watching.pushed == []
 
 
@@ -230,7 +236,7 @@ def test_a_join_is_pushed_after_messages_delivered_before_it() -> None:
     channel = channel_at()
     session, _ = subscribe(channel, watches=True)
     enqueue(channel, 1)
-    channel.push_presence(Join("a", Member("c9", "ben")))
+    channel.collect_presence(Join("a", Member("c9", "ben")))
     assert session.received() == [1]
 
 
@@ -241,9 +247,9 @@ def test_a_pending_member_list_collects_joins_and_leaves() -> None:
 
     channel, waiting = channel_at(), Waiting()
     joined = Join("a", Member("c9", "ben"))
-    channel.push_presence(joined)
+    channel.collect_presence(joined)
     channel.member_lists[waiting] = None
-    channel.push_presence(joined)
+    channel.collect_presence(joined)
     assert waiting.changes == [joined]
 
 
