@@ -68,8 +68,11 @@ async def use_every_script(fleet: Fleet, server: RedisServer, keys: Keys) -> Non
     await one.broker.join("room", Member("c3", "ann", None))
     await one.broker.leave("room", "c3")
     await one.broker.clear("room")
+    await two.broker.join("room", Member("c4", "cid", None))
+    await two.broker.leave("room", "c4", grace=0.05)
     await two.broker.close()  # reaped with its routes and members
     fleet.members.remove(two)
+    await eventually(lambda: server.execute("ZCARD", keys.graces) == 0)  # the other node ends the grace
     incarnations = one.broker.statistics()["incarnations"]
     server.execute("DEL", keys.nodes)
     await eventually(lambda: one.broker.statistics()["incarnations"] > incarnations)

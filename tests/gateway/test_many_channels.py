@@ -12,6 +12,8 @@ from gateway.access.grants import Grant
 from gateway.broker.base import AckLevel, Publication, Retention
 from gateway.broker.memory.broker import MemoryBroker
 from gateway.broker.memory.channel_log import ChannelLog
+from gateway.broker.redis.connection.breaker import Breaker
+from gateway.broker.redis.connection.health import ShardHealth
 from gateway.broker.redis.inbox.held_entries import HeldEntries
 from gateway.broker.redis.inbox.route_audit import RouteAudit
 from gateway.broker.redis.inbox.routes import Routes
@@ -147,16 +149,34 @@ class CountingPipeline:
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def call(self, _: Any, **__: Any) -> asyncio.Future[Any]:
+    def call(self, command: Any, **__: Any) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         future.set_result(self.answer)
         return future
 
 
+class RoutingPipeline(CountingPipeline):
+    """Answers each call that adds routes with a position of each."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def call(self, command: Any, **__: Any) -> asyncio.Future[Any]:
+        return CountingPipeline([1, *[[1, b"u"]] * routes_in(command)]).call(command)
+
+
+def routes_in(command: Any) -> int:
+    """Return how many routes the call `add_routes` adds: it has six keys, and three for each."""
+    return (int(command[2]) - 6) // 3
+
+
 async def routes_with_channels(pipeline: CountingPipeline, tasks: Tasks, slicer: Slicer) -> Routes:
     options = RedisOptions(prefix="t")
+    health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
+    health.lease_held()
     routes = Routes(
         cast("Any", pipeline),
+        health,
         Keys("t", 0, cluster=False),
         options,
         tasks,
@@ -165,13 +185,12 @@ async def routes_with_channels(pipeline: CountingPipeline, tasks: Tasks, slicer:
         clock=FakeClock(),
         held=HeldEntries(),
     )
-    for number in range(CHANNELS):
-        await routes.subscribe(f"c{number}", Retention(10, 60.0))
+    await asyncio.gather(*(routes.subscribe(f"c{number}", Retention(10, 60.0)) for number in range(CHANNELS)))
     return routes
 
 
 async def test_a_new_incarnation_routes_all_channels_in_slices() -> None:
-    pipeline, errors = CountingPipeline([1, 1, b"u"]), list[BaseException]()
+    pipeline, errors = RoutingPipeline(), list[BaseException]()
     tasks = Tasks(errors.append)
     routes = await routes_with_channels(pipeline, tasks, Slicer())
     async with work_per_turn() as work:
@@ -188,15 +207,16 @@ async def test_a_new_incarnation_routes_all_channels_in_slices() -> None:
 
 
 async def test_calls_that_failed_are_repeated_in_slices() -> None:
-    pipeline, errors = CountingPipeline([1, 1, b"u"]), list[BaseException]()
+    pipeline, errors = RoutingPipeline(), list[BaseException]()
     tasks = Tasks(errors.append)
     routes = await routes_with_channels(pipeline, tasks, Slicer())
-    pipeline.call = failing_call  # type: ignore[method-assign]
+    pipeline.call = failing_call  # type: ignore[method-assign, assignment]
     routes.on_new_incarnation()
     async with work_per_turn() as work:
         await work.until(lambda: not routes.resubscribing)
-        await asyncio.sleep(0)
-        pipeline.call = counting(work, CountingPipeline([1, 1, b"u"]).call)  # type: ignore[method-assign]
+        for _ in range(5):
+            await asyncio.sleep(0)  # until the routes know that their calls failed
+        pipeline.call = counting(work, RoutingPipeline().call)  # type: ignore[method-assign]
         routes.retry_failed()
         await work.until(lambda: work.total >= CHANNELS)
         assert work.most <= FEW
@@ -205,7 +225,7 @@ async def test_calls_that_failed_are_repeated_in_slices() -> None:
 
 
 async def test_an_audit_checks_its_share_in_slices() -> None:
-    pipeline, errors = CountingPipeline([1, 1, b"u"]), list[BaseException]()
+    pipeline, errors = RoutingPipeline(), list[BaseException]()
     tasks, slicer = Tasks(errors.append), Slicer()
     routes = await routes_with_channels(pipeline, tasks, slicer)
     audited = CountingPipeline([])
@@ -241,7 +261,7 @@ async def test_an_audit_checks_its_share_in_slices() -> None:
 
 def counting(work: WorkPerTurn, call: Any) -> Any:
     def counted(command: Any, **more: Any) -> Any:
-        work.add()
+        work.add(routes_in(command))
         return call(command, **more)
 
     return counted

@@ -63,7 +63,10 @@ class RouteAdds:
             self._health.require_available()
         kind = _USER if name.startswith("=") else _CHANNEL_WITH_HISTORY if has_history else _CHANNEL
         self._waiting.append(_Add(answer, name, marker, kind))
-        self._timer.request()
+        if len(self._waiting) < ROUTES_PER_CALL:
+            self._timer.request()
+        else:
+            self._timer.flush()
         return answer
 
     def flush(self) -> None:

@@ -72,6 +72,8 @@ class MemberWrites:
         self._joining: set[tuple[str, str]] = set()
         """Channels and connections of the joins that wait: a leave of one of these must not overtake it."""
         self._leaves: dict[str, list[_Leave]] = {}
+        self._waiting = 0
+        """Joins and leaves that wait."""
         self._timer = BatchTimer(self._send_all)
         self._unanswered: set[AnswerFuture] = set()
 
@@ -85,7 +87,7 @@ class MemberWrites:
         self._require_available()
         self._joins.setdefault(kind, []).append(_Join(answer, connection, member))
         self._joining.add((kind.channel, connection))
-        self._timer.request()
+        self._request()
         return answer
 
     def leave(
@@ -103,7 +105,7 @@ class MemberWrites:
         if (channel, connection) in self._joining:
             self._timer.flush()
         self._leaves.setdefault(channel, []).append(_Leave(answer, connection, grace, token))
-        self._timer.request()
+        self._request()
         return answer
 
     async def close(self, timeout_seconds: float) -> None:
@@ -120,7 +122,15 @@ class MemberWrites:
             self._timer.flush()
             self._health.require_available()
 
+    def _request(self) -> None:
+        self._waiting += 1
+        if self._waiting < MEMBERS_PER_CALL:
+            self._timer.request()
+        else:
+            self._timer.flush()
+
     def _send_all(self) -> None:
+        self._waiting = 0
         leaves, self._leaves = self._leaves, {}
         joins, self._joins = self._joins, {}
         self._joining.clear()
