@@ -21,6 +21,9 @@ T = TypeVar("T")
 SLICE_MICROSECONDS = 2_000
 """Of long work in one turn of the event loop: half of the 5 ms that other work may have to wait."""
 
+SHORT_MICROSECONDS = 60
+"""A part that takes no longer need not wait for its turn: calls that belong together would be torn apart."""
+
 
 class Slicer:
     """Lets long work run in slices: all long work of a node together gets one slice in each turn of the loop.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.tasks import Slicer
+from gateway.tasks import SHORT_MICROSECONDS, Slicer
 from protocol.codec import CODECS, Codec
 from protocol.messages import Message
 from protocol.position import MessageId
@@ -92,7 +92,9 @@ async def encode_in_slices(messages: Sequence[EncodedMessage], codec: Codec, sli
     for start in range(0, len(missing), MESSAGES_PER_PART):
         part = missing[start : start + MESSAGES_PER_PART]
         size = sum(len(encoded.message.data.json) for encoded in part) if codec.binary else 0
-        await slicer.turn(len(part) * ENCODE_MICROSECONDS + size // CONVERTED_BYTES_PER_MICROSECOND)
+        microseconds = len(part) * ENCODE_MICROSECONDS + size // CONVERTED_BYTES_PER_MICROSECOND
+        if microseconds > SHORT_MICROSECONDS:
+            await slicer.turn(microseconds)
         for encoded in part:
             encoded.body(subprotocol)
 

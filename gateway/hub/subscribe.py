@@ -32,7 +32,7 @@ from protocol.messages import Error, Join, Leave, Member, Resume, Subscribe, Sub
 
 FROM_NOW_ON = Resume()
 
-SUBSCRIBE_MICROSECONDS, TOKEN_MICROSECONDS, RECOVERY_MICROSECONDS = 30, 35, 40
+SUBSCRIBE_MICROSECONDS, TOKEN_MICROSECONDS, RECOVERY_MICROSECONDS = 25, 35, 15
 """To prepare one of many subscriptions; its token (HS256; ES256 takes 150); what it missed."""
 
 

@@ -16,7 +16,7 @@ from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.options import RedisOptions
 from gateway.broker.redis.scripts.registry import READ_HISTORY, Command, milliseconds
 from gateway.broker.uid import new_uid
-from gateway.tasks import Slicer
+from gateway.tasks import SHORT_MICROSECONDS, Slicer
 from protocol.position import MessageId
 
 ALL_MESSAGES = 1_000
@@ -138,7 +138,8 @@ class _DecodedOnce:
         deliveries: list[Delivery] = []
         for start in range(0, len(flat), 3 * MESSAGES_PER_PART):
             part = flat[start : start + 3 * MESSAGES_PER_PART]
-            await self._slicer.turn(len(part) // 3 * DECODE_MICROSECONDS)
+            if (microseconds := len(part) // 3 * DECODE_MICROSECONDS) > SHORT_MICROSECONDS:
+                await self._slicer.turn(microseconds)
             deliveries += [
                 codec.unpack_delivery(channel, id, body) for id, body in codec.ids_and_bodies(part)
             ]
