@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Security
@@ -22,7 +22,6 @@ from gateway.push.errors import RENDERERS, RequestRejected, http_rejection
 from gateway.push.lookups import Lookups
 from gateway.push.openapi import with_bodies
 from gateway.push.publisher import RequestPublisher
-from gateway.push.push_keys import PushKeys
 from gateway.push.routes import LookupRoutes, PublishRoutes, UserCommandRoutes
 from gateway.push.user_commands import UserCommandSender
 from gateway.transport.http.rejections import render
@@ -62,15 +61,32 @@ class PushApi(FastAPI):
 class PushKeySecurity(HTTPBearer):
     """The security scheme of every path under /v1."""
 
-    def __init__(self, keys: PushKeys, description: str, on_refused: Callable[[str], None]) -> None:
+    def __init__(self, context: PushContext, description: str) -> None:
         super().__init__(scheme_name="key", description=description)
-        self._keys = keys
-        self._on_refused = on_refused
+        self._keys = context.keys
+        self._limits = context.limits
+        self._on_refused = context.on_key_refused
 
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]
-        """Raise `RequestRejected` for a request without a valid key."""
+    async def __call__(self, request: Request) -> AsyncIterator[None]:  # type: ignore[override]
+        """Count the request as in progress until it is answered.
+
+        Raises:
+            RequestRejected: It has no valid key.
+            ProtocolError: It exceeds the limits.
+        """
+        request.state.push_key = self._number_of_key(request)
+        self._limits.require_place()
+        self._limits.require_rate(request.state.push_key, 1)
+        self._limits.in_progress += 1
+        try:
+            yield
+        finally:
+            self._limits.in_progress -= 1
+
+    def _number_of_key(self, request: Request) -> int:
         given = request.headers.get("authorization")
-        if not self._keys.accepts(None if given is None else given.encode("latin-1")):
+        number = self._keys.number_of(None if given is None else given.encode("latin-1"))
+        if number is None:
             self._on_refused(request.client.host if request.client else "")
             raise RequestRejected(
                 401,
@@ -78,6 +94,7 @@ class PushKeySecurity(HTTPBearer):
                 "send one of the gateway's push keys in `Authorization: Bearer`",
                 headers={"www-authenticate": 'Bearer realm="fanway"'},
             )
+        return number
 
 
 class RawPathMiddleware:
@@ -159,10 +176,10 @@ def create_app(
     if context.loopback_hosts_only:
         app.add_middleware(LoopbackHostMiddleware, on_refused=context.on_host_refused)
     description = _DEV_KEYS.format(key=dev_key) if dev_key else _KEYS
-    keys = PushKeySecurity(context.keys, description, context.on_key_refused)
+    keys = PushKeySecurity(context, description)
     router = APIRouter(prefix="/v1", dependencies=[Security(keys)])
     bodies = RequestBodies(max_size=context.body_size, budget=context.bodies)
-    PublishRoutes(RequestPublisher(context), bodies).add_to(router)
+    PublishRoutes(RequestPublisher(context), bodies, context.limits).add_to(router)
     LookupRoutes(Lookups(context)).add_to(router)
     UserCommandRoutes(UserCommandSender(context), bodies).add_to(router)
     app.include_router(router)

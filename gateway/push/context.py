@@ -11,6 +11,7 @@ from gateway.access.permissions import Namespaces
 from gateway.broker.base import Broker
 from gateway.memory import MemoryBudget, NodeMemory
 from gateway.push.push_keys import PushKeys
+from gateway.push.request_limits import RequestLimits
 from gateway.tasks import Tasks
 from protocol import limits
 
@@ -39,6 +40,8 @@ class PushContext:
     """Messages in one answer."""
     presence_limit: int = defaults.PRESENCE_REPLY
     """Members in one answer: they have `body_size` bytes at most, but one member is always returned."""
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    """How much may be asked for at once; 429 beyond."""
     on_key_refused: Callable[[str], None] = lambda _: None
     """Called with the address of a client whose request has no valid key."""
     on_host_refused: Callable[[str, str], None] = lambda *_: None

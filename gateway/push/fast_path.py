@@ -19,7 +19,7 @@ from gateway.errors import UNAVAILABLE_RETRY_SECONDS, Rejection
 from gateway.push.content_types import ContentType
 from gateway.push.context import PushContext
 from gateway.push.errors import http_rejection
-from gateway.push.header_cache import HeaderCache
+from gateway.push.header_cache import HeaderCache, ParsedBlock
 from gateway.push.http import HttpCounts, InternalHttp, RequestTimeouts
 from gateway.push.publisher import RequestPublisher
 from gateway.push.responses import ResponseBody
@@ -47,6 +47,7 @@ class FastPath:
         "head_limits",
         "header_cache",
         "http_counts",
+        "limits",
         "published",
         "publisher",
         "tasks",
@@ -68,6 +69,7 @@ class FastPath:
         self.tasks = context.tasks
         self.body_size = context.body_size
         self.bodies = context.bodies
+        self.limits = context.limits
         self.published = 0
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._response_heads: dict[str, bytes] = {}
@@ -98,6 +100,7 @@ class FastPath:
             "heads": len(self.header_cache),
             "rejected_heads": self.http_counts.rejected_heads,
             "stalled": self.http_counts.stalled,
+            **self.limits.statistics(),
         }
 
 
@@ -169,6 +172,13 @@ class FastPathHttp(InternalHttp):
             publication = self._fast_path.publisher.parse(decoded, json_text=json_text)
         except Exception:  # noqa: BLE001 (nothing was published yet: the routes find the same fault, and answer it)
             return False
+        return self._start_publish(block, publication)
+
+    def _start_publish(self, block: ParsedBlock, publication: Publication) -> bool:
+        """Publish and answer; False if that exceeds the limits, which the routes then say."""
+        limits = self._fast_path.limits
+        if limits.in_progress >= limits.concurrency or (limits.rate and limits.seconds_to_wait(block.key, 1)):
+            return False
         if self._first_request:
             self._on_first_request()
             self._unset_keepalive_if_required()
@@ -176,6 +186,7 @@ class FastPathHttp(InternalHttp):
         answer = self._fast_path.tasks.start(self._fast_path.publish(publication))
         if isinstance(answer, asyncio.Task):
             self._publish_task = answer
+            limits.in_progress += 1
             answer.add_done_callback(partial(self._on_published, block.answer_type))
         else:
             self._send(block.answer_type, answer)
@@ -218,6 +229,7 @@ class FastPathHttp(InternalHttp):
     ) -> None:
         """Answer, then go on with the input that arrived meanwhile."""
         self._publish_task = None
+        self._fast_path.limits.in_progress -= 1
         self._last_used_at = self.loop.time()
         self._send(answer_type, _STOPPING if task.cancelled() else task.result())
         if self.transport.is_closing():

@@ -31,6 +31,8 @@ _LEFT_TO_ROUTES = (b"content-encoding", b"expect", b"te", b"trailer", b"transfer
 class ParsedBlock:
     """The content types of the body and of the answer, from a header block with a valid key."""
 
+    key: int
+    """The number of the key (`PushKeys.number_of`)."""
     request_type: ContentType
     answer_type: ContentType
 
@@ -85,7 +87,10 @@ def parse_block(block: bytes, keys: PushKeys, *, loopback_hosts_only: bool = Fal
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
     fields = collector.fields
-    if not (collector.complete and _plain(fields) and keys.accepts(fields.get(b"authorization", [None])[0])):
+    if not (collector.complete and _plain(fields)):
+        return None
+    key = keys.number_of(fields.get(b"authorization", [None])[0])
+    if key is None:
         return None
     if loopback_hosts_only and not hosts_are_loopback(fields.get(b"host", ())):
         return None
@@ -95,7 +100,7 @@ def parse_block(block: bytes, keys: PushKeys, *, loopback_hosts_only: bool = Fal
     except RequestRejected:
         return None
     answer_type = preferred_content_type(first_values.get(b"accept"), default=request_type)
-    return ParsedBlock(request_type, answer_type)
+    return ParsedBlock(key, request_type, answer_type)
 
 
 def _plain(fields: Mapping[bytes, Sequence[bytes]]) -> bool:

@@ -18,16 +18,20 @@ class PushKeys:
         self._keys = tuple(key.encode() for key in keys)
 
     def accepts(self, authorization: bytes | None) -> bool:
-        """Return whether the value of an Authorization header has a valid key (RFC 6750 section 2.1).
+        """Return whether the value of an Authorization header has a valid key (RFC 6750 section 2.1)."""
+        return self.number_of(authorization) is not None
+
+    def number_of(self, authorization: bytes | None) -> int | None:
+        """Return which key the value of an Authorization header has, from 1 on; None if it has no valid one.
 
         Every key is compared in full, so the duration reveals neither which one matched nor how much of it.
         """
         scheme, _, given = (authorization or b"").strip(b" \t").partition(b" ")
         given = given.lstrip(b" ")
-        valid = False
-        for key in self._keys:
-            valid |= hmac.compare_digest(key, given)
-        return valid and scheme.lower() == b"bearer"
+        number = 0
+        for candidate, key in enumerate(self._keys, 1):
+            number += candidate * hmac.compare_digest(key, given)
+        return number if number and scheme.lower() == b"bearer" else None
 
     def __repr__(self) -> str:
         return f"<PushKeys {len(self._keys)}>"

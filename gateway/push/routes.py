@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -15,6 +15,7 @@ from gateway.push.lookups import Lookups
 from gateway.push.openapi import operation
 from gateway.push.params import channel_from_path, position_from_query, user_from_path
 from gateway.push.publisher import RequestPublisher
+from gateway.push.request_limits import RequestLimits
 from gateway.push.requests import (
     BatchRequest,
     BroadcastRequest,
@@ -64,10 +65,11 @@ Reverse = Annotated[bool, Query(description="The newest first.")]
 class PublishRoutes:
     """The paths that publish."""
 
-    def __init__(self, publisher: RequestPublisher, bodies: RequestBodies) -> None:
-        """Publish with *publisher* what the *bodies* of requests ask for."""
+    def __init__(self, publisher: RequestPublisher, bodies: RequestBodies, limits: RequestLimits) -> None:
+        """Publish with *publisher*, within *limits*, what the *bodies* of requests ask for."""
         self._publisher = publisher
         self._bodies = bodies
+        self._limits = limits
 
     async def publish(self, request: Request) -> Response:
         """One message for one channel."""
@@ -78,20 +80,30 @@ class PublishRoutes:
     async def broadcast(self, request: Request) -> Response:
         """The same message for each of at most 1,000 channels; each succeeds or fails on its own."""
         async with self._bodies.read(request) as body:
-            results = await self._publisher.broadcast(body.parse(BroadcastRequest), json_text=body.json_text)
+            asked = body.parse(BroadcastRequest)
+            self._charge(request, asked.channels)
+            results = await self._publisher.broadcast(asked, json_text=body.json_text)
             return encode_answer(request, {"results": results})
 
     async def notify(self, request: Request) -> Response:
         """The same message for each of at most 1,000 users, on all of their connections."""
         async with self._bodies.read(request) as body:
-            results = await self._publisher.notify(body.parse(NotifyRequest), json_text=body.json_text)
+            asked = body.parse(NotifyRequest)
+            self._charge(request, asked.users)
+            results = await self._publisher.notify(asked, json_text=body.json_text)
             return encode_answer(request, {"results": results})
 
     async def batch(self, request: Request) -> Response:
         """At most 1,000 commands, carried out in order; each succeeds or fails on its own."""
         async with self._bodies.read(request) as body:
-            results = await self._publisher.batch(body.parse(BatchRequest), json_text=body.json_text)
+            asked = body.parse(BatchRequest)
+            self._charge(request, asked.commands)
+            results = await self._publisher.batch(asked, json_text=body.json_text)
             return encode_answer(request, {"results": results})
+
+    def _charge(self, request: Request, targets: Sized) -> None:
+        """Take a message for each of *targets* from the rate; the first was taken with the request."""
+        self._limits.require_rate(request.state.push_key, max(0, len(targets) - 1))
 
     def add_to(self, router: APIRouter) -> None:
         """Add these paths to *router*."""

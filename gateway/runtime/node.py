@@ -32,6 +32,7 @@ from gateway.push.context import PushContext
 from gateway.push.fast_path import FastPath, FastPathHttp
 from gateway.push.http import keep_alive_options
 from gateway.push.push_keys import PushKeys
+from gateway.push.request_limits import RequestLimits
 from gateway.runtime import factory
 from gateway.runtime.clock_watch import ClockWatch
 from gateway.runtime.listeners import Listener
@@ -262,6 +263,7 @@ class GatewayNode:
             message_size=settings.limits.message_size,
             history_limit=settings.limits.history_reply,
             presence_limit=settings.limits.presence_reply,
+            limits=RequestLimits(concurrency=settings.push.concurrency, rate=settings.push.rate),
             on_key_refused=self._refusals.on_push_key_refused,
             on_host_refused=self._refusals.on_host_refused,
         )

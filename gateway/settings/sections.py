@@ -75,6 +75,12 @@ MAX_TOKEN_TTL = DAY
 MAX_IDEMPOTENCY_TTL = 7 * DAY
 """Each key takes memory for as long (docs/configuration.md#push); nobody repeats a publish a week later."""
 
+MAX_PUSH_REQUESTS = 100_000
+"""Requests in progress at once: each holds its body, and the pipeline to Redis holds 50,000 calls."""
+
+MAX_PUSH_RATE = 10_000_000.0
+"""Messages a second: more than a machine can publish."""
+
 MAX_LEASE = HOUR
 """Members of a node that was killed stay in presence, and its inbox in Redis, for as long."""
 
@@ -221,6 +227,8 @@ class PushSettings(Section):
 
     keys: units.Secrets = ()
     idempotency_ttl: Annotated[Period, Field(le=MAX_IDEMPOTENCY_TTL)] = defaults.IDEMPOTENCY_TTL_SECONDS
+    concurrency: Annotated[Positive, Field(le=MAX_PUSH_REQUESTS)] = defaults.PUSH_CONCURRENCY
+    rate: Annotated[units.RateOrNone, Field(le=MAX_PUSH_RATE)] = defaults.PUSH_RATE
 
 
 def _prefix(value: str) -> str:

@@ -18,6 +18,7 @@ from gateway.broker.redis import options as redis
 from gateway.hub import services
 from gateway.memory import NodeMemory
 from gateway.push import context as push
+from gateway.push import request_limits
 from gateway.runtime import factory, listeners
 from gateway.settings import Settings
 from gateway.transport import public_http
@@ -29,6 +30,8 @@ SHARED: dict[str, list[tuple[ModuleType, str, str]]] = {
     "listen.internal.body_size": [(push, "PushContext", "body_size")],
     "auth.leeway": [(claims, "ClaimRules", "leeway"), (tokens, "Verifier", "leeway")],
     "auth.max_ttl": [(claims, "ClaimRules", "max_ttl"), (tokens, "Verifier", "max_ttl")],
+    "push.concurrency": [(request_limits, "RequestLimits", "concurrency")],
+    "push.rate": [(request_limits, "RequestLimits", "rate")],
     "push.idempotency_ttl": [
         (memory, "MemoryBroker", "key_ttl"),
         (redis, "RedisOptions", "key_ttl"),

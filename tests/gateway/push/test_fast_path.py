@@ -244,4 +244,7 @@ async def test_requests_of_common_clients_take_the_fast_path() -> None:
             "heads": 2,
             "rejected_heads": 0,
             "stalled": 0,
+            "in_progress": 0,
+            "rejected_concurrency": 0,
+            "rejected_rate": 0,
         }
