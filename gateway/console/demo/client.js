@@ -8,14 +8,21 @@
  *
  * Events, each with its `detail`: `state` {state, code, reason, delay}, and the server's pushes under their own
  * names. In `subscribed`, `resumed` is true where this client was subscribed before; the messages of the reply
- * follow as `message` events with `replayed: true`. `unsubscribed` is also dispatched for a rejected subscription.
+ * follow as `message` events with `replayed: true`. `unsubscribed` is also dispatched for a rejected subscription; its
+ * `since` is the position up to which messages arrived, for a later `subscribe`.
  */
 
 // Close codes: docs/protocol.md#close-codes.
 const NO_RECONNECT_CODES = new Set([1002, 1007, 1009, 4002, 4003, 4005, 4012]);
+const TOKEN_ERRORS = new Set(["token_expired", "unauthorized"]); // another channel token may be accepted
 const LONG_BACKOFF_CODES = new Set([4008, 4010]);
 const [FIRST_DELAY_MS, MAX_DELAY_MS] = [500, 30_000];
 const TIMEOUT_MS = 10_000; // of connecting; and, added to the heartbeat interval, of any message from the server
+
+/** Return how many ms to wait after a number of failures in a row: random, up to a bound that doubles. */
+const backoff = (failures) => Math.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** failures);
+
+const serverSubscription = () => ({ server: true, options: {}, failures: 0 });
 
 export class Client extends EventTarget {
     /** "closed", "connecting", "connected", or "waiting" for the next attempt. */
@@ -26,7 +33,7 @@ export class Client extends EventTarget {
     #options;
     #socket = null;
     #connectSent = false;
-    #subs = new Map(); // channel -> {options, since, resumed, server}
+    #subs = new Map(); // channel -> {options, getToken, token, since, resumed, server, failures}
     #replies = new Map(); // command id -> {resolve, reject}
     #lastId = 0;
     #failures = 0; // connections in a row that ended before `connected`
@@ -61,10 +68,17 @@ export class Client extends EventTarget {
         this.#setState("closed", { code: 1000, reason: "" });
     }
 
-    /** Subscribe now and after every reconnect; `options` are further fields of the command. */
-    subscribe(channel, options = {}) {
+    /**
+     * Subscribe now and after every reconnect; `options` are further fields of the command, `since` among them.
+     * `options.token` is a channel token, or a function that returns one or a promise of one. The function is called
+     * before the first subscription and again when the token has expired: the client then subscribes with the new token
+     * from where it was, and nothing is missed if the channel keeps history. A token that is text cannot be renewed: when
+     * it expires, `unsubscribed` is dispatched.
+     */
+    subscribe(channel, { token, since, ...options } = {}) {
         if (this.#subs.has(channel)) return;
-        const sub = { options };
+        const getToken = typeof token === "function" ? token : null;
+        const sub = { options, getToken, token: getToken ? undefined : token, since, failures: 0 };
         this.#subs.set(channel, sub);
         if (this.#connectSent) this.#sendSubscribe(channel, sub);
     }
@@ -114,38 +128,63 @@ export class Client extends EventTarget {
         this.#failures = 0;
         this.#setState("connected");
         for (const [channel, reply] of Object.entries(connected.subs)) {
-            const sub = this.#subs.get(channel) ?? { server: true };
+            const sub = this.#subs.get(channel) ?? serverSubscription();
             this.#subs.set(channel, sub);
             if (reply.type === "error") this.#onRejected(channel, sub, reply);
             else this.#onSubscribed(sub, { ...reply, channel });
         }
     }
 
-    #sendSubscribe(channel, sub) {
-        this.command("subscribe", { channel, ...sub.options, since: sub.since }).then(
-            (reply) => this.#onSubscribed(sub, reply),
-            (error) => this.#onRejected(channel, sub, error),
-        );
+    async #sendSubscribe(channel, sub) {
+        const isCurrent = this.#whileCurrent(channel, sub);
+        try {
+            if (sub.getToken) sub.token ??= await sub.getToken(channel);
+            if (!isCurrent()) return; // the connection has ended, or the subscription
+            const reply = await this.command("subscribe", { channel, ...sub.options, token: sub.token, since: sub.since });
+            this.#onSubscribed(sub, reply);
+        } catch (error) {
+            if (isCurrent()) this.#onRejected(channel, sub, error);
+        }
+    }
+
+    /** Return a function: whether this connection and this subscription are still the current ones. */
+    #whileCurrent(channel, sub) {
+        const socket = this.#socket;
+        return () => socket === this.#socket && this.#connectSent && this.#subs.get(channel) === sub;
     }
 
     #onSubscribed(sub, reply) {
         if (this.#subs.get(reply.channel) !== sub) return; // unsubscribed since then
         this.#emit("subscribed", { ...reply, resumed: Boolean(sub.resumed) });
         for (const message of reply.messages ?? []) this.#emit("message", { ...message, replayed: true });
-        Object.assign(sub, { since: reply.position, resumed: true });
+        Object.assign(sub, { since: reply.position, resumed: true, failures: 0 });
     }
 
-    #onRejected(channel, sub, { code, message, retry_after_ms: after }) {
-        const socket = this.#socket;
-        const current = () => socket === this.#socket && this.#subs.get(channel) === sub;
-        if (!current() || !code || code === "already_subscribed") return;
-        if (after !== undefined) setTimeout(() => current() && this.#sendSubscribe(channel, sub), after);
-        else this.#removeSubscription({ type: "unsubscribed", channel, code, reason: message });
+    /** Subscribe later if that can succeed, else forget the subscription; `error` has no `code` if no token could be fetched. */
+    #onRejected(channel, sub, error) {
+        const { code, message, retry_after_ms: after } = error;
+        if (code === "already_subscribed") return;
+        const isCurrent = this.#whileCurrent(channel, sub);
+        const wantsToken = sub.getToken && (!code || TOKEN_ERRORS.has(code));
+        if (after === undefined && !wantsToken) {
+            return this.#removeSubscription({ type: "unsubscribed", channel, code, reason: message });
+        }
+        if (wantsToken) sub.token = undefined;
+        if (!code) this.#emit("error", error);
+        setTimeout(() => isCurrent() && this.#sendSubscribe(channel, sub), Math.max(after ?? 0, backoff(sub.failures++)));
     }
 
     #removeSubscription(push) {
+        const sub = this.#subs.get(push.channel);
         this.#subs.delete(push.channel);
-        this.#emit(push.type, push);
+        this.#emit(push.type, { ...push, since: sub?.since });
+    }
+
+    /** The server has ended a subscription: renew it if only its token has expired. */
+    #onUnsubscribed(sub, push) {
+        if (push.code !== "token_expired" || !sub.getToken) return this.#removeSubscription(push);
+        sub.token = undefined;
+        this.#sendSubscribe(push.channel, sub);
     }
 
     #onMessage(message) {
@@ -162,11 +201,11 @@ export class Client extends EventTarget {
         if (type === "ping") return this.#send({ type: "pong" });
         if (type === "reconnect") this.#serverDelay = push.after_ms;
         if (type === "expiring") this.#refresh();
-        if (type === "subscribed" && !this.#subs.has(channel)) this.#subs.set(channel, { server: true });
+        if (type === "subscribed" && !this.#subs.has(channel)) this.#subs.set(channel, serverSubscription());
         const sub = this.#subs.get(channel);
         if (channel && !sub) return; // sent before the server received the unsubscribe
         if (type === "subscribed") return this.#onSubscribed(sub, push);
-        if (type === "unsubscribed") return this.#removeSubscription(push);
+        if (type === "unsubscribed") return this.#onUnsubscribed(sub, push);
         if (type === "message" || type === "gap") sub.since = push.message ?? push.position ?? sub.since;
         this.#emit(type, push);
     }
@@ -182,8 +221,7 @@ export class Client extends EventTarget {
     #onDisconnected(code, reason) {
         this.#dropSocket();
         if (NO_RECONNECT_CODES.has(code)) return this.#setState("closed", { code, reason });
-        const max = LONG_BACKOFF_CODES.has(code) ? MAX_DELAY_MS : Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#failures++);
-        const delay = this.#serverDelay ?? Math.random() * max;
+        const delay = this.#serverDelay ?? (LONG_BACKOFF_CODES.has(code) ? Math.random() * MAX_DELAY_MS : backoff(this.#failures++));
         this.#serverDelay = null;
         this.#reconnectTimer = setTimeout(() => this.open(), delay);
         this.#setState("waiting", { code, reason, delay });

@@ -10,7 +10,9 @@ const PING_INTERVAL_MS = 2000;
 const BURST_SIZE = 100;
 const KEY = "dev";
 const HEADERS = { Authorization: `Bearer ${KEY}`, "Content-Type": "application/json" };
-const CHANNEL = /^[A-Za-z0-9_.:@~-]{1,128}$/;
+const CHANNEL = /^([A-Za-z0-9_.:@~-]{1,128}|@([A-Za-z0-9_.:@~-]|%[0-9A-F]{2}){1,511})$/;
+const MAX_UNSENT = 100; // messages that wait for a connection
+const UNSENT = "fanway.unsent"; // where they outlive a reload of this page
 
 const $ = (id) => document.getElementById(id);
 const feed = new Feed($("scroller"), $("messages"), $("newest"));
@@ -27,7 +29,7 @@ let client;
 const STATES = {
     connected: () => "Connected",
     connecting: () => "Connecting …",
-    waiting: ({ delay }) => `Retry in ${(delay / 1000).toFixed(1)} s`,
+    waiting: () => "No connection",
     closed: ({ code }) => (code === 1000 ? "Offline" : "Closed"),
 };
 const CLOSE_TEXTS = { 1000: "you went offline", 1006: "without a close frame", 4000: "the server shuts down" };
@@ -37,11 +39,15 @@ function showState({ detail }) {
     document.body.dataset.state = state;
     $("state").textContent = STATES[state](detail);
     $("toggle").textContent = state === "closed" ? "Go online" : "Go offline";
+    $("retry").hidden = state !== "waiting";
+    showCountdown(state === "waiting" ? performance.now() + detail.delay : null);
     if (state === "connected") {
         people.self = client.session.connection;
         $("connection").textContent = client.session.connection;
         $("node").textContent = client.session.node;
+        for (const id of ["sent", "pushed"]) if ($(id).classList.contains("failed")) showOutcome(id, "");
         measure();
+        sendUnsent();
         return;
     }
     if (code !== undefined && $("connection").textContent !== "–") {
@@ -50,6 +56,22 @@ function showState({ detail }) {
     }
     $("connection").textContent = $("rtt").textContent = "–";
     people.markOutdated();
+}
+
+let countdown;
+
+/** Show the seconds until `retryAt`, in ms of `performance.now()`; null: there is no retry. */
+function showCountdown(retryAt) {
+    clearInterval(countdown);
+    const show = () => ($("countdown").textContent = `retry in ${Math.max(0, Math.ceil((retryAt - performance.now()) / 1000))} s`);
+    if (retryAt === null) return ($("countdown").textContent = "");
+    show();
+    countdown = setInterval(show, 200);
+}
+
+function showOutcome(id, text, { failed = false } = {}) {
+    $(id).textContent = text;
+    $(id).classList.toggle("failed", failed);
 }
 
 const roundTrips = [];
@@ -113,18 +135,46 @@ const PUSHES = {
 
 const messageData = () => ({ text: $("text").value.trim() || "hello" });
 
-async function publish(event) {
+function publish(event) {
     event.preventDefault();
     if (!$("text").value.trim()) return $("text").focus();
-    const data = messageData();
+    const message = { channel, data: messageData() };
+    if (client.state !== "connected" && unsent.length >= MAX_UNSENT) {
+        return showOutcome("sent", `Not sent: ${MAX_UNSENT} messages wait for the connection`, { failed: true });
+    }
+    $("text").value = "";
+    showCurl();
+    if (client.state === "connected") return send(message);
+    unsent.push(message);
+    showUnsent();
+}
+
+/** Publish; text that was not, or perhaps not, published goes back into the field, unless something else is typed there. */
+async function send({ channel, data }) {
     try {
         await client.publish(channel, data);
-        $("sent").textContent = "";
-        $("text").value = "";
-        showCurl();
+        showOutcome("sent", "");
     } catch (error) {
-        $("sent").textContent = `Not sent: ${error.message}`;
+        const outcome = error.code ? "Not sent" : "Perhaps not sent";
+        showOutcome("sent", `${outcome}: ${error.message}: ${data.text}`, { failed: true });
+        $("text").value ||= data.text;
+        showCurl();
     }
+}
+
+const unsent = JSON.parse(sessionStorage.getItem(UNSENT) ?? "[]"); // messages that were typed without a connection
+
+function showUnsent() {
+    sessionStorage.setItem(UNSENT, JSON.stringify(unsent));
+    const count = unsent.length;
+    showOutcome("sent", count ? `${count} ${count === 1 ? "message is" : "messages are"} sent when the connection is back` : "");
+}
+
+function sendUnsent() {
+    if (!unsent.length) return;
+    const messages = unsent.splice(0);
+    showUnsent();
+    messages.forEach(send);
 }
 
 const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
@@ -141,9 +191,10 @@ async function push(path, body, describe) {
         const response = await fetch(api(path), { method: "POST", headers: HEADERS, body: JSON.stringify(body) });
         const answer = await response.json();
         const took = `${(performance.now() - started).toFixed(0)} ms`;
-        $("pushed").textContent = response.ok ? describe(answer, took) : `${response.status}: ${answer.error?.message}`;
+        const outcome = response.ok ? describe(answer, took) : `${response.status}: ${answer.error?.message}`;
+        showOutcome("pushed", outcome, { failed: !response.ok });
     } catch (error) {
-        $("pushed").textContent = `No answer: ${error.message}`;
+        showOutcome("pushed", `No answer: ${error.message}`, { failed: true });
     }
 }
 
@@ -162,7 +213,7 @@ function pushBurst() {
 
 async function copyCurl() {
     const copied = await navigator.clipboard?.writeText($("curl").textContent).then(() => true, () => false);
-    $("pushed").textContent = copied ? "Copied" : "The browser does not allow this page to copy: select the text";
+    showOutcome("pushed", copied ? "Copied" : "The browser does not allow this page to copy: select the text", { failed: !copied });
 }
 
 async function suggestChannels() {
@@ -189,12 +240,14 @@ async function start() {
     });
     $("channel").addEventListener("focus", suggestChannels);
     $("toggle").addEventListener("click", () => (client.state === "closed" ? client.open() : client.close()));
+    $("retry").addEventListener("click", () => client.open());
     $("composer").addEventListener("submit", publish);
     $("text").addEventListener("input", showCurl);
     $("run").addEventListener("click", pushOne);
     $("burst").addEventListener("click", pushBurst);
     $("copy").addEventListener("click", copyCurl);
     setInterval(measure, PING_INTERVAL_MS);
+    showUnsent();
     showChannel();
     client.open();
 }

@@ -1,7 +1,6 @@
-/** Messages per second: the average of the last seconds, and a bar for each second of the last minute. */
+/** Messages in the last second, the most in a second of the last minute, and a bar for each second of that minute. */
 
 const SECONDS = 60;
-const AVERAGE_SECONDS = 5;
 const [WIDTH, HEIGHT, GAP] = [240, 40, 1]; // in units of the viewBox
 
 export class Rate {
@@ -33,12 +32,12 @@ export class Rate {
     #draw() {
         this.#advance();
         const { rate, total, peak, path } = this.#view;
-        // The current second is incomplete, and left out of the average.
-        const average = this.#bars.slice(-1 - AVERAGE_SECONDS, -1).reduce((sum, bar) => sum + bar, 0) / AVERAGE_SECONDS;
         const max = Math.max(...this.#bars);
-        rate.textContent = average.toLocaleString(undefined, { maximumFractionDigits: average < 10 ? 1 : 0 });
+        // Rate and peak are of complete seconds, so that the peak is the largest rate that was shown.
+        const complete = this.#bars.slice(0, -1);
+        rate.textContent = complete.at(-1).toLocaleString();
         total.textContent = this.#total.toLocaleString();
-        peak.textContent = max.toLocaleString();
+        peak.textContent = Math.max(...complete).toLocaleString();
         path.setAttribute("d", this.#bars.map((bar, index) => barOutline(bar / Math.max(max, 1), index)).join(""));
     }
 }
