@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -248,6 +249,7 @@ def listen(
             else (lambda: token)
         ),
         can_fetch_token=can_mint,
+        get_channel_token=partial(_channel_token, settings) if can_mint else lambda _: None,
         on_message=lambda message: typer.echo(as_line(message)),
         on_note=_print_note,
     ).run()
@@ -281,6 +283,19 @@ def _print_answer(
         url or http_url(internal.host, internal.port), key or next(iter(configured), defaults.DEV_PUSH_KEY)
     )
     sys.stdout.write(orjson.dumps(call(api), option=option).decode())
+
+
+def _channel_token(settings: Settings, channel: str) -> str | None:
+    """Return a token for *channel* if the configuration says that it wants one."""
+    from gateway.access.permissions import Namespaces, UnknownChannel
+
+    try:
+        rules = Namespaces(settings.namespaces(), strict=settings.channels.strict).rules(channel)
+    except UnknownChannel:
+        return None
+    if rules.subscribe != "token":
+        return None
+    return _mint_token(settings, user=LISTEN_USER, ttl=LISTEN_TOKEN_SECONDS, channel=channel)
 
 
 def _mint_token(

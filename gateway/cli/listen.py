@@ -47,6 +47,8 @@ class ChannelListener:
         rewind: How many of the last messages to begin with.
         get_token: Called before every connect.
         can_fetch_token: Whether *get_token* returns a new token each time.
+        get_channel_token: Returns a new token for a channel, None for a channel that wants none; called at
+            first, and when the gateway says that a channel token has expired.
         on_message: Called with every message, in the order of its channel.
         on_note: Called with a line about what happened to the connection or to a channel.
         sleep, random, silence_limit: For tests; the last one returns what `ClientState` says.
@@ -62,6 +64,7 @@ class ChannelListener:
         on_note: Callable[[str], None],
         rewind: int | None = None,
         can_fetch_token: bool = False,
+        get_channel_token: Callable[[str], str | None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
         silence_limit: Callable[[ClientState], float] = lambda state: state.silence_limit_seconds,
@@ -80,6 +83,10 @@ class ChannelListener:
             can_fetch_token=can_fetch_token,
             info=ClientInfo("fanway listen", __version__),
         )
+        self._get_channel_token = get_channel_token
+        for channel in channels:
+            token = get_channel_token(channel)
+            self._state.add(channel, token=token, rewind=rewind, can_fetch_token=token is not None)
 
     def __repr__(self) -> str:
         return f"<ChannelListener {self._url} {self._state}>"
@@ -168,11 +175,21 @@ class ChannelListener:
             _send(connection, effects.reply)
         if effects.fetch_token and (token := self._get_token()) is not None:
             _send(connection, self._state.refresh_command(token))
-        if effects.retries:
-            # A new connection restores every channel in one round trip, and no timer is needed beside recv.
-            self._state.on_connection_lost()
-            return Retry(max(retry.after_seconds for retry in effects.retries))
-        return effects.decision
+        return self._retry_subscriptions(connection, effects) or effects.decision
+
+    def _retry_subscriptions(self, connection: ClientConnection, effects: Effects) -> Retry | None:
+        """Subscribe again where only a channel token had expired; return how to go on for other reasons."""
+        later = [retry for retry in effects.retries if not retry.fetch_token or retry.after_seconds]
+        for retry in effects.retries:
+            if retry.fetch_token:
+                self._state.set_channel_token(retry.channel, self._get_channel_token(retry.channel))
+            if retry not in later:
+                _send(connection, self._state.subscribe_command(retry.channel))
+        if not later:
+            return None
+        # A new connection restores every channel in one round trip, and no timer is needed beside recv.
+        self._state.on_connection_lost()
+        return Retry(max(retry.after_seconds for retry in later))
 
     def _report(self, message: ServerMessage, effects: Effects) -> None:
         for line in notes(message, effects, self._channels):
@@ -203,7 +220,11 @@ def notes(message: ServerMessage, effects: Effects, channels: Container[str]) ->
     if isinstance(message, Error) and isinstance(effects.decision, Retry):
         lines.append(f"{message.code}: {message.message}")
     lines += [_missing(reset) for reset in effects.resets if reset.channel in channels]
-    lines += [f"{retry.channel}: {retry.error.code}: {retry.error.message}" for retry in effects.retries]
+    lines += [
+        f"{retry.channel}: {retry.error.code}: {retry.error.message}"
+        for retry in effects.retries
+        if retry.after_seconds or not retry.fetch_token
+    ]
     return lines
 
 

@@ -723,3 +723,38 @@ def test_a_channel_that_the_server_could_not_subscribe_for_the_moment_is_retried
     assert (retry.channel, retry.error.code, retry.error.message) == ("b", "unavailable", "no broker")
     assert state.subscribe_command("b").channel == "b"
     assert state.on_message(Unsubscribed("c", "limit_exceeded", "too many")) == NO_EFFECTS
+
+
+def test_a_channel_token_that_has_expired_is_fetched_anew_and_the_channel_resumes() -> None:
+    state = ClientState(random=longest)
+    state.add("a", token="old", position="4-u", can_fetch_token=True)
+    state.connect_command("token")
+    expired = Error(ErrorCode.TOKEN_EXPIRED, "the channel token has expired")
+    renewal = RetrySubscription("a", 0.0, expired, fetch_token=True)
+    # At connect the token has expired already; later the subscription ends with it.
+    assert state.on_message(connected(a=expired)) == Effects(retries=(renewal,))
+    state.set_channel_token("a", "new")
+    command = state.subscribe_command("a")
+    assert (command.token, str(command.since)) == ("new", "4-u")
+    state.on_message(Subscribed("a", at(6), recovered=True, messages=[message(5), message(6)], id=command.id))
+    push = Unsubscribed("a", "token_expired", "the channel token has expired")
+    assert state.on_message(push) == Effects(retries=(renewal,))
+    assert (state.channels["a"].token, state.channels["a"].subscribed) == (None, False)
+    state.set_channel_token("a", "newest")
+    assert (state.subscribe_command("a").token, positions(state)) == ("newest", {"a": "6-u"})
+
+
+def test_channel_tokens_that_are_rejected_again_and_again_are_fetched_with_backoff() -> None:
+    state = ClientState(random=longest)
+    state.add("a", token="old", can_fetch_token=True)
+    state.connect_command("token")
+    rejected = Error(ErrorCode.UNAUTHORIZED, "no")
+    delays = [state.on_message(connected(a=rejected)).retries[0].after_seconds]
+    for _ in range(3):
+        command = state.subscribe_command("a")
+        (retry,) = state.on_message(Error(ErrorCode.UNAUTHORIZED, "no", id=command.id)).retries
+        assert retry.fetch_token
+        delays.append(retry.after_seconds)
+    assert delays == [0.0, 1.0, 2.0, 4.0]
+    state.set_channel_token("b", "of a channel that was removed")
+    assert list(state.channels) == ["a"]

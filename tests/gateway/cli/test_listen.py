@@ -284,6 +284,43 @@ def test_a_transient_refusal_is_tried_again(
     assert listening.sleeps == [delay]
 
 
+def test_an_expired_channel_token_is_renewed_on_the_same_connection() -> None:
+    received: list[object] = []
+
+    def script(connection: ServerConnection, _: int) -> None:
+        received.append(receive(connection)["subs"])
+        send(connection, connected(a=Subscribed("a", at(1))))
+        send(connection, Unsubscribed("a", "token_expired", "the channel token has expired"))
+        renewed = receive(connection)
+        received.append(renewed)
+        send(connection, Subscribed("a", at(2), recovered=True, messages=[message(2)], id=renewed["id"]))  # type: ignore[arg-type]
+        connection.close(4005)
+
+    tokens = iter(["first", "second"])
+    listening = refuse(script, "4005", get_channel_token=lambda _: next(tokens))
+    assert received == [
+        {"a": {"token": "first"}},
+        {"type": "subscribe", "id": 2, "channel": "a", "token": "second", "since": "1-u"},
+    ]
+    assert [orjson.loads(line)["message"] for line in listening.messages] == ["2-u"]
+    assert (listening.sleeps, listening.notes) == ([], [LISTENING])
+
+
+def test_channel_tokens_that_are_rejected_twice_make_it_connect_again_later() -> None:
+    def script(connection: ServerConnection, attempt: int) -> None:
+        receive(connection)
+        if attempt == 2:
+            connection.close(4005)
+        send(connection, connected(a=Error(ErrorCode.UNAUTHORIZED, "no")))
+        id = receive(connection)["id"]
+        send(connection, Error(ErrorCode.UNAUTHORIZED, "no", id=id))  # type: ignore[arg-type]
+        connection.recv()
+
+    listening = refuse(script, "4005", get_channel_token=lambda _: "token")
+    assert listening.sleeps == [1.0]
+    assert "a: unauthorized: no" in listening.notes
+
+
 CLOSES = [
     (1000, False, 0.5),
     (4000, False, 7.0),

@@ -450,6 +450,27 @@ def test_listen_prints_messages_as_lines_of_json(home: Path) -> None:
     assert (given.returncode, tokens[1]) == (1, "mine")
 
 
+def test_listen_makes_itself_tokens_for_channels_that_want_them(home: Path) -> None:
+    subs: list[dict[str, dict[str, str]]] = []
+
+    def script(connection: ServerConnection) -> None:
+        subs.append(orjson.loads(connection.recv())["subs"])
+        connection.close(4005, "enough")
+
+    (home / "gateway.toml").write_text('[channels]\nstrict = true\n[channels.doc]\nsubscribe = "token"\n')
+    with serve(script, "127.0.0.1", 0, subprotocols=[Subprotocol(CODEC.subprotocol)]) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        fanway(home, "listen", "doc:7", "news", "un:known", "--url", url, FANWAY_AUTH__SECRET=SECRET)
+        server.shutdown()
+        thread.join()
+    (asked,) = subs
+    claims = orjson.loads(_payload(asked["doc:7"]["token"]))
+    assert (claims["sub"], claims["channel"]) == ("fanway-listen", "doc:7")
+    assert (asked["news"], asked["un:known"]) == ({}, {})
+
+
 def test_listen_ends_without_output_when_interrupted(home: Path) -> None:
     def script(connection: ServerConnection) -> None:
         connection.recv()
