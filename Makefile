@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+RUNTIME_STAMP := $(VENV)/.installed-runtime
 NODE_STAMP := clients/typescript/node_modules/.installed
 
 # The number of processes that run tests in parallel; the tests of one file stay in one process.
@@ -24,13 +26,18 @@ help: ## list all targets
 
 setup: $(STAMP) ## install everything that the other targets need into .venv
 
-$(STAMP): requirements.lock pyproject.toml clients/python/pyproject.toml
+# What a gateway needs to run: half of all packages, and no compiler, browser or test.
+$(RUNTIME_STAMP): requirements-runtime.lock requirements-build.lock pyproject.toml
 	@PYTHON='$(PYTHON)' .ci/need venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fanway needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--editable . --editable clients/python
+	$(PIP) --require-hashes -r requirements-runtime.lock -r requirements-build.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMP): requirements.lock pyproject.toml clients/python/pyproject.toml | $(RUNTIME_STAMP)
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable clients/python
 	@touch $@
 
 $(NODE_STAMP): clients/typescript/package-lock.json
@@ -38,7 +45,7 @@ $(NODE_STAMP): clients/typescript/package-lock.json
 	npm ci --silent --no-audit --no-fund --prefix clients/typescript
 	@touch $@
 
-run: setup ## start a gateway in dev mode, with the demo page
+run: $(RUNTIME_STAMP) ## start a gateway in dev mode, with the demo page; installs what that needs
 	$(BIN)/fanway serve --dev
 
 test-fast: setup ## run the tests that need no other programs (under 3 minutes): tests/protocol, tests/gateway

@@ -1,0 +1,52 @@
+"""What `make run` and `make setup` install."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.docs.pages import ROOT
+
+FILES = (
+    "Makefile",
+    "pyproject.toml",
+    "requirements.lock",
+    "requirements-runtime.lock",
+    "requirements-build.lock",
+)
+
+
+def commands(home: Path, target: str) -> str:
+    """Return the commands that `make` would execute for *target* in a new checkout."""
+    for name in FILES:
+        shutil.copy(ROOT / name, home / name)
+    printed = subprocess.run(
+        ["make", "--dry-run", target], cwd=home, check=True, capture_output=True, text=True
+    )
+    return printed.stdout
+
+
+def test_run_installs_what_a_gateway_needs_and_starts_it(tmp_path: Path) -> None:
+    printed = commands(tmp_path, "run")
+    assert "-r requirements-runtime.lock" in printed
+    assert "-r requirements.lock" not in printed
+    assert printed.splitlines()[-1] == ".venv/bin/fanway serve --dev"
+
+
+def test_setup_installs_everything(tmp_path: Path) -> None:
+    printed = commands(tmp_path, "setup")
+    assert printed.index("-r requirements-runtime.lock") < printed.index("-r requirements.lock")
+
+
+def test_nothing_is_installed_twice(tmp_path: Path) -> None:
+    commands(tmp_path, "setup")
+    (tmp_path / ".venv").mkdir()
+    for stamp in (".installed-runtime", ".installed"):
+        (tmp_path / ".venv" / stamp).touch()
+    assert commands_again(tmp_path) == [".venv/bin/fanway serve --dev"]
+
+
+def commands_again(home: Path) -> list[str]:
+    printed = subprocess.run(
+        ["make", "--dry-run", "setup", "run"], cwd=home, check=True, capture_output=True, text=True
+    )
+    return [line for line in printed.stdout.splitlines() if not line.startswith("make: ")]
