@@ -133,7 +133,7 @@ class Jwks:
         """Return the keys, their age in seconds (-1: none yet), fetches, failures, and those in a row."""
         return {
             "keys": len(self._keys),
-            "age": -1.0 if self._fetched_at is None else self._clock() - self._fetched_at,
+            "age_seconds": -1.0 if self._fetched_at is None else self._clock() - self._fetched_at,
             "fetches": self._fetches,
             "failures": self._failures,
             "failures_in_a_row": self._failures_in_a_row,

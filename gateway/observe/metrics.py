@@ -86,6 +86,8 @@ COUNTERS: Mapping[str, str] = {
     "rates_evicted": "rates of users and addresses that were forgotten before they were full again",
     "clock_steps": "times that the wall clock was stepped or the machine was suspended",
     "log_dropped": "log lines that could not be written",
+    "jwks_fetches": "fetches of the keys at auth.jwks_url",
+    "jwks_failures": "fetches of the keys at auth.jwks_url that failed",
     "outbox_shed_disconnected": "clients disconnected because all outboxes together were over their memory",
     "memory_outboxes_freed": "outboxes shed because all of them together were over their memory",
     "memory_newest_messages_freed": "channels whose newest messages were freed to make room for others",
@@ -142,6 +144,9 @@ GAUGES: Mapping[str, str] = {
     "push_heads": "request header blocks cached for the fast path",
     "slices_waiting": "parts of long work, such as large replies, that wait for their turn of the event loop",
     "tasks_running": "tasks that are running",
+    "jwks_keys": "keys from auth.jwks_url that verify tokens",
+    "jwks_age_seconds": "time since the keys at auth.jwks_url were last fetched; -1 before that",
+    "jwks_failures_in_a_row": "fetches of the keys at auth.jwks_url that failed since the last that did not",
     **{
         f"memory_{name}_{what}": f"{meaning} {kind}"
         for name, kind in {

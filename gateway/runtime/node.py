@@ -288,6 +288,7 @@ class GatewayNode:
                 "clock": self._clock_watch.statistics,
                 "log": logs.statistics,
                 "memory": self._memory.statistics,
+                **({} if self._jwks is None else {"jwks": self._jwks.statistics}),
             },
             close_counts=lambda: dict.fromkeys(CLOSES, 0) | self.hub.close_counts,
             workers=worker_metrics,

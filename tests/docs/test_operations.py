@@ -56,8 +56,21 @@ async def test_documented_metrics_are_those_that_are_exposed(
     assert not re.search(unexplained, text, re.MULTILINE)
 
 
+async def test_documented_metrics_of_jwks_are_those_that_are_exposed(tmp_path: Path) -> None:
+    # Nothing listens on the discard port of this machine: every fetch fails.
+    with gateway_process(tmp_path, AUTH__SECRET="", AUTH__JWKS_URL="http://127.0.0.1:9/keys") as gateway:
+        _, exposed = await metrics(gateway)
+        assert documented("### Metrics of the keys at a JWKS URL") == [
+            each for each in exposed if each[0].startswith("fanway_jwks_")
+        ]
+        figures = await gateway.metrics()
+    assert (figures["jwks_keys"], figures["jwks_age_seconds"]) == (0, -1)
+
+
 async def test_metrics_named_elsewhere_exist(gateway: GatewayProcess, over_redis: GatewayProcess) -> None:
     text = (await metrics(gateway))[0] + (await metrics(over_redis))[0]
+    jwks = [name for name, _ in documented("### Metrics of the keys at a JWKS URL")]
+    text += "".join(f"\n{name} 0\n" for name in jwks)  # compared with what is exposed above
     for path in sorted((ROOT / "docs").glob("*.md")):
         for name in re.findall(r"\b(?:fanway|process)_\w+_\w+\b", path.read_text()):
             assert re.search(rf"^{name}[ {{]", text, re.MULTILINE), f"{path.name}: {name}"

@@ -58,6 +58,13 @@ async def test_rotated_keys_of_a_jwks_are_loaded(tmp_path: Path) -> None:
     ):
         async with Client.open(gateway.public, token=signed_by(old)) as client:
             assert client.connected["user"] == "alice"
+        figures = await gateway.metrics()
+        assert (figures["jwks_keys"], figures["jwks_fetches_total"], figures["jwks_failures_total"]) == (
+            1,
+            1,
+            0,
+        )
+        assert figures["jwks_age_seconds"] >= 0
         keys.publish(new)
         async with Client.open(gateway.public, token=signed_by(new)) as client:
             assert client.connected["user"] == "alice"
@@ -74,6 +81,8 @@ async def test_unavailable_keys_close_with_a_code_that_is_retried(tmp_path: Path
             code, closed = await refusal(gateway, signed_by(signing("ES256", "soon")))
             # 4011: reconnect with backoff, where 4003 would mean to stop.
             assert (code, closed.code) == ("unavailable", 4011)
+            figures = await gateway.metrics()
+            assert figures["jwks_failures_total"] >= figures["jwks_failures_in_a_row"] >= 1
 
 
 class PublishedKeys:

@@ -300,7 +300,7 @@ async def test_a_failed_fetch_keeps_the_old_keys(server: Server, failure: str) -
         assert (await jwks.resolve("one", "ES256")).kid == "one"
         counts = jwks.statistics()
         assert (counts["keys"], counts["failures"], counts["failures_in_a_row"]) == (1, 1, 1)
-        assert counts["age"] == 86_400.0
+        assert counts["age_seconds"] == 86_400.0
 
 
 async def test_without_any_keys_clients_get_a_retry_time(
