@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -138,10 +139,38 @@ def mint(
 def _parse(token: str) -> jws.CompactSignature:
     if len(token) > limits.TOKEN_SIZE:
         raise TokenError(f"the token has {len(token)} characters, expected at most {limits.TOKEN_SIZE}")
+    _require_form(token)
     try:
         return jws.extract_compact(token.encode(), registry=_REGISTRY)
     except (JoseError, TypeError, ValueError, RecursionError):
         raise _malformed() from None
+
+
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+"""JWS Compact Serialization (RFC 7515 section 7.1); base64url without padding (section 2)."""
+
+_MISTAKES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"(?i)bearer\b"), "the token begins with 'Bearer': send what follows it alone"),
+    (re.compile(r"['\"]|.*['\"]\Z", re.DOTALL), "the token has quotes around it: send it without them"),
+    (
+        re.compile(r"(?s).*[\r\n]\Z"),
+        "the token ends with a line break: remove it where the token is read (from a file, from a command)",
+    ),
+    (re.compile(r"(?s)\s|.*\s"), "the token has white space in it: send it in one piece, without any"),
+    (re.compile(r"(?s).*="), "the token has base64 padding (=): a JWT has none (RFC 7515 section 2)"),
+    (re.compile(r"(?s).*[+/]"), "the token has + or /: a JWT is in base64url, with - and _ instead"),
+    (re.compile(r"(?:[^.]*\.){4}[^.]*\Z"), "the token is encrypted (five parts): send a signed one"),
+)
+"""What is known to happen to tokens on their way, and what to do; none of the texts repeats the token."""
+
+
+def _require_form(token: str) -> None:
+    """Raise `TokenError`, with what is wrong, unless *token* has the form of a signed token."""
+    if _FORM.fullmatch(token) is None:
+        for mistake, message in _MISTAKES:
+            if mistake.match(token):
+                raise TokenError(message)
+        raise _malformed()
 
 
 def _malformed() -> TokenError:

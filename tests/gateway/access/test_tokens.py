@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import RSAKey
 
-from gateway.access.keys import HMAC, Key, private_key, public_key, secret_keys
+from gateway.access.keys import HMAC, Key, TokenError, private_key, public_key, secret_keys
 from gateway.access.tokens import ChannelToken, Identity, Verifier, mint
 from gateway.clock import FakeClock
 from protocol import limits
+from protocol.errors import ErrorCode
 from tests.gateway.access.signing import (
     HS256,
     HS384,
@@ -353,3 +354,39 @@ def test_the_kid_is_in_the_header() -> None:
     serving = public_key(PUBLIC["ES256"], kid="2024")
     assert run_without_waiting(verifier(serving).identity(minted)).expires_at == NOW + 0.25
     rejected(verifier(public_key(PUBLIC["ES256"], kid="2025")).identity(minted))
+
+
+MISTAKES = {
+    "{}\n": "ends with a line break",
+    "{}\r\n": "ends with a line break",
+    " {}": "has white space in it",
+    "{} ": "has white space in it",
+    "{}.\n": "ends with a line break",
+    "Bearer {}": "begins with 'Bearer'",
+    "bearer {}\n": "begins with 'Bearer'",
+    '"{}"': "has quotes around it",
+    "'{}": "has quotes around it",
+    "{}=": "has base64 padding",
+    "{}==": "has base64 padding",
+    "{}+/": "has + or /",
+    "{}.a.b": "is encrypted",
+    "{}.a": "this is no token",
+    "{}\u00fc": "this is no token",
+    "{}\x00": "this is no token",
+}
+
+
+@pytest.mark.parametrize("form", MISTAKES)
+def test_what_happened_to_a_token_on_its_way_is_named_without_the_token(form: str) -> None:
+    given = form.format(token())
+    with pytest.raises(TokenError) as caught:
+        run_without_waiting(verifier().identity(given))
+    assert MISTAKES[form] in caught.value.message
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
+    assert not any(part in caught.value.message for part in token().split("."))
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a", "a.b"])
+def test_what_has_not_the_parts_of_a_token_is_no_token(text: str) -> None:
+    with pytest.raises(TokenError, match="this is no token"):
+        run_without_waiting(verifier().identity(text))
