@@ -16,6 +16,8 @@ _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/\\@:?#\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 _ORIGIN = re.compile(rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://{_HOST}")
+_WITHOUT_HOST = re.compile(r"(?!(?i:https?|wss?):)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+"""Origins of pages that an application ships, such as `file://` (Electron, Cordova)."""
 _HOST_HEADER = re.compile(_HOST)
 
 
@@ -70,14 +72,18 @@ def invalid_origin(entry: str) -> str | None:
     """Return what is wrong with an *entry* of the allow list; None for a valid one."""
     if entry in {ANY, "null"} or _parsed_origin(entry) is not None:
         return None
-    return f"{entry!r} is not an origin, expected scheme://host or scheme://host:port, nothing after it"
+    return (
+        f"{entry!r} is not an origin, expected scheme://host or scheme://host:port, nothing after it; "
+        "or, of an application's own pages, file://, app://. and the like, or null, as they send it"
+    )
 
 
 def _parsed_origin(origin: str) -> Origin | None:
     """Return scheme, host and port of an *origin* as RFC 6454 compares them; None if it is not valid."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:
-        return None
+        bare = _WITHOUT_HOST.fullmatch(origin)
+        return None if bare is None else (bare["scheme"].lower(), "", "")
     scheme = found["scheme"].lower()
     return scheme, found["host"].lower(), found["port"] or _DEFAULT_PORTS.get(scheme, "")
 

@@ -78,6 +78,29 @@ def test_null_and_any_origin_are_allowed_only_where_listed() -> None:
     assert not origin_allowed("https://evil.com", "a", frozenset({"https://*"}))
 
 
+APPLICATIONS = [
+    "file://",
+    "app://.",
+    "app://",
+    "ionic://localhost",
+    "tauri://localhost",
+    "chrome-extension://abcd",
+]
+
+
+@pytest.mark.parametrize("origin", APPLICATIONS)
+def test_pages_of_applications_are_allowed_if_listed_exactly(origin: str) -> None:
+    assert invalid_origin(origin) is None
+    assert origin_allowed(origin, "gateway.example.com", frozenset({origin}))
+    assert origin_allowed(origin.upper(), "gateway.example.com", frozenset({origin}))
+    assert not origin_allowed(origin, "gateway.example.com", NONE)
+    assert not origin_allowed(origin, "", NONE)
+    assert not origin_allowed(origin, "localhost", frozenset({"https://app.example.com"}), loopback=True)
+    others = frozenset(APPLICATIONS) - {origin}
+    assert not origin_allowed(origin, "gateway.example.com", others)
+    assert not origin_allowed(f"{origin}evil.com", "gateway.example.com", frozenset({origin}))
+
+
 @pytest.mark.parametrize(
     ("origin", "may"),
     [
@@ -109,7 +132,21 @@ def test_valid_entries_of_the_list_are_accepted(entry: str) -> None:
     assert invalid_origin(entry) is None
 
 
-@pytest.mark.parametrize("entry", ["", "app.example.com", "https://app.example.com/", "https://a b", "//a"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "app.example.com",
+        "https://app.example.com/",
+        "https://a b",
+        "//a",
+        "http://",
+        "WSS://",
+        "file:",
+        "file:///",
+        "://",
+    ],
+)
 def test_invalid_entries_of_the_list_are_reported(entry: str) -> None:
     assert f"{entry!r} is not an origin" in (invalid_origin(entry) or "")
 
