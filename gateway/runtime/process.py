@@ -6,7 +6,6 @@ import asyncio
 import gc
 import sys
 from collections.abc import Sequence
-from ctypes import c_double
 from functools import partial
 
 import uvloop
@@ -19,7 +18,7 @@ from gateway.runtime.listeners import reserve_ports
 from gateway.runtime.node import GatewayNode
 from gateway.runtime.stop_signals import stop_signals
 from gateway.runtime.supervisor import Supervisor
-from gateway.runtime.worker_heartbeat import WorkerHeartbeat
+from gateway.runtime.worker_heartbeat import WorkerHeartbeat, WorkerStatus
 from gateway.settings import Settings
 from gateway.transport.websocket.upgrade import PATH
 
@@ -56,7 +55,8 @@ def _run_workers(settings: Settings) -> int:
             settings.node.workers,
             stop_timeout=settings.drain.timeout + WORKER_STOP_MARGIN_SECONDS,
             log_event=_log_event,
-            on_all_serving=partial(print_addresses, with_ports, *ports),
+            on_all_serving=partial(print_addresses, with_ports, ports[0], ports[1]),
+            on_all_ready=partial(print_ready, with_ports, ports[1]),
         )
         return supervisor.run()
 
@@ -70,13 +70,13 @@ def run_worker(
     settings: Settings,
     number: int,
     metrics: WorkerMetricsExchange | None,
-    last_heartbeat: c_double,
+    status: WorkerStatus,
 ) -> None:
     """Run worker *number* until a signal stops it: a node of its own, on ports that all workers share."""
     logs.configure(standard_streams.replace(), settings.log.level, settings.log.format)
     tune_garbage_collector()
     try:
-        uvloop.run(_serve_as_worker(settings, number, metrics, last_heartbeat))
+        uvloop.run(_serve_as_worker(settings, number, metrics, status))
     except GatewayError as error:
         logs.logger().error("cannot start", worker=number, reason=str(error))
         sys.exit(1)
@@ -90,13 +90,13 @@ async def _serve_as_worker(
     settings: Settings,
     number: int,
     metrics: WorkerMetricsExchange | None,
-    last_heartbeat: c_double,
+    status: WorkerStatus,
 ) -> None:
     stopped = _stop_event()
-    heartbeat = WorkerHeartbeat(last_heartbeat, asyncio.get_running_loop(), stopped.set)
     name = f"{settings.node_name()}-{number}"
     own = settings.model_copy(update={"node": settings.node.model_copy(update={"name": name})})
     node = GatewayNode(own, shares_ports=True, worker_metrics=metrics)
+    heartbeat = WorkerHeartbeat(status, asyncio.get_running_loop(), lambda: node.broker_ready, stopped.set)
     await node.serve(stopped, lambda _: heartbeat.start())
 
 
@@ -130,18 +130,28 @@ def tune_garbage_collector() -> None:
 def _print_node_addresses(node: GatewayNode) -> None:
     """Print the addresses of *node*; where its Redis is not reachable yet, say so, and print when it is."""
     settings, ports = node.settings, (node.public.port, node.internal.port)
-    if node.broker_ready:
-        print_addresses(settings, *ports)
-        return
-    waiting = "waiting   Redis is not reachable yet: clients and publishes get 503 until it is"
-    _print_lines([waiting, *_addresses(settings, *ports)])
-    ready = ["ready     Redis is reachable", *_suggestions(settings, ports[1])]
-    node.call_when_broker_ready(partial(_print_lines, ready))
+    ready = node.broker_ready
+    print_addresses(settings, *ports, ready)
+    if not ready:
+        node.call_when_broker_ready(partial(print_ready, settings, ports[1]))
 
 
-def print_addresses(settings: Settings, public_port: int, internal_port: int) -> None:
-    """Print the addresses on which a gateway listens, and in dev mode a command to try."""
-    _print_lines([*_addresses(settings, public_port, internal_port), *_suggestions(settings, internal_port)])
+def print_addresses(settings: Settings, public_port: int, internal_port: int, ready: bool) -> None:  # noqa: FBT001 (the supervisor's callback)
+    """Print the addresses on which a gateway listens, and in dev mode a command to try.
+
+    If its broker is not *ready*, say so; `print_ready` prints the rest later.
+    """
+    addresses = _addresses(settings, public_port, internal_port)
+    if ready:
+        _print_lines([*addresses, *_suggestions(settings, internal_port)])
+    else:
+        waiting = "waiting   Redis is not reachable yet: clients and publishes get 503 until it is"
+        _print_lines([waiting, *addresses])
+
+
+def print_ready(settings: Settings, internal_port: int) -> None:
+    """Print that Redis is reachable, and in dev mode a command to try."""
+    _print_lines(["ready     Redis is reachable", *_suggestions(settings, internal_port)])
 
 
 def _addresses(settings: Settings, public_port: int, internal_port: int) -> list[str]:

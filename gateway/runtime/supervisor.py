@@ -15,13 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import c_double
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from gateway.observe.worker_metrics import WorkerMetricsExchange
 from gateway.runtime.stop_signals import stop_signals
+from gateway.runtime.worker_heartbeat import WorkerStatus
 
 HEARTBEAT_TIMEOUT_SECONDS = 10.0
 """Age of a worker's last heartbeat above which it is killed and restarted."""
@@ -43,8 +43,8 @@ CHECK_INTERVAL_SECONDS = 0.5
 START_CHECK_INTERVAL_SECONDS = 0.05
 """Between two checks of the workers: when all of them serve, and until then."""
 
-WorkerMain = Callable[[int, "WorkerMetricsExchange | None", c_double], None]
-"""Runs in each worker process: its number, the metrics of the other workers, and its last heartbeat."""
+WorkerMain = Callable[[int, "WorkerMetricsExchange | None", WorkerStatus], None]
+"""Runs in each worker process: its number, the metrics of the other workers, and its status to write."""
 
 
 def restart_delay(deaths: int, jitter: float) -> float:
@@ -58,8 +58,7 @@ class Worker:
 
     number: int
     process: BaseProcess
-    last_heartbeat: c_double
-    """`time.monotonic()` of the last heartbeat; 0 before the first."""
+    status: WorkerStatus
     started_at: float
     deaths: int = 0
     """Deaths in a row, each less than `STABLE_AFTER_SECONDS` after its start."""
@@ -69,14 +68,19 @@ class Worker:
     @property
     def is_serving(self) -> bool:
         """Whether the process runs and has written its first heartbeat, which it does once it listens."""
-        return self.restart_at is None and self.last_heartbeat.value > 0
+        return self.restart_at is None and self.status.last_heartbeat > 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process serves, and its broker takes publishes."""
+        return self.is_serving and self.status.is_ready
 
     def is_unresponsive(self, now: float) -> bool:
         """Return whether its last heartbeat is too old, or the first one did not come in time."""
         if self.restart_at is not None:
             return False
         if self.is_serving:
-            return now - self.last_heartbeat.value > HEARTBEAT_TIMEOUT_SECONDS
+            return now - self.status.last_heartbeat > HEARTBEAT_TIMEOUT_SECONDS
         return now - self.started_at > START_TIMEOUT_SECONDS
 
 
@@ -90,8 +94,10 @@ class Supervisor:
     """Seconds that workers have to end after the signal, before they are killed."""
     log_event: Callable[..., None]
     """Takes an event's name and its fields."""
-    on_all_serving: Callable[[], None]
-    """Called once, when every worker serves."""
+    on_all_serving: Callable[[bool], None]
+    """Called once, when every worker serves, with whether every worker is ready, too."""
+    on_all_ready: Callable[[], None]
+    """Called once, when every worker is ready, if that was not so when all served."""
     clock: Callable[[], float] = time.monotonic
     workers: list[Worker] = field(default_factory=list)
     _checked_at: float = math.inf
@@ -99,6 +105,7 @@ class Supervisor:
     """Until when no worker is considered unresponsive."""
     _stopping: bool = False
     _all_served: bool = False
+    _all_ready: bool = False
     _metrics_directory: str | None = None
     """Where the workers have their sockets for metrics; None where no directory could be created."""
 
@@ -131,23 +138,33 @@ class Supervisor:
                 self._schedule_restart(worker, now)
             elif worker.process.exitcode is not None:
                 self._schedule_restart(worker, now)
-        if not self._all_served and all(worker.is_serving for worker in self.workers):
-            self._all_served = True
-            self.on_all_serving()
+        if not self._all_ready:
+            self._report_start()
+
+    def _report_start(self) -> None:
+        """Call back when all workers serve, and when all are ready."""
+        is_ready = all(worker.is_ready for worker in self.workers)
+        if not self._all_served:
+            if all(worker.is_serving for worker in self.workers):
+                self._all_served, self._all_ready = True, is_ready
+                self.on_all_serving(is_ready)
+        elif is_ready:
+            self._all_ready = True
+            self.on_all_ready()
 
     def _start(self, number: int, *, deaths: int = 0) -> Worker:
         context = multiprocessing.get_context("spawn")
         # Without a lock: a worker that is killed while it holds one would block this process for ever, its
-        # handler of SIGTERM included. The value is aligned, so that a read never sees half of a write.
-        last_heartbeat = context.RawValue(c_double, 0.0)
+        # handler of SIGTERM included.
+        status = context.RawValue(WorkerStatus)
         directory = self._metrics_directory
         metrics = None if directory is None else WorkerMetricsExchange(directory, number, self.count)
         process = context.Process(
-            target=self.worker_main, args=(number, metrics, last_heartbeat), name=f"worker-{number}"
+            target=self.worker_main, args=(number, metrics, status), name=f"worker-{number}"
         )
         process.start()
         self.log_event("worker started", worker=number, pid=process.pid)
-        return Worker(number, process, last_heartbeat, self.clock(), deaths)
+        return Worker(number, process, status, self.clock(), deaths)
 
     def _schedule_restart(self, worker: Worker, now: float) -> None:
         if now - worker.started_at >= STABLE_AFTER_SECONDS:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from ctypes import c_double
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from gateway.runtime.supervisor import (
     Worker,
     restart_delay,
 )
+from gateway.runtime.worker_heartbeat import WorkerStatus
 
 ROOT = Path(__file__).parents[3]
 STOP_SECONDS = 30.0
@@ -55,18 +56,48 @@ def test_the_timeout_of_the_first_heartbeat_is_longer_than_that_of_later_ones(
     worker = Worker(
         1,
         multiprocessing.Process(),
-        c_double(heartbeat),
+        WorkerStatus(heartbeat),
         started_at=100.0,
         restart_at=restart_at,
     )
     assert (worker.is_serving, worker.is_unresponsive(now)) == (is_serving, is_unresponsive)
 
 
-def killed_while_it_holds_what_is_shared(_: int, __: object, last_heartbeat: Any) -> None:
-    """Serve for a moment as a worker; if the heartbeat has a lock, die with it."""
-    last_heartbeat.value = time.monotonic()
-    if hasattr(last_heartbeat, "get_lock"):
-        last_heartbeat.get_lock().acquire()
+@pytest.mark.parametrize("ready_at_first", [True, False])
+def test_the_start_is_reported_once_all_workers_serve_and_once_all_are_ready(ready_at_first: bool) -> None:
+    reports: list[str] = []
+    process = SimpleNamespace(exitcode=None, sentinel=0, pid=1)
+    statuses = [WorkerStatus(), WorkerStatus()]
+    supervisor = Supervisor(
+        lambda *_: None,
+        2,
+        stop_timeout=STOP_SECONDS,
+        log_event=lambda *_, **__: None,
+        on_all_serving=lambda ready: reports.append(f"serving, ready: {ready}"),
+        on_all_ready=lambda: reports.append("ready"),
+        clock=lambda: 100.0,
+        workers=[Worker(number, process, status, 100.0) for number, status in enumerate(statuses)],  # type: ignore[arg-type]
+    )
+    statuses[0].last_heartbeat, statuses[0].is_ready = 100.0, True
+    supervisor.check_workers()
+    assert reports == []
+    statuses[1].last_heartbeat, statuses[1].is_ready = 100.0, ready_at_first
+    supervisor.check_workers()
+    assert reports == [f"serving, ready: {ready_at_first}"]
+    statuses[0].is_ready, statuses[1].is_ready = False, True
+    supervisor.check_workers()
+    assert len(reports) == 1
+    statuses[0].is_ready = True
+    supervisor.check_workers()
+    supervisor.check_workers()
+    assert reports[1:] == ([] if ready_at_first else ["ready"])
+
+
+def killed_while_it_holds_what_is_shared(_: int, __: object, status: Any) -> None:
+    """Serve for a moment as a worker; if what is shared has a lock, die with it."""
+    status.last_heartbeat = time.monotonic()
+    if hasattr(status, "get_lock"):
+        status.get_lock().acquire()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -82,7 +113,8 @@ def supervise() -> None:
         1,
         stop_timeout=STOP_SECONDS,
         log_event=print_event,
-        on_all_serving=lambda: None,
+        on_all_serving=lambda _: None,
+        on_all_ready=lambda: None,
     )
     sys.exit(supervisor.run())
 
@@ -128,10 +160,11 @@ def test_workers_are_not_killed_because_the_supervisor_did_not_run_either() -> N
         1,
         stop_timeout=1.0,
         log_event=lambda event, **_: events.append(event),
-        on_all_serving=lambda: None,
+        on_all_serving=lambda _: None,
+        on_all_ready=lambda: None,
         clock=clock,
     )
-    supervisor.workers = [Worker(1, RunningProcess(), c_double(clock()), started_at=clock())]
+    supervisor.workers = [Worker(1, RunningProcess(), WorkerStatus(clock()), started_at=clock())]
     supervisor.check_workers()
     clock.advance(3_600.0)  # the machine was paused, with both processes
     supervisor.check_workers()

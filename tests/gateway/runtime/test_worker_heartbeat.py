@@ -1,23 +1,23 @@
 """The heartbeat of a worker, and the end of its supervisor."""
 
 import os
-from ctypes import c_double
 
 import pytest
 
 from gateway.clock import FakeClock
-from gateway.runtime.worker_heartbeat import HEARTBEAT_INTERVAL_SECONDS, WorkerHeartbeat
+from gateway.runtime.worker_heartbeat import HEARTBEAT_INTERVAL_SECONDS, WorkerHeartbeat, WorkerStatus
 
 
 def test_heartbeats_are_written_until_the_parent_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, orphaned = FakeClock(), list[bool]()
-    shared = c_double(0.0)
-    heartbeat = WorkerHeartbeat(shared, clock, lambda: orphaned.append(True))
+    clock, orphaned, ready = FakeClock(), list[bool](), list[bool]()
+    shared = WorkerStatus()
+    heartbeat = WorkerHeartbeat(shared, clock, lambda: bool(ready), lambda: orphaned.append(True))
     heartbeat.start()
-    first = shared.value
-    assert first > 0
+    first = shared.last_heartbeat
+    assert (first > 0, shared.is_ready) == (True, False)
+    ready.append(True)
     clock.advance(HEARTBEAT_INTERVAL_SECONDS * 3)
-    assert shared.value >= first
+    assert (shared.last_heartbeat >= first, shared.is_ready) == (True, True)
     assert orphaned == []
     monkeypatch.setattr(os, "getppid", lambda: 1)
     clock.advance(HEARTBEAT_INTERVAL_SECONDS)
