@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gateway
@@ -169,7 +169,7 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *demo],
+        routes=[*routes, *docs_page.routes("/docs", "/openapi.json"), *(demo or [_index_route()])],
         exception_handlers=dict.fromkeys(RENDERERS, _reject),
     )
     app.add_middleware(RawPathMiddleware)
@@ -184,6 +184,17 @@ def create_app(
     UserCommandRoutes(UserCommandSender(context), bodies).add_to(router)
     app.include_router(router)
     return app
+
+
+def _index_route() -> Route:
+    """Return what is at `/` without the demo page: where everything else is."""
+    paths = {"docs": "/docs", "openapi": "/openapi.json", "health": "/readyz", "metrics": "/metrics"}
+    index = {"name": "fanway", "version": gateway.__version__, **paths}
+
+    async def show(_: Request) -> Response:
+        return JSONResponse(index)
+
+    return Route("/", show)
 
 
 async def _reject(request: Request, error: Exception) -> Response:

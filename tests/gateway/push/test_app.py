@@ -105,7 +105,6 @@ REFUSED = [
     get(PUBLISH, "method", status=405),
     get(ANN, "method", status=405, method="PUT"),
     Case("/v1/publish/", said(), 404, "/docs"),
-    get("/", "/docs", status=404),
     get("/v1/users/a/b", "/docs", status=404),
 ]
 
@@ -223,3 +222,14 @@ async def test_lookups_are_rejected_like_publishes_when_the_broker_is_unavailabl
         answers = [await client.get(f"/v1/{path}") for path in paths]
     assert [answer.status_code for answer in answers] == [503] * len(paths)
     assert {answer.headers["retry-after"] for answer in answers} == {"1"}
+
+
+async def test_the_index_names_the_documentation_health_and_metrics() -> None:
+    api = await make_api()
+    async with api.client() as client:
+        answer = await client.get("/", headers={"authorization": ""})
+        index = answer.json()
+        assert (answer.status_code, index["name"], index["docs"]) == (200, "fanway", "/docs")
+        assert (await client.get(index["docs"])).status_code == 200
+        assert (await client.get(index["openapi"])).status_code == 200
+    assert (index["health"], index["metrics"]) == ("/readyz", "/metrics")
