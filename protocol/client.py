@@ -462,7 +462,7 @@ class ClientState:
         """
         if status == 429 or status >= 500:
             return self._retry(Backoff.JITTER, after=retry_after_seconds or 0.0)
-        return self._stop(reason or f"the handshake was refused with HTTP {status}")
+        return self._stop(reason or f"the handshake was rejected with HTTP {status}")
 
     # ------------------------------------------------------------ server messages
 

@@ -25,7 +25,7 @@ class Unreachable(GatewayError):
 
 
 class Refused(GatewayError):
-    """A gateway refused what it was asked for, or a URL or an answer is not a gateway's."""
+    """A gateway rejected what it was asked for, or a URL or an answer is not a gateway's."""
 
 
 class ApiClient:
@@ -77,9 +77,9 @@ def describe_refusal(status: int, body: bytes | bytearray | None) -> str:
     """Return a line about an HTTP response that is not 2xx, with the error in its body."""
     try:
         error = httpx.Response(status, content=bytes(body or b"")).json()["error"]
-        return f"the gateway refused: {error['code']}: {error['message']}"
+        return f"the gateway rejected it: {error['code']}: {error['message']}"
     except (ValueError, LookupError, TypeError):
-        return f"the gateway refused: HTTP {status}"
+        return f"the gateway rejected it: HTTP {status}"
 
 
 def http_url(host: str, port: int) -> str:

@@ -105,7 +105,7 @@ class Services:
     on_error: Callable[[BaseException], None] = lambda _: None
     """Called with errors that are a fault of this program."""
     on_token_refused: Callable[[ProtocolError], None] = lambda _: None
-    """Called with the reason for each token that is refused."""
+    """Called with the reason for each token that is rejected."""
 
     def expiry(self, expires_at: float) -> Expiry:
         """Return when a token that is admitted now ends; *expires_at* is its `exp`."""

@@ -1,4 +1,4 @@
-"""The tokens in commands: who they are for, and a report of each one that is refused."""
+"""The tokens in commands: who they are for, and a report of each one that is rejected."""
 
 from __future__ import annotations
 

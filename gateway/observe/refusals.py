@@ -1,4 +1,4 @@
-"""Refused origins, hosts, tokens, keys and connections in the log: why, what to do; never a token or key."""
+"""Rejected origins, hosts, tokens, keys and connections in the log: why, what to do; never a token or key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protocol.errors import ErrorCode, ProtocolError
 
 LINES_PER_INTERVAL = 5
 INTERVAL_SECONDS = 60.0
-"""For each kind of refusal, so that nobody can fill a disk or hide other lines."""
+"""For each kind of rejection, so that nobody can fill a disk or hide other lines."""
 
 TOKEN_REMEDIES: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.UNAUTHORIZED: "compare [auth] in gateway.toml with what signs the tokens",
@@ -27,7 +27,7 @@ CONNECTION_REMEDIES: Final[Mapping[str, str]] = {
 
 
 class RefusalLog:
-    """Logs refusals by kind: a few lines per interval, and in the next line how many were left out."""
+    """Logs rejections by kind: a few lines per interval, and in the next line how many were left out."""
 
     def __init__(self, log: Any, clock: Clock = monotonic) -> None:
         """Write to *log*, a structlog logger."""
@@ -46,7 +46,7 @@ class RefusalLog:
         )
 
     def on_token_refused(self, error: ProtocolError) -> None:
-        """Log why a token is refused; one that has expired is no fault, and has a budget of its own."""
+        """Log why a token is rejected; one that has expired is no fault, and has a budget of its own."""
         self._write(
             "token refused",
             kind=error.code,

@@ -29,7 +29,7 @@ class PushContext:
     """Returns once the subscribers of a channel accept more: awaited after each publish there, before its
     answer."""
     loopback_hosts_only: bool = False
-    """Whether requests to another host than loopback are refused, as in dev mode: 421."""
+    """Whether requests to another host than loopback are rejected, as in dev mode: 421."""
     body_size: int = defaults.BODY_SIZE_BYTES
     """Bytes in a request's body; 413 beyond."""
     bodies: MemoryBudget = field(default_factory=lambda: NodeMemory().bodies)

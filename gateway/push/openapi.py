@@ -33,7 +33,7 @@ DESCRIPTIONS: dict[int, str] = {
     401: "No valid key in `Authorization: Bearer`",
     413: "The body or the message's data is too large",
     415: "A Content-Type or Content-Encoding that is not understood",
-    422: "Well-formed but refused: a field is missing or wrong, a channel's namespace unknown",
+    422: "Well-formed but rejected: a field is missing or wrong, a channel's namespace unknown",
     429: "Too many requests: try again after Retry-After",
     500: "The gateway failed; its log says how",
     503: "The broker cannot take it now: try again after Retry-After",

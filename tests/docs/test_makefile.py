@@ -12,12 +12,14 @@ FILES = (
     "requirements.lock",
     "requirements-runtime.lock",
     "requirements-build.lock",
+    "clients/python/pyproject.toml",
 )
 
 
 def commands(home: Path, target: str) -> str:
     """Return the commands that `make` would execute for *target* in a new checkout."""
     for name in FILES:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, home / name)
     printed = subprocess.run(
         ["make", "--dry-run", target], cwd=home, check=True, capture_output=True, text=True

@@ -280,10 +280,10 @@ def test_a_decision_is_made_once_per_connection() -> None:
         (503, 3.0, Retry(3.5)),
         (503, None, Retry(0.5)),
         (502, None, Retry(0.5)),
-        (400, None, Stop("the handshake was refused with HTTP 400")),
-        (403, None, Stop("the handshake was refused with HTTP 403")),
-        (404, 3.0, Stop("the handshake was refused with HTTP 404")),
-        (426, None, Stop("the handshake was refused with HTTP 426")),
+        (400, None, Stop("the handshake was rejected with HTTP 400")),
+        (403, None, Stop("the handshake was rejected with HTTP 403")),
+        (404, 3.0, Stop("the handshake was rejected with HTTP 404")),
+        (426, None, Stop("the handshake was rejected with HTTP 426")),
     ],
 )
 def test_a_rejected_handshake(status: int, retry_after: float | None, expected: Retry | Stop) -> None:

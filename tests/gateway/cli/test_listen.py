@@ -208,7 +208,7 @@ def test_a_gateway_that_was_reached_once_is_tried_until_it_answers() -> None:
     with gateway(script, {2: 503, 3: 429}.get) as url, pytest.raises(Refused):
         listening.run(url)
     assert listening.sleeps == [0.5, 1.0, 2.0]
-    assert sum("the gateway refused: c: m" in line for line in listening.notes) == 2
+    assert sum("the gateway rejected it: c: m" in line for line in listening.notes) == 2
 
 
 def test_retry_after_comes_before_the_backoff() -> None:
@@ -231,7 +231,10 @@ def test_a_handshake_that_is_refused_at_first(status: int, error: type[Exception
     def script(connection: ServerConnection, _: int) -> None:
         receive(connection)
 
-    with gateway(script, lambda _: status) as url, pytest.raises(error, match="the gateway refused: c: m"):
+    with (
+        gateway(script, lambda _: status) as url,
+        pytest.raises(error, match="the gateway rejected it: c: m"),
+    ):
         Listening().run(url)
 
 

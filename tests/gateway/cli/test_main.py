@@ -413,7 +413,7 @@ REFUSALS = [
 def test_a_refusal_is_reported_in_one_line(home: Path, status: int, answer: object, line: str) -> None:
     with answer_with(status, answer) as server:
         done = fanway(home, "stats", "--internal-url", server.url)
-    assert (done.returncode, done.stderr) == (1, f"fanway: the gateway refused: {line}\n")
+    assert (done.returncode, done.stderr) == (1, f"fanway: the gateway rejected it: {line}\n")
 
 
 def test_listen_prints_messages_as_lines_of_json(home: Path) -> None:
