@@ -115,6 +115,7 @@ def _end_what_is_not_permitted(session: Session) -> None:
 async def _subscribe_claimed(session: Session, added: list[str]) -> None:
     """Subscribe to channels that the session's new token has *added*, and push the outcome of each."""
     missing = [name for name in added if name not in session.subscriptions]
+    session.charge(session.services.limits.costs.of_channels([None] * len(missing)))
     for name, outcome in (await subscribe_claimed(session, missing)).items():
         if isinstance(outcome, Subscribed):
             session.send(outcome)

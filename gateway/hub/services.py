@@ -44,7 +44,11 @@ class SessionLimits:
     heartbeat_grace: float = defaults.HEARTBEAT_GRACE_SECONDS
     connections_per_user: int = 0
     connections_per_address: int = 0
-    """0: no limit. These four are enforced elsewhere, and only told to clients here."""
+    user_commands_per_second: float = 0.0
+    user_command_burst: float = 0.0
+    address_commands_per_second: float = 0.0
+    address_command_burst: float = 0.0
+    """0: no limit. From `key_ttl` on, these are enforced elsewhere, and only told to clients here."""
 
     def as_reply(self) -> dict[str, Any]:
         """Return the limits that a client gets in `connected` (docs/protocol.md#limits)."""
@@ -55,6 +59,10 @@ class SessionLimits:
             "subs": limits.SUBSCRIPTIONS_AT_CONNECT,
             "commands_per_second": self.commands_per_second,
             "command_burst": self.command_burst,
+            "user_commands_per_second": self.user_commands_per_second,
+            "user_command_burst": self.user_command_burst,
+            "address_commands_per_second": self.address_commands_per_second,
+            "address_command_burst": self.address_command_burst,
             "costs": self.costs.as_reply(),
             "rejections": self.strikes,
             "history": self.history_reply,

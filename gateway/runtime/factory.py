@@ -148,6 +148,10 @@ def session_limits(settings: Settings) -> SessionLimits:
         heartbeat_grace=settings.heartbeat.grace,
         connections_per_user=limits.connections_per_user,
         connections_per_address=limits.connections_per_address,
+        user_commands_per_second=limits.user_commands_per_second,
+        user_command_burst=limits.user_command_burst,
+        address_commands_per_second=limits.address_commands_per_second,
+        address_command_burst=limits.address_command_burst,
     )
 
 

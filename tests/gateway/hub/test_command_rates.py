@@ -21,6 +21,8 @@ from protocol.messages import (
     Pong,
     PongReply,
     Presence,
+    Refresh,
+    Refreshed,
     Resume,
     ServerPing,
     Subscribed,
@@ -64,6 +66,15 @@ async def test_a_subscribe_costs_its_token() -> None:
         await client.subscribe("token:1", token=channel_token(node, "token:1"))
         await client.subscribe("h:1")
         assert await units_left(client) == 100 - 1 - (2 + 3) - 2
+
+
+@on_virtual_time
+async def test_a_refresh_costs_the_channels_that_the_new_token_adds() -> None:
+    async with running_node(limits=LIMITS) as node:
+        client = await node.connect(user="ann")
+        token = node.token("ann", channels=["nobody:1", "nobody:2", "nobody:3"])
+        assert isinstance(await client.request(Refresh(client.next_id(), token)), Refreshed)
+        assert await units_left(client) == 100 - 1 - 1 - 3 * 2
 
 
 @pytest.mark.parametrize(("limit", "read"), [(None, 30), (10, 10), (0, 0)])
