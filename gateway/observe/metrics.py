@@ -76,6 +76,7 @@ COUNTERS: Mapping[str, str] = {
     "public_connections_closed_closing": "connections that were being closed, closed early for new ones",
     "public_connections_closed_upgraded": "WebSockets without a `connect` closed in favour of new ones",
     "public_connections_rejected": "new connections closed because no other could be",
+    "public_connections_fragments_delayed": "pauses in reading a connection that sends many fragments",
     "public_connections_proxy_headers_refused": "headers of the PROXY protocol that were not accepted",
     "internal_connections_closed_silent": "connections without a request closed in favour of new ones",
     "internal_connections_closed_closing": "connections that were being closed, closed early for new ones",

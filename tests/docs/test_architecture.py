@@ -43,10 +43,8 @@ def test_documented_limits_are_those_of_the_code() -> None:
     head = HeadLimits()
     assert f"{head.size >> 10} KiB, then 431; {head.fields} fields, then 431" in words
     assert f"{head.target >> 10} KiB in the target, then 414" in words
-    assert (
-        f"{limits.FRAGMENTS} frames a message, {limits.CONTROL_FRAMES_PER_SECOND:g} control frames a second"
-        in words
-    )
+    assert f"{limits.FRAGMENTS_PER_SECOND:,.0f} a second are read" in words
+    assert f"{limits.CONTROL_FRAMES_PER_SECOND:g} control frames a second" in words
     assert f"then 1009; {limits.DEPTH} levels" in words
     for key, figure in re.findall(r"`limits\.(\w+)` \(([\d,]+)", SECURITY.text):
         if key != "message_size":

@@ -156,11 +156,10 @@ async def send_repeatedly_until_closed(raw: RawConnection, data: bytes, times: i
 
 FLOODS: dict[str, tuple[bytes, bytes, int]] = {
     # what comes once, what comes again and again, and how it ends
-    "empty continuations": (client_frame(TEXT, fin=False), client_frame(CONT, fin=False) * 10_000, 4002),
-    "small continuations": (
+    "more continuations than a message has bytes": (
         client_frame(TEXT, fin=False),
-        client_frame(CONT, b"x", fin=False) * 10_000,
-        4002,
+        client_frame(CONT, b"x" * 64, fin=False) * 2_000,
+        1009,
     ),
     "pings": (b"", client_frame(PING, b"x" * 125) * 1_000, 4002),
     "pongs": (b"", client_frame(PONG) * 10_000, 4002),
@@ -200,6 +199,28 @@ async def test_flood_of_pings_from_a_client_that_does_not_read(scene: Scene) -> 
         await send_repeatedly(raw, client_frame(PING, b"x" * 125) * 1_000, 20)
 
     await attack(scene, 10, one)
+
+
+@pytest.mark.parametrize("data", [b"", b"x"], ids=["empty", "of one byte"])
+async def test_many_fragments_are_read_slowly(scene: Scene, data: bytes) -> None:
+    """Whoever sends them without end is not closed, and harms nobody."""
+
+    async def one(raw: RawConnection) -> None:
+        await raw.send(client_frame(TEXT, fin=False) + client_frame(CONT, data, fin=False) * 10_000)
+        await publish(scene.gateway.internal, "calm-too", "meanwhile")
+
+    await attack(scene, 10, one)
+
+
+async def test_a_message_in_a_thousand_fragments_is_a_message(scene: Scene) -> None:
+    command = orjson.dumps({"type": "ping", "id": 2, "pad": "x" * 1_000})
+    parts = [client_frame(CONT, bytes([byte]), fin=False) for byte in command[1:]]
+
+    async def one(raw: RawConnection) -> None:
+        await raw.send(client_frame(TEXT, command[:1], fin=False) + b"".join(parts) + client_frame(CONT))
+        assert orjson.loads((await raw.read_frame()).payload) == {"type": "pong", "id": 2}
+
+    await attack(scene, 5, one)
 
 
 async def test_frames_in_segments_of_one_byte(scene: Scene) -> None:

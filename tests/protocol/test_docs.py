@@ -102,7 +102,9 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     assert documented["a token"] == f"{limits.TOKEN_SIZE:,} characters"
     assert documented["a publish's key"] == f"{limits.IDEMPOTENCY_KEY} characters"
     assert documented["a channel's name"].startswith(f"{limits.CHANNEL_NAME} of")
-    assert documented["WebSocket frames of one message"] == str(limits.FRAGMENTS)
+    assert documented["WebSocket frames of fragmented messages a second"] == (
+        f"{limits.FRAGMENTS_PER_SECOND:,.0f}, {limits.FRAGMENT_BURST:,.0f} at once"
+    )
     assert documented["WebSocket control frames a second"] == (
         f"{limits.CONTROL_FRAMES_PER_SECOND:.0f}, {limits.CONTROL_FRAME_BURST:.0f} at once"
     )

@@ -128,6 +128,8 @@ class OpenConnections(ServerState):
         self._rejected = 0
         self.proxy_headers_refused = 0
         """Headers of the PROXY protocol that were malformed, late, or not expected."""
+        self.fragments_delayed = 0
+        """Pauses in reading a connection that sends many frames of fragmented messages."""
 
     @property
     def count(self) -> int:
@@ -231,6 +233,7 @@ class OpenConnections(ServerState):
         other = {"rejected": self._rejected}
         if ConnectionStage.CONNECTED in self._stages:
             other["proxy_headers_refused"] = self.proxy_headers_refused
+            other["fragments_delayed"] = self.fragments_delayed
         closed = {f"closed_{stage.value}": self._closed_early[stage] for stage in self._queues}
         return counts | closed | other
 

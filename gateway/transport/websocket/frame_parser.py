@@ -24,6 +24,12 @@ def is_complete_data_frame(raw: bytes, max_payload: int) -> bool:
     return length == 126 and size >= 8 and 126 <= (raw[2] << 8 | raw[3]) == size - 8 <= max_payload
 
 
+def is_fragment(first: int) -> bool:
+    """Return whether a frame whose first byte is *first* is part of a fragmented message."""
+    opcode = first & 0x0F
+    return opcode < 0x8 and (first < 0x80 or opcode == 0)
+
+
 def is_binary(raw: bytes) -> bool:
     """Return whether the complete data frame *raw* is a binary one (`is_complete_data_frame`)."""
     return raw[0] == _BINARY

@@ -41,8 +41,8 @@ class Rfc6455Engine:
         """Fail messages of more than *max_message_size* bytes with code 1009."""
         self._max_message_size = max_message_size
         self._protocol = SansIoProtocol(Side.SERVER, state=State.OPEN, max_size=max_message_size)
-        self._fragments: list[bytes] | None = None
-        """The payloads of an incomplete message; None outside of one."""
+        self._fragments: bytearray | None = None
+        """The payloads of an incomplete message: one buffer, for any number; None outside of one."""
         self._binary = False
 
     @property
@@ -53,7 +53,7 @@ class Rfc6455Engine:
     @property
     def buffered(self) -> int:
         """Bytes of the fragments of an incomplete message."""
-        return sum(map(len, self._fragments)) if self._fragments else 0
+        return len(self._fragments or b"")
 
     def receive(self, raw: bytes) -> FrameOutcome:
         """Handle *raw*, a complete frame or the beginning of a frame that is too large."""
@@ -113,15 +113,15 @@ class Rfc6455Engine:
     def _add_fragment(self, frame: Frame, outcome: FrameOutcome) -> FrameOutcome:
         """Return *outcome*, with the message if *frame* completes one."""
         if frame.opcode is not Opcode.CONT:
-            self._fragments, self._binary = [], frame.opcode is Opcode.BINARY
+            self._fragments, self._binary = bytearray(), frame.opcode is Opcode.BINARY
         fragments = self._fragments
         if fragments is None:
             return outcome  # a continuation without a beginning: the protocol has already failed it
-        fragments.append(bytes(frame.data))
+        fragments += frame.data
         if not frame.fin:
             return outcome
         self._fragments = None
-        return outcome._replace(payload=b"".join(fragments), binary=self._binary)
+        return outcome._replace(payload=bytes(fragments), binary=self._binary)
 
     def _bytes_to_send(self) -> bytes:
         return b"".join(self._protocol.data_to_send())

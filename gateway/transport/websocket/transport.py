@@ -25,6 +25,7 @@ from gateway.transport.websocket.frame_parser import (
     announced_frame_size,
     is_binary,
     is_complete_data_frame,
+    is_fragment,
     is_utf8,
     processable_size,
     unmasked_payload,
@@ -275,6 +276,11 @@ class WebSocketTransport(asyncio.Protocol):
             size = processable_size(buffer, start, self._options.message_size)
             if size == 0:
                 break
+            if is_fragment(buffer[start]) and (delay := self._fragment_delay()):
+                self._buffer = buffer[start:]
+                self._count_incoming()
+                self._schedule_continuation(delay)
+                return
             self._handle_frame(buffer[start : start + size])
             start += size
             frames += 1
@@ -296,12 +302,24 @@ class WebSocketTransport(asyncio.Protocol):
         if incoming is not None:
             incoming.count(self, len(self._buffer) + (self._engine.buffered if self._engine else 0))
 
-    def _schedule_continuation(self) -> None:
-        """Handle the rest of the buffer in the next turn of the event loop, after other connections."""
+    def _schedule_continuation(self, delay: float = 0.0) -> None:
+        """Handle the rest of the buffer after *delay* seconds; by default, after other connections."""
         if not self._continuation_scheduled:
             self._continuation_scheduled = True
             self._update_reading()
-            self._loop.call_soon(self._continue)
+            if delay:
+                self._loop.call_later(delay, self._continue)
+            else:
+                self._loop.call_soon(self._continue)
+
+    def _fragment_delay(self) -> float:
+        """Count a frame of a fragmented message; return the seconds until it may be handled, usually 0."""
+        if self._stage is not Stage.OPEN:
+            return 0.0
+        self._peer_limits = limits = self._peer_limits or PeerLimits(self._clock)
+        delay = limits.fragment_delay()
+        self._server_state.fragments_delayed += bool(delay)
+        return delay
 
     def _continue(self) -> None:
         self._continuation_scheduled = False
@@ -331,18 +349,16 @@ class WebSocketTransport(asyncio.Protocol):
         ):
             self._deliver(self._receiver, unmasked_payload(raw), binary=is_binary(raw))
             return
-        opcode, final = raw[0] & 0x0F, bool(raw[0] & 0x80)
+        opcode = raw[0] & 0x0F
         if (
             self._stage is Stage.CLOSING
             and opcode != Opcode.CLOSE
             and announced_frame_size(raw, 0) == len(raw)
         ):
             return  # after our Close only the peer's Close matters, and there may be very many other frames
-        if opcode >= Opcode.CLOSE or not final or opcode == Opcode.CONT:
+        if opcode >= Opcode.CLOSE:
             self._peer_limits = limits = self._peer_limits or PeerLimits(self._clock)
-            violation = (
-                limits.count_control_frame() if opcode >= Opcode.CLOSE else limits.count_fragment(final=final)
-            )
+            violation = limits.count_control_frame()
             if violation is not None:
                 self._fail(CloseCode.PROTOCOL_VIOLATION, violation)
                 return

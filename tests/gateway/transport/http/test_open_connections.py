@@ -147,6 +147,7 @@ def test_a_connected_one_is_never_closed() -> None:
         "closed_upgraded": 0,
         "rejected": 1,
         "proxy_headers_refused": 0,
+        "fragments_delayed": 0,
     }
 
 

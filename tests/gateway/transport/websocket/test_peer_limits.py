@@ -7,6 +7,7 @@ from gateway.transport.websocket.peer_limits import PeerLimits
 from protocol import limits
 
 BURST = int(limits.CONTROL_FRAME_BURST)
+FRAGMENT_BURST = int(limits.FRAGMENT_BURST)
 RATE = limits.CONTROL_FRAMES_PER_SECOND
 
 
@@ -42,27 +43,32 @@ def test_an_hour_without_control_frames_allows_one_burst(peer_limits: PeerLimits
     assert outcomes.index("more than 10 control frames a second") == BURST
 
 
-@pytest.mark.parametrize("fragments", [2, 3, limits.FRAGMENTS])
-def test_messages_in_up_to_64_fragments_are_allowed(peer_limits: PeerLimits, fragments: int) -> None:
-    for _ in range(3):
-        outcomes = [
-            peer_limits.count_fragment(final=number == fragments) for number in range(1, fragments + 1)
-        ]
-        assert outcomes == [None] * fragments
+def test_a_burst_of_fragments_is_handled_at_once(peer_limits: PeerLimits) -> None:
+    assert {peer_limits.fragment_delay() for _ in range(FRAGMENT_BURST)} == {0.0}
+    assert peer_limits.fragment_delay() > 0
 
 
-def test_a_message_in_too_many_fragments_is_a_violation_before_its_last_fragment(
-    peer_limits: PeerLimits,
-) -> None:
-    allowed = [peer_limits.count_fragment(final=False) for _ in range(limits.FRAGMENTS)]
-    assert allowed == [None] * limits.FRAGMENTS
-    assert peer_limits.count_fragment(final=False) == "a message in more than 64 fragments"
-    assert peer_limits.count_fragment(final=True) == "a message in more than 64 fragments"
+def test_after_each_delay_some_more_are_handled(peer_limits: PeerLimits, clock: FakeClock) -> None:
+    for _ in range(FRAGMENT_BURST):
+        peer_limits.fragment_delay()
+    began, handled = clock(), 0
+    while clock() - began < 10:
+        if delay := peer_limits.fragment_delay():
+            clock.advance(delay)
+        else:
+            handled += 1
+    assert handled == pytest.approx(10 * limits.FRAGMENTS_PER_SECOND, rel=0.02)
+
+
+def test_fragments_at_the_rate_are_never_delayed(peer_limits: PeerLimits, clock: FakeClock) -> None:
+    for _ in range(3 * FRAGMENT_BURST):
+        clock.advance(1 / limits.FRAGMENTS_PER_SECOND)
+        assert peer_limits.fragment_delay() == 0
 
 
 def test_control_frames_and_fragments_are_counted_separately(peer_limits: PeerLimits) -> None:
     for _ in range(BURST):
-        assert peer_limits.count_fragment(final=False) is None
+        assert peer_limits.fragment_delay() == 0
         assert peer_limits.count_control_frame() is None
     assert peer_limits.count_control_frame() is not None
-    assert peer_limits.count_fragment(final=False) is None
+    assert peer_limits.fragment_delay() == 0
