@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -24,6 +24,9 @@ from gateway import __version__, defaults
 from gateway.errors import GatewayError
 from gateway.settings import FILES, ConfigError, Settings, load, units
 from gateway.settings.setting_warnings import warnings
+
+if TYPE_CHECKING:
+    from gateway.cli.listen import TokenSource
 
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C ended, as shells report it."""
@@ -236,20 +239,13 @@ def listen(
 
     settings = load(_config_file(config), complete=False)
     public = settings.listen.public
-    can_mint = token is None and bool(settings.auth.secret.get_secret_value())
     # Not KeyboardInterrupt: raised while the connection holds a lock, it would keep the connection open.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED_STATUS))
     ChannelListener(
         websocket_url(url or http_url(public.host, public.port)),
         channels,
         rewind=rewind,
-        get_token=(
-            (lambda: _mint_token(settings, user=LISTEN_USER, ttl=LISTEN_TOKEN_SECONDS))
-            if can_mint
-            else (lambda: token)
-        ),
-        can_fetch_token=can_mint,
-        get_channel_token=partial(_channel_token, settings) if can_mint else lambda _: None,
+        tokens=_listen_tokens(settings, token),
         on_message=lambda message: typer.echo(as_line(message)),
         on_note=_print_note,
     ).run()
@@ -283,6 +279,19 @@ def _print_answer(
         url or http_url(internal.host, internal.port), key or next(iter(configured), defaults.DEV_PUSH_KEY)
     )
     sys.stdout.write(orjson.dumps(call(api), option=option).decode())
+
+
+def _listen_tokens(settings: Settings, given: str | None) -> TokenSource:
+    """Return the tokens of `fanway listen`: the *given* one, else new ones if a secret is configured."""
+    from gateway.cli.listen import TokenSource
+
+    if given is not None or not settings.auth.secret.get_secret_value():
+        return TokenSource(lambda: given)
+    return TokenSource(
+        lambda: _mint_token(settings, user=LISTEN_USER, ttl=LISTEN_TOKEN_SECONDS),
+        can_fetch_token=True,
+        get_channel_token=partial(_channel_token, settings),
+    )
 
 
 def _channel_token(settings: Settings, channel: str) -> str | None:

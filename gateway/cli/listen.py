@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from websockets.datastructures import Headers
@@ -34,8 +35,18 @@ CLOSE_TIMEOUT_SECONDS = 1.0
 
 _CODEC: Final = JsonCodec()
 
-GetToken = Callable[[], str | None]
-"""Returns a token, None to connect without one."""
+
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """Where the tokens of a `ChannelListener` come from."""
+
+    get_token: Callable[[], str | None] = lambda: None
+    """Returns a token, None to connect without one; called before every connect."""
+    can_fetch_token: bool = False
+    """Whether `get_token` returns a new token each time."""
+    get_channel_token: Callable[[str], str | None] = lambda _: None
+    """Returns a new token for a channel, None for a channel that wants none; called at first, and when the
+    gateway says that a channel token has expired."""
 
 
 class ChannelListener:
@@ -45,10 +56,7 @@ class ChannelListener:
         url: The WebSocket's.
         channels: What to subscribe to.
         rewind: How many of the last messages to begin with.
-        get_token: Called before every connect.
-        can_fetch_token: Whether *get_token* returns a new token each time.
-        get_channel_token: Returns a new token for a channel, None for a channel that wants none; called at
-            first, and when the gateway says that a channel token has expired.
+        tokens: Where tokens come from.
         on_message: Called with every message, in the order of its channel.
         on_note: Called with a line about what happened to the connection or to a channel.
         sleep, random, silence_limit: For tests; the last one returns what `ClientState` says.
@@ -59,19 +67,17 @@ class ChannelListener:
         url: str,
         channels: Sequence[str],
         *,
-        get_token: GetToken,
+        tokens: TokenSource,
         on_message: Callable[[Message], None],
         on_note: Callable[[str], None],
         rewind: int | None = None,
-        can_fetch_token: bool = False,
-        get_channel_token: Callable[[str], str | None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
         silence_limit: Callable[[ClientState], float] = lambda state: state.silence_limit_seconds,
     ) -> None:
         self._url = url
         self._channels = frozenset(channels)
-        self._get_token = get_token
+        self._tokens = tokens
         self._on_message = on_message
         self._on_note = on_note
         self._sleep = sleep
@@ -80,12 +86,11 @@ class ChannelListener:
             channels,
             random=random,
             rewind=rewind,
-            can_fetch_token=can_fetch_token,
+            can_fetch_token=tokens.can_fetch_token,
             info=ClientInfo("fanway listen", __version__),
         )
-        self._get_channel_token = get_channel_token
         for channel in channels:
-            token = get_channel_token(channel)
+            token = tokens.get_channel_token(channel)
             self._state.add(channel, token=token, rewind=rewind, can_fetch_token=token is not None)
 
     def __repr__(self) -> str:
@@ -101,7 +106,7 @@ class ChannelListener:
         has_connected = False
         while True:
             try:
-                connect_command = self._state.connect_command(self._get_token())
+                connect_command = self._state.connect_command(self._tokens.get_token())
                 with self._open() as connection:
                     has_connected = True
                     decision = self._converse(connection, connect_command)
@@ -173,7 +178,7 @@ class ChannelListener:
         self._report(message, effects)
         if effects.reply is not None:
             _send(connection, effects.reply)
-        if effects.fetch_token and (token := self._get_token()) is not None:
+        if effects.fetch_token and (token := self._tokens.get_token()) is not None:
             _send(connection, self._state.refresh_command(token))
         return self._retry_subscriptions(connection, effects) or effects.decision
 
@@ -182,7 +187,7 @@ class ChannelListener:
         later = [retry for retry in effects.retries if not retry.fetch_token or retry.after_seconds]
         for retry in effects.retries:
             if retry.fetch_token:
-                self._state.set_channel_token(retry.channel, self._get_channel_token(retry.channel))
+                self._state.set_channel_token(retry.channel, self._tokens.get_channel_token(retry.channel))
             if retry not in later:
                 _send(connection, self._state.subscribe_command(retry.channel))
         if not later:

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 
 from gateway import __version__
 from gateway.cli.api_client import Refused, Unreachable
-from gateway.cli.listen import ChannelListener, as_line, notes
+from gateway.cli.listen import ChannelListener, TokenSource, as_line, notes
 from protocol.client import NO_EFFECTS, NOT_RECOVERED, Effects, Reset, Retry, RetrySubscription, Stop
 from protocol.codec import JsonCodec
 from protocol.errors import ErrorCode
@@ -149,12 +149,16 @@ def send(connection: ServerConnection, message: ServerMessage) -> None:
     connection.send(CODEC.encode(message), text=True)
 
 
+TOKEN_OPTIONS = ("get_token", "can_fetch_token", "get_channel_token")
+
+
 class Listening:
     """A listener that runs until the gateway refuses it; what it received, noted and slept."""
 
     def __init__(self, *channels: str, **options: Any) -> None:
         self.channels = channels
-        self.options = {"get_token": lambda: None, "random": lambda: 1.0, **options}
+        source = {name: options.pop(name) for name in TOKEN_OPTIONS if name in options}
+        self.options = {"tokens": TokenSource(**source), "random": lambda: 1.0, **options}
         self.messages: list[str] = []
         self.notes: list[str] = []
         self.sleeps: list[float] = []
