@@ -15,6 +15,7 @@ import msgpack
 import orjson
 import pytest
 
+from protocol.limits import ENCODED_SIZE
 from tests.e2e.clients import (
     BINARY,
     CLOSE,
@@ -285,14 +286,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         yield gateway
 
 
-LARGE = 64 * 1024 + 1
+LARGEST = ENCODED_SIZE
 TOO_BIG = {
-    "announced": client_frame(TEXT, length=LARGE),
+    "announced": client_frame(TEXT, length=LARGEST + 1),
     "announced beyond all measure": client_frame(BINARY, length=2**63 - 1),
-    "whole": client_frame(TEXT, b"x" * LARGE),
+    "whole": client_frame(TEXT, b"x" * (LARGEST + 1)),
     "whole, and more behind it": client_frame(TEXT, b"x" * 1_000_000),
-    "in two fragments": client_frame(TEXT, b"x" * 40_000, fin=False) + client_frame(CONT, b"x" * 40_000),
-    "the last of many fragments": client_frame(TEXT, b"x" * 65_535, fin=False)
+    "in two fragments": client_frame(TEXT, b"x" * 50_000, fin=False) + client_frame(CONT, b"x" * 50_000),
+    "the last of many fragments": client_frame(TEXT, b"x" * (LARGEST - 1), fin=False)
     + client_frame(CONT, b"x", fin=False)
     + client_frame(CONT, b"x"),
 }

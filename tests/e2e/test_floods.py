@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
+from protocol.limits import ENCODED_SIZE
 from tests.e2e.clients import (
     BINARY,
     CONT,
@@ -169,7 +170,7 @@ FLOODS: dict[str, tuple[bytes, bytes, int]] = {
         client_frame(CONT, b"x" * 65_536, fin=False),
         1009,
     ),
-    "large messages": (b"", client_frame(TEXT, b"x" * 65_537), 1009),
+    "large messages": (b"", client_frame(TEXT, b"x" * (ENCODED_SIZE + 1)), 1009),
     "empty messages": (b"", client_frame(TEXT) * 10_000, 4008),
     "pings of our own": (b"", client_frame(TEXT, b'{"type":"ping","id":2}') * 2_000, 4008),
     "pongs of our own": (b"", client_frame(TEXT, b'{"type":"pong"}') * 2_000, 4008),

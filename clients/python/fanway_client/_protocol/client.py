@@ -71,6 +71,9 @@ ABNORMAL_CLOSURE = 1006
 NOT_RECOVERED = "not_recovered"
 """The reason of a `Reset` if history no longer reaches back to the client's position."""
 
+SILENCE_GRACE_SECONDS = 10.0
+"""How much longer than its heartbeat a connection may be silent (docs/protocol.md#heartbeats)."""
+
 MAX_DOUBLINGS = 32
 """Attempts after which the bound of the backoff no longer doubles; keeps 2**n a small float."""
 
@@ -125,6 +128,9 @@ TRANSITIONS: Final[dict[tuple[ConnectionState, Input], ConnectionState]] = {
 }
 """Every legal move. Any other is a mistake of the caller: `IllegalTransition`."""
 
+_CHANNEL_TOKEN_ERRORS = frozenset({ErrorCode.TOKEN_EXPIRED, ErrorCode.UNAUTHORIZED})
+"""Errors of a `subscribe` after which another channel token may be accepted."""
+
 _OPEN = frozenset({ConnectionState.CONNECTING, ConnectionState.CONNECTED})
 
 
@@ -174,8 +180,8 @@ class Reset:
 class Dropped:
     """*channel* is no longer subscribed, and no later `connect` restores it.
 
-    If *code* is `token_expired`, fetch a channel token, then `add` the channel again with it and with
-    *position*, and send its `subscribe_command`.
+    If *code* is `token_expired`, the channel was added without `can_fetch_token`: with another channel token,
+    `add` the channel again from *position*, and send its `subscribe_command`.
     """
 
     channel: str
@@ -189,11 +195,13 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class RetrySubscription:
-    """*channel* could not be subscribed for the moment: send its `subscribe_command` after a delay."""
+    """*channel* is not subscribed for the moment: send its `subscribe_command` after a delay."""
 
     channel: str
     after_seconds: float
     error: Error
+    fetch_token: bool = False
+    """Whether another channel token must be fetched first, and passed to `set_channel_token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +258,8 @@ class Channel:
     """The id to resume from, as the server sent it; opaque. None: nothing to resume."""
     token: str | None = None
     """The channel token, if the channel wants one."""
+    can_fetch_token: bool = False
+    """Whether the caller can fetch another channel token."""
     rewind: int | None = None
     """How many of the last messages to begin with, as long as there is no position."""
     subscribed: bool = False
@@ -321,9 +331,19 @@ class ClientState:
         token: str | None = None,
         position: str | None = None,
         rewind: int | None = None,
+        can_fetch_token: bool = False,
     ) -> None:
-        """Restore *channel* at every later connect; while connected, send its `subscribe_command` as well."""
-        self.channels[channel] = Channel(position, token, rewind)
+        """Restore *channel* at every later connect; while connected, send its `subscribe_command` as well.
+
+        With *can_fetch_token*, an expired channel token is a `RetrySubscription` with `fetch_token`.
+        """
+        self.channels[channel] = Channel(position, token, can_fetch_token, rewind)
+
+    def set_channel_token(self, channel: str, token: str | None) -> None:
+        """Use *token* whenever *channel* is subscribed from now on; None: the channel wants none."""
+        kept = self.channels.get(channel)
+        if kept is not None:
+            kept.token = token
 
     def remove(self, channel: str) -> None:
         """Forget *channel*; the caller sends `unsubscribe` if it is connected."""
@@ -334,6 +354,14 @@ class ClientState:
         kept = self.channels.get(channel)
         if kept is not None:
             kept.position = position
+
+    @property
+    def silence_limit_seconds(self) -> float:
+        """After how many seconds without a byte of the gateway the connection is lost: `on_connection_lost`.
+
+        A part of a message counts: on a slow line, a whole one may take longer.
+        """
+        return SILENCE_GRACE_SECONDS + (0.0 if self.connected is None else self.connected.heartbeat)
 
     # ------------------------------------------------------------ commands
 
@@ -434,7 +462,7 @@ class ClientState:
         """
         if status == 429 or status >= 500:
             return self._retry(Backoff.JITTER, after=retry_after_seconds or 0.0)
-        return self._stop(reason or f"the handshake was refused with HTTP {status}")
+        return self._stop(reason or f"the handshake was rejected with HTTP {status}")
 
     # ------------------------------------------------------------ server messages
 
@@ -469,11 +497,20 @@ class ClientState:
         kept = self.channels.get(channel)
         if kept is None or error.code is ErrorCode.ALREADY_SUBSCRIBED:
             return NO_EFFECTS
+        if error.code in _CHANNEL_TOKEN_ERRORS and kept.can_fetch_token:
+            return self._fetch_channel_token(channel, kept, error)
         if error.code not in TRANSIENT_ERRORS:
             return self._drop(channel, error.code, error.message)
         delay = self._jitter(Backoff.JITTER, kept.attempts)
         kept.attempts += 1
         return Effects(retries=(RetrySubscription(channel, max(_retry_after(error), delay), error),))
+
+    def _fetch_channel_token(self, channel: str, kept: Channel, error: Error) -> Effects:
+        """Have another token fetched: at once, but with a growing delay if new ones are rejected, too."""
+        delay = self._jitter(Backoff.JITTER, kept.attempts) if kept.attempts else 0.0
+        kept.token, kept.subscribed = None, False
+        kept.attempts += 1
+        return Effects(retries=(RetrySubscription(channel, delay, error, fetch_token=True),))
 
     def _on_error(self, error: Error) -> Effects:
         if error.id is not None and error.id == self._connect_id:
@@ -512,6 +549,11 @@ class ClientState:
             return self._on_subscribe_rejected(push.channel, error)
         if push.channel not in self.channels:
             return NO_EFFECTS
+        kept = self.channels[push.channel]
+        if push.code == ErrorCode.TOKEN_EXPIRED and kept.can_fetch_token:
+            return self._fetch_channel_token(
+                push.channel, kept, Error(ErrorCode.TOKEN_EXPIRED, push.reason or "")
+            )
         dropped = self._drop(push.channel, push.code or "", push.reason or "")
         return dropped if push.id is None else NO_EFFECTS
 

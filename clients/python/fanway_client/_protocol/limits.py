@@ -65,8 +65,9 @@ INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 CONNECT_TIMEOUT = 5.0
 """Seconds in which `connect` must arrive, else 4001 closes the connection (docs/protocol.md#connect)."""
 
-FRAGMENTS = 64
-"""Frames of one message (RFC 6455 section 5.4); empty ones would never reach the bound on its size."""
+FRAGMENTS_PER_SECOND, FRAGMENT_BURST = 2_000.0, 4_000.0
+"""Frames of fragmented messages (RFC 6455 section 5.4) that are read per second, and at once. Further ones
+are read later: a message may have any number, within the bound on its size, but each costs time."""
 
 CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST = 10.0, 20.0
 """Control frames that a peer may send per second, and at once (CVE-2019-9512 is this attack on HTTP/2)."""

@@ -175,6 +175,8 @@ class Subscribed:
     id: int | None = None
     truncated: bool | None = None
     """True if `members` does not have all of them; else None."""
+    listed_as: str | None = None
+    """The `connection` under which members list this connection, if it is not its own; else None."""
 
 
 @dataclass(frozen=True, slots=True)

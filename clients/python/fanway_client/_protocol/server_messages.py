@@ -172,6 +172,7 @@ SERVER_MESSAGES: dict[Any, tuple[ServerField, ...]] = {
         _MESSAGES,
         _MEMBERS,
         _TRUNCATED,
+        ServerField("listed_as", "listed_as", fields.string),
     ),
     Unsubscribed: (
         _OPTIONAL_ID,
