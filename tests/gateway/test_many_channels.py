@@ -171,7 +171,7 @@ def routes_in(command: Any) -> int:
 
 
 async def routes_with_channels(pipeline: CountingPipeline, tasks: Tasks, slicer: Slicer) -> Routes:
-    options = RedisOptions(prefix="t")
+    options = RedisOptions(prefix="t", subscribe_timeout=60.0)
     health = ShardHealth(Breaker(), invalidate_primary=lambda: None)
     health.lease_held()
     routes = Routes(
