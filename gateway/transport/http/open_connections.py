@@ -119,7 +119,7 @@ class OpenConnections(ServerState):
         self.bounds = bounds or ConnectionBounds()
         self._stages = tuple(stages)
         self._queues = {stage: _Queue() for stage in self._stages if stage is not ConnectionStage.CONNECTED}
-        self._connected = 0
+        self._connected = self._unconnected = 0
         self._aborted: set[asyncio.Transport] = set()
         """Those whose sockets are closed in the next turn of the event loop, and which are not counted."""
         self._source_of = source_of
@@ -134,7 +134,7 @@ class OpenConnections(ServerState):
     @property
     def count(self) -> int:
         """How many connections are open."""
-        return self._connected + self._count("")
+        return self._connected + self._unconnected
 
     # ------------------------------------------------------------ called by protocols
 
@@ -146,6 +146,7 @@ class OpenConnections(ServerState):
         source = self._source_of(address)
         if self._make_room(source, address):
             self._queues[ConnectionStage.SILENT].add(transport, source)
+            self._unconnected += 1
             return True
         self._rejected += 1
         self._abort(transport)
@@ -160,6 +161,7 @@ class OpenConnections(ServerState):
             self._connected += 1
         else:
             self._queues[stage].add(transport, source)
+            self._unconnected += 1
 
     def change_address(self, transport: asyncio.Transport, address: str) -> bool:
         """Count *transport*, which is `SILENT`, for *address*, which a proxy has reported; as `opened`."""
@@ -190,6 +192,7 @@ class OpenConnections(ServerState):
             chosen = _least_needed(queue) if stage is ConnectionStage.ACTIVE else queue.oldest(source)
             if chosen is not None:
                 queue.remove(chosen)
+                self._unconnected -= 1
                 self._closed_early[stage] += 1
                 self._abort(chosen)
                 return True
@@ -199,7 +202,7 @@ class OpenConnections(ServerState):
         """Return whether there is room for one more of *source*, after closing an older one if need be."""
         bound = self.bounds.exceeded(
             connected=self._connected,
-            unconnected=self._count(""),
+            unconnected=self._unconnected,
             of_address=self._count(source) if source else 0,
         )
         if bound is None:
@@ -210,13 +213,14 @@ class OpenConnections(ServerState):
         return made_room
 
     def _count(self, source: str) -> int:
-        """Return the number of unconnected ones, of *source* unless it is empty."""
-        return sum(queue.count(source) for queue in self._queues.values())
+        """Return the number of unconnected ones of *source*."""
+        return sum([queue.count(source) for queue in self._queues.values()])
 
     def _remove(self, transport: asyncio.Transport) -> str:
         """Remove *transport* from the counts; return its source, "" for one that was connected."""
         for queue in self._queues.values():
             if transport in queue:
+                self._unconnected -= 1
                 return queue.remove(transport)
         self._connected -= 1
         return ""
