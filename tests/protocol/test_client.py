@@ -29,7 +29,15 @@ from protocol.client import (
     RetrySubscription,
     Stop,
 )
-from protocol.errors import CLOSE_ON_ERROR, CLOSES, TRANSIENT_ERRORS, Backoff, ErrorCode, Reaction
+from protocol.errors import (
+    CLOSE_ON_ERROR,
+    CLOSES,
+    TRANSIENT_ERRORS,
+    Backoff,
+    CloseCode,
+    ErrorCode,
+    Reaction,
+)
 from protocol.messages import (
     ClientInfo,
     Connect,
@@ -758,3 +766,42 @@ def test_channel_tokens_that_are_rejected_again_and_again_are_fetched_with_backo
     assert delays == [0.0, 1.0, 2.0, 4.0]
     state.set_channel_token("b", "of a channel that was removed")
     assert list(state.channels) == ["a"]
+
+
+# ---------------------------------------------------------------- the steps of an attempt
+
+
+def test_an_attempt_that_was_begun_gets_its_command_later() -> None:
+    state = ClientState(random=lambda: 0.5)
+    state.begin()
+    assert state.state is ConnectionState.CONNECTING
+    state.add("news")
+    assert set(state.connect_command("t1").subs) == {"news"}
+    with pytest.raises(IllegalTransition):
+        state.begin()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_refused_token_is_replaced_once_if_it_was_fetched_earlier(fresh: bool) -> None:
+    state = ClientState(random=lambda: 0.5, can_fetch_token=True)
+    state.begin(fresh_token=fresh)
+    state.connect_command("t1")
+    decision = state.on_closed(CloseCode.UNAUTHORIZED)
+    if fresh:
+        assert isinstance(decision, Stop)
+        assert decision.until_new_token
+    else:
+        assert decision == Retry(0.25, fetch_token=True)
+
+
+@pytest.mark.parametrize("where", ["idle", "connecting", "waiting"])
+def test_the_application_stops_a_client_in_any_state(where: str) -> None:
+    state = ClientState(random=lambda: 0.5)
+    if where != "idle":
+        state.connect_command()
+    if where == "waiting":
+        state.on_connection_lost()
+    assert state.stop("signed out") == Stop("signed out")
+    assert state.state is ConnectionState.STOPPED
+    with pytest.raises(IllegalTransition):
+        state.stop("again")
