@@ -23,6 +23,8 @@ ENCODE_MICROSECONDS = 5
 
 CONVERTED_BYTES_PER_MICROSECOND = 100
 """Of data that is converted from JSON to MessagePack."""
+COPIED_BYTES_PER_MICROSECOND = 1_000
+"""Of data that a reply contains."""
 
 _FIN_TEXT, _FIN_BINARY = b"\x81", b"\x82"
 
@@ -88,14 +90,19 @@ def memory_cost(message: Message, codecs: int) -> int:
 async def encode_in_slices(messages: Sequence[EncodedMessage], codec: Codec, slicer: Slicer) -> None:
     """Encode *messages* for *codec*, so that a reply that contains them only joins bytes; in slices."""
     subprotocol = codec.subprotocol
-    missing = [encoded for encoded in messages if not encoded.is_encoded(subprotocol)]
-    for start in range(0, len(missing), MESSAGES_PER_PART):
-        part = missing[start : start + MESSAGES_PER_PART]
-        size = sum(len(encoded.message.data.json) for encoded in part) if codec.binary else 0
-        microseconds = len(part) * ENCODE_MICROSECONDS + size // CONVERTED_BYTES_PER_MICROSECOND
+    for start in range(0, len(messages), MESSAGES_PER_PART):
+        part = messages[start : start + MESSAGES_PER_PART]
+        missing = [encoded for encoded in part if not encoded.is_encoded(subprotocol)]
+        converted = sum(len(encoded.message.data.json) for encoded in missing) if codec.binary else 0
+        copied = sum(len(encoded.message.data.json) for encoded in part)
+        microseconds = (
+            len(missing) * ENCODE_MICROSECONDS
+            + converted // CONVERTED_BYTES_PER_MICROSECOND
+            + copied // COPIED_BYTES_PER_MICROSECOND
+        )
         if microseconds > SHORT_MICROSECONDS:
             await slicer.turn(microseconds)
-        for encoded in part:
+        for encoded in missing:
             encoded.body(subprotocol)
 
 

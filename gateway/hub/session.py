@@ -57,6 +57,9 @@ class LargeMessage(NamedTuple):
 QueuedCommand = ClientMessage | BadRequest | UserCommand | LargeMessage
 """What a session carries out in the order of arrival."""
 
+MAX_FAULTS_BEFORE_CONNECT = 8
+"""Messages that are no commands, which are answered before `connect`; one more closes with 4002."""
+
 COMMAND_BYTES = 512
 """Bytes of memory that a waiting command takes beside what was received, about."""
 
@@ -116,6 +119,7 @@ class Session:
         "_command_running",
         "_connect_timer",
         "_dispatcher",
+        "_faults_before_connect",
         "_leaving",
         "_limiter",
         "_on_ended",
@@ -196,6 +200,7 @@ class Session:
         self._command_running = False
         self._backlog: deque[tuple[QueuedCommand, int]] | None = None
         """Commands that wait until an earlier one is done, each with its bytes."""
+        self._faults_before_connect = 0
         self._leaving: dict[str, asyncio.Task[None]] | None = None
         """Calls that end the presence in a channel, while they run."""
         self._catching_up = False
@@ -465,7 +470,14 @@ class Session:
             self._run_command(item)
 
     def _run_bad_request(self, fault: BadRequest) -> None:
-        if self.is_open and self._admit(BAD_REQUEST, fault.id):
+        if not self.is_open:
+            return
+        if self.state is State.OPENED:
+            self._faults_before_connect += 1
+            if self._faults_before_connect > MAX_FAULTS_BEFORE_CONNECT:
+                self.close(CloseCode.PROTOCOL_VIOLATION, "too many messages that are no commands")
+                return
+        if self._admit(BAD_REQUEST, fault.id):
             self.reject(fault, fault.id)
 
     async def _run_large_message(self, message: LargeMessage) -> None:

@@ -98,6 +98,10 @@ class Proxy(ProxyServer):
         self._requests.set()
         self._answers.set()
 
+    def idle(self, *kept: bytes) -> int:
+        """Return how many connections `forget` would forget."""
+        return sum(not any(each in ways[0].last for each in kept) for ways in self._ways)
+
     def forget(self, *kept: bytes) -> int:
         """Swallow what the present connections send from now on, without a word to either side.
 

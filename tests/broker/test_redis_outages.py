@@ -162,12 +162,11 @@ async def test_calls_whose_answer_was_lost_are_undone(
     one = await fleet.launch(proxy.url, lease=30.0, beat=0.05, presence_timeout=0.1)
     broker, keys = one.broker, ("fanway:{0}:who:a", "fanway:{0}:route:=ann")
     await broker.subscribe("marker", None)
+    await broker.user_connected("ann")
+    await eventually(lambda: server.execute("EXISTS", keys[1]) == 1)
     proxy.hold_answers()
-    joining = asyncio.ensure_future(broker.join("a", ANN))
-    await asyncio.sleep(0)
-    await broker.user_connected("ann")  # sent together with the join
     with pytest.raises(BrokerUnavailable):
-        await joining
+        await broker.join("a", ANN)
     await eventually(lambda: server.execute("EXISTS", *keys) == 2)
     await broker.leave("a", "c1")
     await broker.user_disconnected("ann")

@@ -1,5 +1,6 @@
 """What `make run` and `make setup` install."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,8 +22,19 @@ def commands(home: Path, target: str) -> str:
     for name in FILES:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, home / name)
+    return dry_run(home, target)
+
+
+def dry_run(home: Path, *targets: str) -> str:
+    # Not as a part of the `make test` that runs this test.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     printed = subprocess.run(
-        ["make", "--dry-run", target], cwd=home, check=True, capture_output=True, text=True
+        ["make", "--dry-run", *targets],
+        cwd=home,
+        env={name: value for name, value in environment.items() if name != "MFLAGS"},
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return printed.stdout
 
@@ -48,7 +60,4 @@ def test_nothing_is_installed_twice(tmp_path: Path) -> None:
 
 
 def commands_again(home: Path) -> list[str]:
-    printed = subprocess.run(
-        ["make", "--dry-run", "setup", "run"], cwd=home, check=True, capture_output=True, text=True
-    )
-    return [line for line in printed.stdout.splitlines() if not line.startswith("make: ")]
+    return [line for line in dry_run(home, "setup", "run").splitlines() if not line.startswith("make: ")]

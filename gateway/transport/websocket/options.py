@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway import defaults
 from gateway.transport.incoming_memory import IncomingMemory
+from gateway.transport.websocket.frame_budget import FrameBudget
 from protocol import limits
 
 
@@ -28,6 +29,8 @@ class WebSocketOptions:
     read_frames: int = 64
     """Frames of one connection that are handled before the others get their turn: small frames cost as much
     as large ones."""
+    frame_budget: FrameBudget = field(default_factory=FrameBudget)
+    """What all connections share in one turn of the event loop."""
     incoming: IncomingMemory | None = None
     """What the incomplete messages of all connections may take together; None: any number of bytes."""
     control_buffer: int = 1024 * 1024

@@ -269,7 +269,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._handle_buffer()
 
     def _handle_buffer(self) -> None:
-        """Handle buffered frames until `read_slice` or `read_frames` is reached; leave the rest for later."""
+        """Handle buffered frames until a bound of this turn is reached; leave the rest for later."""
         buffer, self._buffer = self._buffer, b""
         start = frames = 0
         while start < len(buffer) and not self._paused:
@@ -287,7 +287,9 @@ class WebSocketTransport(asyncio.Protocol):
             if self._is_closing_socket():
                 return
             if start < len(buffer) and (
-                start >= self._options.read_slice or frames >= self._options.read_frames
+                start >= self._options.read_slice
+                or frames >= self._options.read_frames
+                or not self._options.frame_budget.take(self._loop)
             ):
                 self._buffer = buffer[start:]
                 self._schedule_continuation()

@@ -115,6 +115,21 @@ async def test_a_frame_that_is_no_command_gets_bad_request(
 
 
 @on_virtual_time
+async def test_the_ninth_message_before_connect_that_is_no_command_closes() -> None:
+    async with running_node() as node:
+        hostile, connected = node.open(), await node.connect()
+        for _ in range(8):
+            hostile.transport.send_bytes(b"{}", binary=False)
+        await until_idle()
+        assert types(hostile) == ["error"] * 8
+        hostile.transport.send_bytes(b"{}", binary=False)
+        assert hostile.transport.closed == (4002, "too many messages that are no commands")
+        for _ in range(9):
+            connected.transport.send_bytes(b"{}", binary=False)
+        assert connected.transport.closed is None
+
+
+@on_virtual_time
 async def test_a_text_frame_on_a_binary_subprotocol_gets_bad_request() -> None:
     async with running_node() as node:
         client = await node.connect(MSGPACK)
