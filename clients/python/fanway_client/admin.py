@@ -24,8 +24,6 @@ Result = dict[str, Any]
 """One result of several: a receipt (`channel`, `message`?, `replayed`), or `{"error": {"code",
 "message"}}`."""
 
-SAFE_METHODS = frozenset({"GET", "DELETE"})
-
 
 @dataclass(frozen=True, slots=True)
 class _Call:

@@ -54,10 +54,6 @@ class Subscriptions:
         """The channels of the last `connect`, and the positions that it named."""
         self.connection: Connection
 
-    def get(self, channel: str) -> Subscription | None:
-        """Return the subscription of *channel*, if it is wanted."""
-        return self._by_channel.get(channel)
-
     def acquire(self, channel: str, options: ChannelOptions, sink: Sink) -> Subscription:
         """Return the subscription of *channel* with *sink* attached; subscribe if it is new."""
         subscription = self._by_channel.get(channel)

@@ -32,7 +32,6 @@ export interface HistoryOptions {
 export interface ChannelOwner {
   acquire(channel: string, options: ChannelOptions, sink: Sink): Subscription;
   release(subscription: Subscription, sink: Sink): void;
-  subscription(channel: string): Subscription | undefined;
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<Published>;
   request<Reply>(command: { type: string } & Record<string, unknown>): Promise<Reply>;
   reportError(error: unknown): void;

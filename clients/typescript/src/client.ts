@@ -103,7 +103,6 @@ export class Fanway<Channels = Record<string, any>> {
         return subscription;
       },
       release: (subscription, sink) => this.subscriptions.release(subscription, sink),
-      subscription: (channel) => this.subscriptions.get(channel),
       publish: (channel, data, publishOptions) => {
         this.start();
         return this.publisher.publish(channel, data, publishOptions);

@@ -31,10 +31,6 @@ export class Subscriptions {
     private readonly onError: (error: unknown) => void,
   ) {}
 
-  get(channel: string): Subscription | undefined {
-    return this.byChannel.get(channel);
-  }
-
   /** Return the subscription of *channel* with *sink* attached; subscribes if it is new, or was refused. */
   acquire(channel: string, options: ChannelOptions, sink: Sink): Subscription {
     let subscription = this.byChannel.get(channel);
