@@ -50,7 +50,7 @@ async def connect(session: Session, command: Connect) -> Connected:
     identity = await verified_identity(services, command.token or session.header_token)
     require_open(session)
     user = "" if identity is None else identity.user
-    if wait := session.identify(user, services.limits.costs.of(command)):
+    if wait := session.commands.identify(user, services.limits.costs.of(command)):
         raise Rejection(ErrorCode.RATE_LIMITED, "too many commands of this user", wait).error()
     session.header_token = None
     slot = services.admission.admit_client(user)
@@ -115,7 +115,7 @@ def _end_what_is_not_permitted(session: Session) -> None:
 async def _subscribe_claimed(session: Session, added: list[str]) -> None:
     """Subscribe to channels that the session's new token has *added*, and push the outcome of each."""
     missing = [name for name in added if name not in session.subscriptions]
-    session.charge(session.services.limits.costs.of_channels([None] * len(missing)))
+    session.commands.charge(session.services.limits.costs.of_channels([None] * len(missing)))
     for name, outcome in (await subscribe_claimed(session, missing)).items():
         if isinstance(outcome, Subscribed):
             session.send(outcome)
@@ -184,7 +184,7 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     first = present.members[: limits.presence_reply]
     listed, _ = fitting(first, member_size, room=limits.outbox // 2)
     truncated = True if listed < len(present.members) else None
-    session.charge(limits.costs.of_reply(members=listed))
+    session.commands.charge(limits.costs.of_reply(members=listed))
     return replace(counted, members=first[:listed], truncated=truncated)
 
 
@@ -206,7 +206,7 @@ async def history(session: Session, command: History) -> HistoryPage:
             ErrorCode.BAD_REQUEST, f"history.since: {command.since} is no longer in this history"
         )
     messages = [EncodedMessage(message) for message in page.messages]
-    session.charge(services.limits.costs.of_reply(messages=len(messages)))
+    session.commands.charge(services.limits.costs.of_reply(messages=len(messages)))
     await encode_in_slices(messages, session.codec, services.slicer)
     return HistoryPage(command.id, name, page.position, messages)
 

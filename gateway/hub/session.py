@@ -1,24 +1,22 @@
-"""One client, from connect to close: a session runs commands in order and owns subscriptions and outbox."""
+"""One client, from connect to close: a session owns its commands, its subscriptions and its outbox."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from gateway.access.admission import ClientSlot
 from gateway.access.claims import Identity
-from gateway.access.command_costs import BAD_REQUEST
 from gateway.access.grants import ClaimedChannels, Grant
-from gateway.access.ratelimit import CommandLimiter, RejectionCounter
 from gateway.broker.base import ConnectionRecord, UserCommand
 from gateway.delivery.encoding import data_frame
 from gateway.delivery.outbox import Outbox, Writer
 from gateway.delivery.overflow import Subscriber
-from gateway.errors import GatewayError, Rejection, rejection_of
+from gateway.errors import GatewayError, rejection_of
+from gateway.hub.command_queue import CommandQueue
 from gateway.hub.expiry_timer import ExpiryTimer
 from gateway.hub.pong_deadline import PongDeadline
 from gateway.hub.recovery.catch_up import catch_up
@@ -26,42 +24,17 @@ from gateway.hub.services import Services
 from gateway.hub.subscription import Subscription
 from gateway.transport.tcp_progress import TcpProgress
 from protocol.codec import Codec
-from protocol.conversation import CommandAction, State, action_for
-from protocol.errors import CLOSES, BadRequest, CloseCode, ErrorCode, ProtocolError
+from protocol.conversation import State
+from protocol.errors import CLOSES, CloseCode, ErrorCode, ProtocolError
 from protocol.messages import (
-    ClientMessage,
     Command,
     Error,
     Expiring,
-    Pong,
     ServerMessage,
     ServerPing,
     Unsubscribed,
 )
 from protocol.position import MessageId
-
-LARGE_MESSAGE_BYTES = 8 * 1024
-"""A larger message is decoded only when its turn has come (`Slicer`): many may arrive in one turn."""
-
-DECODED_BYTES_PER_MICROSECOND = 25
-"""Of a message with many fields, such as a `connect` that resumes many channels."""
-
-
-class LargeMessage(NamedTuple):
-    """A message of a client that is not decoded yet."""
-
-    payload: bytes
-    binary: bool
-
-
-QueuedCommand = ClientMessage | BadRequest | UserCommand | LargeMessage
-"""What a session carries out in the order of arrival."""
-
-MAX_FAULTS_BEFORE_CONNECT = 8
-"""Messages that are no commands, which are answered before `connect`; one more closes with 4002."""
-
-COMMAND_BYTES = 512
-"""Bytes of memory that a waiting command takes beside what was received, about."""
 
 
 class Transport(Writer, Protocol):
@@ -112,21 +85,17 @@ class Session:
 
     __slots__ = (
         "_answered_ping_at",
-        "_backlog",
         "_catch_up_retry",
         "_catching_up",
         "_client_slot",
-        "_command_running",
         "_connect_timer",
         "_dispatcher",
-        "_faults_before_connect",
         "_leaving",
-        "_limiter",
         "_on_ended",
-        "_rejections",
         "behind",
         "claimed",
         "codec",
+        "commands",
         "connected_at",
         "connection",
         "header_token",
@@ -185,6 +154,7 @@ class Session:
         self.token_expiry: ExpiryTimer | None = None
         """None for an anonymous connection, and for a token that does not expire."""
         self.header_token = header_token
+        self.commands = CommandQueue(self, services, address)
         self.outbox = Outbox(transport, services.hub.flusher, self, limits.outbox)
         self.subscriptions: dict[str, Subscription] = {}
         self.behind: dict[Subscription, None] = {}
@@ -195,12 +165,6 @@ class Session:
         self._dispatcher = dispatcher
         self._on_ended = on_ended
         self._client_slot: ClientSlot | None = None
-        self._limiter = CommandLimiter(services.rates, address)
-        self._rejections: RejectionCounter | None = None
-        self._command_running = False
-        self._backlog: deque[tuple[QueuedCommand, int]] | None = None
-        """Commands that wait until an earlier one is done, each with its bytes."""
-        self._faults_before_connect = 0
         self._leaving: dict[str, asyncio.Task[None]] | None = None
         """Calls that end the presence in a channel, while they run."""
         self._catching_up = False
@@ -219,18 +183,7 @@ class Session:
     def on_message(self, payload: bytes, *, binary: bool) -> None:
         """Run the command in *payload*, after those that still run; reject what is not a command."""
         self.last_received_at = self.services.clock()
-        if len(payload) > LARGE_MESSAGE_BYTES:
-            self._run_in_order(LargeMessage(payload, binary), len(payload))
-            return
-        try:
-            command = self._decode(payload, binary=binary)
-        except BadRequest as fault:
-            self._run_in_order(fault, len(payload))
-            return
-        if self._command_running:
-            self._add_to_backlog(command, len(payload))
-        else:
-            self._run_command(command)
+        self.commands.on_message(payload, binary=binary)
 
     def on_full(self) -> None:
         """Count what the socket's write buffer holds."""
@@ -295,17 +248,6 @@ class Session:
     def reject(self, error: ProtocolError, command_id: int | None) -> None:
         """Answer the command with *error*."""
         self.send(Error(error.code, error.message, error.retry_after_ms, command_id))
-
-    def identify(self, user: str, cost: float) -> float:
-        """Count the connection as one of *user* for the rates, and *cost*, that of its `connect`, as well.
-
-        Return 0.0, or the seconds until the rate of the user admits it: then nothing has changed.
-        """
-        return self._limiter.identify(user, cost, self.services.clock())
-
-    def charge(self, cost: float) -> None:
-        """Take *cost* for work of the running command that was not known before; later commands wait."""
-        self._limiter.charge(cost, self.services.clock())
 
     def register(self, identity: Identity | None, slot: ClientSlot) -> None:
         """Enter the hub and the heartbeat as *identity*; None is anonymous."""
@@ -409,7 +351,7 @@ class Session:
             # A client that the backend removes does not return by itself.
             self.close(command.code or CloseCode.DISCONNECTED, command.reason, may_return=False)
         else:
-            self._run_in_order(command, len(command.reason))
+            self.commands.on_user_command(command)
 
     def as_record(self) -> ConnectionRecord:
         """Return what the push API shows of this connection."""
@@ -423,153 +365,35 @@ class Session:
             "subscriptions": len(self.subscriptions),
             "behind": len(self.behind),
             "waiting": self.outbox.size,
-            "backlog": len(self._backlog or ()),
+            "backlog": len(self.commands),
         }
 
-    # ------------------------------------------------------------ one command after the other
+    # ------------------------------------------------------------ what the command queue calls
 
-    def _decode(self, payload: bytes, *, binary: bool) -> ClientMessage:
-        if binary is not self.codec.binary:
-            raise _wrong_frame_kind(self.codec)
-        return self.codec.decode(payload)
+    def answer(self, command: Command) -> Coroutine[Any, Any, None]:
+        """Carry out *command* and send its reply, or an error."""
+        return self._dispatcher.answer(self, command)
 
-    def _run_in_order(self, item: QueuedCommand, size: int) -> None:
-        if self._command_running:
-            self._add_to_backlog(item, size)
-        else:
-            self._run(item)
-
-    def _add_to_backlog(self, item: QueuedCommand, size: int) -> None:
-        if self._backlog is None:
-            self._backlog = deque()
-        size += COMMAND_BYTES
-        self._backlog.append((item, size))
-        hub = self.services.hub
-        hub.commands_waiting += 1
-        hub.memory.backlogs.used += size
-        if len(self._backlog) >= self.services.limits.backlog:
-            self.transport.pause()
-        else:
-            self._pause_if_memory_is_short()
-
-    def _pause_if_memory_is_short(self) -> None:
-        """Read no more commands while one runs, if those that wait take too much memory on this node."""
-        backlogs = self.services.hub.memory.backlogs
-        if backlogs.used >= backlogs.limit:
-            backlogs.freed += 1
-            self.transport.pause()
-
-    def _run(self, item: QueuedCommand) -> None:
-        if isinstance(item, UserCommand):
-            self._run_user_command(item)
-        elif isinstance(item, BadRequest):
-            self._run_bad_request(item)
-        elif isinstance(item, LargeMessage):
-            self._start(self._run_large_message(item))
-        else:
-            self._run_command(item)
-
-    def _run_bad_request(self, fault: BadRequest) -> None:
-        if not self.is_open:
-            return
-        if self.state is State.OPENED:
-            self._faults_before_connect += 1
-            if self._faults_before_connect > MAX_FAULTS_BEFORE_CONNECT:
-                self.close(CloseCode.PROTOCOL_VIOLATION, "too many messages that are no commands")
-                return
-        if self._admit(BAD_REQUEST, fault.id):
-            self.reject(fault, fault.id)
-
-    async def _run_large_message(self, message: LargeMessage) -> None:
-        """Decode *message* when its turn has come, and carry out the command in it."""
-        await self.services.slicer.turn(len(message.payload) // DECODED_BYTES_PER_MICROSECOND)
-        if not self.is_open:
-            return
-        try:
-            command = self._decode(message.payload, binary=message.binary)
-        except BadRequest as fault:
-            self._run_bad_request(fault)
-        else:
-            if (work := self._admitted_work(command)) is not None:
-                await work
-
-    def _run_command(self, command: ClientMessage) -> None:
-        if (work := self._admitted_work(command)) is not None:
-            self._start(work)
-
-    def _admitted_work(self, command: ClientMessage) -> Coroutine[Any, Any, None] | None:
-        """Return what carries out *command*; None if it is legal but needs no more, or rejected already."""
-        action = action_for(self.state, command.type)
-        if action is CommandAction.CLOSE:
-            expected = "connect must come first" if self.state is State.OPENED else "connect comes once"
-            self.close(CloseCode.PROTOCOL_VIOLATION, f"{command.type}: {expected}")
-        elif action is CommandAction.HANDLE:
-            if isinstance(command, Pong):
-                self._on_pong()
-            elif self._admit(self.services.limits.costs.of(command), command.id):
-                return self._dispatcher.answer(self, command)
-        return None
-
-    def _on_pong(self) -> None:
-        """Count a pong for the rate unless it is the first one after a ping."""
-        if self.pong_deadline is not None:
-            self.pong_deadline.on_pong(self.services.clock())
-        if self.ping_sent_at != self._answered_ping_at:
-            self._answered_ping_at = self.ping_sent_at
-        else:
-            self._admit(BAD_REQUEST, None)
-
-    def _run_user_command(self, command: UserCommand) -> None:
+    def run_user_command(self, command: UserCommand) -> Coroutine[Any, Any, None] | None:
+        """Carry out a `subscribe` or `unsubscribe` of the push API; return what has to wait for that."""
         channel = command.channel
         if command.action == "subscribe":
             self.claimed.allow(channel)
-            self._start(self._dispatcher.server_subscribe(self, channel))
-            return
+            return self._dispatcher.server_subscribe(self, channel)
         issued_before = command.issued_before
         self.claimed.end(channel, self.services.wall_clock() if issued_before is None else issued_before)
         if channel in self.subscriptions:
             self.revoke(channel, "unsubscribed", command.reason or "unsubscribed by the server")
+        return None
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*; while it waits, later commands go to the backlog."""
-        outcome = self.services.tasks.start(work)
-        if outcome is not None:
-            self._command_running = True
-            self._pause_if_memory_is_short()
-            outcome.add_done_callback(self._on_command_done)
-
-    def _on_command_done(self, _: object) -> None:
-        self._command_running = False
-        while self._backlog and not self._command_running:
-            item, size = self._backlog.popleft()
-            self.services.hub.commands_waiting -= 1
-            self.services.hub.memory.backlogs.give_back(size)
-            self._run(item)
-        if not self._backlog and self.is_open:
-            self.transport.resume()
-
-    def _admit(self, cost: float, command_id: int | None) -> bool:
-        """Return whether the rate limits admit a command of this *cost*; otherwise reject it, or close.
-
-        Only rejections by the rate of the connection itself close it: the rates of its user and its address
-        depend on other connections.
-        """
-        now = self.services.clock()
-        wait = self._limiter.admit(cost, now)
-        if wait:
-            if self._rejections is None:
-                self._rejections = RejectionCounter(limit=self.services.limits.strikes)
-            if self._rejections.on_rejected(now):
-                self.close(CloseCode.RATE_LIMITED)
-                return False
-        else:
-            if self._rejections is not None:
-                self._rejections.on_admitted()
-            if not cost or not (wait := self._limiter.admit_shared(cost, now)):
-                return True
-        if self.is_open:
-            self.reject(Rejection(ErrorCode.RATE_LIMITED, "too many commands", wait).error(), command_id)
-        return False
+    def on_pong(self) -> bool:
+        """Take the client's answer to a ping; return whether it is the first one after a ping."""
+        if self.pong_deadline is not None:
+            self.pong_deadline.on_pong(self.services.clock())
+        if self.ping_sent_at == self._answered_ping_at:
+            return False
+        self._answered_ping_at = self.ping_sent_at
+        return True
 
     # ------------------------------------------------------------ catch-up and end
 
@@ -610,7 +434,7 @@ class Session:
             return
         self.state = State.CLOSING
         self._cancel_connect_timer()
-        self._limiter.release(self.services.clock())
+        self.commands.close()
         if self.token_expiry is not None:
             self.token_expiry.cancel()
         self.services.heartbeat.remove(self)
@@ -620,10 +444,6 @@ class Session:
             self.unsubscribe(channel, may_return=may_return)
         self.services.hub.unregister(self)
         self.outbox.discard()
-        if self._backlog:
-            self.services.hub.commands_waiting -= len(self._backlog)
-            self.services.hub.memory.backlogs.give_back(sum(size for _, size in self._backlog))
-        self._backlog = None
         if self._client_slot is not None:
             self._client_slot.release()
         self._on_ended()
@@ -632,11 +452,6 @@ class Session:
         return (
             f"<Session {self.connection} {self.state.name.lower()} {len(self.subscriptions)} subscriptions>"
         )
-
-
-def _wrong_frame_kind(codec: Codec) -> BadRequest:
-    kind = "binary" if codec.binary else "text"
-    return BadRequest(f"{codec.subprotocol} travels in {kind} frames")
 
 
 def _close_reason(code: int) -> str:

@@ -111,7 +111,7 @@ def _charge(session: Session, replies: Iterable[Subscribed]) -> None:
     for each in replies:
         messages += len(each.messages)
         members += len(each.members or ())
-    session.charge(session.services.limits.costs.of_reply(messages=messages, members=members))
+    session.commands.charge(session.services.limits.costs.of_reply(messages=messages, members=members))
 
 
 def require_open(session: Session) -> None:
