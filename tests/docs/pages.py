@@ -5,7 +5,10 @@ Marks after the language of a block say what the tests do with it; GitHub does n
 - `file=NAME`: save it in the working directory;
 - `run`: run it; it must exit with 0;
 - `start=NAME`: start it in a terminal of its own, where it keeps running;
+- `in=FOLDER`: run or start it in that folder of the working directory;
 - `output=NAME`: what that terminal then prints, line by line; `…` stands for any text;
+- `shows=ADDRESS`: each line is on the page at that address, in a browser;
+- `types=ADDRESS`: type it into the field of that page, and press Enter;
 - `answer`: what the `run` before it printed, as JSON, where `…` in a string stands for any text.
 """
 

@@ -4,19 +4,31 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import sysconfig
+import venv
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
 from tests.docs.pages import ROOT, Block
+from tests.docs.pages import Page as PageOfDocs
+from tests.e2e.browser import Browser, Page, chromium
 
-TIMEOUT_SECONDS = 30.0
-_LISTENER_LINE = re.compile(r"(clients|backends) +\w+://[^/]*:(\d+)/")
-_PORTS = {"clients": "8000", "backends": "8001"}
+TIMEOUT_SECONDS = 60.0
+# The ports that the pages name, and at which line of its output a program says which one it has.
+_PORTS = {"clients": "8000", "backends": "8001", "site": "8080", "vite": "5173"}
+_ANNOUNCEMENTS = {
+    "clients": re.compile(r"clients +\w+://[^/]*:(\d+)/"),
+    "backends": re.compile(r"backends +\w+://[^/]*:(\d+)/"),
+    "site": re.compile(r"Serving HTTP on \S+ port (\d+)"),
+    "vite": re.compile(r".*Local: +http://localhost:(\d+)/"),
+}
+_SERVERS = {"fanway serve": ("clients", "backends"), "http.server": ("site",), "vite": ("vite",)}
 _REMOVED_PREFIXES = ("FANWAY_", "PYTHONPATH")
 # Variables that each shell sets itself instead of inheriting the exported value of the previous one.
 _NOT_EXPORTED = "PATH|PWD|OLDPWD|SHLVL|FANWAY_(INTERNAL_)?URL|FANWAY_LISTEN__[A-Z]+__PORT"
@@ -52,11 +64,11 @@ class RunningCommand:
                 found = matches(self._lines[self._matched], wanted)
                 self._matched += 1
 
-    async def ports(self) -> dict[str, str]:
-        """Return where a gateway listens, for its clients and for backends."""
-        while len(found := dict(filter(None, map(_announced_port, self._lines)))) < len(_PORTS):
+    async def port(self, name: str) -> str:
+        """Return the port that a server announces under *name*."""
+        while not (found := [match for line in self._lines if (match := _ANNOUNCEMENTS[name].match(line))]):
             await self.line()
-        return found
+        return found[0][1]
 
     async def end(self) -> None:
         """End it as Ctrl-C does, and everything that it started."""
@@ -73,14 +85,26 @@ class Terminals:
         self._home = home
         self._exported = home / ".exported"
         self._running: dict[str, RunningCommand] = {}
-        self._ports = dict(_PORTS)
+        # http.server takes any free port; Vite takes the next one that is free.
+        self._ports = _PORTS | {"site": "0"}
         self._printed = ""
+        self._browser: Browser | None = None
+        self._tabs: dict[str, Page] = {}
+        self._closing = ExitStack()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, home: Path) -> AsyncIterator[Self]:
-        """Prepare *home* so that it looks like a checkout after `make setup`."""
-        (home / ".venv").symlink_to(sys.prefix)
+    async def open(cls, home: Path, page: PageOfDocs) -> AsyncIterator[Self]:
+        """Prepare *home* so that it looks like a checkout after `make setup`, as far as *page* uses it."""
+        commands = "".join(block.text for block in page.blocks if "run" in block.marks)
+        (home / "clients").mkdir()
+        if "clients/typescript" in commands:
+            _copy_typescript_client(home)
+        if "clients/python" in commands:
+            (home / "clients" / "python").symlink_to(ROOT / "clients" / "python")
+            _make_environment(home / ".venv")
+        else:
+            (home / ".venv").symlink_to(sys.prefix)
         (home / "examples").symlink_to(ROOT / "examples")
         tools = home / ".tools"
         tools.mkdir()
@@ -92,20 +116,30 @@ class Terminals:
         try:
             yield terminals
         finally:
+            terminals._closing.close()
             for running in reversed(terminals._running.values()):
                 await running.end()
 
     async def execute(self, block: Block) -> None:
         """Execute *block* as its marks say."""
         text = self._with_actual_ports(block.text)
+        folder = block.marks.get("in", "")
         for mark, value in block.marks.items():
             match mark:
+                case "in":
+                    pass
                 case "file":
+                    (self._home / value).parent.mkdir(exist_ok=True)
                     (self._home / value).write_text(text)
                 case "run":
-                    await self.run(text)
+                    await self.run(text, folder)
                 case "start":
-                    await self.start(value, text)
+                    await self.start(value, text, folder)
+                case "types":
+                    self.tab(value).type("input", text.rstrip("\n"))
+                case "shows":
+                    lines = json.dumps(text.splitlines())
+                    self.tab(value).wait(f"{lines}.every((line) => document.body.innerText.includes(line))")
                 case "output":
                     await self._running[value].wait_for_lines(text)
                 case "answer":
@@ -113,36 +147,46 @@ class Terminals:
                 case _:
                     raise AssertionError(f"line {block.line}: unknown mark {mark!r}")
 
-    async def run(self, command: str) -> None:
-        """Run *command*, which must exit with 0."""
+    def tab(self, address: str) -> Page:
+        """Return the tab of a browser that shows *address*, as a page of the documentation names it."""
+        if self._browser is None:
+            self._browser = self._closing.enter_context(chromium(self._home / ".chromium"))
+        if address not in self._tabs:
+            self._tabs[address] = tab = self._closing.enter_context(self._browser.page())
+            tab.open(self._with_actual_ports(address))
+        return self._tabs[address]
+
+    async def run(self, command: str, folder: str = "") -> None:
+        """Run *command* in *folder*; it must exit with 0."""
         remember = f'export -p | grep -vE "^declare -x ({_NOT_EXPORTED})(=|$)" > "{self._exported}"'
         script = f'set -eu\n. "{self._exported}"\n{command}\n{remember}\n'
-        process = await self._start_shell(script, stderr=asyncio.subprocess.PIPE)
+        process = await self._start_shell(script, folder, stderr=asyncio.subprocess.PIPE)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             printed, complained = await process.communicate()
         self._printed = printed.decode()
         assert process.returncode == 0, f"{command}\n{self._printed}{complained.decode()}"
 
-    async def start(self, name: str, command: str) -> None:
-        """Start *command* in the background, and return after its first line of output.
+    async def start(self, name: str, command: str, folder: str = "") -> None:
+        """Start *command* in the background, in *folder*, and return after its first line of output.
 
-        Where it is a gateway, later commands use the ports that it announces.
+        Where it is a server, later commands use the ports that it announces.
         """
         if name in self._running:
             await self._running.pop(name).end()
         script = f'. "{self._exported}"\n{command}'
-        running = RunningCommand(await self._start_shell(script, stderr=asyncio.subprocess.STDOUT))
+        running = RunningCommand(await self._start_shell(script, folder, stderr=asyncio.subprocess.STDOUT))
         self._running[name] = running
         await running.line()
-        if "fanway serve" in command:
-            self._ports = await running.ports()
+        for program, ports in _SERVERS.items():
+            if program in command:
+                self._ports |= {port: await running.port(port) for port in ports}
 
-    async def _start_shell(self, script: str, *, stderr: int) -> asyncio.subprocess.Process:
+    async def _start_shell(self, script: str, folder: str, *, stderr: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             "bash",
             "-c",
             script,
-            cwd=self._home,
+            cwd=self._home / folder,
             env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -158,6 +202,11 @@ class Terminals:
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            # The lock file of `make setup` has installed what a build needs.
+            "PIP_NO_BUILD_ISOLATION": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "NO_COLOR": "1",
+            "npm_config_prefer_offline": "true",
             "FANWAY_LISTEN__PUBLIC__PORT": "0",
             "FANWAY_LISTEN__INTERNAL__PORT": "0",
             "FANWAY_URL": f"ws://127.0.0.1:{self._ports['clients']}",
@@ -171,9 +220,29 @@ class Terminals:
         return re.sub(r"\0(\w+)\0", lambda found: self._ports[found[1]], text)
 
 
-def _announced_port(line: str) -> tuple[str, str] | None:
-    found = _LISTENER_LINE.match(line)
-    return None if found is None else (found[1], found[2])
+def _copy_typescript_client(home: Path) -> None:
+    """Copy it, because a build writes beside its sources, and other tests build it at the same time."""
+    source = ROOT / "clients" / "typescript"
+    shutil.copytree(
+        source,
+        home / "clients" / "typescript",
+        symlinks=True,
+        ignore=lambda folder, _: ["dist"] if folder == str(source) else [],
+    )
+
+
+def _make_environment(path: Path) -> None:
+    """Make a virtual environment with what that of the tests has, into which more can be installed."""
+    venv.create(path, symlinks=True)
+    programs = path / "bin"
+    for program in (Path(sys.prefix) / "bin").iterdir():
+        if not (programs / program.name).exists() and not program.name.startswith("pip"):
+            (programs / program.name).symlink_to(program)
+    (programs / "pip").write_text(f'#!/bin/sh\nexec "{programs}/python" -m pip "$@"\n')
+    (programs / "pip").chmod(0o755)
+    site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(path)}))
+    inherited = sysconfig.get_path("purelib")
+    (site_packages / "inherited.pth").write_text(f"import site; site.addsitedir({inherited!r})\n")
 
 
 def matches(actual: Any, expected: Any) -> bool:

@@ -22,7 +22,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
     "page", [page for page in PAGES if any(block.marks for block in page.blocks)], ids=lambda page: page.name
 )
 async def test_examples_run_as_written(page: Page, tmp_path: Path) -> None:
-    async with Terminals.open(tmp_path) as terminals:
+    async with Terminals.open(tmp_path, page) as terminals:
         await terminals.start("make run", "fanway serve --dev")
         for block in page.blocks:
             await terminals.execute(block)
