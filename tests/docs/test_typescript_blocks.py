@@ -13,7 +13,7 @@ CONFIG = {
         "target": "es2022",
         "module": "esnext",
         "moduleResolution": "bundler",
-        "lib": ["es2022", "dom", "dom.iterable"],
+        "lib": ["es2022", "dom"],
         "types": ["node"],
         "jsx": "react-jsx",
         "strict": True,
