@@ -1,4 +1,4 @@
-/** For backends: the push API, tokens, and webhooks. Needs `fetch` and Web Crypto: Node 20, Deno, Bun, workers. */
+/** For backends: the push API and tokens; webhooks are in `webhooks.ts`. Needs `fetch` and Web Crypto: Node 20, Deno, Bun, workers. */
 
 import { backoffBound } from "./closes.js";
 import { FanwayError } from "./errors.js";
@@ -13,22 +13,38 @@ export interface AdminOptions {
 }
 
 export interface PublishFields {
+  /** The same key publishes once; one is made up where it is absent. */
   key?: string;
+  /** Strings that travel with the message. */
   tags?: Record<string, string>;
   /** Connections that do not get it. */
-  exclude?: string[];
+  exclude?: readonly string[];
   /** False: not stored. */
   history?: boolean;
+  /** Whether the answer waits until a replica of Redis has it. */
+  acknowledge?: "stored" | "replicated";
 }
 
 export interface Receipt {
   channel: string;
+  /** The message id, where the channel keeps history. */
   message?: string;
   /** Whether the same key was published before, and this is its receipt. */
   replayed: boolean;
+  acknowledged?: "stored" | "replicated";
+  /** For `notify`: whose personal channel it is. */
+  user?: string;
 }
 
-export type Result = Receipt | { error: { code: string; message: string } };
+export type Result = Receipt | { channel?: string; user?: string; error: { code: string; message: string; retry_after_ms?: number } };
+
+export interface ConnectionInfo {
+  connection: string;
+  node: string;
+  channels: string[];
+  /** Unix seconds. */
+  since: number;
+}
 
 /** Calls the push API of a gateway. Publishes are repeated under their key, so that none happens twice. */
 export class FanwayAdmin {
@@ -37,7 +53,7 @@ export class FanwayAdmin {
   private readonly timeout: number;
   private readonly retries: number;
 
-  /** *url* is the internal listener, such as `http://gateway:8001`. */
+  /** *url* is the internal listener, such as `http://gateway:8001`; *key* is a push key. */
   constructor(
     url: string,
     private readonly key: string,
@@ -50,52 +66,92 @@ export class FanwayAdmin {
   }
 
   publish(channel: string, data: unknown, fields: PublishFields = {}): Promise<Receipt> {
-    return this.call("POST", "/v1/publish", { channel, data, key: crypto.randomUUID(), ...fields });
+    return this.call("POST", "/v1/publish", { ...fields, channel, data, key: keyOf(fields) });
   }
 
   /** The same data to up to 1,000 channels; one result per channel, in order. */
   async broadcast(channels: readonly string[], data: unknown, fields: PublishFields = {}): Promise<Result[]> {
-    return (await this.call("POST", "/v1/broadcast", { channels, data, key: crypto.randomUUID(), ...fields })).results;
+    return (await this.call("POST", "/v1/broadcast", { ...fields, channels, data, key: keyOf(fields) })).results;
   }
 
   /** To the personal channels of up to 1,000 users; one result per user, in order. */
-  async notify(users: readonly string[], data: unknown, { key = crypto.randomUUID() as string }: { key?: string } = {}): Promise<Result[]> {
-    return (await this.call("POST", "/v1/notify", { users, data, key })).results;
+  async notify(users: readonly string[], data: unknown, fields: PublishFields = {}): Promise<Result[]> {
+    return (await this.call("POST", "/v1/notify", { ...fields, users, data, key: keyOf(fields) })).results;
   }
 
   /** Up to 1,000 publishes; one result each, in order. */
   async batch(publishes: readonly ({ channel: string; data: unknown } & PublishFields)[]): Promise<Result[]> {
-    const commands = publishes.map((publish) => ({ publish: { key: crypto.randomUUID(), ...publish } }));
+    const commands = publishes.map((publish) => ({ publish: { ...publish, key: keyOf(publish) } }));
     return (await this.call("POST", "/v1/batch", { commands })).results;
   }
 
-  /** Close the connections of *user*; return how many there were. */
-  async disconnect(user: string, options: { code?: number; reason?: string; except?: string[] } = {}): Promise<number> {
-    return (await this.call("POST", `/v1/users/${encodeURIComponent(user)}/disconnect`, options)).connections;
+  /** Close the connections of *user* but those in `except`; return how many. Not repeated after a lost connection: the user may be back. */
+  async disconnect(user: string, options: { code?: number; reason?: string; except?: readonly string[] } = {}): Promise<number> {
+    return (await this.call("POST", `/v1/users/${encodeURIComponent(user)}/disconnect`, options, false)).connections;
   }
 
+  /** Subscribe the connections of *user*; return how many. */
   async subscribe(user: string, channel: string): Promise<number> {
     return (await this.call("POST", `/v1/users/${encodeURIComponent(user)}/subscribe`, { channel })).connections;
   }
 
+  /** Unsubscribe the connections of *user*; return how many. */
   async unsubscribe(user: string, channel: string): Promise<number> {
     return (await this.call("POST", `/v1/users/${encodeURIComponent(user)}/unsubscribe`, { channel })).connections;
   }
 
-  presence(channel: string): Promise<{ connections: number; users: number; members?: Member[] }> {
-    return this.call("GET", `/v1/channels/${encodeURIComponent(channel)}/presence`);
+  /** Who is in *channel*; a `cursor` in the answer begins the next page of members. */
+  presence(
+    channel: string,
+    options: { members?: boolean; limit?: number; cursor?: string } = {},
+  ): Promise<{ channel: string; connections: number; users: number; members?: Member[]; truncated?: boolean; cursor?: string }> {
+    return this.call("GET", `/v1/channels/${encodeURIComponent(channel)}/presence${query(options)}`);
   }
 
-  history(channel: string, options: { limit?: number; since?: string; reverse?: boolean } = {}): Promise<{ position?: string; messages: MessagePush[] }> {
-    const query = new URLSearchParams(Object.entries(options).map(([name, value]) => [name, String(value)]));
-    return this.call("GET", `/v1/channels/${encodeURIComponent(channel)}/history?${query}`);
+  /** Messages kept, after `since`, or with `reverse` the newest first, before `since`. */
+  history(channel: string, options: { limit?: number; since?: string; reverse?: boolean } = {}): Promise<{ channel: string; position: string; messages: MessagePush[] }> {
+    return this.call("GET", `/v1/channels/${encodeURIComponent(channel)}/history${query(options)}`);
   }
 
-  private async call(method: string, path: string, body?: unknown): Promise<any> {
+  /** Delete the messages kept of *channel*; the numbering continues. */
+  async clearHistory(channel: string): Promise<void> {
+    await this.call("DELETE", `/v1/channels/${encodeURIComponent(channel)}/history`);
+  }
+
+  /** Channels that have subscribers, by name; a `cursor` in the answer begins the next page. */
+  channels(
+    options: { prefix?: string; limit?: number; cursor?: string } = {},
+  ): Promise<{ channels: { channel: string; subscribers: number }[]; cursor?: string; partial?: boolean }> {
+    return this.call("GET", `/v1/channels${query(options)}`);
+  }
+
+  /** One channel: its subscribers, the users present, the position, and how many messages are kept. */
+  channel(channel: string): Promise<{ channel: string; subscribers: number; users?: number; position?: string; history: number; partial?: boolean }> {
+    return this.call("GET", `/v1/channels/${encodeURIComponent(channel)}`);
+  }
+
+  /** The connections of *user*, on every node. */
+  user(user: string): Promise<{ user: string; connections: ConnectionInfo[]; partial?: boolean }> {
+    return this.call("GET", `/v1/users/${encodeURIComponent(user)}`);
+  }
+
+  /** The live nodes; `uptime` in seconds. */
+  async nodes(): Promise<{ node: string; connections: number; channels: number; subscriptions: number; uptime: number }[]> {
+    return (await this.call("GET", "/v1/nodes")).nodes;
+  }
+
+  /** Sums over the live nodes. */
+  stats(): Promise<{ nodes: number; connections: number; channels: number; subscriptions: number }> {
+    return this.call("GET", "/v1/stats");
+  }
+
+  /** *repeatable*: whether the call may be sent again when its answer is lost. */
+  private async call(method: string, path: string, body?: unknown, repeatable = true): Promise<any> {
     for (let attempt = 0; ; attempt++) {
       const error = await this.attempt(method, path, body);
       if (!(error instanceof FanwayError)) return error;
-      if (!error.retryable || attempt >= this.retries) throw error;
+      const lost = error.code === "connection_lost";
+      if (!error.retryable || attempt >= this.retries || (lost && !repeatable)) throw error;
       const wait = Math.max(error.retryAfter ?? 0, backoffBound("jitter", attempt) * Math.random());
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
@@ -120,6 +176,14 @@ export class FanwayAdmin {
     const fallback = response.status === 429 || response.status >= 500 ? "unavailable" : "bad_request";
     return new FanwayError(code ?? fallback, message ?? `${method} ${path}: HTTP ${response.status}`, retry_after_ms);
   }
+}
+
+/** A publish that is repeated without a key would happen twice. */
+const keyOf = ({ key }: PublishFields): string => key ?? crypto.randomUUID();
+
+function query(options: object): string {
+  const given = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]]));
+  return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
 export interface TokenClaims {
