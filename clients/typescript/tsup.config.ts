@@ -1,7 +1,7 @@
 import { defineConfig } from "tsup";
 
 export default defineConfig({
-  entry: ["src/index.ts", "src/react.ts", "src/presence.ts", "src/msgpack.ts", "src/testing.ts", "src/admin.ts"],
+  entry: ["src/index.ts", "src/react.ts", "src/presence.ts", "src/msgpack.ts", "src/testing.ts", "src/admin.ts", "src/webhooks.ts"],
   format: ["esm", "cjs"],
   target: "es2020",
   sourcemap: true,

@@ -18,6 +18,7 @@ from protocol.messages import ClientMessage, Error, Ping, Publish, Subscribe
 from protocol.payload import payload_of
 from tests.protocol import client_scenarios, examples
 from tests.protocol.bad_frames import BAD_FRAMES, BadFrame
+from tests.protocol.webhook_cases import webhook_cases
 
 FOLDER = Path(__file__).parents[2] / "docs" / "vectors"
 
@@ -197,6 +198,7 @@ def files() -> dict[str, str]:
                 "connect_refused": error_cases(),
             }
         ),
+        "webhooks.json": _text({"webhooks": webhook_cases()}),
         **{
             f"client/{name}": _text({"scenarios": scenarios})
             for name, scenarios in client_scenarios.FILES.items()

@@ -27,6 +27,9 @@ const MUTATIONS = [
   ["publisher.ts", 'reply.user !== "" && ', ""],
   ["publisher.ts", "now - entry.sentAt >= this.keyTtl * 1000", "false"],
   ["token.ts", "this.expiresAt - this.env.now() < MARGIN_MS", "false"],
+  ["webhooks.ts", "if (!matches.includes(true))", "if (!matches.length)"],
+  ["webhooks.ts", "if (age > tolerance)", "if (age >= tolerance)"],
+  ["webhooks.ts", "if (-age > tolerance)", "if (false)"],
 ];
 
 const source = fileURLToPath(new URL("..", import.meta.url));
