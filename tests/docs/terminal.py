@@ -136,6 +136,7 @@ class Terminals:
                 case "start":
                     await self.start(value, text, folder)
                 case "types":
+                    self.tab(value).wait("document.querySelector('input') !== null")
                     self.tab(value).type("input", text.rstrip("\n"))
                 case "shows":
                     lines = json.dumps(text.splitlines())
