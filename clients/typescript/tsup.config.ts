@@ -1,4 +1,5 @@
 import { defineConfig } from "tsup";
+import { mangleProps } from "./scripts/mangle.mjs";
 
 export default defineConfig({
   entry: ["src/index.ts", "src/react.ts", "src/presence.ts", "src/msgpack.ts", "src/testing.ts", "src/admin.ts", "src/webhooks.ts"],
@@ -7,4 +8,7 @@ export default defineConfig({
   sourcemap: true,
   clean: true,
   splitting: true,
+  esbuildOptions(options) {
+    options.mangleProps = mangleProps;
+  },
 });

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.npm import npm, run
+from tests.clients.npm import PACKAGE, npm, run
 from tests.e2e.gateway import KEY, SECRET, GatewayProcess
 
 ES_MODULE = """
@@ -74,6 +74,9 @@ def test_beside_a_gateway(gateway: GatewayProcess) -> None:
 
 def test_the_package_in_an_empty_project(gateway: GatewayProcess, tmp_path: Path) -> None:
     npm("run", "build")
+    # The build shortens private names: the tests of the source pass on its files too.
+    assert "this._env" not in (PACKAGE / "dist" / "index.js").read_text()
+    npm("test", environment={"TEST_BUILD": "1"})
     (packed,) = json.loads(
         npm("pack", "--ignore-scripts", "--silent", "--json", "--pack-destination", str(tmp_path))
     )

@@ -1,6 +1,7 @@
 // The size of each entry as a page loads it: bundled, minified, gzip -9. Fails if one has outgrown its budget.
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { mangleProps } from "./mangle.mjs";
 
 /** Bytes; the core is what `import { Fanway } from "@fanway/client"` brings. */
 const BUDGETS = { index: 8 * 1024, presence: 1024, react: 2 * 1024, msgpack: 8 * 1024, testing: 3 * 1024, admin: 2 * 1024, webhooks: 2 * 1024 };
@@ -13,6 +14,7 @@ for (const [entry, budget] of Object.entries(BUDGETS)) {
     minify: true,
     format: "esm",
     target: "es2020",
+    mangleProps,
     external: ["react"],
     write: false,
   });

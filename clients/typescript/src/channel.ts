@@ -44,28 +44,28 @@ const BUFFER = 1_000;
  * `for await` loop and ends after the last.
  */
 export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Sink {
-  private readonly emitter: Emitter;
-  private readonly queues = new Set<MessageQueue<Data>>();
-  private subscription: Subscription | undefined;
+  private readonly _emitter: Emitter;
+  private readonly _queues = new Set<MessageQueue<Data>>();
+  private _subscription: Subscription | undefined;
   /** Listeners and loops; the handle lets go of the subscription with the last one. */
-  private uses = 0;
+  private _uses = 0;
 
   constructor(
     readonly name: string,
-    private readonly options: ChannelOptions,
-    private readonly owner: ChannelOwner,
+    private readonly _options: ChannelOptions,
+    private readonly _owner: ChannelOwner,
   ) {
-    this.emitter = new Emitter((error) => owner.reportError(error));
+    this._emitter = new Emitter((error) => _owner.reportError(error));
   }
 
   /** `idle`, `pending`, `live` or `gone`. */
   get state(): SubscriptionState {
-    return this.subscription?.state ?? "idle";
+    return this._subscription?.state ?? "idle";
   }
 
   /** The id of the last message that every listener has handled. */
   get position(): string | undefined {
-    return this.subscription?.position;
+    return this._subscription?.position;
   }
 
   /** Call *listener* for each event; return a function that ends it. Subscribes. */
@@ -75,8 +75,8 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
     { signal }: { signal?: AbortSignal } = {},
   ): () => void {
     if (signal?.aborted) return () => {};
-    const remove = this.emitter.on(type, listener);
-    const release = this.use();
+    const remove = this._emitter.on(type, listener);
+    const release = this._use();
     const off = () => {
       signal?.removeEventListener("abort", off);
       remove();
@@ -93,17 +93,17 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
 
   /** As `for await`, until *signal* aborts. */
   messages({ signal }: { signal?: AbortSignal } = {}): AsyncIterableIterator<Message<Data>> {
-    const queue = new MessageQueue<Data>(this.options.buffer ?? BUFFER, () => {
+    const queue = new MessageQueue<Data>(this._options.buffer ?? BUFFER, () => {
       signal?.removeEventListener("abort", end);
-      this.queues.delete(queue);
+      this._queues.delete(queue);
       release();
     });
     const end = () => queue.end();
-    this.queues.add(queue);
-    const release = this.use();
+    this._queues.add(queue);
+    const release = this._use();
     if (signal?.aborted) end();
     else signal?.addEventListener("abort", end);
-    const { error } = this.subscription ?? {};
+    const { error } = this._subscription ?? {};
     if (this.state === "gone") queue.end(error);
     return queue;
   }
@@ -115,13 +115,13 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
    * Rejects with `timeout` or `queue_full` (not published), `uncertain` (may have been published), or the gateway's code.
    */
   publish(data: Data, options?: PublishOptions): Promise<Published> {
-    return this.owner.publish(this.name, data, options);
+    return this._owner.publish(this.name, data, options);
   }
 
   readonly presence = {
     /** Return who is here now. */
     get: async ({ members = true }: { members?: boolean } = {}): Promise<Omit<PresenceReply, "type" | "id">> => {
-      const { type: _type, id: _id, ...reply } = await this.owner.request<PresenceReply>({
+      const { type: _type, id: _id, ...reply } = await this._owner.request<PresenceReply>({
         type: "presence",
         channel: this.name,
         members,
@@ -133,7 +133,7 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
   /** The messages that the channel keeps, page by page: the oldest first, or the newest with `reverse`. */
   async *history({ pageSize, since, reverse }: HistoryOptions = {}): AsyncGenerator<Message<Data>, void, undefined> {
     for (let after = since; ; ) {
-      const page = await this.owner.request<HistoryReply>({
+      const page = await this._owner.request<HistoryReply>({
         type: "history",
         channel: this.name,
         ...(pageSize !== undefined && { limit: pageSize }),
@@ -149,93 +149,93 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
 
   /** Let go of the channel: listeners are removed, loops end. The handle can be used again. */
   close(): void {
-    for (const queue of [...this.queues]) queue.end();
-    this.emitter.clear();
-    this.uses = 0;
-    this.letGo();
+    for (const queue of [...this._queues]) queue.end();
+    this._emitter.clear();
+    this._uses = 0;
+    this._letGo();
   }
 
   // ---------------------------------------------------------------- what the subscription calls
 
   /** @internal */
   onMessage(message: Message): void {
-    for (const queue of this.queues) queue.push(message as Message<Data>);
-    this.emitter.emit("message", message);
+    for (const queue of this._queues) queue.push(message as Message<Data>);
+    this._emitter.emit("message", message);
   }
 
   /** @internal */
   onEvent(type: string, event: unknown): void {
-    this.emitter.emit(type, event);
+    this._emitter.emit(type, event);
     const { state, error } = event as { state?: SubscriptionState; error?: FanwayError };
-    if (type === "state" && state === "gone") for (const queue of [...this.queues]) queue.end(error);
+    if (type === "state" && state === "gone") for (const queue of [...this._queues]) queue.end(error);
   }
 
   /** @internal */
   missesGaps(): boolean {
-    return !this.emitter.has("gap") && (this.emitter.has("message") || this.queues.size > 0);
+    return !this._emitter.has("gap") && (this._emitter.has("message") || this._queues.size > 0);
   }
 
-  private use(): () => void {
-    this.uses++;
-    this.subscription ??= this.owner.acquire(this.name, this.options, this);
-    const { subscription } = this;
+  private _use(): () => void {
+    this._uses++;
+    this._subscription ??= this._owner.acquire(this.name, this._options, this);
+    const { _subscription: subscription } = this;
     let used = true;
     return () => {
-      if (!used || subscription !== this.subscription) return;
+      if (!used || subscription !== this._subscription) return;
       used = false;
-      if (--this.uses <= 0) this.letGo();
+      if (--this._uses <= 0) this._letGo();
     };
   }
 
-  private letGo(): void {
-    const { subscription } = this;
-    this.subscription = undefined;
-    if (subscription) this.owner.release(subscription, this);
+  private _letGo(): void {
+    const { _subscription: subscription } = this;
+    this._subscription = undefined;
+    if (subscription) this._owner.release(subscription, this);
   }
 }
 
 /** Messages between a subscription and one `for await` loop. */
 class MessageQueue<Data> implements AsyncIterableIterator<Message<Data>> {
-  private readonly waiting: Message<Data>[] = [];
-  private wake: (() => void) | undefined;
-  private ended = false;
-  private error: FanwayError | undefined;
+  private readonly _waiting: Message<Data>[] = [];
+  private _wake: (() => void) | undefined;
+  private _ended = false;
+  private _error: FanwayError | undefined;
 
   constructor(
-    private readonly limit: number,
-    private readonly onEnd: () => void,
+    private readonly _limit: number,
+    private readonly _onEnd: () => void,
   ) {}
 
   push(message: Message<Data>): void {
-    if (this.ended) return;
-    if (this.waiting.length >= this.limit) return this.end(new FanwayError("overflow", `${this.limit} messages waited for a slow loop`));
-    this.waiting.push(message);
-    this.wake?.();
+    if (this._ended) return;
+    if (this._waiting.length >= this._limit) return this.end(new FanwayError("overflow", `${this._limit} messages waited for a slow loop`));
+    this._waiting.push(message);
+    this._wake?.();
   }
 
   end(error?: FanwayError): void {
-    if (this.ended) return;
-    this.ended = true;
-    this.error = error;
-    this.onEnd();
-    this.wake?.();
+    if (this._ended) return;
+    this._ended = true;
+    this._error = error;
+    this._onEnd();
+    this._wake?.();
   }
 
   async next(): Promise<IteratorResult<Message<Data>>> {
-    while (!this.waiting.length) {
-      if (this.ended) {
-        const { error } = this;
-        this.error = undefined;
+    while (!this._waiting.length) {
+      if (this._ended) {
+        const { _error: error } = this;
+        this._error = undefined;
         if (error) throw error;
         return { done: true, value: undefined };
       }
-      await new Promise<void>((resolve) => (this.wake = resolve));
+      await new Promise<void>((resolve) => (this._wake = resolve));
     }
-    return { done: false, value: this.waiting.shift()! };
+    return { done: false, value: this._waiting.shift()! };
   }
 
   async return(): Promise<IteratorResult<Message<Data>>> {
-    this.waiting.length = 0;
+    this._waiting.length = 0;
     this.end();
     return { done: true, value: undefined };
   }

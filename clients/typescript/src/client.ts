@@ -58,110 +58,110 @@ export type DataOf<Channels, Name extends string> = Name extends keyof Channels
  * `Channels` may name the type of the data by channel: `Fanway<{ "chat:*": ChatMessage }>`.
  */
 export class Fanway<Channels = Record<string, any>> {
-  private readonly emitter = new Emitter((error) => console.error(error));
-  private readonly connection: Connection;
-  private readonly subscriptions: Subscriptions;
-  private readonly publisher: Publisher;
-  private readonly tokens: TokenSource;
-  private readonly owner: ChannelOwner;
-  private readonly env: Environment & { clearTimers(): void };
-  private asked: Record<string, unknown> = {};
+  private readonly _emitter = new Emitter((error) => console.error(error));
+  private readonly _connection: Connection;
+  private readonly _subscriptions: Subscriptions;
+  private readonly _publisher: Publisher;
+  private readonly _tokens: TokenSource;
+  private readonly _owner: ChannelOwner;
+  private readonly _env: Environment & { clearTimers(): void };
+  private _asked: Record<string, unknown> = {};
 
   constructor(url: string | readonly string[], options: FanwayOptions = {}) {
-    const env = (this.env = withOwnTimers(options.environment ?? browser));
-    const onError = (error: unknown) => this.reportError(error);
+    const env = (this._env = withOwnTimers(options.environment ?? browser));
+    const onError = (error: unknown) => this._reportError(error);
     const retryDelay = (attempt: number, retryAfter = 0) => Math.max(retryAfter, backoffBound("jitter", attempt) * env.random());
-    this.tokens = new TokenSource(env, options.getToken);
-    this.connection = new Connection(
+    this._tokens = new TokenSource(env, options.getToken);
+    this._connection = new Connection(
       env,
       {
         urls: typeof url === "string" ? [url] : url,
         transport: options.transport ?? webSocket(options.WebSocket),
         codec: options.codec ?? json,
-        tokens: this.tokens,
+        tokens: this._tokens,
         ...(options.client && { client: options.client }),
         ...(options.retry && { retryBound: options.retry }),
       },
       {
-        subs: () => (this.asked = this.subscriptions.forConnect()),
+        subs: () => (this._asked = this._subscriptions.forConnect()),
         onConnected: (reply) => {
-          this.subscriptions.onConnected(reply, this.asked);
-          this.publisher.onConnected(reply);
+          this._subscriptions.onConnected(reply, this._asked);
+          this._publisher.onConnected(reply);
         },
-        onPush: (push) => this.subscriptions.onPush(push),
-        onDisconnected: () => this.subscriptions.onDisconnected(),
-        onState: (change) => this.onState(change),
+        onPush: (push) => this._subscriptions.onPush(push),
+        onDisconnected: () => this._subscriptions.onDisconnected(),
+        onState: (change) => this._onState(change),
         onError,
       },
     );
-    this.subscriptions = new Subscriptions(env, this.connection, options.getChannelTokens, retryDelay, onError);
-    this.publisher = new Publisher(env, this.connection, retryDelay);
-    this.owner = {
+    this._subscriptions = new Subscriptions(env, this._connection, options.getChannelTokens, retryDelay, onError);
+    this._publisher = new Publisher(env, this._connection, retryDelay);
+    this._owner = {
       acquire: (channel, channelOptions, sink) => {
-        const subscription = this.subscriptions.acquire(channel, channelOptions, sink);
-        this.start();
+        const subscription = this._subscriptions.acquire(channel, channelOptions, sink);
+        this._start();
         return subscription;
       },
-      release: (subscription, sink) => this.subscriptions.release(subscription, sink),
+      release: (subscription, sink) => this._subscriptions.release(subscription, sink),
       publish: (channel, data, publishOptions) => {
-        this.start();
-        return this.publisher.publish(channel, data, publishOptions);
+        this._start();
+        return this._publisher.publish(channel, data, publishOptions);
       },
-      request: (command) => this.connection.request(command),
+      request: (command) => this._connection.request(command),
       reportError: onError,
     };
   }
 
   get state(): State {
-    return this.connection.state;
+    return this._connection.state;
   }
 
   /** What the gateway said to `connect`: this connection's id, user, node, limits. Undefined unless connected. */
   get info(): Readonly<Connected> | undefined {
-    return this.connection.info;
+    return this._connection.info;
   }
 
   /** Call *listener* for each event; return a function that ends it. */
   on<Type extends keyof FanwayEvents>(type: Type, listener: (event: FanwayEvents[Type]) => void): () => void {
-    return this.emitter.on(type, listener);
+    return this._emitter.on(type, listener);
   }
 
   /** Connect now; after `stopped`, begin again. Channels and publishes do it by themselves the first time. */
   connect(): void {
-    if (this.state === "stopped") this.subscriptions.restart();
-    this.connection.connect();
+    if (this.state === "stopped") this._subscriptions.restart();
+    this._connection.connect();
   }
 
   /** Return a handle on *name*; handles of the same name share one subscription. */
   channel<Name extends string>(name: Name, options: ChannelOptions = {}): Channel<DataOf<Channels, Name>> {
-    return new Channel(name, options, this.owner);
+    return new Channel(name, options, this._owner);
   }
 
   /** Use *token* for the next connection, for example after a sign-in; `undefined` forgets it. */
   setToken(token: string | undefined): void {
-    this.tokens.set(token);
+    this._tokens.set(token);
   }
 
   /** Disconnect for good: publishes that wait reject, loops end, no timer and no socket is left. */
   async close(): Promise<void> {
-    this.connection.stop();
+    this._connection.stop();
   }
 
-  private start(): void {
-    if (this.state === "idle") this.connection.connect();
+  private _start(): void {
+    if (this.state === "idle") this._connection.connect();
   }
 
-  private onState(change: StateChange): void {
+  private _onState(change: StateChange): void {
     if (change.state === "stopped") {
-      this.subscriptions.stop(new FanwayError("stopped", change.reason ?? "the client has stopped"));
-      this.publisher.stop();
-      this.env.clearTimers();
+      this._subscriptions.stop(new FanwayError("stopped", change.reason ?? "the client has stopped"));
+      this._publisher.stop();
+      this._env.clearTimers();
     }
-    this.emitter.emit("state", change);
+    this._emitter.emit("state", change);
   }
 
-  private reportError(error: unknown): void {
-    if (this.emitter.has("error")) this.emitter.emit("error", error);
+  private _reportError(error: unknown): void {
+    if (this._emitter.has("error")) this._emitter.emit("error", error);
     else console.error(error);
   }
 }

@@ -61,32 +61,32 @@ export class Connection {
   state: State = "idle";
   /** The reply to `connect`, while connected. */
   info: Connected | undefined;
-  private link: Link | undefined;
+  private _link: Link | undefined;
   /** Counts attempts, so that what belongs to an earlier one has no effect. */
-  private generation = 0;
-  private attempt = 0;
-  private endpoint = 0;
-  private lastId = 0;
-  private readonly replies = new Map<number, Waiting>();
-  private timer: unknown;
-  private probeTimer: unknown;
-  private lastHeard = 0;
-  private lostAt: number | undefined;
+  private _generation = 0;
+  private _attempt = 0;
+  private _endpoint = 0;
+  private _lastId = 0;
+  private readonly _replies = new Map<number, Waiting>();
+  private _timer: unknown;
+  private _probeTimer: unknown;
+  private _lastHeard = 0;
+  private _lostAt: number | undefined;
   /** The delay of the `reconnect` push on this connection. */
-  private announced: number | undefined;
+  private _announced: number | undefined;
   /** When the server allows the next attempt; waking up does not come before it. */
-  private notBefore = 0;
+  private _notBefore = 0;
   /** Whether this attempt's token was fetched for it: another one would be no better. */
-  private freshToken = false;
-  private tokenReason: TokenReason | undefined;
+  private _freshToken = false;
+  private _tokenReason: TokenReason | undefined;
   /** Whether the page is in the back/forward cache. */
-  private hidden = false;
-  private unlisten: (() => void) | undefined;
+  private _hidden = false;
+  private _unlisten: (() => void) | undefined;
 
   constructor(
-    private readonly env: Environment,
-    private readonly options: ConnectionOptions,
-    private readonly owner: Owner,
+    private readonly _env: Environment,
+    private readonly _options: ConnectionOptions,
+    private readonly _owner: Owner,
   ) {}
 
   // ---------------------------------------------------------------- what the application asks for
@@ -94,298 +94,298 @@ export class Connection {
   /** Begin the first attempt, or the next one at once; nothing while connecting or connected. */
   connect(): void {
     if (!TRANSITIONS[this.state].connect) return;
-    this.unlisten ??= this.env.listen((event) => this.onPageEvent(event));
-    this.begin();
+    this._unlisten ??= this._env.listen((event) => this._onPageEvent(event));
+    this._begin();
   }
 
   /** End the connection for good. */
   stop(reason = "the application closed it", code = 1000): void {
     if (this.state === "stopped") return;
-    this.drop(reason);
-    this.unlisten?.();
-    this.unlisten = undefined;
-    this.move("stop", { code, reason });
+    this._drop(reason);
+    this._unlisten?.();
+    this._unlisten = undefined;
+    this._move("stop", { code, reason });
   }
 
   /** Send *command*; return its reply. Errors of the gateway reject, and so does the end of the connection. */
   request<Reply = ServerMessage>(command: Command): Promise<Reply> {
     return new Promise((resolve, reject) => {
       if (this.state !== "connected") return reject(new FanwayError("not_connected", "there is no connection"));
-      const id = ++this.lastId;
-      this.replies.set(id, { resolve, reject });
-      this.send({ ...command, id });
+      const id = ++this._lastId;
+      this._replies.set(id, { resolve, reject });
+      this._send({ ...command, id });
     });
   }
 
   // ---------------------------------------------------------------- attempts
 
-  private begin(): void {
-    this.env.clearTimer(this.timer);
-    this.generation++;
-    this.lostAt ??= this.env.now();
-    this.move("connect");
-    const reason = this.tokenReason ?? this.options.tokens.needed();
-    this.freshToken = reason !== undefined;
-    if (reason === undefined) this.open();
-    else this.fetchToken(reason, () => this.open());
+  private _begin(): void {
+    this._env.clearTimer(this._timer);
+    this._generation++;
+    this._lostAt ??= this._env.now();
+    this._move("connect");
+    const reason = this._tokenReason ?? this._options.tokens.needed();
+    this._freshToken = reason !== undefined;
+    if (reason === undefined) this._open();
+    else this._fetchToken(reason, () => this._open());
   }
 
   /** Fetch a token, and call *next* if this attempt still goes on. */
-  private fetchToken(reason: TokenReason, next: (token: string | undefined) => void): void {
-    const generation = this.generation;
-    const current = () => generation === this.generation && (this.state === "connecting" || this.state === "connected");
-    this.options.tokens.fetch(reason).then(
+  private _fetchToken(reason: TokenReason, next: (token: string | undefined) => void): void {
+    const generation = this._generation;
+    const current = () => generation === this._generation && (this.state === "connecting" || this.state === "connected");
+    this._options.tokens.fetch(reason).then(
       (token) => {
         if (!current()) return;
-        this.tokenReason = undefined;
+        this._tokenReason = undefined;
         next(token);
       },
       (error: unknown) => {
-        if (current()) this.onTokenError(error);
+        if (current()) this._onTokenError(error);
       },
     );
   }
 
-  private onTokenError(error: unknown): void {
+  private _onTokenError(error: unknown): void {
     if (error instanceof UnauthorizedError) return this.stop(error.message || "getToken says unauthorized", 4003);
-    this.owner.onError(error);
+    this._owner.onError(error);
     // A connection goes on until its token expires; the gateway ends it then.
-    if (this.state === "connecting") this.end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, "getToken failed");
+    if (this.state === "connecting") this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, "getToken failed");
   }
 
-  private open(): void {
-    const { urls, transport, codec } = this.options;
-    const generation = this.generation;
-    const current = () => generation === this.generation;
-    this.announced = undefined;
-    this.lastId = 0;
-    this.startTimer(ANSWER_MS, () => this.lost("no answer to connect in time"));
+  private _open(): void {
+    const { urls, transport, codec } = this._options;
+    const generation = this._generation;
+    const current = () => generation === this._generation;
+    this._announced = undefined;
+    this._lastId = 0;
+    this._startTimer(ANSWER_MS, () => this._lost("no answer to connect in time"));
     try {
-      this.link = transport.connect(urls[this.endpoint % urls.length]!, codec, {
-        open: () => current() && this.sendConnect(),
-        message: (data) => current() && this.onData(data),
-        close: (code, reason, rejection) => current() && this.onClose(code, reason, rejection),
+      this._link = transport.connect(urls[this._endpoint % urls.length]!, codec, {
+        open: () => current() && this._sendConnect(),
+        message: (data) => current() && this._onData(data),
+        close: (code, reason, rejection) => current() && this._onClose(code, reason, rejection),
       });
     } catch (error) {
-      this.owner.onError(error);
+      this._owner.onError(error);
       this.stop("the connection cannot be opened", ABNORMAL_CLOSURE);
     }
   }
 
-  private sendConnect(): void {
-    const { client, tokens } = this.options;
-    const id = ++this.lastId;
-    this.replies.set(id, {
-      resolve: (reply: Connected) => this.onConnected(reply),
-      reject: (error: FanwayError) => this.onConnectRejected(error),
+  private _sendConnect(): void {
+    const { client, tokens } = this._options;
+    const id = ++this._lastId;
+    this._replies.set(id, {
+      resolve: (reply: Connected) => this._onConnected(reply),
+      reject: (error: FanwayError) => this._onConnectRejected(error),
     });
     const token = tokens.current;
-    this.send({ type: "connect", id, ...(token !== undefined && { token }), ...(client && { client }), subs: this.owner.subs() });
+    this._send({ type: "connect", id, ...(token !== undefined && { token }), ...(client && { client }), subs: this._owner.subs() });
   }
 
-  private onConnected(reply: Connected): void {
+  private _onConnected(reply: Connected): void {
     this.info = reply;
-    this.attempt = 0;
-    this.lostAt = undefined;
-    this.options.tokens.expiresIn(reply.expires_in);
-    this.watchSilence();
-    this.move("connected");
-    this.owner.onConnected(reply);
+    this._attempt = 0;
+    this._lostAt = undefined;
+    this._options.tokens.expiresIn(reply.expires_in);
+    this._watchSilence();
+    this._move("connected");
+    this._owner.onConnected(reply);
   }
 
-  private onConnectRejected(error: FanwayError): void {
+  private _onConnectRejected(error: FanwayError): void {
     if (error.code === "connection_lost") return; // the end of the connection decides
     const code = CLOSE_OF_ERROR[error.code];
     const reason = `${error.code}: ${error.message}`;
-    if (code !== undefined) this.end(closeRule(code), code, reason, error.retryAfter);
-    else if (TRANSIENT_CODES.has(error.code)) this.end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason, error.retryAfter);
+    if (code !== undefined) this._end(closeRule(code), code, reason, error.retryAfter);
+    else if (TRANSIENT_CODES.has(error.code)) this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason, error.retryAfter);
     else this.stop(reason, 4002);
   }
 
   // ---------------------------------------------------------------- what arrives
 
-  private onData(data: string | ArrayBuffer): void {
-    this.lastHeard = this.env.now();
-    this.env.clearTimer(this.probeTimer);
-    this.probeTimer = undefined;
+  private _onData(data: string | ArrayBuffer): void {
+    this._lastHeard = this._env.now();
+    this._env.clearTimer(this._probeTimer);
+    this._probeTimer = undefined;
     let message: ServerMessage;
     try {
-      message = this.options.codec.decode(data) as ServerMessage;
+      message = this._options.codec.decode(data) as ServerMessage;
     } catch (error) {
-      this.owner.onError(error);
-      return this.lost("a message could not be decoded");
+      this._owner.onError(error);
+      return this._lost("a message could not be decoded");
     }
-    const waiting = message.id === undefined ? undefined : this.replies.get(message.id);
-    if (!waiting) return this.onPush(message);
-    this.replies.delete(message.id!);
+    const waiting = message.id === undefined ? undefined : this._replies.get(message.id);
+    if (!waiting) return this._onPush(message);
+    this._replies.delete(message.id!);
     if (message.type === "error") waiting.reject(errorOf(message as unknown as ErrorReply));
     else waiting.resolve(message);
   }
 
-  private onPush(push: ServerMessage): void {
+  private _onPush(push: ServerMessage): void {
     switch (push.type) {
       case "ping":
-        return this.send({ type: "pong" });
+        return this._send({ type: "pong" });
       case "expiring":
-        return this.refresh();
+        return this._refresh();
       case "reconnect":
-        this.announced = push.after_ms;
+        this._announced = push.after_ms;
         return;
       case "error":
-        if (push.id === undefined) this.owner.onError(errorOf(push as unknown as ErrorReply));
+        if (push.id === undefined) this._owner.onError(errorOf(push as unknown as ErrorReply));
         return;
       default:
-        if (this.state === "connected") this.owner.onPush(push);
+        if (this.state === "connected") this._owner.onPush(push);
     }
   }
 
-  private onClose(code: number, reason: string, rejection?: Rejection): void {
-    this.link = undefined;
+  private _onClose(code: number, reason: string, rejection?: Rejection): void {
+    this._link = undefined;
     if (rejection && rejection.status < 500 && rejection.status !== 429)
       return this.stop(reason || `the handshake was refused with HTTP ${rejection.status}`, ABNORMAL_CLOSURE);
     // Retry-After holds for all who were refused; the jitter on top spreads them.
-    this.end(closeRule(code), code, reason, rejection?.retryAfter, rejection !== undefined);
+    this._end(closeRule(code), code, reason, rejection?.retryAfter, rejection !== undefined);
   }
 
   /** Fetch another token and go on with it. */
-  private refresh(): void {
-    const { tokens } = this.options;
+  private _refresh(): void {
+    const { tokens } = this._options;
     if (!tokens.canFetch) return;
-    this.fetchToken("expiring", (token) => {
+    this._fetchToken("expiring", (token) => {
       this.request<{ expires_in?: number }>({ type: "refresh", token }).then(
         (reply) => tokens.expiresIn(reply.expires_in),
-        (error: FanwayError) => error.code !== "connection_lost" && this.owner.onError(error),
+        (error: FanwayError) => error.code !== "connection_lost" && this._owner.onError(error),
       );
     });
   }
 
   // ---------------------------------------------------------------- signs of life
 
-  private watchSilence(): void {
+  private _watchSilence(): void {
     const limit = this.info!.heartbeat * 1000 + ANSWER_MS;
-    const wait = Math.max(0, this.lastHeard + limit - this.env.now());
-    const due = this.env.now() + wait;
-    this.startTimer(wait, () => {
-      const now = this.env.now();
-      if (now < this.lastHeard + limit) return this.watchSilence();
-      if (now < due + LATE_MS) return this.lost("the gateway is silent");
+    const wait = Math.max(0, this._lastHeard + limit - this._env.now());
+    const due = this._env.now() + wait;
+    this._startTimer(wait, () => {
+      const now = this._env.now();
+      if (now < this._lastHeard + limit) return this._watchSilence();
+      if (now < due + LATE_MS) return this._lost("the gateway is silent");
       // The timer was held back, and so may the messages be: ask before giving up.
-      this.probe();
-      this.startTimer(PROBE_MS * 2, () => this.watchSilence());
+      this._probe();
+      this._startTimer(PROBE_MS * 2, () => this._watchSilence());
     });
   }
 
   /** Send a `ping`; the connection is lost if nothing arrives in time. */
-  private probe(): void {
-    if (this.state !== "connected" || this.probeTimer !== undefined) return;
+  private _probe(): void {
+    if (this.state !== "connected" || this._probeTimer !== undefined) return;
     this.request({ type: "ping" }).catch(() => {});
-    this.probeTimer = this.env.setTimer(() => {
-      this.probeTimer = undefined;
-      this.lost("no answer to a ping");
+    this._probeTimer = this._env.setTimer(() => {
+      this._probeTimer = undefined;
+      this._lost("no answer to a ping");
     }, PROBE_MS);
   }
 
-  private onPageEvent(event: PageEvent): void {
-    if (event === "hide") return this.hide();
-    if (event !== "offline") this.hidden = false;
+  private _onPageEvent(event: PageEvent): void {
+    if (event === "hide") return this._hide();
+    if (event !== "offline") this._hidden = false;
     if (this.state === "connected") {
-      if (this.options.tokens.expired) this.refresh();
-      this.probe();
-    } else if (event !== "offline" && this.isWaiting()) {
-      const delay = this.notBefore - this.env.now();
-      if (delay <= 0) this.begin();
-      else this.scheduleAttempt(delay);
+      if (this._options.tokens.expired) this._refresh();
+      this._probe();
+    } else if (event !== "offline" && this._isWaiting()) {
+      const delay = this._notBefore - this._env.now();
+      if (delay <= 0) this._begin();
+      else this._scheduleAttempt(delay);
     }
   }
 
   /** Close for the back/forward cache, which does not keep pages with a socket. */
-  private hide(): void {
-    this.hidden = true;
+  private _hide(): void {
+    this._hidden = true;
     if (this.state !== "connected" && this.state !== "connecting") return;
-    this.drop("the page is hidden");
-    this.wait(0, { code: 1000, reason: "the page is hidden" });
+    this._drop("the page is hidden");
+    this._wait(0, { code: 1000, reason: "the page is hidden" });
   }
 
   // ---------------------------------------------------------------- ends
 
-  private lost(reason: string): void {
-    this.end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason);
+  private _lost(reason: string): void {
+    this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason);
   }
 
-  private end(rule: CloseRule, code: number, reason: string, retryAfter = 0, onTop = false): void {
-    const { tokens } = this.options;
-    const fresh = this.freshToken;
-    const announced = this.announced;
-    this.drop(reason);
+  private _end(rule: CloseRule, code: number, reason: string, retryAfter = 0, onTop = false): void {
+    const { tokens } = this._options;
+    const fresh = this._freshToken;
+    const announced = this._announced;
+    this._drop(reason);
     if (rule.reaction === "stop") return this.stop(reason, code);
     if (rule.reaction === "stop_until_new_token") {
       if (!tokens.canFetch || fresh) return this.stop(reason, code);
-      this.tokenReason = "unauthorized";
+      this._tokenReason = "unauthorized";
     } else if (rule.reaction === "refresh_token") {
       if (!tokens.canFetch) return this.stop(reason, code);
-      this.tokenReason = "expired";
+      this._tokenReason = "expired";
     }
     const told = rule.backoff === "told" ? announced : undefined;
-    const bound = this.options.retryBound?.(this.attempt) ?? backoffBound(rule.backoff, this.attempt);
-    const jitter = told ?? bound * this.env.random();
+    const bound = this._options.retryBound?.(this._attempt) ?? backoffBound(rule.backoff, this._attempt);
+    const jitter = told ?? bound * this._env.random();
     const delay = onTop ? retryAfter + jitter : Math.max(retryAfter, jitter);
-    this.notBefore = this.env.now() + Math.max(retryAfter, told ?? 0);
-    this.attempt++;
-    this.endpoint++;
-    this.wait(delay, { code, reason });
+    this._notBefore = this._env.now() + Math.max(retryAfter, told ?? 0);
+    this._attempt++;
+    this._endpoint++;
+    this._wait(delay, { code, reason });
   }
 
-  private wait(delay: number, detail: { code: number; reason: string }): void {
-    const lostAt = (this.lostAt ??= this.env.now());
-    const suspended = this.state === "connecting" && this.env.now() - lostAt >= SUSPEND_MS;
-    this.move(suspended ? "suspend" : "retry", { ...detail, delay });
-    this.scheduleAttempt(delay);
+  private _wait(delay: number, detail: { code: number; reason: string }): void {
+    const lostAt = (this._lostAt ??= this._env.now());
+    const suspended = this.state === "connecting" && this._env.now() - lostAt >= SUSPEND_MS;
+    this._move(suspended ? "suspend" : "retry", { ...detail, delay });
+    this._scheduleAttempt(delay);
   }
 
-  private scheduleAttempt(delay: number): void {
-    if (this.hidden) return;
-    this.startTimer(delay, () => {
+  private _scheduleAttempt(delay: number): void {
+    if (this._hidden) return;
+    this._startTimer(delay, () => {
       // Without a network, `online` starts the attempt.
-      if (this.env.online()) this.begin();
+      if (this._env.online()) this._begin();
     });
   }
 
-  private isWaiting(): boolean {
+  private _isWaiting(): boolean {
     return this.state === "waiting" || this.state === "suspended";
   }
 
   /** Close the socket, and forget what belongs to it. Browsers let a page close with 1000 only, of the codes below 3000. */
-  private drop(reason: string): void {
-    this.generation++;
-    this.env.clearTimer(this.timer);
-    this.env.clearTimer(this.probeTimer);
-    this.probeTimer = undefined;
+  private _drop(reason: string): void {
+    this._generation++;
+    this._env.clearTimer(this._timer);
+    this._env.clearTimer(this._probeTimer);
+    this._probeTimer = undefined;
     this.info = undefined;
-    const { link } = this;
-    this.link = undefined;
+    const { _link: link } = this;
+    this._link = undefined;
     link?.close(1000, reason.slice(0, 40)); // at most 123 bytes of UTF-8 (RFC 6455 section 5.5)
-    const waiting = [...this.replies.values()];
-    this.replies.clear();
+    const waiting = [...this._replies.values()];
+    this._replies.clear();
     const error = new FanwayError("connection_lost", "the connection ended before the reply");
     for (const { reject } of waiting) reject(error);
-    if (this.state === "connected") this.owner.onDisconnected();
+    if (this.state === "connected") this._owner.onDisconnected();
   }
 
-  private send(message: unknown): void {
-    this.link?.send(this.options.codec.encode(message));
+  private _send(message: unknown): void {
+    this._link?.send(this._options.codec.encode(message));
   }
 
-  private startTimer(ms: number, callback: () => void): void {
-    this.env.clearTimer(this.timer);
-    this.timer = this.env.setTimer(callback, ms);
+  private _startTimer(ms: number, callback: () => void): void {
+    this._env.clearTimer(this._timer);
+    this._timer = this._env.setTimer(callback, ms);
   }
 
-  private move(input: Input, detail: Omit<StateChange, "state" | "previous" | "attempt"> = {}): void {
+  private _move(input: Input, detail: Omit<StateChange, "state" | "previous" | "attempt"> = {}): void {
     const previous = this.state;
     const state = TRANSITIONS[previous][input];
     if (!state) throw new Error(`a client that is ${previous} cannot ${input}`);
     this.state = state;
-    if (state !== previous) this.owner.onState({ state, previous, attempt: this.attempt, ...detail });
+    if (state !== previous) this._owner.onState({ state, previous, attempt: this._attempt, ...detail });
   }
 }
 

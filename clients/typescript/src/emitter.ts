@@ -3,22 +3,22 @@
 export type Listener = (event: any) => void;
 
 export class Emitter {
-  private readonly listeners = new Map<string, Set<Listener>>();
+  private readonly _listeners = new Map<string, Set<Listener>>();
 
   constructor(private readonly onThrow: (error: unknown) => void) {}
 
   on(event: string, listener: Listener): () => void {
     // Wrapped, so that a function that was added twice is called twice and removed once.
     const entry: Listener = (value) => listener(value);
-    const entries = this.listeners.get(event) ?? new Set();
-    this.listeners.set(event, entries.add(entry));
+    const entries = this._listeners.get(event) ?? new Set();
+    this._listeners.set(event, entries.add(entry));
     return () => {
       entries.delete(entry);
     };
   }
 
   emit(event: string, value: unknown): void {
-    for (const listener of [...(this.listeners.get(event) ?? [])]) {
+    for (const listener of [...(this._listeners.get(event) ?? [])]) {
       try {
         listener(value);
       } catch (error) {
@@ -28,10 +28,10 @@ export class Emitter {
   }
 
   clear(): void {
-    this.listeners.clear();
+    this._listeners.clear();
   }
 
   has(event: string): boolean {
-    return (this.listeners.get(event)?.size ?? 0) > 0;
+    return (this._listeners.get(event)?.size ?? 0) > 0;
   }
 }

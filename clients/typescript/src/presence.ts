@@ -12,59 +12,59 @@ import type { Member } from "./wire.js";
 export class LivePresence {
   /** By the id of the connection. */
   readonly members: ReadonlyMap<string, Member>;
-  private readonly byConnection = new Map<string, Member>();
-  private readonly channel: Channel;
-  private readonly emitter = new Emitter((error) => console.error(error));
+  private readonly _byConnection = new Map<string, Member>();
+  private readonly _channel: Channel;
+  private readonly _emitter = new Emitter((error) => console.error(error));
   /** Whether the list was complete once. */
   ready = false;
 
   constructor(fanway: Fanway<any>, name: string) {
-    this.members = this.byConnection;
-    this.channel = fanway.channel(name, { presence: true }) as Channel;
-    this.channel.on("members", (members) => this.replace(members));
-    this.channel.on("join", (member) => this.set(member));
-    this.channel.on("update", (member) => this.set(member));
-    this.channel.on("leave", (member) => {
-      if (this.byConnection.delete(member.connection)) this.changed();
+    this.members = this._byConnection;
+    this._channel = fanway.channel(name, { presence: true }) as Channel;
+    this._channel.on("members", (members) => this._replace(members));
+    this._channel.on("join", (member) => this._set(member));
+    this._channel.on("update", (member) => this._set(member));
+    this._channel.on("leave", (member) => {
+      if (this._byConnection.delete(member.connection)) this._changed();
     });
-    this.channel.on("gap", () => this.reload());
+    this._channel.on("gap", () => this._reload());
   }
 
   /** Users who are here, each once; anonymous members by their connection. */
   get users(): Map<string, Member> {
-    return new Map([...this.byConnection.values()].map((member) => [member.user || member.connection, member]));
+    return new Map([...this._byConnection.values()].map((member) => [member.user || member.connection, member]));
   }
 
   /** Call *listener* after each change; return a function that ends it. */
   onChange(listener: (presence: LivePresence) => void): () => void {
-    return this.emitter.on("change", listener);
+    return this._emitter.on("change", listener);
   }
 
   close(): void {
-    this.emitter.clear();
-    this.channel.close();
+    this._emitter.clear();
+    this._channel.close();
   }
 
-  private reload(): void {
-    this.channel.presence.get().then(
-      ({ members }) => this.replace(members ?? []),
+  private _reload(): void {
+    this._channel.presence.get().then(
+      ({ members }) => this._replace(members ?? []),
       () => {}, // the next subscription brings the list
     );
   }
 
-  private replace(members: readonly Member[]): void {
-    this.byConnection.clear();
-    for (const member of members) this.byConnection.set(member.connection, member);
+  private _replace(members: readonly Member[]): void {
+    this._byConnection.clear();
+    for (const member of members) this._byConnection.set(member.connection, member);
     this.ready = true;
-    this.changed();
+    this._changed();
   }
 
-  private set(member: Member): void {
-    this.byConnection.set(member.connection, member);
-    this.changed();
+  private _set(member: Member): void {
+    this._byConnection.set(member.connection, member);
+    this._changed();
   }
 
-  private changed(): void {
-    this.emitter.emit("change", this);
+  private _changed(): void {
+    this._emitter.emit("change", this);
   }
 }

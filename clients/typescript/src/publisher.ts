@@ -38,25 +38,25 @@ const TIMEOUT_MS = 30_000;
 const KEY_TTL = 300;
 
 export class Publisher {
-  private readonly entries = new Set<Entry>();
-  private keyTtl = KEY_TTL;
-  private user: string | undefined;
+  private readonly _entries = new Set<Entry>();
+  private _keyTtl = KEY_TTL;
+  private _user: string | undefined;
 
   constructor(
-    private readonly env: Environment,
-    private readonly connection: Connection,
-    private readonly retry: (attempt: number, retryAfter: number | undefined) => number,
+    private readonly _env: Environment,
+    private readonly _connection: Connection,
+    private readonly _retry: (attempt: number, retryAfter: number | undefined) => number,
   ) {}
 
   publish(channel: string, data: unknown, options: PublishOptions = {}): Promise<Published> {
-    const { signal, timeout = TIMEOUT_MS, key = this.env.key() } = options;
+    const { signal, timeout = TIMEOUT_MS, key = this._env.key() } = options;
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
-      if (this.connection.state === "stopped") return reject(new FanwayError("stopped", "the client has stopped"));
-      if (this.entries.size >= MAX_QUEUED) return reject(new FanwayError("queue_full", `${MAX_QUEUED} publishes wait already`));
-      const abort = () => entry.settle(this.uncertain(entry) ?? signal!.reason);
-      const timer = this.env.setTimer(
-        () => entry.settle(this.uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
+      if (this._connection.state === "stopped") return reject(new FanwayError("stopped", "the client has stopped"));
+      if (this._entries.size >= MAX_QUEUED) return reject(new FanwayError("queue_full", `${MAX_QUEUED} publishes wait already`));
+      const abort = () => entry.settle(this._uncertain(entry) ?? signal!.reason);
+      const timer = this._env.setTimer(
+        () => entry.settle(this._uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
         timeout,
       );
       const entry: Entry = {
@@ -67,62 +67,62 @@ export class Publisher {
         attempts: 0,
         retryTimer: undefined,
         settle: (result) => {
-          if (!this.entries.delete(entry)) return;
-          this.env.clearTimer(timer);
-          this.env.clearTimer(entry.retryTimer);
+          if (!this._entries.delete(entry)) return;
+          this._env.clearTimer(timer);
+          this._env.clearTimer(entry.retryTimer);
           signal?.removeEventListener("abort", abort);
           if (result instanceof Error || !(result as Published)?.key) reject(result);
           else resolve(result as Published);
         },
       };
       signal?.addEventListener("abort", abort);
-      this.entries.add(entry);
-      this.send(entry);
+      this._entries.add(entry);
+      this._send(entry);
     });
   }
 
   /** Send what waits, in the order of the calls. */
   onConnected(reply: Connected): void {
     // The gateway scopes the keys of an anonymous client to the connection: another try there could publish twice.
-    const sameScope = reply.user !== "" && (this.user === undefined || this.user === reply.user);
-    this.user = reply.user;
-    this.keyTtl = reply.limits?.key_ttl ?? KEY_TTL;
-    for (const entry of [...this.entries]) {
-      if (entry.sentAt !== undefined && !sameScope) entry.settle(this.uncertain(entry));
-      else this.send(entry);
+    const sameScope = reply.user !== "" && (this._user === undefined || this._user === reply.user);
+    this._user = reply.user;
+    this._keyTtl = reply.limits?.key_ttl ?? KEY_TTL;
+    for (const entry of [...this._entries]) {
+      if (entry.sentAt !== undefined && !sameScope) entry.settle(this._uncertain(entry));
+      else this._send(entry);
     }
   }
 
   /** Reject what waits: the client has stopped. */
   stop(): void {
-    for (const entry of [...this.entries])
-      entry.settle(this.uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
+    for (const entry of [...this._entries])
+      entry.settle(this._uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
   }
 
-  private uncertain(entry: Entry): FanwayError | undefined {
+  private _uncertain(entry: Entry): FanwayError | undefined {
     if (entry.sentAt === undefined) return undefined;
     return new FanwayError("uncertain", "no reply to a publish that was sent: it may have happened");
   }
 
-  private send(entry: Entry): void {
-    if (this.connection.state !== "connected") return;
-    this.env.clearTimer(entry.retryTimer);
-    const now = this.env.now();
-    if (entry.sentAt !== undefined && now - entry.sentAt >= this.keyTtl * 1000) return entry.settle(this.uncertain(entry));
+  private _send(entry: Entry): void {
+    if (this._connection.state !== "connected") return;
+    this._env.clearTimer(entry.retryTimer);
+    const now = this._env.now();
+    if (entry.sentAt !== undefined && now - entry.sentAt >= this._keyTtl * 1000) return entry.settle(this._uncertain(entry));
     entry.sentAt ??= now;
     const { channel, data, key } = entry;
-    this.connection.request<{ message?: string }>({ type: "publish", channel, data, key }).then(
+    this._connection.request<{ message?: string }>({ type: "publish", channel, data, key }).then(
       ({ message }) => entry.settle({ channel, key, ...(message !== undefined && { id: message }) }),
-      (error: FanwayError) => this.onRejected(entry, error),
+      (error: FanwayError) => this._onRejected(entry, error),
     );
   }
 
-  private onRejected(entry: Entry, error: FanwayError): void {
+  private _onRejected(entry: Entry, error: FanwayError): void {
     if (error.code === "connection_lost") return; // sent again when connected
     if (!TRANSIENT_CODES.has(error.code)) return entry.settle(error);
     // `rate_limited` was not carried out; the others may have been, which the key takes care of.
     if (error.code === "rate_limited" && entry.attempts === 0) entry.sentAt = undefined;
-    const delay = this.retry(entry.attempts++, error.retryAfter);
-    entry.retryTimer = this.env.setTimer(() => this.send(entry), delay);
+    const delay = this._retry(entry.attempts++, error.retryAfter);
+    entry.retryTimer = this._env.setTimer(() => this._send(entry), delay);
   }
 }

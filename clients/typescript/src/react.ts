@@ -55,13 +55,13 @@ class ChannelStore<Data> {
   options: UseChannelOptions<Data> = {};
 
   constructor(
-    private readonly client: Fanway<any>,
-    private readonly name: string,
+    private readonly _client: Fanway<any>,
+    private readonly _name: string,
   ) {}
 
   readonly subscribe = (changed: () => void): (() => void) => {
     const { rewind, token, loadState } = this.options;
-    const channel = this.client.channel(this.name, { rewind, token, ...(loadState && { loadState: (request) => this.options.loadState?.(request) }) });
+    const channel = this._client.channel(this._name, { rewind, token, ...(loadState && { loadState: (request) => this.options.loadState?.(request) }) });
     const set = (view: Partial<ChannelView<Data>>) => {
       this.view = { ...this.view, ...view };
       changed();

@@ -97,16 +97,16 @@ export class Subscription {
   /** What the users of the channel asked for, together. */
   options: ChannelOptions;
   /** Messages that wait for `loadState`. */
-  private held: MessagePush[] | undefined;
-  private loads = 0;
-  private heldTooMuch = false;
+  private _held: MessagePush[] | undefined;
+  private _loads = 0;
+  private _heldTooMuch = false;
   /** Why `loadState` has to be called, or is being called; undefined where the application has the state. */
-  private unloaded: LoadRequest["reason"] | undefined = "first";
+  private _unloaded: LoadRequest["reason"] | undefined = "first";
 
   constructor(
     readonly channel: string,
     options: ChannelOptions,
-    private readonly owner: SubscriptionOwner,
+    private readonly _owner: SubscriptionOwner,
   ) {
     this.options = { ...options };
   }
@@ -124,7 +124,7 @@ export class Subscription {
     this.error = error;
     if (this.state === state) return;
     this.state = state;
-    this.emit("state", { channel: this.channel, state, error });
+    this._emit("state", { channel: this.channel, state, error });
   }
 
   onSubscribed(reply: Subscribed): void {
@@ -132,102 +132,102 @@ export class Subscription {
     this.attempts = 0;
     this.paused = false;
     this.setState("live");
-    if (missed) this.onGap("not_recovered", reply.position);
-    else if (this.unloaded && this.options.loadState) this.load(this.unloaded, this.position ?? reply.position);
-    for (const message of reply.messages) this.onMessage(message);
-    if (!this.held) this.position = reply.position;
-    if (reply.members) this.emit("members", reply.members);
+    if (missed) this._onGap("not_recovered", reply.position);
+    else if (this._unloaded && this.options.loadState) this._load(this._unloaded, this.position ?? reply.position);
+    for (const message of reply.messages) this._onMessage(message);
+    if (!this._held) this.position = reply.position;
+    if (reply.members) this._emit("members", reply.members);
   }
 
   onPush(push: ServerMessage): void {
     if (this.state !== "live") return; // of a subscription that ended before this one began
-    if (push.type === "message") this.onMessage(push as unknown as MessagePush);
-    else if (push.type === "gap") this.onGap(push.reason, push.position);
-    else if (push.member) this.emit(push.type as "join", push.member);
+    if (push.type === "message") this._onMessage(push as unknown as MessagePush);
+    else if (push.type === "gap") this._onGap(push.reason, push.position);
+    else if (push.member) this._emit(push.type as "join", push.member);
   }
 
   onDisconnected(): void {
-    this.held = undefined; // they come again: the position is before them
-    this.loads++;
-    if (this.position === undefined) this.unloaded ??= "gap"; // without history nobody can say what was missed
+    this._held = undefined; // they come again: the position is before them
+    this._loads++;
+    if (this.position === undefined) this._unloaded ??= "gap"; // without history nobody can say what was missed
     if (this.state === "live") this.setState("pending");
   }
 
-  private onMessage(push: MessagePush): void {
-    if (this.held) return this.hold(push);
+  private _onMessage(push: MessagePush): void {
+    if (this._held) return this._hold(push);
     const id = push.message;
     if (id !== undefined && id === this.position) return;
-    this.deliver(push);
+    this._deliver(push);
     if (id !== undefined) this.position = id;
   }
 
-  private deliver(push: MessagePush): void {
+  private _deliver(push: MessagePush): void {
     const message = messageOf(push);
     for (const sink of [...this.sinks]) sink.onMessage(message);
   }
 
-  private onGap(reason: string, position: string | undefined): void {
-    this.held = undefined;
+  private _onGap(reason: string, position: string | undefined): void {
+    this._held = undefined;
     if (position !== undefined) this.position = position;
     const missed = [...this.sinks].some((sink) => sink.missesGaps());
-    this.emit("gap", { channel: this.channel, reason } satisfies Gap);
-    if (this.options.loadState) this.load("gap", position);
+    this._emit("gap", { channel: this.channel, reason } satisfies Gap);
+    if (this.options.loadState) this._load("gap", position);
     else if (missed)
-      this.owner.onError(new Error(`messages of ${this.channel} are missing (${reason}), and nothing listens to "gap"`));
+      this._owner.onError(new Error(`messages of ${this.channel} are missing (${reason}), and nothing listens to "gap"`));
   }
 
-  private emit(type: SinkEvent, event: unknown): void {
+  private _emit(type: SinkEvent, event: unknown): void {
     for (const sink of [...this.sinks]) sink.onEvent(type, event);
   }
 
   // ---------------------------------------------------------------- loadState
 
   /** Hold messages while the state is loaded, then deliver those that the state does not have. */
-  private load(reason: "first" | "gap", position: string | undefined, attempt = 0): void {
-    this.held = [];
-    this.heldTooMuch = false;
-    this.unloaded = reason;
+  private _load(reason: "first" | "gap", position: string | undefined, attempt = 0): void {
+    this._held = [];
+    this._heldTooMuch = false;
+    this._unloaded = reason;
     if (position !== undefined) this.position = position;
-    const load = ++this.loads;
-    const current = () => load === this.loads;
+    const load = ++this._loads;
+    const current = () => load === this._loads;
     const request: LoadRequest = { channel: this.channel, reason, ...(position !== undefined && { position }) };
     (async () => this.options.loadState!(request))().then(
-      (loaded) => current() && this.onLoaded(loaded?.position),
+      (loaded) => current() && this._onLoaded(loaded?.position),
       (error: unknown) => {
         if (!current()) return;
-        this.owner.onError(error);
-        this.owner.retry(() => current() && this.load(reason, this.newest(), attempt + 1), attempt);
+        this._owner.onError(error);
+        this._owner.retry(() => current() && this._load(reason, this._newest(), attempt + 1), attempt);
       },
     );
   }
 
   /** The id of the newest message that was received; what is held before it need not be held for another load. */
-  private newest(): string | undefined {
-    return this.held?.[this.held.length - 1]?.message ?? this.position;
+  private _newest(): string | undefined {
+    return this._held?.[this._held.length - 1]?.message ?? this.position;
   }
 
-  private hold(push: MessagePush): void {
-    if (this.held!.length < MAX_HELD) this.held!.push(push);
+  private _hold(push: MessagePush): void {
+    if (this._held!.length < MAX_HELD) this._held!.push(push);
     else {
-      this.heldTooMuch = true;
-      this.held!.splice(0, MAX_HELD - 1, push);
+      this._heldTooMuch = true;
+      this._held!.splice(0, MAX_HELD - 1, push);
     }
   }
 
-  private onLoaded(position: string | undefined): void {
-    const held = this.held!;
-    if (this.heldTooMuch) return this.load("gap", this.newest());
-    this.held = undefined;
-    this.unloaded = undefined;
+  private _onLoaded(position: string | undefined): void {
+    const held = this._held!;
+    if (this._heldTooMuch) return this._load("gap", this._newest());
+    this._held = undefined;
+    this._unloaded = undefined;
     const known = position === undefined || position === this.position;
     const index = held.findIndex((message) => message.message === position);
     if (!known && index < 0) {
       // Read before the subscription, or of messages that have not arrived yet: only the gateway can join it exactly.
       this.position = position;
       this.state = "pending";
-      return this.owner.resubscribe(this);
+      return this._owner.resubscribe(this);
     }
     if (position !== undefined) this.position = position;
-    for (const message of held.slice(known ? 0 : index + 1)) this.onMessage(message);
+    for (const message of held.slice(known ? 0 : index + 1)) this._onMessage(message);
   }
 }

@@ -29,38 +29,38 @@ export class FakeClock implements Environment {
   /** What `random` returns. */
   chance = 0.5;
   network = true;
-  private keys = 0;
-  private readonly timers = new Set<Timer>();
-  private readonly listeners = new Set<(event: PageEvent) => void>();
+  private _keys = 0;
+  private readonly _timers = new Set<Timer>();
+  private readonly _listeners = new Set<(event: PageEvent) => void>();
 
   now = (): number => this.time;
   random = (): number => this.chance;
-  key = (): string => `key-${++this.keys}`;
+  key = (): string => `key-${++this._keys}`;
   online = (): boolean => this.network;
 
   setTimer = (callback: () => void, ms: number): Timer => {
     const timer = { due: this.time + Math.max(0, ms), callback };
-    this.timers.add(timer);
+    this._timers.add(timer);
     return timer;
   };
 
   clearTimer = (timer: unknown): void => {
-    this.timers.delete(timer as Timer);
+    this._timers.delete(timer as Timer);
   };
 
   listen = (onEvent: (event: PageEvent) => void): (() => void) => {
-    this.listeners.add(onEvent);
-    return () => this.listeners.delete(onEvent);
+    this._listeners.add(onEvent);
+    return () => this._listeners.delete(onEvent);
   };
 
   /** Timers that have not fired, and listeners to page events: 0 after `close`. */
   get pending(): number {
-    return this.timers.size + this.listeners.size;
+    return this._timers.size + this._listeners.size;
   }
 
   /** Dispatch an event of the page. */
   async page(event: PageEvent): Promise<void> {
-    for (const listener of [...this.listeners]) listener(event);
+    for (const listener of [...this._listeners]) listener(event);
     await settle();
   }
 
@@ -68,9 +68,9 @@ export class FakeClock implements Environment {
   async advance(ms: number): Promise<void> {
     const end = this.time + ms;
     await settle();
-    for (let next = this.next(end); next; next = this.next(end)) {
+    for (let next = this._next(end); next; next = this._next(end)) {
       this.time = Math.max(this.time, next.due);
-      this.timers.delete(next);
+      this._timers.delete(next);
       next.callback();
       await settle();
     }
@@ -83,9 +83,9 @@ export class FakeClock implements Environment {
     await this.advance(0);
   }
 
-  private next(end: number): Timer | undefined {
+  private _next(end: number): Timer | undefined {
     let first: Timer | undefined;
-    for (const timer of this.timers) if (timer.due <= end && (!first || timer.due < first.due)) first = timer;
+    for (const timer of this._timers) if (timer.due <= end && (!first || timer.due < first.due)) first = timer;
     return first;
   }
 }
@@ -102,19 +102,19 @@ export class FakeGateway {
   readonly clock: FakeClock;
   /** Commands that arrived, oldest first. */
   readonly received: Record<string, any>[] = [];
-  private readonly channels = new Map<string, FakeChannel>();
-  private readonly links = new Set<FakeLink>();
-  private readonly keys = new Map<string, string>();
-  private connections = 0;
-  private histories = 0;
+  private readonly _channels = new Map<string, FakeChannel>();
+  private readonly _links = new Set<FakeLink>();
+  private readonly _keys = new Map<string, string>();
+  private _connections = 0;
+  private _histories = 0;
 
   /** *history* is the number of messages that each channel keeps. */
   constructor({ clock = new FakeClock(), history = 100 }: { clock?: FakeClock; history?: number } = {}) {
     this.clock = clock;
-    this.history = history;
+    this._history = history;
   }
 
-  private readonly history: number;
+  private readonly _history: number;
 
   /** What to pass to `new Fanway`. */
   get options(): Pick<FanwayOptions, "environment" | "transport"> {
@@ -124,9 +124,9 @@ export class FakeGateway {
   readonly transport: Transport = {
     name: "fake",
     connect: (_url, _codec, events) => {
-      const link = new FakeLink(this, events, `connection-${++this.connections}`);
-      this.links.add(link);
-      queueMicrotask(() => this.links.has(link) && events.open());
+      const link = new FakeLink(this, events, `connection-${++this._connections}`);
+      this._links.add(link);
+      queueMicrotask(() => this._links.has(link) && events.open());
       return link;
     },
   };
@@ -138,7 +138,7 @@ export class FakeGateway {
     const push: MessagePush = { type: "message", channel, message: `${offset}-${uid}`, data, time: this.clock.now() };
     if (from) push.from = from;
     log.push(push);
-    if (log.length > this.history) log.shift();
+    if (log.length > this._history) log.shift();
     for (const link of links) link.push(push);
     return push.message!;
   }
@@ -150,7 +150,7 @@ export class FakeGateway {
 
   /** Close every connection with *code*. */
   close(code: number, reason = ""): void {
-    for (const link of [...this.links]) {
+    for (const link of [...this._links]) {
       this.forget(link);
       link.events.close(code, reason);
     }
@@ -158,26 +158,26 @@ export class FakeGateway {
 
   /** Send *push* to every client. */
   push(push: Record<string, unknown>): void {
-    for (const link of this.links) link.push(push);
+    for (const link of this._links) link.push(push);
   }
 
   /** Drop the history of *channel*, so that nobody can resume there. */
   forgetHistory(channel: string): void {
-    this.channels.delete(channel);
-    this.histories++;
+    this._channels.delete(channel);
+    this._histories++;
   }
 
   /** @internal */
   channel(name: string): FakeChannel {
-    let channel = this.channels.get(name);
-    if (!channel) this.channels.set(name, (channel = { uid: `fake${this.histories || ""}`, log: [], links: new Set() }));
+    let channel = this._channels.get(name);
+    if (!channel) this._channels.set(name, (channel = { uid: `fake${this._histories || ""}`, log: [], links: new Set() }));
     return channel;
   }
 
   /** @internal */
   forget(link: FakeLink): void {
-    this.links.delete(link);
-    for (const { links } of this.channels.values()) links.delete(link);
+    this._links.delete(link);
+    for (const { links } of this._channels.values()) links.delete(link);
   }
 
   /** @internal */
@@ -186,19 +186,19 @@ export class FakeGateway {
     const { id, type, channel } = command;
     switch (type) {
       case "connect": {
-        const subs = Object.entries(command.subs ?? {}).map(([name, options]) => [name, this.subscribe(link, name, options as any)]);
+        const subs = Object.entries(command.subs ?? {}).map(([name, options]) => [name, this._subscribe(link, name, options as any)]);
         const reply = { connection: link.connection, user: "fake", node: "fake", heartbeat: 25, limits: {} };
         return { type: "connected", id, ...reply, subs: Object.fromEntries(subs) };
       }
       case "subscribe":
-        return { ...this.subscribe(link, channel, command), id };
+        return { ...this._subscribe(link, channel, command), id };
       case "unsubscribe":
         this.channel(channel).links.delete(link);
         return { type: "unsubscribed", id, channel };
       case "publish": {
         const key = `${channel} ${command.key}`;
-        const message = this.keys.get(key) ?? this.publish(channel, command.data, { connection: link.connection, user: "fake" });
-        this.keys.set(key, message);
+        const message = this._keys.get(key) ?? this.publish(channel, command.data, { connection: link.connection, user: "fake" });
+        this._keys.set(key, message);
         return { type: "published", id, channel, message };
       }
       case "presence": {
@@ -208,7 +208,7 @@ export class FakeGateway {
       case "history": {
         const { log } = this.channel(channel);
         const after = log.slice(log.findIndex(({ message }) => message === command.since) + 1);
-        return { type, id, channel, position: this.position(channel), messages: after.slice(0, command.limit ?? 100) };
+        return { type, id, channel, position: this._position(channel), messages: after.slice(0, command.limit ?? 100) };
       }
       case "refresh":
         return { type: "refreshed", id };
@@ -219,17 +219,17 @@ export class FakeGateway {
     }
   }
 
-  private subscribe(link: FakeLink, channel: string, options: { since?: string; rewind?: number }): Record<string, unknown> {
+  private _subscribe(link: FakeLink, channel: string, options: { since?: string; rewind?: number }): Record<string, unknown> {
     const { log, links, uid } = this.channel(channel);
     links.add(link);
     const index = log.findIndex(({ message }) => message === options.since);
     const first = log[0]?.message?.split("-")[0] === "1" && options.since === `0-${uid}`;
-    const recovered = options.since !== undefined && (index >= 0 || first || options.since === this.position(channel));
+    const recovered = options.since !== undefined && (index >= 0 || first || options.since === this._position(channel));
     const messages = recovered ? log.slice(index + 1) : options.since === undefined ? log.slice(log.length - (options.rewind ?? 0)) : [];
-    return { type: "subscribed", channel, position: this.position(channel), recovered, messages };
+    return { type: "subscribed", channel, position: this._position(channel), recovered, messages };
   }
 
-  private position(channel: string): string {
+  private _position(channel: string): string {
     const { log, uid } = this.channel(channel);
     return log[log.length - 1]?.message ?? `0-${uid}`;
   }
@@ -237,7 +237,7 @@ export class FakeGateway {
 
 class FakeLink {
   constructor(
-    private readonly gateway: FakeGateway,
+    private readonly _gateway: FakeGateway,
     readonly events: LinkEvents,
     readonly connection: string,
   ) {}
@@ -247,11 +247,11 @@ class FakeLink {
   }
 
   send(data: string | Uint8Array): void {
-    const reply = this.gateway.answer(this, JSON.parse(data as string));
+    const reply = this._gateway.answer(this, JSON.parse(data as string));
     if (reply) queueMicrotask(() => this.events.message(JSON.stringify(reply)));
   }
 
   close(): void {
-    this.gateway.forget(this);
+    this._gateway.forget(this);
   }
 }

@@ -16,58 +16,58 @@ export type GetToken = (reason: TokenReason) => string | undefined | Promise<str
 const MARGIN_MS = 5_000;
 
 export class TokenSource {
-  private token: string | undefined;
-  private expiresAt = Infinity;
-  private pending: Promise<string | undefined> | undefined;
+  private _token: string | undefined;
+  private _expiresAt = Infinity;
+  private _pending: Promise<string | undefined> | undefined;
 
   constructor(
-    private readonly env: Environment,
-    private readonly getToken: GetToken | undefined,
+    private readonly _env: Environment,
+    private readonly _getToken: GetToken | undefined,
   ) {}
 
   /** Whether another token can be had. */
   get canFetch(): boolean {
-    return this.getToken !== undefined;
+    return this._getToken !== undefined;
   }
 
   /** Return the reason to fetch a token before a new connection, or undefined if the present one will do. */
   needed(): TokenReason | undefined {
-    if (!this.getToken) return undefined;
-    if (this.token === undefined) return "connect";
-    return this.expiresAt - this.env.now() < MARGIN_MS ? "expired" : undefined;
+    if (!this._getToken) return undefined;
+    if (this._token === undefined) return "connect";
+    return this._expiresAt - this._env.now() < MARGIN_MS ? "expired" : undefined;
   }
 
   /** The present token; undefined before the first `fetch`. */
   get current(): string | undefined {
-    return this.token;
+    return this._token;
   }
 
   /** Use *token* from now on. */
   set(token: string | undefined): void {
-    this.token = token;
-    this.expiresAt = Infinity;
+    this._token = token;
+    this._expiresAt = Infinity;
   }
 
   /** Note how long the gateway says the present token lasts. */
   expiresIn(seconds: number | undefined): void {
-    this.expiresAt = seconds === undefined ? Infinity : this.env.now() + seconds * 1000;
+    this._expiresAt = seconds === undefined ? Infinity : this._env.now() + seconds * 1000;
   }
 
   /** Whether the present token has expired by the clock; timers do not run while a machine sleeps. */
   get expired(): boolean {
-    return this.env.now() >= this.expiresAt;
+    return this._env.now() >= this._expiresAt;
   }
 
   /** Fetch a token; callers at the same time share one call of `getToken`. */
   fetch(reason: TokenReason): Promise<string | undefined> {
-    this.pending ??= (async () => this.getToken?.(reason))()
+    this._pending ??= (async () => this._getToken?.(reason))()
       .then((token) => {
         this.set(token);
         return token;
       })
       .finally(() => {
-        this.pending = undefined;
+        this._pending = undefined;
       });
-    return this.pending;
+    return this._pending;
   }
 }
