@@ -133,7 +133,8 @@ class Connection:
     @property
     def state(self) -> State:
         """Where the client is."""
-        return "suspended" if self._suspended else self._machine.state.value
+        waiting = self._machine.state is ConnectionState.WAITING
+        return "suspended" if self._suspended and waiting else self._machine.state.value
 
     @property
     def connected(self) -> bool:
@@ -237,11 +238,7 @@ class Connection:
         self._announced = None
         self._start_timer(ANSWER_SECONDS, lambda: self._lost("no answer to connect in time"))
         url = self._urls[self._endpoint % len(self._urls)]
-        self._link = self._transport.connect(url, _Events(self, self._attempt_number))
-
-    def is_current(self, number: int) -> bool:
-        """Return whether events of attempt *number* still count."""
-        return number == self._attempt_number
+        self._link = self._transport.connect(url, self)
 
     def on_open(self) -> None:
         """Send `connect`: the socket is open."""
@@ -378,7 +375,7 @@ class Connection:
 
     # ------------------------------------------------------------ ends
 
-    def on_close(self, code: int, reason: str, rejected: HandshakeRejected | None) -> None:
+    def on_close(self, code: int, reason: str, rejected: HandshakeRejected | None = None) -> None:
         """Decide what follows: the connection ended, or could not be opened."""
         self._link = None
         if rejected is None:
@@ -479,28 +476,6 @@ class Connection:
         state = self.state
         if state != previous:
             self._owner.on_state(StateChange(state, previous, self._machine.attempt, code, reason, delay))
-
-
-class _Events:
-    """The events of one attempt; those of an earlier one have no effect."""
-
-    __slots__ = ("_connection", "_number")
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self._connection = connection
-        self._number = number
-
-    def on_open(self) -> None:
-        if self._connection.is_current(self._number):
-            self._connection.on_open()
-
-    def on_data(self, data: str | bytes) -> None:
-        if self._connection.is_current(self._number):
-            self._connection.on_data(data)
-
-    def on_close(self, code: int, reason: str, rejected: HandshakeRejected | None = None) -> None:
-        if self._connection.is_current(self._number):
-            self._connection.on_close(code, reason, rejected)
 
 
 def known_code(code: str) -> ErrorCode:

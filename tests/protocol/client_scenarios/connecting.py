@@ -170,6 +170,14 @@ SCENARIOS: Final[list[Scenario]] = [
     .receive(connected(), state("connected"))
     .do("closed", 1006, expect=[waiting(delay=495.0)])
     .done(),
+    Script("close while suspended", random=0.99)
+    .connecting()
+    .do("closed", 1006, expect=[waiting(delay=495.0)])
+    .do("sleep", 121_000, expect=OPEN)
+    .do("closed", 1006, expect=[state("suspended", code=1006, delay=990.0)])
+    .do("close", expect=[stopped(1000)])
+    .do("advance", 60_000)
+    .done(),
     Script("the next endpoint after a failed attempt", endpoints=3)
     .connecting()
     .do("closed", 1006, expect=[waiting()])
