@@ -14,7 +14,7 @@ from fanway_client._protocol.errors import Backoff
 from fanway_client._protocol.messages import ClientInfo, Connected
 from fanway_client.channel import BUFFER, Channel
 from fanway_client.connection import Connection, Map, State, StateChange
-from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Timers
+from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Tasks, Timers
 from fanway_client.errors import STOPPED, FanwayError
 from fanway_client.publisher import Published, Publisher
 from fanway_client.subscription import ChannelOptions, LoadState, Sink, Subscription
@@ -70,7 +70,7 @@ class Fanway:
         self._transport = transport
         self._environment = environment
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._group: asyncio.TaskGroup | None = None
         self._connection: Connection | None = None
         self._pending_token: str | None = None
 
@@ -80,21 +80,25 @@ class Fanway:
     async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("a Fanway is entered once")
-        self._tasks = await asyncio.TaskGroup().__aenter__()
-        self.start(self._environment or AsyncioEnvironment(self._tasks))
+        self._group = await asyncio.TaskGroup().__aenter__()
+        self.start(self._environment or AsyncioEnvironment(self._group))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
-        if self._tasks is not None:
-            await self._tasks.__aexit__(None, None, None)
+        self._entered().stop()
+        if self._group is not None:
+            # The group waits for its tasks, or cancels them if it is cancelled; other errors are not its own.
+            cancelled = error if isinstance(error, asyncio.CancelledError) else None
+            await self._group.__aexit__(kind if cancelled else None, cancelled, None)
 
     def start(self, environment: Environment) -> None:
         """Make the parts of the client; `async with` does it."""
         self._timers = Timers(environment)
-        self._tokens = TokenSource(environment, self._get_token)
+        self._links = Tasks(environment)
+        self._calls = Tasks(environment)
+        self._tokens = TokenSource(environment, self._calls, self._get_token)
         self._tokens.set(self._pending_token)
         machine = ClientState(
             random=environment.random,
@@ -110,6 +114,7 @@ class Fanway:
         self._subscriptions = Subscriptions(
             environment,
             self._timers,
+            self._calls,
             machine,
             get_channel_tokens=self._get_channel_tokens,
             retry_delay=retry_delay,
@@ -121,7 +126,7 @@ class Fanway:
             machine,
             self,
             urls=self._urls,
-            transport=self._transport or WebSocketTransport(environment.spawn, tls=self._tls),
+            transport=self._transport or WebSocketTransport(self._links.spawn, tls=self._tls),
             tokens=self._tokens,
         )
         self._subscriptions.connection = self._connection = connection
@@ -201,8 +206,10 @@ class Fanway:
         self._entered().on_platform_event(event)
 
     async def close(self) -> None:
-        """Disconnect for good."""
+        """Disconnect for good; return when the socket is closed and no task is left."""
         self._entered().stop()
+        await self._calls.finished()
+        await self._links.finished()
 
     # ------------------------------------------------------------ for handles
 
@@ -264,6 +271,8 @@ class Fanway:
             self._subscriptions.stop(FanwayError(STOPPED, change.reason or "the client has stopped"))
             self._publisher.stop()
             self._timers.clear()
+            self._tokens.stop()
+            self._calls.cancel()
         self._emit("state", change)
 
     def on_error(self, error: Exception) -> None:

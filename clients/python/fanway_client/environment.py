@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 PlatformEvent = str
 """`online`, `offline`: the network is back, or gone; `wake`: the machine has slept, or the application was in
@@ -39,8 +42,8 @@ class Environment(Protocol):
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call *callback* after what runs now."""
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*, which handles its own errors, as a task of the client."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work*, which handles its own errors; return its task."""
 
     def online(self) -> bool:
         """Return whether the platform believes that it has a network."""
@@ -68,8 +71,8 @@ class AsyncioEnvironment:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
 
     def online(self) -> bool:
         return True
@@ -98,6 +101,51 @@ class Timers:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+
+class Tasks:
+    """The tasks of one client, so that the end of the client ends them all."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many tasks run."""
+        return len(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work*, which handles its own errors."""
+        task = self._environment.spawn(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Cancel every task but the present one: a callback of the application may stop the client."""
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+
+    async def finished(self) -> None:
+        """Return when no task is left but the present one."""
+        while others := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+
+async def answer_of(answer: T | Awaitable[T], name: str) -> T:
+    """Return what a callback of the application returned, awaited if it is awaitable.
+
+    Raises:
+        RuntimeError: It was cancelled, by somebody else than this client; *name* is that of the callback.
+    """
+    if not inspect.isawaitable(answer):
+        return answer
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError(f"{name} was cancelled") from None
 
 
 class _OwnTimer:

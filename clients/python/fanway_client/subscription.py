@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from fanway_client._protocol.client import NOT_RECOVERED, ClientState
-from fanway_client.environment import Environment
+from fanway_client.environment import Tasks, answer_of
 from fanway_client.errors import FanwayError
 
 Map = dict[str, Any]
@@ -132,7 +131,7 @@ class Subscription:
         channel: str,
         options: ChannelOptions,
         *,
-        environment: Environment,
+        calls: Tasks,
         machine: ClientState,
         owner: SubscriptionOwner,
     ) -> None:
@@ -147,7 +146,7 @@ class Subscription:
         self.by_server = False
         """Whether the server subscribed this client by itself."""
         self.sinks: list[Sink] = []
-        self._environment = environment
+        self._calls = calls
         self._machine = machine
         self._owner = owner
         self._held: list[Map] | None = None
@@ -257,15 +256,14 @@ class Subscription:
             self._keep(position)
         self._loads += 1
         request = LoadRequest(self.channel, reason, position)
-        self._environment.spawn(self._run_load(request, self._loads, attempt))
+        self._calls.spawn(self._run_load(request, self._loads, attempt))
 
     async def _run_load(self, request: LoadRequest, load: int, attempt: int) -> None:
         load_state = self.options.load_state
         if load_state is None:
             return
         try:
-            answer = load_state(request)
-            position = await answer if inspect.isawaitable(answer) else answer
+            position = await answer_of(load_state(request), "load_state")
         except Exception as error:  # noqa: BLE001 (whatever the application raises)
             if load == self._loads:
                 self._owner.on_error(error)

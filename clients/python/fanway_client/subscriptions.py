@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from fanway_client._protocol.errors import ErrorCode
 from fanway_client._protocol.messages import Error
 from fanway_client._protocol.server_messages import server_message_of
 from fanway_client.connection import Connection, error_of, known_code
-from fanway_client.environment import Environment, Timers
+from fanway_client.environment import Environment, Tasks, Timers, answer_of
 from fanway_client.errors import CONNECTION_LOST, FanwayError
 from fanway_client.subscription import ChannelOptions, Map, Sink, Subscription, widened
 
@@ -34,6 +33,7 @@ class Subscriptions:
         self,
         environment: Environment,
         timers: Timers,
+        calls: Tasks,
         machine: ClientState,
         *,
         get_channel_tokens: GetChannelTokens | None,
@@ -42,6 +42,7 @@ class Subscriptions:
     ) -> None:
         self._environment = environment
         self._timers = timers
+        self._calls = calls
         self._machine = machine
         self._get_channel_tokens = get_channel_tokens
         self._retry_delay = retry_delay
@@ -155,6 +156,8 @@ class Subscriptions:
             subscription.paused = False
             if subscription.state == "gone":
                 subscription.set_state("pending")
+            if self._can_fetch_token(subscription) and not self._machine.channels[subscription.channel].token:
+                self._fetch_token(subscription)  # the call was cancelled
 
     # ------------------------------------------------------------ subscribe
 
@@ -168,9 +171,7 @@ class Subscriptions:
         self._timers.call_later(self._retry_delay(attempt, None), callback)
 
     def _add(self, channel: str, options: ChannelOptions) -> Subscription:
-        subscription = Subscription(
-            channel, options, environment=self._environment, machine=self._machine, owner=self
-        )
+        subscription = Subscription(channel, options, calls=self._calls, machine=self._machine, owner=self)
         self._by_channel[channel] = subscription
         if channel not in self._machine.channels:
             # The state replaces older messages.
@@ -289,15 +290,15 @@ class Subscriptions:
         wanted = [it for it in self._wanting or () if self._by_channel.get(it.channel) is it]
         self._wanting = None
         if wanted:
-            self._environment.spawn(self._fetch_tokens(wanted))
+            self._calls.spawn(self._fetch_tokens(wanted))
 
     async def _fetch_tokens(self, wanted: Sequence[Subscription]) -> None:
         get_channel_tokens = self._get_channel_tokens
         if get_channel_tokens is None:
             return
         try:
-            answer = get_channel_tokens([subscription.channel for subscription in wanted])
-            tokens = await answer if inspect.isawaitable(answer) else answer
+            channels = [subscription.channel for subscription in wanted]
+            tokens = await answer_of(get_channel_tokens(channels), "get_channel_tokens")
         except Exception as error:  # noqa: BLE001 (whatever the application raises)
             self.on_error(error)
             for subscription in wanted:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from fanway_client.environment import Environment
+from fanway_client.environment import Environment, Tasks, answer_of
 
 TokenReason = Literal["connect", "expired", "expiring", "unauthorized"]
 """`connect`: there is none yet; `expired`: the present one has expired, or is about to; `expiring`: the
@@ -25,8 +24,9 @@ OnError = Callable[[Exception], None]
 class TokenSource:
     """Where the client's token comes from."""
 
-    def __init__(self, environment: Environment, get_token: GetToken | None) -> None:
+    def __init__(self, environment: Environment, calls: Tasks, get_token: GetToken | None) -> None:
         self._environment = environment
+        self._calls = calls
         self._get_token = get_token
         self._expires_at = float("inf")
         self._waiting: list[tuple[OnToken, OnError]] = []
@@ -64,14 +64,17 @@ class TokenSource:
         """Fetch a token; calls at the same time share one call of `get_token`."""
         self._waiting.append((on_token, on_error))
         if len(self._waiting) == 1:
-            self._environment.spawn(self._fetch(reason))
+            self._calls.spawn(self._fetch(reason))
+
+    def stop(self) -> None:
+        """Forget who waits: the client has stopped, and the call of `get_token` is cancelled."""
+        self._waiting = []
 
     async def _fetch(self, reason: TokenReason) -> None:
         if self._get_token is None:
             return
         try:
-            answer = self._get_token(reason)
-            token = await answer if inspect.isawaitable(answer) else answer
+            token = await answer_of(self._get_token(reason), "get_token")
         except Exception as error:  # noqa: BLE001 (whatever the application raises)
             waiting, self._waiting = self._waiting, []
             for _, on_error in waiting:

@@ -64,10 +64,11 @@ class FakeEnvironment:
     def call_soon(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(callback)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     async def advance(self, ms: float) -> None:
         end = self.time + ms / 1000 + 1e-9
@@ -88,6 +89,17 @@ class FakeEnvironment:
 async def settle() -> None:
     for _ in range(TURNS):
         await asyncio.sleep(0)
+
+
+def answer(call: asyncio.Future[Any] | None, result: object) -> None:
+    """Let *call*, which the client awaits unless it was stopped, return *result*, or raise it."""
+    assert call is not None
+    if call.cancelled():
+        return
+    if isinstance(result, Exception):
+        call.set_exception(result)
+    else:
+        call.set_result(result)
 
 
 class ScriptedLink:
@@ -259,26 +271,22 @@ class Subject:
         await self.environment.sleep(ms)
 
     def do_token(self, token: str) -> None:
-        assert self._token is not None
-        self._token.set_result(token)
+        answer(self._token, token)
 
     def do_token_fails(self, kind: str) -> None:
-        assert self._token is not None
-        self._token.set_exception(UnauthorizedError() if kind == "unauthorized" else RuntimeError("no token"))
+        answer(self._token, UnauthorizedError() if kind == "unauthorized" else RuntimeError("no token"))
 
     def do_channel_tokens(self, tokens: Mapping[str, str]) -> None:
-        assert self._channel_tokens is not None
-        self._channel_tokens.set_result(tokens)
+        answer(self._channel_tokens, tokens)
 
     def do_channel_tokens_fail(self) -> None:
-        assert self._channel_tokens is not None
-        self._channel_tokens.set_exception(RuntimeError("no tokens"))
+        answer(self._channel_tokens, RuntimeError("no tokens"))
 
     def do_loaded(self, name: str, position: str | None) -> None:
-        self._loads[name].set_result(position)
+        answer(self._loads[name], position)
 
     def do_load_fails(self, name: str) -> None:
-        self._loads[name].set_exception(RuntimeError("not loaded"))
+        answer(self._loads[name], RuntimeError("not loaded"))
 
     def do_throw_next(self) -> None:
         self._throw_next = True

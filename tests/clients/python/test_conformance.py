@@ -1,6 +1,5 @@
 """The Python client passes every scenario of docs/vectors/client."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,4 @@ async def test_scenario(scenario: dict[str, Any]) -> None:
         assert actions == step["expect"], done
     await subject.run("close")
     assert not subject.environment.timers
-    for task in subject.environment.tasks:
-        task.cancel()
-    await asyncio.gather(*subject.environment.tasks, return_exceptions=True)
+    assert not subject.environment.tasks
