@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.access.grants import Grant
 from gateway.access.permissions import ChannelRules, may_publish, may_read, may_subscribe
+from gateway.broker import base as broker
 from gateway.broker.base import Publication, Retention
 from gateway.delivery.encoding import EncodedMessage, encode_in_slices
 from gateway.delivery.reply_size import fitting, member_size
@@ -20,12 +21,15 @@ from gateway.hub.services import Services
 from gateway.hub.session import Session
 from gateway.hub.subscribe import require_open, restore, subscribe, subscribe_claimed
 from gateway.hub.tokens import verified_identity
+from gateway.presence.members import apply_changes
 from protocol.errors import ClientFault, CloseCode, ErrorCode
 from protocol.messages import (
     Connect,
     Connected,
     History,
     HistoryPage,
+    Join,
+    Leave,
     Ping,
     PongReply,
     Presence,
@@ -178,7 +182,7 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     if not command.members:
         count = await services.broker.count(name)
         return PresenceState(command.id, name, count.connections, count.users)
-    present = await services.broker.presence(name)
+    present = await _present_members(session, name)
     counted = PresenceState(command.id, name, present.connections, present.users)
     limits = services.limits
     first = present.members[: limits.presence_reply]
@@ -186,6 +190,31 @@ async def presence(session: Session, command: Presence) -> PresenceState:
     truncated = True if listed < len(present.members) else None
     session.commands.charge(limits.costs.of_reply(members=listed))
     return replace(counted, members=first[:listed], truncated=truncated)
+
+
+async def _present_members(session: Session, channel: str) -> broker.Presence:
+    """Return the members of *channel* as they are now: after every join and leave that was pushed before.
+
+    The broker's list may be older than pushes that overtake it. A client that keeps a list and replaces it by
+    this one would then miss what those have changed.
+    """
+    changes = MemberChanges()
+    member_lists = session.subscriptions[channel].channel.member_lists
+    member_lists[changes] = None
+    try:
+        present = await session.services.broker.presence(channel)
+    finally:
+        del member_lists[changes]
+    return broker.Presence(apply_changes(present.members, changes.changes))
+
+
+class MemberChanges:
+    """The joins and leaves of a channel since the broker was asked for its members."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self) -> None:
+        self.changes: list[Join | Leave] = []
 
 
 async def history(session: Session, command: History) -> HistoryPage:

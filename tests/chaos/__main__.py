@@ -11,7 +11,7 @@ from random import SystemRandom
 
 import uvloop
 
-from tests.chaos.random_faults import FAULT_KINDS, run_round
+from tests.chaos.random_faults import FAULT_KINDS, LIBRARIES, run_round
 
 ARTIFACTS = Path("artifacts/chaos")
 
@@ -29,25 +29,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--kind", choices=list(FAULT_KINDS), default="", help="kind of faults; random by default"
     )
+    parser.add_argument(
+        "--libraries",
+        choices=["all", "none", *LIBRARIES],
+        default="all",
+        help="client libraries that applications run on, beside the clients of the tests",
+    )
     options = parser.parse_args(arguments)
+    libraries = {"all": LIBRARIES, "none": ()}.get(options.libraries, (options.libraries,))
     seed: int = SystemRandom().getrandbits(32) if options.seed is None else options.seed
     end = time.monotonic() + 60 * options.minutes
     while True:
-        if not run_and_report(seed, options.seconds, options.kind):
+        if not run_and_report(seed, options.seconds, options.kind, libraries):
             return 1
         if time.monotonic() > end:
             return 0
         seed += 1
 
 
-def run_and_report(seed: int, seconds: float, kind: str) -> bool:
+def run_and_report(seed: int, seconds: float, kind: str, libraries: Sequence[str]) -> bool:
     """Run one round, print its result, and return whether it was clean; keep its files only if it was not."""
     home = ARTIFACTS / str(seed)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     started = time.monotonic()
     try:
-        verdict = uvloop.run(run_round(home.absolute(), seed, seconds=seconds, kind=kind))
+        verdict = uvloop.run(
+            run_round(home.absolute(), seed, seconds=seconds, kind=kind, libraries=libraries)
+        )
     except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be printed)
         for each in leaf_errors(error):
             print_line("".join(traceback.format_exception(each)))

@@ -27,6 +27,7 @@ LEASE_SECONDS = 3.0
 CONFIG = """
 [channels.default]
 subscribe = "anyone"
+publish = "authenticated"
 history = 2000
 
 [channels.short]
@@ -34,6 +35,11 @@ history = 5
 
 [channels.room]
 presence = true
+join_leave = true
+
+[channels.lounge]
+presence = true
+presence_grace = "1s"
 join_leave = true
 """
 

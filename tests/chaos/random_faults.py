@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,13 @@ from tests.chaos.cluster import (
     disconnected,
     impaired,
 )
+from tests.chaos.library.application import LOUNGE, ApplicationOptions
 from tests.chaos.network_faults import inject_network_faults
 from tests.chaos.presence_watcher import PresenceEntry, presence_entries
 from tests.chaos.proxy import Proxy
 from tests.chaos.relay import LinkConditions
 from tests.chaos.verdict import Verdict
-from tests.chaos.workload import Workload
+from tests.chaos.workload import Workload, rotated
 from tests.e2e.clients import TIMEOUT_SECONDS
 
 LEASE_SECONDS = 2.5
@@ -40,6 +41,10 @@ ROOMS = [f"room:{number}" for number in range(10)]
 """Channels with joins and leaves. No history has those that a node missed, so clients get a `trimmed` gap."""
 
 ROOM_CLIENTS = 30
+
+LIBRARIES = ("python", "typescript")
+APPLICATIONS = 15
+"""On each client library."""
 
 
 @dataclass
@@ -202,7 +207,9 @@ async def inject_in_sequence(fault_round: FaultRound, faults: tuple[Fault, ...],
         await fault_round.random.choice(faults)(fault_round)
 
 
-async def run_round(home: Path, seed: int, *, seconds: float, kind: str = "") -> Verdict:
+async def run_round(
+    home: Path, seed: int, *, seconds: float, kind: str = "", libraries: Sequence[str] = LIBRARIES
+) -> Verdict:
     """Run one round in *home*, with random choices from *seed*, and return its verdict.
 
     Args:
@@ -210,6 +217,7 @@ async def run_round(home: Path, seed: int, *, seconds: float, kind: str = "") ->
         seed: Chooses faults, their order and their duration.
         seconds: How long faults are injected.
         kind: One of `FAULT_KINDS`; where it is empty, *seed* chooses.
+        libraries: The client libraries that applications run on, beside the clients of the tests.
 
     Raises:
         AssertionError: There are violations, clients got notices of losses without a loss, or presence is
@@ -230,7 +238,11 @@ async def run_round(home: Path, seed: int, *, seconds: float, kind: str = "") ->
         workload = await stack.enter_async_context(Workload.open(seed, timeout_seconds=3 * TIMEOUT_SECONDS))
         fault_round = FaultRound(cluster, workload, random)
         try:
-            await _add_clients(workload, cluster, [proxy.port for proxy in client_proxies])
+            proxied = [proxy.port for proxy in client_proxies]
+            await _add_clients(workload, cluster, proxied)
+            await stack.enter_async_context(
+                workload.running_applications(home, _applications(workload, cluster, proxied, libraries))
+            )
             channels = [*CHANNELS, *ROOMS]
             without_retry = workload.publishing(
                 cluster.internal_ports, channels, publishers=4, rate=60, timeout_seconds=2.0
@@ -251,6 +263,9 @@ async def run_round(home: Path, seed: int, *, seconds: float, kind: str = "") ->
                     tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=2.0))
                 for proxy in publisher_proxies:
                     tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=0.5))
+                if lossless and libraries:
+                    # Libraries repeat publishes under keys, which are lost where data is lost.
+                    tasks.create_task(workload.publish_by_applications(seconds))
             verdict = await workload.verdict(cluster, channels, home)
             unexpected = [
                 notice
@@ -259,6 +274,7 @@ async def run_round(home: Path, seed: int, *, seconds: float, kind: str = "") ->
             ]
             assert not (lossless and unexpected), unexpected
             await check_presence(fault_round)
+            await check_presence_of_applications(fault_round)
         except BaseException as error:
             error.add_note(f"{kind}:\n" + "\n".join(fault_round.log))
             raise
@@ -285,6 +301,45 @@ async def _add_clients(workload: Workload, cluster: Cluster, proxied: list[int])
         channels_each=CHANNELS_PER_CLIENT,
         policy=FAST_RECONNECT,
     )
+
+
+def _applications(
+    workload: Workload, cluster: Cluster, proxied: Sequence[int], libraries: Sequence[str]
+) -> dict[str, list[ApplicationOptions]]:
+    """Return the applications of each library; one in three loads the state of its channels."""
+    return {
+        library: [
+            ApplicationOptions(
+                f"{library}-{number}",
+                rotated(proxied, number),
+                workload.random.sample(CHANNELS, CHANNELS_PER_CLIENT),
+                loads_state=number % 3 == 0,
+                state_ports=rotated(cluster.internal_ports, number),
+            )
+            for number in range(APPLICATIONS)
+        ]
+        for library in libraries
+    }
+
+
+async def check_presence_of_applications(fault_round: FaultRound) -> None:
+    """Wait until every application sees whom the gateways list, which is every application, once each."""
+    applications = fault_round.workload.applications
+    listed, seen = set[str](), dict[str, set[str]]()
+    try:
+        async with asyncio.timeout(3 * TIMEOUT_SECONDS):
+            while True:
+                node = fault_round.random.choice(fault_round.cluster.nodes)
+                listed = {connection for _, connection in await node.present([LOUNGE])}
+                seen = {each.name: await each.present() for each in applications}
+                if len(listed) == len(applications) and all(each == listed for each in seen.values()):
+                    return
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        wrong = {name: each ^ listed for name, each in seen.items() if each != listed}
+        raise AssertionError(
+            f"{len(applications)} applications, {len(listed)} listed; seen otherwise: {wrong}"
+        ) from None
 
 
 async def check_presence(fault_round: FaultRound) -> None:

@@ -13,6 +13,9 @@ from tests.chaos.checker import check
 from tests.chaos.client import RecordingClient
 from tests.chaos.client_policy import FAST_RECONNECT, ClientPolicy
 from tests.chaos.history import History
+from tests.chaos.library.application import Application, ApplicationOptions
+from tests.chaos.library.node_applications import NodeApplications
+from tests.chaos.library.python_application import PythonApplication
 from tests.chaos.publisher import (
     UNKNOWN_RESULT_STATUSES,
     UNKNOWN_RESULT_STATUSES_WITH_REDIS,
@@ -37,7 +40,9 @@ class Workload:
         self.history = History()
         self.clients: list[RecordingClient] = []
         self._seed = seed
+        self.applications: list[Application] = []
         self._publisher_numbers = itertools.count(1)
+        self._publish_numbers = itertools.count(1)
         self._tasks = tasks
         self._timeout_seconds = timeout_seconds
         self._running: list[asyncio.Task[None]] = []
@@ -68,7 +73,7 @@ class Workload:
         added = [
             RecordingClient(
                 f"{name}-{number}",
-                _rotated(ports, number),
+                rotated(ports, number),
                 self.random.sample(channels, channels_each),
                 self.history,
                 random=Random(self.random.random()),
@@ -81,6 +86,42 @@ class Workload:
         self.clients += added
         await self.wait_for_positions({}, added)
         return added
+
+    @asynccontextmanager
+    async def running_applications(
+        self, home: Path, options: Mapping[str, Sequence[ApplicationOptions]]
+    ) -> AsyncIterator[None]:
+        """Run applications on the client libraries, by language; all of them leave nothing behind.
+
+        Args:
+            home: The folder of their program and their log.
+            options: Of the applications on the library for `python` and for `typescript`.
+        """
+        async with AsyncExitStack() as stack:
+            for each in options.get("python", ()):
+                random = Random(self.random.random())
+                application = await stack.enter_async_context(
+                    PythonApplication.open(each, self.history, random)
+                )
+                self.applications.append(application)
+            if in_node := options.get("typescript", ()):
+                node = await stack.enter_async_context(NodeApplications.open(home, in_node, self.history))
+                self.applications += node.applications.values()
+            await self.wait_for_positions({}, self.applications)
+            yield
+        self.applications.clear()
+
+    async def publish_by_applications(self, seconds: float, *, rate: float = 20.0, size: int = 100) -> None:
+        """Let applications publish to their channels for *seconds*, about *rate* messages a second."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        async with asyncio.TaskGroup() as tasks:
+            while loop.time() < end:
+                application = self.random.choice(self.applications)
+                channel = self.random.choice(application.channels)
+                name = f"{application.name}.{next(self._publish_numbers)}"
+                tasks.create_task(application.publish(channel, name, size))
+                await asyncio.sleep(self.random.uniform(0, 2 / rate))
 
     @asynccontextmanager
     async def publishing(
@@ -104,7 +145,7 @@ class Workload:
             for number in range(publishers):
                 opened = Publisher.open(
                     f"b{next(self._publisher_numbers)}",
-                    _rotated(ports, number),
+                    rotated(ports, number),
                     self.history,
                     random=Random(self.random.random()),
                     timeout_seconds=timeout_seconds,
@@ -126,11 +167,16 @@ class Workload:
         return [client for client in self.clients if client.node == node]
 
     async def wait_for_positions(
-        self, positions: Mapping[str, str], clients: Iterable[RecordingClient] | None = None
+        self,
+        positions: Mapping[str, str],
+        clients: Iterable[RecordingClient | Application] | None = None,
     ) -> None:
         """Wait until *clients*, by default all, are subscribed to their channels, at least at *positions*."""
+        every: Iterable[RecordingClient | Application] = (
+            [*self.clients, *self.applications] if clients is None else clients
+        )
         async with asyncio.timeout(self._timeout_seconds):
-            for client in self.clients if clients is None else clients:
+            for client in every:
                 await client.wait_for_positions(positions)
 
     async def verdict(self, source: PositionSource, channels: Sequence[str], home: Path) -> Verdict:
@@ -165,5 +211,6 @@ async def wait_for_answers(statuses: Counter[int], count: int, *, status: int = 
             await asyncio.sleep(0.01)
 
 
-def _rotated(ports: Sequence[int], by: int) -> list[int]:
+def rotated(ports: Sequence[int], by: int) -> list[int]:
+    """Return *ports*, beginning with another one for each *by*."""
     return [ports[(by + step) % len(ports)] for step in range(len(ports))]

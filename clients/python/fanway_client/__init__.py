@@ -1,18 +1,21 @@
 """The client of the Fanway real-time gateway: reconnects, resumes, and tells where messages are missing."""
 
-from fanway_client.channel import Channel, MessageLoop, Presence
+from fanway_client.channel import Channel, ChannelPresence, MessageLoop, Presence
 from fanway_client.client import Fanway
 from fanway_client.connection import State, StateChange
 from fanway_client.errors import FanwayError, UnauthorizedError
+from fanway_client.live_presence import LivePresence
 from fanway_client.publisher import Published
 from fanway_client.subscription import ChannelState, Gap, LoadRequest, Member, Message, Sender
 
 __all__ = [
     "Channel",
+    "ChannelPresence",
     "ChannelState",
     "Fanway",
     "FanwayError",
     "Gap",
+    "LivePresence",
     "LoadRequest",
     "Member",
     "Message",

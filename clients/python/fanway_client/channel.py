@@ -40,6 +40,22 @@ class Presence:
     """Whether *members* does not have all of them."""
 
 
+class ChannelPresence:
+    """Asks who is in a channel; `LivePresence` keeps a list of it."""
+
+    __slots__ = ("_channel", "_owner")
+
+    def __init__(self, channel: str, owner: ChannelOwner) -> None:
+        self._channel = channel
+        self._owner = owner
+
+    async def get(self) -> Presence:
+        """Return who is here now; needs a subscription."""
+        reply = await self._owner.request({"type": "presence", "channel": self._channel, "members": True})
+        members = [member_of(member) for member in reply.get("members", ())]
+        return Presence(reply["connections"], reply["users"], members, bool(reply.get("truncated")))
+
+
 class ChannelOwner(Protocol):
     """What a handle needs of its client."""
 
@@ -137,11 +153,10 @@ class Channel:
         """
         return await self._owner.publish(self.name, data, key=key, timeout=timeout)
 
-    async def presence(self) -> Presence:
-        """Return who is here now; needs a subscription."""
-        reply = await self._owner.request({"type": "presence", "channel": self.name, "members": True})
-        members = [member_of(member) for member in reply.get("members", ())]
-        return Presence(reply["connections"], reply["users"], members, bool(reply.get("truncated")))
+    @property
+    def presence(self) -> ChannelPresence:
+        """Who is in the channel."""
+        return ChannelPresence(self.name, self._owner)
 
     async def history(
         self, *, since: str | None = None, reverse: bool = False, page_size: int | None = None

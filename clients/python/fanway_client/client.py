@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -95,6 +95,7 @@ class Fanway:
 
     def start(self, environment: Environment) -> None:
         """Make the parts of the client; `async with` does it."""
+        self._work = environment
         self._timers = Timers(environment)
         self._links = Tasks(environment)
         self._calls = Tasks(environment)
@@ -111,6 +112,7 @@ class Fanway:
             jitter = self._backoff.bound(Backoff.JITTER, attempt) * environment.random()
             return max(retry_after or 0.0, jitter)
 
+        self._retry_delay = retry_delay
         self._subscriptions = Subscriptions(
             environment,
             self._timers,
@@ -244,6 +246,14 @@ class Fanway:
 
         self._entered().request(command, on_reply, on_error)
         return await reply
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work*; it ends with the client."""
+        self._work.spawn(work)
+
+    def retry(self, callback: Callable[[], None], attempt: int, retry_after: float | None) -> None:
+        """Call *callback* after the backoff of *attempt*, or after *retry_after* seconds if that is later."""
+        self._timers.call_later(self._retry_delay(attempt, retry_after), callback)
 
     def report(self, error: Exception) -> None:
         if self._listeners.get("error"):

@@ -97,8 +97,8 @@ class ChannelSync:
         return self._client.call(self._channel.publish(data, key=key, timeout=timeout))
 
     def presence(self) -> Presence:
-        """As `Channel.presence`."""
-        return self._client.call(self._channel.presence())
+        """As `ChannelPresence.get`."""
+        return self._client.call(self._channel.presence.get())
 
     def history(self, **options: Any) -> list[Message[Any]]:
         """Return the messages that the channel keeps; options as of `Channel.history`."""

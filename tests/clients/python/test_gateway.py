@@ -194,7 +194,7 @@ async def test_presence_and_history(gateway: GatewayProcess) -> None:
         ben.channel(name).on("message", lambda _: None)
         kind, member = await changes.get()
         assert (kind, member.user) == ("join", "ben")
-        assert (await channel.presence()).users == 2
+        assert (await channel.presence.get()).users == 2
         pages = channel.history(page_size=3)
         assert [message.data async for message in pages] == [1, 2, 3, 4, 5, 6, 7]
         newest = channel.history(page_size=3, reverse=True)

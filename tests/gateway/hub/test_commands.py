@@ -30,6 +30,7 @@ from protocol.messages import (
 )
 from protocol.payload import payload_of
 from protocol.position import MessageId
+from tests.gateway.hub.interleavings import GatedBroker
 from tests.gateway.node import RULES, Client, running_node, values_of
 from tests.gateway.virtual_time import advance, on_virtual_time, until_idle
 
@@ -251,6 +252,26 @@ async def test_presence_returns_counts_and_members_on_demand() -> None:
         await outsider.subscribe("h:a")
         error = await outsider.request_rejected(Presence(53, "h:a"))
         assert (error.code, "turn it on in [channels.h]" in error.message) == ("bad_request", True)
+
+
+@on_virtual_time
+async def test_members_in_a_reply_include_every_change_that_was_pushed_before() -> None:
+    broker = GatedBroker(only=frozenset({"presence"}))
+    async with running_node(broker=broker) as node:
+        client, leaving, joining = [await node.connect(user=user) for user in ("ann", "ben", "cem")]
+        await client.subscribe("p:a")
+        await leaving.subscribe("p:a")
+        client.send(Presence(50, "p:a", members=True))
+        broker.open(broker.gates[0])
+        await until_idle()  # the broker has answered, and its answer is on the way
+        joined = await joining.subscribe("p:a")
+        await leaving.request(Unsubscribe(51, "p:a"))
+        await advance(PRESENCE_GRACE_SECONDS)
+        assert len(pushed(client, Leave)) == 1
+        await broker.pass_all()
+        (reply,) = pushed(client, PresenceState)
+        assert (joined.type, reply.members) == ("subscribed", (member(client), member(joining)))
+        assert (reply.connections, reply.users) == (2, 2)
 
 
 @on_virtual_time
