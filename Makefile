@@ -77,7 +77,7 @@ bench-redis: setup ## measure one and several nodes over Redis
 	$(BIN)/python bench/compare.py --peers fanway-redis,fanway --scenarios fan,max
 	$(BIN)/python bench/cluster.py
 
-chaos: setup ## inject random faults into three nodes and their Redis: make chaos MINUTES=10 SEED=1
+chaos: setup $(NODE_STAMP) ## inject random faults into three nodes and their Redis: make chaos MINUTES=10 SEED=1
 	@.ci/need redis
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

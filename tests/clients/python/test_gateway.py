@@ -8,7 +8,15 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fanway_client import Channel, Fanway, FanwayError, Gap, LoadRequest, UnauthorizedError
+from fanway_client import (
+    Channel,
+    Fanway,
+    FanwayError,
+    Gap,
+    LivePresence,
+    LoadRequest,
+    UnauthorizedError,
+)
 from fanway_client._protocol.client import BackoffBounds
 from fanway_client.admin import AsyncFanwayAdmin, FanwayAdmin, mint_token
 from fanway_client.sync import FanwaySync
@@ -199,6 +207,29 @@ async def test_presence_and_history(gateway: GatewayProcess) -> None:
         assert [message.data async for message in pages] == [1, 2, 3, 4, 5, 6, 7]
         newest = channel.history(page_size=3, reverse=True)
         assert [message.data async for message in newest] == [7, 6, 5, 4, 3, 2, 1]
+
+
+async def test_live_presence_follows_joins_and_leaves(gateway: GatewayProcess) -> None:
+    name = fresh()
+    changed = asyncio.Event()
+
+    async def seen_by(presence: LivePresence, *users: str) -> None:
+        while sorted(presence.users) != sorted(users):
+            changed.clear()
+            await changed.wait()
+
+    async with client(public(gateway)) as ann, client(public(gateway), "ben") as ben:
+        presence = LivePresence(ann, name)
+        presence.on_change(lambda _: changed.set())
+        await seen_by(presence, "ann")
+        assert presence.ready
+        off = ben.channel(name).on("message", lambda _: None)
+        await seen_by(presence, "ann", "ben")
+        off()
+        await seen_by(presence, "ann")
+        presence.close()
+        changed.clear()
+        assert ann.channel(name).state == "idle"
 
 
 async def test_a_token_is_refreshed_before_it_expires(gateway: GatewayProcess) -> None:
