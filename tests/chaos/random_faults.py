@@ -336,7 +336,11 @@ async def check_presence_of_applications(fault_round: FaultRound) -> None:
                     return
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        wrong = {name: each ^ listed for name, each in seen.items() if each != listed}
+        wrong = {
+            name: {"missing": listed - each, "extra": each - listed}
+            for name, each in seen.items()
+            if each != listed
+        }
         raise AssertionError(
             f"{len(applications)} applications, {len(listed)} listed; seen otherwise: {wrong}"
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -95,7 +95,6 @@ class Fanway:
 
     def start(self, environment: Environment) -> None:
         """Make the parts of the client; `async with` does it."""
-        self._work = environment
         self._timers = Timers(environment)
         self._links = Tasks(environment)
         self._calls = Tasks(environment)
@@ -247,9 +246,11 @@ class Fanway:
         self._entered().request(command, on_reply, on_error)
         return await reply
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*; it ends with the client."""
-        self._work.spawn(work)
+    def call(
+        self, command: Map, on_reply: Callable[[Map], None], on_error: Callable[[FanwayError], None]
+    ) -> None:
+        """Send *command*; call back with its reply before the next message is handled."""
+        self._entered().request(command, on_reply, on_error)
 
     def retry(self, callback: Callable[[], None], attempt: int, retry_after: float | None) -> None:
         """Call *callback* after the backoff of *attempt*, or after *retry_after* seconds if that is later."""

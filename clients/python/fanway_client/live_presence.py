@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from fanway_client.client import Fanway
 from fanway_client.errors import FanwayError
-from fanway_client.subscription import Gap, Member
+from fanway_client.subscription import Gap, Map, Member, member_of
 
 
 class LivePresence:
@@ -56,22 +56,23 @@ class LivePresence:
 
     def _on_gap(self, _: Gap) -> None:
         self._loads += 1
-        self._fanway.spawn(self._load(self._loads))
+        self._load(self._loads, 0)
 
-    async def _load(self, load: int, attempt: int = 0) -> None:
-        try:
-            present = await self._channel.presence.get()
-        except FanwayError as error:
+    def _load(self, load: int, attempt: int) -> None:
+        """Ask for the members, unless there is a newer list; the reply is used before any later push."""
+
+        def on_reply(reply: Map) -> None:
+            if self._is_due(load):
+                self._replace([member_of(member) for member in reply.get("members", ())])
+
+        def on_error(error: FanwayError) -> None:
             # After a lost connection, or without a subscription, the next subscription brings the list.
             if error.code == "unavailable" and self._is_due(load):
-                self._fanway.retry(lambda: self._load_again(load, attempt + 1), attempt, error.retry_after)
-            return
-        if self._is_due(load):
-            self._replace(present.members)
+                self._fanway.retry(lambda: self._load(load, attempt + 1), attempt, error.retry_after)
 
-    def _load_again(self, load: int, attempt: int) -> None:
         if self._is_due(load):
-            self._fanway.spawn(self._load(load, attempt))
+            command = {"type": "presence", "channel": self._channel.name, "members": True}
+            self._fanway.call(command, on_reply, on_error)
 
     def _is_due(self, load: int) -> bool:
         return load == self._loads and not self._closed

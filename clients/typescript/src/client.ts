@@ -112,6 +112,11 @@ export class Fanway<Channels = Record<string, any>> {
     };
   }
 
+  /** @internal For the other entries of this package. */
+  get internals(): { connection: Connection; env: Environment } {
+    return { connection: this._connection, env: this._env };
+  }
+
   get state(): State {
     return this._connection.state;
   }

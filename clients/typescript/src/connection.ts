@@ -109,12 +109,18 @@ export class Connection {
 
   /** Send *command*; return its reply. Errors of the gateway reject, and so does the end of the connection. */
   request<Reply = ServerMessage>(command: Command): Promise<Reply> {
-    return new Promise((resolve, reject) => {
-      if (this.state !== "connected") return reject(new FanwayError("not_connected", "there is no connection"));
-      const id = ++this._lastId;
-      this._replies.set(id, { resolve, reject });
-      this._send({ ...command, id });
-    });
+    return new Promise((resolve, reject) => this.call<Reply>(command, resolve, reject));
+  }
+
+  /**
+   * As `request`, but call *resolve* before the next message is handled: where several arrive at once, as from `ws` in
+   * Node, a promise would run its callbacks after all of them.
+   */
+  call<Reply>(command: Command, resolve: (reply: Reply) => void, reject: (error: FanwayError) => void): void {
+    if (this.state !== "connected") return reject(new FanwayError("not_connected", "there is no connection"));
+    const id = ++this._lastId;
+    this._replies.set(id, { resolve, reject });
+    this._send({ ...command, id });
   }
 
   // ---------------------------------------------------------------- attempts

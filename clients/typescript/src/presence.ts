@@ -1,9 +1,10 @@
 /** Who is in a channel, kept up to date. */
 
+import { backoffBound } from "./closes.js";
 import type { Channel } from "./channel.js";
 import type { Fanway } from "./client.js";
 import { Emitter } from "./emitter.js";
-import type { Member } from "./wire.js";
+import type { Member, PresenceReply } from "./wire.js";
 
 /**
  * The members of a channel: complete when `ready`, then changed by joins and leaves, and loaded again after a gap or a
@@ -18,9 +19,14 @@ export class LivePresence {
   /** Whether the list was complete once. */
   ready = false;
 
-  constructor(fanway: Fanway<any>, name: string) {
+  private _loads = 0;
+
+  constructor(
+    private readonly _fanway: Fanway<any>,
+    name: string,
+  ) {
     this.members = this._byConnection;
-    this._channel = fanway.channel(name, { presence: true }) as Channel;
+    this._channel = _fanway.channel(name, { presence: true }) as Channel;
     this._channel.on("members", (members) => this._replace(members));
     this._channel.on("join", (member) => this._set(member));
     this._channel.on("update", (member) => this._set(member));
@@ -41,18 +47,31 @@ export class LivePresence {
   }
 
   close(): void {
+    this._loads++;
     this._emitter.clear();
     this._channel.close();
   }
 
-  private _reload(): void {
-    this._channel.presence.get().then(
-      ({ members }) => this._replace(members ?? []),
-      () => {}, // the next subscription brings the list
+  private _reload(attempt = 0, load = ++this._loads): void {
+    const { connection, env } = this._fanway.internals;
+    connection.call<PresenceReply>(
+      { type: "presence", channel: this._channel.name, members: true },
+      ({ members }) => {
+        if (load === this._loads) this._replace(members ?? []);
+      },
+      (error) => {
+        // After a lost connection, or without a subscription, the next subscription brings the list.
+        if (error.code !== "unavailable" || load !== this._loads) return;
+        const delay = Math.max(error.retryAfter ?? 0, backoffBound("jitter", attempt) * env.random());
+        env.setTimer(() => {
+          if (load === this._loads) this._reload(attempt + 1, load);
+        }, delay);
+      },
     );
   }
 
   private _replace(members: readonly Member[]): void {
+    this._loads++; // a list that is being loaded is older
     this._byConnection.clear();
     for (const member of members) this._byConnection.set(member.connection, member);
     this.ready = true;

@@ -140,9 +140,10 @@ export class Subscriptions {
     const { channel, options } = subscription;
     const own = hasOwnOptions(subscription) ? { join_leave: options.presence, members: options.presence } : {};
     const current = () => this._byChannel.get(channel) === subscription && subscription.state !== "live";
-    this._connection.request<Subscribed>({ type: "subscribe", channel, ...subscription.resume(), ...own }).then(
+    this._connection.call<Subscribed>(
+      { type: "subscribe", channel, ...subscription.resume(), ...own },
       (reply) => current() && subscription.onSubscribed(reply),
-      (error: FanwayError) => {
+      (error) => {
         if (current() && error.code !== "connection_lost") this._onRejected(subscription, error);
       },
     );

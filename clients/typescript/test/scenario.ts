@@ -130,7 +130,7 @@ class Subject {
     opened: () => this.events!.open(),
     rejected: (status, retryAfter) => this.end(1006, "", { status, ...(retryAfter != null && { retryAfter }) }),
     closed: (code, reason = "") => this.end(code, reason),
-    receive: (message) => this.events!.message(JSON.stringify(message)),
+    receive: (...messages) => messages.forEach((message) => this.events!.message(JSON.stringify(message))),
     receive_text: (text) => this.events!.message(text),
     advance: (ms) => this.clock.advance(ms),
     sleep: (ms) => this.clock.sleep(ms),

@@ -257,8 +257,9 @@ class Subject:
         assert events is not None
         events.on_close(code, reason, rejected)
 
-    def do_receive(self, message: Any) -> None:
-        self.do_receive_text(json.dumps(message))
+    def do_receive(self, *messages: Any) -> None:
+        for message in messages:
+            self.do_receive_text(json.dumps(message))
 
     def do_receive_text(self, text: str) -> None:
         assert self.events is not None

@@ -95,6 +95,36 @@ def ended(code: str) -> Scenario:
 
 
 SCENARIOS: Final[list[Scenario]] = [
+    Script("messages that arrive at once with the reply to subscribe")
+    .connected()
+    .do("channel", "news", expect=[sends("subscribe", 2, channel="news")])
+    .do(
+        "receive",
+        subscribed("news", "5-a", id=2),
+        message("news", "6-a", "six"),
+        message("news", "7-a", "seven"),
+        expect=[
+            ["channel", "news", "live"],
+            ["message", "news", "6-a", "six"],
+            ["message", "news", "7-a", "seven"],
+        ],
+    )
+    .done(),
+    Script("a gap and a message that arrive at once with the reply to subscribe")
+    .connected()
+    .do("channel", "news", expect=[sends("subscribe", 2, channel="news")])
+    .do(
+        "receive",
+        subscribed("news", "5-a", id=2),
+        {"type": "gap", "channel": "news", "reason": "overflow", "position": "8-a"},
+        message("news", "9-a", "nine"),
+        expect=[
+            ["channel", "news", "live"],
+            ["gap", "news", "overflow"],
+            ["message", "news", "9-a", "nine"],
+        ],
+    )
+    .done(),
     Script("the first channel connects").do("channel", "news", expect=OPEN).opened({"news": {}}).done(),
     Script("a channel while connecting goes into connect")
     .connecting()
