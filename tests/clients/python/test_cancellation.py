@@ -138,7 +138,7 @@ async def test_messages_history_and_presence(gateway: GatewayProcess) -> None:
         async def work() -> None:
             async with channel.messages() as messages:
                 assert "old" in [message.data async for message in channel.history()]
-                await channel.presence()
+                await channel.presence.get()
                 await channel.publish("new")
                 while (await anext(messages)).data != "new":
                     pass
