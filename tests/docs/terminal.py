@@ -21,14 +21,20 @@ from tests.e2e.browser import Browser, Page, chromium
 
 TIMEOUT_SECONDS = 60.0
 # The ports that the pages name, and at which line of its output a program says which one it has.
-_PORTS = {"clients": "8000", "backends": "8001", "site": "8080", "vite": "5173"}
+_PORTS = {"clients": "8000", "backends": "8001", "site": "8080", "vite": "5173", "uvicorn": "9000"}
 _ANNOUNCEMENTS = {
     "clients": re.compile(r"clients +\w+://[^/]*:(\d+)/"),
     "backends": re.compile(r"backends +\w+://[^/]*:(\d+)/"),
     "site": re.compile(r"Serving HTTP on \S+ port (\d+)"),
+    "uvicorn": re.compile(r".*Uvicorn running on http://[^:]*:(\d+)"),
     "vite": re.compile(r".*Local: +http://localhost:(\d+)/"),
 }
-_SERVERS = {"fanway serve": ("clients", "backends"), "http.server": ("site",), "vite": ("vite",)}
+_SERVERS = {
+    "fanway serve": ("clients", "backends"),
+    "http.server": ("site",),
+    "uvicorn": ("uvicorn",),
+    "vite": ("vite",),
+}
 _REMOVED_PREFIXES = ("FANWAY_", "PYTHONPATH")
 # Variables that each shell sets itself instead of inheriting the exported value of the previous one.
 _NOT_EXPORTED = "PATH|PWD|OLDPWD|SHLVL|FANWAY_(INTERNAL_)?URL|FANWAY_LISTEN__[A-Z]+__PORT"
@@ -85,8 +91,8 @@ class Terminals:
         self._home = home
         self._exported = home / ".exported"
         self._running: dict[str, RunningCommand] = {}
-        # http.server takes any free port; Vite takes the next one that is free.
-        self._ports = _PORTS | {"site": "0"}
+        # http.server and uvicorn take any free port; Vite takes the next one that is free.
+        self._ports = _PORTS | {"site": "0", "uvicorn": "0"}
         self._printed = ""
         self._browser: Browser | None = None
         self._tabs: dict[str, Page] = {}

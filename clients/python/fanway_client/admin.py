@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -172,7 +173,7 @@ class FanwayAdmin(_Options):
     def __init__(self, url: str, key: str, *, timeout: float = 10.0, retries: int = 3) -> None:
         super().__init__(url, key, timeout=timeout, retries=retries)
         self._process = os.getpid()
-        self._http = httpx.Client(**self._settings)
+        self._http = self._new_client()
 
     def __enter__(self) -> Self:
         return self
@@ -190,8 +191,14 @@ class FanwayAdmin(_Options):
     def _client(self) -> httpx.Client:
         if self._process != os.getpid():
             # Two processes must not write to one socket; the parent still uses what is open.
-            self._process, self._http = os.getpid(), httpx.Client(**self._settings)
+            self._process, self._http = os.getpid(), self._new_client()
         return self._http
+
+    def _new_client(self) -> httpx.Client:
+        client = httpx.Client(**self._settings)
+        # For one that is kept for the life of the process, and closed by nobody.
+        weakref.finalize(self, client.close)
+        return client
 
     def publish(self, channel: str, data: Any, **fields: Unpack[PublishFields]) -> Result:
         """Publish *data*; return `channel`, `message`? (its id) and `replayed`."""

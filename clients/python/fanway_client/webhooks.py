@@ -14,8 +14,8 @@ import hmac
 import re
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -42,6 +42,14 @@ _STATUS: Mapping[WebhookErrorCode, int] = {
 }
 
 
+class Headers(Protocol):
+    """The headers of a request: a `dict`, or what Starlette, Django, Flask and aiohttp have."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Return names, in any case, and values."""
+        ...
+
+
 class WebhookError(Exception):
     """A request is not a webhook of the gateway, or not one that can be read.
 
@@ -62,7 +70,7 @@ class WebhookError(Exception):
 
 def verify_webhook(
     secrets: str | Sequence[str],
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes | str,
     *,
     tolerance: float = TOLERANCE_SECONDS,

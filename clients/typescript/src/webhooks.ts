@@ -48,7 +48,7 @@ export interface VerifyOptions {
  * bytes of the request as they arrived: JSON that was parsed and written again has other bytes. The same `webhook-id` may
  * arrive more than once: it is a repetition.
  *
- * Throws `WebhookError`, and `TypeError` for secrets that are none: then the configuration is wrong, not the request.
+ * Throws `WebhookError`, and `TypeError` for secrets that are none and for a parsed body: then your code is wrong, not the request.
  */
 export async function verifyWebhook<Payload = any>(
   secrets: string | readonly string[],
@@ -90,8 +90,13 @@ export async function signWebhook(
 
 const encoder = new TextEncoder();
 
-const bytes = (body: string | Uint8Array | ArrayBuffer): Uint8Array =>
-  typeof body === "string" ? encoder.encode(body) : body instanceof Uint8Array ? body : new Uint8Array(body);
+function bytes(body: string | Uint8Array | ArrayBuffer): Uint8Array {
+  if (typeof body === "string") return encoder.encode(body);
+  if (ArrayBuffer.isView(body)) return new Uint8Array(body.buffer, body.byteOffset, body.byteLength);
+  // Not instanceof: tests in a browser's environment have an ArrayBuffer of their own.
+  if (Object.prototype.toString.call(body) === "[object ArrayBuffer]") return new Uint8Array(body);
+  throw new TypeError("body: expected the text or the bytes of the request as they arrived, before anything parsed them");
+}
 
 const importKey = (key: Uint8Array<ArrayBuffer>, usage: KeyUsage) => crypto.subtle.importKey("raw", key, { name: "HMAC", hash: "SHA-256" }, false, [usage]);
 

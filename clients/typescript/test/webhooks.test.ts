@@ -50,6 +50,15 @@ describe("a webhook", () => {
     await expect(verifyWebhook(SECRET, await signWebhook(SECRET, body, { id: "1" }), body)).rejects.toMatchObject({ code: "invalid_body" });
   });
 
+  it.each([[{ a: 1 }], [undefined], [null]])("needs the bytes of the request, not %j", async (body) => {
+    await expect(verifyWebhook(SECRET, await signWebhook(SECRET, "1", { id: "1" }), body as any)).rejects.toBeInstanceOf(TypeError);
+  });
+
+  it("may be in the middle of a buffer", async () => {
+    const buffer = new TextEncoder().encode("[1]");
+    expect(await verifyWebhook(SECRET, await signWebhook(SECRET, "1", { id: "1" }), buffer.subarray(1, 2))).toBe(1);
+  });
+
   it("with a header twice is not accepted", async () => {
     const headers = await signWebhook(SECRET, "1", { id: "1" });
     const twice = { ...headers, "webhook-id": ["1", "1"] };

@@ -184,6 +184,14 @@ def test_a_process_that_was_forked_has_connections_of_its_own(gateway: GatewayPr
         assert [each for each in data if each[0] == who] == [[who, n] for n in range(50)]
 
 
+def test_one_that_nobody_closes_is_closed_at_the_end(gateway: GatewayProcess) -> None:
+    script = "import sys\nfrom fanway_client.admin import FanwayAdmin\n"
+    script += "admin = FanwayAdmin(*sys.argv[1:])\nadmin.stats()"
+    command = [sys.executable, "-W", "error", "-c", script, internal(gateway), KEY]
+    run = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert run.stderr == ""
+
+
 def test_claims_of_a_token() -> None:
     token = mint_token(
         SECRET, "ann", ttl=60, info={"name": "Ann"}, channels=["news"], claims={"aud": "app"}, now=1_000.5
