@@ -13,6 +13,7 @@ import { Fanway } from "@fanway/client";
 import { FanwayAdmin, mintToken } from "@fanway/client/admin";
 import { FakeGateway } from "@fanway/client/testing";
 import { LivePresence } from "@fanway/client/presence";
+import { verifyWebhook } from "@fanway/client/webhooks";
 import WebSocket from "ws";
 
 const [url, internal, key, secret] = process.argv.slice(2);
@@ -23,17 +24,22 @@ const messages = channel.messages();
 await channel.publish("one");
 await admin.publish("packed", "two");
 console.log((await messages.next()).value.data, (await messages.next()).value.data);
-console.log(typeof FakeGateway, typeof LivePresence);
+console.log(typeof FakeGateway, typeof LivePresence, typeof verifyWebhook);
 await fanway.close();
 """
 
 COMMON_JS = """
 const { Fanway, FanwayError } = require("@fanway/client");
 const { FakeGateway } = require("@fanway/client/testing");
+const { signWebhook, verifyWebhook, WebhookError } = require("@fanway/client/webhooks");
 
+const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const fanway = new Fanway("ws://fake", new FakeGateway().options);
 fanway.channel("news").publish(1).then(async ({ id }) => {
     console.log(id, typeof FanwayError);
+    const payload = await verifyWebhook(secret, await signWebhook(secret, "[1]", { id: "1" }), "[1]");
+    const refused = await verifyWebhook(secret, {}, "[1]").catch((error) => error);
+    console.log(payload, refused instanceof WebhookError, refused.name, refused.status);
     await fanway.close();
 });
 """
@@ -41,6 +47,12 @@ fanway.channel("news").publish(1).then(async ({ id }) => {
 TYPED = """
 import { Fanway, type Message } from "@fanway/client";
 import { useChannel } from "@fanway/client/react";
+import { verifyWebhook, type WebhookError } from "@fanway/client/webhooks";
+
+declare const request: { headers: Record<string, string | string[] | undefined>; body: Uint8Array };
+const event: { id: string } = await verifyWebhook<{ id: string }>(["whsec_1"], request.headers, request.body);
+export type Status = WebhookError["status"];
+export { event };
 
 interface ChatMessage { text: string }
 const fanway = new Fanway<{ "chat:*": ChatMessage; news: number }>("wss://host");
@@ -96,8 +108,8 @@ def test_the_package_in_an_empty_project(gateway: GatewayProcess, tmp_path: Path
     (project / "typed.ts").write_text(TYPED)
     address = f"127.0.0.1:{gateway.public}"
     arguments = (f"http://{address}", f"http://127.0.0.1:{gateway.internal}", KEY, SECRET)
-    assert run("node", "module.mjs", *arguments, cwd=project) == "one two\nfunction function\n"
-    assert run("node", "common.cjs", cwd=project) == "1-fake function\n"
+    assert run("node", "module.mjs", *arguments, cwd=project) == "one two\nfunction function function\n"
+    assert run("node", "common.cjs", cwd=project) == "1-fake function\n[ 1 ] true WebhookError 400\n"
     compiler = str(project / "node_modules" / ".bin" / "tsc")
     options = (
         "--noEmit",
