@@ -5,6 +5,7 @@ from fanway_client.client import Fanway
 from fanway_client.connection import State, StateChange
 from fanway_client.errors import FanwayError, UnauthorizedError
 from fanway_client.live_presence import LivePresence
+from fanway_client.positions import FilePositions, Positions
 from fanway_client.publisher import Published
 from fanway_client.subscription import ChannelState, Gap, LoadRequest, Member, Message, Sender
 
@@ -14,12 +15,14 @@ __all__ = [
     "ChannelState",
     "Fanway",
     "FanwayError",
+    "FilePositions",
     "Gap",
     "LivePresence",
     "LoadRequest",
     "Member",
     "Message",
     "MessageLoop",
+    "Positions",
     "Presence",
     "Published",
     "Sender",

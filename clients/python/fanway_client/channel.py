@@ -14,6 +14,7 @@ from fanway_client.publisher import Published
 from fanway_client.subscription import (
     ChannelOptions,
     Map,
+    Mark,
     Member,
     Message,
     Sink,
@@ -115,8 +116,10 @@ class Channel:
             listener: Must not block. If it raises, the error is reported, and the next event arrives.
         """
         listeners = self._listeners.setdefault(type, [])
+        subscription = self._hold()
         listeners.append(listener)
-        self._hold()
+        if type == "message":
+            subscription.on_consumer()
 
         def off() -> None:
             if listener in listeners:
@@ -134,11 +137,12 @@ class Channel:
         The loop ends with `close`, or raises `FanwayError`: `overflow` if it is too slow, or why the channel
         is gone.
         """
-        loop = MessageLoop(self._buffer, self._on_loop_end)
+        loop = MessageLoop(self._buffer, self)
+        subscription = self._hold()
         self._loops.add(loop)
-        self._hold()
-        if self._subscription is not None and self._subscription.state == "gone":
-            loop.end(self._subscription.error)
+        subscription.on_consumer()
+        if subscription.state == "gone":
+            loop.end(subscription.error)
         return loop
 
     async def publish(self, data: Any, *, key: str | None = None, timeout: float = 30.0) -> Published:
@@ -175,16 +179,18 @@ class Channel:
 
     def close(self) -> None:
         """Let go of the channel: listeners are removed, loops end. The handle can be used again."""
+        unfinished = self.unfinished()
         for loop in tuple(self._loops):
             loop.end()
         self._listeners.clear()
-        self._release_unused()
+        self._release_unused(unfinished)
 
     # ------------------------------------------------------------ what the subscription calls
 
     def on_message(self, message: Message[Any]) -> None:
-        for loop in tuple(self._loops):
-            loop.push(message)
+        if self._subscription is not None:
+            for loop in tuple(self._loops):
+                loop.push(message, self._subscription.mark)
         self._emit("message", message)
 
     def on_event(self, type: str, event: Any) -> None:
@@ -194,7 +200,14 @@ class Channel:
                 loop.end(event.error)
 
     def misses_gaps(self) -> bool:
-        return not self._listeners.get("gap") and bool(self._listeners.get("message") or len(self._loops))
+        return not self._listeners.get("gap") and self.consumes()
+
+    def unfinished(self) -> Mark | None:
+        marks = [mark for loop in self._loops if (mark := loop.unfinished()) is not None]
+        return min(marks, default=None)
+
+    def consumes(self) -> bool:
+        return bool(self._listeners.get("message") or len(self._loops))
 
     def _emit(self, type: str, event: Any) -> None:
         for listener in tuple(self._listeners.get(type, ())):
@@ -203,17 +216,31 @@ class Channel:
             except Exception as error:  # noqa: BLE001 (whatever the application raises)
                 self._owner.report(error)
 
-    def _hold(self) -> None:
+    def _hold(self) -> Subscription:
         if self._subscription is None:
             self._subscription = self._owner.acquire(self.name, self._options, self)
+        return self._subscription
 
-    def _on_loop_end(self, loop: MessageLoop) -> None:
+    # ------------------------------------------------------------ what a loop calls
+
+    def on_handled(self) -> None:
+        """Note that a loop has finished a message."""
+        if self._subscription is not None:
+            self._subscription.on_handled()
+
+    def on_end(self, loop: MessageLoop) -> None:
+        """Let go of *loop*, which has ended."""
         self._loops.discard(loop)
-        self._release_unused()
+        self._release_unused(loop.unfinished())
 
-    def _release_unused(self) -> None:
+    def _release_unused(self, unfinished: Mark | None = None) -> None:
+        """Let go of the subscription if nobody uses it; *unfinished* is before what is unfinished."""
         subscription = self._subscription
-        if subscription is not None and not len(self._loops) and not any(self._listeners.values()):
+        if subscription is None:
+            return
+        if not self.consumes():
+            subscription.on_consumer_left(unfinished or subscription.mark)
+        if not len(self._loops) and not any(self._listeners.values()):
             self._subscription = None
             self._owner.release(subscription, self)
 
@@ -221,10 +248,12 @@ class Channel:
 class MessageLoop:
     """The messages of one `async for` loop; close it with `aclose`, or leave `async with`."""
 
-    def __init__(self, limit: int, on_end: Callable[[MessageLoop], None]) -> None:
+    def __init__(self, limit: int, channel: Channel) -> None:
         self._limit = limit
-        self._on_end = on_end
-        self._waiting: deque[Message[Any]] = deque()
+        self._channel = channel
+        self._waiting: deque[tuple[Message[Any], Mark]] = deque()
+        self._current: Mark | None = None
+        """Before the message that the body of the loop has now."""
         self._arrived = asyncio.Event()
         self._ended = False
         self._error: FanwayError | None = None
@@ -233,33 +262,43 @@ class MessageLoop:
         return self
 
     async def __anext__(self) -> Message[Any]:
+        if self._current is not None:
+            self._current = None
+            self._channel.on_handled()
         while not self._waiting:
             if self._ended:
                 error, self._error = self._error, None
                 raise error or StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        return self._waiting.popleft()
+        message, self._current = self._waiting.popleft()
+        return message
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._current = None
         await self.aclose()
 
     async def aclose(self) -> None:
         """End the loop, and forget what waits."""
-        self._waiting.clear()
         self.end()
+        self._waiting.clear()
+
+    def unfinished(self) -> Mark | None:
+        """Return the point before the oldest message that the body has not finished, if any."""
+        return self._current or (self._waiting[0][1] if self._waiting else None)
 
     def __del__(self) -> None:
         self.end()
 
-    def push(self, message: Message[Any]) -> None:
-        """Add a message; end the loop if too many wait."""
+    def push(self, message: Message[Any], mark: Mark) -> None:
+        """Add a message, which comes after *mark*; end the loop if too many wait."""
         if len(self._waiting) >= self._limit:
             return self.end(FanwayError(OVERFLOW, f"{self._limit} messages waited for a slow loop"))
-        self._waiting.append(message)
+        self._waiting.append((message, mark))
         return self._arrived.set()
 
     def end(self, error: FanwayError | None = None) -> None:
@@ -268,5 +307,5 @@ class MessageLoop:
             return
         self._ended = True
         self._error = error
-        self._on_end(self)
+        self._channel.on_end(self)
         self._arrived.set()

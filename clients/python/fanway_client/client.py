@@ -16,6 +16,7 @@ from fanway_client.channel import BUFFER, Channel
 from fanway_client.connection import Connection, Map, State, StateChange
 from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Tasks, Timers
 from fanway_client.errors import STOPPED, FanwayError
+from fanway_client.positions import Positions, SavedPositions
 from fanway_client.publisher import Published, Publisher
 from fanway_client.subscription import ChannelOptions, LoadState, Sink, Subscription
 from fanway_client.subscriptions import GetChannelTokens, Subscriptions
@@ -43,6 +44,7 @@ class Fanway:
         name: Name of the application, for operators.
         version: Its version.
         tls: For `wss`; the system's certificates if None.
+        positions: Keeps the positions of channels across restarts of the process: see `Positions`.
         backoff: The bounds of the delays between attempts.
         transport: Replaced by tests.
         environment: Replaced by tests.
@@ -57,6 +59,7 @@ class Fanway:
         name: str | None = None,
         version: str | None = None,
         tls: ssl.SSLContext | None = None,
+        positions: Positions | None = None,
         backoff: BackoffBounds = DEFAULT_BACKOFF,
         transport: Transport | None = None,
         environment: Environment | None = None,
@@ -66,6 +69,7 @@ class Fanway:
         self._get_channel_tokens = get_channel_tokens
         self._info = None if name is None else ClientInfo(name, version)
         self._tls = tls
+        self._positions = positions
         self._backoff = backoff
         self._transport = transport
         self._environment = environment
@@ -98,6 +102,7 @@ class Fanway:
         self._timers = Timers(environment)
         self._links = Tasks(environment)
         self._calls = Tasks(environment)
+        self._saved = SavedPositions(self._timers, self._positions, self.report)
         self._tokens = TokenSource(environment, self._calls, self._get_token)
         self._tokens.set(self._pending_token)
         machine = ClientState(
@@ -116,6 +121,7 @@ class Fanway:
             environment,
             self._timers,
             self._calls,
+            self._saved,
             machine,
             get_channel_tokens=self._get_channel_tokens,
             retry_delay=retry_delay,
@@ -169,6 +175,7 @@ class Fanway:
         """Connect now; after `stopped`, begin again. Channels and publishes do it the first time."""
         connection = self._entered()
         if connection.state == "stopped":
+            self._saved.restart()
             self._subscriptions.restart()
         connection.connect()
 
@@ -281,6 +288,7 @@ class Fanway:
         if change.state == "stopped":
             self._subscriptions.stop(FanwayError(STOPPED, change.reason or "the client has stopped"))
             self._publisher.stop()
+            self._saved.stop()
             self._timers.clear()
             self._tokens.stop()
             self._calls.cancel()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from fanway_client._protocol.client import NOT_RECOVERED, ClientState
 from fanway_client.environment import Tasks, answer_of
 from fanway_client.errors import FanwayError
+from fanway_client.positions import SavedPositions
 
 Map = dict[str, Any]
 Data = TypeVar("Data")
@@ -97,6 +98,10 @@ class ChannelOptions:
     token: bool | None = None
 
 
+Mark = tuple[int, str | None]
+"""A point between two messages of a subscription: how many were before it, and the position there."""
+
+
 class Sink(Protocol):
     """Who listens to a subscription."""
 
@@ -109,12 +114,21 @@ class Sink(Protocol):
     def misses_gaps(self) -> bool:
         """Return whether messages reach the application here, and gaps do not."""
 
+    def consumes(self) -> bool:
+        """Return whether messages reach the application here."""
+
+    def unfinished(self) -> Mark | None:
+        """Return the point before the oldest message that the application has not finished here, if any."""
+
 
 class SubscriptionOwner(Protocol):
     """Who knows the connection."""
 
     def resubscribe(self, subscription: Subscription) -> None:
         """Subscribe again from the position of *subscription*."""
+
+    def read_last(self, subscription: Subscription, sink: Sink, count: int) -> None:
+        """Read the last *count* messages, and pass them to `on_rewound` of *subscription*."""
 
     def retry(self, callback: Callable[[], None], attempt: int) -> None:
         """Call *callback* after the backoff of *attempt*."""
@@ -132,6 +146,7 @@ class Subscription:
         options: ChannelOptions,
         *,
         calls: Tasks,
+        saved: SavedPositions,
         machine: ClientState,
         owner: SubscriptionOwner,
     ) -> None:
@@ -146,7 +161,14 @@ class Subscription:
         self.by_server = False
         """Whether the server subscribed this client by itself."""
         self.sinks: list[Sink] = []
+        self._left: Mark | None = None
+        """Where the last consumer of messages stopped; None while there is one."""
+        self.delivered = 0
+        """How many messages were handed over."""
+        self._late: dict[Sink, _Late] = {}
+        """Sinks that were attached to a live subscription, and wait for their rewind."""
         self._calls = calls
+        self._saved = saved
         self._machine = machine
         self._owner = owner
         self._held: list[Map] | None = None
@@ -162,6 +184,33 @@ class Subscription:
         kept = self._machine.channels.get(self.channel)
         return None if kept is None else kept.position
 
+    @property
+    def mark(self) -> Mark:
+        """The present point between two messages."""
+        return self.delivered, self.position
+
+    def handled(self) -> str | None:
+        """Return the position before the first message that the application has not finished everywhere."""
+        unfinished = [mark for sink in self.sinks if (mark := sink.unfinished()) is not None]
+        if unfinished:
+            return min(unfinished)[1]
+        return self.position if self._left is None else self._left[1]
+
+    def on_consumer(self) -> None:
+        """Note that the application begins to consume messages."""
+        self._left = None
+
+    def on_consumer_left(self, mark: Mark) -> None:
+        """Note that a consumer has finished all before *mark*, and has stopped."""
+        if not any(sink.consumes() for sink in self.sinks):
+            self._left = mark
+        self.on_handled()
+
+    def on_handled(self) -> None:
+        """Note that the application has finished a message."""
+        if self.sinks and not self.options.load_state:  # a state that is loaded replaces older messages
+            self._saved.changed(self.channel, self.handled)
+
     def set_state(self, state: SubscriptionState, error: FanwayError | None = None) -> None:
         """Change the state, and tell who listens."""
         self.error = error
@@ -170,6 +219,12 @@ class Subscription:
         self.state = state
         self._emit("state", ChannelState(self.channel, state, error))
 
+    def load_from_now(self) -> None:
+        """Load the state that the channel describes: the first handle with `load_state` was attached."""
+        self._unloaded = "first"
+        if self.state == "live":
+            self._load("first", self.position)
+
     def on_subscribed(self, received: Map, since: str | None) -> None:
         """Handle a `subscribed` that answers a subscribe from *since*.
 
@@ -177,6 +232,8 @@ class Subscription:
         """
         position = received.get("position")
         self._keep(since)
+        for late in self._late.values():
+            late.passed |= {since, position}
         self.attempts = 0
         self.paused = False
         self.set_state("live")
@@ -188,6 +245,9 @@ class Subscription:
             self._on_message(message)
         if self._held is None:
             self._keep(position)
+        for sink, late in self._late.items():
+            if late.reading:
+                self._owner.read_last(self, sink, late.count)
         if received.get("members") is not None:
             self._emit("members", [member_of(member) for member in received["members"]])
 
@@ -220,7 +280,12 @@ class Subscription:
             return None
         message = message_of(push)
         for sink in tuple(self.sinks):
-            sink.on_message(message)
+            late = self._late.get(sink)
+            if late is None or late.takes(message):
+                sink.on_message(message)
+            elif late.done:
+                del self._late[sink]
+        self.delivered += 1
         if id is not None:
             self._keep(id)
         return None
@@ -229,11 +294,14 @@ class Subscription:
         kept = self._machine.channels.get(self.channel)
         if kept is not None:
             kept.position = position
+            self.on_handled()
 
     def _on_gap(self, reason: str, position: str | None) -> None:
         self._held = None
         if position is not None or reason == NOT_RECOVERED:
             self._keep(position)
+        for late in self._late.values():
+            late.on_gap(position)
         missed = any(sink.misses_gaps() for sink in self.sinks)
         self._emit("gap", Gap(self.channel, reason))
         if self.options.load_state:
@@ -244,6 +312,30 @@ class Subscription:
     def _emit(self, type: str, event: Any) -> None:
         for sink in tuple(self.sinks):
             sink.on_event(type, event)
+
+    # ------------------------------------------------------------ a rewind of a later handle
+
+    def rewind_later(self, sink: Sink, count: int) -> None:
+        """Hold the messages of *sink* until it has the last *count* that came before it."""
+        self._late[sink] = _Late(count, self.position)
+        if self.state == "live":
+            self._owner.read_last(self, sink, count)
+
+    def on_rewound(self, sink: Sink, messages: Sequence[Map]) -> None:
+        """Hand over *messages*, the last of the channel, newest first, and those that were held meanwhile."""
+        late = self._late.get(sink)
+        if late is None or not late.reading:
+            return
+        joined = late.joined([message_of(push) for push in reversed(messages)])
+        if late.done:
+            del self._late[sink]
+        for message in joined:
+            sink.on_message(message)
+
+    def detach(self, sink: Sink) -> None:
+        """Hand over nothing more to *sink*."""
+        self.sinks.remove(sink)
+        self._late.pop(sink, None)
 
     # ------------------------------------------------------------ load_state
 
@@ -309,6 +401,58 @@ class Subscription:
         return None
 
 
+class _Late:
+    """What a sink gets that comes to a live subscription: the last messages before it, then what follows."""
+
+    def __init__(self, count: int, position: str | None) -> None:
+        self.count = count
+        self.passed = {position}
+        """Positions of the stream at which the sink holds everything that comes after."""
+        self._held: list[Message[Any]] | None = []
+        """What arrived since; None once the last messages were read."""
+        self._newest: str | None = None
+        """The id of the newest of them, if it has not arrived as a push yet."""
+
+    @property
+    def reading(self) -> bool:
+        """Whether the last messages have not been read yet."""
+        return self._held is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether the sink has come up with the stream."""
+        return self._held is None and self._newest is None
+
+    def takes(self, message: Message[Any]) -> bool:
+        """Return whether to hand *message* over; hold it, or drop it if it was read already, if not."""
+        if self._held is not None:
+            self._held.append(message)
+            return False
+        if message.id is None or self._newest is None:
+            return True
+        if message.id == self._newest:
+            self._newest = None
+        return False
+
+    def joined(self, last: list[Message[Any]]) -> list[Message[Any]]:
+        """Return *last*, and what follows it of what was held."""
+        held, self._held = self._held or [], None
+        newest = last[-1].id if last else None
+        ids = [message.id for message in held]
+        if newest in ids and newest is not None:
+            held = held[ids.index(newest) + 1 :]
+        elif newest is not None and newest not in self.passed:
+            self._newest, held = newest, []  # every message up to it is still to arrive
+        return last + held
+
+    def on_gap(self, position: str | None) -> None:
+        """Drop what is held: it is before a gap."""
+        self.passed.add(position)
+        self._newest = None
+        if self._held is not None:
+            self._held.clear()
+
+
 def message_of(push: Map) -> Message[Any]:
     """Return a `message` push, or an element of `messages`, for the application."""
     sender = push.get("from")
@@ -332,6 +476,6 @@ def widened(options: ChannelOptions, more: ChannelOptions) -> ChannelOptions:
     return replace(
         options,
         presence=options.presence or more.presence,
-        load_state=options.load_state or more.load_state,
+        load_state=more.load_state or options.load_state,
         token=more.token if options.token is None else options.token,
     )

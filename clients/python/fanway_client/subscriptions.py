@@ -12,7 +12,8 @@ from fanway_client._protocol.messages import Error
 from fanway_client._protocol.server_messages import server_message_of
 from fanway_client.connection import Connection, error_of, known_code
 from fanway_client.environment import Environment, Tasks, Timers, answer_of
-from fanway_client.errors import CONNECTION_LOST, FanwayError
+from fanway_client.errors import CONNECTION_LOST, NOT_CONNECTED, FanwayError
+from fanway_client.positions import SavedPositions
 from fanway_client.subscription import ChannelOptions, Map, Sink, Subscription, widened
 
 GetChannelTokens = Callable[[Sequence[str]], Mapping[str, str] | Awaitable[Mapping[str, str]]]
@@ -34,6 +35,7 @@ class Subscriptions:
         environment: Environment,
         timers: Timers,
         calls: Tasks,
+        saved: SavedPositions,
         machine: ClientState,
         *,
         get_channel_tokens: GetChannelTokens | None,
@@ -43,6 +45,7 @@ class Subscriptions:
         self._environment = environment
         self._timers = timers
         self._calls = calls
+        self._saved = saved
         self._machine = machine
         self._get_channel_tokens = get_channel_tokens
         self._retry_delay = retry_delay
@@ -59,8 +62,7 @@ class Subscriptions:
         """Return the subscription of *channel* with *sink* attached; subscribe if it is new."""
         subscription = self._by_channel.get(channel)
         if subscription is not None:
-            subscription.sinks.append(sink)
-            self._widen(subscription, options)
+            self._join(subscription, options, sink)
             return subscription
         subscription = self._add(channel, options)
         subscription.sinks.append(sink)
@@ -70,9 +72,38 @@ class Subscriptions:
             self._subscribe(subscription)
         return subscription
 
+    def _join(self, subscription: Subscription, options: ChannelOptions, sink: Sink) -> None:
+        """Attach *sink* to a subscription that is there already."""
+        was_used, load_state = bool(subscription.sinks), subscription.options.load_state
+        if was_used and options.load_state and options.load_state != load_state:
+            what = "another load_state" if load_state else "handles without load_state"
+            raise ValueError(f"{subscription.channel}: it is in use with {what}; all its handles share one")
+        subscription.sinks.append(sink)
+        resumed = subscription.by_server and not was_used and self._resume_saved(subscription)
+        rewind = subscription.options.rewind
+        self._widen(subscription, options)
+        if options.load_state and not load_state:
+            subscription.load_from_now()
+        elif options.rewind and not options.load_state and not resumed:
+            # The gateway knows of one rewind for all; that of a later handle is read from history.
+            subscribed = subscription.state == "live" or subscription.position is not None
+            has_history = subscription.position is not None or subscription.state != "live"
+            if has_history and (subscribed or options.rewind != rewind):
+                subscription.rewind_later(sink, options.rewind)
+
+    def _resume_saved(self, subscription: Subscription) -> bool:
+        """Resume a channel that the server subscribed, and that nobody has listened to, where it was left."""
+        position = self._saved.get(subscription.channel)
+        if position is None or subscription.state != "live" or position == subscription.position:
+            return False
+        subscription.on_disconnected()
+        self._machine.advance(subscription.channel, position)
+        self.resubscribe(subscription)
+        return True
+
     def release(self, subscription: Subscription, sink: Sink) -> None:
         """Detach *sink*; unsubscribe if nobody else has attached by the next turn of the event loop."""
-        subscription.sinks.remove(sink)
+        subscription.detach(sink)
         if not subscription.sinks and not subscription.by_server:
             self._environment.call_soon(lambda: self._remove_unused(subscription))
 
@@ -166,19 +197,41 @@ class Subscriptions:
         self._unsubscribe(subscription.channel)
         self._subscribe(subscription)
 
+    def read_last(self, subscription: Subscription, sink: Sink, count: int) -> None:
+        """Read the last *count* messages, and pass them to `on_rewound` of *subscription*."""
+
+        def on_error(error: FanwayError) -> None:
+            if error.code not in {CONNECTION_LOST, NOT_CONNECTED}:  # else read again when it is live
+                self.on_error(error)
+                subscription.on_rewound(sink, ())
+
+        self.connection.request(
+            {"type": "history", "channel": subscription.channel, "limit": count, "reverse": True},
+            lambda reply: subscription.on_rewound(sink, reply["messages"]),
+            on_error,
+        )
+
     def retry(self, callback: Callable[[], None], attempt: int) -> None:
         """Call *callback* after the backoff of *attempt*."""
         self._timers.call_later(self._retry_delay(attempt, None), callback)
 
     def _add(self, channel: str, options: ChannelOptions) -> Subscription:
-        subscription = Subscription(channel, options, calls=self._calls, machine=self._machine, owner=self)
+        subscription = Subscription(
+            channel, options, calls=self._calls, saved=self._saved, machine=self._machine, owner=self
+        )
         self._by_channel[channel] = subscription
         if channel not in self._machine.channels:
             # The state replaces older messages.
-            self._machine.add(channel, rewind=None if options.load_state else options.rewind)
+            older = not options.load_state
+            self._machine.add(
+                channel,
+                position=self._saved.get(channel) if older else None,
+                rewind=options.rewind if older else None,
+            )
         return subscription
 
     def _forget(self, subscription: Subscription) -> None:
+        self._saved.settle(subscription.channel)
         del self._by_channel[subscription.channel]
         self._machine.remove(subscription.channel)
 

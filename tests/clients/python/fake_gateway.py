@@ -109,6 +109,10 @@ class FakeGateway:
         """What happens to the next commands: `refuse`, or `lose`: done, but answered with an error."""
         self.rejections = 0
         """How many of the next handshakes are answered with 503."""
+        self.refused_types: set[str] = set()
+        """Types of commands that are answered with `permission_denied`."""
+        self.server_subs: list[str] = []
+        """Channels that the gateway subscribes each client to."""
         self.connections = 0
         self._keys: dict[tuple[str, str, str], tuple[float, str | None]] = {}
         self._moving = False
@@ -177,6 +181,12 @@ class FakeGateway:
             self.forget(link)
             events.on_close(code, "")
 
+    def kill(self) -> None:
+        """End the connection without telling the client, which is no more."""
+        if self.link is not None:
+            self.link.events = None
+            self.forget(self.link)
+
     def overflow(self, channel: str, data: list[Any]) -> None:
         """Publish *data*, but instead of it send the client a gap."""
         log = self.logs[channel]
@@ -202,10 +212,16 @@ class FakeGateway:
 
     def handle(self, link: FakeLink, command: Map) -> None:
         assert link.connected or command["type"] == "connect", command
-        for reply in getattr(self, f"_on_{command['type']}")(link, command):
+        refused = command["type"] in self.refused_types
+        replies = [error("permission_denied")] if refused else self._replies(link, command)
+        for reply in replies:
             if "id" in command:
                 reply["id"] = command["id"]
             link.push(reply)
+
+    def _replies(self, link: FakeLink, command: Map) -> Iterator[Map]:
+        replies: Iterator[Map] = getattr(self, f"_on_{command['type']}")(link, command)
+        return replies
 
     def _fault(self) -> str | None:
         return self.faults.popleft() if self.faults else None
@@ -216,6 +232,7 @@ class FakeGateway:
             yield error("unavailable")
             return
         link.connected = True
+        wanted = {**{name: {} for name in self.server_subs}, **command["subs"]}
         yield {
             "type": "connected",
             "connection": f"c-{self.connections}",
@@ -223,7 +240,7 @@ class FakeGateway:
             "node": "n",
             "heartbeat": 25.0,
             "limits": {"key_ttl": KEY_TTL},
-            "subs": {name: self._subscribe(link, name, options) for name, options in command["subs"].items()},
+            "subs": {name: self._subscribe(link, name, options) for name, options in wanted.items()},
         }
 
     def _on_subscribe(self, link: FakeLink, command: Map) -> Iterator[Map]:
