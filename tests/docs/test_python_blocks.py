@@ -31,6 +31,10 @@ fanway: Fanway
 get_token: GetToken
 secret: str
 push_key: str
+token_of_ben: str
+
+
+def handle(data: Any) -> None: ...
 """
 # Fails if the types of the library are not found, and everything is `Any`.
 CONTROL = """

@@ -6,13 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 from weakref import WeakSet
 
 from fanway_client.errors import OVERFLOW, FanwayError
 from fanway_client.publisher import Published
 from fanway_client.subscription import (
     ChannelOptions,
+    Gap,
     Map,
     Mark,
     Member,
@@ -26,6 +27,10 @@ from fanway_client.subscription import (
 
 BUFFER = 1_000
 """Messages that wait for a slow `async for` loop, before it ends with `overflow`."""
+
+OnSlow = Literal["raise", "drop_oldest"]
+"""What follows when more messages wait than the buffer of a loop holds: `raise` ends it with `overflow`;
+`drop_oldest` drops the oldest that wait, and tells a gap. With a buffer of 1 that keeps the newest only."""
 
 Listener = Callable[[Any], object]
 
@@ -83,12 +88,23 @@ class Channel:
     """
 
     def __init__(
-        self, name: str, options: ChannelOptions, owner: ChannelOwner, *, buffer: int = BUFFER
+        self,
+        name: str,
+        options: ChannelOptions,
+        owner: ChannelOwner,
+        *,
+        buffer: int = BUFFER,
+        on_slow: OnSlow = "raise",
     ) -> None:
+        if buffer < 1:
+            raise ValueError(f"buffer: expected at least 1, not {buffer}")
+        if options.rewind is not None and options.rewind < 0:
+            raise ValueError(f"rewind: expected 0 or more, not {options.rewind}")
         self.name = name
         self._options = options
         self._owner = owner
         self._buffer = buffer
+        self._on_slow = on_slow
         self._listeners: dict[str, list[Listener]] = {}
         self._loops: WeakSet[MessageLoop] = WeakSet()
         """A loop that was left is no longer referred to, and ends."""
@@ -137,7 +153,7 @@ class Channel:
         The loop ends with `close`, or raises `FanwayError`: `overflow` if it is too slow, or why the channel
         is gone.
         """
-        loop = MessageLoop(self._buffer, self)
+        loop = MessageLoop(self._buffer, self, on_slow=self._on_slow)
         subscription = self._hold()
         self._loops.add(loop)
         subscription.on_consumer()
@@ -206,6 +222,9 @@ class Channel:
         marks = [mark for loop in self._loops if (mark := loop.unfinished()) is not None]
         return min(marks, default=None)
 
+    def waiting(self) -> int:
+        return sum(loop.waiting for loop in self._loops)
+
     def consumes(self) -> bool:
         return bool(self._listeners.get("message") or len(self._loops))
 
@@ -228,6 +247,10 @@ class Channel:
         if self._subscription is not None:
             self._subscription.on_handled()
 
+    def on_dropped(self) -> None:
+        """Tell that a loop, which is too slow, misses messages."""
+        self._emit("gap", Gap(self.name, OVERFLOW))
+
     def on_end(self, loop: MessageLoop) -> None:
         """Let go of *loop*, which has ended."""
         self._loops.discard(loop)
@@ -248,8 +271,13 @@ class Channel:
 class MessageLoop:
     """The messages of one `async for` loop; close it with `aclose`, or leave `async with`."""
 
-    def __init__(self, limit: int, channel: Channel) -> None:
+    def __init__(self, limit: int, channel: Channel, *, on_slow: OnSlow = "raise") -> None:
+        self.dropped = 0
+        """How many messages were dropped, because the loop was too slow for them."""
         self._limit = limit
+        self._drops = on_slow == "drop_oldest"
+        self._behind = False
+        """Whether messages were dropped since the loop last had none waiting."""
         self._channel = channel
         self._waiting: deque[tuple[Message[Any], Mark]] = deque()
         self._current: Mark | None = None
@@ -272,6 +300,7 @@ class MessageLoop:
             self._arrived.clear()
             await self._arrived.wait()
         message, self._current = self._waiting.popleft()
+        self._behind = self._behind and bool(self._waiting)
         return message
 
     async def __aenter__(self) -> Self:
@@ -287,6 +316,11 @@ class MessageLoop:
         self.end()
         self._waiting.clear()
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._waiting)
+
     def unfinished(self) -> Mark | None:
         """Return the point before the oldest message that the body has not finished, if any."""
         return self._current or (self._waiting[0][1] if self._waiting else None)
@@ -295,11 +329,20 @@ class MessageLoop:
         self.end()
 
     def push(self, message: Message[Any], mark: Mark) -> None:
-        """Add a message, which comes after *mark*; end the loop if too many wait."""
-        if len(self._waiting) >= self._limit:
+        """Add a message, which comes after *mark*; end the loop, or drop the oldest, if too many wait."""
+        if len(self._waiting) >= self._limit and self._drops:
+            self._drop()
+        elif len(self._waiting) >= self._limit:
             return self.end(FanwayError(OVERFLOW, f"{self._limit} messages waited for a slow loop"))
         self._waiting.append((message, mark))
         return self._arrived.set()
+
+    def _drop(self) -> None:
+        self._waiting.popleft()
+        self.dropped += 1
+        if not self._behind:
+            self._behind = True
+            self._channel.on_dropped()
 
     def end(self, error: FanwayError | None = None) -> None:
         """End the loop after the messages that wait, with *error* if there is one."""

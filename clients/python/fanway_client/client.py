@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from fanway_client._protocol.client import DEFAULT_BACKOFF, BackoffBounds, ClientState, Effects
 from fanway_client._protocol.errors import Backoff
 from fanway_client._protocol.messages import ClientInfo, Connected
-from fanway_client.channel import BUFFER, Channel
+from fanway_client.channel import BUFFER, Channel, OnSlow
 from fanway_client.connection import Connection, Map, State, StateChange
 from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Tasks, Timers
 from fanway_client.errors import STOPPED, FanwayError
+from fanway_client.log import LOGGER, endpoint
 from fanway_client.positions import Positions, SavedPositions
 from fanway_client.publisher import Published, Publisher
-from fanway_client.subscription import ChannelOptions, LoadState, Sink, Subscription
+from fanway_client.subscription import ChannelOptions, ChannelStatistics, LoadState, Sink, Subscription
 from fanway_client.subscriptions import GetChannelTokens, Subscriptions
 from fanway_client.tokens import GetToken, TokenSource
 from fanway_client.transport import Transport, WebSocketTransport, websocket_url
 
-LOGGER = logging.getLogger("fanway_client")
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The numbers of a client."""
+
+    state: State
+    attempt: int
+    """How many attempts failed, or connections ended, since `connected`."""
+    connects: int
+    """How many times it has connected."""
+    sent: int
+    received: int
+    """Messages to and from the gateway, on all connections."""
+    publishing: int
+    """Publishes that wait for a connection or a reply."""
+    channels: Mapping[str, ChannelStatistics]
 
 
 class Fanway:
@@ -65,6 +81,8 @@ class Fanway:
         environment: Environment | None = None,
     ) -> None:
         self._urls = [websocket_url(each) for each in ([url] if isinstance(url, str) else url)]
+        if not self._urls:
+            raise ValueError("url: expected at least one")
         self._get_token = get_token
         self._get_channel_tokens = get_channel_tokens
         self._info = None if name is None else ClientInfo(name, version)
@@ -79,7 +97,7 @@ class Fanway:
         self._pending_token: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Fanway {self._urls[0]} {self.state}>"
+        return f"<Fanway {endpoint(self._urls[0])} {self.state}>"
 
     async def __aenter__(self) -> Self:
         if self._connection is not None:
@@ -188,23 +206,46 @@ class Fanway:
         load_state: LoadState | None = None,
         token: bool | None = None,
         buffer: int = BUFFER,
+        on_slow: OnSlow = "raise",
     ) -> Channel:
         """Return a handle on *name*; handles of the same name share one subscription.
 
         Args:
             name: The channel.
-            rewind: How many of the last messages to begin with.
+            rewind: How many of the last messages to begin with. A handle on a channel that is subscribed
+                already reads them from the channel's history.
             presence: Whether joins, leaves and members are sent; None: as the channel is configured.
             load_state: Loads the state that the channel describes, at first and after each gap; messages
                 that arrive meanwhile are held. If it returns the position at which the state was read, the
                 messages continue exactly after it.
             token: Whether the channel wants a channel token.
-            buffer: Messages that wait for a slow `async for` loop, before it raises `overflow`.
+            buffer: Messages that may wait for a slow `async for` loop.
+            on_slow: What follows when more would wait: see `OnSlow`.
+
+        A channel has one `load_state`: a handle with another one raises ValueError when it is used.
         """
-        return Channel(name, ChannelOptions(rewind, presence, load_state, token), self, buffer=buffer)
+        return Channel(
+            name, ChannelOptions(rewind, presence, load_state, token), self, buffer=buffer, on_slow=on_slow
+        )
+
+    def stats(self) -> Statistics:
+        """Return the numbers of the client since it was entered."""
+        connection = self._entered()
+        return Statistics(
+            connection.state,
+            connection.attempt,
+            connection.connects,
+            connection.sent,
+            connection.received,
+            len(self._publisher),
+            self._subscriptions.statistics(),
+        )
 
     def set_token(self, token: str | None) -> None:
-        """Use *token* for the next connection."""
+        """Use *token* for the next connection; None: ask `get_token`, or connect without one.
+
+        To sign out, or to sign in as somebody else: `await close()`, `set_token(…)`, and `connect()`.
+        """
         self._pending_token = token
         if self._connection is not None:
             self._tokens.set(token)
@@ -301,7 +342,7 @@ class Fanway:
         for listener in tuple(self._listeners.get(type, ())):
             try:
                 listener(event)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (logged)
                 LOGGER.exception("a listener to %s raised", type, exc_info=error)
 
     def _start_if_idle(self) -> None:

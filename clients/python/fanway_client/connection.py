@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -30,6 +31,7 @@ from fanway_client._protocol.messages import Connected
 from fanway_client._protocol.server_messages import server_message_of
 from fanway_client.environment import Environment, PlatformEvent, Timer, Timers
 from fanway_client.errors import CONNECTION_LOST, NOT_CONNECTED, FanwayError, UnauthorizedError
+from fanway_client.log import LOGGER, endpoint, redacted
 from fanway_client.tokens import TokenReason, TokenSource
 from fanway_client.transport import HandshakeRejected, Link, Transport
 
@@ -113,6 +115,11 @@ class Connection:
         self._urls = urls
         self._transport = transport
         self._tokens = tokens
+        self.connects = 0
+        """How many times `connected` has arrived."""
+        self.sent = 0
+        self.received = 0
+        """How many messages were sent and received, on all connections."""
         self._suspended = False
         self._attempt_number = 0
         """Counts attempts, so that what belongs to an earlier one has no effect."""
@@ -135,6 +142,11 @@ class Connection:
         """Where the client is."""
         waiting = self._machine.state is ConnectionState.WAITING
         return "suspended" if self._suspended and waiting else self._machine.state.value
+
+    @property
+    def attempt(self) -> int:
+        """How many attempts failed, or connections ended, since `connected`."""
+        return self._machine.attempt
 
     @property
     def connected(self) -> bool:
@@ -238,6 +250,7 @@ class Connection:
         self._announced = None
         self._start_timer(ANSWER_SECONDS, lambda: self._lost("no answer to connect in time"))
         url = self._urls[self._endpoint % len(self._urls)]
+        LOGGER.debug("opening %s", endpoint(url))
         self._link = self._transport.connect(url, self)
 
     def on_open(self) -> None:
@@ -255,7 +268,11 @@ class Connection:
             self._probe_timer.cancel()
             self._probe_timer = None
         try:
-            self._receive(orjson.loads(data))
+            received = orjson.loads(data)
+            self.received += 1
+            if LOGGER.isEnabledFor(logging.DEBUG):
+                LOGGER.debug("received %s", redacted(received))
+            self._receive(received)
         except Exception as error:  # noqa: BLE001 (a message that is not of the protocol can fail anywhere)
             self._owner.on_error(error)
             self._lost("a message could not be decoded")
@@ -296,6 +313,7 @@ class Connection:
         previous = self.state
         effects = self._machine.on_message(reply)
         self._lost_at = None
+        self.connects += 1
         self._tokens.expires_in(reply.expires_in)
         self._watch_silence()
         self._changed(previous)
@@ -459,6 +477,9 @@ class Connection:
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._link is not None:
+            self.sent += 1
+            if LOGGER.isEnabledFor(logging.DEBUG):
+                LOGGER.debug("sent %s", redacted(dict(message)))
             self._link.send(orjson.dumps(message).decode())
 
     def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -475,6 +496,7 @@ class Connection:
     ) -> None:
         state = self.state
         if state != previous:
+            LOGGER.debug("state %s (code %s, reason %r, next attempt in %s s)", state, code, reason, delay)
             self._owner.on_state(StateChange(state, previous, self._machine.attempt, code, reason, delay))
 
 

@@ -75,6 +75,19 @@ class ChannelState:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """One channel of a client."""
+
+    state: SubscriptionState
+    position: str | None
+    """The id of the last message that was handed over."""
+    delivered: int
+    """How many messages were handed over."""
+    waiting: int
+    """How many of them wait in `async for` loops."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadRequest:
     """Load the state that a channel describes."""
 
@@ -119,6 +132,9 @@ class Sink(Protocol):
 
     def unfinished(self) -> Mark | None:
         """Return the point before the oldest message that the application has not finished here, if any."""
+
+    def waiting(self) -> int:
+        """Return how many messages wait here for the application."""
 
 
 class SubscriptionOwner(Protocol):
@@ -183,6 +199,11 @@ class Subscription:
         """The id of the last message that was handled; `since` of the next subscribe."""
         kept = self._machine.channels.get(self.channel)
         return None if kept is None else kept.position
+
+    def statistics(self) -> ChannelStatistics:
+        """Return its numbers."""
+        waiting = sum(sink.waiting() for sink in self.sinks)
+        return ChannelStatistics(self.state, self.position, self.delivered, waiting)
 
     @property
     def mark(self) -> Mark:

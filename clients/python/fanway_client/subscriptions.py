@@ -14,7 +14,14 @@ from fanway_client.connection import Connection, error_of, known_code
 from fanway_client.environment import Environment, Tasks, Timers, answer_of
 from fanway_client.errors import CONNECTION_LOST, NOT_CONNECTED, FanwayError
 from fanway_client.positions import SavedPositions
-from fanway_client.subscription import ChannelOptions, Map, Sink, Subscription, widened
+from fanway_client.subscription import (
+    ChannelOptions,
+    ChannelStatistics,
+    Map,
+    Sink,
+    Subscription,
+    widened,
+)
 
 GetChannelTokens = Callable[[Sequence[str]], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 """Returns channel tokens by channel: one call for all channels that need one at the same time."""
@@ -71,6 +78,10 @@ class Subscriptions:
         else:
             self._subscribe(subscription)
         return subscription
+
+    def statistics(self) -> dict[str, ChannelStatistics]:
+        """Return the numbers of every channel, by its name."""
+        return {channel: subscription.statistics() for channel, subscription in self._by_channel.items()}
 
     def _join(self, subscription: Subscription, options: ChannelOptions, sink: Sink) -> None:
         """Attach *sink* to a subscription that is there already."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fanway_client.channel import Channel, Presence
-from fanway_client.client import Fanway
+from fanway_client.client import Fanway, Statistics
 from fanway_client.connection import State
 from fanway_client.publisher import Published
 from fanway_client.subscription import Message
@@ -49,6 +49,22 @@ class FanwaySync:
     def state(self) -> State:
         """As `Fanway.state`."""
         return self._fanway.state
+
+    def on(self, type: str, listener: Callable[[Any], object]) -> None:
+        """As `Fanway.on`; *listener* is called in the thread of the client."""
+        self._loop.call_soon_threadsafe(self._fanway.on, type, listener)
+
+    def set_token(self, token: str | None) -> None:
+        """As `Fanway.set_token`."""
+        self._loop.call_soon_threadsafe(self._fanway.set_token, token)
+
+    def stats(self) -> Statistics:
+        """As `Fanway.stats`."""
+
+        async def read() -> Statistics:
+            return self._fanway.stats()
+
+        return self.call(read())
 
     def channel(self, name: str, **options: Any) -> ChannelSync:
         """Return a handle on *name*; options as of `Fanway.channel`."""

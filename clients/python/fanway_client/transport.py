@@ -63,10 +63,15 @@ class Transport(Protocol):
 
 def websocket_url(url: str) -> str:
     """Return *url* with its scheme as `ws` or `wss`, and `/v1/ws` as its path where it has none."""
-    parts = urlsplit(url)
+    expected = f"url: expected https://host or wss://host/v1/ws, not {url!r}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{expected}: {error}") from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in {"ws", "wss"} or not parts.netloc:
-        raise ValueError(f"url: expected https://host or wss://host/v1/ws, not {url!r}")
+    if scheme not in {"ws", "wss"} or not host:
+        raise ValueError(expected)
     return urlunsplit(
         (scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else "/v1/ws", parts.query, "")
     )

@@ -51,7 +51,7 @@ async def admin(gateway: GatewayProcess) -> AsyncIterator[AsyncFanwayAdmin]:
         yield client
 
 
-def client(url: str, user: str = "ann", **options: Any) -> Fanway:
+def client(url: str | list[str], user: str = "ann", **options: Any) -> Fanway:
     return Fanway(url, get_token=lambda _: mint_token(SECRET, user), backoff=FAST, **options)
 
 
