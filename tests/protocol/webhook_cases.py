@@ -71,6 +71,8 @@ def _not_authentic(headers: Mapping[str, str]) -> list[Case]:
         "of another time": signature(SECRET, timestamp=NOW + 1),
         "of another scheme only": value.replace("v1,", "v1a,"),
         "without a scheme": value.removeprefix("v1,"),
+        "with another first byte": _with_another_byte(value, 0),
+        "with another last byte": _with_another_byte(value, -1),
         "that ends too early": value[:20],
         "that goes on": f"{value}AAAA",
         "that is empty": "v1,",
@@ -90,6 +92,12 @@ def _not_authentic(headers: Mapping[str, str]) -> list[Case]:
         _case("301 s old", signed(SECRET, timestamp=NOW - 301), error="too_old"),
         _case("301 s in the future", signed(SECRET, timestamp=NOW + 301), error="too_new"),
     ]  # fmt: skip
+
+
+def _with_another_byte(value: str, index: int) -> str:
+    mac = bytearray(base64.b64decode(value.removeprefix("v1,")))
+    mac[index] ^= 1
+    return f"v1,{base64.b64encode(mac).decode()}"
 
 
 def _malformed(headers: Mapping[str, str]) -> list[Case]:

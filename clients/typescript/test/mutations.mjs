@@ -27,7 +27,7 @@ const MUTATIONS = [
   ["publisher.ts", 'reply.user !== "" && ', ""],
   ["publisher.ts", "now - entry.sentAt >= this._keyTtl * 1000", "false"],
   ["token.ts", "this._expiresAt - this._env.now() < MARGIN_MS", "false"],
-  ["webhooks.ts", "if (!matches.includes(true))", "if (!matches.length)"],
+  ["webhooks.ts", "difference |= byte ^ other[index]!", "difference = byte ^ other[index]!"],
   ["webhooks.ts", "if (age > tolerance)", "if (age >= tolerance)"],
   ["webhooks.ts", "if (-age > tolerance)", "if (false)"],
 ];

@@ -1,7 +1,7 @@
 /** Signatures of webhooks: the vectors of the reference implementation, and what no vector can hold. */
 
 import { readFileSync } from "node:fs";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { signWebhook, verifyWebhook, WebhookError } from "../src/webhooks.js";
 
 interface Case {
@@ -52,6 +52,16 @@ describe("a webhook", () => {
 
   it.each([[{ a: 1 }], [undefined], [null]])("needs the bytes of the request, not %j", async (body) => {
     await expect(verifyWebhook(SECRET, await signWebhook(SECRET, "1", { id: "1" }), body as any)).rejects.toBeInstanceOf(TypeError);
+  });
+
+  it("with many signatures takes one HMAC for each secret", async () => {
+    const headers = await signWebhook(SECRET, "1", { id: "1" });
+    const signature = headers["webhook-signature"]!;
+    const sign = vi.spyOn(crypto.subtle, "sign");
+    const other = `v1,${"A".repeat(43)}=`;
+    const verified = await verifyWebhook([SECRET, "whsec_b3RoZXI="], { ...headers, "webhook-signature": `${`${other} `.repeat(1_000)}${signature}` }, "1");
+    expect([verified, sign.mock.calls.length]).toEqual([1, 2]);
+    sign.mockRestore();
   });
 
   it("may be in the middle of a buffer", async () => {

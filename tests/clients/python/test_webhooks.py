@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fanway_client.webhooks import WebhookError, sign_webhook, verify_webhook
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -33,7 +33,8 @@ def test_the_vectors(case: dict[str, Any], kind: Any) -> None:
     assert (error.value.code, error.value.status) == (case["error"], STATUS.get(case["error"], 401))
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(min_size=1).filter(str.isascii))
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(codec="ascii"), min_size=1))
 def test_the_reference_accepts_what_is_signed_here_and_the_reverse(text: str, id: str) -> None:
     body, now = json.dumps(text), time.time()
     headers = sign_webhook(SECRET, body, id=id)
@@ -45,6 +46,7 @@ def test_the_reference_accepts_what_is_signed_here_and_the_reverse(text: str, id
         Webhook(SECRET).verify(body + " ", headers)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.text(max_size=40), st.text(max_size=12), st.text(max_size=60))
 def test_no_request_of_a_stranger_raises_anything_else(body: bytes, id: str, sent: str, signed: str) -> None:
     headers = {"webhook-id": id, "webhook-timestamp": sent, "webhook-signature": signed}
