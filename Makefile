@@ -7,6 +7,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 RUNTIME_STAMP := $(VENV)/.installed-runtime
 NODE_STAMP := clients/typescript/node_modules/.installed
+EXAMPLES_STAMP := examples/node_modules/.installed
 
 # The number of processes that run tests in parallel; the tests of one file stay in one process.
 WORKERS ?= 2
@@ -45,6 +46,10 @@ $(NODE_STAMP): clients/typescript/package-lock.json
 	npm ci --silent --no-audit --no-fund --prefix clients/typescript
 	@touch $@
 
+$(EXAMPLES_STAMP): examples/package-lock.json | $(NODE_STAMP)
+	npm ci --silent --no-audit --no-fund --prefix examples
+	@touch $@
+
 run: $(RUNTIME_STAMP) ## start a gateway in dev mode, with the demo page; installs what that needs
 	$(BIN)/fanway serve --dev
 
@@ -52,7 +57,7 @@ test-fast: setup ## run the tests that need no other programs (under 3 minutes):
 	$(TEST_PROTOCOL)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile tests/gateway
 
-test: setup $(NODE_STAMP) ## run all tests, with Redis, a browser, a C compiler, Java and Node
+test: setup $(NODE_STAMP) $(EXAMPLES_STAMP) ## run all tests, with Redis, a browser, a C compiler, Java and Node
 	@.ci/need redis browser cc java
 	@mkdir -p artifacts
 	$(TEST_PROTOCOL)
