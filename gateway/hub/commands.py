@@ -65,6 +65,8 @@ async def connect(session: Session, command: Connect) -> Connected:
         raise slot.error()
     session.register(identity, slot)
     subs = await restore(session, command.subs)
+    if identity is not None:
+        session.set_token_expiry(identity.expires_at)
     return Connected(
         command.id,
         session.connection,

@@ -250,26 +250,32 @@ class Session:
         self.send(Error(error.code, error.message, error.retry_after_ms, command_id))
 
     def register(self, identity: Identity | None, slot: ClientSlot) -> None:
-        """Enter the hub and the heartbeat as *identity*; None is anonymous."""
+        """Enter the hub and the heartbeat as *identity*; None is anonymous.
+
+        The client is not told yet that its token is about to expire: it cannot refresh before `connected`.
+        """
         self._client_slot = slot
         self._cancel_connect_timer()
         self.transport.protect()
         if identity is not None:
             self.user, self.info = identity.user, identity.info
             self.claimed.replace(identity.channels, identity.issued_at)
-            self.set_token_expiry(identity.expires_at)
+            self.set_token_expiry(identity.expires_at, announced=False)
         self.services.hub.register(self)
         self.services.heartbeat.add(self)
 
-    def set_token_expiry(self, expires_at: float | None) -> None:
-        """Close when the token expires at *expires_at*, Unix seconds, and send `expiring` before that."""
+    def set_token_expiry(self, expires_at: float | None, *, announced: bool = True) -> None:
+        """Close when the token expires at *expires_at*, in Unix seconds.
+
+        If *announced*, the client gets `expiring` before that.
+        """
         if self.token_expiry is not None:
             self.token_expiry.cancel()
         self.token_expiry = None
         if expires_at is not None:
             self.token_expiry = ExpiryTimer(
                 self.services.expiry(expires_at),
-                on_ending=lambda left: self.send(Expiring(round(left, 3))),
+                on_ending=(lambda left: self.send(Expiring(round(left, 3)))) if announced else None,
                 on_ended=partial(self._on_token_expired, expires_at),
             )
 

@@ -71,6 +71,35 @@ async def test_expiring_of_a_short_token_is_sent_at_half_its_time() -> None:
 
 
 @on_virtual_time
+async def test_expiring_never_comes_before_the_reply_to_connect() -> None:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        client = node.open()
+        client.send(Connect(1, token=node.token("ann", ttl=10.0), subs={"h:a": Resume()}))
+        await advance(6.0)
+        assert types(client) == []
+        await broker.pass_all()
+        assert types(client) == ["connected"]
+        await advance(2.0)
+        assert client.transport.messages[-1] == Expiring(2.0)
+        await advance(2.0)
+        assert client.transport.closed == (4004, "token_expired")
+
+
+@pytest.mark.parametrize("subs", [{}, {"h:a": Resume()}])
+@on_virtual_time
+async def test_a_token_that_expires_before_the_reply_to_connect_closes(subs: dict[str, Resume]) -> None:
+    broker = GatedBroker(only=frozenset({"subscribe"}))
+    async with running_node(broker=broker) as node:
+        client = node.open()
+        client.send(Connect(1, token=node.token("ann", ttl=10.0), subs=subs))
+        await advance(10.0)
+        assert (types(client), client.transport.closed) == ([], (4004, "token_expired"))
+        await broker.pass_all()
+        assert types(client) == []
+
+
+@on_virtual_time
 async def test_a_refresh_with_another_users_token_is_rejected_and_changes_nothing() -> None:
     async with running_node() as node:
         client = await node.connect(user="ann")
