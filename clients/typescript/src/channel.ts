@@ -3,9 +3,9 @@
 import { Emitter } from "./emitter.js";
 import { FanwayError } from "./errors.js";
 import type { Published, PublishOptions } from "./publisher.js";
-import { messageOf } from "./subscription.js";
-import type { ChannelOptions, Gap, Message, Sink, Subscription, SubscriptionState } from "./subscription.js";
-import type { HistoryReply, Member, PresenceReply } from "./wire.js";
+import { history } from "./history.js";
+import type { ChannelOptions, Gap, Lag, Message, Sink, Subscription, SubscriptionState } from "./subscription.js";
+import type { Member, PresenceReply } from "./wire.js";
 
 export interface ChannelEvents<Data> {
   message: Message<Data>;
@@ -30,11 +30,11 @@ export interface HistoryOptions {
 
 /** What a handle needs of its client. */
 export interface ChannelOwner {
-  acquire(channel: string, options: ChannelOptions, sink: Sink): Subscription;
-  release(subscription: Subscription, sink: Sink): void;
+  _acquire(channel: string, options: ChannelOptions, sink: Sink): Subscription;
+  _release(subscription: Subscription, sink: Sink): void;
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<Published>;
   request<Reply>(command: { type: string } & Record<string, unknown>): Promise<Reply>;
-  reportError(error: unknown): void;
+  _reportError(error: unknown): void;
 }
 
 const BUFFER = 1_000;
@@ -55,7 +55,7 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
     private readonly _options: ChannelOptions,
     private readonly _owner: ChannelOwner,
   ) {
-    this._emitter = new Emitter((error) => _owner.reportError(error));
+    this._emitter = new Emitter((error) => _owner._reportError(error));
   }
 
   /** `idle`, `pending`, `live` or `gone`. */
@@ -93,14 +93,16 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
 
   /** As `for await`, until *signal* aborts. */
   messages({ signal }: { signal?: AbortSignal } = {}): AsyncIterableIterator<Message<Data>> {
-    const queue = new MessageQueue<Data>(this._options.buffer ?? BUFFER, () => {
+    const onEnd = () => {
       signal?.removeEventListener("abort", end);
       this._queues.delete(queue);
       release();
-    });
+    };
+    const queue = new MessageQueue<Data>(this._options.buffer ?? BUFFER, onEnd, () => this._subscription?._owner._onHandled());
     const end = () => queue.end();
     this._queues.add(queue);
     const release = this._use();
+    queue._handled = this.position;
     if (signal?.aborted) end();
     else signal?.addEventListener("abort", end);
     const { error } = this._subscription ?? {};
@@ -133,17 +135,14 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
   /** The messages that the channel keeps, page by page: the oldest first, or the newest with `reverse`. */
   async *history({ pageSize, since, reverse }: HistoryOptions = {}): AsyncGenerator<Message<Data>, void, undefined> {
     for (let after = since; ; ) {
-      const page = await this._owner.request<HistoryReply>({
-        type: "history",
-        channel: this.name,
-        ...(pageSize !== undefined && { limit: pageSize }),
-        ...(after !== undefined && { since: after }),
-        ...(reverse && { reverse }),
+      const page = await history<Data>(this._owner, this.name, {
+        limit: pageSize,
+        since: after,
+        reverse,
       });
-      if (!page.messages.length) return;
-      for (const push of page.messages) yield messageOf<Data>(push);
-      after = page.messages[page.messages.length - 1]!.message;
-      if (after === undefined) return;
+      yield* page;
+      after = page[page.length - 1]?.id;
+      if (!after) return;
     }
   }
 
@@ -158,26 +157,31 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
   // ---------------------------------------------------------------- what the subscription calls
 
   /** @internal */
-  onMessage(message: Message): void {
+  _onMessage(message: Message): void {
     for (const queue of this._queues) queue.push(message as Message<Data>);
     this._emitter.emit("message", message);
   }
 
   /** @internal */
-  onEvent(type: string, event: unknown): void {
+  _onEvent(type: string, event: unknown): void {
     this._emitter.emit(type, event);
     const { state, error } = event as { state?: SubscriptionState; error?: FanwayError };
     if (type === "state" && state === "gone") for (const queue of [...this._queues]) queue.end(error);
   }
 
   /** @internal */
-  missesGaps(): boolean {
+  _missesGaps(): boolean {
     return !this._emitter.has("gap") && (this._emitter.has("message") || this._queues.size > 0);
+  }
+
+  /** @internal */
+  _slowest(than: Lag | undefined): Lag | undefined {
+    return [...this._queues].reduce((slowest, queue) => (queue._behind > (slowest?._behind ?? 0) ? queue : slowest), than);
   }
 
   private _use(): () => void {
     this._uses++;
-    this._subscription ??= this._owner.acquire(this.name, this._options, this);
+    this._subscription = this._subscription ?? this._owner._acquire(this.name, this._options, this);
     const { _subscription: subscription } = this;
     let used = true;
     return () => {
@@ -190,21 +194,31 @@ export class Channel<Data = unknown> implements AsyncIterable<Message<Data>>, Si
   private _letGo(): void {
     const { _subscription: subscription } = this;
     this._subscription = undefined;
-    if (subscription) this._owner.release(subscription, this);
+    if (subscription) this._owner._release(subscription, this);
   }
 }
 
 /** Messages between a subscription and one `for await` loop. */
-class MessageQueue<Data> implements AsyncIterableIterator<Message<Data>> {
+class MessageQueue<Data> implements AsyncIterableIterator<Message<Data>>, Lag {
   private readonly _waiting: Message<Data>[] = [];
   private _wake: (() => void) | undefined;
   private _ended = false;
   private _error: FanwayError | undefined;
+  /** The id of the last message that the loop was done with: it asked for the next one. */
+  _handled: string | undefined;
+  /** The message that the loop is busy with. */
+  private _taken: Message<Data> | undefined;
 
   constructor(
     private readonly _limit: number,
     private readonly _onEnd: () => void,
+    private readonly _onHandled: () => void,
   ) {}
+
+  /** Messages that the loop is not done with. */
+  get _behind(): number {
+    return this._waiting.length + (this._taken ? 1 : 0);
+  }
 
   push(message: Message<Data>): void {
     if (this._ended) return;
@@ -222,6 +236,11 @@ class MessageQueue<Data> implements AsyncIterableIterator<Message<Data>> {
   }
 
   async next(): Promise<IteratorResult<Message<Data>>> {
+    if (this._taken) {
+      this._handled = this._taken.id ?? this._handled;
+      this._taken = undefined;
+      this._onHandled();
+    }
     while (!this._waiting.length) {
       if (this._ended) {
         const { _error: error } = this;
@@ -231,7 +250,8 @@ class MessageQueue<Data> implements AsyncIterableIterator<Message<Data>> {
       }
       await new Promise<void>((resolve) => (this._wake = resolve));
     }
-    return { done: false, value: this._waiting.shift()! };
+    this._taken = this._waiting.shift()!;
+    return { done: false, value: this._taken };
   }
 
   async return(): Promise<IteratorResult<Message<Data>>> {

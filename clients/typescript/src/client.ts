@@ -2,17 +2,16 @@
 
 import { Channel, type ChannelOwner } from "./channel.js";
 import { backoffBound } from "./closes.js";
-import { Connection, type StateChange } from "./connection.js";
+import { Connection, type ConnectionStats, type StateChange } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { browser, type Environment } from "./environment.js";
 import { FanwayError } from "./errors.js";
 import { Publisher } from "./publisher.js";
 import type { State } from "./states.js";
 import type { ChannelOptions } from "./subscription.js";
-import { type GetChannelTokens, Subscriptions } from "./subscriptions.js";
-import { withOwnTimers } from "./timers.js";
+import { type GetChannelTokens, type Positions, Subscriptions } from "./subscriptions.js";
 import { type GetToken, TokenSource } from "./token.js";
-import { type Codec, json, type Transport, webSocket, type WebSocketConstructor } from "./transport.js";
+import { checkUrl, type Codec, type Transport, type WebSocketConstructor } from "./transport.js";
 import type { Connected } from "./wire.js";
 
 export interface FanwayOptions {
@@ -23,11 +22,24 @@ export interface FanwayOptions {
   client?: { name: string; version?: string };
   /** The platform's WebSocket where it is not given; `ws` in Node 20. */
   WebSocket?: WebSocketConstructor;
-  transport?: Transport;
+  /**
+   * Tried in turn, at once, until a message arrives by one; the client keeps to that one. By default a WebSocket alone.
+   */
+  transports?: readonly Transport[];
   codec?: Codec;
   /** The longest wait in milliseconds before attempt number *attempt*; the wait is random below it. */
   retry?: (attempt: number) => number;
+  /** Where to keep the positions of the channels, so that a page that was reloaded misses nothing. */
+  positions?: Positions;
   environment?: Environment;
+}
+
+/** Numbers for people and tests: counts since the client was made, and what there is now. */
+export interface Stats extends ConnectionStats {
+  /** Publishes that are not settled. */
+  publishes: number;
+  /** Channels that are subscribed to, or will be. */
+  channels: number;
 }
 
 export interface FanwayEvents {
@@ -64,57 +76,57 @@ export class Fanway<Channels = Record<string, any>> {
   private readonly _publisher: Publisher;
   private readonly _tokens: TokenSource;
   private readonly _owner: ChannelOwner;
-  private readonly _env: Environment & { clearTimers(): void };
   private _asked: Record<string, unknown> = {};
+  /** Whether positions are being loaded, and what then. */
+  private _loading = false;
+  private _wanted = false;
 
   constructor(url: string | readonly string[], options: FanwayOptions = {}) {
-    const env = (this._env = withOwnTimers(options.environment ?? browser));
+    const urls = typeof url === "string" ? [url] : url;
+    urls.forEach(checkUrl);
+    const env = options.environment ?? browser;
     const onError = (error: unknown) => this._reportError(error);
     const retryDelay = (attempt: number, retryAfter = 0) => Math.max(retryAfter, backoffBound("jitter", attempt) * env.random());
     this._tokens = new TokenSource(env, options.getToken);
     this._connection = new Connection(
       env,
+      urls,
+      options,
+      this._tokens,
       {
-        urls: typeof url === "string" ? [url] : url,
-        transport: options.transport ?? webSocket(options.WebSocket),
-        codec: options.codec ?? json,
-        tokens: this._tokens,
-        ...(options.client && { client: options.client }),
-        ...(options.retry && { retryBound: options.retry }),
-      },
-      {
-        subs: () => (this._asked = this._subscriptions.forConnect()),
-        onConnected: (reply) => {
-          this._subscriptions.onConnected(reply, this._asked);
-          this._publisher.onConnected(reply);
+        subs: () => (this._asked = this._subscriptions._forConnect()),
+        _onConnected: (reply) => {
+          this._subscriptions._onConnected(reply, this._asked);
+          this._publisher._onConnected(reply);
         },
-        onPush: (push) => this._subscriptions.onPush(push),
-        onDisconnected: () => this._subscriptions.onDisconnected(),
-        onState: (change) => this._onState(change),
-        onError,
+        _onPush: (push) => this._subscriptions._onPush(push),
+        _onDisconnected: () => this._subscriptions._onDisconnected(),
+        _onState: (change) => this._onState(change),
+        _onError: onError,
       },
     );
-    this._subscriptions = new Subscriptions(env, this._connection, options.getChannelTokens, retryDelay, onError);
+    this._subscriptions = new Subscriptions(env, this._connection, options.getChannelTokens, retryDelay, onError, options.positions);
     this._publisher = new Publisher(env, this._connection, retryDelay);
     this._owner = {
-      acquire: (channel, channelOptions, sink) => {
-        const subscription = this._subscriptions.acquire(channel, channelOptions, sink);
+      _acquire: (channel, channelOptions, sink) => {
+        const subscription = this._subscriptions._acquire(channel, channelOptions, sink);
         this._start();
         return subscription;
       },
-      release: (subscription, sink) => this._subscriptions.release(subscription, sink),
+      _release: (subscription, sink) => this._subscriptions._release(subscription, sink),
       publish: (channel, data, publishOptions) => {
         this._start();
         return this._publisher.publish(channel, data, publishOptions);
       },
       request: (command) => this._connection.request(command),
-      reportError: onError,
+      _reportError: onError,
     };
+    if (options.positions) this._load(options.positions);
   }
 
   /** @internal For the other entries of this package. */
-  get internals(): { connection: Connection; env: Environment } {
-    return { connection: this._connection, env: this._env };
+  get _internals(): { connection: Connection; subscriptions: Subscriptions } {
+    return { connection: this._connection, subscriptions: this._subscriptions };
   }
 
   get state(): State {
@@ -126,6 +138,10 @@ export class Fanway<Channels = Record<string, any>> {
     return this._connection.info;
   }
 
+  stats(): Stats {
+    return { ...this._connection._stats, publishes: this._publisher._size, channels: this._subscriptions._size };
+  }
+
   /** Call *listener* for each event; return a function that ends it. */
   on<Type extends keyof FanwayEvents>(type: Type, listener: (event: FanwayEvents[Type]) => void): () => void {
     return this._emitter.on(type, listener);
@@ -133,8 +149,8 @@ export class Fanway<Channels = Record<string, any>> {
 
   /** Connect now; after `stopped`, begin again. Channels and publishes do it by themselves the first time. */
   connect(): void {
-    if (this.state === "stopped") this._subscriptions.restart();
-    this._connection.connect();
+    if (this.state === "stopped") this._subscriptions._restart();
+    this._connect();
   }
 
   /** Return a handle on *name*; handles of the same name share one subscription. */
@@ -149,18 +165,35 @@ export class Fanway<Channels = Record<string, any>> {
 
   /** Disconnect for good: publishes that wait reject, loops end, no timer and no socket is left. */
   async close(): Promise<void> {
+    this._wanted = false;
     this._connection.stop();
   }
 
   private _start(): void {
-    if (this.state === "idle") this._connection.connect();
+    if (this.state === "idle") this._connect();
+  }
+
+  private _connect(): void {
+    this._wanted = this._loading;
+    if (!this._loading) this._connection.connect();
+  }
+
+  private async _load(positions: Positions): Promise<void> {
+    this._loading = true;
+    try {
+      await undefined; // what is reported finds listeners
+      this._subscriptions._restore((await positions.load()) ?? {});
+    } catch (error) {
+      this._reportError(error);
+    }
+    this._loading = false;
+    if (this._wanted) this._connect();
   }
 
   private _onState(change: StateChange): void {
     if (change.state === "stopped") {
       this._subscriptions.stop(new FanwayError("stopped", change.reason ?? "the client has stopped"));
       this._publisher.stop();
-      this._env.clearTimers();
     }
     this._emitter.emit("state", change);
   }

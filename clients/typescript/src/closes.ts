@@ -1,27 +1,30 @@
 /** What the client does when a connection ends; docs/vectors/closes.json holds this table. */
 
-export type Reaction = "reconnect" | "refresh_token" | "stop_until_new_token" | "stop";
+import type { TokenReason } from "./token.js";
 
 /** `jitter` doubles from 0.5 s to 30 s, `long` is 30 s at once, `told` is the delay of the `reconnect` push. */
 export type Backoff = "jitter" | "long" | "told";
 
 export interface CloseRule {
-  reaction: Reaction;
-  backoff: Backoff;
+  /** Do not connect again. */
+  _stop?: boolean;
+  /** Fetch another token first, for this reason; stop if there is none to be had. */
+  _token?: TokenReason;
+  _backoff: Backoff;
 }
 
-const RECONNECT: CloseRule = { reaction: "reconnect", backoff: "jitter" };
-const LATER: CloseRule = { reaction: "reconnect", backoff: "long" };
-const STOP: CloseRule = { reaction: "stop", backoff: "jitter" };
+const RECONNECT: CloseRule = { _backoff: "jitter" };
+const LATER: CloseRule = { _backoff: "long" };
+const STOP: CloseRule = { _stop: true, _backoff: "jitter" };
 
 const RULES: Readonly<Record<number, CloseRule>> = {
   1002: STOP,
   1007: STOP,
   1009: STOP,
-  4000: { reaction: "reconnect", backoff: "told" },
+  4000: { _backoff: "told" },
   4002: STOP,
-  4003: { reaction: "stop_until_new_token", backoff: "jitter" },
-  4004: { reaction: "refresh_token", backoff: "jitter" },
+  4003: { _token: "unauthorized", _backoff: "jitter" },
+  4004: { _token: "expired", _backoff: "jitter" },
   4005: STOP,
   4008: LATER,
   4010: LATER,

@@ -1,11 +1,11 @@
 /** One logical connection: opens transports, keeps one alive, decides when to try again. It knows no channels. */
 
-import { ABNORMAL_CLOSURE, backoffBound, CLOSE_OF_ERROR, closeRule, type CloseRule } from "./closes.js";
+import { ABNORMAL_CLOSURE, backoffBound, CLOSE_OF_ERROR, closeRule } from "./closes.js";
 import type { Environment, PageEvent } from "./environment.js";
 import { FanwayError, TRANSIENT_CODES, UnauthorizedError } from "./errors.js";
-import { type Input, type State, TRANSITIONS } from "./states.js";
+import type { State } from "./states.js";
 import { type TokenReason, TokenSource } from "./token.js";
-import type { Codec, Link, Rejection, Transport } from "./transport.js";
+import { type Codec, json, type Link, type Rejection, type Transport, webSocket, type WebSocketConstructor } from "./transport.js";
 import type { Command, Connected, ErrorReply, ServerMessage } from "./wire.js";
 
 /** Milliseconds for the socket and `connect` together; beside the heartbeat, for any message of the gateway. */
@@ -14,6 +14,8 @@ const ANSWER_MS = 10_000;
 const PROBE_MS = 2_500;
 /** A timer that is later than this was held back: the page was throttled, or the machine slept. */
 const LATE_MS = 2_000;
+/** The gateway's own close codes begin here; the connection that brings one works. */
+const OWN_CODES = 4000;
 /** Milliseconds without a connection after which `waiting` becomes `suspended`. */
 const SUSPEND_MS = 120_000;
 
@@ -30,26 +32,38 @@ export interface StateChange {
   attempt: number;
 }
 
+export interface ConnectionStats {
+  /** The name of the transport that is used, or tried. */
+  transport: string;
+  /** Connections that the gateway accepted. */
+  connections: number;
+  /** Commands, answers to pings included. */
+  sent: number;
+  /** Replies and pushes. */
+  received: number;
+  /** Commands without a reply yet. */
+  pending: number;
+}
+
+/** The part of the client's options that is used here. */
 export interface ConnectionOptions {
-  urls: readonly string[];
-  transport: Transport;
-  codec: Codec;
-  tokens: TokenSource;
   client?: { name: string; version?: string };
-  /** The longest wait in milliseconds before attempt number *attempt*; replaces the doubling bound. */
-  retryBound?: (attempt: number) => number;
+  WebSocket?: WebSocketConstructor;
+  transports?: readonly Transport[];
+  codec?: Codec;
+  retry?: (attempt: number) => number;
 }
 
 /** Who knows the channels and the publishes. */
 export interface Owner {
   /** Return the `subs` of the next `connect`. */
   subs(): Record<string, unknown>;
-  onConnected(reply: Connected): void;
-  onPush(push: ServerMessage): void;
+  _onConnected(reply: Connected): void;
+  _onPush(push: ServerMessage): void;
   /** The connection ended; every command without a reply was rejected with `connection_lost`. */
-  onDisconnected(): void;
-  onState(change: StateChange): void;
-  onError(error: unknown): void;
+  _onDisconnected(): void;
+  _onState(change: StateChange): void;
+  _onError(error: unknown): void;
 }
 
 interface Waiting {
@@ -66,6 +80,14 @@ export class Connection {
   private _generation = 0;
   private _attempt = 0;
   private _endpoint = 0;
+  /** Tried in turn until one has worked. */
+  private readonly _transports: readonly Transport[];
+  private _transport = 0;
+  private readonly _counts = { connections: 0, sent: 0, received: 0 };
+  /** Whether a message of the gateway arrived by this transport; from then on the others are not tried. */
+  private _works = false;
+  /** Transports that this attempt may still try. */
+  private _untried = 0;
   private _lastId = 0;
   private readonly _replies = new Map<number, Waiting>();
   private _timer: unknown;
@@ -85,16 +107,20 @@ export class Connection {
 
   constructor(
     private readonly _env: Environment,
+    private readonly _urls: readonly string[],
     private readonly _options: ConnectionOptions,
+    private readonly _tokens: TokenSource,
     private readonly _owner: Owner,
-  ) {}
+  ) {
+    this._transports = _options.transports ?? [webSocket(_options.WebSocket)];
+  }
 
   // ---------------------------------------------------------------- what the application asks for
 
   /** Begin the first attempt, or the next one at once; nothing while connecting or connected. */
   connect(): void {
-    if (!TRANSITIONS[this.state].connect) return;
-    this._unlisten ??= this._env.listen((event) => this._onPageEvent(event));
+    if (this.state === "connecting" || this.state === "connected") return;
+    if (!this._unlisten) this._unlisten = this._env.listen((event) => this._onPageEvent(event));
     this._begin();
   }
 
@@ -104,7 +130,7 @@ export class Connection {
     this._drop(reason);
     this._unlisten?.();
     this._unlisten = undefined;
-    this._move("stop", { code, reason });
+    this._move("stopped", { code, reason });
   }
 
   /** Send *command*; return its reply. Errors of the gateway reject, and so does the end of the connection. */
@@ -128,9 +154,11 @@ export class Connection {
   private _begin(): void {
     this._env.clearTimer(this._timer);
     this._generation++;
-    this._lostAt ??= this._env.now();
-    this._move("connect");
-    const reason = this._tokenReason ?? this._options.tokens.needed();
+    this._lostAt = this._lostAt ?? this._env.now();
+    if (!this._works) this._transport = 0;
+    this._untried = this._works ? 0 : this._transports.length - 1;
+    this._move("connecting");
+    const reason = this._tokenReason ?? this._tokens._needed();
     this._freshToken = reason !== undefined;
     if (reason === undefined) this._open();
     else this._fetchToken(reason, () => this._open());
@@ -140,7 +168,7 @@ export class Connection {
   private _fetchToken(reason: TokenReason, next: (token: string | undefined) => void): void {
     const generation = this._generation;
     const current = () => generation === this._generation && (this.state === "connecting" || this.state === "connected");
-    this._options.tokens.fetch(reason).then(
+    this._tokens.fetch(reason).then(
       (token) => {
         if (!current()) return;
         this._tokenReason = undefined;
@@ -154,73 +182,101 @@ export class Connection {
 
   private _onTokenError(error: unknown): void {
     if (error instanceof UnauthorizedError) return this.stop(error.message || "getToken says unauthorized", 4003);
-    this._owner.onError(error);
+    this._owner._onError(error);
     // A connection goes on until its token expires; the gateway ends it then.
-    if (this.state === "connecting") this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, "getToken failed");
+    if (this.state === "connecting") this._end(ABNORMAL_CLOSURE, "getToken failed");
   }
 
   private _open(): void {
-    const { urls, transport, codec } = this._options;
     const generation = this._generation;
     const current = () => generation === this._generation;
     this._announced = undefined;
     this._lastId = 0;
     this._startTimer(ANSWER_MS, () => this._lost("no answer to connect in time"));
     try {
-      this._link = transport.connect(urls[this._endpoint % urls.length]!, codec, {
+      this._link = this._via.connect(this._urls[this._endpoint % this._urls.length]!, this._codec, {
         open: () => current() && this._sendConnect(),
+        alive: () => current() && this._onAlive(),
         message: (data) => current() && this._onData(data),
         close: (code, reason, rejection) => current() && this._onClose(code, reason, rejection),
       });
     } catch (error) {
-      this._owner.onError(error);
+      if (this._fallBack()) return;
+      this._owner._onError(error);
       this.stop("the connection cannot be opened", ABNORMAL_CLOSURE);
     }
   }
 
+  /** The transport of this attempt. */
+  private get _via(): Transport {
+    return this._transports[this._transport]!;
+  }
+
+  private get _codec(): Codec {
+    return this._via.codec ?? this._options.codec ?? json;
+  }
+
+  /** Go on with the next transport at once, if none has worked yet; return whether there was one. */
+  private _fallBack(reason = ""): boolean {
+    if (!this._untried) return false;
+    this._untried--;
+    this._transport++;
+    this._drop(reason);
+    this._open();
+    return true;
+  }
+
   private _sendConnect(): void {
-    const { client, tokens } = this._options;
+    const { client } = this._options;
     const id = ++this._lastId;
     this._replies.set(id, {
       resolve: (reply: Connected) => this._onConnected(reply),
       reject: (error: FanwayError) => this._onConnectRejected(error),
     });
-    const token = tokens.current;
-    this._send({ type: "connect", id, ...(token !== undefined && { token }), ...(client && { client }), subs: this._owner.subs() });
+    const token = this._tokens.current;
+    this._send({ type: "connect", id, token, client, subs: this._owner.subs() });
   }
 
   private _onConnected(reply: Connected): void {
     this.info = reply;
+    this._counts.connections++;
     this._attempt = 0;
     this._lostAt = undefined;
-    this._options.tokens.expiresIn(reply.expires_in);
+    this._tokens._expiresIn(reply.expires_in);
     this._watchSilence();
     this._move("connected");
-    this._owner.onConnected(reply);
+    this._owner._onConnected(reply);
   }
 
   private _onConnectRejected(error: FanwayError): void {
     if (error.code === "connection_lost") return; // the end of the connection decides
     const code = CLOSE_OF_ERROR[error.code];
     const reason = `${error.code}: ${error.message}`;
-    if (code !== undefined) this._end(closeRule(code), code, reason, error.retryAfter);
-    else if (TRANSIENT_CODES.has(error.code)) this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason, error.retryAfter);
+    if (code !== undefined) this._end(code, reason, error.retryAfter);
+    else if (TRANSIENT_CODES.has(error.code)) this._end(ABNORMAL_CLOSURE, reason, error.retryAfter);
     else this.stop(reason, 4002);
   }
 
   // ---------------------------------------------------------------- what arrives
 
-  private _onData(data: string | ArrayBuffer): void {
+  private _onAlive(): void {
     this._lastHeard = this._env.now();
     this._env.clearTimer(this._probeTimer);
     this._probeTimer = undefined;
+  }
+
+  private _onData(data: string | ArrayBuffer): void {
+    this._onAlive();
     let message: ServerMessage;
     try {
-      message = this._options.codec.decode(data) as ServerMessage;
+      message = this._codec.decode(data) as ServerMessage;
     } catch (error) {
-      this._owner.onError(error);
+      this._owner._onError(error);
       return this._lost("a message could not be decoded");
     }
+    this._works = true;
+    this._counts.received++;
+    this._untried = 0;
     const waiting = message.id === undefined ? undefined : this._replies.get(message.id);
     if (!waiting) return this._onPush(message);
     this._replies.delete(message.id!);
@@ -238,29 +294,30 @@ export class Connection {
         this._announced = push.after_ms;
         return;
       case "error":
-        if (push.id === undefined) this._owner.onError(errorOf(push as unknown as ErrorReply));
+        if (push.id === undefined) this._owner._onError(errorOf(push as unknown as ErrorReply));
         return;
       default:
-        if (this.state === "connected") this._owner.onPush(push);
+        if (this.state === "connected") this._owner._onPush(push);
     }
   }
 
   private _onClose(code: number, reason: string, rejection?: Rejection): void {
     this._link = undefined;
+    if (code < OWN_CODES && this._fallBack(reason)) return;
     if (rejection && rejection.status < 500 && rejection.status !== 429)
       return this.stop(reason || `the handshake was refused with HTTP ${rejection.status}`, ABNORMAL_CLOSURE);
     // Retry-After holds for all who were refused; the jitter on top spreads them.
-    this._end(closeRule(code), code, reason, rejection?.retryAfter, rejection !== undefined);
+    this._end(code, reason, rejection?.retryAfter, rejection !== undefined);
   }
 
   /** Fetch another token and go on with it. */
   private _refresh(): void {
-    const { tokens } = this._options;
-    if (!tokens.canFetch) return;
+    const { _tokens: tokens } = this;
+    if (!tokens._canFetch) return;
     this._fetchToken("expiring", (token) => {
       this.request<{ expires_in?: number }>({ type: "refresh", token }).then(
-        (reply) => tokens.expiresIn(reply.expires_in),
-        (error: FanwayError) => error.code !== "connection_lost" && this._owner.onError(error),
+        (reply) => tokens._expiresIn(reply.expires_in),
+        (error: FanwayError) => error.code !== "connection_lost" && this._owner._onError(error),
       );
     });
   }
@@ -295,7 +352,7 @@ export class Connection {
     if (event === "hide") return this._hide();
     if (event !== "offline") this._hidden = false;
     if (this.state === "connected") {
-      if (this._options.tokens.expired) this._refresh();
+      if (this._tokens.expired) this._refresh();
       this._probe();
     } else if (event !== "offline" && this._isWaiting()) {
       const delay = this._notBefore - this._env.now();
@@ -315,24 +372,19 @@ export class Connection {
   // ---------------------------------------------------------------- ends
 
   private _lost(reason: string): void {
-    this._end(closeRule(ABNORMAL_CLOSURE), ABNORMAL_CLOSURE, reason);
+    if (this._fallBack(reason)) return;
+    this._end(ABNORMAL_CLOSURE, reason);
   }
 
-  private _end(rule: CloseRule, code: number, reason: string, retryAfter = 0, onTop = false): void {
-    const { tokens } = this._options;
-    const fresh = this._freshToken;
+  private _end(code: number, reason: string, retryAfter = 0, onTop = false): void {
+    const { _stop: stop, _token: token, _backoff: backoff } = closeRule(code);
     const announced = this._announced;
     this._drop(reason);
-    if (rule.reaction === "stop") return this.stop(reason, code);
-    if (rule.reaction === "stop_until_new_token") {
-      if (!tokens.canFetch || fresh) return this.stop(reason, code);
-      this._tokenReason = "unauthorized";
-    } else if (rule.reaction === "refresh_token") {
-      if (!tokens.canFetch) return this.stop(reason, code);
-      this._tokenReason = "expired";
-    }
-    const told = rule.backoff === "told" ? announced : undefined;
-    const bound = this._options.retryBound?.(this._attempt) ?? backoffBound(rule.backoff, this._attempt);
+    const hopeless = token && (!this._tokens._canFetch || (token === "unauthorized" && this._freshToken));
+    if (stop || hopeless) return this.stop(reason, code);
+    this._tokenReason = token ?? this._tokenReason;
+    const told = backoff === "told" ? announced : undefined;
+    const bound = this._options.retry?.(this._attempt) ?? backoffBound(backoff, this._attempt);
     const jitter = told ?? bound * this._env.random();
     const delay = onTop ? retryAfter + jitter : Math.max(retryAfter, jitter);
     this._notBefore = this._env.now() + Math.max(retryAfter, told ?? 0);
@@ -342,9 +394,10 @@ export class Connection {
   }
 
   private _wait(delay: number, detail: { code: number; reason: string }): void {
-    const lostAt = (this._lostAt ??= this._env.now());
+    const lostAt = (this._lostAt = this._lostAt ?? this._env.now());
     const suspended = this.state === "connecting" && this._env.now() - lostAt >= SUSPEND_MS;
-    this._move(suspended ? "suspend" : "retry", { ...detail, delay });
+    if (suspended) this._works = false; // perhaps another network, which blocks what the last one let through
+    this._move(suspended ? "suspended" : "waiting", { ...detail, delay });
     this._scheduleAttempt(delay);
   }
 
@@ -374,11 +427,17 @@ export class Connection {
     this._replies.clear();
     const error = new FanwayError("connection_lost", "the connection ended before the reply");
     for (const { reject } of waiting) reject(error);
-    if (this.state === "connected") this._owner.onDisconnected();
+    if (this.state === "connected") this._owner._onDisconnected();
+  }
+
+  /** Counts since the client was made. */
+  get _stats(): ConnectionStats {
+    return { transport: this._via.name, ...this._counts, pending: this._replies.size };
   }
 
   private _send(message: unknown): void {
-    this._link?.send(this._options.codec.encode(message));
+    this._counts.sent++;
+    this._link?.send(this._codec.encode(message));
   }
 
   private _startTimer(ms: number, callback: () => void): void {
@@ -386,12 +445,10 @@ export class Connection {
     this._timer = this._env.setTimer(callback, ms);
   }
 
-  private _move(input: Input, detail: Omit<StateChange, "state" | "previous" | "attempt"> = {}): void {
+  private _move(state: State, detail: Omit<StateChange, "state" | "previous" | "attempt"> = {}): void {
     const previous = this.state;
-    const state = TRANSITIONS[previous][input];
-    if (!state) throw new Error(`a client that is ${previous} cannot ${input}`);
     this.state = state;
-    if (state !== previous) this._owner.onState({ state, previous, attempt: this._attempt, ...detail });
+    this._owner._onState({ state, previous, attempt: this._attempt, ...detail });
   }
 }
 

@@ -5,7 +5,7 @@ export type Listener = (event: any) => void;
 export class Emitter {
   private readonly _listeners = new Map<string, Set<Listener>>();
 
-  constructor(private readonly onThrow: (error: unknown) => void) {}
+  constructor(private readonly _onThrow: (error: unknown) => void) {}
 
   on(event: string, listener: Listener): () => void {
     // Wrapped, so that a function that was added twice is called twice and removed once.
@@ -22,7 +22,7 @@ export class Emitter {
       try {
         listener(value);
       } catch (error) {
-        this.onThrow(error);
+        this._onThrow(error);
       }
     }
   }

@@ -22,27 +22,22 @@ export interface Environment {
   listen(onEvent: (event: PageEvent) => void): () => void;
 }
 
-type Target = Pick<EventTarget, "addEventListener" | "removeEventListener">;
+type Target = Partial<Pick<EventTarget, "addEventListener" | "removeEventListener">>;
 
-const scope = globalThis as { document?: Target & { visibilityState?: string }; navigator?: { onLine?: boolean } } & Partial<Target>;
+const scope = globalThis as { document?: Target & { visibilityState?: string }; navigator?: { onLine?: boolean } } & Target;
 
-/** The events of browsers; elsewhere (Node, React Native) nothing is listened to. */
-const PAGE_EVENTS: readonly (readonly [() => Target | undefined, string, (event: Event) => PageEvent | undefined])[] = [
-  [window, "online", () => "online"],
-  [window, "offline", () => "offline"],
-  [window, "pageshow", (event) => ((event as PageTransitionEvent).persisted ? "wake" : undefined)],
-  [window, "pagehide", (event) => ((event as PageTransitionEvent).persisted ? "hide" : undefined)],
-  [document, "visibilitychange", () => (scope.document?.visibilityState === "visible" ? "wake" : undefined)],
-  [document, "resume", () => "wake"],
-];
+/** What happened, or undefined if it does not matter. */
+const PAGE_EVENTS: Readonly<Record<string, (event: PageTransitionEvent) => PageEvent | false | undefined>> = {
+  online: () => "online",
+  offline: () => "offline",
+  pageshow: ({ persisted }) => persisted && "wake",
+  pagehide: ({ persisted }) => persisted && "hide",
+  visibilitychange: () => scope.document?.visibilityState === "visible" && "wake",
+  resume: () => "wake",
+};
 
-function window(): Target | undefined {
-  return scope.addEventListener ? (scope as Target) : undefined;
-}
-
-function document(): Target | undefined {
-  return scope.document?.addEventListener ? scope.document : undefined;
-}
+/** Those that the document has; the others are the window's. Outside of browsers nothing is listened to. */
+const DOCUMENT_EVENTS = ["visibilitychange", "resume"];
 
 export const browser: Environment = {
   now: () => Date.now(),
@@ -52,16 +47,14 @@ export const browser: Environment = {
   clearTimer: (timer) => clearTimeout(timer as ReturnType<typeof setTimeout>),
   online: () => scope.navigator?.onLine ?? true,
   listen(onEvent) {
-    const listeners = PAGE_EVENTS.flatMap(([target, name, translate]) => {
-      const on = target();
-      if (!on) return [];
-      const listener = (event: Event) => {
-        const translated = translate(event);
-        if (translated) onEvent(translated);
-      };
-      on.addEventListener(name, listener);
-      return [() => on.removeEventListener(name, listener)];
-    });
-    return () => listeners.forEach((remove) => remove());
+    const listener = (event: Event) => {
+      const translated = PAGE_EVENTS[event.type]!(event as PageTransitionEvent);
+      if (translated) onEvent(translated);
+    };
+    const each = (change: "addEventListener" | "removeEventListener") => {
+      for (const name in PAGE_EVENTS) (DOCUMENT_EVENTS.includes(name) ? scope.document : scope)?.[change]?.(name, listener);
+    };
+    each("addEventListener");
+    return () => each("removeEventListener");
   },
 };

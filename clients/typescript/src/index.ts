@@ -1,12 +1,12 @@
 export { Channel, type ChannelEvents, type HistoryOptions } from "./channel.js";
-export { type DataOf, Fanway, type FanwayEvents, type FanwayOptions } from "./client.js";
+export { type DataOf, Fanway, type FanwayEvents, type FanwayOptions, type Stats } from "./client.js";
 export type { StateChange } from "./connection.js";
 export { browser, type Environment, type PageEvent } from "./environment.js";
 export { type ErrorCode, FanwayError, UnauthorizedError } from "./errors.js";
 export type { Published, PublishOptions } from "./publisher.js";
 export type { State } from "./states.js";
 export type { ChannelOptions, Gap, LoadRequest, LoadState, Message, SubscriptionState } from "./subscription.js";
-export type { GetChannelTokens } from "./subscriptions.js";
+export type { GetChannelTokens, Positions } from "./subscriptions.js";
 export type { GetToken, TokenReason } from "./token.js";
 export { type Codec, json, type Link, type LinkEvents, type Rejection, type Transport, webSocket, type WebSocketConstructor, webSocketUrl } from "./transport.js";
 export type { Connected, Limits, Member } from "./wire.js";

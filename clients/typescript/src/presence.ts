@@ -1,6 +1,5 @@
 /** Who is in a channel, kept up to date. */
 
-import { backoffBound } from "./closes.js";
 import type { Channel } from "./channel.js";
 import type { Fanway } from "./client.js";
 import { Emitter } from "./emitter.js";
@@ -53,7 +52,7 @@ export class LivePresence {
   }
 
   private _reload(attempt = 0, load = ++this._loads): void {
-    const { connection, env } = this._fanway.internals;
+    const { connection, subscriptions } = this._fanway._internals;
     connection.call<PresenceReply>(
       { type: "presence", channel: this._channel.name, members: true },
       ({ members }) => {
@@ -62,10 +61,7 @@ export class LivePresence {
       (error) => {
         // After a lost connection, or without a subscription, the next subscription brings the list.
         if (error.code !== "unavailable" || load !== this._loads) return;
-        const delay = Math.max(error.retryAfter ?? 0, backoffBound("jitter", attempt) * env.random());
-        env.setTimer(() => {
-          if (load === this._loads) this._reload(attempt + 1, load);
-        }, delay);
+        subscriptions._retry(() => load === this._loads && this._reload(attempt + 1, load), attempt, error.retryAfter);
       },
     );
   }

@@ -25,10 +25,10 @@ interface Entry {
   readonly data: unknown;
   readonly key: string;
   /** When it was first sent; undefined as long as it was not. */
-  sentAt: number | undefined;
-  attempts: number;
-  retryTimer: unknown;
-  settle(result: Published | FanwayError | unknown): void;
+  _sentAt: number | undefined;
+  _attempts: number;
+  _retryTimer: unknown;
+  _settle(result: Published | FanwayError | unknown): void;
 }
 
 /** Publishes that may wait at once; one more is rejected. */
@@ -54,22 +54,22 @@ export class Publisher {
       if (signal?.aborted) return reject(signal.reason);
       if (this._connection.state === "stopped") return reject(new FanwayError("stopped", "the client has stopped"));
       if (this._entries.size >= MAX_QUEUED) return reject(new FanwayError("queue_full", `${MAX_QUEUED} publishes wait already`));
-      const abort = () => entry.settle(this._uncertain(entry) ?? signal!.reason);
+      const abort = () => entry._settle(this._uncertain(entry) ?? signal!.reason);
       const timer = this._env.setTimer(
-        () => entry.settle(this._uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
+        () => entry._settle(this._uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
         timeout,
       );
       const entry: Entry = {
         channel,
         data,
         key,
-        sentAt: undefined,
-        attempts: 0,
-        retryTimer: undefined,
-        settle: (result) => {
+        _sentAt: undefined,
+        _attempts: 0,
+        _retryTimer: undefined,
+        _settle: (result) => {
           if (!this._entries.delete(entry)) return;
           this._env.clearTimer(timer);
-          this._env.clearTimer(entry.retryTimer);
+          this._env.clearTimer(entry._retryTimer);
           signal?.removeEventListener("abort", abort);
           if (result instanceof Error || !(result as Published)?.key) reject(result);
           else resolve(result as Published);
@@ -82,47 +82,52 @@ export class Publisher {
   }
 
   /** Send what waits, in the order of the calls. */
-  onConnected(reply: Connected): void {
+  _onConnected(reply: Connected): void {
     // The gateway scopes the keys of an anonymous client to the connection: another try there could publish twice.
     const sameScope = reply.user !== "" && (this._user === undefined || this._user === reply.user);
     this._user = reply.user;
     this._keyTtl = reply.limits?.key_ttl ?? KEY_TTL;
     for (const entry of [...this._entries]) {
-      if (entry.sentAt !== undefined && !sameScope) entry.settle(this._uncertain(entry));
+      if (entry._sentAt !== undefined && !sameScope) entry._settle(this._uncertain(entry));
       else this._send(entry);
     }
+  }
+
+  /** Publishes that are not settled. */
+  get _size(): number {
+    return this._entries.size;
   }
 
   /** Reject what waits: the client has stopped. */
   stop(): void {
     for (const entry of [...this._entries])
-      entry.settle(this._uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
+      entry._settle(this._uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
   }
 
   private _uncertain(entry: Entry): FanwayError | undefined {
-    if (entry.sentAt === undefined) return undefined;
+    if (entry._sentAt === undefined) return undefined;
     return new FanwayError("uncertain", "no reply to a publish that was sent: it may have happened");
   }
 
   private _send(entry: Entry): void {
     if (this._connection.state !== "connected") return;
-    this._env.clearTimer(entry.retryTimer);
+    this._env.clearTimer(entry._retryTimer);
     const now = this._env.now();
-    if (entry.sentAt !== undefined && now - entry.sentAt >= this._keyTtl * 1000) return entry.settle(this._uncertain(entry));
-    entry.sentAt ??= now;
+    if (entry._sentAt !== undefined && now - entry._sentAt >= this._keyTtl * 1000) return entry._settle(this._uncertain(entry));
+    if (entry._sentAt === undefined) entry._sentAt = now;
     const { channel, data, key } = entry;
     this._connection.request<{ message?: string }>({ type: "publish", channel, data, key }).then(
-      ({ message }) => entry.settle({ channel, key, ...(message !== undefined && { id: message }) }),
+      ({ message: id }) => entry._settle({ channel, key, id }),
       (error: FanwayError) => this._onRejected(entry, error),
     );
   }
 
   private _onRejected(entry: Entry, error: FanwayError): void {
     if (error.code === "connection_lost") return; // sent again when connected
-    if (!TRANSIENT_CODES.has(error.code)) return entry.settle(error);
+    if (!TRANSIENT_CODES.has(error.code)) return entry._settle(error);
     // `rate_limited` was not carried out; the others may have been, which the key takes care of.
-    if (error.code === "rate_limited" && entry.attempts === 0) entry.sentAt = undefined;
-    const delay = this._retry(entry.attempts++, error.retryAfter);
-    entry.retryTimer = this._env.setTimer(() => this._send(entry), delay);
+    if (error.code === "rate_limited" && entry._attempts === 0) entry._sentAt = undefined;
+    const delay = this._retry(entry._attempts++, error.retryAfter);
+    entry._retryTimer = this._env.setTimer(() => this._send(entry), delay);
   }
 }

@@ -1,4 +1,4 @@
-/** The states of a connection, and every legal move between them. */
+/** The states of a connection. */
 
 /**
  * - `idle`: nothing has asked for a connection yet.
@@ -7,16 +7,8 @@
  * - `waiting`: the next attempt begins after a delay.
  * - `suspended`: as `waiting`, without a connection for two minutes or more: tell the user.
  * - `stopped`: the client does not reconnect by itself; `connect()` begins again.
+ *
+ * `connecting` follows after every state but `connected`, `connected` after `connecting`, `waiting` after these two,
+ * `suspended` after `connecting`, and `stopped` after every state.
  */
 export type State = "idle" | "connecting" | "connected" | "waiting" | "suspended" | "stopped";
-
-export type Input = "connect" | "connected" | "retry" | "suspend" | "stop";
-
-export const TRANSITIONS: Readonly<Record<State, Partial<Record<Input, State>>>> = {
-  idle: { connect: "connecting", stop: "stopped" },
-  connecting: { connected: "connected", retry: "waiting", suspend: "suspended", stop: "stopped" },
-  connected: { retry: "waiting", stop: "stopped" },
-  waiting: { connect: "connecting", stop: "stopped" },
-  suspended: { connect: "connecting", stop: "stopped" },
-  stopped: { connect: "connecting" },
-};

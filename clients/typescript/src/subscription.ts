@@ -1,6 +1,8 @@
 /** One channel of the client: its position across connections, and who listens. Shared by all of its handles. */
 
 import type { FanwayError } from "./errors.js";
+import { Feed } from "./feed.js";
+import type { HistoryPage } from "./history.js";
 import type { MessagePush, ServerMessage, Subscribed } from "./wire.js";
 
 /**
@@ -23,14 +25,8 @@ export interface Message<Data = unknown> {
   time?: number;
 }
 
-export const messageOf = <Data>(push: MessagePush): Message<Data> => ({
-  channel: push.channel,
-  ...(push.message !== undefined && { id: push.message }),
-  data: push.data as Data,
-  ...(push.from && { from: push.from }),
-  ...(push.tags && { tags: push.tags }),
-  ...(push.time !== undefined && { time: push.time }),
-});
+export const messageOf = <Data>({ type: _type, message: id, ...rest }: MessagePush): Message<Data> =>
+  ({ ...rest, id }) as Message<Data>;
 
 export interface Gap {
   channel: string;
@@ -49,7 +45,7 @@ export interface LoadRequest {
 export type LoadState = (request: LoadRequest) => Promise<{ position?: string } | void> | { position?: string } | void;
 
 export interface ChannelOptions {
-  /** How many of the last messages to begin with. */
+  /** How many of the last messages to begin with; for a handle that comes later, too. */
   rewind?: number;
   /** Whether joins and leaves are pushed; without it the channel's configuration decides. */
   presence?: boolean;
@@ -64,170 +60,160 @@ export type SinkEvent = "gap" | "members" | "join" | "leave" | "update" | "state
 
 /** Who listens to a subscription. */
 export interface Sink {
-  onMessage(message: Message): void;
-  onEvent(type: SinkEvent, event: unknown): void;
+  _onMessage(message: Message): void;
+  _onEvent(type: SinkEvent, event: unknown): void;
   /** Whether messages reach the application here, and gaps do not. */
-  missesGaps(): boolean;
+  _missesGaps(): boolean;
+  /** Return the loop with the most messages that it is not done with, or *than* if that has more. */
+  _slowest(than: Lag | undefined): Lag | undefined;
+}
+
+/** How far a `for await` loop is behind. */
+export interface Lag {
+  /** Messages that it is not done with. */
+  _behind: number;
+  /** The id of the last message that it was done with. */
+  _handled: string | undefined;
 }
 
 export interface SubscriptionOwner {
-  /** Subscribe again from *since*, which is older or newer than what was received. */
-  resubscribe(subscription: Subscription): void;
-  retry(callback: () => void, attempt: number): void;
-  onError(error: unknown): void;
+  /** Subscribe again from its position, which is older or newer than what was received. */
+  _resubscribe(subscription: Subscription): void;
+  /** Return one page of the channel's history, the oldest first, or the newest with `reverse`. */
+  _history(channel: string, page: HistoryPage): Promise<Message[]>;
+  /** Call *callback* after a random delay, which grows with *attempt*; not if the client stops before. */
+  _retry(callback: () => void, attempt: number): void;
+  /** Messages were handled. */
+  _onHandled(): void;
+  _onError(error: unknown): void;
 }
-
-/** Messages that are held while `loadState` runs, before they are dropped and the state is loaded once more. */
-const MAX_HELD = 1_000;
 
 export class Subscription {
   state: SubscriptionState = "pending";
   /** The id of the last message that was handled; `since` of the next subscribe. */
   position: string | undefined;
+  /** The id of the last message that arrived; ahead of `position` while every feed holds its messages. */
+  _received: string | undefined;
   token: string | undefined;
   /** Why it is `gone`. */
   error: FanwayError | undefined;
   /** Rejections in a row. */
-  attempts = 0;
+  _attempts = 0;
   /** Whether a delay or a channel token is waited for, so that no `connect` may name the channel. */
-  paused = false;
+  _paused = false;
   /** Whether the server subscribed this client by itself. */
-  byServer = false;
-  readonly sinks = new Set<Sink>();
+  _byServer = false;
+  readonly _feeds = new Map<Sink, Feed>();
   /** What the users of the channel asked for, together. */
   options: ChannelOptions;
-  /** Messages that wait for `loadState`. */
-  private _held: MessagePush[] | undefined;
-  private _loads = 0;
-  private _heldTooMuch = false;
-  /** Why `loadState` has to be called, or is being called; undefined where the application has the state. */
-  private _unloaded: LoadRequest["reason"] | undefined = "first";
 
   constructor(
     readonly channel: string,
     options: ChannelOptions,
-    private readonly _owner: SubscriptionOwner,
+    readonly _owner: SubscriptionOwner,
   ) {
     this.options = { ...options };
   }
 
   /** Return the options of `subscribe`, and of the entry in `connect`. */
-  resume(): Record<string, unknown> {
+  _resume(): Record<string, unknown> {
     const { rewind, loadState } = this.options;
-    return {
-      ...(this.token !== undefined && { token: this.token }),
-      ...(this.position !== undefined ? { since: this.position } : rewind !== undefined && !loadState && { rewind }),
-    };
+    const { token, position: since } = this;
+    return { token, since, rewind: since || loadState ? undefined : rewind };
   }
 
-  setState(state: SubscriptionState, error?: FanwayError): void {
+  /** Deliver to *sink* from now on; one that comes later than others gets its own state, or its own rewind, first. */
+  _attach(sink: Sink, options: ChannelOptions): void {
+    const { rewind = 0 } = options;
+    const begun = this.state === "live" || this.position;
+    const feed = new Feed(this, sink, options, rewind > (begun ? 0 : this.options.rewind ?? 0));
+    this._feeds.set(sink, feed);
+    if (this.state === "live") feed._begin();
+  }
+
+  _detach(sink: Sink): void {
+    this._feeds.get(sink)?._cancel();
+    this._feeds.delete(sink);
+  }
+
+  _setState(state: SubscriptionState, error?: FanwayError): void {
     this.error = error;
     if (this.state === state) return;
     this.state = state;
     this._emit("state", { channel: this.channel, state, error });
   }
 
-  onSubscribed(reply: Subscribed): void {
-    const missed = this.position !== undefined && !reply.recovered;
-    this.attempts = 0;
-    this.paused = false;
-    this.setState("live");
+  _onSubscribed(reply: Subscribed): void {
+    const missed = this.position && !reply.recovered;
+    this._attempts = 0;
+    this._paused = false;
+    this._setState("live");
+    this._received = this.position ?? reply.position;
     if (missed) this._onGap("not_recovered", reply.position);
-    else if (this._unloaded && this.options.loadState) this._load(this._unloaded, this.position ?? reply.position);
+    else for (const feed of [...this._feeds.values()]) feed._begin();
     for (const message of reply.messages) this._onMessage(message);
-    if (!this._held) this.position = reply.position;
+    this._advance(reply.position);
     if (reply.members) this._emit("members", reply.members);
   }
 
-  onPush(push: ServerMessage): void {
+  _onPush(push: ServerMessage): void {
     if (this.state !== "live") return; // of a subscription that ended before this one began
     if (push.type === "message") this._onMessage(push as unknown as MessagePush);
     else if (push.type === "gap") this._onGap(push.reason, push.position);
     else if (push.member) this._emit(push.type as "join", push.member);
   }
 
-  onDisconnected(): void {
-    this._held = undefined; // they come again: the position is before them
-    this._loads++;
-    if (this.position === undefined) this._unloaded ??= "gap"; // without history nobody can say what was missed
-    if (this.state === "live") this.setState("pending");
+  _onDisconnected(): void {
+    for (const feed of this._feeds.values()) feed._onDisconnected();
+    this._received = this.position; // what was held comes again
+    if (this.state === "live") this._setState("pending");
+  }
+
+  /** Whether no feed delivers what arrives. */
+  get _holding(): boolean {
+    return this._feeds.size > 0 && [...this._feeds.values()].every((feed) => feed._holding);
+  }
+
+  /** Go on after *position*, which the gateway alone can join exactly. */
+  _rejoin(position: string): void {
+    this.position = position;
+    this.state = "pending";
+    this._owner._resubscribe(this);
+  }
+
+  /** The id of the last message that every handle has handled; loops may be behind `position`. */
+  get _handled(): string | undefined {
+    let slowest: Lag | undefined;
+    for (const sink of this._feeds.keys()) slowest = sink._slowest(slowest);
+    return slowest?._behind ? slowest._handled : this.position;
   }
 
   private _onMessage(push: MessagePush): void {
-    if (this._held) return this._hold(push);
     const id = push.message;
-    if (id !== undefined && id === this.position) return;
-    this._deliver(push);
-    if (id !== undefined) this.position = id;
+    if (id && id === this._received) return;
+    const message = messageOf(push);
+    for (const feed of [...this._feeds.values()]) feed._onMessage(message);
+    if (id) this._advance(id);
   }
 
-  private _deliver(push: MessagePush): void {
-    const message = messageOf(push);
-    for (const sink of [...this.sinks]) sink.onMessage(message);
+  /** Everything up to *id* has arrived, and is handled by whoever does not hold it. */
+  _advance(id: string | undefined): void {
+    this._received = id;
+    if (this._holding) return;
+    this.position = id;
+    this._owner._onHandled();
   }
 
   private _onGap(reason: string, position: string | undefined): void {
-    this._held = undefined;
-    if (position !== undefined) this.position = position;
-    const missed = [...this.sinks].some((sink) => sink.missesGaps());
+    if (position) this.position = this._received = position;
+    const feeds = [...this._feeds.values()];
+    const missed = feeds.some((feed) => feed._missesGaps());
     this._emit("gap", { channel: this.channel, reason } satisfies Gap);
-    if (this.options.loadState) this._load("gap", position);
-    else if (missed)
-      this._owner.onError(new Error(`messages of ${this.channel} are missing (${reason}), and nothing listens to "gap"`));
+    for (const feed of feeds) feed._onGap();
+    if (missed) this._owner._onError(new Error(`messages of ${this.channel} are missing (${reason}), and nothing listens to "gap"`));
   }
 
   private _emit(type: SinkEvent, event: unknown): void {
-    for (const sink of [...this.sinks]) sink.onEvent(type, event);
-  }
-
-  // ---------------------------------------------------------------- loadState
-
-  /** Hold messages while the state is loaded, then deliver those that the state does not have. */
-  private _load(reason: "first" | "gap", position: string | undefined, attempt = 0): void {
-    this._held = [];
-    this._heldTooMuch = false;
-    this._unloaded = reason;
-    if (position !== undefined) this.position = position;
-    const load = ++this._loads;
-    const current = () => load === this._loads;
-    const request: LoadRequest = { channel: this.channel, reason, ...(position !== undefined && { position }) };
-    (async () => this.options.loadState!(request))().then(
-      (loaded) => current() && this._onLoaded(loaded?.position),
-      (error: unknown) => {
-        if (!current()) return;
-        this._owner.onError(error);
-        this._owner.retry(() => current() && this._load(reason, this._newest(), attempt + 1), attempt);
-      },
-    );
-  }
-
-  /** The id of the newest message that was received; what is held before it need not be held for another load. */
-  private _newest(): string | undefined {
-    return this._held?.[this._held.length - 1]?.message ?? this.position;
-  }
-
-  private _hold(push: MessagePush): void {
-    if (this._held!.length < MAX_HELD) this._held!.push(push);
-    else {
-      this._heldTooMuch = true;
-      this._held!.splice(0, MAX_HELD - 1, push);
-    }
-  }
-
-  private _onLoaded(position: string | undefined): void {
-    const held = this._held!;
-    if (this._heldTooMuch) return this._load("gap", this._newest());
-    this._held = undefined;
-    this._unloaded = undefined;
-    const known = position === undefined || position === this.position;
-    const index = held.findIndex((message) => message.message === position);
-    if (!known && index < 0) {
-      // Read before the subscription, or of messages that have not arrived yet: only the gateway can join it exactly.
-      this.position = position;
-      this.state = "pending";
-      return this._owner.resubscribe(this);
-    }
-    if (position !== undefined) this.position = position;
-    for (const message of held.slice(known ? 0 : index + 1)) this._onMessage(message);
+    for (const sink of [...this._feeds.keys()]) sink._onEvent(type, event);
   }
 }

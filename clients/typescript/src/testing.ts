@@ -117,8 +117,8 @@ export class FakeGateway {
   private readonly _history: number;
 
   /** What to pass to `new Fanway`. */
-  get options(): Pick<FanwayOptions, "environment" | "transport"> {
-    return { environment: this.clock, transport: this.transport };
+  get options(): Pick<FanwayOptions, "environment" | "transports"> {
+    return { environment: this.clock, transports: [this.transport] };
   }
 
   readonly transport: Transport = {
@@ -207,8 +207,9 @@ export class FakeGateway {
       }
       case "history": {
         const { log } = this.channel(channel);
-        const after = log.slice(log.findIndex(({ message }) => message === command.since) + 1);
-        return { type, id, channel, position: this._position(channel), messages: after.slice(0, command.limit ?? 100) };
+        const index = log.findIndex(({ message }) => message === command.since);
+        const messages = command.reverse ? log.slice(0, index < 0 ? undefined : index).reverse() : log.slice(index + 1);
+        return { type, id, channel, position: this.position(channel), messages: messages.slice(0, command.limit ?? 100) };
       }
       case "refresh":
         return { type: "refreshed", id };
@@ -224,12 +225,13 @@ export class FakeGateway {
     links.add(link);
     const index = log.findIndex(({ message }) => message === options.since);
     const first = log[0]?.message?.split("-")[0] === "1" && options.since === `0-${uid}`;
-    const recovered = options.since !== undefined && (index >= 0 || first || options.since === this._position(channel));
+    const recovered = options.since !== undefined && (index >= 0 || first || options.since === this.position(channel));
     const messages = recovered ? log.slice(index + 1) : options.since === undefined ? log.slice(log.length - (options.rewind ?? 0)) : [];
-    return { type: "subscribed", channel, position: this._position(channel), recovered, messages };
+    return { type: "subscribed", channel, position: this.position(channel), recovered, messages };
   }
 
-  private _position(channel: string): string {
+  /** Return the position of *channel*, as `GET /v1/channels` does. */
+  position(channel: string): string {
     const { log, uid } = this.channel(channel);
     return log[log.length - 1]?.message ?? `0-${uid}`;
   }

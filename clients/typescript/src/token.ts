@@ -26,12 +26,12 @@ export class TokenSource {
   ) {}
 
   /** Whether another token can be had. */
-  get canFetch(): boolean {
+  get _canFetch(): boolean {
     return this._getToken !== undefined;
   }
 
   /** Return the reason to fetch a token before a new connection, or undefined if the present one will do. */
-  needed(): TokenReason | undefined {
+  _needed(): TokenReason | undefined {
     if (!this._getToken) return undefined;
     if (this._token === undefined) return "connect";
     return this._expiresAt - this._env.now() < MARGIN_MS ? "expired" : undefined;
@@ -49,7 +49,7 @@ export class TokenSource {
   }
 
   /** Note how long the gateway says the present token lasts. */
-  expiresIn(seconds: number | undefined): void {
+  _expiresIn(seconds: number | undefined): void {
     this._expiresAt = seconds === undefined ? Infinity : this._env.now() + seconds * 1000;
   }
 
@@ -60,7 +60,7 @@ export class TokenSource {
 
   /** Fetch a token; callers at the same time share one call of `getToken`. */
   fetch(reason: TokenReason): Promise<string | undefined> {
-    this._pending ??= (async () => this._getToken?.(reason))()
+    this._pending = this._pending ?? (async () => this._getToken?.(reason))()
       .then((token) => {
         this.set(token);
         return token;

@@ -3,6 +3,7 @@
 export interface Codec {
   /** The subprotocol of the WebSocket that names this encoding. */
   readonly subprotocol: string;
+  /** Fields that are undefined are left out. */
   encode(message: unknown): string | Uint8Array<ArrayBuffer>;
   decode(data: string | ArrayBuffer): unknown;
 }
@@ -20,22 +21,38 @@ export interface Rejection {
   retryAfter?: number;
 }
 
+/** What a transport tells of one connection, each in a task of its own, never while `connect` or `send` runs. */
 export interface LinkEvents {
+  /** Commands can be sent; the client sends `connect` at once. */
   open(): void;
+  /** One whole message, encoded as the codec says. */
   message(data: string | ArrayBuffer): void;
-  /** The last call; a connection that could not be opened has the code 1006. */
+  /** A sign of life that is no message, for example a comment line of a stream. */
+  alive(): void;
+  /** The last call; a connection that could not be opened, or that broke, has the code 1006. */
   close(code: number, reason: string, rejection?: Rejection): void;
 }
 
-/** One open connection. After `close`, no event is called any more. */
+/** One connection. After `close`, no event is called any more. */
 export interface Link {
+  /** Send one command; called after `open`, in order. What cannot be sent ends the connection: `events.close`. */
   send(data: string | Uint8Array<ArrayBuffer>): void;
   close(code: number, reason: string): void;
 }
 
+/**
+ * A way to reach the gateway. The client is given a list, and tries one after the other until a message arrives by one;
+ * it keeps to that one. All above, such as tokens, positions and delays, is the same for every transport.
+ */
 export interface Transport {
+  /** For `stats` and logs. */
   readonly name: string;
-  /** Open a connection to *url*; errors arrive as `events.close`. */
+  /** The only encoding that it can carry, where that is so; else the client's. */
+  readonly codec?: Codec;
+  /**
+   * Open a connection to *url*, as the application gave it; `https://host` is to be taken for every transport.
+   * Throws where the platform has nothing to connect with; every other error arrives as `events.close`.
+   */
   connect(url: string, codec: Codec, events: LinkEvents): Link;
 }
 
@@ -51,6 +68,11 @@ export interface WebSocketLike {
 }
 
 export type WebSocketConstructor = new (url: string, protocols?: string | string[]) => WebSocketLike;
+
+/** Throw a `TypeError` if *url* cannot be that of a gateway. */
+export function checkUrl(url: string): void {
+  if (!/^(http|ws)s?:\/\/./i.test(url)) throw new TypeError(`"${url}" is not the URL of a gateway: expected https://host or wss://host/v1/ws`);
+}
 
 /** Return *url* with its scheme as `ws` or `wss`, and `/v1/ws` as its path where it has none. */
 export function webSocketUrl(url: string): string {

@@ -39,7 +39,7 @@ class Subject {
     const urls = Array.from({ length: options.endpoints ?? 1 }, (_, index) => `ws://endpoint-${index}/v1/ws`);
     this.fanway = new Fanway(urls, {
       environment: this.clock,
-      transport: this.transport,
+      transports: [this.transport],
       ...(options.token && {
         getToken: (reason) => {
           this.act("get_token", reason);
