@@ -64,7 +64,7 @@ class UserRecorder:
                 requested = command.get("subs", {})
                 self._server_channels |= reply.get("subs", {}).keys() - requested.keys()
                 for channel in requested.keys() - self._server_channels:
-                    self._on_restored(channel, requested[channel], reply["subs"][channel])
+                    self._on_restored(channel, requested[channel], reply.get("subs", {}).get(channel))
             case "subscribed":
                 self._on_subscribed(reply, since=command.get("since"))
             case "unsubscribed":
@@ -97,7 +97,13 @@ class UserRecorder:
 
     # ------------------------------------------------------------ private
 
-    def _on_restored(self, channel: str, options: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    def _on_restored(
+        self, channel: str, options: Mapping[str, Any], answer: Mapping[str, Any] | None
+    ) -> None:
+        if answer is None:
+            self.metrics.record_error("not_subscribed", f"{self.name}: connected does not mention {channel}")
+            self._end_subscription(channel, require_own=False)
+            return
         # Joins and leaves of the time without a connection are unknown: the list must be requested again.
         self.presence_lists[channel] = PresenceList()
         if answer["type"] == "subscribed":

@@ -23,7 +23,7 @@ from loadtests.codecs import CODECS
 from loadtests.connection import CommandRejected, Connection, Disconnected, UpgradeRejected
 from loadtests.scenario_run import ScenarioRun
 from loadtests.user_recorder import UserRecorder
-from protocol.client import ClientState, Decision, Retry, RetrySubscription, Stop
+from protocol.client import ClientState, ConnectionState, Decision, Retry, RetrySubscription, Stop
 from protocol.commands import map_of
 from protocol.messages import ClientInfo
 from protocol.server_messages import server_message_of
@@ -34,6 +34,18 @@ STATE_MESSAGES = frozenset(
 """Types of server messages with an effect on `ClientState`, except `message`, which advances a position."""
 
 
+CONNECTING_SECONDS = 0.5
+"""After which a subscription is tried again that could not be sent, because the client was connecting."""
+
+
+class Clock:
+    """The time of users, by gevent."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(gevent.sleep)
+    later = staticmethod(gevent.spawn_later)
+
+
 class WebSocketUser(User):
     """A user with one connection at a time; subclasses define what it does there.
 
@@ -42,6 +54,8 @@ class WebSocketUser(User):
 
     abstract = True
     scenario_run: ClassVar[ScenarioRun]
+    clock: ClassVar[Any] = Clock
+    """Replaced by tests."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -71,7 +85,7 @@ class WebSocketUser(User):
         self._stop_reason: str | None = None
         """Why this user must not connect again."""
         self._refused_channels: set[str] = set()
-        """Channels whose subscription will be retried on this connection."""
+        """Channels whose subscription will be retried; no `connect` names them before."""
         self._all_subscribed = Event()
         self._all_subscribed.set()
 
@@ -203,8 +217,6 @@ class WebSocketUser(User):
             self.metrics.counts[f"closes.{code}"] += 1
             self.metrics.record_problem("disconnects", f"{self.name}: closed with {code}")
         self._apply(self._client_state.on_closed(code))
-        self._refused_channels.clear()
-        self._all_subscribed.set()
         self._closed.set()
 
     def on_failure(self, error: BaseException) -> None:
@@ -228,7 +240,7 @@ class WebSocketUser(User):
         while True:
             if self._stop_reason is not None:
                 self._stop(self._stop_reason)
-            gevent.sleep(max(0.0, self._retry_at - time.monotonic()))
+            self.clock.sleep(max(0.0, self._retry_at - self.clock.now()))
             self._closing = False
             self._closed.clear()
             try:
@@ -243,7 +255,7 @@ class WebSocketUser(User):
                 self.metrics.record_problem("unreachable", f"{self.name}: {error}")
 
     def _connect_once(self) -> None:
-        command = map_of(self._client_state.connect_command(self.token))
+        self._client_state.begin()
         try:
             self.connection = Connection(self.options.url, self._codec, self)
         except UpgradeRejected as rejected:
@@ -256,6 +268,9 @@ class WebSocketUser(User):
         except OSError:
             self._apply(self._client_state.on_connection_lost())
             raise
+        # Made now, so that it has the channels that were added in the meantime.
+        wanted = [name for name in self._client_state.channels if name not in self._refused_channels]
+        command = map_of(self._client_state.connect_command(self.token, channels=wanted))
         try:
             self.connection.id = self.connection.request(command)["connection"]
         except BaseException:
@@ -268,7 +283,7 @@ class WebSocketUser(User):
         """Store what to do after the end of a connection or attempt."""
         match decision:
             case Retry():
-                self._retry_at = time.monotonic() + decision.after_seconds
+                self._retry_at = self.clock.now() + decision.after_seconds
                 if decision.fetch_token:
                     self._create_token()
             case Stop():
@@ -282,25 +297,31 @@ class WebSocketUser(User):
         if message["type"] in {"subscribed", "unsubscribed"}:
             self._end_retry(message["channel"])
         for retry in effects.retries:
-            self._schedule_retry(retry, self.connection)
+            self._schedule_retry(retry)
         with suppress(Disconnected):
             if effects.reply is not None:
                 self.connection.write(map_of(effects.reply))
             if effects.fetch_token:
                 self._create_token()
                 self.connection.send(map_of(self._client_state.refresh_command(self.token or "")))
-        if effects.decision is not None:
-            self._apply(effects.decision)
+        # A decision is that of `on_closed`, which follows: what was rejected is aborted.
 
-    def _schedule_retry(self, retry: RetrySubscription, connection: Connection) -> None:
+    def _schedule_retry(self, retry: RetrySubscription) -> None:
         self.metrics.counts["subscription_retries"] += 1
         self._refused_channels.add(retry.channel)
         self._all_subscribed.clear()
-        gevent.spawn_later(retry.after_seconds, self._retry_subscription, retry.channel, connection)
+        self.clock.later(retry.after_seconds, self._retry_subscription, retry.channel)
 
-    def _retry_subscription(self, channel: str, connection: Connection) -> None:
-        """Subscribe to *channel* again, unless *connection* has ended."""
-        if connection is not self.connection or channel not in self._refused_channels:
+    def _retry_subscription(self, channel: str) -> None:
+        """Subscribe to *channel* again; without a connection, let the next `connect` do it."""
+        if channel not in self._refused_channels:
+            return
+        if self._client_state.state is ConnectionState.CONNECTING:
+            # Its `connect` may be on the way without the channel.
+            self.clock.later(CONNECTING_SECONDS, self._retry_subscription, channel)
+            return
+        if self._client_state.state is not ConnectionState.CONNECTED:
+            self._end_retry(channel)
             return
         options = self._subscribe_options.get(channel, {})
         try:

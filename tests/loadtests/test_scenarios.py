@@ -90,7 +90,7 @@ async def test_an_objective_that_is_not_met_fails_the_run(tmp_path: Path) -> Non
 
 
 async def test_several_processes_share_the_users_and_make_one_report(tmp_path: Path) -> None:
-    shared = await run("chat", tmp_path, "--processes=2", "--duration=1")
+    shared = await run("chat", tmp_path, "--processes=2", "--duration=3")
     assert shared.exit_code == 0, shared.output
     assert shared.report["settings"]["processes"] == 2
     assert shared.report["counts"]["presence.checked"] == 30

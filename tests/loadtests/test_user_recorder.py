@@ -247,3 +247,9 @@ def test_the_channel_that_the_server_adds_is_not_recorded(user: SubscribedUser) 
     command = {"type": "subscribe", "channel": "@anna"}
     user.recorder.on_reply(command, {"type": "subscribed", "channel": "@anna", "recovered": False})
     assert list(user.recorder.channels) == [CHANNEL]
+
+
+def test_a_channel_that_connected_does_not_mention_is_an_error_and_ends(user: SubscribedUser) -> None:
+    user.reconnect({})
+    assert user.metrics.counts["errors.not_subscribed"] == 1
+    assert CHANNEL not in user.recorder.channels

@@ -118,3 +118,12 @@ def test_every_close_code_has_a_reaction() -> None:
     assert {case["client"] for case in closes.values()} == set(Reaction)
     assert closes[4006] == {"code": 4006, "name": "slow_consumer", "client": "reconnect", "backoff": "jitter"}
     assert {case["close"] for case in cases("closes.json", "connect_refused")} <= set(closes)
+
+
+def test_the_page_names_everything_that_a_scenario_needs() -> None:
+    text = (vectors.FOLDER / "README.md").read_text()
+    needed = {
+        need for cases in client_scenarios.FILES.values() for scenario in cases for need in scenario["needs"]
+    }
+    rows = "".join(re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE))
+    assert {need for need in needed if f"`{need}`" not in rows} == set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from tests.protocol.client_scenarios.needs import needs
+
 Scenario = dict[str, Any]
 Action = list[Any]
 
@@ -36,7 +38,8 @@ class Script:
     def done(self) -> Scenario:
         """Return the scenario."""
         options = {"options": self._options} if self._options else {}
-        return {"name": self._name, **options, "steps": self._steps}
+        needed = needs(self._options, self._steps)
+        return {"name": self._name, "needs": needed, **options, "steps": self._steps}
 
     # ------------------------------------------------------------ steps that most scenarios begin with
 
