@@ -13,7 +13,7 @@ INTERVAL_SECONDS = 60.0
 """For each kind of rejection, so that nobody can fill a disk or hide other lines."""
 
 TOKEN_REMEDIES: Final[Mapping[ErrorCode, str]] = {
-    ErrorCode.UNAUTHORIZED: "compare [auth] in gateway.toml with what signs the tokens",
+    ErrorCode.UNAUTHORIZED: "compare [auth] in the configuration with what signs the tokens",
     ErrorCode.TOKEN_EXPIRED: "nothing, if the client then fetches a new one",
 }
 

@@ -133,7 +133,7 @@ def unknown_key(path: tuple[str | int, ...]) -> SettingFault:
     """Return the fault of a key that does not exist, without its value: a secret's key may be misspelt."""
     near = nearest_key(path)
     return SettingFault(
-        dotted(path), "", "unknown key", f"did you mean {near}?" if near else "gateway.toml lists every key"
+        dotted(path), "", "unknown key", f"did you mean {near}?" if near else "docs/configuration.md lists every key"
     )
 
 
