@@ -132,9 +132,8 @@ def _not_a_table(path: tuple[str | int, ...]) -> SettingFault:
 def unknown_key(path: tuple[str | int, ...]) -> SettingFault:
     """Return the fault of a key that does not exist, without its value: a secret's key may be misspelt."""
     near = nearest_key(path)
-    return SettingFault(
-        dotted(path), "", "unknown key", f"did you mean {near}?" if near else "docs/configuration.md lists every key"
-    )
+    remedy = f"did you mean {near}?" if near else "docs/configuration.md lists every key"
+    return SettingFault(dotted(path), "", "unknown key", remedy)
 
 
 def nearest_key(path: tuple[str | int, ...]) -> str | None:
