@@ -14,6 +14,7 @@ from tests.broker.recording_node import KEPT, publication, publish, values
 from tests.broker.redis_fleet import LEASE_SECONDS, TIMEOUT_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_proxy import Proxy
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
+from tests.broker.test_redis_nodes import NO_RENEWALS
 
 LONG = Retention(10_000, 300.0)
 ANN, BOB = Member("c1", "ann"), Member("c2", "bob")
@@ -189,7 +190,7 @@ async def test_after_flushall_subscribers_get_a_gap_and_then_new_messages(
     old = await publish(two.broker, "kept", 1, 2, 3)
     await one.node.received(4)
     server.execute("FLUSHALL")
-    received = await one.node.received(2)
+    received = await one.node.received(3)
     gaps = {each.channel: each for each in received if isinstance(each, Gap)}
     assert set(gaps) == {"kept", "not"}
     assert all(each.reason == "reset" for each in gaps.values())
@@ -203,9 +204,23 @@ async def test_after_flushall_subscribers_get_a_gap_and_then_new_messages(
     assert values(await one.node.messages(1)) == [4]
     await publish(two.broker, "not", 5, retention=None)
     assert values(await one.node.messages(1)) == [5]
-    assert list((await two.broker.presence("kept")).members) == [ANN], (
-        "it has not left, and no leave is announced"
-    )
+    assert list((await two.broker.presence("kept")).members) == [ANN]
+    assert Join("kept", ANN) in received, "others may have read a list without it"
+
+
+async def test_members_that_redis_lost_are_announced_to_who_has_read_a_list_without_them(
+    server: RedisServer, fleet: Fleet
+) -> None:
+    one, two = await fleet.launch(), await fleet.launch(beat=NO_RENEWALS)
+    await one.broker.subscribe("kept", KEPT)
+    await two.broker.join("kept", ANN)
+    assert await one.node.received(1) == [Join("kept", ANN)]
+    server.execute("FLUSHALL")
+    (gap,) = await one.node.received(1)
+    assert isinstance(gap, Gap)
+    assert (await one.broker.presence("kept")).members == ()
+    await publish(two.broker, "other", 1)  # only now this node notices the loss
+    assert await one.node.received(1) == [Join("kept", ANN)]
 
 
 async def test_a_failover_that_lost_writes_is_noticed_though_offsets_continue(

@@ -252,8 +252,7 @@ class Shard:
         self.lookups.incarnation = self.presence.incarnation = incarnation
         self.reader.switch_inbox(incarnation)
         self.routes.on_new_incarnation()
-        # If Redis alone has lost the members, no subscriber has received a `Leave` for them.
-        self._tasks.spawn(self.presence.rejoin(announce=lease_expired))
+        self._tasks.spawn(self.presence.rejoin())
 
     def lease_renewed(self) -> None:
         """Test idle connections; retry the failed calls for routes, members, leaves and user commands."""

@@ -28,8 +28,6 @@ class JoinKind(NamedTuple):
     """What the joins of one call have in common."""
 
     channel: str
-    announce: bool
-    """Whether subscribers get a `Join` for a new member."""
     may_return: bool
     """Whether a member whose connection has ended may pass to the new connection."""
 
@@ -179,7 +177,6 @@ class MemberWrites:
             keys.node_members_prefix,
             incarnation,
             channel,
-            int(kind.announce),
             int(kind.may_return),
             *(argument for pair in members for argument in pair),
         )

@@ -67,8 +67,8 @@ class PresenceStore:
         """The members that are connected to this node, as they are listed."""
         self._leaves_to_retry: dict[Place, float] = {}
         """Members that may still be in Redis although they have left, and their grace in seconds."""
-        self._joins_to_retry: dict[Place, bool] = {}
-        """Local members that may be missing in Redis, and whether subscribers get a `Join` for them."""
+        self._joins_to_retry: dict[Place, None] = {}
+        """Local members that may be missing in Redis."""
         self._graces: GraceTimer[tuple[Place, str]] = GraceTimer(self._on_graces_ended)
         """Members whose connection has ended here, each with the token of its grace."""
         self.graces_refused = 0
@@ -90,7 +90,7 @@ class PresenceStore:
             BrokerUnavailable: Redis did not answer in time; if it has added the member, a retry removes it.
         """
         place = (channel, member.connection)
-        answer = self._writes.join(JoinKind(channel, announce=True, may_return=True), place[1], member)
+        answer = self._writes.join(JoinKind(channel, may_return=True), place[1], member)
         self._local_members[place] = member
         self._leaves_to_retry.pop(place, None)
         try:
@@ -125,10 +125,11 @@ class PresenceStore:
         """Return the number of members of *channel*; the cost of the call does not depend on that number."""
         return await self._counts.get(channel)
 
-    async def rejoin(self, *, announce: bool) -> None:
+    async def rejoin(self) -> None:
         """Add every local member again, for a new incarnation.
 
-        *announce*: send a `Join` to subscribers, because they may have received a `Leave` for the members.
+        Subscribers get a `Join` for those that Redis did not have: they have received a `Leave`, or a list of
+        the members without them.
         """
         incarnation = self.incarnation
         self._joins_to_retry.clear()
@@ -136,7 +137,7 @@ class PresenceStore:
             if incarnation != self.incarnation:
                 return  # another incarnation has started, and adds all members itself
             if place in self._local_members:
-                self._rejoin(place, announce=announce)
+                self._rejoin(place)
             if number % MEMBERS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
@@ -145,9 +146,9 @@ class PresenceStore:
         for place, grace in list(self._leaves_to_retry.items()):
             self._retry_leave(place, grace)
         failed, self._joins_to_retry = self._joins_to_retry, {}
-        for place, announce in failed.items():
+        for place in failed:
             if place in self._local_members:
-                self._rejoin(place, announce=announce)
+                self._rejoin(place)
         self._end_graces_of_others()
 
     async def close(self) -> None:
@@ -216,18 +217,18 @@ class PresenceStore:
         with contextlib.suppress(GatewayError):
             self._pipeline.call(command).add_done_callback(on_done)
 
-    def _rejoin(self, place: Place, *, announce: bool) -> None:
+    def _rejoin(self, place: Place) -> None:
         def on_done(answer: asyncio.Future[Member]) -> None:
             if answer.cancelled() or answer.exception() is not None:
-                self._joins_to_retry[place] = announce
+                self._joins_to_retry[place] = None
 
         channel, connection = place
-        kind = JoinKind(channel, announce=announce, may_return=False)
+        kind = JoinKind(channel, may_return=False)
         try:
             answer = self._writes.join(kind, connection, self._local_members[place])
             answer.add_done_callback(on_done)
         except GatewayError:
-            self._joins_to_retry[place] = announce
+            self._joins_to_retry[place] = None
 
     def _retry_leave(self, place: Place, grace: float) -> None:
         def on_done(answer: asyncio.Future[None]) -> None:

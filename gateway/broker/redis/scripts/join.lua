@@ -2,22 +2,21 @@
 -- A member whose connection has ended, and whose grace has not, passes to a new connection of the same user with the
 -- same info: it stays listed as it is, and no entry is sent.
 -- KEYS: state beats members user_counts absences route nodes node_members graces
--- ARGV: inbox_prefix inbox_limit node_members_prefix node channel announce may_return, then connection and member of each
---   announce: 1 to send entries `j`, 0 if no entry `l` was sent when the members were lost
+-- ARGV: inbox_prefix inbox_limit node_members_prefix node channel may_return, then connection and member of each
 --   may_return: 1 if a connection may take over a member whose connection has ended
 --   connection: the connection that the member belongs to; it is listed under the connection in `member`
 -- Returns {beat, listed, ...}: under which connection each member is listed; an error FENCED if the node does not hold
 -- a lease.
 local state, beats, members, user_counts, absences, route, nodes, node_members, graces = unpack(KEYS)
-local inbox_prefix, limit, node_members_prefix, node, channel, announce, may_return = unpack(ARGV, 1, 7)
+local inbox_prefix, limit, node_members_prefix, node, channel, may_return = unpack(ARGV, 1, 6)
 
 if not has_lease(nodes, node) then
   return redis.error_reply('FENCED the lease of ' .. node .. ' is gone')
 end
 local reply = {redis.call('HINCRBY', beats, node, 1)}
-local routed = announce == '1' and redis.call('SMEMBERS', route) or {}
+local routed = redis.call('SMEMBERS', route)
 
-for i = 8, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local connection, member = ARGV[i], ARGV[i + 1]
   local previous = connection
   local found = redis.call('HGET', members, connection)
