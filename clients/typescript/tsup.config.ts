@@ -9,6 +9,7 @@ export default defineConfig({
     "src/msgpack.ts",
     "src/testing.ts",
     "src/storage.ts",
+    "src/optimistic.ts",
     "src/debug.ts",
     "src/admin.ts",
     "src/webhooks.ts",

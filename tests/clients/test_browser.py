@@ -105,7 +105,7 @@ def test_messages_of_a_time_offline_arrive_in_order(
     offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     for turn in range(2):
         tab.call("Network.emulateNetworkConditions", offline=True, **offline)
-        tab.evaluate("fanway.connection.lost('cut by the test')")
+        tab.evaluate("fanway._connection._lost('cut by the test')")
         tab.wait(f"{STATES}.endsWith('waiting')")
         publish(gateway, channel, f"a{turn}", f"b{turn}")
         tab.call("Network.emulateNetworkConditions", offline=False, **offline)
@@ -174,6 +174,26 @@ def test_a_worker(tab: Page, site: str, gateway: GatewayProcess, channel: str) -
     publish(gateway, channel, "to a worker")
     tab.wait(f"{MESSAGES}.endsWith('to a worker')")
     assert tab.evaluate(MESSAGES) == "connecting,connected,to a worker"
+
+
+def test_react_shows_a_message_before_it_is_sent(
+    tab: Page, site: str, gateway: GatewayProcess, channel: str
+) -> None:
+    tab.open(f"{site}/app.html?{query(gateway, channel, optimistic='yes')}")
+    tab.wait("document.querySelector('#channel')?.textContent === 'live'")
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    tab.call("Network.emulateNetworkConditions", offline=True, **offline)
+    tab.evaluate("client._connection._lost('cut by the test')")
+    tab.wait("document.querySelector('#connection').textContent === 'waiting'")
+    tab.click("#publish")
+    tab.wait(f"{MESSAGES} === 'from the page'")
+    status = "document.querySelector('#messages li').dataset.status"
+    assert tab.evaluate(status) == "pending"
+    tab.evaluate("void (window.item = document.querySelector('#messages li'))")
+    publish(gateway, channel, "meanwhile")
+    tab.call("Network.emulateNetworkConditions", offline=False, **offline)
+    tab.wait(f"{MESSAGES} === 'meanwhile,from the page'")
+    tab.wait("window.item.dataset.status === 'sent'")
 
 
 def test_react_in_strict_mode(tab: Page, site: str, gateway: GatewayProcess, channel: str) -> None:

@@ -85,25 +85,32 @@ def test_beside_a_gateway(gateway: GatewayProcess) -> None:
     npm("test", environment=environment)
 
 
-def test_the_package_in_an_empty_project(gateway: GatewayProcess, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty project in which the packed library is installed."""
+    folder = tmp_path_factory.mktemp("packed")
     npm("run", "build")
     # The build shortens private names: the tests of the source pass on its files too.
     assert "this._env" not in (PACKAGE / "dist" / "index.js").read_text()
     npm("test", environment={"TEST_BUILD": "1"})
     (packed,) = json.loads(
-        npm("pack", "--ignore-scripts", "--silent", "--json", "--pack-destination", str(tmp_path))
+        npm("pack", "--ignore-scripts", "--silent", "--json", "--pack-destination", str(folder))
     )
     names = {file["path"] for file in packed["files"]}
     assert {"README.md", "package.json", "dist/index.js", "dist/index.cjs", "dist/react.d.ts"} <= names
     assert not [name for name in names if name.startswith(("src/", "test/", "node_modules/"))]
-    project = tmp_path / "project"
+    project = folder / "project"
     project.mkdir()
     (project / "package.json").write_text('{"private": true, "type": "module"}')
     npm(
-        "install", "--silent", str(tmp_path / packed["filename"]),
-        "ws", "react", "typescript", "@types/react",
+        "install", "--silent", str(folder / packed["filename"]),
+        "ws", "undici@^7", "react", "typescript", "@types/react",
         cwd=project,
     )  # fmt: skip
+    return project
+
+
+def test_the_package_in_an_empty_project(gateway: GatewayProcess, project: Path) -> None:
     (project / "module.mjs").write_text(ES_MODULE)
     (project / "common.cjs").write_text(COMMON_JS)
     (project / "typed.ts").write_text(TYPED)
@@ -123,3 +130,43 @@ def test_the_package_in_an_empty_project(gateway: GatewayProcess, tmp_path: Path
         "false",
     )
     run(compiler, *options, "typed.ts", cwd=project)
+
+
+RUNTIMES = PACKAGE / "test" / "runtimes"
+
+
+@pytest.fixture(scope="module")
+def runtimes() -> Path:
+    """Return the folder of the programs `bun` and `deno`, which are installed where they are missing."""
+    programs = RUNTIMES / "node_modules" / ".bin"
+    if not (programs / "deno").exists():
+        npm("ci", "--silent", "--no-audit", "--no-fund", cwd=RUNTIMES)
+    return programs
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("node", "{script}", "{port}", "{secret}", "ws"),
+        ("node", "{script}", "{port}", "{secret}", "undici"),
+        ("node", "--experimental-websocket", "{script}", "{port}", "{secret}", "global"),
+        ("{bun}", "run", "{script}", "{port}", "{secret}"),
+        ("{deno}", "run", "--allow-all", "--node-modules-dir=manual", "{script}", "{port}", "{secret}"),
+    ],
+    ids=["node-ws", "node-undici", "node-global", "bun", "deno"],
+)
+def test_each_runtime(
+    command: tuple[str, ...], gateway: GatewayProcess, project: Path, runtimes: Path
+) -> None:
+    (project / "smoke.mjs").write_text((RUNTIMES / "smoke.mjs").read_text())
+    values = {
+        "script": "smoke.mjs",
+        "port": gateway.public,
+        "secret": SECRET,
+        "bun": runtimes / "bun",
+        "deno": runtimes / "deno",
+    }
+    environment = {"DENO_NO_UPDATE_CHECK": "1", "DENO_DIR": str(project / ".deno")}
+    output = run(*(part.format(**values) for part in command), cwd=project, environment=environment)
+    states = "connecting,connected,waiting,connecting,connected,stopped"
+    assert output.splitlines()[-1] == f"one,two {states}"

@@ -1,8 +1,10 @@
 /** React hooks. One client per application, given to `FanwayProvider`; hooks share its subscriptions. */
 
 import { createContext, createElement, type ReactNode, useCallback, useContext, useEffect, useMemo, useRef, useSyncExternalStore } from "react";
+import type { Channel } from "./channel.js";
 import type { Fanway } from "./client.js";
 import type { FanwayError } from "./errors.js";
+import { type OptimisticMessage, OptimisticMessages } from "./optimistic.js";
 import { LivePresence } from "./presence.js";
 import type { Published, PublishOptions } from "./publisher.js";
 import type { State } from "./states.js";
@@ -40,11 +42,16 @@ export interface UseChannelOptions<Data> extends Pick<ChannelOptions, "rewind" |
   onGap?: (gap: Gap) => void;
   /** False: not subscribed. */
   enabled?: boolean;
+  /** Whether `publish` shows its message at once, as `pending`; it is taken out again if it is rejected. */
+  optimistic?: boolean;
 }
+
+/** `key` names the message for React; `status` is `sent` but for one that this component publishes. */
+export type ShownMessage<Data> = OptimisticMessage<Data>;
 
 export interface ChannelView<Data> {
   /** The newest last. */
-  messages: readonly Message<Data>[];
+  messages: readonly ShownMessage<Data>[];
   state: SubscriptionState;
   error?: FanwayError;
 }
@@ -53,6 +60,7 @@ export interface ChannelView<Data> {
 class ChannelStore<Data> {
   view: ChannelView<Data> = EMPTY;
   options: UseChannelOptions<Data> = {};
+  private _list: OptimisticMessages<Data> | undefined;
 
   constructor(
     private readonly _client: Fanway<any>,
@@ -61,26 +69,39 @@ class ChannelStore<Data> {
 
   readonly subscribe = (changed: () => void): (() => void) => {
     const { rewind, token, loadState } = this.options;
-    const channel = this._client.channel(this._name, { rewind, token, ...(loadState && { loadState: (request) => this.options.loadState?.(request) }) });
+    const channel = this._client.channel(this._name, {
+      rewind,
+      token,
+      ...(loadState && { loadState: (request) => this.options.loadState?.(request) }),
+    }) as Channel<Data>;
+    const list = (this._list = new OptimisticMessages(this._client, channel, this.options.limit));
     const set = (view: Partial<ChannelView<Data>>) => {
       this.view = { ...this.view, ...view };
       changed();
     };
     channel.on("state", ({ state, error }) => set({ state, error }));
-    channel.on("message", (message) => {
-      set({ messages: [...this.view.messages, message as Message<Data>].slice(-(this.options.limit ?? 100)) });
-      this.options.onMessage?.(message as Message<Data>);
-    });
+    list.onChange(({ messages }) => set({ messages }));
+    channel.on("message", (message) => this.options.onMessage?.(message));
     channel.on("gap", (gap) => this.options.onGap?.(gap));
-    if (channel.state !== this.view.state) set({ state: channel.state });
-    return () => channel.close();
+    set({ state: channel.state, messages: list.messages });
+    return () => {
+      list.close();
+      channel.close();
+      this._list = undefined;
+    };
   };
+
+  readonly publish = (data: Data, options?: PublishOptions): Promise<Published> =>
+    this.options.optimistic && this._list ? this._list.publish(data, options) : this._client.channel(this._name).publish(data, options);
 }
 
 const EMPTY: ChannelView<any> = { messages: [], state: "idle" };
 const noSubscription = () => () => {};
 
-/** Return the newest messages of *name*, its state, and `publish`. Subscribed while the component is mounted. */
+/**
+ * Return the newest messages of *name*, its state, and `publish`. Subscribed while the component is mounted; a later
+ * subscription of the same component begins with an empty list, and its `rewind`.
+ */
 export function useChannel<Data = any>(
   name: string,
   options: UseChannelOptions<Data> = {},
@@ -93,8 +114,7 @@ export function useChannel<Data = any>(
     () => store.view,
     () => EMPTY as ChannelView<Data>,
   );
-  const publish = useCallback((data: Data, publishOptions?: PublishOptions) => client.channel(name).publish(data, publishOptions), [client, name]);
-  return { ...view, publish };
+  return { ...view, publish: store.publish };
 }
 
 /** Return the newest message of *name*, beginning with the last one that the channel keeps. */

@@ -161,6 +161,11 @@ export class FakeGateway {
     for (const link of this._links) link.push(push);
   }
 
+  /** Return the data of the messages that *channel* keeps, oldest first. */
+  history(channel: string): unknown[] {
+    return this.channel(channel).log.map(({ data }) => data);
+  }
+
   /** Drop the history of *channel*, so that nobody can resume there. */
   forgetHistory(channel: string): void {
     this._channels.delete(channel);

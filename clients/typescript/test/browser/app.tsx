@@ -11,13 +11,15 @@ const client = new Fanway(query.get("url")!, { getToken: () => query.get("token"
 Object.assign(window, { client });
 
 function Messages() {
-  const { messages, state, publish } = useChannel<string>(name, { limit: 3 });
+  const { messages, state, publish } = useChannel<string>(name, { limit: 3, optimistic: query.has("optimistic") });
   return (
     <>
       <output id="channel">{state}</output>
       <ul id="messages">
-        {messages.map(({ id, data }) => (
-          <li key={id}>{data}</li>
+        {messages.map(({ key, data, status }) => (
+          <li key={key} data-status={status}>
+            {data}
+          </li>
         ))}
       </ul>
       <button id="publish" onClick={() => void publish("from the page")}>
