@@ -31,7 +31,7 @@ from protocol.client import Decision, Retry
 
 Action = list[Any]
 
-CAPABILITIES = {"failing_start", "retry_subscription", "subscribe_later"}
+CAPABILITIES = {"failing_start", "gone", "retry_subscription", "subscribe_later"}
 REPORTED = {"open", "send", "drop", "state", "message", "gap"}
 """The kinds of actions that the client does; it tells nobody the state of a channel."""
 TURNS = 20

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 
 from gateway import __version__
 from gateway.cli.api_client import Refused, Unreachable
-from gateway.cli.listen import ChannelListener, TokenSource, as_line, notes
+from gateway.cli.listen import ChannelListener, Clock, TokenSource, as_line, notes
 from protocol.client import NO_EFFECTS, NOT_RECOVERED, Effects, Reset, Retry, RetrySubscription, Stop
 from protocol.codec import JsonCodec
 from protocol.errors import ErrorCode
@@ -169,7 +169,7 @@ class Listening:
             self.channels or ("a",),
             on_message=lambda message: self.messages.append(as_line(message)),
             on_note=self.notes.append,
-            sleep=self.sleeps.append,
+            clock=Clock(sleep=self.sleeps.append),
             **self.options,
         ).run()
 
@@ -271,7 +271,6 @@ def test_a_refusal_is_final(answer: ServerMessage, line: str) -> None:
 TRANSIENT: list[tuple[ServerMessage, bool, float]] = [
     (Error(ErrorCode.RATE_LIMITED, "m", 4000, id=1), False, 4.0),
     (Error(ErrorCode.UNAVAILABLE, "m", id=1), False, 0.5),
-    (connected(a=Error(ErrorCode.UNAVAILABLE, "m", 2000)), False, 2.0),
     (Error(ErrorCode.TOKEN_EXPIRED, "m", id=1), True, 0.5),
 ]
 
@@ -313,18 +312,38 @@ def test_an_expired_channel_token_is_renewed_on_the_same_connection() -> None:
     assert (listening.sleeps, listening.notes) == ([], [LISTENING])
 
 
-def test_channel_tokens_that_are_rejected_twice_make_it_connect_again_later() -> None:
-    def script(connection: ServerConnection, attempt: int) -> None:
-        receive(connection)
-        if attempt == 2:
-            connection.close(4005)
-        send(connection, connected(a=Error(ErrorCode.UNAUTHORIZED, "no")))
-        id = receive(connection)["id"]
-        send(connection, Error(ErrorCode.UNAUTHORIZED, "no", id=id))  # type: ignore[arg-type]
-        connection.recv()
+def test_a_channel_that_is_refused_for_the_moment_is_tried_again_on_the_same_connection() -> None:
+    received: list[object] = []
 
-    listening = refuse(script, "4005", get_channel_token=lambda _: "token")
-    assert listening.sleeps == [1.0]
+    def script(connection: ServerConnection, _: int) -> None:
+        receive(connection)
+        send(connection, connected(a=Error(ErrorCode.UNAVAILABLE, "later", 20), b=Subscribed("b")))
+        received.append(receive(connection))
+        connection.close(4005)
+
+    listening = Listening("a", "b", random=lambda: 0.0)
+    with gateway(script) as url, pytest.raises(Refused, match="4005"):
+        listening.run(url)
+    assert received == [{"type": "subscribe", "id": 2, "channel": "a"}]
+    assert (listening.sleeps, listening.notes) == ([], [LISTENING, "a: unavailable: later"])
+
+
+def test_channel_tokens_that_are_rejected_twice_are_fetched_again_after_a_delay() -> None:
+    received: list[object] = []
+
+    def script(connection: ServerConnection, _: int) -> None:
+        receive(connection)
+        send(connection, connected(a=Error(ErrorCode.UNAUTHORIZED, "no")))
+        for _ in range(2):
+            renewed = receive(connection)
+            received.append(renewed["token"])
+            send(connection, Error(ErrorCode.UNAUTHORIZED, "no", id=renewed["id"]))  # type: ignore[arg-type]
+        connection.close(4005)
+
+    tokens = iter(["first", "second", "third"])
+    listening = refuse(script, "4005", get_channel_token=lambda _: next(tokens), random=lambda: 0.01)
+    assert received == ["second", "third"]
+    assert listening.sleeps == []
     assert "a: unauthorized: no" in listening.notes
 
 

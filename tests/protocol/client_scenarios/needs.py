@@ -60,6 +60,8 @@ def _of_steps(steps: list[Step]) -> Iterator[str]:
 def _of_action(kind: str, action: list[Any]) -> Iterator[str]:
     if action[0] == "error":
         yield "errors"
+    if action[0] == "channel" and action[2] == "gone" and action[3] != "stopped":
+        yield "gone"
     if action[:2] == ["state", "suspended"]:
         yield "suspended"
     if kind == "advance" and (action[0] == "drop" or (action[0] == "send" and action[1]["type"] == "ping")):
