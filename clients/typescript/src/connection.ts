@@ -125,7 +125,7 @@ export class Connection {
   }
 
   /** End the connection for good. */
-  stop(reason = "the application closed it", code = 1000): void {
+  stop(reason = "closed by the application", code = 1000): void {
     if (this.state === "stopped") return;
     this._drop(reason);
     this._unlisten?.();
@@ -181,7 +181,7 @@ export class Connection {
   }
 
   private _onTokenError(error: unknown): void {
-    if (error instanceof UnauthorizedError) return this.stop(error.message || "getToken says unauthorized", 4003);
+    if (error instanceof UnauthorizedError) return this.stop(error.message || "unauthorized", 4003);
     this._owner._onError(error);
     // A connection goes on until its token expires; the gateway ends it then.
     if (this.state === "connecting") this._end(ABNORMAL_CLOSURE, "getToken failed");
@@ -192,7 +192,7 @@ export class Connection {
     const current = () => generation === this._generation;
     this._announced = undefined;
     this._lastId = 0;
-    this._startTimer(ANSWER_MS, () => this._lost("no answer to connect in time"));
+    this._startTimer(ANSWER_MS, () => this._lost("no answer to connect"));
     try {
       this._link = this._via.connect(this._urls[this._endpoint % this._urls.length]!, this._codec, {
         open: () => current() && this._sendConnect(),
@@ -203,7 +203,7 @@ export class Connection {
     } catch (error) {
       if (this._fallBack()) return;
       this._owner._onError(error);
-      this.stop("the connection cannot be opened", ABNORMAL_CLOSURE);
+      this.stop("cannot connect", ABNORMAL_CLOSURE);
     }
   }
 
@@ -261,6 +261,10 @@ export class Connection {
 
   private _onAlive(): void {
     this._lastHeard = this._env.now();
+    this._endProbe();
+  }
+
+  private _endProbe(): void {
     this._env.clearTimer(this._probeTimer);
     this._probeTimer = undefined;
   }
@@ -272,7 +276,7 @@ export class Connection {
       message = this._codec.decode(data) as ServerMessage;
     } catch (error) {
       this._owner._onError(error);
-      return this._lost("a message could not be decoded");
+      return this._lost("cannot decode a message");
     }
     this._works = true;
     this._counts.received++;
@@ -305,7 +309,7 @@ export class Connection {
     this._link = undefined;
     if (code < OWN_CODES && this._fallBack(reason)) return;
     if (rejection && rejection.status < 500 && rejection.status !== 429)
-      return this.stop(reason || `the handshake was refused with HTTP ${rejection.status}`, ABNORMAL_CLOSURE);
+      return this.stop(reason || `refused with HTTP ${rejection.status}`, ABNORMAL_CLOSURE);
     // Retry-After holds for all who were refused; the jitter on top spreads them.
     this._end(code, reason, rejection?.retryAfter, rejection !== undefined);
   }
@@ -343,7 +347,6 @@ export class Connection {
     if (this.state !== "connected" || this._probeTimer !== undefined) return;
     this.request({ type: "ping" }).catch(() => {});
     this._probeTimer = this._env.setTimer(() => {
-      this._probeTimer = undefined;
       this._lost("no answer to a ping");
     }, PROBE_MS);
   }
@@ -354,7 +357,7 @@ export class Connection {
     if (this.state === "connected") {
       if (this._tokens.expired) this._refresh();
       this._probe();
-    } else if (event !== "offline" && this._isWaiting()) {
+    } else if (event !== "offline" && (this.state === "waiting" || this.state === "suspended")) {
       const delay = this._notBefore - this._env.now();
       if (delay <= 0) this._begin();
       else this._scheduleAttempt(delay);
@@ -409,23 +412,18 @@ export class Connection {
     });
   }
 
-  private _isWaiting(): boolean {
-    return this.state === "waiting" || this.state === "suspended";
-  }
-
   /** Close the socket, and forget what belongs to it. Browsers let a page close with 1000 only, of the codes below 3000. */
   private _drop(reason: string): void {
     this._generation++;
     this._env.clearTimer(this._timer);
-    this._env.clearTimer(this._probeTimer);
-    this._probeTimer = undefined;
+    this._endProbe();
     this.info = undefined;
     const { _link: link } = this;
     this._link = undefined;
     link?.close(1000, reason.slice(0, 40)); // at most 123 bytes of UTF-8 (RFC 6455 section 5.5)
     const waiting = [...this._replies.values()];
     this._replies.clear();
-    const error = new FanwayError("connection_lost", "the connection ended before the reply");
+    const error = new FanwayError("connection_lost", "no reply: the connection ended");
     for (const { reject } of waiting) reject(error);
     if (this.state === "connected") this._owner._onDisconnected();
   }

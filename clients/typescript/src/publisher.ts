@@ -56,7 +56,7 @@ export class Publisher {
       if (this._entries.size >= MAX_QUEUED) return reject(new FanwayError("queue_full", `${MAX_QUEUED} publishes wait already`));
       const abort = () => entry._settle(this._uncertain(entry) ?? signal!.reason);
       const timer = this._env.setTimer(
-        () => entry._settle(this._uncertain(entry) ?? new FanwayError("timeout", "there was no connection in time; it was not published")),
+        () => entry._settle(this._uncertain(entry) ?? new FanwayError("timeout", "no connection in time: it was not published")),
         timeout,
       );
       const entry: Entry = {
@@ -101,12 +101,12 @@ export class Publisher {
   /** Reject what waits: the client has stopped. */
   stop(): void {
     for (const entry of [...this._entries])
-      entry._settle(this._uncertain(entry) ?? new FanwayError("stopped", "the client has stopped; it was not published"));
+      entry._settle(this._uncertain(entry) ?? new FanwayError("stopped", "the client has stopped: it was not published"));
   }
 
   private _uncertain(entry: Entry): FanwayError | undefined {
     if (entry._sentAt === undefined) return undefined;
-    return new FanwayError("uncertain", "no reply to a publish that was sent: it may have happened");
+    return new FanwayError("uncertain", "no reply: it may have been published");
   }
 
   private _send(entry: Entry): void {
