@@ -173,3 +173,23 @@ it("stats count what was sent, received, and waits", async () => {
   expect(fanway.stats()).toMatchObject({ received: 2, pending: 0, publishes: 0 });
   await fanway.close();
 });
+
+it("`retry` sets the bound of each delay", async () => {
+  const delays: unknown[] = [];
+  const attempts: number[] = [];
+  const clock = new FakeClock();
+  const transport = new Scripted();
+  const retry = (attempt: number) => {
+    attempts.push(attempt);
+    return 4_000 * (attempt + 1);
+  };
+  const fanway = new Fanway("wss://host", { environment: clock, transports: [transport], retry });
+  fanway.on("state", ({ delay }) => delay !== undefined && delays.push(delay));
+  fanway.connect();
+  for (let n = 1; n <= 3; n++) {
+    await transport.fail();
+    await clock.advance(2_000 * n);
+  }
+  expect(attempts).toEqual([0, 1, 2]);
+  expect(delays).toEqual([2_000, 4_000, 6_000]); // half of the bound: `random` is 0.5
+});

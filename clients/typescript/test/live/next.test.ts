@@ -7,7 +7,7 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import { type Fanway, type Transport, webSocket, type WebSocketConstructor } from "../../src/index.js";
 import { OptimisticMessages } from "../../src/optimistic.js";
 import { stored } from "../../src/storage.js";
-import { admin, client, fresh, Proxy, reached } from "./gateway.js";
+import { admin, client, fresh, Proxy, reached, token } from "./gateway.js";
 
 let proxy: Proxy;
 let clients: Fanway[];
@@ -127,4 +127,24 @@ it("messages are shown once and at once, whatever is cut", async () => {
   const denied = new OptimisticMessages(fanway, fanway.channel(fresh("quiet")));
   await expect(denied.publish(1)).rejects.toMatchObject({ code: "permission_denied" });
   expect(denied.messages).toEqual([]);
+});
+
+it("after a user signed out, the client goes on as the next one", async () => {
+  const name = fresh();
+  let user = "ann";
+  const fanway = open(proxy.url, { getToken: () => token(user) });
+  const seen: unknown[] = [];
+  fanway.channel(name).on("message", ({ data }) => seen.push(data));
+  await reached(fanway, "connected");
+  expect(fanway.info?.user).toBe("ann");
+  await admin.publish(name, 1);
+  await expect.poll(() => seen).toEqual([1]);
+  await fanway.close();
+  fanway.setToken(undefined);
+  user = "ben";
+  fanway.connect();
+  await reached(fanway, "connected");
+  expect(fanway.info?.user).toBe("ben");
+  await admin.publish(name, 2);
+  await expect.poll(() => seen).toEqual([1, 2]);
 });
