@@ -20,7 +20,7 @@ SEED ?=
 TEST_PROTOCOL = $(BIN)/coverage run -m pytest tests/protocol && $(BIN)/coverage report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test check fix bench bench-redis chaos loadtest lock clean
+.PHONY: help setup run demo test-fast test check fix bench bench-redis chaos loadtest lock clean
 
 help: ## list all targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -52,6 +52,9 @@ $(EXAMPLES_STAMP): examples/package-lock.json | $(NODE_STAMP)
 
 run: $(RUNTIME_STAMP) ## start a gateway in dev mode, with the demo page; installs what that needs
 	$(BIN)/fanway serve --dev
+
+demo: $(NODE_STAMP) ## build the demo page from clients/typescript/demo
+	npm run --silent --prefix clients/typescript demo
 
 test-fast: setup ## run the tests that need no other programs (under 3 minutes): tests/protocol, tests/gateway
 	$(TEST_PROTOCOL)

@@ -8,9 +8,9 @@ from gateway.access.admission import AdmissionLimits
 from gateway.access.client_address import is_trusted, source_of
 from gateway.access.command_costs import CommandCosts
 from gateway.access.jwks import Jwks
-from gateway.access.keys import StaticKeys
+from gateway.access.keys import StaticKeys, secret_keys
 from gateway.access.ratelimit import CommandRates, Rate
-from gateway.access.tokens import Verifier
+from gateway.access.tokens import Verifier, mint
 from gateway.broker.base import AckLevel, Broker
 from gateway.broker.memory.broker import MemoryBroker
 from gateway.broker.notices import Notice
@@ -33,6 +33,9 @@ from gateway.transport.incoming_memory import IncomingMemory
 from gateway.transport.public_http import HttpOptions
 from gateway.transport.websocket.options import WebSocketOptions
 from protocol.limits import encoded_size
+
+DEMO_TOKEN_TTL_SECONDS = 3_600.0
+"""Of the tokens that the demo page gets; its client fetches the next one."""
 
 
 def broker(
@@ -94,6 +97,25 @@ def verifier(settings: Settings, jwks: Jwks | None) -> Verifier | None:
         clock=wall,
         leeway=auth.leeway,
         max_ttl=auth.max_ttl,
+    )
+
+
+def demo_token(settings: Settings) -> Callable[[str], str] | None:
+    """Return what makes a token for a user of the demo page; None if the secret was not made by dev mode.
+
+    Tokens of a configured secret would be valid outside this process, too.
+    """
+    if not settings.dev_made_secret:
+        return None
+    auth = settings.auth
+    key = secret_keys(auth.secret.get_secret_value())[0]
+    return lambda user: mint(
+        key,
+        user=user,
+        ttl=min(DEMO_TOKEN_TTL_SECONDS, auth.max_ttl),
+        now=wall(),
+        audience=auth.audience or None,
+        issuer=auth.issuer or None,
     )
 
 

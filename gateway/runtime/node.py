@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+from starlette.routing import BaseRoute
+
 from gateway import defaults
 from gateway.access.admission import Admission
 from gateway.access.jwks import Jwks
@@ -236,7 +238,7 @@ class GatewayNode:
         app = push.create_app(
             self._push_context,
             routes=[*health.routes(self._gate.problems), self._metrics.route()],
-            demo=demo.routes(lambda: self.public.port) if self.settings.dev else (),
+            demo=self._demo_routes() if self.settings.dev else (),
             dev_key=defaults.DEV_PUSH_KEY if self.settings.dev else "",
         )
         return Listener(
@@ -248,6 +250,9 @@ class GatewayNode:
             on_exhausted=partial(self._on_descriptors_exhausted, "internal"),
             **keep_alive_options(self.settings.listen.internal.keep_alive),
         )
+
+    def _demo_routes(self) -> list[BaseRoute]:
+        return demo.routes(lambda: self.public.port, factory.demo_token(self.settings))
 
     def _make_push_context(self) -> PushContext:
         settings = self.settings

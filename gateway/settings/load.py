@@ -22,7 +22,7 @@ FILES = (Path("fanway.toml"), Path("gateway.toml"))
 
 PREFIX = "FANWAY_"
 _NESTED = "__"
-_NOT_IN_FILES = {"dev", "dev_opens_default"}
+_NOT_IN_FILES = {"dev", "dev_opens_default", "dev_made_secret"}
 """Fields of the settings that are not sections, and so in no file."""
 
 
@@ -168,12 +168,14 @@ def _remove(values: Any, path: tuple[str | int, ...]) -> None:
 def _opened_for_dev(settings: Settings) -> Settings:
     """Return *settings* with what `--dev` opens."""
     auth: dict[str, Any] = {"anonymous": True}
-    if not settings.auth.key_sources():
+    makes_secret = not settings.auth.key_sources()
+    if makes_secret:
         auth["secret"] = SecretStr(secrets.token_urlsafe(32))
     keys = (*settings.push.keys, SecretStr(defaults.DEV_PUSH_KEY))
     return settings.model_copy(
         update={
             "auth": settings.auth.model_copy(update=auth),
+            "dev_made_secret": makes_secret,
             "push": settings.push.model_copy(update={"keys": keys}),
         }
     )

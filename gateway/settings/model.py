@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """Set by `--dev` only."""
     dev_opens_default: bool = False
     """Whether the default namespace has the rules of `DEV_NAMESPACE`: in dev mode, without a table for it."""
+    dev_made_secret: bool = False
+    """Whether `auth.secret` was made by dev mode, so that its tokens are valid for this process only."""
 
     @classmethod
     def settings_customise_sources(

@@ -234,6 +234,10 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
+    def bring_to_front(self) -> None:
+        """Show this tab: one in the background renders no frames."""
+        self.call("Page.bringToFront")
+
     def screenshot(self, path: Path) -> None:
         """Keep a picture of the whole page, however long."""
         path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""The demo page of dev mode: a client on the real WebSocket, served by the internal listener."""
+"""The demo page of dev mode: a client on the real WebSocket, served by the internal listener.
+
+The other files of this folder are built by `make demo` from clients/typescript/demo; do not edit them here.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,38 @@ TYPES: Final = {
 HEADERS: Final = {
     # After an upgrade of the gateway, browsers load the new page at once.
     "cache-control": "no-cache",
-    # 'self' does not include other ports of this host, which connect-src must allow.
     "content-security-policy": (
-        "default-src 'self'; connect-src ws: http: 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; worker-src 'self'; "
+        # 'self' does not include other ports of this host, such as that of the public listener.
+        "connect-src 'self' ws: wss:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
+    # These two let the page share memory with its worker.
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
 
 
-def routes(public_port: Callable[[], int]) -> list[BaseRoute]:
-    """Return the page at `/`, its files under `/demo/`, and at `/demo/where` the port of the public listener.
+def routes(public_port: Callable[[], int], token: Callable[[str], str] | None) -> list[BaseRoute]:
+    """Return the page at `/`, its files under `/demo/`, and what it asks for under the same prefix.
 
-    Every file has a route of its own, created at the start: no path of a request is looked up on the disk.
+    `GET /demo/where` answers with the port of the public listener. `POST /demo/token?user=…` answers with a
+    token of that user, or with null where *token* is None: the page then connects without one. Every file has
+    a route of its own, created at the start: no path of a request is looked up on the disk.
     """
 
     async def where(_: Request) -> Response:
         return JSONResponse({"port": public_port()}, headers=HEADERS)
+
+    async def sign(request: Request) -> Response:
+        try:
+            signed = token and token(request.query_params.get("user", ""))
+        except ValueError as error:
+            return JSONResponse({"error": {"message": str(error)}}, status_code=422, headers=HEADERS)
+        return JSONResponse({"token": signed}, headers=HEADERS | {"cache-control": "no-store"})
 
     files = {entry.name: entry for entry in resources.files(__name__).iterdir()}
     served = {name: _file_endpoint(name, file.read_bytes()) for name, file in files.items() if _type(name)}
@@ -46,6 +65,7 @@ def routes(public_port: Callable[[], int]) -> list[BaseRoute]:
         # Browsers request this for pages that name no icon, such as /metrics.
         Route("/favicon.ico", served["icon.svg"]),
         Route("/demo/where", where),
+        Route("/demo/token", sign, methods=["POST"]),
         *(Route(f"/demo/{name}", answer) for name, answer in sorted(served.items())),
     ]
 

@@ -24,9 +24,9 @@ CONNECTED = "document.body.dataset.state === 'connected' && document.querySelect
 names = (f"channel-{number}" for number in count(1))
 
 
-def open_page(tab: Page, gateway: GatewayProcess, channel: str) -> None:
-    """Open the page and wait until it is connected, and the only member of *channel*."""
-    tab.open(f"http://127.0.0.1:{gateway.internal}/#{channel}")
+def open_page(tab: Page, gateway: GatewayProcess, channel: str, *, name: str = "Ada") -> None:
+    """Open the page as the user *name*; wait until it is connected, and the only member of *channel*."""
+    tab.open(f"http://127.0.0.1:{gateway.internal}/?name={name}#{channel}")
     tab.wait(CONNECTED)
     tab.wait("document.querySelector('#present').textContent === '1'")
 
@@ -43,11 +43,16 @@ def publish(gateway: GatewayProcess, channel: str, *texts: str) -> None:
 
 
 @contextmanager
-def another_client(gateway: GatewayProcess, channel: str) -> Iterator[Connection]:
-    """Yield another client that is subscribed to *channel*."""
+def another_client(gateway: GatewayProcess, channel: str, *, user: str = "") -> Iterator[Connection]:
+    """Yield another client that is subscribed to *channel*: of *user*, or anonymous."""
+    url = f"http://127.0.0.1:{gateway.internal}/demo/token?user={user}"
+    token = httpx.post(url, trust_env=False).raise_for_status().json()["token"] if user else None
     with ExitStack() as stack:
         socket = _connected(stack, f"ws://127.0.0.1:{gateway.public}/v1/ws")
-        for number, command in enumerate(({"type": "connect"}, {"type": "subscribe", "channel": channel})):
+        who = {"token": token} if token else {}
+        for number, command in enumerate(
+            ({"type": "connect", **who}, {"type": "subscribe", "channel": channel})
+        ):
             socket.send(json.dumps({"id": number + 1, **command}))
         until(socket, type="subscribed")
         yield socket
@@ -70,6 +75,14 @@ def until(socket: Connection, **fields: object) -> Event:
     while not fields.items() <= (message := json.loads(socket.recv(timeout=TIMEOUT_SECONDS))).items():
         pass
     return dict(message)
+
+
+def numbers(page: Page, selector: str = ".message") -> list[int]:
+    """Return the numbers of the messages, in the order in which they are shown."""
+    shown: list[str] = page.evaluate(
+        f"[...document.querySelectorAll('{selector} .number')].map((number) => number.textContent)"
+    )
+    return [int(number.removeprefix("#")) for number in shown]
 
 
 def message_texts(page: Page) -> list[str]:

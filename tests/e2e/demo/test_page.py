@@ -1,10 +1,9 @@
-"""The demo page of dev mode in a real Chromium: its files, its content, its layout."""
+"""The demo page of dev mode in a real Chromium: its files, and what it shows and sends."""
 
 import json
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from gateway.console import demo
+from tests.clients.npm import PACKAGE, run
 from tests.e2e.browser import Browser, Page
 from tests.e2e.demo.kit import (
     CONNECTED,
@@ -20,6 +20,7 @@ from tests.e2e.demo.kit import (
     has_text,
     message_texts,
     names,
+    numbers,
     open_page,
     publish,
     push,
@@ -27,13 +28,12 @@ from tests.e2e.demo.kit import (
 )
 from tests.e2e.gateway import TIMEOUT_SECONDS, GatewayProcess, gateway_process
 
-ARTIFACTS = Path(__file__).parents[3] / "artifacts"
 FILES = sorted(path.name for path in Path(demo.__file__).parent.iterdir() if path.suffix in demo.TYPES)
 
 
 @pytest.fixture(scope="module")
 def gateway(home: Path) -> Iterator[GatewayProcess]:
-    with gateway_process(home) as running:
+    with gateway_process(home, AUTH__SECRET="") as running:
         yield running
 
 
@@ -50,8 +50,15 @@ def test_every_file_has_its_type_is_not_cached_and_cannot_load_from_other_hosts(
     assert answer.headers["content-type"].partition(";")[0] == types[Path(path).suffix]
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    policy = answer.headers["content-security-policy"]
-    assert policy.startswith("default-src 'self'; connect-src ws: http: 'self'")
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert policy == {
+        "default-src": "'none'",
+        **{f"{kind}-src": "'self'" for kind in ("script", "style", "img", "worker")},
+        "connect-src": "'self' ws: wss:",
+        **dict.fromkeys(("base-uri", "form-action", "frame-ancestors"), "'none'"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,86 @@ def test_no_other_file_is_served(gateway: GatewayProcess, path: str) -> None:
         connection.close()
 
 
-# ---------------------------------------------------------------- content
+def test_the_committed_page_is_what_its_source_builds(tmp_path: Path) -> None:
+    run("node", "demo/build.mjs", str(tmp_path), cwd=PACKAGE)
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    committed = {name: (Path(demo.__file__).parent / name).read_bytes() for name in FILES}
+    assert built.keys() == committed.keys()
+    assert [name for name in FILES if built[name] != committed[name]] == [], "run `make demo` and commit"
+    assert len(committed["demo.js"]) < 48 * 1024
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_user_of_the_page_has_the_name_that_its_token_says(
+    gateway: GatewayProcess, browser: Browser, channel: str
+) -> None:
+    with browser.page() as page:
+        open_page(page, gateway, channel, name="M%C3%A9lanie")
+        page.wait(has_text("Mélanie (you)", "#members li"))
+        assert page.evaluate("location.search") == ""
+        page.type("#name", "Bob")
+        page.wait_event("Page.loadEventFired", after=len(page.events))
+        page.wait(has_text("Bob (you)", "#members li"))
+        page.type("#text", "hello")
+        page.wait(has_text("Bob (you)", ".message .from"))
+        assert page.problems() == []
+
+
+@pytest.mark.parametrize("user", ["", "a" * 129, "a%00b"])
+def test_no_token_is_signed_for_a_name_that_no_user_can_have(gateway: GatewayProcess, user: str) -> None:
+    url = f"http://127.0.0.1:{gateway.internal}/demo/token?user={user}"
+    answer = httpx.post(url, trust_env=False)
+    assert answer.status_code == 422
+    assert "1 to 128 characters" in answer.json()["error"]["message"]
+
+
+def test_a_configured_secret_signs_nothing_for_the_page_which_is_anonymous_then(
+    browser: Browser, channel: str, tmp_path: Path
+) -> None:
+    with gateway_process(tmp_path) as gateway, browser.page() as page:
+        url = f"http://127.0.0.1:{gateway.internal}/demo/token?user=Ada"
+        assert httpx.post(url, trust_env=False).json() == {"token": None}
+        open_page(page, gateway, channel)
+        page.wait(has_text(f"{page.text('#connection')[:6]} (you)", "#members li"))
+        assert page.evaluate("document.querySelector('#naming').hidden")
+        page.type("#text", "without a name")
+        page.wait(has_text("without a name"))
+        assert page.problems() == []
+
+
+# ---------------------------------------------------------------- two windows
+
+
+def test_two_windows_see_each_other(page: Page, browser: Browser) -> None:
+    page.wait("document.querySelector('#another').search.length > 6")
+    with browser.page() as second:
+        second.open(page.evaluate("document.querySelector('#another').href"))
+        second.wait("document.querySelector('#present').textContent === '2'")
+        other = second.evaluate("document.querySelector('#name').value")
+        assert other != "Ada"
+        second.wait(has_text("Ada", "#members li"))
+        second.type("#text", "can you read this?")
+        page.bring_to_front()
+        page.wait(has_text(other, "#members li"))
+        page.wait(has_text(f"{other} joined", "#events li"))
+        page.wait(has_text("can you read this?"))
+        page.type("#text", "yes, I can")
+        for tab in (page, second):
+            tab.bring_to_front()
+            tab.wait(has_text("yes, I can"))
+            assert message_texts(tab) == ["can you read this?", "yes, I can"]
+            assert numbers(tab) == [1, 2]
+        senders = "[...document.querySelectorAll('.message .from')].map((from) => from.textContent)"
+        assert page.evaluate(senders) == [other, "Ada (you)"]
+        assert second.evaluate(senders) == [f"{other} (you)", "Ada"]
+        assert second.problems() == []
+    page.bring_to_front()
+    page.wait(has_text(f"{other} left", "#events li"))
+
+
+# ---------------------------------------------------------------- messages
 
 
 def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_other_hosts(
@@ -75,11 +161,11 @@ def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_ot
 ) -> None:
     with browser.page() as page:
         page.open(f"http://127.0.0.1:{gateway.internal}/")
-        connection = page.wait(CONNECTED)
-        page.wait("Number(document.querySelector('#rtt').textContent) > 0")
+        page.wait(CONNECTED)
         assert page.text("#state") == "Connected"
         assert page.evaluate("document.querySelector('#channel').value") == "demo"
-        page.wait(has_text(f"{connection[:6]} (you)", "#members li"))
+        name = page.evaluate("document.querySelector('#name').value")
+        page.wait(has_text(f"{name} (you)", "#members li"))
         places = {urlsplit(url)[:2] for url in page.requests()}
         assert places == {("http", f"127.0.0.1:{gateway.internal}"), ("ws", f"127.0.0.1:{gateway.public}")}
         assert page.problems() == []
@@ -87,9 +173,10 @@ def test_the_page_subscribes_to_the_default_channel_and_requests_nothing_from_ot
 
 def test_a_message_published_over_http_appears(page: Page, gateway: GatewayProcess, channel: str) -> None:
     sent = push(gateway, "publish", {"channel": channel, "data": {"price": 4}, "tags": {"source": "shop"}})
-    page.wait(has_text(sent["message"], ".id"))
+    page.wait(has_text("#1", ".number"))
+    assert page.evaluate("document.querySelector('.number').title") == f"message id {sent['message']}"
     assert page.text(".data") == '{"price":4}source: shop'
-    assert page.text(".from") == "push API"
+    assert page.text(".from") == "backend"
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", page.text(".message time"))
 
 
@@ -101,11 +188,25 @@ def test_a_typed_message_is_delivered_to_another_client_and_to_the_page(
         page.type("#text", "good morning")
         message = until(other, type="message")
         assert message["data"] == {"text": "good morning"}
-        assert message["from"]["connection"] == connection
-        page.wait(has_text(message["message"], ".id"))
+        assert message["from"] == {"connection": connection, "user": "Ada"}
+        page.wait(has_text("good morning"))
         assert message_texts(page) == ["good morning"]
-        assert page.text(".from") == f"{connection[:6]} (you)"
-        page.wait("document.querySelector('#text').value === ''")
+        assert page.text(".from") == "Ada (you)"
+        assert page.evaluate("document.querySelector('#text').value") == ""
+        page.wait("document.querySelector('#echoes').childElementCount === 0")
+        page.wait("Number(document.querySelector('#median').textContent) > 0")
+
+
+def test_a_typed_message_is_shown_before_the_gateway_has_it(page: Page) -> None:
+    page.click("#toggle")
+    page.wait(has_text("Offline", "#state"))
+    page.type("#text", "soon")
+    page.wait(has_text("soon", ".echo .text"))
+    assert page.text(".echo .state") == "waits"
+    page.click("#toggle")
+    page.wait(has_text("soon"))
+    page.wait("document.querySelector('#echoes').childElementCount === 0")
+    assert message_texts(page) == ["soon"]
 
 
 def test_joins_and_leaves_are_shown(page: Page, gateway: GatewayProcess, channel: str) -> None:
@@ -159,17 +260,26 @@ def test_a_burst_is_shown_completely_in_order_and_counted(page: Page) -> None:
     page.wait("document.querySelector('#pushed').textContent.startsWith('100 accepted in ')")
 
 
-def test_rate_and_peak_are_of_whole_seconds(browser: Browser, gateway: GatewayProcess) -> None:
+def test_rate_and_peak_are_of_whole_seconds(browser: Browser, tmp_path: Path) -> None:
+    esbuild = str(PACKAGE / "node_modules" / ".bin" / "esbuild")
+    script = tmp_path / "rate.js"
+    run(
+        esbuild,
+        "demo/views/rate.ts",
+        "--bundle",
+        "--format=iife",
+        "--global-name=rates",
+        f"--outfile={script}",
+    )
     with browser.page() as page:
-        page.open(f"http://127.0.0.1:{gateway.internal}/demo/where")
+        page.evaluate(script.read_text() + "; globalThis.rates = rates; undefined")
         shown = page.evaluate(
-            """(async () => {
-                const {Rate} = await import("/demo/rate.js");
+            """(() => {
                 let [now, draw] = [10_000, null];
                 performance.now = () => now;
                 window.setInterval = (callback) => { draw = callback; };
                 const view = {rate: {}, total: {}, peak: {}, path: {setAttribute() {}}};
-                const rate = new Rate(view);
+                const rate = new rates.Rate(view);
                 const shown = [];
                 const count = (number) => { for (let i = 0; i < number; i++) rate.count(); };
                 for (const [ms, number] of [[100, 7], [900, 3], [1000, 2], [2500, 0], [60_500, 0]]) {
@@ -188,6 +298,30 @@ def test_rate_and_peak_are_of_whole_seconds(browser: Browser, gateway: GatewayPr
         ["2", "10", "12"],
         ["0", "2", "12"],
     ]
+
+
+def test_the_load_is_published_counted_and_measured_until_it_is_stopped(page: Page) -> None:
+    page.evaluate("document.querySelector('#load-rate').value = '200'")
+    page.click("#load")
+    page.wait("Number(document.querySelector('#total').textContent) > 100")
+    page.wait("Number(document.querySelector('#median').textContent) > 0")
+    page.wait("Number(document.querySelector('#p99').textContent) > 0")
+    assert page.evaluate("document.querySelector('#load').ariaPressed") == "true"
+    assert re.search(r"median [\d.]+ ms", page.evaluate("document.querySelector('#plot').ariaLabel"))
+    page.click("#load")
+    assert page.evaluate("document.querySelector('#load').ariaPressed") == "false"
+    page.wait("document.querySelector('#rate').textContent === '0'")
+    shown = numbers(page)
+    assert shown == list(range(shown[0], shown[-1] + 1))
+    assert page.text("#total") == str(shown[-1])
+
+
+def test_screen_readers_hear_of_messages_in_one_sentence(
+    page: Page, gateway: GatewayProcess, channel: str
+) -> None:
+    publish(gateway, channel, *(f"number {number}" for number in range(20)))
+    page.wait(has_text("20 new messages, the last from backend: number 19", "#heard"))
+    assert page.evaluate("document.querySelector('#scroller').ariaLive") == "off"
 
 
 def test_the_page_keeps_only_the_last_500_messages(page: Page, gateway: GatewayProcess, channel: str) -> None:
@@ -226,71 +360,3 @@ def test_another_channel_shows_only_its_own_messages(
     page.wait(has_text("for us"))
     assert message_texts(page) == ["earlier", "of the second", "for us"]
     page.wait("document.querySelector('#present').textContent === '1'")
-
-
-# ---------------------------------------------------------------- layout
-
-LINES = (
-    "Order 4711 was paid",
-    "Anyone here?",
-    "ACME is now at 41.87",
-    "Two more of the soup, please",
-    "The build on main is green",
-    "Goal! 2:1 in the 83rd minute",
-    "Your taxi is three minutes away",
-)
-
-
-@pytest.fixture(scope="module")
-def busy_page(gateway: GatewayProcess, browser: Browser) -> Iterator[Page]:
-    """The page with members, a few dozen messages and a recovery."""
-    with browser.page() as page, ExitStack() as clients:
-        open_page(page, gateway, "demo")
-        others = [clients.enter_context(another_client(gateway, "demo")) for _ in range(4)]
-        for number in range(36):
-            other, text = others[number % 4], {"channel": "demo", "data": {"text": LINES[number % 7]}}
-            if number % 3:
-                other.send(json.dumps({"type": "publish", "id": 3, **text}))
-                until(other, type="published")
-            elif number % 2:
-                push(gateway, "publish", text)
-            else:
-                order = {"order": 4711 + number, "status": "paid"}
-                push(gateway, "publish", {"channel": "demo", "data": order, "tags": {"source": "shop"}})
-        page.wait("document.querySelectorAll('.message').length === 36")
-        page.click("#toggle")
-        page.wait("document.querySelector('#state').textContent === 'Offline'")
-        publish(gateway, "demo", *LINES[:3])
-        page.click("#toggle")
-        page.wait("document.querySelector('.recovered')")
-        clients.enter_context(another_client(gateway, "demo"))
-        page.type("#text", "Nothing was lost")
-        page.wait("Number(document.querySelector('#peak').textContent) > 0")
-        page.wait("document.querySelector('#present').textContent === '6'")
-        yield page
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "height", "scheme"),
-    [("demo", 1280, 800, "light"), ("demo-dark", 1280, 800, "dark"), ("demo-phone", 390, 844, "light")],
-)
-def test_no_element_is_wider_than_the_window(
-    busy_page: Page, name: str, width: int, height: int, scheme: str
-) -> None:
-    busy_page.look(width, height, scheme)
-    busy_page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
-    busy_page.screenshot(ARTIFACTS / f"{name}.png")
-    beyond = """[...document.querySelectorAll("body *")].filter((element) => {
-        const {left, right, width} = element.getBoundingClientRect();
-        return width > 1 && (left < 0 || right > innerWidth);
-    }).map((element) => element.outerHTML)"""
-    assert busy_page.evaluate(beyond) == []
-    assert busy_page.evaluate("document.documentElement.scrollWidth") == width
-
-
-def test_every_control_has_an_accessible_name(busy_page: Page) -> None:
-    tree = busy_page.call("Accessibility.getFullAXTree")["nodes"]
-    roles = {"button", "textbox", "combobox", "link", "log", "region", "image", "img"}
-    controls = [node for node in tree if not node["ignored"] and node["role"]["value"] in roles]
-    assert len(controls) > 10
-    assert [node for node in controls if not node.get("name", {}).get("value")] == []

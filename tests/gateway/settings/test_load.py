@@ -146,6 +146,7 @@ def test_dev_mode_admits_anonymous_connections(file: Path) -> None:
     file.write_text('push.keys = ["mine"]')
     settings, other = load(file, dev=True), load(None, dev=True)
     assert settings.dev
+    assert settings.dev_made_secret
     assert settings.auth.anonymous
     assert [key.get_secret_value() for key in settings.push.keys] == ["mine", "dev"]
     secrets = {each.auth.secret.get_secret_value() for each in (settings, other)}
@@ -154,6 +155,8 @@ def test_dev_mode_admits_anonymous_connections(file: Path) -> None:
 
 
 def test_dev_mode_keeps_the_configured_secret(file: Path) -> None:
-    assert loaded(file, "", dev=True).auth.secret.get_secret_value() == SECRET
+    settings = loaded(file, "", dev=True)
+    assert settings.auth.secret.get_secret_value() == SECRET
+    assert not settings.dev_made_secret
     file.write_text('auth.jwks_url = "https://h/keys"')
     assert load(file, dev=True).auth.key_sources() == ["jwks_url"]

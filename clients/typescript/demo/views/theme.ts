@@ -1,0 +1,20 @@
+/** Light or dark: as the system has it, until the user chooses. */
+
+const STORED = "fanway.theme";
+
+export function setUpTheme(button: HTMLElement): void {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const chosen = () => localStorage.getItem(STORED);
+  const isDark = () => (chosen() ?? (system.matches ? "dark" : "light")) === "dark";
+  const show = () => {
+    document.documentElement.dataset.theme = isDark() ? "dark" : "light";
+    button.setAttribute("aria-pressed", String(isDark()));
+  };
+  button.addEventListener("click", () => {
+    localStorage.setItem(STORED, isDark() ? "light" : "dark");
+    show();
+  });
+  system.addEventListener("change", show);
+  addEventListener("storage", show);
+  show();
+}
