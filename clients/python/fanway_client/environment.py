@@ -114,11 +114,12 @@ class Tasks:
         """Return how many tasks run."""
         return len(self._tasks)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*, which handles its own errors."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work*, which handles its own errors; return its task."""
         task = self._environment.spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def cancel(self) -> None:
         """Cancel every task but the present one: a callback of the application may stop the client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -191,6 +192,8 @@ class Subscription:
         """Messages that wait for `load_state`."""
         self._held_too_much = False
         self._loads = 0
+        self._load_call: asyncio.Task[None] | None = None
+        """The latest call of `load_state`."""
         self._unloaded: Literal["first", "gap"] | None = "first"
         """Why `load_state` has to be called, or is being called; None if the application has the state."""
 
@@ -287,7 +290,7 @@ class Subscription:
     def on_disconnected(self) -> None:
         """The connection, or the subscription, ended."""
         self._held = None  # they come again: the position is before them
-        self._loads += 1
+        self._cancel_load()
         if self.position is None:
             self._unloaded = self._unloaded or "gap"  # without history nobody can say what was missed
         if self.state == "live":
@@ -367,9 +370,15 @@ class Subscription:
         self._unloaded = reason
         if position is not None:
             self._keep(position)
-        self._loads += 1
+        self._cancel_load()
         request = LoadRequest(self.channel, reason, position)
-        self._calls.spawn(self._run_load(request, self._loads, attempt))
+        self._load_call = self._calls.spawn(self._run_load(request, self._loads, attempt))
+
+    def _cancel_load(self) -> None:
+        """End the present call: one that ends late must not replace the state that a later one has loaded."""
+        self._loads += 1
+        if self._load_call is not None and self._load_call is not asyncio.current_task():
+            self._load_call.cancel()
 
     async def _run_load(self, request: LoadRequest, load: int, attempt: int) -> None:
         load_state = self.options.load_state

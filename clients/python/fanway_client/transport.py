@@ -81,7 +81,7 @@ class WebSocketTransport:
     """WebSockets of the library `websockets`."""
 
     def __init__(
-        self, spawn: Callable[[Coroutine[Any, Any, None]], None], *, tls: ssl.SSLContext | None = None
+        self, spawn: Callable[[Coroutine[Any, Any, None]], object], *, tls: ssl.SSLContext | None = None
     ) -> None:
         self._spawn = spawn
         self._tls = tls

@@ -17,6 +17,8 @@ export class Feed {
   private _heldTooMuch = false;
   /** Counts loads, so that the answer to an earlier one has no effect. */
   private _loads = 0;
+  /** Aborts the call of `loadState` whose answer would have no effect. */
+  private _abort: AbortController | undefined;
   /** Why something has to be loaded, or is being loaded; undefined where the handle follows the stream. */
   private _unloaded: LoadRequest["reason"] | undefined;
   /** Called by the next message that is held. */
@@ -43,6 +45,7 @@ export class Feed {
   /** Nothing that is on its way has an effect any more. */
   _cancel(): void {
     this._loads++;
+    this._abort?.abort();
   }
 
   _onDisconnected(): void {
@@ -125,7 +128,10 @@ export class Feed {
       return join(page[page.length - 1]?.id ?? at);
     };
     const begin = async () => {
-      if (loadState) return join((await loadState({ channel, reason, position }))?.position);
+      if (loadState) {
+        const { signal } = (this._abort = new AbortController());
+        return join((await loadState({ channel, reason, position, signal }))?.position);
+      }
       // Those after `position` are held. If it is not in here, there are so many of them that no older one is wanted.
       const page = position ? (await owner._history(channel, { limit: rewind, reverse: true })).reverse() : [];
       if (!current()) return;

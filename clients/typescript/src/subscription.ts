@@ -39,6 +39,11 @@ export interface LoadRequest {
   /** The position of the channel when the subscription began; absent where it keeps no history. */
   position?: string;
   reason: "first" | "gap";
+  /**
+   * Aborts when the answer would have no effect any more: the connection ended, another gap came, or the channel was let
+   * go of. Pass it to `fetch`: a request that ends late must not replace the state that a later one has loaded.
+   */
+  signal: AbortSignal;
 }
 
 /** Loads the state that a channel describes; return the position at which it was read, if it is known. */

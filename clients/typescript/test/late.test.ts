@@ -134,7 +134,7 @@ describe("a later handle with a loadState", () => {
         return new Promise<{ position?: string }>((resolve) => (done = resolve));
       },
     });
-    expect(requests).toEqual([{ channel: "news", reason: "first", position: "5-u" }]);
+    expect(requests).toMatchObject([{ channel: "news", reason: "first", position: "5-u" }]);
     await gateway.receive(message(6), message(7));
     expect([first, second]).toEqual([[6, 7], []]);
     done({ position: "6-u" });
