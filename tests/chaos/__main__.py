@@ -1,6 +1,7 @@
 """`python -m tests.chaos`: inject random faults into three nodes and their Redis, repeatable by seed."""
 
 import argparse
+import gc
 import shutil
 import sys
 import time
@@ -10,8 +11,11 @@ from pathlib import Path
 from random import SystemRandom
 
 import uvloop
+from fanway_client import Fanway
 
-from tests.chaos.random_faults import FAULT_KINDS, LIBRARIES, run_round
+from tests.chaos.random_faults import CLIENT_KINDS, FAULT_KINDS, run_round
+from tests.chaos.verdict import Verdict
+from tests.leaks import Holdings, unfinished
 
 ARTIFACTS = Path("artifacts/chaos")
 
@@ -30,24 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--kind", choices=list(FAULT_KINDS), default="", help="kind of faults; random by default"
     )
     parser.add_argument(
-        "--libraries",
-        choices=["all", "none", *LIBRARIES],
+        "--clients",
+        choices=["all", *CLIENT_KINDS],
         default="all",
-        help="client libraries that applications run on, beside the clients of the tests",
+        help="clients that take part: those of the tests, or applications on a client library",
     )
     options = parser.parse_args(arguments)
-    libraries = {"all": LIBRARIES, "none": ()}.get(options.libraries, (options.libraries,))
+    clients = CLIENT_KINDS if options.clients == "all" else (options.clients,)
     seed: int = SystemRandom().getrandbits(32) if options.seed is None else options.seed
     end = time.monotonic() + 60 * options.minutes
     while True:
-        if not run_and_report(seed, options.seconds, options.kind, libraries):
+        if not run_and_report(seed, options.seconds, options.kind, clients):
             return 1
         if time.monotonic() > end:
             return 0
         seed += 1
 
 
-def run_and_report(seed: int, seconds: float, kind: str, libraries: Sequence[str]) -> bool:
+def run_and_report(seed: int, seconds: float, kind: str, clients: Sequence[str]) -> bool:
     """Run one round, print its result, and return whether it was clean; keep its files only if it was not."""
     home = ARTIFACTS / str(seed)
     shutil.rmtree(home, ignore_errors=True)
@@ -55,7 +59,7 @@ def run_and_report(seed: int, seconds: float, kind: str, libraries: Sequence[str
     started = time.monotonic()
     try:
         verdict = uvloop.run(
-            run_round(home.absolute(), seed, seconds=seconds, kind=kind, libraries=libraries)
+            run_without_leaks(home.absolute(), seed, seconds=seconds, kind=kind, clients=clients)
         )
     except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be printed)
         for each in leaf_errors(error):
@@ -65,6 +69,25 @@ def run_and_report(seed: int, seconds: float, kind: str, libraries: Sequence[str
     print_line(f"SEED={seed} {verdict} in {time.monotonic() - started:.0f} s")
     shutil.rmtree(home)
     return True
+
+
+async def run_without_leaks(
+    home: Path, seed: int, *, seconds: float, kind: str, clients: Sequence[str]
+) -> Verdict:
+    """Run one round, and return its verdict.
+
+    Raises:
+        AssertionError: The round is not clean, or has left a task, a socket, or a client of the Python
+            library, which a timer would hold.
+    """
+    before = Holdings.now()
+    verdict = await run_round(home, seed, seconds=seconds, kind=kind, clients=clients)
+    left = await unfinished(before)
+    assert not left, left
+    gc.collect()
+    held = [each for each in gc.get_objects() if type(each) is Fanway]
+    assert not held, held
+    return verdict
 
 
 def leaf_errors(error: BaseException) -> Iterator[BaseException]:

@@ -132,6 +132,13 @@ class RecordingClient:
             for channel in self.channels
         )
 
+    def is_at(self, positions: Mapping[str, str]) -> bool:
+        """Return whether the position of each of its channels is the one in *positions*."""
+        return all(
+            channel in self._state.channels and self._state.channels[channel].position == positions[channel]
+            for channel in self.channels
+        )
+
     # ------------------------------------------------------------ one connection
 
     async def _attempt(self, port: int) -> Decision:

@@ -22,6 +22,7 @@ from tests.chaos.cluster import (
     impaired,
 )
 from tests.chaos.library.application import LOUNGE, ApplicationOptions
+from tests.chaos.library.python_application import PythonApplication
 from tests.chaos.network_faults import inject_network_faults
 from tests.chaos.presence_watcher import PresenceEntry, presence_entries
 from tests.chaos.proxy import Proxy
@@ -42,7 +43,9 @@ ROOMS = [f"room:{number}" for number in range(10)]
 
 ROOM_CLIENTS = 30
 
-LIBRARIES = ("python", "typescript")
+CLIENT_KINDS = ("protocol", "python", "typescript")
+"""The clients of the tests, and applications on the client libraries."""
+
 APPLICATIONS = 15
 """On each client library."""
 
@@ -51,6 +54,7 @@ APPLICATIONS = 15
 class FaultRound:
     """One round: the cluster, its load, and a log of the injected faults."""
 
+    home: Path
     cluster: Cluster
     workload: Workload
     random: Random
@@ -208,7 +212,7 @@ async def inject_in_sequence(fault_round: FaultRound, faults: tuple[Fault, ...],
 
 
 async def run_round(
-    home: Path, seed: int, *, seconds: float, kind: str = "", libraries: Sequence[str] = LIBRARIES
+    home: Path, seed: int, *, seconds: float, kind: str = "", clients: Sequence[str] = CLIENT_KINDS
 ) -> Verdict:
     """Run one round in *home*, with random choices from *seed*, and return its verdict.
 
@@ -217,7 +221,7 @@ async def run_round(
         seed: Chooses faults, their order and their duration.
         seconds: How long faults are injected.
         kind: One of `FAULT_KINDS`; where it is empty, *seed* chooses.
-        libraries: The client libraries that applications run on, beside the clients of the tests.
+        clients: Those of `CLIENT_KINDS` that take part.
 
     Raises:
         AssertionError: There are violations, clients got notices of losses without a loss, or presence is
@@ -236,12 +240,13 @@ async def run_round(
             await stack.enter_async_context(Proxy.open(port)) for port in cluster.internal_ports
         ]
         workload = await stack.enter_async_context(Workload.open(seed, timeout_seconds=3 * TIMEOUT_SECONDS))
-        fault_round = FaultRound(cluster, workload, random)
+        fault_round = FaultRound(home, cluster, workload, random)
         try:
             proxied = [proxy.port for proxy in client_proxies]
-            await _add_clients(workload, cluster, proxied)
+            if "protocol" in clients:
+                await _add_clients(workload, cluster, proxied)
             await stack.enter_async_context(
-                workload.running_applications(home, _applications(workload, cluster, proxied, libraries))
+                workload.running_applications(home, _applications(workload, cluster, proxied, clients))
             )
             channels = [*CHANNELS, *ROOMS]
             without_retry = workload.publishing(
@@ -263,7 +268,7 @@ async def run_round(
                     tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=2.0))
                 for proxy in publisher_proxies:
                     tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=0.5))
-                if lossless and libraries:
+                if lossless and workload.applications:
                     # Libraries repeat publishes under keys, which are lost where data is lost.
                     tasks.create_task(workload.publish_by_applications(seconds))
             verdict = await workload.verdict(cluster, channels, home)
@@ -275,6 +280,7 @@ async def run_round(
             assert not (lossless and unexpected), unexpected
             await check_presence(fault_round)
             await check_presence_of_applications(fault_round)
+            await wait_for_refreshed_tokens(workload)
         except BaseException as error:
             error.add_note(f"{kind}:\n" + "\n".join(fault_round.log))
             raise
@@ -304,7 +310,7 @@ async def _add_clients(workload: Workload, cluster: Cluster, proxied: list[int])
 
 
 def _applications(
-    workload: Workload, cluster: Cluster, proxied: Sequence[int], libraries: Sequence[str]
+    workload: Workload, cluster: Cluster, proxied: Sequence[int], clients: Sequence[str]
 ) -> dict[str, list[ApplicationOptions]]:
     """Return the applications of each library; one in three loads the state of its channels."""
     return {
@@ -318,7 +324,8 @@ def _applications(
             )
             for number in range(APPLICATIONS)
         ]
-        for library in libraries
+        for library in ("python", "typescript")
+        if library in clients
     }
 
 
@@ -341,9 +348,22 @@ async def check_presence_of_applications(fault_round: FaultRound) -> None:
             for name, each in seen.items()
             if each != listed
         }
+        for each in applications:
+            if isinstance(each, PythonApplication):
+                log = fault_round.home / f"{each.name}.presence.log"
+                log.write_text("\n".join([*each.presence_log, f"at the end: {seen[each.name]}"]))
         raise AssertionError(
             f"{len(applications)} applications, {len(listed)} listed; seen otherwise: {wrong}"
         ) from None
+
+
+async def wait_for_refreshed_tokens(workload: Workload) -> None:
+    """Wait until every application was asked for another token than its first."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        for application in workload.applications:
+            # Applications send no notification of it.
+            while await application.tokens() < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
 
 async def check_presence(fault_round: FaultRound) -> None:

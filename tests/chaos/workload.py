@@ -25,6 +25,16 @@ from tests.chaos.verdict import Verdict
 from tests.e2e.clients import JSON, MSGPACK, TIMEOUT_SECONDS
 
 
+class Observer(Protocol):
+    """Who receives the messages of some channels: a client of the tests, or an application."""
+
+    async def wait_for_positions(self, positions: Mapping[str, str]) -> None:
+        """Wait until everything up to *positions* was received."""
+
+    def is_at(self, positions: Mapping[str, str]) -> bool:
+        """Return whether everything up to *positions* was received, and nothing after it."""
+
+
 class PositionSource(Protocol):
     """What knows the newest positions of channels: a node, or a cluster."""
 
@@ -107,7 +117,7 @@ class Workload:
             if in_node := options.get("typescript", ()):
                 node = await stack.enter_async_context(NodeApplications.open(home, in_node, self.history))
                 self.applications += node.applications.values()
-            await self.wait_for_positions({}, self.applications)
+            await self.wait_for_positions({}, [application.observed for application in self.applications])
             yield
         self.applications.clear()
 
@@ -169,14 +179,11 @@ class Workload:
     async def wait_for_positions(
         self,
         positions: Mapping[str, str],
-        clients: Iterable[RecordingClient | Application] | None = None,
+        clients: Iterable[Observer] | None = None,
     ) -> None:
         """Wait until *clients*, by default all, are subscribed to their channels, at least at *positions*."""
-        every: Iterable[RecordingClient | Application] = (
-            [*self.clients, *self.applications] if clients is None else clients
-        )
         async with asyncio.timeout(self._timeout_seconds):
-            for client in every:
+            for client in self._observers() if clients is None else clients:
                 await client.wait_for_positions(positions)
 
     async def verdict(self, source: PositionSource, channels: Sequence[str], home: Path) -> Verdict:
@@ -192,6 +199,7 @@ class Workload:
             positions: dict[str, str] = {}
             while positions != (positions := await source.newest_positions(channels)):
                 await self.wait_for_positions(positions)
+            await self._wait_until_at(positions)
         except TimeoutError:
             timed_out = "not every client received everything in time\n"
         verdict = check(self.history.events())
@@ -200,6 +208,16 @@ class Workload:
             self.history.dump(dump)
             raise AssertionError(f"CHAOS_SEED={self._seed}\n{timed_out}{verdict}\nhistory: {dump}")
         return verdict
+
+    async def _wait_until_at(self, positions: Mapping[str, str]) -> None:
+        """Wait until all are exactly at *positions*; a client that was not told of a reset may be beyond."""
+        async with asyncio.timeout(self._timeout_seconds):
+            # Clients send no notification of their positions.
+            while not all(observer.is_at(positions) for observer in self._observers()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    def _observers(self) -> list[Observer]:
+        return [*self.clients, *(application.observed for application in self.applications)]
 
 
 async def wait_for_answers(statuses: Counter[int], count: int, *, status: int = 200) -> None:

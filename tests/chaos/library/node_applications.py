@@ -4,29 +4,31 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from tests.chaos.history import History, PublishAttempted, PublishResolved, PublishResult
+from tests.chaos.history import History
 from tests.chaos.library.application import (
+    FIRST_TOKEN_SECONDS,
     LOUNGE,
     RETRY_SECONDS,
     TOKEN_SECONDS,
     WAKE_SECONDS,
     ApplicationOptions,
+    LibraryPublish,
+    ObservedChannels,
 )
-from tests.chaos.library.observed_channel import ObservedChannel
 from tests.chaos.publisher import publish_data
 from tests.e2e.clients import TIMEOUT_SECONDS
 from tests.e2e.gateway import KEY, SECRET
 
 PACKAGE = Path(__file__).parents[3] / "clients" / "typescript"
 
-NOT_PUBLISHED = frozenset({"timeout", "queue_full"})
-"""Codes after which no client may see the message; after any other error nobody knows."""
+OWN_RESOURCES = frozenset({"PipeWrap", "TTYWrap", "FSReqCallback"})
+"""What Node itself keeps open: its standard streams."""
 
 LINE_BYTES = 1024 * 1024
 
@@ -56,19 +58,8 @@ class NodeApplication:
     def __init__(self, options: ApplicationOptions, process: "NodeApplications", history: History) -> None:
         self.name = options.name
         self.channels = options.channels
-        self.observed = {
-            channel: ObservedChannel(options.name, channel, history) for channel in options.channels
-        }
-        self.changed = asyncio.Event()
+        self.observed = ObservedChannels(options, history)
         self._process = process
-
-    async def wait_for_positions(self, positions: Mapping[str, str]) -> None:
-        """Wait until it has seen everything in its channels up to *positions*."""
-        while not all(
-            observed.has_reached(positions.get(channel, "0")) for channel, observed in self.observed.items()
-        ):
-            self.changed.clear()
-            await self.changed.wait()
 
     async def publish(self, channel: str, name: str, size: int) -> None:
         """Publish the data of the publish *name* through the library, and record the result."""
@@ -76,7 +67,11 @@ class NodeApplication:
 
     async def present(self) -> set[str]:
         """Return the connections that it sees in `LOUNGE`."""
-        return await self._process.present(self.name)
+        return set((await self._process.ask("present", self.name))["connections"])
+
+    async def tokens(self) -> int:
+        """Return how often it was asked for a token."""
+        return int((await self._process.ask("tokens", self.name))["count"])
 
 
 class NodeApplications:
@@ -86,6 +81,8 @@ class NodeApplications:
         self._process = process
         self._history = history
         self._answers: dict[tuple[str, str], asyncio.Future[dict[str, Any]]] = {}
+        self._resources: list[str] | None = None
+        """What kept the process running when nothing was left to do."""
         self.applications: dict[str, NodeApplication] = {}
 
     @classmethod
@@ -112,6 +109,7 @@ class NodeApplications:
             "secret": SECRET,
             "pushKey": KEY,
             "lounge": LOUNGE,
+            "firstTokenSeconds": FIRST_TOKEN_SECONDS,
             "tokenSeconds": TOKEN_SECONDS,
             "retryMs": RETRY_SECONDS * 1000,
             "wakeMs": WAKE_SECONDS * 1000,
@@ -126,8 +124,8 @@ class NodeApplications:
         node = cls(process, history)
         for each in options:
             application = node.applications[each.name] = NodeApplication(each, node, history)
-            for observed in application.observed.values():
-                observed.on_requested()
+            for channel in each.channels:
+                application.observed[channel].on_requested()
         try:
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(node._read())
@@ -137,6 +135,8 @@ class NodeApplications:
                     await reading
                     status = await process.wait()
                 assert status == 0, (home / "node.log").read_text()
+                assert node._resources is not None, "the process did not run to its end"
+                assert OWN_RESOURCES.issuperset(node._resources), node._resources
         finally:
             if process.returncode is None:
                 process.kill()
@@ -144,7 +144,7 @@ class NodeApplications:
 
     async def publish(self, client: str, channel: str, name: str, size: int) -> None:
         """Let *client* publish the data of the publish *name*, and record the result."""
-        self._history.record(PublishAttempted(name, channel))
+        attempt = LibraryPublish(self._history, channel, name)
         answer = await self._ask(
             ("published", name),
             {
@@ -156,16 +156,14 @@ class NodeApplications:
                 "timeout": TIMEOUT_SECONDS * 1000,
             },
         )
-        if "error" not in answer:
-            result = PublishResult.OK
+        if "error" in answer:
+            attempt.on_failed(answer["error"])
         else:
-            result = PublishResult.FAILED if answer["error"] in NOT_PUBLISHED else PublishResult.UNKNOWN
-        self._history.record(PublishResolved(name, result, answer.get("id", "")))
+            attempt.on_published(answer.get("id", ""))
 
-    async def present(self, client: str) -> set[str]:
-        """Return the connections that *client* sees in `LOUNGE`."""
-        answer = await self._ask(("present", client), {"do": "present", "client": client})
-        return set(answer["connections"])
+    async def ask(self, what: str, client: str) -> dict[str, Any]:
+        """Return the answer of *client* to the request *what*."""
+        return await self._ask((what, client), {"do": what, "client": client})
 
     async def _ask(self, key: tuple[str, str], request: dict[str, Any]) -> dict[str, Any]:
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -184,7 +182,10 @@ class NodeApplications:
 
     def _on_line(self, line: dict[str, Any]) -> None:
         event = line["event"]
-        if event in ("published", "present"):
+        if event == "ended":
+            self._resources = line["resources"]
+            return
+        if event in ("published", "present", "tokens"):
             key = (event, line["publish" if event == "published" else "client"])
             self._answers.pop(key).set_result(line)
             return
@@ -199,4 +200,4 @@ class NodeApplications:
                 observed.on_gap(line["reason"], line.get("position"))
             case "message":
                 observed.on_message(line.get("id"), line["data"], line.get("before"))
-        application.changed.set()
+        application.observed.on_changed()

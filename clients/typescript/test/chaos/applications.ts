@@ -22,6 +22,7 @@ interface Setup {
   secret: string;
   pushKey: string;
   lounge: string;
+  firstTokenSeconds: number;
   tokenSeconds: number;
   retryMs: number;
   wakeMs: number;
@@ -29,7 +30,7 @@ interface Setup {
 
 type Request =
   | { do: "publish"; client: string; channel: string; publish: string; data: unknown; timeout: number }
-  | { do: "present"; client: string }
+  | { do: "present" | "tokens"; client: string }
   | { do: "close" };
 
 const setup = JSON.parse(process.argv[2]!) as Setup;
@@ -37,6 +38,8 @@ const print = (line: Record<string, unknown>) => process.stdout.write(`${JSON.st
 
 class Application {
   readonly fanway: Fanway;
+  /** How often it was asked for a token. */
+  tokens = 0;
   private readonly presence: LivePresence;
   private wake: (event: PageEvent) => void = () => {};
   private readonly waking: ReturnType<typeof setInterval>;
@@ -44,7 +47,7 @@ class Application {
   constructor(private readonly options: Options) {
     this.fanway = new Fanway(options.urls, {
       WebSocket: WebSocket as unknown as WebSocketConstructor,
-      getToken: () => mintToken(setup.secret, { sub: options.name }, { ttl: setup.tokenSeconds }),
+      getToken: () => mintToken(setup.secret, { sub: options.name }, { ttl: this.tokens++ ? setup.tokenSeconds : setup.firstTokenSeconds }),
       retry: () => setup.retryMs,
       environment: {
         ...browser,
@@ -73,27 +76,25 @@ class Application {
   private listen(name: string): void {
     const client = this.options.name;
     const loads = this.options.stateUrls.length > 0;
-    const channel = this.fanway.channel(name, loads ? { loadState: () => this.load(name) } : {});
+    const channel = this.fanway.channel(name, loads ? { loadState: ({ signal }) => this.load(name, signal) } : {});
     channel.on("state", ({ state }) => {
-      if (state === "live" && !loads)
+      if (state === "live")
         queueMicrotask(() => {
           // The position follows in the same turn.
           if (channel.state === "live") print({ event: "position", client, channel: name, position: channel.position });
         });
     });
-    channel.on("gap", ({ reason }) => {
-      if (!loads) print({ event: "gap", client, channel: name, reason, position: channel.position });
-    });
+    channel.on("gap", ({ reason }) => print({ event: "gap", client, channel: name, reason, position: channel.position }));
     channel.on("message", ({ id, data }) => print({ event: "message", client, channel: name, id, data, before: channel.position }));
   }
 
   /** Return the position up to which the state was read; a failure is tried again by the library. */
-  private async load(channel: string): Promise<{ position: string }> {
+  private async load(channel: string, signal: AbortSignal): Promise<{ position: string }> {
     const { stateUrls, name } = this.options;
     const url = stateUrls[Math.floor(Math.random() * stateUrls.length)];
     const answer = await fetch(`${url}/v1/channels/${channel}/history?limit=0`, {
       headers: { authorization: `Bearer ${setup.pushKey}` },
-      signal: AbortSignal.timeout(2_000),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(2_000)]),
     });
     if (!answer.ok) throw new Error(`the state could not be loaded: ${answer.status}`);
     const { position } = (await answer.json()) as { position: string };
@@ -118,6 +119,7 @@ requests.on("line", (line) => {
   const request = JSON.parse(line) as Request;
   if (request.do === "publish") void publish(request);
   else if (request.do === "present") print({ event: "present", client: request.client, connections: applications.get(request.client)!.connections() });
+  else if (request.do === "tokens") print({ event: "tokens", client: request.client, count: applications.get(request.client)!.tokens });
   else void close();
 });
 
@@ -126,4 +128,6 @@ async function close(): Promise<void> {
   await Promise.all([...applications.values()].map((application) => application.close()));
   requests.close();
   process.stdin.destroy();
+  setTimeout(() => console.error("still running:", process.getActiveResourcesInfo()), 10_000).unref();
+  process.once("beforeExit", () => print({ event: "ended", resources: process.getActiveResourcesInfo() }));
 }
