@@ -14,10 +14,10 @@ from fanway_client._protocol.errors import Backoff
 from fanway_client._protocol.messages import ClientInfo, Connected
 from fanway_client.channel import BUFFER, Channel, OnSlow
 from fanway_client.connection import Connection, Map, State, StateChange
-from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Tasks, Timers
+from fanway_client.environment import AsyncioEnvironment, Environment, PlatformEvent, Tasks, Timers, answer_of
 from fanway_client.errors import STOPPED, FanwayError
 from fanway_client.log import LOGGER, endpoint
-from fanway_client.positions import Positions, SavedPositions
+from fanway_client.positions import Loaded, Positions, SavedPositions
 from fanway_client.publisher import Published, Publisher
 from fanway_client.subscription import ChannelOptions, ChannelStatistics, LoadState, Sink, Subscription
 from fanway_client.subscriptions import GetChannelTokens, Subscriptions
@@ -102,8 +102,11 @@ class Fanway:
     async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("a Fanway is entered once")
+        loaded = None
+        if self._positions is not None:
+            loaded = await answer_of(self._positions.load(), "positions.load")
         self._group = await asyncio.TaskGroup().__aenter__()
-        self.start(self._environment or AsyncioEnvironment(self._group))
+        self.start(self._environment or AsyncioEnvironment(self._group), loaded)
         return self
 
     async def __aexit__(
@@ -115,12 +118,13 @@ class Fanway:
             cancelled = error if isinstance(error, asyncio.CancelledError) else None
             await self._group.__aexit__(kind if cancelled else None, cancelled, None)
 
-    def start(self, environment: Environment) -> None:
+    def start(self, environment: Environment, loaded: Loaded = None) -> None:
         """Make the parts of the client; `async with` does it."""
         self._timers = Timers(environment)
         self._links = Tasks(environment)
         self._calls = Tasks(environment)
-        self._saved = SavedPositions(self._timers, self._positions, self.report)
+        self._saves = Tasks(environment)
+        self._saved = SavedPositions(self._timers, self._saves, self._positions, loaded, self.report)
         self._tokens = TokenSource(environment, self._calls, self._get_token)
         self._tokens.set(self._pending_token)
         machine = ClientState(
@@ -259,6 +263,7 @@ class Fanway:
         self._entered().stop()
         await self._calls.finished()
         await self._links.finished()
+        await self._saves.finished()
 
     # ------------------------------------------------------------ for handles
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from fanway_client._protocol.position import MessageId
-from fanway_client.environment import Timer, Timers
+from fanway_client.environment import Tasks, Timer, Timers, answer_of
 
 SAVE_SECONDS = 1.0
 """Changes are saved together: a process that is killed handles the messages of this time again."""
 
 
+Loaded = Mapping[str, str] | None
+"""Positions by channel, or nothing."""
+
+
 class Positions(Protocol):
     """Where positions are kept: by channel, the id of the last message that was handled; opaque strings."""
 
-    def load(self) -> Mapping[str, str] | None:
+    def load(self) -> Loaded | Awaitable[Loaded]:
         """Return what `save` got last; None if there is nothing. Called once, before the first connection."""
 
-    def save(self, positions: Mapping[str, str]) -> None:
-        """Keep *positions* instead of all earlier ones. Must not block for long."""
+    def save(self, positions: Mapping[str, str]) -> Awaitable[None] | None:
+        """Keep *positions* instead of all earlier ones; called once at a time. Must not block for long."""
 
 
 class FilePositions:
@@ -71,15 +75,21 @@ class SavedPositions:
     """The positions of one client: those that were loaded, and what its channels have handled since."""
 
     def __init__(
-        self, timers: Timers, store: Positions | None, on_error: Callable[[Exception], None]
+        self,
+        timers: Timers,
+        saves: Tasks,
+        store: Positions | None,
+        loaded: Loaded,
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._timers = timers
+        self._saves = saves
         self._store = store
         self._on_error = on_error
         self._timer: Timer | None = None
         self._handled: dict[str, Callable[[], str | None]] = {}
         """Channels with changes, and what returns their positions."""
-        self._positions: dict[str, str] = {} if store is None else _checked(store.load() or {})
+        self._positions: dict[str, str] = _checked(loaded or {})
         self._stored = dict(self._positions)
         """What the store has."""
         self._stopped = False
@@ -103,15 +113,31 @@ class SavedPositions:
             self._timer = None
         for channel in tuple(self._handled):
             self.settle(channel)
-        if self._store is None or self._positions == self._stored:
+        if self._store is None or len(self._saves) or self._positions == self._stored:
             return
         positions = dict(self._positions)
         try:
-            self._store.save(positions)
+            saving = self._store.save(positions)
         except Exception as error:  # noqa: BLE001 (whatever the store raises; the next change tries again)
             self._on_error(error)
-        else:
+            return
+        if saving is None:
             self._stored = positions
+        else:
+            self._saves.spawn(self._finish(saving, positions))
+
+    async def _finish(self, saving: Awaitable[None] | None, positions: dict[str, str]) -> None:
+        """Wait for *saving*, and save once more if there were changes in the meantime."""
+        try:
+            while self._store is not None:
+                await answer_of(saving, "positions.save")
+                self._stored = positions
+                if self._positions == positions:
+                    return
+                positions = dict(self._positions)
+                saving = self._store.save(positions)
+        except Exception as error:  # noqa: BLE001 (whatever the store raises; the next change tries again)
+            self._on_error(error)
 
     def settle(self, channel: str) -> None:
         """Note the position of *channel* now: nobody listens to it any more."""

@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-TESTS = ("tests/clients/python/test_conformance.py", "tests/clients/python/test_properties.py")
+TESTS = tuple(
+    f"tests/clients/python/test_{name}.py" for name in ("conformance", "handles", "properties", "positions")
+)
 
 MUTATIONS = [
     # The state machine: backoff, close codes, transitions.
@@ -46,7 +48,7 @@ MUTATIONS = [
         "connecting and now - self._lost_at >= SUSPEND_SECONDS",
         "now - self._lost_at >= SUSPEND_SECONDS",
     ),
-    ("connection.py", "        self._lost_at = None\n        self._tokens", "        self._tokens"),
+    ("connection.py", "        self._lost_at = None\n        self.connects", "        self.connects"),
     (
         "connection.py",
         "        if not self._hidden:\n            self._start",
@@ -85,7 +87,7 @@ MUTATIONS = [
         "",
     ),
     ("subscription.py", "held if known else held[ids.index(position) + 1 :]", "held"),
-    ("subscription.py", "        self._keep(since)\n        self.attempts", "        self.attempts"),
+    ("subscription.py", "        self._keep(since)\n        for late", "        for late"),
     (
         "subscription.py",
         "        self._loads += 1\n        if self.position is None:",
@@ -108,7 +110,7 @@ MUTATIONS = [
     ("subscriptions.py", "        if subscription.sinks or self._by_channel", "        if self._by_channel"),
     ("subscriptions.py", "self._machine.remove(channel)\n                self._unsubscribe(channel)", "pass"),
     ("subscriptions.py", "subscription.paused and subscription.state != ", "subscription.state != "),
-    ("subscriptions.py", "rewind=None if options.load_state else options.rewind", "rewind=options.rewind"),
+    ("subscriptions.py", "rewind=options.rewind if older else None", "rewind=options.rewind"),
     ("subscriptions.py", "                and subscription.attempts == 0\n", ""),
     ("subscriptions.py", 'is subscription and subscription.state != "live"', "is subscription"),
     (
@@ -137,6 +139,63 @@ MUTATIONS = [
         "        if False:\n            code, message",
     ),
     ("publisher.py", '"key": entry.key}', '"key": self._environment.key()}'),
+    # Positions across restarts, and handles that come later.
+    (
+        "positions.py",
+        "        if self._timer is None:\n            self._timer",
+        "        if True:\n            self._timer",
+    ),
+    (
+        "positions.py",
+        "if saving is None:\n            self._stored = positions",
+        "if saving is None:\n            pass",
+    ),
+    (
+        "positions.py",
+        "        self.flush()\n        self._stopped = True\n",
+        "        self._stopped = True\n",
+    ),
+    ("positions.py", "if self._store is None or self._stopped:", "if self._store is None:"),
+    ("subscriptions.py", "position=self._saved.get(channel) if older else None,", "position=None,"),
+    (
+        "subscriptions.py",
+        "position=self._saved.get(channel) if older else None,",
+        "position=self._saved.get(channel),",
+    ),
+    ("subscriptions.py", "        self._saved.settle(subscription.channel)\n", ""),
+    (
+        "subscriptions.py",
+        "subscription.by_server and not was_used and self._resume_saved(subscription)",
+        "False",
+    ),
+    (
+        "subscriptions.py",
+        "if has_history and (subscribed or options.rewind != rewind):",
+        "if has_history and subscribed:",
+    ),
+    ("subscriptions.py", "if error.code not in {CONNECTION_LOST, NOT_CONNECTED}:", "if True:"),
+    ("subscription.py", "            return min(unfinished)[1]\n", "            return self.position\n"),
+    ("subscription.py", "self.position if self._left is None else self._left[1]", "self.position"),
+    (
+        "subscription.py",
+        "        if not any(sink.consumes() for sink in self.sinks):\n",
+        "        if True:\n",
+    ),
+    (
+        "subscription.py",
+        "        self._left = None\n\n    def on_consumer_left",
+        "        pass\n\n    def on_consumer_left",
+    ),
+    ("subscription.py", "            held = held[ids.index(newest) + 1 :]\n", "            pass\n"),
+    ("subscription.py", "elif newest is not None and newest not in self.passed:", "elif False:"),
+    ("subscription.py", "        if self._held is not None:\n            self._held.clear()\n", ""),
+    ("subscription.py", "            late.passed |= {since, position}\n", "            pass\n"),
+    ("channel.py", "        if kind is None:\n            self._current = None\n", ""),
+    (
+        "channel.py",
+        "            self._current = None\n            self._channel.on_handled()\n",
+        "            self._current = None\n",
+    ),
     # The end of the client.
     ("client.py", "            self._timers.clear()\n", ""),
     ("client.py", "            self._calls.cancel()\n", ""),

@@ -50,7 +50,7 @@ class Processes:
 
     def begin(self) -> None:
         self.fanway = Fanway("ws://gateway", transport=self.gateway, positions=self.store)
-        self.fanway.start(self.environment)
+        self.fanway.start(self.environment, self.store.load())
         self.fanway.on("error", self.errors.append)
 
     def kill(self) -> None:
@@ -203,7 +203,37 @@ async def test_a_store_that_fails_is_reported_and_tried_again(processes: Process
     assert processes.store.positions == {"news": processes.gateway.logs["news"].position}
 
 
+async def test_nothing_is_saved_that_is_saved_already(processes: Processes) -> None:
+    channel = processes.fanway.channel("news")
+    channel.on("message", lambda _: None)
+    await settle()
+    processes.publish(1)
+    await processes.environment.advance(2_000)
+    await processes.fanway.close()
+    channel.close()
+    assert processes.store.saves == 1
+    assert not processes.environment.timers
+
+
 # ---------------------------------------------------------------- loops
+
+
+async def test_what_waits_when_the_client_is_closed_can_be_taken_and_comes_again(
+    processes: Processes,
+) -> None:
+    messages = processes.fanway.channel("news").messages()
+    await settle()
+    processes.publish(1, 2)
+    await settle()
+    await processes.fanway.close()
+    assert [(await anext(messages)).data for _ in range(2)] == [1, 2]
+    with pytest.raises(FanwayError, match="stopped"):
+        await anext(messages)
+    assert not processes.environment.timers
+    processes.begin()
+    messages = processes.fanway.channel("news").messages()
+    await settle()
+    assert [(await anext(messages)).data for _ in range(2)] == [1, 2]
 
 
 async def consume(processes: Processes, told: list[int], *, until: int) -> None:
@@ -437,6 +467,68 @@ async def test_a_store_with_something_else_than_positions_is_an_error() -> None:
     with pytest.raises(ValueError, match="'news' has 'yesterday'"):
         async with Fanway("ws://127.0.0.1:1", positions=store):
             pass
+
+
+class SlowPositions:
+    """A store that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.positions: dict[str, str] = {}
+        self.saving: list[asyncio.Future[None]] = []
+
+    async def load(self) -> Mapping[str, str] | None:
+        await asyncio.sleep(0)
+        return self.positions
+
+    async def save(self, positions: Mapping[str, str]) -> None:
+        self.saving.append(asyncio.get_running_loop().create_future())
+        await self.saving[-1]
+        self.positions = dict(positions)
+
+
+async def test_a_store_that_is_awaited_saves_once_at_a_time_and_close_waits_for_it(
+    processes: Processes,
+) -> None:
+    store = SlowPositions()
+    fanway = Fanway(
+        "ws://gateway", transport=processes.gateway, positions=store, environment=processes.environment
+    )
+    async with fanway:
+        fanway.channel("news").on("message", lambda _: None)
+        await settle()
+        processes.publish(1)
+        await processes.environment.advance(2_000)
+        processes.publish(2)
+        await processes.environment.advance(2_000)
+        assert len(store.saving) == 1
+        store.saving[0].set_result(None)
+        await settle()
+        assert store.positions == {"news": processes.gateway.logs["news"].ids[0]}
+        assert len(store.saving) == 2
+        closing = asyncio.create_task(fanway.close())
+        await settle()
+        assert not closing.done()
+        store.saving[1].set_exception(OSError("disk full"))
+        await closing
+    assert [processes.gateway.logs["news"].ids[0]] == list(store.positions.values())
+
+
+async def test_a_store_that_is_awaited_is_loaded_before_the_first_connection(processes: Processes) -> None:
+    store, told = SlowPositions(), list[Any]()
+    processes.publish(1, 2)
+    store.positions = {"news": processes.gateway.logs["news"].ids[0]}
+    fanway = Fanway(
+        "ws://gateway", transport=processes.gateway, positions=store, environment=processes.environment
+    )
+    async with fanway:
+        fanway.channel("news").on("message", lambda message: told.append(message.data))
+        await settle()
+        assert told == [2]
+        closing = asyncio.create_task(fanway.close())
+        await settle()
+        store.saving[0].set_result(None)
+        await closing
+    assert store.positions == {"news": processes.gateway.logs["news"].position}
 
 
 async def test_a_process_that_restarts_beside_a_real_gateway(gateway: GatewayProcess, tmp_path: Path) -> None:
