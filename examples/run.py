@@ -2,13 +2,14 @@
 
     .venv/bin/python examples/run.py chat            # or notifications, llm_stream
 
-The page is built with Node the first time.
+The page is built with Node 20 or newer.
 """
 
 import argparse
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 import uvicorn
 
 HERE = Path(__file__).resolve().parent
+HOST = "127.0.0.1"
 BACKENDS = {
     "chat": "chat_backend",
     "notifications": "notifications_backend",
@@ -26,14 +28,15 @@ BACKENDS = {
 
 
 def build_page(example: str) -> None:
-    """Build the pages of all examples, unless that of *example* is there."""
-    if not (HERE / example / "dist" / "index.html").exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise SystemExit("npm is missing: install Node 20 or newer, which builds the page")
-        if not (HERE / "node_modules").exists():
-            subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
-        subprocess.run([npm, "run", "build"], cwd=HERE, check=True)
+    """Build the page of *example*, which takes some seconds; install what that needs, the first time."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit("npm is missing: install Node 20 or newer, which builds the page")
+    wanted, installed = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
+        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    build = ["exec", "--", "vite", "build", f"{example}/web", "--config", "vite.config.ts"]
+    subprocess.run([npm, *build, "--logLevel", "warn"], cwd=HERE, check=True)
 
 
 @contextmanager
@@ -51,19 +54,22 @@ def running_gateway(example: str, page: str) -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **settings},
+        # Ctrl-C ends the backend, which may still publish; the gateway ends after it.
+        start_new_session=True,
     ) as gateway:
         try:
             addresses: dict[str, str] = {}
             for line in gateway.stdout or ():
-                who, url, *_ = line.split()
-                addresses[who] = url
+                match line.split():
+                    case ["clients" | "backends" as who, url, *_]:
+                        addresses[who] = url
                 if len(addresses) == 2:
                     break
-            if len(addresses) < 2:
+            else:
                 raise SystemExit("the gateway did not start; its output is above")
             yield {
                 "GATEWAY_URL": addresses["clients"],
-                "GATEWAY_PUSH_URL": addresses["backends"],
+                "GATEWAY_PUSH_URL": addresses["backends"].removesuffix("/v1/publish"),
                 "GATEWAY_PUSH_KEY": key,
                 "GATEWAY_SECRET": secret,
             }
@@ -77,20 +83,22 @@ def main() -> None:
     parser.add_argument("example", choices=BACKENDS)
     parser.add_argument("--port", type=int, default=8080, help="of the backend and the page (default: 8080)")
     options = parser.parse_args()
+    try:
+        listening = socket.create_server((HOST, options.port))
+    except OSError as error:
+        raise SystemExit(f"port {options.port}: {error.strerror}; choose another one with --port") from None
     build_page(options.example)
-    page = f"http://127.0.0.1:{options.port}"
-    with running_gateway(options.example, page) as environment:
+    page = f"http://{HOST}:{listening.getsockname()[1]}"
+    with listening, running_gateway(options.example, page) as environment:
         os.environ.update(environment)
         sys.path[:0] = [str(HERE), str(HERE / options.example)]
         print(f"{options.example}: {page}/", flush=True)
-        uvicorn.run(
-            f"{BACKENDS[options.example]}:create_app",
-            factory=True,
-            host="127.0.0.1",
-            port=options.port,
-            log_level="warning",
-        )
+        config = uvicorn.Config(f"{BACKENDS[options.example]}:create_app", factory=True, log_level="warning")
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
