@@ -2,14 +2,21 @@
 
 import os
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
+from fanway_client import FanwayError
 from fanway_client.fastapi import FanwayBackend, TokenUser
-from fastapi import APIRouter, FastAPI, Header, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,39 @@ class Settings:
     token_seconds: float = field(default_factory=lambda: float(os.environ.get("TOKEN_SECONDS", "300")))
 
 
+Name = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\w[\w -]*$")]
+
+
+@dataclass(frozen=True)
+class User:
+    """Who is logged in."""
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        """The same for `Ann` and `ann`; in your backend probably a number."""
+        return self.name.lower()
+
+    @property
+    def channel(self) -> str:
+        """The personal channel: percent-encoded where necessary (docs/protocol.md#tokens)."""
+        return "@" + quote(self.id, safe=":@")
+
+
 class Login(BaseModel):
     """Who wants to log in."""
 
-    name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\w[\w -]*$")]
+    name: Name
 
 
 class Accounts:
     """Sessions: a name is enough to log in here. Yours needs a password, and is kept elsewhere."""
 
     def __init__(self) -> None:
-        self._users: dict[str, str] = {}
+        self._users: dict[str, User] = {}
 
-    def user(self, authorization: Annotated[str, Header()] = "") -> str:
+    def user(self, authorization: Annotated[str, Header()] = "") -> User:
         """Return who is logged in; a dependency."""
         user = self._users.get(authorization.removeprefix("Bearer "))
         if user is None:
@@ -47,30 +74,41 @@ class Accounts:
     def token_user(self, authorization: Annotated[str, Header()] = "") -> TokenUser:
         """Return the user that a token is for; a dependency."""
         user = self.user(authorization)
-        return TokenUser(user.lower(), info={"name": user})
+        return TokenUser(user.id, info={"name": user.name})
 
-    def router(self) -> APIRouter:
-        """Return the route that logs in."""
+    def router(self, gateway: str) -> APIRouter:
+        """Return the routes that log in and out, and say who is logged in and where the *gateway* is."""
         router = APIRouter()
 
         @router.post("/login")
         def log_in(login: Login) -> dict[str, str]:
             session = secrets.token_urlsafe()
-            self._users[session] = login.name
+            self._users[session] = User(login.name)
             return {"session": session}
+
+        @router.post("/logout", status_code=204, dependencies=[Depends(self.user)])
+        def log_out(authorization: Annotated[str, Header()] = "") -> None:
+            self._users.pop(authorization.removeprefix("Bearer "), None)
+
+        @router.get("/me")
+        def me(user: Annotated[User, Depends(self.user)]) -> dict[str, str]:
+            return {"id": user.id, "name": user.name, "channel": user.channel, "gateway": gateway}
 
         return router
 
 
-def new_app(settings: Settings, fanway: FanwayBackend, accounts: Accounts) -> FastAPI:
-    """Return an application that logs in, gives tokens, and says where the gateway is."""
-    app = FastAPI(lifespan=fanway.lifespan)
-    app.include_router(accounts.router())
+def new_app(
+    settings: Settings, fanway: FanwayBackend, accounts: Accounts, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """Return an application that logs in and gives tokens; *lifespan* stands in for that of *fanway*."""
+    app = FastAPI(lifespan=lifespan or fanway.lifespan)
+    app.include_router(accounts.router(settings.gateway))
     app.include_router(fanway.token_router(accounts.token_user, ttl=settings.token_seconds))
 
-    @app.get("/config")
-    def config() -> dict[str, str]:
-        return {"gateway": settings.gateway}
+    @app.exception_handler(FanwayError)
+    def gateway_failed(_: Request, error: FanwayError) -> JSONResponse:
+        # The client has repeated the call already. The page may send the same request again later.
+        return JSONResponse({"detail": f"the gateway: {error.code}"}, 503 if error.retryable else 500)
 
     return app
 

@@ -5,20 +5,24 @@ last message in it: a page loads both, and the gateway continues exactly after t
 """
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from example_backend import Accounts, Settings, new_app, serve_page
+from example_backend import Accounts, Settings, User, new_app, serve_page
+from fanway_client import FanwayError
 from fanway_client.admin import AsyncFanwayAdmin
 from fanway_client.fastapi import FanwayBackend
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel, Field
 from stand_in_model import tokens
+
+logger = logging.getLogger(__name__)
 
 
 class Question(BaseModel):
@@ -29,34 +33,48 @@ class Question(BaseModel):
 
 @dataclass
 class Answer:
-    """An answer as far as it is published."""
+    """An answer as far as it is published. Yours is in a database, and has an owner."""
 
     id: str
+    """Cannot be guessed: who is logged in and has the address of an answer may read it."""
     question: str
-    text: str = ""
-    position: str = ""
+    position: str
     """The id of the last message whose token is in `text`."""
+    text: str = ""
+    published: int = 0
+    stopping: bool = False
     done: bool = False
-    task: asyncio.Task[None] | None = None
+    failed: bool = False
+
+    async def publish(self, admin: AsyncFanwayAdmin, data: dict[str, Any]) -> None:
+        """Publish *data*, once however often the request is repeated, and add its token to the text."""
+        key = f"{self.id}-{self.published}"
+        receipt = await admin.publish(f"answer:{self.id}", data, key=key)
+        # No `await` between these lines: whoever loads the answer gets a text and its position.
+        self.published += 1
+        self.text += data.get("token", "")
+        self.done = "done" in data
+        self.position = receipt["message"]
 
 
 async def generate(answer: Answer, admin: AsyncFanwayAdmin, delay: float) -> None:
-    """Publish the answer token by token; each is published once, however often the request is repeated."""
-    number = 0
+    """Publish the answer token by token, and then that it is done, also if the model fails."""
     try:
-        async for token in tokens(answer.question, delay=delay):
-            number += 1
-            await publish(answer, admin, number, {"token": token})
-    finally:
+        async with aclosing(tokens(answer.question, delay=delay)) as model:
+            async for token in model:
+                # Stopped between two tokens: nobody knows whether a publish that is cancelled has happened.
+                if answer.stopping:
+                    break
+                await answer.publish(admin, {"token": token})
+    except Exception:  # whatever it was, the other answers go on
+        logger.exception("answer %s failed", answer.id)
+        answer.failed = True
+    try:
+        await answer.publish(admin, {"done": True, "failed": answer.failed})
+    except FanwayError:
+        # Windows that are open learn it when they are reloaded.
+        logger.exception("that the answer %s is done could not be published", answer.id)
         answer.done = True
-        await publish(answer, admin, number + 1, {"done": True})
-
-
-async def publish(answer: Answer, admin: AsyncFanwayAdmin, number: int, data: dict[str, Any]) -> None:
-    """Publish *data* as message *number* of *answer*, and add its token to the text."""
-    receipt = await admin.publish(f"answer:{answer.id}", data, key=f"{answer.id}-{number}")
-    answer.text += data.get("token", "")
-    answer.position = receipt["message"]
 
 
 def create_app() -> FastAPI:
@@ -64,56 +82,49 @@ def create_app() -> FastAPI:
     settings, accounts = Settings(), Accounts()
     fanway = FanwayBackend(settings.push_url, settings.push_key, secret=settings.secret)
     answers: dict[str, Answer] = {}
+    generating = asyncio.TaskGroup()
     delay = float(os.environ.get("TOKEN_DELAY", "0.05"))
-    app = new_app(settings, fanway, accounts)
-    app.router.lifespan_context = ending(fanway, answers)
-    gateway = Annotated[AsyncFanwayAdmin, Depends(fanway.admin)]
-    logged_in = Annotated[str, Depends(accounts.user)]
 
-    def answer_of(id: str) -> Answer:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # At the end the answers stop first, while the push API is still open.
+        async with fanway.lifespan(app), generating:
+            yield
+            for answer in answers.values():
+                answer.stopping = True
+
+    app = new_app(settings, fanway, accounts, lifespan)
+    gateway = Annotated[AsyncFanwayAdmin, Depends(fanway.admin)]
+    logged_in = Annotated[User, Depends(accounts.user)]
+
+    @app.post("/ask")
+    async def ask(_: logged_in, question: Question, admin: gateway) -> dict[str, str]:
+        id = secrets.token_urlsafe(16)
+        position = (await admin.history(f"answer:{id}", limit=0))["position"]
+        answer = answers[id] = Answer(id, question.text, position)
+        generating.create_task(generate(answer, admin, delay))
+        return {"id": id}
+
+    def answer_of(_: logged_in, id: str) -> Answer:
         if id not in answers:
             raise HTTPException(404, "there is no such answer")
         return answers[id]
 
     one_answer = Annotated[Answer, Depends(answer_of)]
 
-    @app.post("/ask")
-    async def ask(question: Question, _: logged_in, admin: gateway) -> dict[str, str]:
-        answer = Answer(secrets.token_urlsafe(9), question.text)
-        answers[answer.id] = answer
-        answer.position = (await admin.history(f"answer:{answer.id}", limit=0))["position"]
-        answer.task = asyncio.create_task(generate(answer, admin, delay))
-        return {"id": answer.id}
-
     @app.get("/answers/{id}")
-    async def read(answer: one_answer, _: logged_in) -> dict[str, Any]:
+    async def read(answer: one_answer) -> dict[str, Any]:
         return {
             "question": answer.question,
             "text": answer.text,
             "done": answer.done,
+            "failed": answer.failed,
             "position": answer.position,
         }
 
-    @app.post("/answers/{id}/stop")
-    async def stop(answer: one_answer, _: logged_in) -> dict[str, bool]:
-        if answer.task is not None:
-            answer.task.cancel()
-        return {"ok": True}
+    @app.post("/answers/{id}/stop", status_code=204)
+    async def stop(answer: one_answer) -> None:
+        answer.stopping = True
 
     serve_page(app, Path(__file__).parent)
     return app
-
-
-def ending(fanway: FanwayBackend, answers: dict[str, Answer]) -> Any:
-    """Return a lifespan that ends the answers which are still being generated, before the push API closes."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with fanway.lifespan(app):
-            yield
-            running = [answer.task for answer in answers.values() if answer.task is not None]
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    return lifespan

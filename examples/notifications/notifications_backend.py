@@ -1,11 +1,13 @@
 """A notification bell: any part of the backend notifies users, on all their devices."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
 
-from example_backend import Accounts, Settings, new_app, serve_page
+from example_backend import Accounts, Name, Settings, User, new_app, serve_page
+from fanway_client import FanwayError
 from fanway_client.admin import AsyncFanwayAdmin
 from fanway_client.fastapi import FanwayBackend
 from fastapi import Depends, FastAPI
@@ -15,7 +17,7 @@ from pydantic import BaseModel, Field
 class NewNotification(BaseModel):
     """Who is notified, and about what."""
 
-    user: Annotated[str, Field(min_length=1, max_length=40)]
+    user: Name
     text: Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -27,7 +29,7 @@ class Read(BaseModel):
 
 
 class Notifications:
-    """The notifications of all users, in SQLite."""
+    """The notifications of all users, in SQLite; methods block, so call them in a thread."""
 
     def __init__(self, database: str) -> None:
         self._lock = Lock()
@@ -64,28 +66,34 @@ def create_app() -> FastAPI:
     notifications = Notifications(settings.database)
     app = new_app(settings, fanway, accounts)
     gateway = Annotated[AsyncFanwayAdmin, Depends(fanway.admin)]
-    logged_in = Annotated[str, Depends(accounts.user)]
+    logged_in = Annotated[User, Depends(accounts.user)]
 
     @app.post("/notify")
-    async def notify(new: NewNotification, admin: gateway) -> dict[str, int]:
+    async def notify(_: logged_in, new: NewNotification, admin: gateway) -> dict[str, int]:
         """Notify a user. In your backend this is a function that other parts call, not a route."""
-        user = new.user.lower()
-        id = notifications.add(user, new.text)
-        await admin.notify([user], {"type": "new", "id": id, "text": new.text}, key=f"notification-{id}")
+        user = User(new.user)
+        id = await asyncio.to_thread(notifications.add, user.id, new.text)
+        await send(admin, user, {"type": "new", "id": id, "text": new.text}, key=f"notification-{id}")
         return {"id": id}
 
     @app.get("/notifications")
     async def read(user: logged_in, admin: gateway) -> dict[str, Any]:
         # The position first: what comes later than it arrives through the gateway.
-        position = (await admin.history(f"@{user.lower()}", limit=0))["position"]
-        return {"position": position, "notifications": notifications.of(user.lower())}
+        position = (await admin.history(user.channel, limit=0))["position"]
+        return {"position": position, "notifications": await asyncio.to_thread(notifications.of, user.id)}
 
-    @app.post("/read")
-    async def mark_read(read: Read, user: logged_in, admin: gateway) -> dict[str, bool]:
-        notifications.mark_read(user.lower(), read.id)
+    @app.post("/read", status_code=204)
+    async def mark_read(user: logged_in, read: Read, admin: gateway) -> None:
+        await asyncio.to_thread(notifications.mark_read, user.id, read.id)
         # The user's other tabs and devices show it as read, too.
-        await admin.notify([user.lower()], {"type": "read", "id": read.id})
-        return {"ok": True}
+        await send(admin, user, {"type": "read", "id": read.id}, key=f"read-{read.id}")
 
     serve_page(app, Path(__file__).parent)
     return app
+
+
+async def send(admin: AsyncFanwayAdmin, user: User, data: dict[str, Any], *, key: str) -> None:
+    """Publish *data* to the personal channel of *user*; raises FanwayError if the gateway did not take it."""
+    (result,) = await admin.notify([user.id], data, key=key)
+    if "error" in result:
+        raise FanwayError(result["error"]["code"], result["error"]["message"])
