@@ -96,6 +96,6 @@ lock: ## resolve the dependencies again, and write the lock files
 	@PYTHON='$(PYTHON)' .ci/lock
 
 clean: ## remove everything that the other targets created
-	rm -rf $(VENV) clients/typescript/node_modules clients/typescript/dist build dist artifacts .coverage .coverage.* .hypothesis .import_linter_cache \
+	rm -rf $(VENV) clients/typescript/node_modules clients/typescript/dist examples/node_modules examples/*/dist build dist artifacts .coverage .coverage.* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
