@@ -149,13 +149,15 @@ export class Subscription {
   }
 
   _onSubscribed(reply: Subscribed): void {
-    const missed = this.position && !reply.recovered;
+    const since = this.position;
+    const missed = since && !reply.recovered;
     this._attempts = 0;
     this._paused = false;
     this._setState("live");
-    this._received = this.position ?? reply.position;
+    this._received = since ?? reply.position; // where what is loaded joins
     if (missed) this._onGap("not_recovered", reply.position);
     else for (const feed of [...this._feeds.values()]) feed._begin();
+    this._received = since; // the last message of a rewind is the position itself
     for (const message of reply.messages) this._onMessage(message);
     this._advance(reply.position);
     if (reply.members) this._emit("members", reply.members);

@@ -183,7 +183,7 @@ it("every handle has every message once and in order from where it began, whenev
     { weight: 1, arbitrary: fc.constant({ do: "cut" as const }) },
   );
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+    fc.asyncProperty(fc.nat(5), fc.nat(5), fc.array(step, { maxLength: 40 }), async (before, rewind, steps) => {
       const gateway = new FakeGateway();
       const fanway = new Fanway("ws://fake", gateway.options);
       const lists: { least: number; seen: number[] }[] = [];
@@ -193,8 +193,10 @@ it("every handle has every message once and in order from where it began, whenev
         lists.push({ least, seen });
         fanway.channel("news", options).on("message", ({ data }) => seen.push(data as number));
       };
-      join({}, Infinity);
+      while (published < before) gateway.publish("news", ++published);
+      join(rewind ? { rewind } : {}, published + 1);
       await settle();
+      expect(lists[0]!.seen.length).toBe(Math.min(before, rewind));
       for (const action of steps) {
         if (action.do === "publish") gateway.publish("news", ++published);
         else if (action.do === "join") join({ rewind: action.rewind }, fanway.state === "connected" ? published + 1 : Infinity);

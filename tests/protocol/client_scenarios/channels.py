@@ -182,6 +182,16 @@ SCENARIOS: Final[list[Scenario]] = [
         ["message", "news", "5-e", 5],
     )
     .done(),
+    Script("a rewind of one message, whose id is the position")
+    .do("channel", "news", {"rewind": 1}, expect=OPEN)
+    .opened({"news": {"rewind": 1}})
+    .receive(
+        connected({"news": subscribed("news", "5-e", messages=[message("news", "5-e", 5)])}),
+        state("connected"),
+        ["channel", "news", "live"],
+        ["message", "news", "5-e", 5],
+    )
+    .done(),
     Script("joins and members are asked for by a subscribe of its own")
     .do("channel", "news", {"presence": True}, expect=OPEN)
     .opened()
