@@ -428,7 +428,6 @@ class Connection:
             delay: Replaces the delay of the decision.
         """
         previous = self.state
-        connecting = self._machine.state is ConnectionState.CONNECTING
         announced = self._announced
         self._drop()
         decision = decide()
@@ -444,7 +443,7 @@ class Connection:
         self._endpoint += delay is None
         if self._lost_at is None:
             self._lost_at = now
-        self._suspended = connecting and now - self._lost_at >= SUSPEND_SECONDS
+        self._suspended = now - self._lost_at >= SUSPEND_SECONDS
         wait = decision.after_seconds if delay is None else delay
         self._changed(previous, code=code, reason=reason, delay=wait)
         return self._schedule_attempt(wait)

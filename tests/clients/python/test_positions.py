@@ -191,6 +191,23 @@ async def test_a_state_that_is_loaded_needs_no_position(processes: Processes) ->
     assert processes.store.positions == {}
 
 
+async def test_a_state_that_is_loaded_does_not_begin_at_a_position_that_was_saved(
+    processes: Processes,
+) -> None:
+    async def load(_: LoadRequest) -> None:
+        return None
+
+    told: list[Any] = []
+    processes.publish(1, 2)
+    processes.store.positions = {"news": processes.gateway.logs["news"].ids[0]}
+    processes.begin()
+    processes.listen(told, load_state=load)
+    await settle()
+    processes.publish(3)
+    await settle()
+    assert told == [3]
+
+
 async def test_a_store_that_fails_is_reported_and_tried_again(processes: Processes) -> None:
     processes.store.fails = True
     processes.listen([])

@@ -169,6 +169,8 @@ SCENARIOS: Final[list[Scenario]] = [
     .opened()
     .receive(connected(), state("connected"))
     .do("closed", 1006, expect=[waiting(delay=495.0)])
+    .do("advance", 495, expect=OPEN)
+    .do("closed", 1006, expect=[waiting(delay=990.0)])
     .done(),
     Script("close while suspended", random=0.99)
     .connecting()
