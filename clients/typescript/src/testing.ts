@@ -231,7 +231,7 @@ export class FakeGateway {
     const index = log.findIndex(({ message }) => message === options.since);
     const first = log[0]?.message?.split("-")[0] === "1" && options.since === `0-${uid}`;
     const recovered = options.since !== undefined && (index >= 0 || first || options.since === this.position(channel));
-    const messages = recovered ? log.slice(index + 1) : options.since === undefined ? log.slice(log.length - (options.rewind ?? 0)) : [];
+    const messages = recovered ? log.slice(index + 1) : options.since === undefined ? log.slice(Math.max(0, log.length - (options.rewind ?? 0))) : [];
     return { type: "subscribed", channel, position: this.position(channel), recovered, messages };
   }
 
