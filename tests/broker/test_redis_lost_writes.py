@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.broker.base import Delivery
 from gateway.broker.redis.keys import Keys
 from gateway.broker.redis.scripts.registry import REAP_NODE
 from gateway.errors import BrokerUnavailable
-from protocol.messages import Gap, Member
+from protocol.messages import Gap, Join, Leave, Member
 from tests.broker.recording_node import publish
 from tests.broker.redis_fleet import LEASE_SECONDS, Fleet, RunningNode, eventually
 from tests.broker.redis_server import DURABLE, RedisServer, running_redis
@@ -134,3 +135,23 @@ async def test_a_member_whose_leave_was_lost_is_removed(server: RedisServer, tmp
 
         await eventually(only_the_other_member)
         assert one.broker.statistics()["resets"] == 1
+
+
+async def test_a_member_that_passed_to_another_connection_is_not_announced_as_left(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    async with Fleet(server.url) as fleet:
+        one, two = await fleet.launch(lease=LEASE_SECONDS), await fleet.launch(lease=LEASE_SECONDS)
+        await two.broker.subscribe("room", None)
+        await one.broker.join("room", Member("c1", "ann"))
+        save_state(tmp_path)
+        await one.broker.leave("room", "c1", grace=60.0)
+        assert await two.broker.join("room", Member("c2", "ann")) == Member("c1", "ann")
+        # Redis forgets that: the member belongs to the first connection, and its node, as it was, is reaped.
+        restore_state(server, tmp_path)
+        who = Keys("fanway", 0).members("room")
+        await eventually(lambda: server.execute("HKEYS", who) == [b"c2"])
+        await publish(two.broker, "room", "end", retention=None)
+        await eventually(lambda: isinstance(two.node.envelopes[-1], Delivery))
+        *_, newest = (each for each in two.node.envelopes if isinstance(each, Join | Leave))
+        assert newest == Join("room", Member("c1", "ann")), "it has not left"
