@@ -67,7 +67,7 @@ class LivePresence:
 
         def on_error(error: FanwayError) -> None:
             # After a lost connection, or without a subscription, the next subscription brings the list.
-            if error.code == "unavailable" and self._is_due(load):
+            if error.retryable and self._is_due(load):
                 self._fanway.retry(lambda: self._load(load, attempt + 1), attempt, error.retry_after)
 
         if self._is_due(load):

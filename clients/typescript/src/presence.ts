@@ -60,7 +60,7 @@ export class LivePresence {
       },
       (error) => {
         // After a lost connection, or without a subscription, the next subscription brings the list.
-        if (error.code !== "unavailable" || load !== this._loads) return;
+        if (!error.retryable || load !== this._loads) return;
         subscriptions._retry(() => load === this._loads && this._reload(attempt + 1, load), attempt, error.retryAfter);
       },
     );

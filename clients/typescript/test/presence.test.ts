@@ -27,10 +27,10 @@ const followed = async () => {
   return { gateway, fanway, presence, here: () => [...presence.members.keys()] };
 };
 
-it("loads the list again after a gap, until the gateway can answer", async () => {
+it.each(["unavailable", "rate_limited", "internal"])("loads the list again after a gap, until the gateway can answer: %s", async (code) => {
   const { gateway, fanway, here } = await followed();
   gateway.replies.push(
-    { type: "error", code: "unavailable", message: "Redis does not answer", retry_after_ms: 2_000 },
+    { type: "error", code, message: "not now", retry_after_ms: 2_000 },
     { type: "presence", connections: 1, users: 1, members: [member("ann")] },
   );
   gateway.push({ type: "gap", channel: "room", reason: "trimmed" });
