@@ -13,8 +13,7 @@ from random import SystemRandom
 import uvloop
 from fanway_client import Fanway
 
-from tests.chaos.random_faults import CLIENT_KINDS, FAULT_KINDS, run_round
-from tests.chaos.verdict import Verdict
+from tests.chaos.random_faults import CLIENT_KINDS, FAULT_KINDS, RoundResult, run_round
 from tests.leaks import Holdings, unfinished
 
 ARTIFACTS = Path("artifacts/chaos")
@@ -58,7 +57,7 @@ def run_and_report(seed: int, seconds: float, kind: str, clients: Sequence[str])
     home.mkdir(parents=True)
     started = time.monotonic()
     try:
-        verdict = uvloop.run(
+        result = uvloop.run(
             run_without_leaks(home.absolute(), seed, seconds=seconds, kind=kind, clients=clients)
         )
     except Exception as error:  # noqa: BLE001 (whatever it is, the seed must be printed)
@@ -66,28 +65,28 @@ def run_and_report(seed: int, seconds: float, kind: str, clients: Sequence[str])
             print_line("".join(traceback.format_exception(each)))
         print_line(f"SEED={seed} is not clean; its history and its nodes' logs are in {home}")
         return False
-    print_line(f"SEED={seed} {verdict} in {time.monotonic() - started:.0f} s")
+    print_line(f"SEED={seed} {result} in {time.monotonic() - started:.0f} s")
     shutil.rmtree(home)
     return True
 
 
 async def run_without_leaks(
     home: Path, seed: int, *, seconds: float, kind: str, clients: Sequence[str]
-) -> Verdict:
-    """Run one round, and return its verdict.
+) -> RoundResult:
+    """Run one round, and return what happened.
 
     Raises:
         AssertionError: The round is not clean, or has left a task, a socket, or a client of the Python
             library, which a timer would hold.
     """
     before = Holdings.now()
-    verdict = await run_round(home, seed, seconds=seconds, kind=kind, clients=clients)
+    result = await run_round(home, seed, seconds=seconds, kind=kind, clients=clients)
     left = await unfinished(before)
     assert not left, left
     gc.collect()
     held = [each for each in gc.get_objects() if type(each) is Fanway]
     assert not held, held
-    return verdict
+    return result
 
 
 def leaf_errors(error: BaseException) -> Iterator[BaseException]:

@@ -67,13 +67,16 @@ async def _impair_for_a_while(
     connection.impair(up=UNIMPAIRED, down=UNIMPAIRED)
 
 
-async def inject_network_faults(proxy: Proxy, random: Random, *, seconds: float, rate: float) -> None:
-    """Inject about *rate* faults a second into random connections; all have ended when it returns."""
+async def inject_network_faults(proxy: Proxy, random: Random, *, seconds: float, rate: float) -> int:
+    """Inject about *rate* faults a second into random connections; return how many, after the end of all."""
+    count = 0
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     async with asyncio.TaskGroup() as faults:
         while loop.time() < until:
             if proxy.connections:
+                count += 1
                 fault = random.choice(NETWORK_FAULTS)
                 faults.create_task(fault(proxy, random.choice(proxy.connections), random))  # type: ignore[arg-type]
             await asyncio.sleep(random.uniform(0, 2 / rate))
+    return count

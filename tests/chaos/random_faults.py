@@ -50,6 +50,23 @@ APPLICATIONS = 15
 """On each client library."""
 
 
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What happened in a round without violations."""
+
+    verdict: Verdict
+    kind: str
+    """The kind of faults, of `FAULT_KINDS`."""
+    faults: int
+    """Of nodes and Redis."""
+    network_faults: int
+    """Of connections of clients and backends."""
+
+    def __str__(self) -> str:
+        faults = f"{self.faults} faults ({self.kind}) and {self.network_faults} of the network"
+        return f"{self.verdict} after {faults}"
+
+
 @dataclass
 class FaultRound:
     """One round: the cluster, its load, and a log of the injected faults."""
@@ -61,6 +78,8 @@ class FaultRound:
     started: float = field(default_factory=time.monotonic)
     log: list[str] = field(default_factory=list)
     """What happened when, in seconds since the start of the round."""
+    faults: int = 0
+    """How many faults of nodes and Redis were injected."""
 
     def note(self, text: str) -> None:
         self.log.append(f"{time.monotonic() - self.started:7.3f} {text}")
@@ -208,13 +227,14 @@ async def inject_in_sequence(fault_round: FaultRound, faults: tuple[Fault, ...],
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         await fault_round.sleep_up_to(1.5)
+        fault_round.faults += 1
         await fault_round.random.choice(faults)(fault_round)
 
 
 async def run_round(
     home: Path, seed: int, *, seconds: float, kind: str = "", clients: Sequence[str] = CLIENT_KINDS
-) -> Verdict:
-    """Run one round in *home*, with random choices from *seed*, and return its verdict.
+) -> RoundResult:
+    """Run one round in *home*, with random choices from *seed*, and return its verdict and its faults.
 
     Args:
         home: The folder of the nodes, of Redis, and of the history where there are violations.
@@ -264,10 +284,11 @@ async def run_round(
             async with without_retry, with_retry, asyncio.TaskGroup() as tasks:
                 for faults in FAULT_KINDS[kind]:
                     tasks.create_task(inject_in_sequence(fault_round, faults, seconds))
-                for proxy in client_proxies:
-                    tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=2.0))
-                for proxy in publisher_proxies:
-                    tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=0.5))
+                network_faults = [
+                    tasks.create_task(inject_network_faults(proxy, random, seconds=seconds, rate=rate))
+                    for proxies, rate in ((client_proxies, 2.0), (publisher_proxies, 0.5))
+                    for proxy in proxies
+                ]
                 if lossless and workload.applications:
                     # Libraries repeat publishes under keys, which are lost where data is lost.
                     tasks.create_task(workload.publish_by_applications(seconds))
@@ -284,7 +305,8 @@ async def run_round(
         except BaseException as error:
             error.add_note(f"{kind}:\n" + "\n".join(fault_round.log))
             raise
-    return verdict
+    injected = sum(task.result() for task in network_faults)
+    return RoundResult(verdict, kind, fault_round.faults, injected)
 
 
 async def _add_clients(workload: Workload, cluster: Cluster, proxied: list[int]) -> None:
