@@ -24,7 +24,7 @@ const MUTATIONS = [
   ["connection.ts", "if (suspended) this._works = false;", ""],
   ["connection.ts", "this._works = true;\n", ""],
   ["subscription.ts", "if (id && id === this._received) return;", ""],
-  ["subscription.ts", "this.position && !reply.recovered", "false"],
+  ["subscription.ts", "since && !reply.recovered", "false"],
   ["subscription.ts", "if (position) this.position = this._received = position;\n    const feeds", "const feeds"],
   ["subscription.ts", 'if (this.state !== "live") return;', ""],
   ["subscription.ts", "slowest?._behind ? slowest._handled : this.position", "this.position"],
