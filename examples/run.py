@@ -9,6 +9,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +29,12 @@ BACKENDS = {
 
 
 def build_page(example: str) -> None:
-    """Build the page of *example*, which takes some seconds; install what that needs, the first time."""
+    """Build the page of *example* if it changed; install what that needs, the first time."""
+    built = HERE / example / "dist" / "index.html"
+    sources = (HERE / example / "web", HERE / "shared", HERE.parent / "clients" / "typescript" / "src")
+    newest = max(path.stat().st_mtime for folder in sources for path in folder.rglob("*"))
+    if built.exists() and built.stat().st_mtime > newest:
+        return
     npm = shutil.which("npm")
     if npm is None:
         raise SystemExit("npm is missing: install Node 20 or newer, which builds the page")
@@ -77,12 +83,19 @@ def running_gateway(example: str, page: str) -> Iterator[dict[str, str]]:
             gateway.terminate()
 
 
+def end(number: int, _: object) -> None:
+    """Leave every `with`, so that the gateway ends, too; uvicorn raises its signal once more at its end."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Run the example that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("example", choices=BACKENDS)
     parser.add_argument("--port", type=int, default=8080, help="of the backend and the page (default: 8080)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         listening = socket.create_server((HOST, options.port))
     except OSError as error:

@@ -17,7 +17,7 @@ from websockets.typing import Origin
 from tests.clients.npm import npm
 from tests.e2e.browser import Browser, Page, chromium
 from tests.e2e.gateway import TIMEOUT_SECONDS
-from tests.examples.running import BACKENDS, EXAMPLES, Example, example
+from tests.examples.running import EXAMPLES, Example, example
 
 NAME, TEXT = 'input[name="name"]', 'input[name="text"]'
 TOKENS = 80
@@ -304,8 +304,18 @@ USES_GATEWAY = {
 }
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_one_command_runs_it(name: str, tmp_path: Path) -> None:
+# Ctrl-C, `kill`, and a terminal that is closed.
+@pytest.mark.parametrize(
+    ("name", "end", "statuses"),
+    [
+        ("chat", signal.SIGINT, {0, 130}),
+        ("notifications", signal.SIGTERM, {143}),
+        ("llm_stream", signal.SIGHUP, {143}),
+    ],
+)
+def test_one_command_runs_it_until_it_is_ended(
+    name: str, end: signal.Signals, statuses: set[int], tmp_path: Path
+) -> None:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("FANWAY_")}
     free_ports = {"FANWAY_LISTEN__PUBLIC__PORT": "0", "FANWAY_LISTEN__INTERNAL__PORT": "0"}
     with subprocess.Popen(
@@ -331,8 +341,8 @@ def test_one_command_runs_it(name: str, tmp_path: Path) -> None:
                 socket.send(json.dumps({"type": "connect", "id": 1, "token": token}))
                 assert json.loads(socket.recv(TIMEOUT_SECONDS))["type"] == "connected"
         finally:
-            command.send_signal(signal.SIGINT)
-            assert command.wait(TIMEOUT_SECONDS) in {0, 130}
+            command.send_signal(end)
+            assert command.wait(TIMEOUT_SECONDS) in statuses
     with pytest.raises(ConnectionRefusedError):
         connect(gateway, proxy=None)
 
