@@ -164,6 +164,12 @@ def people_leave(browser: Browser, chat: Example, ann: Page, ben: Page, said: li
     ann.wait(f"!!document.querySelector({json.dumps(NAME)})")
     ann.type(NAME, "Ann")
     wait_for_texts(ann, SENT, said)
+    # Of two messages that are sent at once, the gateway may get the later one first.
+    with chat.admin() as admin:
+        admin.publish(
+            "chat:lobby", {"number": 0, "id": "published-late", "user": "Cem", "text": "zero", "at": 0}
+        )
+    wait_for_texts(ann, SENT, ["zero", *said])
 
 
 def disconnect(running: Example, user: str, code: int) -> None:
