@@ -191,6 +191,11 @@ class Page:
         self.call("Page.navigate", url=url)
         self.wait_event("Page.loadEventFired", after=since)
 
+    def reload(self) -> None:
+        since = len(self.events)
+        self.call("Page.reload")
+        self.wait_event("Page.loadEventFired", after=since)
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression, or what its promise resolves with."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)

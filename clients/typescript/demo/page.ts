@@ -91,7 +91,7 @@ class Page {
     this._fanway.on("error", (error) => console.info(error)); // the state says what follows
     this._load = new Load((error) => showOutcome("load-outcome", error.message, { failed: true }));
     this._slow = new SlowClient(
-      { toggle: $("slow"), outcome: $("slow-outcome"), received: $("slow-received"), behind: $("slow-behind") },
+      { toggle: $("slow"), outcome: $("slow-outcome"), received: $("slow-received"), behind: $("slow-behind"), skipped: $("slow-skipped") },
       { url, user, channel: () => this._room!.name, newest: () => this._room!.newest },
     );
     this._outbox = new Outbox(this._fanway, {
@@ -152,7 +152,9 @@ class Page {
     document.body.dataset.state = state;
     $("state").textContent = state === "stopped" && code !== 1000 ? "Closed by the gateway" : STATES[state]!;
     $("toggle").textContent = state === "stopped" ? "Go online" : "Go offline";
-    $("retry").hidden = state !== "waiting" && state !== "suspended";
+    const canRetry = state === "waiting" || state === "suspended";
+    if (!canRetry && document.activeElement === $("retry")) $("toggle").focus();
+    $("retry").hidden = !canRetry;
     this._showCountdown(delay);
     if (state === "connected") this._onConnected();
     else if (previous === "connected") {
@@ -193,18 +195,20 @@ class Page {
 
   /** Drop the connection, and let no other through for a number of seconds; publish meanwhile, so that something is missed. */
   private _cutFor(seconds: number): void {
-    if (this._cut || this._fanway.state !== "connected") return showOutcome("verdict", "There is no connection to cut.");
+    if (this._cut) return;
+    if (this._fanway.state !== "connected") return showOutcome("verdict", "There is no connection to cut.");
     const end = performance.now() + 1000 * seconds;
     const show = () => {
       const left = Math.ceil((end - performance.now()) / 1000);
       if (left <= 0) return this._restore();
-      showOutcome("verdict", `No network for ${left} s; a backend goes on publishing …`);
+      $("cut-left").textContent = `${left} s`; // not in the verdict, which screen readers announce
     };
     this._cut = setInterval(show, 250);
     // What is on its way is missed as well.
     this._load.budget = Math.max(0, CUT_BUDGET - (this._load.number - this._lastLoad));
     if (!this._load.running) this._load.start({ channel: this._room!.name, rate: CUT_BUDGET / seconds });
     $("verdict").className = "verdict";
+    showOutcome("verdict", `No network for ${seconds} s; a backend goes on publishing …`);
     show();
     this._network.cut();
   }
@@ -212,6 +216,7 @@ class Page {
   private _restore(): void {
     clearInterval(this._cut);
     this._cut = undefined;
+    $("cut-left").textContent = "";
     // The verdict is about what was published during the cut.
     this._load.budget = 0;
     showOutcome("verdict", "The network is back …");

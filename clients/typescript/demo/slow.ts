@@ -10,6 +10,7 @@ export interface SlowView {
   outcome: HTMLElement;
   received: HTMLElement;
   behind: HTMLElement;
+  skipped: HTMLElement;
 }
 
 export interface SlowOptions {
@@ -40,7 +41,7 @@ export class SlowClient {
     this._worker = this._report = undefined;
     this._setSlow(false);
     this._view.outcome.textContent = "";
-    this._view.received.textContent = this._view.behind.textContent = "–";
+    for (const figure of [this._view.received, this._view.behind, this._view.skipped]) figure.textContent = "–";
   }
 
   private async _switch(): Promise<void> {
@@ -69,13 +70,14 @@ export class SlowClient {
     const behind = Math.max(0, this._options.newest() - last);
     this._view.received.textContent = received.toLocaleString("en");
     this._view.behind.textContent = behind.toLocaleString("en");
-    const order = inOrder ? "in order" : "out of order";
-    const told = skipped ? `The gateway skipped ${counted(skipped)} for it and said so (${[...new Set(reasons)].join(", ")}): a room keeps 100. ` : "";
+    this._view.skipped.textContent = skipped.toLocaleString("en");
+    // No counts that change with each message: screen readers announce this.
+    const told = skipped ? `The gateway skipped messages for it and said so (${[...new Set(reasons)].join(", ")}): a room of dev mode keeps 100. ` : "";
     const now = this._slow
-      ? `It reads ${1000 / BLOCKED_MS} messages a second at most; what it has not read waits. This window does not wait for it.`
+      ? `It reads ${1000 / BLOCKED_MS} messages a second at most, and this window does not wait for it.`
       : behind
         ? "It reads at full speed again and catches up."
-        : `It has caught up: ${counted(received)}, ${order}, ${skipped} lost.`;
+        : `It has caught up: ${inOrder ? "in order" : "out of order"}, ${counted(skipped)} lost.`;
     if (this._view.outcome.textContent !== told + now) this._view.outcome.textContent = told + now;
   }
 }

@@ -135,7 +135,7 @@ def test_the_theme_is_the_systems_until_the_user_chooses_one_which_is_kept(page:
     page.wait("document.documentElement.dataset.theme === 'light'")
     assert page.evaluate(ground) == light
     assert page.evaluate("document.querySelector('#theme').ariaPressed") == "false"
-    page.call("Page.reload")
+    page.reload()
     page.wait("document.documentElement.dataset.theme === 'light'")
     page.click("#theme")
     page.wait("document.documentElement.dataset.theme === 'dark'")

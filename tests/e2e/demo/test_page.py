@@ -93,8 +93,9 @@ def test_a_user_of_the_page_has_the_name_that_its_token_says(
         open_page(page, gateway, channel, name="M%C3%A9lanie")
         page.wait(has_text("Mélanie (you)", "#members li"))
         assert page.evaluate("location.search") == ""
+        before = len(page.events)
         page.type("#name", "Bob")
-        page.wait_event("Page.loadEventFired", after=len(page.events))
+        page.wait_event("Page.loadEventFired", after=before)
         page.wait(has_text("Bob (you)", "#members li"))
         page.type("#text", "hello")
         page.wait(has_text("Bob (you)", ".message .from"))

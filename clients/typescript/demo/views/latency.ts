@@ -1,5 +1,7 @@
 /** Publish to delivery, in milliseconds: a dot for each message of the last half minute, the median and the 99th percentile. */
 
+import { THEME_CHANGE } from "./theme.js";
+
 const SPAN_MS = 30_000;
 const MAX_DOTS = 4_000;
 /** Milliseconds at the top of the plot, the first that holds all. */
@@ -24,6 +26,7 @@ export class Latency {
 
   constructor(private readonly _view: LatencyView) {
     setInterval(() => document.hidden || this._draw(), REDRAW_MS);
+    addEventListener(THEME_CHANGE, () => this._draw());
   }
 
   /** A message arrived that was published at *sent*. */

@@ -1,5 +1,8 @@
 /** Light or dark: as the system has it, until the user chooses. */
 
+/** The event of the window after a change, for what CSS does not paint. */
+export const THEME_CHANGE = "fanway:theme";
+
 const STORED = "fanway.theme";
 
 export function setUpTheme(button: HTMLElement): void {
@@ -9,6 +12,7 @@ export function setUpTheme(button: HTMLElement): void {
   const show = () => {
     document.documentElement.dataset.theme = isDark() ? "dark" : "light";
     button.setAttribute("aria-pressed", String(isDark()));
+    dispatchEvent(new Event(THEME_CHANGE));
   };
   button.addEventListener("click", () => {
     localStorage.setItem(STORED, isDark() ? "light" : "dark");
