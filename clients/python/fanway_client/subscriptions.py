@@ -158,6 +158,8 @@ class Subscriptions:
                 self._on_rejected(subscription, error_of(answer), effects)
             else:
                 self._on_subscribed({**answer, "channel": channel}, self._asked.get(channel))
+                if channel in self._asked:
+                    self._ask_for_members(self._by_channel[channel], asked=False)
         for subscription in tuple(self._by_channel.values()):
             channel = subscription.channel
             if channel in received.get("subs", {}) or subscription.paused or subscription.state == "gone":
@@ -269,6 +271,7 @@ class Subscriptions:
             if current():
                 self._machine.on_message(server_message_of(received))
                 self._on_subscribed(received, since)
+                self._ask_for_members(subscription, asked=bool(presence))
 
         def on_error(error: FanwayError) -> None:
             if current() and error.code != CONNECTION_LOST:
@@ -277,6 +280,12 @@ class Subscriptions:
                 )
 
         self.connection.request(map_of(command), on_reply, on_error)
+
+    def _ask_for_members(self, subscription: Subscription, *, asked: bool) -> None:
+        """Subscribe again if a handle wants joins and members that were not *asked* for when this was sent."""
+        if not asked and subscription.options.presence:
+            subscription.on_disconnected()
+            self.resubscribe(subscription)
 
     def _unsubscribe(self, channel: str) -> None:
         if self.connection.connected:

@@ -130,7 +130,10 @@ export class Subscriptions implements SubscriptionOwner {
     for (const [channel, answer] of Object.entries(reply.subs)) {
       if (answer.type === "error") this._onRejected(this._byChannel.get(channel), errorOf(answer));
       else if (channel in asked && !this._byChannel.has(channel)) this._unsubscribe(channel); // released in the meantime
-      else this._onSubscribed({ ...answer, channel });
+      else {
+        this._onSubscribed({ ...answer, channel });
+        if (channel in asked) this._askForMembers(this._byChannel.get(channel)!, false);
+      }
     }
     for (const subscription of [...this._byChannel.values()]) {
       const { channel } = subscription;
@@ -182,15 +185,26 @@ export class Subscriptions implements SubscriptionOwner {
   private _subscribe(subscription: Subscription): void {
     if (this._connection.state !== "connected") return; // `connect` names it
     const { channel, options } = subscription;
-    const own = hasOwnOptions(subscription) ? { join_leave: options.presence, members: options.presence } : {};
+    const own: { join_leave?: boolean; members?: boolean } = hasOwnOptions(subscription) ? { join_leave: options.presence, members: options.presence } : {};
     const current = () => this._byChannel.get(channel) === subscription && subscription.state !== "live";
     this._connection.call<Subscribed>(
       { type: "subscribe", channel, ...subscription._resume(), ...own },
-      (reply) => current() && subscription._onSubscribed(reply),
+      (reply) => {
+        if (!current()) return;
+        subscription._onSubscribed(reply);
+        this._askForMembers(subscription, own.members);
+      },
       (error) => {
         if (current() && error.code !== "connection_lost") this._onRejected(subscription, error);
       },
     );
+  }
+
+  /** Subscribe again if a handle wants joins and members by now that were not *asked* for when this was sent. */
+  private _askForMembers(subscription: Subscription, asked: boolean | undefined): void {
+    if (asked || !subscription.options.presence) return;
+    subscription._onDisconnected();
+    this._resubscribe(subscription);
   }
 
   private _unsubscribe(channel: string): void {

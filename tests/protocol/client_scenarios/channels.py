@@ -201,6 +201,35 @@ SCENARIOS: Final[list[Scenario]] = [
         sends("subscribe", 2, channel="news", join_leave=True, members=True),
     )
     .done(),
+    Script("joins and members that are asked for while connect is on its way")
+    .do("channel", "news", expect=OPEN)
+    .opened({"news": {}})
+    .do("channel", "news", {"presence": True})
+    .receive(
+        connected({"news": subscribed("news", "5-a")}),
+        state("connected"),
+        ["channel", "news", "live"],
+        ["channel", "news", "live"],
+        ["channel", "news", "pending"],
+        ["channel", "news", "pending"],
+        sends("unsubscribe", 2, channel="news"),
+        sends("subscribe", 3, channel="news", since="5-a", join_leave=True, members=True),
+    )
+    .done(),
+    Script("joins and members that are asked for while subscribe is on its way")
+    .connected()
+    .do("channel", "news", expect=[sends("subscribe", 2, channel="news")])
+    .do("channel", "news", {"presence": True})
+    .receive(
+        subscribed("news", "5-a", id=2),
+        ["channel", "news", "live"],
+        ["channel", "news", "live"],
+        ["channel", "news", "pending"],
+        ["channel", "news", "pending"],
+        sends("unsubscribe", 3, channel="news"),
+        sends("subscribe", 4, channel="news", since="5-a", join_leave=True, members=True),
+    )
+    .done(),
     Script("two users of a channel share one subscription")
     .connected()
     .do("channel", "news", expect=[sends("subscribe", 2, channel="news")])
