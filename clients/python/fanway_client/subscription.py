@@ -194,6 +194,8 @@ class Subscription:
         self._loads = 0
         self._load_call: asyncio.Task[None] | None = None
         """The latest call of `load_state`."""
+        self._rejoins = 0
+        """How often in a row the stream was to go on after the position of a loaded state."""
         self._unloaded: Literal["first", "gap"] | None = "first"
         """Why `load_state` has to be called, or is being called; None if the application has the state."""
 
@@ -261,6 +263,8 @@ class Subscription:
         self.attempts = 0
         self.paused = False
         self.set_state("live")
+        if received.get("recovered"):
+            self._rejoins = 0
         if since is not None and not received.get("recovered"):
             self._on_gap(NOT_RECOVERED, position)
         elif self._unloaded and self.options.load_state:
@@ -328,7 +332,9 @@ class Subscription:
             late.on_gap(position)
         missed = any(sink.misses_gaps() for sink in self.sinks)
         self._emit("gap", Gap(self.channel, reason))
-        if self.options.load_state:
+        if self.options.load_state and reason == NOT_RECOVERED and self._rejoins:
+            self._load_later(position)
+        elif self.options.load_state:
             self._load("gap", position)
         elif missed:
             self._owner.on_error(FanwayError("gap", f"messages of {self.channel} are missing ({reason})"))
@@ -373,6 +379,15 @@ class Subscription:
         self._cancel_load()
         request = LoadRequest(self.channel, reason, position)
         self._load_call = self._calls.spawn(self._run_load(request, self._loads, attempt))
+
+    def _load_later(self, position: str | None) -> None:
+        """Load again after a delay: the gateway does not know the position of the state that was loaded."""
+        self._cancel_load()
+        self._held = []
+        self._held_too_much = False
+        self._unloaded = "gap"
+        request, load = LoadRequest(self.channel, "gap", position), self._loads
+        self._owner.retry(lambda: self._load_again(request, load, 0), self._rejoins - 1)
 
     def _cancel_load(self) -> None:
         """End the present call: one that ends late must not replace the state that a later one has loaded."""
@@ -422,6 +437,7 @@ class Subscription:
         if not known and position not in ids:
             # Read before the subscription, or of messages that have not arrived yet: the gateway joins it.
             self._keep(position)
+            self._rejoins += 1
             self.state = "pending"
             return self._owner.resubscribe(self)
         if position is not None:

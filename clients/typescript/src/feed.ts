@@ -17,6 +17,8 @@ export class Feed {
   private _heldTooMuch = false;
   /** Counts loads, so that the answer to an earlier one has no effect. */
   private _loads = 0;
+  /** How often in a row the stream was to go on after the position of a loaded state. */
+  private _rejoins = 0;
   /** Aborts the call of `loadState` whose answer would have no effect. */
   private _abort: AbortController | undefined;
   /** Why something has to be loaded, or is being loaded; undefined where the handle follows the stream. */
@@ -39,6 +41,7 @@ export class Feed {
 
   /** The channel is live: load what is wanted. */
   _begin(): void {
+    this._rejoins = 0;
     if (this._unloaded) this._load(this._unloaded);
   }
 
@@ -72,8 +75,14 @@ export class Feed {
 
   _onGap(): void {
     this._held = undefined;
-    if (this._options.loadState) this._load("gap");
-    else this._begin();
+    if (!this._options.loadState) return this._begin();
+    if (!this._rejoins) return this._load("gap");
+    // The gateway does not know the position of the state that was loaded: perhaps it knows that of a later one.
+    this._cancel();
+    this._held = [];
+    this._unloaded = "gap";
+    const load = this._loads;
+    this._subscription._owner._retry(() => load === this._loads && this._load("gap"), this._rejoins - 1);
   }
 
   /** Whether messages reach the application here, and neither gaps nor a loaded state do. */
@@ -118,6 +127,7 @@ export class Feed {
       if (!at || index >= 0 || at === position) return this._follow(index + 1);
       if (subscription._feeds.size === 1) {
         this._held = this._unloaded = undefined;
+        this._rejoins++;
         return subscription._rejoin(at);
       }
       // Not among what arrived: what follows it is in the history or, if nothing is, still on its way here.

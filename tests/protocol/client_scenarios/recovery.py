@@ -177,7 +177,28 @@ POSITIONS: Final[list[Scenario]] = [
     .done(),
 ]
 
+def rejoining(id: int, since: str) -> list[Action]:
+    """Return how a client goes on after the position of a loaded state."""
+    return [sends("unsubscribe", id, channel="news"), sends("subscribe", id + 1, channel="news", since=since)]
+
+
 LOADED_STATE: Final[list[Scenario]] = [
+    loading("a state whose position the gateway does not know is loaded again, later each time")
+    .do("loaded", "news", "1-x", expect=rejoining(2, "1-x"))
+    .receive(subscribed("news", "5-a", id=3), LIVE, ["gap", "news", "not_recovered"])
+    .do("advance", 249)
+    .do("advance", 1, expect=[["load", "news", "gap", "5-a"]])
+    .do("loaded", "news", "1-x", expect=rejoining(4, "1-x"))
+    .receive(subscribed("news", "5-a", id=5), LIVE, ["gap", "news", "not_recovered"])
+    .do("advance", 499)
+    .do("advance", 1, expect=[["load", "news", "gap", "5-a"]])
+    .do("loaded", "news", "4-a", expect=rejoining(6, "4-a"))
+    .receive(
+        subscribed("news", "5-a", id=7, recovered=True, messages=[message("news", "5-a", 5)]),
+        LIVE,
+        got("5-a", 5),
+    )
+    .done(),
     loading("the state is loaded first, then come the messages that it does not have")
     .receive(message("news", "6-b", 6))
     .receive(message("news", "7-c", 7))
