@@ -282,7 +282,7 @@ class Subscriptions:
         self.connection.request(map_of(command), on_reply, on_error)
 
     def _ask_for_members(self, subscription: Subscription, *, asked: bool) -> None:
-        """Subscribe again if a handle wants joins and members that were not *asked* for when this was sent."""
+        """Subscribe again if a handle wants joins and members that were not *asked* for when it was sent."""
         if not asked and subscription.options.presence:
             subscription.on_disconnected()
             self.resubscribe(subscription)
