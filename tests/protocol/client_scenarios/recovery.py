@@ -177,6 +177,7 @@ POSITIONS: Final[list[Scenario]] = [
     .done(),
 ]
 
+
 def rejoining(id: int, since: str) -> list[Action]:
     """Return how a client goes on after the position of a loaded state."""
     return [sends("unsubscribe", id, channel="news"), sends("subscribe", id + 1, channel="news", since=since)]
