@@ -115,4 +115,4 @@ def new_app(
 
 def serve_page(app: FastAPI, example: Path) -> None:
     """Serve the built page of *example* for every path that has no route."""
-    app.mount("/", StaticFiles(directory=example / "dist", html=True))
+    app.mount("/", StaticFiles(directory=example / "dist", html=True, check_dir=False))
